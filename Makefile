@@ -1,0 +1,82 @@
+# `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name CORES=n PROFILE=profiles/slurm
+# VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+DATASET ?=
+BACKBONE ?=
+CORES ?=
+PROFILE ?=
+SWEEP ?= $(if $(DATASET),sweeps/pictures.yml,sweeps/demo.yml)
+PYTHON3 ?= python3
+
+ifeq ($(VENV),)
+ENVIRONMENT := .venv
+READY := .venv/.installed
+else
+ENVIRONMENT := $(VENV)
+READY :=
+endif
+PYTHON := "$(ENVIRONMENT)/bin/python"
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Two notebooks at a time share the cores, and so do two sweeps' runs.
+HALF := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 1 ? n / 2 : 1)))
+
+export PYTHONPATH := $(CURDIR)
+export JUPYTER_PREFER_ENV_PATH := 1
+
+OVERRIDES = $(if $(DATASET),--dataset "$(DATASET)")
+MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)")
+ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
+
+.PHONY: help setup sweep data report lab notebooks test lint types unit nbval clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
+
+sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= CORES= PROFILE=)
+	@$(PYTHON) -m fixres_poc sweep "$(SWEEP)" $(OVERRIDES) $(MODEL) $(ENGINE)
+
+test: lint types unit nbval  ## lint, types, unit tests, and the notebooks against their stored outputs
+
+setup: $(READY)  ## make .venv with the tested versions (not with VENV=)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: no Python 3.11 or newer in $(ENVIRONMENT); VENV= names an environment, PYTHON3= a python' >&2; exit 2; }
+
+lab: setup  ## open the notebooks in JupyterLab, for this machine only
+	$(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
+
+notebooks: setup  ## run the committed notebooks again, in place
+	FIXRES_PROGRESS=/dev/null $(PYTHON) -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 $(NOTEBOOKS)
+
+data: setup  ## draw or check the pictures of a sweep, without training
+	@$(PYTHON) -m fixres_poc data "$(SWEEP)" $(OVERRIDES)
+
+report: setup  ## render a sweep's report again, from the runs that exist
+	@$(PYTHON) -m fixres_poc report "$(SWEEP)" $(OVERRIDES) $(MODEL)
+
+lint: setup  ## ruff: rules and format, notebooks included
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: setup  ## mypy, strict
+	$(PYTHON) -m mypy
+
+unit: setup  ## unit tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile tests
+
+nbval: setup  ## the notebooks against their stored outputs
+	FIXRES_PROGRESS=/dev/null OMP_NUM_THREADS=$(HALF) \
+		$(PYTHON) -m pytest --nbval --nbval-current-env -n 2 --dist loadscope notebooks
+
+clean:  ## remove runs/ and the reports that are not committed; data/ stays
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
+	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo -exec rm -rf {} +; fi
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: $(PYTHON3) is not Python 3.11 or newer; name one with PYTHON3=' >&2; exit 2; }
+	$(PYTHON3) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	touch $@

@@ -1,0 +1,41 @@
+# One sweep as a graph of files. `python -m fixres_poc sweep` starts it inside runs/<sweep>/, after it has written
+# sweep.json there and a settings.json into every run's folder; a run depends on its settings.json, not on the sweep's.
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from fixres_poc.config import SweepSettings, validate
+from fixres_poc.runner import OUTPUTS, TORCH_NOTEBOOKS
+
+SWEEP = validate(SweepSettings, json.loads(Path("sweep.json").read_text(encoding="utf-8")), "sweep.json")
+RUNS = {run.name: run for run in SWEEP.runs()}
+
+
+rule all:
+    input:
+        [f"{run.name}/{file}" for run in RUNS.values() for file in OUTPUTS[run.notebook]],
+
+
+for notebook, files in OUTPUTS.items():
+
+    rule:
+        name:
+            notebook.split("_", 1)[1]
+        input:
+            "{run}/settings.json",
+            lambda wildcards: [f"{name}/checkpoint.safetensors" for name in RUNS[wildcards.run].needs],
+        output:
+            [f"{{run}}/{file}" for file in files],
+        # Logs outlive a failure, outputs do not. error.txt is no log, since Snakemake makes an empty one after success.
+        log:
+            "{run}/notebook.ipynb",
+        wildcard_constraints:
+            run="|".join(re.escape(run.name) for run in RUNS.values() if run.notebook == notebook),
+        threads: int(config.get("threads", 1))
+        resources:
+            gpu=int(notebook in TORCH_NOTEBOOKS),
+        # Snakemake exports OMP_NUM_THREADS and the like; exec makes it the run's parent, which the run watches.
+        shell:
+            f"exec {shlex.quote(sys.executable)} -m fixres_poc run --end-with-parent {{input[0]:q}}"

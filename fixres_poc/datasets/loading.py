@@ -1,0 +1,107 @@
+"""Pictures of a table as batches of tensors."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
+
+from fixres_poc.config import DataSettings, InputError, resolve
+from fixres_poc.datasets import Pictures, image_folder, synthetic
+from fixres_poc.transforms import Transform
+
+# torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
+warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """One picture as uint8 (3, H, W), EXIF orientation applied; grey, palette, RGBA and CMYK become RGB.
+
+    Raises:
+        InputError: the file is missing or cannot be decoded.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        try:
+            decoded = decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return cast(torch.Tensor, decoded)
+        except RuntimeError:
+            pass  # what libjpeg refuses (another format under this suffix, odd colour spaces) goes to Pillow
+    try:
+        with Image.open(path) as picture:
+            return cast(torch.Tensor, F.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB")))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable picture ({type(error).__name__}); repair or remove it") from None
+
+
+def shown(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
+    """Pictures to show to a reader, uint8 (3, H, W) each.
+
+    Args:
+        settings: of the data set that the names belong to.
+        names: paths relative to its folder.
+
+    Returns:
+        The pictures; nothing where they may not be shown or are no longer at hand. Drawn ones are always at hand.
+    """
+    if not settings.show_pictures:
+        return []
+    if settings.dataset == "synthetic":
+        return [F.pil_to_tensor(synthetic.open_picture(settings.split_seed, name)) for name in names]
+    root = image_folder.root(resolve(settings.dataset))
+    paths = [root / name for name in names]
+    return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []
+
+
+class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
+    """Rows of a picture table: (image (3, K, K), label, row number).
+
+    A random transform is a function of (seed, epoch, picture), so it depends neither on the number of workers nor on
+    the order of the pictures.
+    """
+
+    def __init__(self, pictures: Pictures, split: str, transform: Transform, seed: int | None = None) -> None:
+        """Keep the rows of one split; `seed` None stands for a transform that draws nothing."""
+        self.root = pictures.root
+        self.table = pictures.split(split)
+        self.names: list[str] = self.table["picture"].tolist()
+        self.labels: list[int] = self.table["label"].tolist()
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        """Read and transform one picture."""
+        image = read_image(self.root / self.names[index])
+        if self.seed is None:
+            return self.transform(image), self.labels[index], index
+        key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
+            return self.transform(image), self.labels[index], index
+
+
+def loader(dataset: PictureDataset, batch_size: int, workers: int = 0) -> DataLoader[tuple[torch.Tensor, int, int]]:
+    """Batches: in order for evaluation, shuffled by (seed, epoch) and without a short last one for training."""
+    training = dataset.seed is not None
+    shuffle = torch.Generator()
+    if training:
+        shuffle.manual_seed((dataset.seed or 0) * 1_000_003 + dataset.epoch)
+    return DataLoader(
+        dataset,
+        batch_size=min(batch_size, len(dataset)),
+        shuffle=training,
+        drop_last=training,
+        generator=shuffle,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,209 @@
+"""What the report says about a sweep's numbers: every sentence is chosen by them, none is typed in advance.
+
+Functions return Markdown. Differences are in points of top-1 accuracy on the same test pictures, with paired 95 %
+intervals; a difference counts as told apart when its interval leaves 0 out.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from fixres_poc.geometry import neutral_test_size, size_ratio
+from fixres_poc.results import Cell, Results
+from fixres_poc.statistics import Difference, mcnemar_p, paired_difference
+
+
+def points(difference: Difference) -> str:
+    """A difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'."""
+    low, high = difference.low * 100, difference.high * 100
+    return f"{difference.estimate * 100:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+
+
+def verdict(difference: Difference) -> str:
+    """'a gain', 'a loss', or 'not told apart from none'."""
+    if difference.low > 0:
+        return "a gain"
+    return "a loss" if difference.high < 0 else "not told apart from none"
+
+
+def named(cell: Cell) -> str:
+    """A cell in words, such as 'trained at 96, tested at 120 px, head_bn'."""
+    return f"trained at {cell.train_size}, tested at {cell.test_size} px, `{cell.adaptation}`"
+
+
+def _difference(results: Results, first: Cell, second: Cell) -> Difference | None:
+    if first not in results or second not in results or first == second:
+        return None
+    return paired_difference(*results.paired(first, second))
+
+
+def _interval(row: "pd.Series[float]") -> str:
+    return f"{row['top1']:.1%} (95 % interval {row['top1_low']:.1%} to {row['top1_high']:.1%})"
+
+
+def answer(results: Results) -> str:
+    """Question and answer in five lines: question, choice, gain over the baseline, FixRes' part of it, trust."""
+    chosen = results.choose()
+    settings, counts = results.sweep["settings"], results.sweep["pictures"]
+    lines = [
+        f"**Question.** Trained at one picture size, does `{settings['backbone']}` gain from being tested at a larger "
+        f"one, with repaired last layers? {sum(counts.values()):,} pictures, {len(results.sweep['classes'])} classes.",
+        f"**Choice.** On validation the best of the grid is: {named(chosen)}. It classifies "
+        f"{_interval(results.row(chosen))} of {counts['test']:,} test pictures correctly.",
+        f"**Gain.** {_gain_over_baseline(results, chosen)}",
+        f"**Owed to FixRes.** {fixres_part(results, chosen)}",
+        f"**Trust.** {trust(results)}",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _gain_over_baseline(results: Results, chosen: Cell) -> str:
+    gain = _difference(results, chosen, results.baseline)
+    if gain is None:
+        return "The baseline (frozen features, linear classifier, 224 px) was not run, so there is no gain to give."
+    p = mcnemar_p(*results.paired(chosen, results.baseline))
+    return (
+        f"Against frozen features with a linear classifier at 224 px ({results.row(results.baseline)['top1']:.1%}): "
+        f"{points(gain)}, {verdict(gain)} (McNemar p = {p:.2g})."
+    )
+
+
+def fixres_part(results: Results, chosen: Cell) -> str:
+    """How much of the chosen cell's accuracy is owed to size and adaptation, and not to more training."""
+    plain = chosen._replace(test_size=chosen.train_size, adaptation="none")
+    total, control = (
+        _difference(results, chosen, plain),
+        _difference(results, chosen, chosen._replace(adaptation="control")),
+    )
+    if chosen == plain:
+        return (
+            "Nothing: validation prefers the network as it was trained, at its train size. FixRes does not help here."
+        )
+    parts = []
+    if total is not None:
+        parts.append(
+            f"Against the same training tested at its own size without adaptation: {points(total)}, {verdict(total)}."
+        )
+    if control is not None:
+        parts.append(
+            f"Against the control, adapted for as long at {chosen.train_size} px and tested at the same "
+            f"{chosen.test_size} px: {points(control)}, {verdict(control)}."
+        )
+    return " ".join(parts) or "Neither the control nor test size = train size was run, so it can't be told."
+
+
+def trust(results: Results) -> str:
+    """What to keep in mind: number of seeds, failed runs, leakage."""
+    settings, table = results.sweep["settings"], results.table
+    seeds = len(settings["seeds"])
+    parts = [f"{seeds} training seed{'s' if seeds > 1 else ''}"]
+    if seeds == 1:
+        parts[0] += ", so the spread between trainings is not known"
+    missing = table.loc[table["status"] != "ok", ["train_size", "test_size"]].drop_duplicates()
+    if len(missing):
+        parts.append(f"{len(missing)} runs failed or are missing")
+    leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
+    return f"{'; '.join(parts)}. {leakage}"
+
+
+def size_effect(results: Results, adaptation: str = "none") -> str:
+    """For each train size: the best test size, where geometry expects it, and whether the two agree."""
+    rows = results.table[(results.table["status"] == "ok") & (results.table["adaptation"] == adaptation)]
+    lines = []
+    for train_size, group in rows.groupby("train_size"):
+        means = group.groupby("test_size")[["val_top1", "top1"]].mean()
+        sizes = [int(size) for size in means.index]
+        best, train = sizes[int(means["val_top1"].argmax())], int(str(train_size))
+        expected = neutral_test_size(train)
+        nearest = sizes[int(np.argmin([abs(math.log(size / expected)) for size in sizes]))]
+        against = _difference(results, _cell(group, best), _cell(group, train)) if best != train else None
+        text = f"Trained at {train} px, validation is best at **{best} px** (size ratio {size_ratio(train, best):.2f})"
+        if against is not None:
+            text += f"; on test that is {points(against)} against {train} px, {verdict(against)}"
+        elif best == train:
+            text += ", its own size"
+        agree = "as geometry expects" if best == nearest else f"while geometry expects {nearest} px"
+        lines.append(
+            f"{text}. Objects look as large as in training at {expected:.0f} px: {agree} among the sizes tried."
+        )
+    return "\n".join(f"- {line}" for line in lines) or "No pair was run with this adaptation."
+
+
+def _cell(group: pd.DataFrame, test_size: int) -> Cell:
+    first = group.iloc[0]
+    return Cell(int(first["train_size"]), test_size, str(first["adaptation"]), int(first["seed"]), str(first["view"]))
+
+
+def adaptations(results: Results) -> str:
+    """Each adaptation against `none` and against the control, over the pairs with a larger test size."""
+    ok = results.table[(results.table["status"] == "ok") & (results.table["test_size"] > results.table["train_size"])]
+    lines = []
+    for adaptation in [name for name in ("head", "head_bn_stats", "head_bn") if name in set(ok["adaptation"])]:
+        cells = [Cell(*key) for key in _keys(ok[ok["adaptation"] == adaptation])]
+        for reference in ("none", "control"):
+            gains = [_difference(results, cell, cell._replace(adaptation=reference)) for cell in cells]
+            known = [gain for gain in gains if gain is not None]
+            if known:
+                wins = sum(gain.low > 0 for gain in known)
+                losses = sum(gain.high < 0 for gain in known)
+                mean = sum(gain.estimate for gain in known) / len(known) * 100
+                lines.append(
+                    f"`{adaptation}` against `{reference}`: {mean:+.1f} points on average over {len(known)} pairs "
+                    f"with a larger test size; a gain in {wins}, a loss in {losses}, "
+                    f"not told apart in {len(known) - wins - losses}."
+                )
+    return "\n".join(f"- {line}" for line in lines) or "- No pair with a larger test size than train size was adapted."
+
+
+def _keys(table: pd.DataFrame) -> list[tuple[int, int, str, int, str]]:
+    return list(table[list(Cell._fields)].itertuples(index=False, name=None))
+
+
+def optimism(results: Results) -> str:
+    """The highest test accuracy of the grid beside the chosen cell's, and why it is not the answer."""
+    chosen = results.choose()
+    ok = results.table[(results.table["status"] == "ok") & ~results.table["adaptation"].isin(["baseline", "control"])]
+    best = Cell(*_keys(ok.sort_values("top1", ascending=False))[0])
+    if best == chosen:
+        return "The cell chosen on validation is also the one with the highest test accuracy."
+    gap = results.row(best)["top1"] - results.row(chosen)["top1"]
+    return (
+        f"The highest test accuracy of the grid is {results.row(best)['top1']:.1%} ({named(best)}), "
+        f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "
+        "is picked by luck as well as by merit."
+    )
+
+
+def cost(results: Results) -> str:
+    """What the chosen cell costs against the same training tested at its own size."""
+    chosen = results.choose()
+    row = results.row(chosen)
+    text = f"Stage 1 took {row['train_seconds']:.0f} s"
+    if not math.isnan(row["adapt_seconds"]):
+        text += f", the adaptation {row['adapt_seconds']:.0f} s"
+    text += f"; {row['eval_images_per_second']:.0f} pictures a second are classified at {chosen.test_size} px"
+    plain = chosen._replace(test_size=chosen.train_size, adaptation="none")
+    if plain in results and plain.test_size != chosen.test_size:
+        before = results.row(plain)["eval_images_per_second"]
+        text += f", against {before:.0f} at {plain.test_size} px"
+    return text + "."
+
+
+def conclusion(results: Results) -> str:
+    """Does FixRes pay on these pictures? One sentence chosen by the chosen cell's difference to the control."""
+    chosen = results.choose()
+    larger = chosen.test_size > chosen.train_size
+    plain = _difference(results, chosen, chosen._replace(test_size=chosen.train_size, adaptation="none"))
+    control = _difference(results, chosen, chosen._replace(adaptation="control"))
+    if not larger:
+        text = "**FixRes does not pay here**: validation prefers a test size that is not larger than the train size."
+    elif plain is not None and plain.high < 0:
+        text = "**FixRes loses here**: the chosen pair is worse on test than the same training tested at its own size."
+    elif plain is None or plain.low <= 0:
+        text = "**No gain could be shown**: on these pictures the chosen pair is not told apart from test = train size."
+    elif control is not None and control.low > 0:
+        text = "**FixRes pays here**: a larger test size and the adaptation there gain more than as much training does."
+    else:
+        text = "**The larger test size pays here**; that adapting *there* adds to it is not shown against the control."
+    return text

@@ -1,0 +1,222 @@
+"""A whole sweep: pictures, then Snakemake over the graph of runs, then the report over whatever exists.
+
+In runs/<sweep>/ lie sweep.json (the settings), one folder a run, snakemake.log, and `lock`, which this process and
+Snakemake hold, so that two sweeps of one name never work at the same time and a killed one never blocks the next.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from fixres_poc import __version__
+from fixres_poc.config import REPOSITORY, SweepSettings, home, report_folder, resolve, run_folder
+from fixres_poc.monitor import Monitor
+from fixres_poc.records import write_atomically
+from fixres_poc.runner import OUTPUTS, code_hash, complete, gpus, notebook_path
+
+LOCAL_PROFILE = "profiles/local"
+REPORT_NOTEBOOK = "05_results"
+GRACE_S = 3.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def sweep_folder(sweep: str) -> Path:
+    """Folder of a sweep's runs, such as runs/demo."""
+    return home() / "runs" / sweep
+
+
+def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOCAL_PROFILE) -> bool:
+    """Do everything that a sweep still lacks, and render its report.
+
+    Args:
+        sweep: the settings.
+        cores: processor cores to use, all by default.
+        profile: folder of a Snakemake profile.
+
+    Returns:
+        Whether every run succeeded.
+
+    Raises:
+        InputError: pictures or notebooks cannot be used.
+        RuntimeError: Snakemake itself failed.
+        KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
+    """
+    folder = sweep_folder(sweep.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _stop_signals_interrupt(), _locked(folder / "lock") as lock:
+        _lay_out(sweep, prepare_data(sweep))
+        monitor = Monitor(sweep, sys.stderr)
+        ended = 0
+        if monitor.counts()["done"] < len(sweep.runs()):
+            ended = _run_snakemake(sweep, _command(folder, cores, profile), lock, monitor)
+        _explain_missing(sweep)
+        failed = failures(sweep)
+        if ended and not failed:
+            raise RuntimeError(f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}")
+        for name, message in failed.items():
+            print(f"failed: {name}: {message}", file=sys.stderr)
+        page = _report(sweep)
+    runs = len(sweep.runs())
+    print(f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}")
+    return not failed
+
+
+def prepare_data(sweep: SweepSettings) -> str:
+    """Draw or check the pictures of a sweep; returns their fingerprint.
+
+    Raises:
+        InputError: the folder cannot be used.
+    """
+    from fixres_poc import datasets
+
+    return datasets.prepare(sweep.data_settings(), sweep_folder(sweep.name))
+
+
+def failures(sweep: SweepSettings) -> dict[str, str]:
+    """The error line of every failed run of a sweep, by the run's name."""
+    files = {run.name: run_folder(sweep.name, run.name) / "error.txt" for run in sweep.runs()}
+    return {name: file.read_text(encoding="utf-8").split("\n")[0] for name, file in files.items() if file.exists()}
+
+
+def render(sweep: SweepSettings) -> Path:
+    """Collect the runs of a sweep and write its report, whatever exists; returns the report's page."""
+    from fixres_poc import report, results
+
+    results.collect(sweep)
+    return report.write_report(sweep)
+
+
+def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
+    """Write sweep.json and the runs' settings.json; what is outdated or half done goes, with all that used it."""
+    write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
+    codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
+    outdated: set[str] = set()
+    for run in sweep.runs():
+        folder = run_folder(sweep.name, run.name)
+        settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "data": fingerprint}
+        text = json.dumps(settings | {"parameters": run.parameters}, indent=1)
+        file = folder / "settings.json"
+        changed = not file.exists() or file.read_text(encoding="utf-8") != text
+        if changed:
+            write_atomically(file, text)
+        killed = (folder / "progress.log").exists()
+        if changed or killed or outdated & set(run.needs):
+            outdated.add(run.name)
+        for name in ("error.txt", "progress.log", *(OUTPUTS[run.notebook] if run.name in outdated else ())):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _command(folder: Path, cores: int | None, profile: str) -> list[str]:
+    local = resolve(profile) == resolve(LOCAL_PROFILE)
+    cores = cores or (len(os.sched_getaffinity(0)) if local else None)
+    cards = len(gpus()) if local else 0
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--directory", str(folder), "--profile", str(resolve(profile)), "--workflow-profile", "none"]
+    command += ["--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "--nocolor"]
+    command += ["--config", f"threads={max(1, (cores or 1) // max(2, cards))}"]
+    command += ["--cores", str(cores)] if cores else []
+    return command + (["--resources", f"gpu={cards}"] if cards else [])
+
+
+def _run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> int:
+    """Returns Snakemake's exit code; whatever it started is gone when this returns or raises."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
+    with open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+    try:
+        while process.poll() is None:
+            monitor.show()
+            time.sleep(0.3)
+        monitor.show()
+    finally:
+        _stop(process)
+        monitor.close()
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process's whole group: interrupted first, killed after `GRACE_S`; kernels end with their run."""
+    end = time.monotonic() + GRACE_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        while time.monotonic() < end:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _explain_missing(sweep: SweepSettings) -> None:
+    """Leave an error for every run that neither finished nor said why."""
+    failed = failures(sweep)
+    for run in sweep.runs():
+        folder = run_folder(sweep.name, run.name)
+        if run.name not in failed and not complete(folder, run.notebook):
+            cause = next((name for name in run.needs if name in failed), None)
+            failed[run.name] = f"not run, because {cause} failed" if cause else "ended without a word: killed?"
+            write_atomically(folder / "error.txt", failed[run.name] + "\n")
+
+
+def _report(sweep: SweepSettings) -> Path:
+    """The report's page, rendered unless nothing has changed since it was."""
+    page, stamp = report_folder(sweep.name) / "index.html", sweep_folder(sweep.name) / "report.json"
+    state = json.dumps(_report_state(sweep), indent=1)
+    if not (page.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == state):
+        page = render(sweep)
+        write_atomically(stamp, state)
+    return page
+
+
+def _report_state(sweep: SweepSettings) -> dict[str, object]:
+    notebook = notebook_path(REPORT_NOTEBOOK)
+    made = {run.name: run_folder(sweep.name, run.name) / "metrics.json" for run in sweep.runs()}
+    return {
+        "version": __version__,
+        "notebook": code_hash(notebook, ("code", "markdown")) if notebook.exists() else None,
+        "sweep": sweep.model_dump(mode="json"),
+        "runs": {name: file.stat().st_mtime_ns for name, file in made.items() if file.exists()},
+        "errors": failures(sweep),
+    }
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[int]:
+    """Hold the sweep's lock; a plain flock, since Snakemake inherits it and so keeps it should we be killed."""
+    with open(file, "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another sweep is at work in {file.parent}; waiting until it ends", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+@contextlib.contextmanager
+def _stop_signals_interrupt() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,295 @@
+"""Every figure of the notebooks and the report, in one look (fixres.mplstyle).
+
+Tables are those of `results`; accuracies come in as fractions and are drawn in percent. Each function returns its
+figure, made by pyplot, so that a notebook shows it when the cell ends with `;`. Importing this module sets the look.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+from fixres_poc.geometry import neutral_test_size
+from fixres_poc.statistics import confused_pairs
+
+PERCENT = "top-1 accuracy on test (%)"
+MOST_NAMED_CLASSES = 40
+plt.style.use(Path(__file__).with_name("fixres.mplstyle"))
+
+
+def _mean_over_seeds(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    values = ["top1", "top1_low", "top1_high", "eval_images_per_second"]
+    ok = table[(table["status"] == "ok") & (table["view"] == "center")]
+    return ok.groupby(list(keys), as_index=False, sort=False)[values].mean()
+
+
+def accuracy_grid(table: pd.DataFrame, adaptations: Sequence[str] | None = None) -> Figure:
+    """Heat maps of top-1 accuracy (%), one per adaptation: train size down, test size across, mean over seeds.
+
+    Args:
+        table: rows of results.csv; those that are not ok are marked by their status.
+        adaptations: which ones, in this order; all of the grid by default.
+    """
+    table = table[~table["adaptation"].isin(["baseline", "zero_shot"])]
+    names = list(adaptations or table["adaptation"].unique())
+    columns = 2 if len(names) > 1 and table["test_size"].nunique() <= 5 else 1
+    rows = math.ceil(len(names) / columns)
+    height = 0.5 + 0.45 * table["train_size"].nunique()
+    figure, axes = plt.subplots(rows, columns, figsize=(5.6, height * rows + 0.4), squeeze=False)
+    figure.suptitle(PERCENT, fontsize=10)
+    figure.supxlabel("test size (px)", fontsize=10)
+    figure.supylabel("train size (px)", fontsize=10)
+    top1 = table["top1"] * 100
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes.flat, names, strict=False):
+        _heat_map(axis, table[table["adaptation"] == name], name, top1.min(), top1.max())
+    return figure
+
+
+def _heat_map(axis: Axes, cells: pd.DataFrame, name: str, low: float, high: float) -> None:
+    cells = cells[cells["view"] == "center"]
+    grid = cells.pivot_table(index="train_size", columns="test_size", values="top1", dropna=False) * 100
+    sns.heatmap(grid, annot=True, fmt=".1f", vmin=low, vmax=high, cbar=False, linewidths=1, ax=axis, cmap="cividis")
+    status = cells.pivot_table(index="train_size", columns="test_size", values="status", aggfunc="first").fillna("")
+    rest = {
+        "mask": grid.notna(),
+        "annot": status.reindex_like(grid),
+        "fmt": "",
+        "cmap": ["#e4e4e4"],
+        "cbar": False,
+        "vmin": 0,
+        "vmax": 1,
+    }
+    sns.heatmap(grid.fillna(0), **rest, linewidths=1, ax=axis, annot_kws={"fontsize": 8})
+    axis.grid(False)
+    axis.set(title=name, xlabel="", ylabel="")
+    axis.tick_params(axis="y", rotation=0)
+
+
+def accuracy_by_test_size(table: pd.DataFrame, adaptation: str = "none") -> Figure:
+    """Top-1 accuracy against test size, a line per train size, with 95 % Wilson bands (means over seeds).
+
+    A ring marks test size = train size, a dotted line the size at which objects look as large as in training.
+    """
+    means = _mean_over_seeds(table[table["adaptation"] == adaptation], "train_size", "test_size")
+    figure, axis = plt.subplots()
+    for train_size, line in means.sort_values("test_size").groupby("train_size"):
+        size = int(str(train_size))
+        (drawn,) = axis.plot(line["test_size"], line["top1"] * 100, marker="o", label=f"trained at {size} px")
+        color = drawn.get_color()
+        axis.fill_between(line["test_size"], line["top1_low"] * 100, line["top1_high"] * 100, color=color, alpha=0.13)
+        same = line[line["test_size"] == size]
+        axis.plot(same["test_size"], same["top1"] * 100, "o", markersize=11, markerfacecolor="none", color=color)
+        axis.axvline(neutral_test_size(size), color=color, linestyle=":", linewidth=1.2)
+    axis.plot([], [], "o", markersize=9, markerfacecolor="none", color="#555555", label="test size = train size")
+    axis.plot([], [], ":", color="#555555", linewidth=1.2, label="same apparent size")
+    axis.set(title=f"adaptation: {adaptation}", xlabel="test size (px)", ylabel=PERCENT)
+    axis.set_xticks(sorted(means["test_size"].unique()))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def cost_accuracy(table: pd.DataFrame) -> Figure:
+    """Top-1 accuracy (95 % Wilson) against evaluation speed; cells that no other one beats on both are named."""
+    means = _mean_over_seeds(table, "adaptation", "train_size", "test_size").dropna(subset=["eval_images_per_second"])
+    means = means.sort_values(["eval_images_per_second", "top1"], ascending=False)
+    figure, axis = plt.subplots()
+    for adaptation, cells in means.groupby("adaptation", sort=False):
+        speed, top1 = cells["eval_images_per_second"], cells["top1"] * 100
+        spread = np.stack([top1 - cells["top1_low"] * 100, cells["top1_high"] * 100 - top1])
+        axis.errorbar(speed, top1, spread, fmt="o", elinewidth=0.8, alpha=0.8, label=str(adaptation))
+    for _, cell in means[means["top1"] > means["top1"].cummax().shift(fill_value=-1)].iterrows():
+        _note(axis, f"{cell['train_size']}/{cell['test_size']}", cell["eval_images_per_second"], cell["top1"] * 100)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.margins(x=0.12)
+    axis.set(xlabel="evaluation speed (pictures per second)", ylabel=PERCENT, title="named: train/test size (px)")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def gain_path(path: pd.DataFrame) -> Figure:
+    """Waterfall of `results.gain_path`: accuracy after each step, with the paired 95 % interval of each gain."""
+    figure, axis = plt.subplots(figsize=(5.6, 0.9 + 0.62 * len(path)))
+    start = dict(zip(path["step"], path["top1"], strict=True))
+    for place, (_, step) in enumerate(path.iterrows()):
+        if np.isnan(step["top1"]):
+            axis.text(path["top1"].min() * 100, place, "not run", va="center", color="#777777", style="italic")
+        elif not isinstance(step["against"], str):
+            axis.plot(step["top1"] * 100, place, "D", color="black")
+            _note(axis, f"{step['top1']:.1%}", step["top1"] * 100, place)
+        else:
+            before = start[step["against"]] * 100
+            gain, low, high = (step[key] * 100 for key in ("gain", "gain_low", "gain_high"))
+            axis.barh(place, gain, left=before, color="C2" if gain > 0 else "C1", height=0.5, alpha=0.75)
+            axis.plot([before + low, before + high], [place, place], color="black", linewidth=1)
+            _note(axis, f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]", before + max(high, 0), place)
+    axis.set_yticks(range(len(path)), [_wrapped(step) for step in path["step"]])
+    axis.invert_yaxis()
+    axis.use_sticky_edges = False
+    axis.margins(x=0.35)
+    axis.set_xlabel(f"{PERCENT}; gain in points [95 %]")
+    return figure
+
+
+def _note(axis: Axes, text: str, x: float, y: float) -> None:
+    axis.annotate(text, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _short(label: object) -> str:
+    return textwrap.shorten(str(label).replace("_", " "), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+
+
+def _wrapped(text: str, width: int = 22) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def class_distribution(pictures: pd.DataFrame) -> Figure:
+    """Pictures per class, stacked by split, largest class first; classes are named as long as there are at most 40.
+
+    Args:
+        pictures: one row per picture with the columns label and split.
+    """
+    sums = pictures["label"].value_counts()
+    counts = pictures.groupby(["label", "split"], observed=True).size().unstack(fill_value=0).loc[sums.index]
+    counts = counts[[split for split in ("train", "val", "test") if split in counts]]
+    named = len(counts) <= MOST_NAMED_CLASSES
+    figure, axis = plt.subplots(figsize=(5.6, 1 + 0.22 * len(counts)) if named else None)
+    counts.plot(kind="barh" if named else "bar", stacked=True, width=0.8 if named else 1, ax=axis, legend=False)
+    if named:
+        axis.set_yticks(range(len(counts)), [_short(label) for label in counts.index])
+        axis.invert_yaxis()
+        axis.set(xlabel="pictures", ylabel="")
+    else:
+        axis.set(xlabel="classes, largest first", ylabel="pictures", xticks=[])
+    axis.set_title(f"{len(counts)} classes, {sums.min()} to {sums.max()} pictures each")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def size_distribution(pictures: pd.DataFrame) -> Figure:
+    """Histograms of width, height (px) and aspect (width / height), with their means.
+
+    Args:
+        pictures: one row per picture with the columns width and height, px.
+    """
+    shown = {"width (px)": 0, "height (px)": 0, "width / height": 2}
+    values = [pictures["width"], pictures["height"], pictures["width"] / pictures["height"]]
+    figure, axes = plt.subplots(3, 1, figsize=(5.6, 5.4))
+    for axis, value, (name, digits) in zip(axes, values, shown.items(), strict=True):
+        axis.hist(value.clip(*value.quantile([0.005, 0.995])), bins=40, color="C0")
+        axis.axvline(value.mean(), color="C1", label=f"mean {value.mean():.{digits}f}")
+        axis.set(xlabel=f"{name}, {value.min():.{digits}f} to {value.max():.{digits}f}", ylabel="pictures")
+        axis.legend()
+    return figure
+
+
+def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: int = 4) -> Figure:
+    """Pictures in rows of `columns`, each under its title.
+
+    Args:
+        images: PIL images or uint8 arrays (H, W, 3).
+        titles: one a picture.
+        columns: pictures in a row.
+
+    Raises:
+        ValueError: there are not as many titles as pictures.
+    """
+    if len(images) != len(titles) or not images:
+        raise ValueError(f"{len(images)} pictures and {len(titles)} titles: need one title a picture")
+    rows = math.ceil(len(images) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.3)), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(np.asarray(image))
+        axis.set_title("\n".join(textwrap.wrap(title, 68 // columns)[:2]), fontsize=8, loc="center")
+    return figure
+
+
+def framing(rows: Mapping[str, Sequence[ArrayLike]]) -> Figure:
+    """The same pictures as the network sees them at train and at test, to one scale: a row per framing.
+
+    Args:
+        rows: name of the framing to its pictures (PIL images or uint8 arrays (H, W, 3)), equally many a row.
+    """
+    columns = max(len(images) for images in rows.values())
+    largest = max(max(np.asarray(image).shape[:2]) for images in rows.values() for image in images)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(5.6, len(rows) * 5.2 / columns), squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(np.asarray(image))
+            axis.set(xlim=(-0.5, largest), ylim=(largest, -0.5), xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(_wrapped(name, 16))
+    return figure
+
+
+def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str], most: int = 12) -> Figure:
+    """The ordered class pairs confused most often, with the share of the true class's pictures.
+
+    Args:
+        targets: class indices, (N,).
+        predicted: class indices, (N,).
+        classes: names, by index.
+        most: number of pairs shown.
+    """
+    pairs = confused_pairs(targets, predicted, classes).head(most)
+    figure, axis = plt.subplots(figsize=(5.6, 1 + 0.4 * max(len(pairs), 1)))
+    drawn = axis.barh(range(len(pairs)), pairs["share"] * 100, color="C1")
+    axis.bar_label(drawn, [str(count) for count in pairs["pictures"]], padding=3, fontsize=9)
+    names = zip(pairs["target"], pairs["predicted"], strict=True)
+    axis.set_yticks(
+        range(len(pairs)), [f"{_short(true)}\n\N{RIGHTWARDS ARROW} {_short(taken)}" for true, taken in names]
+    )
+    axis.invert_yaxis()
+    axis.set(
+        xlabel="share of the true class's test pictures (%); number at the bar",
+        title="taken for another class" if len(pairs) else "none was taken for another class",
+    )
+    return figure
+
+
+def published_models(models: pd.DataFrame) -> Figure:
+    """Published ImageNet top-1 (%) against parameters; a line joins the sizes of one network.
+
+    Args:
+        models: as `published.imagenet` returns.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for number, (name, group) in enumerate(models.groupby("model", sort=False)):
+        colour = f"C{number}"
+        axis.plot(group["parameters_millions"], group["top1"] * 100, "-", color=colour, label=name)
+        for adapted, marker in (("no", "o"), ("yes", "D")):
+            points = group[group["adapted"] == adapted]
+            axis.plot(points["parameters_millions"], points["top1"] * 100, marker, color=colour)
+    axis.set(xscale="log", xlabel="parameters (millions)", ylabel="ImageNet top-1 (%)")
+    axis.set_title("circles: as trained, diamonds: last layers adapted at the test size", fontsize=9)
+    axis.legend(fontsize=7)
+    return figure
+
+
+def training_history(history: pd.DataFrame) -> Figure:
+    """Loss and validation accuracy (%) after each epoch.
+
+    Args:
+        history: columns epoch, loss, val_top1.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.4))
+    left.plot(history["epoch"], history["loss"], "o-")
+    left.set(xlabel="epoch", ylabel="training loss", xticks=history["epoch"])
+    right.plot(history["epoch"], history["val_top1"] * 100, "o-", color="C1")
+    right.set(xlabel="epoch", ylabel="top-1 on validation (%)", xticks=history["epoch"])
+    return figure

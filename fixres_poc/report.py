@@ -1,0 +1,127 @@
+"""The report of a sweep: the executed notebooks as pages that ask nothing of any other host.
+
+reports/<sweep>/index.html is notebook 05 with a list of the runs, reports/<sweep>/notebooks/<run>.html are theirs. The
+look lies in templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a notebook shows it
+as HTML or Markdown.
+"""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+
+from fixres_poc.config import SweepSettings, report_folder, run_folder
+from fixres_poc.records import Outcome, outcome, write_atomically
+from fixres_poc.runner import execute
+
+RESULTS_NOTEBOOK = "05_results"
+TABLES = ("results.csv", "predictions.parquet", "pictures.csv", "sweep.json")
+TAGS = (
+    "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
+    "strong sub summary sup table tbody td tfoot th thead tr u ul"
+)
+ATTRIBUTES = {"*": ["class", "id", "title", "style", "colspan", "rowspan", "scope", "open"], "a": ["href"]}
+STYLES = ["color", "background-color", "font-weight", "text-align"]
+
+
+def write_report(sweep: SweepSettings) -> Path:
+    """Execute notebook 05 on reports/<sweep>/ and write all pages, index.html last.
+
+    Returns:
+        Path of index.html.
+
+    Raises:
+        RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
+    """
+    folder = report_folder(sweep.name)
+    message = _execute_results(sweep.name)
+    outcomes = [outcome(sweep.name, run) for run in sweep.runs()]
+    written = {each.run.name: _write_run_page(sweep.name, each) for each in outcomes}
+    for file in (folder / "notebooks").glob("*.html"):
+        if not written.get(file.stem):
+            file.unlink()
+    notebook, index = run_folder(sweep.name, "results") / "notebook.ipynb", folder / "index.html"
+    if notebook.exists():
+        page: dict[str, Any] = {"runs": [_run_row(each, written[each.run.name]) for each in outcomes], "error": message}
+        page |= {"status": "failed", "files": [name for name in TABLES if (folder / name).exists()]}
+        write_atomically(index, render(notebook, page))
+    if message:
+        raise RuntimeError(f"{RESULTS_NOTEBOOK} failed: {message}; what it shows until then is in {index}")
+    return index
+
+
+def _execute_results(sweep: str) -> str | None:
+    folder = run_folder(sweep, "results")
+    (folder / "notebook.ipynb").unlink(missing_ok=True)
+    settings = {"notebook": RESULTS_NOTEBOOK, "parameters": {"sweep": sweep}}
+    write_atomically(folder / "settings.json", json.dumps(settings))
+    return execute(folder / "settings.json")
+
+
+def _write_run_page(sweep: str, each: Outcome) -> bool:
+    notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
+    if not notebook.exists():
+        return False
+    page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
+    write_atomically(report_folder(sweep) / "notebooks" / f"{each.run.name}.html", render(notebook, page))
+    return True
+
+
+def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
+    minutes, seconds = divmod(round(each.total_seconds()), 60)
+    time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    row = {"name": each.run.name, "status": each.status, "error": each.error}
+    return row | {"time": time if each.status == "ok" else "", "link": f"notebooks/{each.run.name}.html" * written}
+
+
+def render(notebook: Path, page: dict[str, Any]) -> str:
+    """A notebook as one self-contained page without scripts.
+
+    Args:
+        notebook: an executed notebook.
+        page: what the template shows besides the notebook, with plain text in it: `name` and `back` (a run's page),
+            `status` and `error`, `runs` and `files` (the index).
+
+    Returns:
+        The HTML; its title is the notebook's first heading, followed by `name` where there is one.
+    """
+    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    headings = _headings(content.cells)
+    title = next((text for level, _, text in headings if level == "h1"), notebook.stem)
+    contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
+    name = page.get("name")
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="fixres",
+        extra_template_basedirs=[str(Path(__file__).with_name("templates"))],
+        filters={"clean": clean},
+        anchor_link_text="#",
+    )
+    made = {"title": f"{title} ({name})" if name else title, "contents": contents}
+    html, _ = exporter.from_notebook_node(content, resources={"page": page | made})
+    return html
+
+
+def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
+    """(h1 or h2, anchor, text) of the headings in the Markdown cells."""
+    found = []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            for heading in BeautifulSoup(markdown2html_mistune(cell.source), "html.parser")(["h1", "h2"]):
+                found.append((heading.name, str(heading.get("id", "")), heading.get_text().removesuffix("¶").strip()))
+    return found
+
+
+def clean(html: str) -> str:
+    """HTML that does no harm and loads nothing: tags of other kinds are shown as text, tables scroll sideways."""
+    soup = BeautifulSoup(html, "html.parser")
+    for style in soup("style"):
+        style.decompose()
+    sanitizer = SanitizeHTML(tags=TAGS.split(), attributes=ATTRIBUTES, styles=STYLES)  # type: ignore[no-untyped-call]
+    safe = str(sanitizer.sanitize_html_tags(str(soup)))  # type: ignore[no-untyped-call]
+    return safe.replace("<table", '<div class="scroll"><table').replace("</table>", "</table></div>")

@@ -1,0 +1,268 @@
+"""From a sweep's runs to the tables of its report, and from those to choices and comparisons.
+
+`collect` turns runs/<sweep>/ into reports/<sweep>/{results.csv, predictions.parquet, pictures.csv, sweep.json}, and
+`load` reads these four, without the runs. A cell is one train size x test size x adaptation x view x seed. Accuracies
+are fractions on the test split unless named val. How one run is written stands in `records`.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+import pandas as pd
+
+from fixres_poc.config import (
+    BASELINE_SIZE,
+    DataSettings,
+    InputError,
+    SweepSettings,
+    report_folder,
+    run_folder,
+    validate,
+)
+from fixres_poc.geometry import size_ratio
+from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_atomically, write_run
+from fixres_poc.statistics import mcnemar_p, paired_difference
+
+__all__ = ["COLUMNS", "Cell", "Results", "collect", "environment", "gain_path", "load", "summarise", "write_run"]
+
+COLUMNS = ["train_size", "test_size", "size_ratio", "adaptation", "view", "seed", "n_val", "val_top1", "n_test", "top1"]
+COLUMNS += ["top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_baseline", "p_vs_same_size"]
+COLUMNS += ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes", "status", "error"]
+CELL = {"train_size": "int16", "test_size": "int16", "seed": "int32"}
+KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
+COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
+ONCE = ("baseline", "zero_shot")
+CANDIDATES = ("none", "head", "head_bn_stats", "head_bn")
+PICTURE_COLUMNS = ["picture", "label", "split", "width", "height"]
+
+
+class Cell(NamedTuple):
+    """Where a classifier's predictions stand in the grid."""
+
+    train_size: int
+    test_size: int
+    adaptation: str
+    seed: int
+    view: str = "center"
+
+
+def collect(sweep: SweepSettings) -> pd.DataFrame:
+    """Write results.csv, predictions.parquet, pictures.csv and sweep.json into reports/<sweep>/.
+
+    Returns:
+        The table of results.csv: `COLUMNS`, one row per cell, cells of failed and missing runs included.
+
+    Raises:
+        InputError: no run has left anything, so there is nothing to report.
+    """
+    outcomes = {run.name: outcome(sweep.name, run) for run in sweep.runs()}
+    if all(each.status == "missing" for each in outcomes.values()):
+        raise InputError(f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report")
+    shown = [each for each in outcomes.values() if each.run.notebook in ("02_baseline", "04_fixres")]
+    tables = {each.run.name: _predictions(sweep.name, each) for each in shown if each.status == "ok"}
+    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES, *CELL])]).astype(TYPES | CELL)
+    predictions = every.sort_values(["split", "picture", *CELL, "adaptation", "view"])
+    rows = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
+    table = _with_tests(pd.concat(rows, ignore_index=True).astype(COUNTS), predictions)
+    folder, pictures = report_folder(sweep.name), run_folder(sweep.name, "pictures.csv")
+    if pictures.exists():
+        write_atomically(folder / "pictures.csv", pictures.read_bytes())
+    write_atomically(folder / "predictions.parquet", parquet(predictions))
+    write_atomically(folder / "sweep.json", json.dumps(_summary(sweep, outcomes.values()), indent=1))
+    write_atomically(folder / "results.csv", table.to_csv(index=False, float_format="%.6g"))
+    return table
+
+
+def _cell(each: Outcome) -> dict[str, int]:
+    return {key: each.run.parameters.get(key, BASELINE_SIZE) for key in CELL}
+
+
+def _predictions(sweep: str, each: Outcome) -> pd.DataFrame:
+    return pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet").assign(**_cell(each))
+
+
+def _rows(each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None) -> pd.DataFrame:
+    training = outcomes[each.run.needs[0]] if each.run.needs else each
+    if predictions is None:
+        rows = pd.DataFrame({"adaptation": each.run.parameters.get("adaptations", ["baseline"])}).assign(view="center")
+    else:
+        rows = summarise(predictions)
+    error = each.error
+    if each.status == "missing" and training.status == "failed":
+        error = f"{training.run.name} failed: {training.error}"
+    adapt = (each.get("seconds", "adapt") or {}) | (training.get("seconds", "adapt") or {})
+    measured = {key: each.get(key) for key in ("eval_images_per_second", "peak_memory_bytes")}
+    seconds = {"train_seconds": training.get("seconds", "train"), "adapt_seconds": rows["adaptation"].map(adapt)}
+    return rows.assign(**_cell(each), **seconds, **measured, status=each.status, error=error).reindex(columns=COLUMNS)
+
+
+def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    correct = _correct_by_cell(predictions)
+    baseline = next((cell for cell in correct if cell.adaptation == "baseline"), None)
+
+    def p_value(cell: Cell, reference: Cell | None) -> float:
+        if reference is None or reference == cell or not {reference, cell} <= correct.keys():
+            return float("nan")
+        return mcnemar_p(*_aligned(correct[cell], correct[reference]))
+
+    cells = [Cell(*key) for key in table[KEY].itertuples(index=False)]
+    same = [None if c.adaptation in ONCE else Cell(c.train_size, c.train_size, "none", c.seed) for c in cells]
+    return table.assign(
+        size_ratio=[size_ratio(cell.train_size, cell.test_size) for cell in cells],
+        p_vs_baseline=[p_value(cell, baseline) for cell in cells],
+        p_vs_same_size=[p_value(*pair) for pair in zip(cells, same, strict=True)],
+    )
+
+
+def _correct_by_cell(predictions: pd.DataFrame) -> dict[Cell, "pd.Series[bool]"]:
+    test = predictions[predictions["split"] == "test"].astype({"picture": str})
+    hits = test.assign(correct=test["target"] == test["top1"]).set_index("picture")
+    return {Cell(*cast(Any, key)): group for key, group in hits.groupby(KEY, observed=True)["correct"]}
+
+
+def _aligned(first: "pd.Series[bool]", second: "pd.Series[bool]") -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
+    both = pd.concat([first, second], axis=1, join="inner", keys=["first", "second"])
+    return both["first"], both["second"]
+
+
+def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
+    runs = [
+        {"name": each.run.name, "notebook": each.run.notebook, "status": each.status, "error": each.error}
+        | {"seconds": each.total_seconds()}
+        for each in outcomes
+    ]
+    facts = ("versions", "hardware", "classes", "pictures", "leakage")
+    known = {key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts}
+    seconds = sum(each.total_seconds() for each in outcomes)
+    return {"settings": sweep.model_dump(mode="json"), **known, "runs": runs, "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a sweep's report: results.csv, predictions.parquet, pictures.csv and sweep.json."""
+
+    table: pd.DataFrame
+    predictions: pd.DataFrame
+    pictures: pd.DataFrame
+    sweep: dict[str, Any]
+
+    @cached_property
+    def _correct(self) -> dict[Cell, "pd.Series[bool]"]:
+        return _correct_by_cell(self.predictions)
+
+    @property
+    def baseline(self) -> Cell:
+        """The cell of the frozen features with a linear classifier."""
+        return Cell(BASELINE_SIZE, BASELINE_SIZE, "baseline", self.sweep["settings"]["seeds"][0])
+
+    def __contains__(self, cell: Cell) -> bool:
+        """Was the cell run to its end?"""
+        return cell in self._correct
+
+    def choose(self) -> Cell:
+        """The cell with the best validation accuracy (mean over seeds), with the first of the sweep's seeds.
+
+        Ties go to the smaller test size, then to the simpler adaptation. Baseline and control are no candidates, nor
+        are cells that ran with fewer seeds than others.
+
+        Raises:
+            ValueError: no pair was run to its end.
+        """
+        ok = self.table[(self.table["status"] == "ok") & self.table["adaptation"].isin(CANDIDATES)]
+        if ok.empty:
+            raise ValueError("no resolution pair was run to its end")
+        cells = ok.groupby(["train_size", "test_size", "adaptation", "view"], as_index=False).agg(
+            val_top1=("val_top1", "mean"), seeds=("seed", "size"), seed=("seed", "first")
+        )
+        full = cells[cells["seeds"] == cells["seeds"].max()]
+        best = full.assign(loss=1 - full["val_top1"], rank=full["adaptation"].map(CANDIDATES.index))
+        return next(Cell(*key) for key in best.sort_values(["loss", "test_size", "rank"])[KEY].itertuples(index=False))
+
+    def row(self, cell: Cell) -> "pd.Series[Any]":
+        """The cell's row of results.csv."""
+        return self.table[(self.table[KEY] == list(cell)).all(axis=1)].iloc[0]
+
+    def correct(
+        self, train_size: int, test_size: int, adaptation: str, seed: int, view: str = "center"
+    ) -> "pd.Series[bool]":
+        """Was each test picture classified correctly? Indexed by picture.
+
+        Raises:
+            ValueError: the cell was not run to its end.
+        """
+        cell = Cell(train_size, test_size, adaptation, seed, view)
+        if cell not in self:
+            raise ValueError(f"no predictions for {cell}")
+        return self._correct[cell]
+
+    def test_predictions(self, cell: Cell) -> pd.DataFrame:
+        """Predictions of one cell for the test pictures: picture, target, top1..top5, probability."""
+        rows = self.predictions[(self.predictions[KEY].astype(object) == list(cell)).all(axis=1)]
+        return rows[rows["split"] == "test"].astype({"picture": str}).reset_index(drop=True)
+
+    def data_settings(self) -> DataSettings:
+        """Which pictures the sweep used."""
+        values = {key: self.sweep["settings"][key] for key in DataSettings.model_fields}
+        return validate(DataSettings, values, "sweep.json")
+
+    def paired(self, first: Cell, second: Cell) -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
+        """Correctness of two cells on the same test pictures, aligned, for `paired_difference` and `mcnemar_p`."""
+        return _aligned(self.correct(*first), self.correct(*second))
+
+
+def load(name: str) -> Results:
+    """Read the tables of a sweep's report.
+
+    Raises:
+        InputError: there are none.
+    """
+    folder = report_folder(name)
+    if not (folder / "results.csv").exists():
+        raise InputError(f"sweep {name}: no results yet (reports/{name}/results.csv); run `make sweep` first")
+    pictures = folder / "pictures.csv"
+    table = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""], dtype=COUNTS)
+    return Results(
+        table=table.assign(error=table["error"].astype(object).fillna("")),
+        predictions=pd.read_parquet(folder / "predictions.parquet"),
+        pictures=pd.read_csv(pictures) if pictures.exists() else pd.DataFrame(columns=PICTURE_COLUMNS),
+        sweep=json.loads((folder / "sweep.json").read_text(encoding="utf-8")),
+    )
+
+
+def gain_path(results: Results) -> pd.DataFrame:
+    """The chosen cell's gain over the baseline, split along the way, each step tested on the same pictures.
+
+    Returns:
+        One row per step: step, train_size, test_size, adaptation, view, top1, against (the last step before it that was
+        run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar); nan where a step was not run.
+    """
+    chosen = results.choose()
+    train, test = chosen.train_size, chosen.test_size
+    plain = chosen._replace(adaptation="none", view="center")
+    steps = {
+        "baseline": results.baseline,
+        f"fine-tuned and tested at {train}": plain._replace(test_size=train),
+        f"tested at {test} instead": plain,
+        f"control: adapted at {train}": plain._replace(adaptation="control"),
+        f"adapted at {test} ({chosen.adaptation})": chosen,
+    }
+    if chosen.adaptation == "none":
+        steps = dict(list(steps.items())[:3])
+    if train == test:
+        steps.pop(f"tested at {test} instead")
+    rows, last = [], ""
+    for step, cell in steps.items():
+        row: dict[str, Any] = {"step": step, **cell._asdict()}
+        if cell in results:
+            row["top1"] = results.correct(*cell).mean()
+            if last:
+                first, second = results.paired(cell, steps[last])
+                gain = paired_difference(first, second)
+                row |= {"against": last, "gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
+                row["p"] = mcnemar_p(first, second)
+            last = step
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"])

@@ -1,0 +1,208 @@
+"""One notebook run: its settings file in, its executed notebook out, its error in one line where it fails.
+
+The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `version`, `code`, `data` and `parameters`. While a
+run is at work its folder holds `progress.log`, which stays if the run is killed; after a failure it holds `error.txt`:
+the one-line message, then the traceback. The notebook itself writes what `OUTPUTS` names.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fixres_poc.config import REPOSITORY, InputError, home
+
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "00_state_of_the_art": ("metrics.json",),
+    "01_dataset_eda": ("metrics.json",),
+    "02_baseline": ("metrics.json", "predictions.parquet"),
+    "03_train": ("metrics.json", "checkpoint.safetensors"),
+    "04_fixres": ("metrics.json", "predictions.parquet"),
+}
+TORCH_NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+LONGEST_MESSAGE = 400
+
+
+def notebook_path(stem: str) -> Path:
+    """Path of a notebook in notebooks/, or in $FIXRES_NOTEBOOKS where that is set."""
+    return Path(os.environ.get("FIXRES_NOTEBOOKS", REPOSITORY / "notebooks")) / f"{stem}.ipynb"
+
+
+def code_hash(notebook: Path, kinds: tuple[str, ...] = ("code",)) -> str:
+    """16 hex digits that change with a notebook's code cells, but not with its text or its outputs.
+
+    Args:
+        notebook: the file.
+        kinds: the cells to look at, with "markdown" for the text as well.
+
+    Raises:
+        InputError: no such notebook, or it is not a notebook.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] in kinds]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{notebook}: cannot be read as a notebook ({type(error).__name__}: {error})") from None
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+
+
+def complete(folder: Path, notebook: str) -> bool:
+    """Whether everything that a run of the notebook leaves is in the run's folder."""
+    return all((folder / file).exists() for file in OUTPUTS[notebook])
+
+
+def execute(settings_file: Path) -> str | None:
+    """Run the notebook that a settings file names, and keep what it says.
+
+    Returns:
+        None after success, otherwise the one-line message that `error.txt` begins with.
+
+    Raises:
+        InputError: no such settings file.
+    """
+    folder = settings_file.resolve().parent
+    try:
+        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+        stem, parameters = settings["notebook"], settings["parameters"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{settings_file}: cannot be read as a settings file ({type(error).__name__})") from None
+    (folder / "error.txt").unlink(missing_ok=True)
+    progress = folder / "progress.log"
+    progress.write_text("")
+    try:
+        with _environment(FIXRES_PROGRESS=str(progress), FIXRES_HOME=str(home())), _gpu(stem):
+            _run_notebook(notebook_path(stem), folder, parameters)
+    except Exception as error:
+        message, trace = _explain(error)
+        (folder / "error.txt").write_text(f"{message}\n\n{trace}\n", encoding="utf-8")
+        progress.unlink()
+        return message
+    progress.unlink()
+    return None
+
+
+def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from papermill import execute_notebook
+
+    class SameInterpreter(AsyncKernelManager):
+        """Starts ipykernel with this very interpreter, whatever kernel the user has registered as `python3`."""
+
+        def __init__(self, **values: Any) -> None:
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **values)
+
+    with _log_to(folder / "run.log"):
+        execute_notebook(
+            notebook,
+            folder / "notebook.ipynb",
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=300,
+            cwd=REPOSITORY,
+            kernel_manager_class=SameInterpreter,
+            shutdown_kernel="immediate",
+            extra_arguments=["--log-level=ERROR"],
+        )
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """The one-line message and the traceback of a failed run, without colours."""
+    name, text = getattr(error, "ename", None), getattr(error, "evalue", "")
+    trace = "\n".join(getattr(error, "traceback", None) or traceback.format_exception(error))
+    if name is None:
+        name, text = type(error).__name__, str(error)
+    if name == "DeadKernelError":
+        text = "the notebook's process died; the usual cause is too little memory"
+    message = " ".join(ANSI.sub("", text if name == InputError.__name__ else f"{name}: {text}").split())
+    return message[:LONGEST_MESSAGE] or name, ANSI.sub("", trace)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _log_to(file: Path) -> Iterator[None]:
+    logger, handler = logging.getLogger("papermill"), logging.FileHandler(file, mode="w", encoding="utf-8")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        handler.close()
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs that may be used: those of $CUDA_VISIBLE_DEVICES, otherwise all that the driver lists."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(index) for index in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+
+
+@contextlib.contextmanager
+def _gpu(notebook: str) -> Iterator[None]:
+    """Give the run one of several GPUs to itself; a cluster's scheduler has done so before we start."""
+    names = gpus() if notebook in TORCH_NOTEBOOKS and "SLURM_JOB_ID" not in os.environ else []
+    with contextlib.ExitStack() as stack:
+        while len(names) > 1:
+            name = next((name for name in names if _claimed(name, stack)), None)
+            if name is not None:
+                stack.enter_context(_environment(CUDA_VISIBLE_DEVICES=name))
+                break
+            time.sleep(1)
+        yield
+
+
+def _claimed(gpu: str, stack: contextlib.ExitStack) -> bool:
+    file = f"fixres_poc_gpu_{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}_{os.getuid()}.lock"
+    try:
+        stack.enter_context(FileLock(Path(tempfile.gettempdir()) / file).acquire(timeout=0))
+    except Timeout:
+        return False
+    return True
+
+
+def end_with_parent() -> None:
+    """Interrupt this process once the one that started it is gone, so that a killed sweep leaves nothing at work."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        print("the sweep is gone, so this run ends", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()

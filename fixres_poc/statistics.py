@@ -1,0 +1,138 @@
+"""Accuracies with intervals, and paired comparisons of two classifiers on the same pictures.
+
+Accuracies, probabilities and differences are fractions. `correct`, `first` and `second` are booleans of shape (N,): was
+the picture classified correctly? Two classifiers' arrays are aligned, picture by picture.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+from sklearn.metrics import recall_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+EXACT_BELOW = 25
+
+
+class Difference(NamedTuple):
+    """A difference of two accuracies and its interval, all in [-1, 1]."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion.
+
+    Args:
+        correct: number of successes, 0 to `total`.
+        total: number of trials; 0 gives (nan, nan).
+        level: coverage, in (0, 1).
+
+    Returns:
+        Lower and upper bound, in [0, 1].
+
+    Raises:
+        ValueError: `correct` is not within 0 and `total`.
+    """
+    if not 0 <= correct <= total:
+        raise ValueError(f"{correct} correct of {total}: need 0 <= correct <= total")
+    if total == 0:
+        return float("nan"), float("nan")
+    low, high = proportion_confint(correct, total, alpha=1 - level, method="wilson")
+    return float(low), float(high)
+
+
+def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
+    """Two-sided p-value of McNemar's test that both classifiers are equally often correct.
+
+    With fewer than 25 pictures on which they disagree the exact binomial test, else chi-squared with continuity
+    correction (McNemar, 1947; Edwards, 1948). No disagreement at all gives 1.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+    only_first, only_second, _ = _discordant(first, second)
+    table = [[0, only_first], [only_second, 0]]
+    if only_first == only_second:
+        return 1.0
+    return float(mcnemar(table, exact=only_first + only_second < EXACT_BELOW, correction=True).pvalue)
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
+    """Accuracy of the first classifier minus that of the second, with the Bonett-Price interval.
+
+    The interval is Wald's after one picture was added to each of the two kinds of disagreement (Bonett and Price, 2012;
+    recommended by Fagerland, Lydersen and Laake, 2014). It is centred closer to 0 than the estimate, which is the plain
+    difference.
+
+    Args:
+        first: correctness of the first classifier, (N,) booleans.
+        second: correctness of the second one on the same pictures.
+        level: coverage, in (0, 1).
+
+    Raises:
+        ValueError: the arrays differ in shape, or are empty.
+    """
+    only_first, only_second, total = _discordant(first, second)
+    if total == 0:
+        raise ValueError("no pictures to compare on")
+    p, q = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
+    margin = float(norm.ppf((1 + level) / 2)) * ((p + q - (p - q) ** 2) / (total + 2)) ** 0.5
+    return Difference((only_first - only_second) / total, max(p - q - margin, -1.0), min(p - q + margin, 1.0))
+
+
+def _discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int, int]:
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"correctness of shapes {a.shape} and {b.shape}: need two equally long rows")
+    return int(np.sum(a & ~b)), int(np.sum(b & ~a)), a.size
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over bins of equal width, weighted by their pictures (Guo et al., 2017).
+
+    Args:
+        confidence: probability of the predicted class, (N,), in [0, 1].
+        correct: was it right? (N,) booleans.
+        bins: number of bins on [0, 1], each closed on the right.
+
+    Returns:
+        The error in [0, 1]; nan where there are no pictures.
+    """
+    p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if p.size == 0:
+        return float("nan")
+    which: NDArray[np.intp] = np.clip(np.ceil(p * bins).astype(np.intp) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(which, weights=hit - p, minlength=bins)).sum() / p.size)
+
+
+def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean over the classes present in `targets` of the share of their pictures predicted right; nan with no pictures.
+
+    Args:
+        targets: class indices, (N,).
+        predicted: class indices, (N,).
+    """
+    labels = np.unique(np.asarray(targets))
+    if labels.size == 0:
+        return float("nan")
+    return float(recall_score(targets, predicted, labels=labels, average="macro", zero_division=0))
+
+
+def confused_pairs(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
+    """Ordered pairs of classes by how many pictures of the one are taken for the other.
+
+    Returns:
+        Columns target, predicted (names), pictures (number) and share (of the target's pictures).
+    """
+    table = pd.DataFrame({"target": np.asarray(targets), "predicted": np.asarray(predicted)})
+    pairs = table[table["target"] != table["predicted"]].value_counts().rename("pictures").reset_index()
+    share = pairs["pictures"] / pairs["target"].map(table["target"].value_counts())
+    names = {key: [classes[index] for index in pairs[key]] for key in ("target", "predicted")}
+    return pairs.assign(**names, share=share)

@@ -1,0 +1,80 @@
+"""The tables of notebook 05, styled for readers: percent, intervals, n/a where something was not run."""
+
+import math
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from fixres_poc.results import Results
+
+NOT_RUN = "n/a"
+
+
+def _percent(value: float) -> str:
+    return NOT_RUN if math.isnan(value) else f"{value * 100:.1f}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return NOT_RUN
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def cells(results: Results) -> Styler:
+    """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked."""
+    table, chosen = results.table, results.choose()
+    grid = table[["train_size", "test_size", "adaptation", "view"]].itertuples(index=False)
+    picked = (chosen.train_size, chosen.test_size, chosen.adaptation, chosen.view)
+    shown = pd.DataFrame(
+        {
+            "": ["chosen" if tuple(each) == picked else "" for each in grid],
+            "train": table["train_size"],
+            "test": table["test_size"],
+            "ratio": table["size_ratio"].map("{:.2f}".format),
+            "adaptation": table["adaptation"],
+            "seed": table["seed"],
+            "val top-1 %": table["val_top1"].map(_percent),
+            "test top-1 %": table["top1"].map(_percent),
+            "95 % interval": [_between(*pair) for pair in zip(table["top1_low"], table["top1_high"], strict=True)],
+            "macro %": table["macro_accuracy"].map(_percent),
+            "p (baseline)": table["p_vs_baseline"].map(_p),
+            "p (test = train)": table["p_vs_same_size"].map(_p),
+            "adapt s": table["adapt_seconds"].map("{:.0f}".format).replace("nan", "–"),
+            "pictures/s": table["eval_images_per_second"].map("{:.0f}".format).replace("nan", "–"),
+            "status": table["status"],
+        }
+    )
+    caption = "Baseline: frozen features and a linear classifier."
+    return shown.style.hide(axis="index").set_caption(caption)
+
+
+def _between(low: float, high: float) -> str:
+    return NOT_RUN if math.isnan(low) else f"{low * 100:.1f} to {high * 100:.1f}"
+
+
+def steps(path: pd.DataFrame) -> Styler:
+    """The steps of `results.gain_path`: accuracy after each, and its gain with interval and p-value."""
+    shown = pd.DataFrame(
+        {
+            "step": path["step"],
+            "test top-1 %": path["top1"].map(_percent),
+            "gain in points": [
+                NOT_RUN if math.isnan(gain) else f"{gain * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
+                for gain, low, high in path[["gain", "gain_low", "gain_high"]].itertuples(index=False)
+            ],
+            "p": path["p"].map(_p),
+        }
+    )
+    return shown.style.hide(axis="index")
+
+
+def settings(results: Results) -> pd.DataFrame:
+    """The sweep's settings, those that are set."""
+    values = {key: str(value) for key, value in results.sweep["settings"].items() if value is not None}
+    return pd.DataFrame({"setting": values.keys(), "value": values.values()}).set_index("setting")
+
+
+def failures(results: Results) -> pd.DataFrame:
+    """Runs that did not end well: name, status, error."""
+    runs = pd.DataFrame(results.sweep["runs"])
+    return runs.loc[runs["status"] != "ok", ["name", "status", "error"]].reset_index(drop=True)

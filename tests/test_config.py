@@ -1,0 +1,226 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from fixres_poc import config
+from fixres_poc.config import (
+    BaselineSettings,
+    DataSettings,
+    InputError,
+    PairSettings,
+    SweepSettings,
+    TrainSettings,
+    load_sweep,
+    read_parameters,
+    validate,
+)
+
+BASE: dict[str, Any] = {"name": "x", "dataset": "synthetic", "pairs": [[64, 96]]}
+GRID: dict[str, Any] = {"name": "x", "dataset": "synthetic", "train_sizes": [64, 96], "test_sizes": [64, 96, 128]}
+
+
+def error(values: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        validate(SweepSettings, values, "x.yml")
+    message = str(caught.value)
+    assert message.startswith("x.yml: ")
+    assert "\n" not in message
+    return message.removeprefix("x.yml: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pairs": [[64]]}, "pairs = (64,): each pair is [train_size, test_size]"),
+        ({"pairs": [[64, 96, 128]]}, "pairs = (64, 96, 128): each pair is [train_size, test_size]"),
+        ({"pairs": [64, 96]}, "pairs = 64: each pair is [train_size, test_size]"),
+        ({"pairs": "64,96"}, "pairs = '64,96': should be a list, such as [64, 96]"),
+        ({"pairs": []}, "pairs = (): may not be empty"),
+        ({"pairs": [[20, 96]]}, "pairs = 20: should be greater than or equal to 32"),
+        ({"pairs": [[64, 4096]]}, "pairs = 4096: should be less than or equal to 2048"),
+        ({"pairs": [[64, 96], [64, 96]]}, "pairs = ((64, 96), (64, 96)): each value may stand once"),
+        ({"seeds": [-1]}, "seeds = -1: should be greater than or equal to 0"),
+        ({"seeds": []}, "seeds = (): may not be empty"),
+        ({"epochs": 0}, "epochs = 0: should be greater than or equal to 1"),
+        ({"epochs": 1.0}, "epochs = 1.0: should be a valid integer"),
+        ({"epochs": True}, "epochs = True: should be a valid integer"),
+        ({"epochs": "4"}, "epochs = '4': should be a valid integer"),
+        ({"batch_size": 1}, "batch_size = 1: should be greater than or equal to 2"),
+        ({"learning_rate": 0}, "learning_rate = 0: should be greater than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan: should be less than or equal to 10"),
+        ({"label_smoothing": 1}, "label_smoothing = 1: should be less than 1"),
+        ({"image_limit": 10}, "image_limit = 10: should be greater than or equal to 30"),
+        ({"precision": "fp8"}, "precision = 'fp8': should be 'fp32', 'bf16' or 'fp16'"),
+        ({"resize": "width"}, "resize = 'width': should be 'short_side' or 'height'"),
+        (
+            {"adaptations": ["hed"]},
+            "adaptations = 'hed': should be 'none', 'head', 'head_bn_stats', 'head_bn' or 'control'",
+        ),
+        ({"adaptations": ["head", "head"]}, "adaptations = ('head', 'head'): each value may stand once"),
+        ({"show_pictures": "no"}, "show_pictures = 'no': should be a valid boolean"),
+        ({"dataset": None}, "dataset = None: should be a valid string"),
+        (
+            {"backbone": "efficientnet"},
+            "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite0'? "
+            "allowed: efficientnet_lite0, timm:<name>",
+        ),
+        ({"backbone": "timm:"}, "backbone = 'timm:': unknown backbone; allowed: efficientnet_lite0, timm:<name>"),
+        ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_impossible_value_is_named_with_what_is_allowed(values: dict[str, Any], message: str) -> None:
+    assert error(BASE | values) == message
+
+
+@pytest.mark.parametrize("missing", ["train_sizes", "test_sizes"])
+def test_half_a_grid_is_refused(missing: str) -> None:
+    assert error({key: value for key, value in GRID.items() if key != missing}).startswith("give either pairs, or both")
+
+
+def test_missing_key_is_named() -> None:
+    assert error({"name": "x", "pairs": [[64, 96]]}) == "key 'dataset' is missing"
+
+
+def test_misspelt_key_gets_a_suggestion_and_the_allowed_ones() -> None:
+    message = error(BASE | {"learning_rat": 0.1})
+    assert message.startswith("unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_epochs, ")
+    assert "name" not in message.split("allowed: ")[1].split(", ")
+    assert "did you mean" not in error(BASE | {"zzz": 0.1})
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        DataSettings().dataset = "other"  # type: ignore[misc]
+
+
+def test_grid_trains_once_a_train_size_and_seed() -> None:
+    runs = validate(SweepSettings, GRID | {"seeds": [0, 1]}, "x.yml").runs()
+    count = {stem: sum(run.notebook == stem for run in runs) for stem in {run.notebook for run in runs}}
+    once = {"00_state_of_the_art": 1, "01_dataset_eda": 1, "02_baseline": 1}
+    assert count == once | {"03_train": 2 * 2, "04_fixres": 2 * 3 * 2}
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_pair_waits_for_the_training_that_it_shares() -> None:
+    runs = {run.name: run for run in validate(SweepSettings, GRID, "x.yml").runs()}
+    pair = runs["train96_test128_seed0"]
+    assert pair.needs == ("train96_seed0",)
+    shared = PairSettings(**pair.parameters).train_settings()
+    assert shared.model_dump() == runs["train96_seed0"].parameters
+
+
+def test_runs_get_the_sweeps_values_and_its_name() -> None:
+    sweep = validate(SweepSettings, BASE | {"epochs": 7, "image_limit": 90, "adaptations": ["head"]}, "x.yml")
+    runs = {run.name: run.parameters for run in sweep.runs()}
+    pair = runs["train64_test96_seed0"]
+    assert (pair["sweep"], pair["epochs"], pair["image_limit"], pair["adaptations"]) == ("x", 7, 90, ("head",))
+    assert runs["baseline"].keys() == BaselineSettings.model_fields.keys()
+    assert runs["train64_seed0"].keys() == TrainSettings.model_fields.keys()
+    assert runs["dataset"].items() >= sweep.data_settings().model_dump().items()
+
+
+def test_pairs_keep_their_order_and_train_once() -> None:
+    sweep = validate(SweepSettings, BASE | {"pairs": [[96, 64], [64, 64], [96, 96]]}, "x.yml")
+    assert sweep.resolution_pairs() == ((96, 64), (64, 64), (96, 96))
+    names = [run.name for run in sweep.runs() if run.notebook == "03_train"]
+    assert names == ["train96_seed0", "train64_seed0"]
+
+
+def sweep_file(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "small.yml"
+    file.write_text(text)
+    return file
+
+
+def test_sweep_is_named_after_its_file_and_overrides_win(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, "dataset: synthetic\npairs: [[64, 96]]\n")
+    sweep = load_sweep(file, {"dataset": "pictures", "backbone": None})
+    assert (sweep.name, sweep.dataset, sweep.backbone) == ("small", "pictures", "efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
+        ("- 1\n", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
+        ("1: 2\n", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
+        ("name: y\n", "unknown key 'name'; a sweep's name is its file's stem, here 'small'"),
+        (
+            "dataset: x\npairs: [[64, 96]]\nlearning_rate: 1e-3\n",
+            "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as 1.0e-3",
+        ),
+    ],
+)
+def test_wrong_content_of_a_sweep_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = sweep_file(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_sweep(file)
+    assert str(caught.value) == f"{file}: {message}"
+
+
+def test_yaml_error_names_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"small\.yml, line 2: not valid YAML \(.+\)$"):
+        load_sweep(sweep_file(tmp_path, "dataset: x\npairs: 64: 96\n"))
+
+
+def test_unreadable_sweep_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_sweep(tmp_path / "none.yml")
+    (tmp_path / "small.yml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as a sweep file"):
+        load_sweep(tmp_path / "small.yml")
+
+
+def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config.resolve("data/a") == config.REPOSITORY / "data/a"
+    assert config.resolve("/a") == Path("/a")
+    monkeypatch.setenv("FIXRES_HOME", str(tmp_path))
+    assert config.run_folder("demo", "baseline") == tmp_path / "runs/demo/baseline"
+    assert config.report_folder("demo") == tmp_path / "reports/demo"
+    monkeypatch.delenv("FIXRES_HOME")
+    assert config.home() == config.REPOSITORY
+
+
+PARAMETERS_CELL = "train_size = 64  # px\ntest_size = 96\n"
+READ = "settings = read_parameters(PairSettings, globals())"
+
+
+def run_cells(*cells: str) -> Any:
+    """The namespace after these cells have run as in a notebook; raises what a cell raises."""
+    shell: Any = InteractiveShell()  # type: ignore[no-untyped-call]
+    shell.run_cell("from fixres_poc.config import PairSettings, read_parameters", store_history=True)
+    for cell in cells:
+        shell.run_cell(cell, store_history=True).raise_error()
+    return shell.user_ns
+
+
+def test_parameters_come_from_the_cell_and_papermill_overrides_it() -> None:
+    assert run_cells(PARAMETERS_CELL, READ)["settings"].test_size == 96
+    injected = "# Parameters\ntest_size = 128\nadaptations = ['none', 'head']\n"
+    settings = run_cells(PARAMETERS_CELL, injected, READ)["settings"]
+    assert (settings.train_size, settings.test_size, settings.adaptations) == (64, 128, ("none", "head"))
+
+
+def test_parameter_that_papermill_injects_misspelt_is_refused() -> None:
+    with pytest.raises(InputError, match=r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"):
+        run_cells(PARAMETERS_CELL, "# Parameters\ntest_siz = 128\n", READ)
+
+
+def test_name_misspelt_in_the_parameters_cell_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown key 'epoch'; did you mean 'epochs'"):
+        run_cells(PARAMETERS_CELL + "epoch = 3\n", READ)
+
+
+def test_names_of_other_cells_are_no_parameters() -> None:
+    assert run_cells("unrelated = 1\nprint(unrelated)", PARAMETERS_CELL, READ)["settings"].train_size == 64
+
+
+def test_missing_and_impossible_parameters_are_named() -> None:
+    with pytest.raises(InputError, match="parameters: key 'test_size' is missing"):
+        read_parameters(PairSettings, {"train_size": 64})
+    with pytest.raises(InputError, match="parameters: test_size = 1: should be greater than or equal to 32"):
+        read_parameters(PairSettings, {"train_size": 64, "test_size": 1})

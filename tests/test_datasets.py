@@ -1,0 +1,174 @@
+"""Folders of pictures: layouts, split, formats, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import save_picture
+from PIL import Image
+
+from fixres_poc import datasets
+from fixres_poc.config import DataSettings, InputError
+from fixres_poc.datasets.loading import PictureDataset, loader, read_image
+from fixres_poc.transforms import get_transforms
+
+
+def load(folder: Path, **more: object) -> datasets.Pictures:
+    return datasets.load(DataSettings(dataset=str(folder), **more))  # type: ignore[arg-type]
+
+
+def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:
+    pictures = load(colour_folder)
+    assert pictures.classes == ("blue", "green", "red")
+    counts = pictures.table.groupby(["label", "split"]).size().unstack()
+    assert counts["test"].tolist() == [4, 4, 4]
+    assert counts["val"].tolist() == [2, 2, 2]
+
+
+def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: Path) -> None:
+    before = load(colour_folder).table.set_index("picture")["split"]
+    assert not before.equals(load(colour_folder, split_seed=1).table.set_index("picture")["split"])
+    for index in range(3):
+        save_picture(colour_folder / "violet" / f"{index}.png", (150, 30, 160), seed=900 + index)
+    after = load(colour_folder).table.set_index("picture")["split"]
+    assert after[before.index].equals(before)
+
+
+def test_pictures_with_equal_bytes_stay_on_one_side(colour_folder: Path) -> None:
+    for index in range(12):
+        copy = (colour_folder / "red" / f"{index:02d}.png").read_bytes()
+        (colour_folder / "red" / f"copy{index:02d}.png").write_bytes(copy)
+    split = load(colour_folder).table.set_index("picture")["split"]
+    assert all(split[f"red/{index:02d}.png"] == split[f"red/copy{index:02d}.png"] for index in range(12))
+
+
+def test_classes_may_lie_one_level_down_and_hidden_files_are_passed_over(colour_folder: Path) -> None:
+    outer = colour_folder.parent / "outer"
+    outer.mkdir()
+    colour_folder.rename(outer / "Images")
+    (outer / "Images" / "red" / "._00.png").write_bytes(b"finder")
+    (outer / "Images" / ".cache").mkdir()
+    assert len(load(outer).table) == 36
+
+
+@pytest.mark.parametrize("val", ["val", "valid", None])
+def test_a_split_folder_keeps_its_test_part(tmp_path: Path, val: str | None) -> None:
+    for part in filter(None, ["train", "test", val]):
+        for label, colour in (("a", (200, 0, 0)), ("b", (0, 200, 0))):
+            for index in range(5):
+                save_picture(
+                    tmp_path / "data" / part / label / f"{index}.jpg", colour, seed=hash((part, label, index)) % 999
+                )
+    pictures = load(tmp_path / "data")
+    assert pictures.counts() == {"train": 10 if val else 8, "val": 10 if val else 2, "test": 10}
+    assert all(name.startswith("test/") for name in pictures.split("test")["picture"])
+
+
+def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
+    limited = load(colour_folder, image_limit=30)
+    assert 20 <= len(limited.table) <= 30
+    assert limited.table.groupby("label").size().nunique() == 1
+
+
+def test_the_fingerprint_notices_a_renamed_class_and_an_added_picture(colour_folder: Path) -> None:
+    before = load(colour_folder).fingerprint()
+    assert load(colour_folder).fingerprint() == before
+    (colour_folder / "red").rename(colour_folder / "rouge")
+    renamed = load(colour_folder).fingerprint()
+    save_picture(colour_folder / "blue" / "new.png", (0, 0, 250), seed=5)
+    assert len({before, renamed, load(colour_folder).fingerprint()}) == 3
+
+
+FORMATS = {"jpg": ("L", "RGB", "CMYK"), "png": ("L", "P", "RGB", "RGBA"), "webp": ("RGB", "RGBA")}
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in FORMATS.items() for mode in modes])
+def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    grey = mode == "L"
+    Image.new("RGB", (40, 30), (120, 120, 120) if grey else (200, 100, 40)).convert(mode).save(path)
+    image = read_image(path)
+    assert image.shape == (3, 30, 40)
+    assert image.dtype == torch.uint8
+    expected = (120, 120, 120) if grey else (200, 100, 40)
+    assert np.abs(image.float().mean((1, 2)).numpy() - expected).max() < 6
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_orientation_is_honoured(tmp_path: Path, suffix: str) -> None:
+    picture = Image.new("RGB", (40, 20), (255, 255, 255))
+    picture.paste((0, 0, 0), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise: the left half is on top
+    picture.save(tmp_path / f"x.{suffix}", exif=exif)
+    image = read_image(tmp_path / f"x.{suffix}").float().mean(0)
+    assert tuple(image.shape) == (40, 20)
+    assert image[:15].mean() < 20
+    assert image[25:].mean() > 235
+
+
+def test_a_jpeg_under_another_name_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 10), (9, 9, 9)).save(tmp_path / "x.jpg", format="PNG")
+    assert read_image(tmp_path / "x.jpg").shape == (3, 10, 10)
+
+
+def test_broken_pictures_are_named_before_anything_is_trained(colour_folder: Path, tmp_path: Path) -> None:
+    broken = colour_folder / "red" / "03.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"03\.png: not a readable picture"):
+        datasets.prepare(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"03\.png: not a readable picture"):
+        read_image(broken)
+
+
+def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:
+    settings = DataSettings(dataset=str(colour_folder))
+    first = datasets.prepare(settings, tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run" / "pictures.csv")
+    assert set(table["width"]) == {72}
+    assert set(table["height"]) == {56}
+    assert json.loads((tmp_path / "run" / "pictures.json").read_text())["classes"] == ["blue", "green", "red"]
+    stamp = (tmp_path / "run" / "pictures.csv").stat().st_mtime_ns
+    assert datasets.prepare(settings, tmp_path / "run") == first
+    assert (tmp_path / "run" / "pictures.csv").stat().st_mtime_ns == stamp
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no pictures found"):
+        load(tmp_path / "empty")
+    save_picture(colour_folder / "lone" / "0.png", (1, 2, 3), seed=1)
+    with pytest.raises(InputError, match=r"class 'lone' .* has 1 picture"):
+        load(colour_folder)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_picture(colour_folder: Path) -> None:
+    pictures = load(colour_folder)
+    train = get_transforms(32, 32, need=["train"])["train"]
+    data = PictureDataset(pictures, "train", train, seed=3)
+    state = torch.random.get_rng_state()
+    first = data[2][0]
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(99)
+    assert torch.equal(data[2][0], first)
+    data.epoch = 1
+    assert not torch.equal(data[2][0], first)
+    assert not torch.equal(PictureDataset(pictures, "train", train, seed=4)[2][0], first)
+
+
+def test_training_batches_are_shuffled_alike_and_evaluation_batches_in_order(colour_folder: Path) -> None:
+    pictures = load(colour_folder)
+    plain = get_transforms(32, 32, need=["val"])["val_test"]
+    train = PictureDataset(pictures, "train", plain, seed=0)
+    order = [index for _, _, rows in loader(train, 4) for index in rows.tolist()]
+    assert order == [index for _, _, rows in loader(train, 4, workers=2) for index in rows.tolist()]
+    assert order != sorted(order)
+    assert len(order) == len(train) // 4 * 4
+    test = PictureDataset(pictures, "test", plain)
+    assert [index for _, _, rows in loader(test, 5) for index in rows.tolist()] == list(range(len(test)))

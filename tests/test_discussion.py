@@ -1,0 +1,140 @@
+"""The report's sentences follow the numbers: where FixRes wins, loses, or cannot be told apart."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fixres_poc import config, discussion, records, results, tables
+from fixres_poc.config import BaselineSettings, DatasetSettings, PairSettings, SweepSettings, TrainSettings, run_folder
+from fixres_poc.results import Results
+from fixres_poc.statistics import Difference
+
+KEYS = {"name": "told", "dataset": "synthetic", "train_sizes": [96], "test_sizes": [96, 128]}
+MODELS: dict[str, type[config.Settings]] = {
+    "01_dataset_eda": DatasetSettings,
+    "02_baseline": BaselineSettings,
+    "03_train": TrainSettings,
+    "04_fixres": PairSettings,
+}
+ADAPTATIONS = ("none", "head", "head_bn_stats", "head_bn", "control")
+VAL, TEST = 100, 400
+
+
+def predictions(adaptation: str, val: float, test: float) -> pd.DataFrame:
+    """The first `val` and `test` share of the pictures right, so that the better of two cells is right on more."""
+    number = np.r_[np.arange(VAL) / VAL, np.arange(TEST) / TEST]
+    split = np.repeat(["val", "test"], [VAL, TEST])
+    right = number < np.where(split == "val", val, test)
+    table = pd.DataFrame({name: np.full(VAL + TEST, -1) for name in records.TOP}).assign(top1=np.where(right, 1, 0))
+    names = [f"{part}/{i:.4f}" for part, i in zip(split, number, strict=True)]
+    fixed: dict[str, Any] = {"view": "center", "target": 1, "probability": 0.5, "adaptation": adaptation}
+    return table.assign(split=split, picture=names, **fixed)
+
+
+def told(at_96: dict[str, float], at_128: dict[str, float] | None, baseline: float = 0.5, **sweep: object) -> Results:
+    """Results with these accuracies, the same on validation and on test; at_128 None stands for a failed run."""
+    settings = config.validate(SweepSettings, KEYS | sweep, "test")
+    top1 = {"baseline": {"baseline": baseline}, "train96_test96_seed0": at_96, "train96_test128_seed0": at_128}
+    for run in settings.runs():
+        folder = run_folder("told", run.name)
+        if run.name in top1 and top1[run.name] is None:
+            folder.mkdir(parents=True)
+            (folder / "error.txt").write_text("OutOfMemoryError: <b>full</b>\n")
+        elif run.notebook in MODELS:
+            frames = [predictions(name, value, value) for name, value in (top1.get(run.name) or {}).items()]
+            metrics = {
+                "classes": ["a", "b"],
+                "pictures": {"train": 300, "val": VAL, "test": TEST},
+                "eval_images_per_second": 50.0,
+            }
+            metrics |= {"seconds": {"train": 30.0, "adapt": dict.fromkeys(ADAPTATIONS, 5.0)}}
+            values = config.validate(MODELS[run.notebook], run.parameters, "test")
+            results.write_run(folder, values, metrics, pd.concat(frames) if frames else None)
+    results.collect(settings)
+    return results.load("told")
+
+
+def same(value: float) -> dict[str, float]:
+    return dict.fromkeys(ADAPTATIONS, value)
+
+
+def test_where_fixres_pays_the_text_says_so() -> None:
+    found = told(same(0.60), same(0.65) | {"head_bn": 0.80})
+    assert "FixRes pays here" in discussion.conclusion(found)
+    answer = discussion.answer(found)
+    assert "trained at 96, tested at 128 px, `head_bn`" in answer
+    assert "80.0% (95 % interval" in answer
+    assert "+30.0 points" in answer
+    assert "+15.0 points" in answer
+    assert "a gain in 1, a loss in 0" in discussion.adaptations(found)
+    assert "best at **128 px** (size ratio 1.08)" in discussion.size_effect(found)
+    assert "as geometry expects" in discussion.size_effect(found)
+
+
+def test_where_the_larger_size_loses_the_text_says_so() -> None:
+    found = told(same(0.80), same(0.60))
+    assert "does not pay here" in discussion.conclusion(found)
+    assert "Nothing: validation prefers" in discussion.answer(found)
+    assert "its own size" in discussion.size_effect(found)
+    assert "geometry expects 128 px" in discussion.size_effect(found)
+
+
+def test_where_validation_misled_the_loss_is_named() -> None:
+    found = told(same(0.80), same(0.60))
+    pair = (found.table["test_size"] == 128) & (found.table["adaptation"] == "head_bn")
+    found.table.loc[pair, "val_top1"] = 0.99
+    assert "FixRes loses here" in discussion.conclusion(found)
+    assert "20.0 points above" in discussion.optimism(found)
+    assert "-20.0 points" in discussion.fixres_part(found, found.choose())
+
+
+def test_where_nothing_can_be_told_apart_no_gain_is_claimed() -> None:
+    found = told(same(0.60), same(0.60) | {"head_bn": 0.605}, baseline=0.60)
+    assert "No gain could be shown" in discussion.conclusion(found)
+    assert "not told apart from none" in discussion.answer(found)
+    assert "not told apart in 1" in discussion.adaptations(found)
+
+
+def test_where_the_control_does_as_well_adapting_there_is_not_credited() -> None:
+    found = told(same(0.60), {"none": 0.70, "head": 0.75, "head_bn_stats": 0.75, "head_bn": 0.75, "control": 0.75})
+    assert "not shown against the control" in discussion.conclusion(found)
+
+
+def test_the_path_adds_up_to_the_whole_gain() -> None:
+    found = told(same(0.60), {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, "control": 0.72})
+    path = results.gain_path(found)
+    assert path["gain"].sum() == pytest.approx(0.30)
+    assert path["top1"].tolist() == pytest.approx([0.50, 0.60, 0.65, 0.72, 0.80])
+
+
+def test_failed_runs_and_missing_references_are_named() -> None:
+    found = told(same(0.60), None)
+    assert "1 runs failed" in discussion.trust(found)
+    failed = tables.failures(found).set_index("name")
+    assert failed.loc["train96_test128_seed0", "error"] == "OutOfMemoryError: <b>full</b>"
+    assert "No pair with a larger test size" in discussion.adaptations(found)
+
+
+def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
+    shown = vars(tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80})))["data"]
+    chosen = shown[shown[""] == "chosen"].iloc[0]
+    assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (128, "head_bn", "80.0")
+    assert chosen["p (test = train)"] == "<0.001"
+    assert shown.loc[shown["adaptation"] == "baseline", "p (baseline)"].tolist() == ["n/a"]
+
+
+def test_differences_are_signed_and_judged() -> None:
+    assert discussion.points(Difference(0.012, -0.003, 0.027)) == "+1.2 points (95 % interval -0.3 to +2.7)"
+    assert discussion.verdict(Difference(0.1, 0.01, 0.2)) == "a gain"
+    assert discussion.verdict(Difference(-0.1, -0.2, -0.01)) == "a loss"
+
+
+def test_failures_in_the_report_folder_need_no_runs(own_home: Path) -> None:
+    found = told(same(0.60), same(0.65))
+    for file in (own_home / "runs").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert results.load("told").choose() == found.choose()

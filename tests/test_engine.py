@@ -1,0 +1,248 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import throwaway
+
+from fixres_poc import engine
+from fixres_poc.config import REPOSITORY, InputError, SweepSettings, validate
+from fixres_poc.runner import OUTPUTS
+
+PAIRS = ["train64_test64_seed0", "train64_test96_seed0"]
+TRAINING = "train64_seed0"
+
+
+@dataclass
+class Step:
+    """What one call of a sweep did."""
+
+    succeeded: bool
+    ran: list[str]
+    failed: dict[str, str]
+    reports: int
+    seconds: float
+
+
+class Story:
+    """One sweep folder in which steps follow each other; the tests look at what each step did."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.sweep = home, throwaway.settings()
+        self.steps: dict[str, Step] = {}
+        self.code, self.seconds_to_stop = 0, 0.0
+
+    def ran(self) -> list[str]:
+        file = self.home / "ran.txt"
+        names = file.read_text().split() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return sorted(names)
+
+    def step(self, name: str, run: Callable[[], bool] | None = None) -> None:
+        page, begun = self.home / "reports/tiny/index.html", time.monotonic()
+        reports = len(page.read_text().splitlines()) if page.exists() else 0
+        succeeded = run() if run else engine.run_sweep(self.sweep, cores=2)
+        seconds = time.monotonic() - begun
+        reports = len(page.read_text().splitlines()) - reports
+        self.steps[name] = Step(succeeded, self.ran(), engine.failures(self.sweep), reports, seconds)
+
+    def edit(self, stem: str, old: str, new: str) -> None:
+        file = self.home / "notebooks" / f"{stem}.ipynb"
+        file.write_text(file.read_text().replace(old, new))
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.Popen([sys.executable, throwaway.__file__], env=environment, start_new_session=True)
+
+    def start_training(self) -> "subprocess.Popen[bytes]":
+        (self.home / "slow").touch()
+        process = self.start()
+        until(lambda: (self.home / "ran.txt").exists())
+        return process
+
+    def kill_snakemake(self) -> bool:
+        process = self.start_training()
+        next(each for each in throwaway.processes() if "snakemake" in each.cmdline()).kill()
+        code = process.wait(timeout=20)
+        return code == 0
+
+    def terminate(self) -> bool:
+        process = self.start_training()
+        begun = time.monotonic()
+        process.terminate()
+        self.code = process.wait(timeout=20)
+        until(lambda: not throwaway.processes())
+        self.seconds_to_stop = time.monotonic() - begun
+        return self.code == 0
+
+    def twice_at_once(self) -> bool:
+        both = [self.start_training(), self.start()]
+        time.sleep(1.5)
+        (self.home / "slow").unlink()
+        return [process.wait(timeout=60) for process in both] == [0, 0]
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = tmp_path_factory.mktemp("home")
+        throwaway.use(monkeypatch, home)
+        story = Story(home)
+        (home / "broken").touch()
+        story.step("first")
+        story.step("still broken")
+        (home / "broken").unlink()
+        story.step("mended")
+        story.step("unchanged")
+        for file in (home / "notebooks").iterdir():
+            file.write_text(file.read_text().replace("Text.", "Other text."))
+        story.step("text edited")
+        story.edit("04_fixres", "train_size = test_size = 0", "train_size = test_size = 1")
+        story.step("pair code edited")
+        story.edit("03_train", "train_size = test_size = 0", "train_size = test_size = 1")
+        story.step("snakemake killed", story.kill_snakemake)
+        story.step("terminated", story.terminate)
+        story.step("twice at once", story.twice_at_once)
+    return story
+
+
+def test_failed_pair_stops_no_other(story: Story) -> None:
+    assert story.steps["first"].ran == sorted(throwaway.RUNS)
+    assert story.steps["first"].failed == {PAIRS[1]: "test_size = 96: broken"}
+
+
+def test_sweep_with_a_failed_run_fails_after_its_report(story: Story) -> None:
+    assert not story.steps["first"].succeeded
+    assert story.steps["first"].reports == 1
+
+
+def test_failed_run_is_tried_again_but_the_same_report_is_not_made_again(story: Story) -> None:
+    assert story.steps["still broken"].ran == [PAIRS[1]]
+    assert story.steps["still broken"].reports == 0
+
+
+def test_mended_sweep_runs_only_what_had_failed(story: Story) -> None:
+    step = story.steps["mended"]
+    assert (step.succeeded, step.ran, step.failed, step.reports) == (True, [PAIRS[1]], {}, 1)
+
+
+@pytest.mark.parametrize("name", ["unchanged", "text edited"])
+def test_nothing_runs_where_no_code_changed(story: Story, name: str) -> None:
+    step = story.steps[name]
+    assert (step.succeeded, step.ran, step.reports) == (True, [], 0)
+    assert step.seconds < 8
+
+
+def test_edited_code_runs_again(story: Story) -> None:
+    step = story.steps["pair code edited"]
+    assert (step.succeeded, step.ran, step.reports) == (True, PAIRS, 1)
+
+
+def test_killed_snakemake_leaves_errors_and_no_outdated_result(story: Story) -> None:
+    step = story.steps["snakemake killed"]
+    assert not step.succeeded
+    assert step.failed[TRAINING] == "ended without a word: killed?"
+    assert {step.failed[pair] for pair in PAIRS} == {f"not run, because {TRAINING} failed"}
+
+
+def test_sigterm_stops_everything_within_five_seconds(story: Story) -> None:
+    assert story.code == 130
+    assert story.seconds_to_stop < 5
+    assert story.steps["terminated"].ran == [TRAINING]
+
+
+def test_two_at_once_take_turns_and_go_on_where_the_killed_ones_were(story: Story) -> None:
+    step = story.steps["twice at once"]
+    assert (step.succeeded, step.ran, step.failed, step.reports) == (True, sorted([TRAINING, *PAIRS]), {}, 1)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    throwaway.use(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def lay_out(home: Path, fingerprint: str = "a", **values: object) -> dict[str, float]:
+    """Lay a sweep out as if all its runs were done, and tell when each of its settings files was written."""
+    sweep = validate(SweepSettings, throwaway.SWEEP | values, "tiny.yml")
+    engine._lay_out(sweep, fingerprint)
+    for run in sweep.runs():
+        for file in OUTPUTS[run.notebook]:
+            (home / "runs/tiny" / run.name / file).touch()
+    return {file.parent.name: file.stat().st_mtime_ns for file in home.glob("runs/tiny/*/settings.json")}
+
+
+def test_settings_file_says_what_decides_a_run(home: Path) -> None:
+    lay_out(home)
+    content = json.loads((home / "runs/tiny/train64_test96_seed0/settings.json").read_text())
+    assert sorted(content) == ["code", "data", "notebook", "parameters", "version"]
+    assert (content["notebook"], content["parameters"]["test_size"]) == ("04_fixres", 96)
+
+
+def test_settings_files_are_only_written_when_they_change(home: Path) -> None:
+    assert lay_out(home) == lay_out(home)
+    changed = lay_out(home, adapt_epochs=3)
+    assert {name for name, written in lay_out(home).items() if written == changed[name]} == {
+        "state_of_the_art",
+        "dataset",
+        "baseline",
+    }
+
+
+def test_other_pictures_change_every_run(home: Path) -> None:
+    before, after = lay_out(home, "a"), lay_out(home, "b")
+    assert all(after[name] > before[name] for name in throwaway.RUNS)
+
+
+def test_outdated_training_takes_its_pairs_with_it(home: Path) -> None:
+    lay_out(home)
+    notebook = home / "notebooks/03_train.ipynb"
+    notebook.write_text(notebook.read_text().replace("slow", "quick"))
+    engine._lay_out(throwaway.settings(), "a")
+    left = {file.parent.name for file in home.glob("runs/tiny/*/metrics.json")}
+    assert left == {"state_of_the_art", "dataset", "baseline"}
+
+
+def test_half_done_run_is_not_taken_for_done(home: Path) -> None:
+    lay_out(home)
+    (home / "runs/tiny/baseline/progress.log").touch()
+    engine._lay_out(throwaway.settings(), "a")
+    assert not (home / "runs/tiny/baseline/metrics.json").exists()
+
+
+def test_missing_notebook_is_named(home: Path) -> None:
+    (home / "notebooks/02_baseline.ipynb").unlink()
+    with pytest.raises(InputError, match=r"02_baseline\.ipynb: cannot be read as a notebook"):
+        engine.run_sweep(throwaway.settings())
+
+
+@pytest.mark.parametrize(
+    ("cards", "cores", "threads", "limit"),
+    [("", 8, 4, None), ("0", 8, 4, "gpu=1"), ("0,1,2,3", 8, 2, "gpu=4"), ("", 1, 1, None)],
+)
+def test_runs_share_cores_and_gpus(
+    monkeypatch: pytest.MonkeyPatch, cards: str, cores: int, threads: int, limit: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    command = engine._command(Path("runs/tiny"), cores, "profiles/local")
+    assert f"threads={threads}" in command
+    assert (limit in command) if limit else ("--resources" not in command)
+
+
+def test_a_cluster_is_not_limited_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    command = engine._command(Path("runs/tiny"), None, "profiles/slurm")
+    assert "--resources" not in command
+    assert "--cores" not in command

@@ -1,0 +1,91 @@
+"""What the figures show: the right numbers, in percent, with failures marked."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from fixres_poc import plots
+from fixres_poc.geometry import neutral_test_size
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    cells = [(96, 96, 0.8), (96, 128, 0.85), (128, 96, 0.7), (128, 128, np.nan)]
+    rows = pd.DataFrame(cells, columns=["train_size", "test_size", "top1"])
+    status = np.where(rows["top1"].isna(), "failed", "ok")
+    rows = rows.assign(adaptation="none", view="center", status=status, eval_images_per_second=1e4 / rows["test_size"])
+    return rows.assign(top1_low=rows["top1"] - 0.03, top1_high=rows["top1"] + 0.03)
+
+
+def test_grid_shows_percent_and_failures(table: pd.DataFrame) -> None:
+    figure = plots.accuracy_grid(pd.concat([table, table.assign(adaptation="head")]))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["80.0", "85.0", "70.0", "failed"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["none", "head"]
+
+
+def test_grid_where_all_failed(table: pd.DataFrame) -> None:
+    figure = plots.accuracy_grid(table.assign(top1=np.nan, status="missing"))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"missing"}
+
+
+def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
+    axis = plots.accuracy_by_test_size(table).axes[0]
+    points = [np.asarray(line.get_xydata()) for line in axis.lines]
+    assert points[0].tolist() == [[96, pytest.approx(80)], [128, pytest.approx(85)]]
+    assert any(np.allclose(each[:, 0], neutral_test_size(96)) for each in points if len(each))
+
+
+def test_cost_names_the_cells_that_none_beats(table: pd.DataFrame) -> None:
+    axis = plots.cost_accuracy(table).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["96/96", "96/128"]
+
+
+def test_gain_path_tells_what_was_not_run() -> None:
+    path = pd.DataFrame({"step": ["baseline", "tuned", "control"], "top1": [0.8, 0.85, np.nan]})
+    path["against"] = pd.Series([None, "baseline", None], dtype=object)
+    path = path.assign(gain=[np.nan, 0.05, np.nan], gain_low=0.02, gain_high=0.08)
+    texts = [text.get_text() for text in plots.gain_path(path).axes[0].texts]
+    assert texts == ["80.0%", "+5.0 [+2.0, +8.0]", "not run"]
+
+
+@pytest.mark.parametrize("classes", [2, 50])
+def test_class_distribution_adds_up(classes: int) -> None:
+    labels = [f"c{i % classes}" for i in range(100)]
+    axis = plots.class_distribution(pd.DataFrame({"label": labels, "split": ["train"] * 50 + ["test"] * 50})).axes[0]
+    assert len(axis.patches) == 2 * classes
+    assert axis.get_title(loc="left") == f"{classes} classes, {100 // classes} to {100 // classes} pictures each"
+
+
+def test_size_distribution_shows_means() -> None:
+    pictures = pd.DataFrame({"width": [100, 300], "height": [100, 100]})
+    legends = [axis.get_legend_handles_labels()[1] for axis in plots.size_distribution(pictures).axes]
+    assert legends == [["mean 200"], ["mean 100"], ["mean 2.00"]]
+
+
+def test_sheet_wants_a_title_a_picture() -> None:
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    assert len(plots.sample_sheet([image] * 5, list("abcde"), columns=4).axes) == 8
+    with pytest.raises(ValueError, match="1 pictures and 2 titles"):
+        plots.sample_sheet([image], ["a", "b"])
+
+
+def test_framing_keeps_one_scale() -> None:
+    rows = {"train": [np.zeros((8, 8, 3), np.uint8)], "test": [np.zeros((16, 16, 3), np.uint8)]}
+    assert {axis.get_xlim() for axis in plots.framing(rows).axes} == {(-0.5, 16.0)}
+
+
+def test_confusions_count_pictures() -> None:
+    axis = plots.confusions([0, 0, 1], [1, 1, 1], ["a", "b"]).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["2"]
+    assert "none" in plots.confusions([0], [0], ["a"]).axes[0].get_title(loc="left")

@@ -1,0 +1,124 @@
+"""Pages made from stand-in notebooks: complete, self-contained, and harmless whatever the data says."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from fixres_poc import config, report
+from fixres_poc.config import SweepSettings, run_folder
+
+EVIL = "<script>alert(1)</script><img src=http://example.org/x.png>"
+KEYS = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 96], [64, 128]]}
+SWEEP = config.validate(SweepSettings, KEYS, "test")
+FAILED, MISSING = "train64_test96_seed0", "train64_test128_seed0"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+def write_notebook(path: Path, heading: str, *cells: nbformat.NotebookNode) -> None:
+    first = new_markdown_cell(f"# {heading}\n\nWords.")  # type: ignore[no-untyped-call]
+    info = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notebook = new_notebook(cells=[first, *cells], metadata=info)  # type: ignore[no-untyped-call]
+    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+
+
+def code_cell(**data: str) -> nbformat.NotebookNode:
+    data = {kind.replace("_", "/"): text for kind, text in data.items()}
+    output = new_output("display_data", data)  # type: ignore[no-untyped-call]
+    return new_code_cell("show()", outputs=[output])  # type: ignore[no-untyped-call,no-any-return]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FIXRES_HOME", str(tmp_path))
+    monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
+    for run in SWEEP.runs():
+        folder = run_folder("tiny", run.name)
+        if run.name != MISSING:
+            write_notebook(folder / "notebook.ipynb", f"Notebook of {run.notebook}")
+        if run.name == FAILED:
+            (folder / "error.txt").write_text(f"ValueError: {EVIL}\n\nTraceback")
+        elif run.name != MISSING:
+            (folder / "metrics.json").write_text(json.dumps({"settings": {}, "seconds": {"train": 61}}))
+    return tmp_path
+
+
+def page(file: Path) -> BeautifulSoup:
+    return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+
+
+def assert_harmless(html: BeautifulSoup) -> None:
+    assert not html(["script", "link", "iframe", "object", "base"])
+    assert all(str(each["src"]).startswith("data:") for each in html(src=True))
+    assert not [name for each in html(True) for name in each.attrs if name.startswith("on")]
+    assert {each.name for each in html(href=True)} <= {"a"}
+    assert not re.search(r"@import|url\(", str(html.style))
+
+
+def test_report_has_every_run(home: Path) -> None:
+    cells = [new_code_cell("sweep = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
+    cells += [new_markdown_cell("## Answer"), new_code_cell("print('sweep', sweep)")]  # type: ignore[no-untyped-call]
+    write_notebook(home / "notebooks/05_results.ipynb", "The question?", *cells)
+    stale = home / "reports/tiny/notebooks/train32_seed0.html"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    index = report.write_report(SWEEP)
+    html = page(index)
+    assert_harmless(html)
+    assert html.title is not None
+    assert html.title.text == "The question?"
+    assert "sweep tiny" in html.text
+    assert [link.text for link in html.select("nav a")] == ["Answer", "Every run and its notebook"]
+    rows = {row.td.contents[0].text: row.text for row in html.select("table.runs tbody tr") if row.td}
+    assert set(rows) == {run.name for run in SWEEP.runs()}
+    assert "1 min 1 s" in rows["train64_seed0"]
+    assert EVIL in rows[FAILED]
+    assert "missing" in rows[MISSING]
+    links = {str(link["href"]) for link in html.select("table.runs a")}
+    assert links == {f"notebooks/{run.name}.html" for run in SWEEP.runs() if run.name != MISSING}
+    assert {f"notebooks/{file.name}" for file in stale.parent.iterdir()} == links
+    failed = page(index.parent / "notebooks" / f"{FAILED}.html")
+    assert_harmless(failed)
+    assert EVIL in failed.select(".failure")[0].text
+    assert failed.select('a[href="../index.html"]')
+
+
+def test_failing_results_notebook_is_told(home: Path) -> None:
+    with pytest.raises(RuntimeError, match="05_results failed"):
+        report.write_report(SWEEP)
+    assert (home / "reports/tiny/notebooks/train64_seed0.html").exists()
+
+
+def test_whatever_came_from_data_is_shown_as_text(tmp_path: Path) -> None:
+    error = new_output("error", ename="E", evalue=EVIL, traceback=[EVIL])  # type: ignore[no-untyped-call]
+    stream = new_output("stream", name="stdout", text=EVIL)  # type: ignore[no-untyped-call]
+    cells = [
+        code_cell(text_html=f"<table><tr><td onclick='x()'>{EVIL}</td></tr></table>"),
+        code_cell(text_markdown=f"**bold** {EVIL} [link](javascript:alert(1))"),
+        code_cell(text_plain=EVIL),
+        new_markdown_cell(f"## Class {EVIL}"),  # type: ignore[no-untyped-call]
+        new_code_cell(f"'{EVIL}'", outputs=[error, stream]),  # type: ignore[no-untyped-call]
+    ]
+    write_notebook(tmp_path / "a.ipynb", f"Title {EVIL}", *cells)
+    html = BeautifulSoup(report.render(tmp_path / "a.ipynb", {"name": EVIL, "back": EVIL}), "html.parser")
+    assert_harmless(html)
+    assert html.text.count("<script>") >= 9
+    assert not [link for link in html(href=True) if str(link["href"]).startswith("javascript")]
+
+
+def test_pictures_are_inline_and_code_is_folded(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "a.ipynb", "Title", code_cell(image_png=PNG))
+    html = BeautifulSoup(report.render(tmp_path / "a.ipynb", {}), "html.parser")
+    assert [str(image["src"]) for image in html("img")] == [f"data:image/png;base64,{PNG}"]
+    assert html.select("details:not([open]) .highlight")[0].text.strip() == "show()"
+
+
+def test_tables_scroll_and_keep_no_style_text() -> None:
+    cleaned = report.clean("<style scoped>td {color: red}</style><table><tr><th>a</th></tr></table>")
+    assert cleaned.startswith('<div class="scroll"><table>')
+    assert "color" not in cleaned

@@ -1,0 +1,130 @@
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import throwaway
+
+from fixres_poc import runner
+from fixres_poc.config import REPOSITORY, InputError
+
+PARAMETERS = 'train_size = 64\nname = "default"'
+LOOK = """
+import os, sys
+print(train_size, name, sys.executable, os.getcwd(), os.environ["FIXRES_PROGRESS"])
+"""
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return tmp_path / "runs/tiny/train64_seed0"
+
+
+def execute(run_folder: Path, *sources: str, **parameters: object) -> str | None:
+    throwaway.write_notebook(run_folder.parents[2] / "notebooks/03_train.ipynb", PARAMETERS, *sources)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    settings = {"notebook": "03_train", "parameters": parameters}
+    (run_folder / "settings.json").write_text(json.dumps(settings))
+    return runner.execute(run_folder / "settings.json")
+
+
+def register_other_kernel(folder: Path) -> None:
+    """A kernel named python3 that is another interpreter, and does not even start."""
+    python = folder / "other_python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    kernel = folder / "kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": [str(python)], "display_name": "other", "language": "python"}))
+
+
+def test_notebook_gets_parameters_and_runs_in_this_interpreter(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    register_other_kernel(tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    run_folder.mkdir(parents=True)
+    (run_folder / "error.txt").write_text("an old error")
+    assert execute(run_folder, LOOK, name="given", unknown=1) is None
+    executed = json.loads((run_folder / "notebook.ipynb").read_text())
+    expected = ["64", "given", sys.executable, str(REPOSITORY), str(run_folder / "progress.log")]
+    assert "".join(executed["cells"][-1]["outputs"][0]["text"]).split() == expected
+    assert sorted(file.name for file in run_folder.iterdir()) == ["notebook.ipynb", "run.log", "settings.json"]
+    assert "unknown parameter: unknown" in (run_folder / "run.log").read_text()
+    assert "unknown parameter" not in "".join(capfd.readouterr())
+    assert os.environ["FIXRES_PROGRESS"] == "/dev/null"
+
+
+def test_wrong_input_is_told_in_its_own_words(run_folder: Path) -> None:
+    source = 'print("before")\nfrom fixres_poc.config import InputError\nraise InputError("epochs = 0: too\\nfew")'
+    assert execute(run_folder, source, 'print("after")') == "epochs = 0: too few"
+    first, *rest = (run_folder / "error.txt").read_text().splitlines()
+    assert first == "epochs = 0: too few"
+    assert any("Traceback" in line for line in rest)
+    assert "\x1b" not in "".join(rest)
+    assert not (run_folder / "progress.log").exists()
+    texts = (run_folder / "notebook.ipynb").read_text()
+    assert "before" in texts
+
+
+def test_other_errors_are_told_with_their_type_and_a_dead_kernel_with_its_likely_cause(run_folder: Path) -> None:
+    assert execute(run_folder, "1 / 0") == "ZeroDivisionError: division by zero"
+    dead = execute(run_folder, "import os\nos._exit(1)")
+    assert dead == "DeadKernelError: the notebook's process died; the usual cause is too little memory"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_unusable_settings_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=r"settings\.json: cannot be read as a settings file"):
+        runner.execute(tmp_path / "settings.json")
+
+
+def test_code_hash_looks_at_code_only(tmp_path: Path) -> None:
+    notebook = throwaway.write_notebook(tmp_path / "a.ipynb", "x = 1", "print(x)")
+    before = runner.code_hash(notebook)
+    content = json.loads(notebook.read_text())
+    content["cells"][0]["source"] = ["Other ", "text."]
+    content["cells"][2] |= {"outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}], "execution_count": 2}
+    content["cells"][2]["source"] = ["print", "(x)"]
+    notebook.write_text(json.dumps(content))
+    assert runner.code_hash(notebook) == before
+    content["cells"][2]["source"] = ["print(y)"]
+    notebook.write_text(json.dumps(content))
+    assert runner.code_hash(notebook) != before
+
+
+@pytest.mark.parametrize(("visible", "names"), [("", []), ("0", ["0"]), ("1, 3", ["1", "3"])])
+def test_gpus_are_those_made_visible(monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert runner.gpus() == names
+
+
+def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho '  MIG 1g.10gb Device 0: y'\necho 'GPU 1: A (UUID: z)'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert runner.gpus() == ["0", "1"]
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert runner.gpus() == []
+
+
+def test_two_trainings_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with runner._gpu("03_train"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+        with runner._gpu("04_fixres"):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    with runner._gpu("01_dataset_eda"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5"

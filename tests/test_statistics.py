@@ -1,0 +1,80 @@
+"""Hand-computed values, published examples and scipy."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binomtest, chi2
+
+from fixres_poc.statistics import (
+    confused_pairs,
+    expected_calibration_error,
+    macro_accuracy,
+    mcnemar_p,
+    paired_difference,
+    wilson_interval,
+)
+
+
+def pair(both: int, only_first: int, only_second: int, neither: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    counts = [both, only_first, only_second, neither]
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+def test_wilson_matches_scipy() -> None:
+    expected = binomtest(8022, 8580).proportion_ci(method="wilson")
+    assert wilson_interval(8022, 8580) == pytest.approx((expected.low, expected.high))
+
+
+def test_wilson_of_nothing_and_of_the_impossible() -> None:
+    assert np.isnan(wilson_interval(0, 0)).all()
+    with pytest.raises(ValueError, match="11 correct of 10"):
+        wilson_interval(11, 10)
+
+
+def test_mcnemar_is_exact_with_few_disagreements() -> None:
+    assert mcnemar_p(*pair(1, 1, 7, 12)) == pytest.approx(2 * (1 + 8) / 2**8)
+
+
+def test_mcnemar_is_chi_squared_with_many() -> None:
+    assert mcnemar_p(*pair(50, 40, 20, 9)) == pytest.approx(chi2.sf((40 - 20 - 1) ** 2 / 60, 1))
+
+
+def test_mcnemar_of_equal_classifiers_is_one() -> None:
+    assert mcnemar_p([True, False], [True, False]) == 1
+    assert mcnemar_p(*pair(5, 30, 30, 5)) == 1
+
+
+def test_paired_difference_by_hand() -> None:
+    """(1 + 1) / 23 - (7 + 1) / 23 = -0.2609; its standard error is sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
+    difference = paired_difference(*pair(1, 1, 7, 12))
+    assert difference == pytest.approx((-6 / 21, -0.2609 - 1.96 * 0.1263, -0.2609 + 1.96 * 0.1263), abs=1e-3)
+
+
+def test_paired_interval_covers_the_truth() -> None:
+    tables = np.random.default_rng(0).multinomial(80, [0.7, 0.12, 0.06, 0.12], size=400)
+    intervals = [paired_difference(*pair(*table)) for table in tables]
+    assert 0.93 <= np.mean([low <= 0.06 <= high for _, low, high in intervals]) <= 0.98
+
+
+def test_paired_arrays_must_align() -> None:
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        paired_difference([True, False], [True, False, True])
+    with pytest.raises(ValueError, match="no pictures"):
+        paired_difference([], [])
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    error = expected_calibration_error([0.95, 0.85, 0.85, 0.1], [True, True, False, False], bins=10)
+    assert error == pytest.approx((0.05 + abs(1 - 1.7) + 0.1) / 4)
+    assert np.isnan(expected_calibration_error([], []))
+
+
+def test_macro_accuracy_weighs_classes_equally() -> None:
+    assert macro_accuracy([0, 0, 0, 1], [0, 0, 2, 1]) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_confused_pairs_are_counted_by_direction() -> None:
+    pairs = confused_pairs([0, 0, 0, 0, 1], [1, 1, 2, 0, 0], ["a", "b", "c"])
+    assert pairs.iloc[0].tolist() == ["a", "b", 2, 0.5]
+    assert len(pairs) == 3
+    assert confused_pairs([0, 1], [0, 1], ["a", "b"]).empty

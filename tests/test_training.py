@@ -1,0 +1,131 @@
+"""Stage 1, its checkpoint, and predictions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fixres_poc import checkpoint, datasets, evaluation, training
+from fixres_poc.backbones import Tail
+from fixres_poc.config import BaselineSettings, InputError, TrainSettings, run_folder
+from fixres_poc.datasets.loading import PictureDataset
+
+TINY = {"train_size": 48, "batch_size": 6, "epochs": 2, "adapt_epochs": 1, "learning_rate": 0.03}
+
+
+def settings_for(folder: Path, **more: object) -> TrainSettings:
+    return TrainSettings(dataset=str(folder), **(TINY | more))  # type: ignore[arg-type]
+
+
+def weights(trained: training.Trained) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in trained.model.state_dict().items()}
+
+
+def test_training_learns_colours_and_keeps_the_best_epoch(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, epochs=3)
+    pictures = datasets.load(settings)
+    trained = training.train(settings, pictures)
+    assert trained.history["epoch"].tolist() == [1, 2, 3]
+    assert trained.history["loss"].iloc[-1] < trained.history["loss"].iloc[0]
+    best = trained.history["val_top1"].max()
+    assert best > 0.6
+    assert training.val_top1(trained.model, settings, pictures, evaluation.accelerator("fp32")) == best
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    pictures = datasets.load(settings)
+    first, again = (weights(training.train(settings, pictures)) for _ in range(2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    other = weights(training.train(settings_for(colour_folder, epochs=1, seed=1), pictures))
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_a_finished_training_is_read_and_not_done_again(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for(colour_folder)
+    pictures = datasets.load(settings)
+    first = training.train_or_load(settings, pictures)
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
+    second = training.train_or_load(settings, pictures)
+    assert all(torch.equal(value, weights(first)[key]) for key, value in weights(second).items())
+    assert second.control is not None
+    assert first.control is not None
+    weight = "classifier.weight"
+    assert torch.equal(second.control.state_dict()[weight], first.control.state_dict()[weight])
+    assert second.history.equals(first.history)
+    assert second.seconds == first.seconds
+
+
+@pytest.mark.parametrize("change", [{"epochs": 1}, {"train_size": 64}, {"seed": 5}, {"batch_size": 4}])
+def test_a_checkpoint_of_other_settings_is_refused_by_name(colour_folder: Path, change: dict[str, int]) -> None:
+    settings = settings_for(colour_folder)
+    path = run_folder("notebooks", "x") / training.CHECKPOINT
+    checkpoint.save(path, {"a": torch.ones(2)}, {"settings": settings.model_dump(), "classes": ["a"]})
+    assert checkpoint.load(path, {"settings": settings.model_dump()})[1]["classes"] == ["a"]
+    with pytest.raises(InputError, match=next(iter(change))):
+        checkpoint.load(path, {"settings": settings.model_copy(update=change).model_dump()})
+
+
+def test_a_damaged_checkpoint_is_refused_and_trained_again(
+    colour_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    pictures = datasets.load(settings)
+    first = weights(training.train_or_load(settings, pictures))
+    path = run_folder(settings.sweep, settings.run_name) / training.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100])
+    again = weights(training.train_or_load(settings, pictures))
+    assert "training again" in caplog.text
+    assert torch.equal(first["classifier.weight"], again["classifier.weight"])
+    assert [each.name for each in path.parent.iterdir()] == [training.CHECKPOINT]
+
+
+def test_a_changed_picture_set_is_trained_anew(colour_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    training.train_or_load(settings, datasets.load(settings))
+    (colour_folder / "red" / "00.png").rename(colour_folder / "red" / "renamed.png")
+    training.train_or_load(settings, datasets.load(settings))
+    assert "pictures" in caplog.text
+
+
+def test_predictions_share_one_trunk_and_equal_the_plain_network(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    pictures = datasets.load(settings)
+    engine = evaluation.accelerator("fp32")
+    model = training.train(settings, pictures, engine).model
+    table = evaluation.predict(
+        model, {"none": Tail(model), "again": Tail(model)}, pictures, "test", settings, 64, engine
+    ).table
+    plain = table[table["adaptation"] == "none"].reset_index(drop=True)
+    data = PictureDataset(pictures, "test", evaluation.transforms_for(settings, 64, 64)["val_test"])
+    with torch.no_grad():
+        logits = model(torch.stack([data[index][0] for index in range(len(data))]))
+    assert plain["top1"].tolist() == logits.argmax(1).tolist()
+    assert np.allclose(plain["probability"], logits.softmax(1).max(1).values, atol=1e-5)
+    assert plain["picture"].tolist() == data.names
+    assert (plain["top4"] == -1).all()
+
+
+def test_prediction_table_orders_by_probability() -> None:
+    rows = pd.DataFrame({"picture": ["a", "b"], "split": ["test"] * 2, "label": [0, 2]})
+    table = evaluation.prediction_table(rows, "none", np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]))
+    assert table[["top1", "top2", "top3", "top4"]].to_numpy().tolist() == [[1, 2, 0, -1], [2, 0, 1, -1]]
+    assert table["probability"].tolist() == pytest.approx([0.5, 0.8])
+
+
+def test_the_linear_baseline_learns_colours(colour_folder: Path) -> None:
+    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16)
+    result = evaluation.baseline(settings, datasets.load(settings))
+    test = result.predictions[result.predictions["split"] == "test"]
+    assert (test["top1"] == test["target"]).mean() > 0.9
+    assert result.penalty in result.val_top1
+    assert json.dumps(result.seconds)
+
+
+def test_half_precision_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="fp16"):
+        evaluation.accelerator("fp16")

@@ -1,0 +1,90 @@
+"""The published transforms: sizes, framing, the two defects behind their switch."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+
+from fixres_poc.transforms import ShiftedCrop, get_transforms, resized_side
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_the_published_call_gives_the_published_sizes() -> None:
+    built = get_transforms(input_size=320, test_size=380, kind="full", crop=True, need=("train", "val"), backbone=None)
+    assert {name: tuple(t(picture(500, 375)).shape) for name, t in built.items()} == {
+        "train": (3, 320, 320),
+        "val_test": (3, 380, 380),
+        "val_train": (3, 380, 380),
+    }
+    assert resized_side(380) == 434
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (97, 100)])
+def test_val_test_agrees_with_torchvisions_pil_pipeline_to_two_grey_levels(width: int, height: int) -> None:
+    reference = v1.Compose([v1.Resize(182), v1.CenterCrop(160), v1.ToTensor()])
+    ours = get_transforms(160, 160, need=["val"], mean_std=((0, 0, 0), (1, 1, 1)))["val_test"]
+    image = picture(width, height)
+    assert (ours(image) - reference(image)).abs().max() <= 2.01 / 255
+
+
+def test_without_crop_nothing_is_cut() -> None:
+    assert get_transforms(64, 100, crop=False, need=["val"])["val"](picture(300, 150)).shape == (3, 100, 200)
+
+
+def test_only_the_full_kind_jitters_colours() -> None:
+    def changed(kind: str) -> bool:
+        train = get_transforms(32, 32, kind=kind, need=["train"], mean_std=((0, 0, 0), (1, 1, 1)))["train"]
+        grey = Image.new("RGB", (64, 64), (100, 100, 100))
+        return bool((train(grey) - 100 / 255).abs().max() > 1e-4)
+
+    torch.manual_seed(0)
+    assert changed("full")
+    assert not changed("torch")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"), [(None, (1 - 0.485) / 0.229), ("pnasnet5large", 1.0), ("efficientnet_lite0", 1.0)]
+)
+def test_mean_and_std_belong_to_the_backbone(backbone: str | None, expected: float) -> None:
+    white = Image.new("RGB", (64, 64), (255, 255, 255))
+    value = get_transforms(32, 32, need=["val"], backbone=backbone)["val_test"](white)[0, 0, 0]
+    assert value == pytest.approx(expected, abs=1e-5)
+
+
+def test_resize_by_height_pads_narrow_portraits_with_black_and_the_short_side_does_not() -> None:
+    white = Image.new("RGB", (200, 400), (255, 255, 255))
+    plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    by_height = get_transforms(64, 112, need=["val"], resize="height", mean_std=plain)["val_test"](white)
+    by_side = get_transforms(64, 112, need=["val"], mean_std=plain)["val_test"](white)
+    assert by_height[0, 50].tolist() == [0.0] * 24 + [1.0] * 64 + [0.0] * 24
+    assert bool((by_side > 0.99).all())
+
+
+def lefts(width: int, inside: bool) -> set[int]:
+    torch.manual_seed(0)
+    crop = ShiftedCrop(8, inside=inside)
+    return {crop.make_params([torch.zeros(3, 8, width)])["left"] for _ in range(300)}
+
+
+def test_shifted_crop_reaches_both_edges_and_leaves_the_picture_only_as_published() -> None:
+    assert lefts(8 + 6, inside=True) == set(range(7))
+    assert max(lefts(8 + 3, inside=False)) == 4  # one pixel outside
+    assert max(lefts(8 + 3, inside=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"kind": "fancy"}, "fancy"),
+        ({"need": ["test"]}, "test"),
+        ({"resize": "width"}, "width"),
+        ({"test_size": 0}, "0"),
+    ],
+)
+def test_impossible_arguments_are_named(change: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        get_transforms(**change)  # type: ignore[arg-type]

@@ -1,0 +1,103 @@
+"""Notebooks that train nothing, for tests of what runs them; each appends its run's name to $FIXRES_HOME/ran.txt.
+
+A file `broken` in $FIXRES_HOME makes the pair at test size 96 fail, a file `slow` makes trainings wait until it goes.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fixres_poc import engine
+from fixres_poc.config import SweepSettings, home, validate
+from fixres_poc.runner import OUTPUTS
+
+START = """
+import os, time
+from pathlib import Path
+from fixres_poc.config import InputError, home
+folder = Path(os.environ["FIXRES_PROGRESS"]).parent
+with open(home() / "ran.txt", "a") as ran:
+    print(folder.name, file=ran)
+"""
+MIDDLE = {
+    "03_train": 'while (home() / "slow").exists():\n    time.sleep(0.1)',
+    "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
+}
+SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
+RUNS = ("state_of_the_art", "dataset", "baseline", "train64_seed0", "train64_test64_seed0", "train64_test96_seed0")
+
+
+def write_notebook(file: Path, *sources: str) -> Path:
+    """A notebook of one markdown cell and these code cells, the first tagged as parameters."""
+    cells: list[dict[str, Any]] = [{"cell_type": "markdown", "id": "text", "metadata": {}, "source": "Text."}]
+    for index, source in enumerate(sources):
+        tags = {"tags": ["parameters"]} if index == 0 else {}
+        cell = {"cell_type": "code", "id": f"code{index}", "metadata": tags, "source": source}
+        cells.append(cell | {"outputs": [], "execution_count": None})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    return file
+
+
+def write_notebooks(folder: Path) -> None:
+    """The five notebooks of a sweep."""
+    for stem, files in OUTPUTS.items():
+        end = "\n".join(f'(folder / "{name}").write_text("{{}}")' for name in reversed(files))
+        write_notebook(folder / f"{stem}.ipynb", "train_size = test_size = 0", START, MIDDLE.get(stem, "pass"), end)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let runs/ and reports/ lie in a folder, with throw-away notebooks, and make pictures and report stand-ins."""
+    monkeypatch.setenv("FIXRES_HOME", str(folder))
+    monkeypatch.setenv("FIXRES_NOTEBOOKS", str(folder / "notebooks"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_notebooks(folder / "notebooks")
+    monkeypatch.setattr(engine, "prepare_data", prepare_data)
+    monkeypatch.setattr(engine, "render", render)
+
+
+def prepare_data(sweep: SweepSettings) -> str:
+    """Stands in for the preparation of pictures."""
+    return "0123456789abcdef"
+
+
+def render(sweep: SweepSettings) -> Path:
+    """Stands in for the report: appends a line to its page."""
+    page = home() / "reports" / sweep.name / "index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with open(page, "a", encoding="utf-8") as file:
+        print(json.dumps(engine.failures(sweep)), file=file)
+    return page
+
+
+def settings() -> SweepSettings:
+    """One training, two pairs."""
+    return validate(SweepSettings, SWEEP, "tiny.yml")
+
+
+def processes() -> list[psutil.Process]:
+    """Every other process of this user that works for the present $FIXRES_HOME."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("FIXRES_HOME") == os.environ["FIXRES_HOME"]
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+if __name__ == "__main__":  # a whole sweep with the stand-ins, in a process that tests can kill
+    engine.prepare_data = prepare_data
+    engine.render = render
+    try:
+        sys.exit(0 if engine.run_sweep(settings()) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
