@@ -6,6 +6,7 @@ so that several adaptations share one pass of the trunk.
 """
 
 import copy
+import difflib
 import hashlib
 from pathlib import Path
 from typing import Any, cast
@@ -46,11 +47,23 @@ def create(name: str, classes: int = IMAGENET_CLASSES, pretrained: bool = True) 
     return cast(nn.Module, model)
 
 
-def _timm(name: str, pretrained: bool) -> Any:
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('.')[0][:8]}*")[:3]
+def check(name: str) -> None:
+    """Refuse a backbone that does not exist, without building it.
+
+    Raises:
+        InputError: timm has no network of that name; names near it are given.
+    """
+    plain = name.removeprefix("timm:")
+    if name not in EMBEDDED_BACKBONES and not timm.is_model(plain):
+        close = timm.list_models(f"*{plain.split('.')[0][:8]}*")[:3] or difflib.get_close_matches(
+            plain, timm.list_models()
+        )
         hint = f"; near it: {', '.join(close)}" if close else ""
-        raise InputError(f"backbone 'timm:{name}': timm has no such network{hint}")
+        raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
+
+
+def _timm(name: str, pretrained: bool) -> Any:
+    check(f"timm:{name}")
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as error:

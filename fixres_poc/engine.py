@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from fixres_poc import __version__
-from fixres_poc.config import REPOSITORY, SweepSettings, home, report_folder, resolve, run_folder
+from fixres_poc.config import EMBEDDED_BACKBONES, REPOSITORY, SweepSettings, home, report_folder, resolve, run_folder
 from fixres_poc.monitor import Monitor
 from fixres_poc.records import write_atomically
 from fixres_poc.runner import OUTPUTS, code_hash, complete, gpus, notebook_path
@@ -52,6 +52,7 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
     folder = sweep_folder(sweep.name)
     folder.mkdir(parents=True, exist_ok=True)
     with _stop_signals_interrupt(), _locked(folder / "lock") as lock:
+        _check_backbone(sweep.backbone)
         _lay_out(sweep, prepare_data(sweep))
         monitor = Monitor(sweep, sys.stderr)
         ended = 0
@@ -67,6 +68,14 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
     runs = len(sweep.runs())
     print(f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}")
     return not failed
+
+
+def _check_backbone(name: str) -> None:
+    """Refuse a name that timm does not know before pictures are drawn; the embedded one is known without torch."""
+    if name not in EMBEDDED_BACKBONES:
+        from fixres_poc import backbones
+
+        backbones.check(name)
 
 
 def prepare_data(sweep: SweepSettings) -> str:

@@ -78,7 +78,7 @@ def sizes(pictures: Pictures) -> pd.DataFrame:
         InputError: a picture that cannot be decoded, named.
     """
     names = list(pictures.table["picture"])
-    measured = image_folder.measure(pictures.root, names, lambda items: bar(items, "checking pictures", len(names)))
+    measured = image_folder.measure(pictures.root, names, lambda found: bar(found, "checking pictures", len(names)))
     return pictures.table.assign(width=[w for w, _ in measured], height=[h for _, h in measured])
 
 

@@ -20,6 +20,8 @@ TEST_SHARE, VAL_SHARE = 0.30, 0.15
 
 Row = tuple[str, str, str]
 """Picture (path relative to the folder, with /), class name, split."""
+Size = tuple[int, int] | str
+"""Width and height in px, or why the picture cannot be read."""
 
 
 def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
@@ -88,7 +90,7 @@ def _split(classes: dict[str, list[str]], root: Path, seed: int, test: bool = Tr
         fresh = sorted(groups.keys() - side_of.keys(), key=lambda digest: _rank(seed, digest))
         needed = 3 if test else 2
         if len(groups) < needed:
-            what = f"{len(names)} picture{'s' if len(names) > 1 else ''}, {len(groups)} of them different"
+            what = f"{len(groups)} different picture{'s' if len(groups) > 1 else ''}"
             raise InputError(f"class {label!r} of {str(root)!r} has {what}; at least {needed} are needed to split it")
         n_test = max(1, round(TEST_SHARE * len(fresh))) if test else 0
         n_val = max(1, round(VAL_SHARE * len(fresh)))
@@ -139,24 +141,34 @@ def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     return sorted(kept)
 
 
-def measure(root: Path, names: list[str], progress: Callable[[Iterable[str]], Iterable[str]]) -> list[tuple[int, int]]:
+def measure(
+    root: Path, names: list[str], progress: Callable[[Iterable[Size]], Iterable[Size]]
+) -> list[tuple[int, int]]:
     """Decode every picture once, to find broken ones before hours are spent.
+
+    Args:
+        root: folder of the pictures.
+        names: paths relative to it.
+        progress: passes on what it is given, and shows how far it is.
 
     Returns:
         (width, height) in px of every picture as it is shown, EXIF orientation applied.
 
     Raises:
-        InputError: a file that cannot be decoded, named.
+        InputError: files that cannot be decoded; the first is named, the others are counted.
     """
 
-    def size(name: str) -> tuple[int, int]:
+    def size(name: str) -> Size:
         try:
             with Image.open(root / name) as picture:
                 picture.load()
                 return ImageOps.exif_transpose(picture).size
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).replace(str(root), "").splitlines()[0]
-            raise InputError(f"{root / name}: not a readable picture ({reason}); repair or remove it") from None
+            return f"{root / name}: not a readable picture ({str(error).splitlines()[0]})"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [result for _, result in zip(progress(names), pool.map(size, names), strict=False)]
+        found = list(progress(pool.map(size, names)))
+    if broken := [each for each in found if isinstance(each, str)]:
+        others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
+        raise InputError(f"{broken[0]}{others}; repair or remove it")
+    return [each for each in found if not isinstance(each, str)]
