@@ -123,9 +123,10 @@ def size_effect(results: Results, adaptation: str = "none") -> str:
             text += f"; on test that is {points(against)} against {train} px, {verdict(against)}"
         elif best == train:
             text += ", its own size"
-        agree = "as geometry expects" if best == nearest else f"while geometry expects {nearest} px"
+        agree = "and so it is" if best == nearest else "which is not so here"
         lines.append(
-            f"{text}. Objects look as large as in training at {expected:.0f} px: {agree} among the sizes tried."
+            f"{text}. Objects look as large as in training at {expected:.0f} px, so that geometry expects {nearest} px "
+            f"among the sizes tried, {agree}."
         )
     return "\n".join(f"- {line}" for line in lines) or "No pair was run with this adaptation."
 

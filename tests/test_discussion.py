@@ -71,7 +71,7 @@ def test_where_fixres_pays_the_text_says_so() -> None:
     assert "+15.0 points" in answer
     assert "a gain in 1, a loss in 0" in discussion.adaptations(found)
     assert "best at **128 px** (size ratio 1.08)" in discussion.size_effect(found)
-    assert "as geometry expects" in discussion.size_effect(found)
+    assert "geometry expects 128 px among the sizes tried, and so it is" in discussion.size_effect(found)
 
 
 def test_where_the_larger_size_loses_the_text_says_so() -> None:
@@ -79,7 +79,7 @@ def test_where_the_larger_size_loses_the_text_says_so() -> None:
     assert "does not pay here" in discussion.conclusion(found)
     assert "Nothing: validation prefers" in discussion.answer(found)
     assert "its own size" in discussion.size_effect(found)
-    assert "geometry expects 128 px" in discussion.size_effect(found)
+    assert "geometry expects 128 px among the sizes tried, which is not so" in discussion.size_effect(found)
 
 
 def test_where_validation_misled_the_loss_is_named() -> None:

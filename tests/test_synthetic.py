@@ -7,9 +7,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from fixres_poc.datasets import drawing, synthetic
+from fixres_poc.datasets import dogs, drawing, synthetic
+from fixres_poc.datasets.dogs import BREEDS, Drawing, draw
 from fixres_poc.datasets.drawing import Array
-from fixres_poc.datasets.synthetic import BREEDS, CLASSES, SPLITS, Drawing, counts, draw, folder, open_picture, prepare
+from fixres_poc.datasets.synthetic import CLASSES, SHARES, counts, folder, open_picture, prepare
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +34,18 @@ def test_any_other_argument_draws_another_picture(other: tuple[int, str, int, in
 
 
 def test_drawing_is_the_one_of_this_version() -> None:
-    """Means of 4 x 4 blocks of 16 x 16 px amid one dog. Whoever changes the drawing raises VERSION and renews them."""
-    image, (left, top, right, bottom) = draw(0, "test", 4, 2)
-    x, y = (left + right) // 2 - 32, (top + bottom) // 2 - 32
-    blocks = image[y : y + 64, x : x + 64].reshape(4, 16, 4, 16, 3).mean(axis=(1, 3, 4))
+    """Means of 16 blocks of 16 x 16 px. Whoever changes the drawing raises VERSION and renews them."""
+    image, box = draw(0, "test", 4, 2)
+    height, width = image.shape[:2]
+    corners = [[(row * height // 5, column * width // 5) for column in range(1, 5)] for row in range(1, 5)]
+    blocks = [[image[y : y + 16, x : x + 16].mean() for y, x in row] for row in corners]
     expected = [
-        [105.6, 179.0, 150.3, 140.5],
-        [127.0, 111.9, 111.3, 114.9],
-        [90.5, 73.3, 71.6, 113.3],
-        [151.2, 144.2, 139.7, 120.8],
+        [89.8, 192.3, 159.0, 211.7],
+        [216.3, 78.8, 154.6, 189.0],
+        [92.1, 81.3, 174.0, 91.2],
+        [62.5, 45.1, 80.4, 80.5],
     ]
-    assert (synthetic.VERSION, image.shape, left, top, right, bottom) == (1, (305, 446, 3), 47, 32, 307, 252)
+    assert (synthetic.VERSION, width, height, *box) == (1, 446, 305, 47, 32, 307, 255)
     np.testing.assert_allclose(blocks, expected, atol=1)
 
 
@@ -55,7 +57,7 @@ def test_unknown_split_or_label_is_refused(split: str, label: int) -> None:
 
 def test_sizes_are_those_of_stanford_dogs() -> None:
     generator = np.random.Generator(np.random.PCG64(0))
-    sizes = np.array([synthetic._size(generator) for _ in range(1000)])
+    sizes = np.array([dogs._size(generator) for _ in range(1000)])
     assert sizes.mean(axis=0) == pytest.approx((442, 386), rel=0.03)
     portrait, square = (sizes[:, 0] < sizes[:, 1]).mean(), (sizes[:, 0] == sizes[:, 1]).mean()
     assert (portrait, square) == pytest.approx((0.24, 0.11), abs=0.05)
@@ -81,7 +83,7 @@ def test_box_is_what_the_dog_covers(monkeypatch: pytest.MonkeyPatch) -> None:
         painted.append((box, np.abs(image - before).max(axis=2) > 0.05))
         return box
 
-    monkeypatch.setattr(synthetic, "paint", spy)
+    monkeypatch.setattr(dogs, "paint", spy)
     for index in range(5):
         painted.clear()
         box = draw(0, "val", 2, index).box
@@ -115,9 +117,9 @@ def test_a_larger_limit_only_adds_pictures() -> None:
 def test_shares_of_splits_and_classes() -> None:
     number = counts(None)
     assert sum(number.values()) == 1600
-    for split, share in SPLITS.items():
+    for split, share in SHARES.items():
         assert sum(number[split, label] for label in range(10)) == pytest.approx(16 * share, abs=2)
-    of_class = [sum(number[split, label] for split in SPLITS) for label in range(10)]
+    of_class = [sum(number[split, label] for split in SHARES) for label in range(10)]
     assert max(of_class) / min(of_class) == pytest.approx(252 / 148, rel=0.02)
 
 
