@@ -9,9 +9,12 @@ import math
 import numpy as np
 import pandas as pd
 
+from fixres_poc.config import BASELINE_SIZE
 from fixres_poc.geometry import neutral_test_size, size_ratio
 from fixres_poc.results import Cell, Results
 from fixres_poc.statistics import Difference, mcnemar_p, paired_difference
+
+PAIR = ["train_size", "test_size"]
 
 
 def points(difference: Difference) -> str:
@@ -65,8 +68,15 @@ def _gain_over_baseline(results: Results, chosen: Cell) -> str:
     p = mcnemar_p(*results.paired(chosen, results.baseline))
     return (
         f"Against frozen features with a linear classifier at 224 px ({results.row(results.baseline)['top1']:.1%}): "
-        f"{points(gain)}, {verdict(gain)} (McNemar p = {p:.2g})."
+        f"{points(gain)}, {verdict(gain)} (McNemar p = {p:.2g}).{_unequal_sizes(results)}"
     )
+
+
+def _unequal_sizes(results: Results) -> str:
+    largest = int(results.table.loc[results.table["adaptation"] != "baseline", "test_size"].max())
+    if largest >= BASELINE_SIZE:
+        return ""
+    return f" The baseline sees more pixels than any pair of this grid, whose largest test size is {largest} px."
 
 
 def fixres_part(results: Results, chosen: Cell) -> str:
@@ -100,9 +110,9 @@ def trust(results: Results) -> str:
     parts = [f"{seeds} training seed{'s' if seeds > 1 else ''}"]
     if seeds == 1:
         parts[0] += ", so the spread between trainings is not known"
-    missing = table.loc[table["status"] != "ok", ["train_size", "test_size"]].drop_duplicates()
+    missing = table.loc[table["status"] != "ok", PAIR].drop_duplicates()
     if len(missing):
-        parts.append(f"{len(missing)} runs failed or are missing")
+        parts.append(f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs and baseline failed or are missing")
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
     return f"{'; '.join(parts)}. {leakage}"
 

@@ -68,6 +68,7 @@ def test_where_fixres_pays_the_text_says_so() -> None:
     assert "trained at 96, tested at 128 px, `head_bn`" in answer
     assert "80.0% (95 % interval" in answer
     assert "+30.0 points" in answer
+    assert "largest test size is 128 px" in answer
     assert "+15.0 points" in answer
     assert "a gain in 1, a loss in 0" in discussion.adaptations(found)
     assert "best at **128 px** (size ratio 1.08)" in discussion.size_effect(found)
@@ -112,7 +113,7 @@ def test_the_path_adds_up_to_the_whole_gain() -> None:
 
 def test_failed_runs_and_missing_references_are_named() -> None:
     found = told(same(0.60), None)
-    assert "1 runs failed" in discussion.trust(found)
+    assert "1 of 3 pairs and baseline failed" in discussion.trust(found)
     failed = tables.failures(found).set_index("name")
     assert failed.loc["train96_test128_seed0", "error"] == "OutOfMemoryError: <b>full</b>"
     assert "No pair with a larger test size" in discussion.adaptations(found)
