@@ -3,11 +3,23 @@
 import math
 
 import pandas as pd
-from pandas.io.formats.style import Styler
+from IPython.display import HTML
 
 from fixres_poc.results import Results
 
 NOT_RUN = "n/a"
+
+
+def show(table: pd.DataFrame, **formats: str) -> HTML:
+    """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
+
+    Args:
+        table: what to show.
+        formats: column name to format string, such as top1="{:.1%}"; missing values become n/a.
+    """
+    columns = {name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()}
+    html = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0)
+    return HTML(html)  # type: ignore[no-untyped-call]
 
 
 def _percent(value: float) -> str:
@@ -20,7 +32,7 @@ def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def cells(results: Results) -> Styler:
+def cells(results: Results) -> pd.DataFrame:
     """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked."""
     table, chosen = results.table, results.choose()
     grid = table[["train_size", "test_size", "adaptation", "view"]].itertuples(index=False)
@@ -44,15 +56,14 @@ def cells(results: Results) -> Styler:
             "status": table["status"],
         }
     )
-    caption = "Baseline: frozen features and a linear classifier."
-    return shown.style.hide(axis="index").set_caption(caption)
+    return shown
 
 
 def _between(low: float, high: float) -> str:
     return NOT_RUN if math.isnan(low) else f"{low * 100:.1f} to {high * 100:.1f}"
 
 
-def steps(path: pd.DataFrame) -> Styler:
+def steps(path: pd.DataFrame) -> pd.DataFrame:
     """The steps of `results.gain_path`: accuracy after each, and its gain with interval and p-value."""
     shown = pd.DataFrame(
         {
@@ -65,13 +76,13 @@ def steps(path: pd.DataFrame) -> Styler:
             "p": path["p"].map(_p),
         }
     )
-    return shown.style.hide(axis="index")
+    return shown
 
 
 def settings(results: Results) -> pd.DataFrame:
     """The sweep's settings, those that are set."""
     values = {key: str(value) for key, value in results.sweep["settings"].items() if value is not None}
-    return pd.DataFrame({"setting": values.keys(), "value": values.values()}).set_index("setting")
+    return pd.DataFrame({"setting": values.keys(), "value": values.values()})
 
 
 def failures(results: Results) -> pd.DataFrame:

@@ -120,7 +120,7 @@ def test_failed_runs_and_missing_references_are_named() -> None:
 
 
 def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
-    shown = vars(tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80})))["data"]
+    shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
     chosen = shown[shown[""] == "chosen"].iloc[0]
     assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (128, "head_bn", "80.0")
     assert chosen["p (test = train)"] == "<0.001"
@@ -139,3 +139,10 @@ def test_failures_in_the_report_folder_need_no_runs(own_home: Path) -> None:
         if file.is_file():
             file.unlink()
     assert results.load("told").choose() == found.choose()
+
+
+def test_a_shown_table_is_complete_formatted_and_escaped() -> None:
+    table = pd.DataFrame({"name": ["<b>"] * 80, "top1": [0.5, float("nan")] * 40})
+    html = tables.show(table, top1="{:.1%}").data
+    assert html.count("&lt;b&gt;") == 80
+    assert html.count("50.0%") == html.count("n/a") == 40
