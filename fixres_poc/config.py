@@ -66,6 +66,7 @@ Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValida
 Backbone = Annotated[str, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=10)]
+Shown = Annotated[bool, AfterValidator(lambda value, info: value and info.data.get("dataset") != "stanford_dogs")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -76,12 +77,12 @@ class Settings(BaseModel):
 
 
 class DataSettings(Settings):
-    """Which pictures, and how they are split."""
+    """Which pictures, and how they are split. Those of stanford_dogs are never shown, as ImageNet's terms want it."""
 
-    dataset: str = Field("synthetic", min_length=1, description="synthetic, or a folder of class folders")
+    dataset: str = Field("synthetic", min_length=1, description="synthetic, stanford_dogs, or a folder")
     image_limit: Annotated[int, Field(ge=30)] | None = Field(None, description="most pictures to use, None for all")
     split_seed: Seed = Field(0, description="seed of the split and of the drawing")
-    show_pictures: bool = Field(True, description="may notebooks and report show pictures of the data set?")
+    show_pictures: Shown = Field(True, validate_default=True, description="may notebooks and report show pictures?")
 
 
 class OverviewSettings(Settings):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from fixres_poc.config import DataSettings, resolve
-from fixres_poc.datasets import image_folder, synthetic
+from fixres_poc.datasets import image_folder, stanford_dogs, synthetic
 from fixres_poc.progress import bar
 
 SPLITS = ("train", "val", "test")
@@ -53,17 +53,19 @@ class Pictures:
 
 
 def load(settings: DataSettings) -> Pictures:
-    """The pictures that the settings name, drawn first where they are drawn.
+    """The pictures that the settings name, drawn or downloaded first where that is their way.
 
     Raises:
-        InputError: folder missing, empty, or with a class too small to split.
+        InputError: folder missing, empty, or with a class too small to split; a download that failed.
     """
     if settings.dataset == "synthetic":
         names = synthetic.prepare(settings.split_seed, settings.image_limit)
         root = synthetic.folder(settings.split_seed)
         rows = [(name, name.split("/")[1], name.split("/")[0]) for name in names]
     else:
-        root, rows = image_folder.find(resolve(settings.dataset), settings.split_seed)
+        named = settings.dataset == "stanford_dogs"
+        folder = stanford_dogs.prepare() if named else resolve(settings.dataset)
+        root, rows = stanford_dogs.find(folder, settings.split_seed)
         rows = image_folder.limit(rows, settings.image_limit, settings.split_seed)
     classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["picture", "label", "split"])

@@ -38,13 +38,13 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
         InputError: no folder, no pictures, fewer than two classes, or a class too small to split.
     """
     if not folder.is_dir():
-        raise InputError(f"dataset {str(folder)!r}: no such folder; give 'synthetic' or a folder of class folders")
+        raise InputError(f"dataset {str(folder)!r}: no such folder; allowed: synthetic, stanford_dogs, a folder")
     top = root(folder)
     splits = {SPLITS[each.name]: each for each in _folders(top) if each.name in SPLITS}
     if "train" in splits and len(splits) > 1:
         rows = _presplit(top, splits, split_seed)
     else:
-        rows = _split(_pictures(top, top), top, split_seed)
+        rows = split(_pictures(top, top), top, split_seed)
     if len({label for _, label, _ in rows}) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders with pictures ({_allowed()})")
     return top, sorted(rows)
@@ -78,8 +78,18 @@ def _pictures(root: Path, folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def _split(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
-    """Stratified split; pictures with equal bytes stay on one side, and a new picture moves no other class."""
+def split(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
+    """Stratified split; pictures with equal bytes stay on one side, and a new picture moves no other class.
+
+    Args:
+        classes: class name to paths relative to `root`.
+        root: folder of the pictures.
+        seed: decides the order in which pictures are handed out.
+        test: also cut a test part; False cuts validation from train only.
+
+    Raises:
+        InputError: a class with too few different pictures.
+    """
     digests = _digests(root, [name for names in classes.values() for name in names])
     rows: list[Row] = []
     side_of: dict[str, str] = {}
@@ -116,7 +126,7 @@ def _presplit(root: Path, splits: dict[str, Path], seed: int) -> list[Row]:
     if "val" in parts:
         kept = {split: parts[split] for split in ("train", "val")}
         return rows + [(n, label, split) for split, part in kept.items() for label, ns in part.items() for n in ns]
-    return rows + _split(parts["train"], root, seed, test=False)
+    return rows + split(parts["train"], root, seed, test=False)
 
 
 def _digests(root: Path, names: Iterable[str]) -> dict[str, str]:

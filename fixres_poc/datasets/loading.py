@@ -13,7 +13,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
 
 from fixres_poc.config import DataSettings, InputError, resolve
-from fixres_poc.datasets import Pictures, image_folder, synthetic
+from fixres_poc.datasets import Pictures, image_folder, stanford_dogs, synthetic
 from fixres_poc.transforms import Transform
 
 # torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
@@ -53,7 +53,7 @@ def shown(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
         return []
     if settings.dataset == "synthetic":
         return [F.pil_to_tensor(synthetic.open_picture(settings.split_seed, name)) for name in names]
-    root = image_folder.root(resolve(settings.dataset))
+    root = image_folder.root(stanford_dogs.images(resolve(settings.dataset)))
     paths = [root / name for name in names]
     return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []
 

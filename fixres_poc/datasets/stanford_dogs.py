@@ -1,0 +1,198 @@
+"""Stanford Dogs: download, the official split, and the dogs' boxes. No torch in here.
+
+The pictures are ImageNet's: for non-commercial research and not to be passed on, so they are never shown. Archives go
+to data/stanford_dogs_archives/, which may be removed later, and what is in them to data/stanford_dogs/:
+Images/<wnid>-<breed>/<id>.jpg, Annotation/<wnid>-<breed>/<id> and the official lists. A folder of the user's may have
+the same layout, or Kaggle's.
+"""
+
+import math
+import os
+import shutil
+import tarfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import pandas as pd
+import pooch
+import requests
+from defusedxml import ElementTree
+from filelock import FileLock
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from fixres_poc.config import InputError, home
+from fixres_poc.datasets import image_folder
+from fixres_poc.progress import bar
+
+URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+SHA256 = {
+    "images.tar": "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+    "annotation.tar": "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+    "lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+}
+RETRIES = 3
+TIMEOUT_S = 30
+CHUNK_BYTES = 2**20
+LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
+
+
+def folder() -> Path:
+    """Where the unpacked data set lies."""
+    return home() / "data" / "stanford_dogs"
+
+
+def prepare() -> Path:
+    """Download and unpack what is not there yet; a broken download goes on where it stopped.
+
+    Several processes may call this at once: one works, the others wait.
+
+    Returns:
+        The data set's folder, complete.
+
+    Raises:
+        InputError: no answer from the server, a wrong checksum, an archive that would write elsewhere, a full disk.
+    """
+    target, archives = folder(), folder().with_name("stanford_dogs_archives")
+    if lists(target) is not None:
+        return target
+    archives.mkdir(parents=True, exist_ok=True)
+    with FileLock(archives / "lock"):
+        if lists(target) is None:
+            if target.exists():
+                raise InputError(f"{target}: there, but without {' and '.join(LISTS.values())}; add them or remove it")
+            _unpack([_fetch(name, archives) for name in SHA256], archives / "unpacked", target)
+    return target
+
+
+def _fetch(name: str, archives: Path) -> Path:
+    """The archive, downloaded unless it lies there with the right checksum."""
+    pooch.get_logger().setLevel("WARNING")
+    store = pooch.create(archives, URL, registry=SHA256, retry_if_failed=RETRIES)
+    try:
+        return Path(store.fetch(name, downloader=_resume))
+    except requests.HTTPError as error:
+        reason = str(error)
+    except requests.RequestException:
+        reason = f"{URL}{name}: no answer, or the connection broke; run again to go on where it stopped"
+    except ValueError:
+        reason = f"{URL}{name}: wrong checksum"
+    except OSError as error:
+        reason = f"{archives / name}: {error.strerror}"
+    by_hand = f"or put {name} into {archives} by hand (ImageNet's terms: non-commercial research only)"
+    raise InputError(f"{reason}; {by_hand}") from None
+
+
+def _resume(url: str, output_file: str, store: pooch.Pooch) -> None:
+    """Downloader for pooch that goes on with <name>.part; pooch's checksum then decides over the whole file."""
+    name = url.rsplit("/", 1)[-1]
+    part = Path(store.path) / f"{name}.part"
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
+        if answer.status_code != requests.codes.requested_range_not_satisfiable:  # that is: nothing is left to fetch
+            answer.raise_for_status()
+            resumed = answer.status_code == requests.codes.partial_content
+            total = math.ceil(int(answer.headers.get("Content-Length", 0)) / CHUNK_BYTES) or None
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in bar(answer.iter_content(CHUNK_BYTES), f"downloading {name}, MiB", total):
+                    file.write(chunk)
+    os.replace(part, output_file)
+
+
+def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
+    """Unpack into a folder of their own first, so that the target is complete or not there."""
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        for archive in archives:
+            with tarfile.open(archive) as tar:
+                tar.extractall(fresh, members=bar(tar, f"unpacking {archive.name}"), filter=_plain)
+        os.replace(fresh, target)
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"{archive}: cannot be unpacked ({error})") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _plain(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """Filter of tarfile that lets pass plain files and folders inside the target only."""
+    if member.name.startswith("/") or not (member.isfile() or member.isdir()):
+        raise tarfile.TarError(f"{member.name!r} is a link, a device or an absolute path")
+    return tarfile.data_filter(member, path)
+
+
+def images(folder: Path) -> Path:
+    """The folder of class folders in an official layout or Kaggle's; the given folder where it has neither."""
+    return next((each for each in (folder / "images" / "Images", folder / "Images") if each.is_dir()), folder)
+
+
+def lists(folder: Path) -> Path | None:
+    """The folder with the official lists: the given one or its lists/; None where there are none."""
+    places = (folder, folder / "lists")
+    return next((each for each in places if all((each / name).is_file() for name in LISTS.values())), None)
+
+
+def find(folder: Path, split_seed: int) -> tuple[Path, list[image_folder.Row]]:
+    """As `image_folder.find`, but with the official train and test part where the folder holds the official lists.
+
+    A validation part is then cut from train; the folder may hold some of the breeds only.
+
+    Raises:
+        InputError: as `image_folder.find`; an unreadable list; a listed picture that is missing.
+    """
+    root, place = images(folder), lists(folder)
+    if place is None:
+        return image_folder.find(root, split_seed)
+    present = {each.name for each in root.iterdir()}
+    train, test = ([name for name in _listed(place / file) if _breed(name) in present] for file in LISTS.values())
+    if missing := [name for name in train + test if not (root / name).is_file()]:
+        raise InputError(f"{root / missing[0]}: missing, as are {len(missing) - 1} more pictures of the official lists")
+    classes: dict[str, list[str]] = defaultdict(list)
+    for name in train:
+        classes[_breed(name)].append(name)
+    if len(classes) < 2:
+        raise InputError(f"dataset {str(folder)!r}: needs at least two class folders of the official lists in {root}")
+    rows = image_folder.split(classes, root, split_seed, test=False)
+    return root, sorted(rows + [(name, _breed(name), "test") for name in test])
+
+
+def _breed(name: str) -> str:
+    return name.split("/")[0]
+
+
+def _listed(file: Path) -> list[str]:
+    """Pictures of an official list; its labels, from 1, only number the class folders in order."""
+    try:
+        return [str(cell.item()) for cell in loadmat(file)["file_list"].ravel()]
+    except (OSError, KeyError, ValueError, MatReadError):
+        raise InputError(f"{file}: not readable as a list of Stanford Dogs") from None
+
+
+def boxes(root: Path, names: Sequence[str]) -> pd.DataFrame:
+    """The annotated dogs of pictures, one row a dog.
+
+    Args:
+        root: folder of class folders, as `find` gives it.
+        names: pictures, relative to it.
+
+    Returns:
+        Columns picture, left, top, right, bottom (the box), width, height (the annotated picture), all in px.
+
+    Raises:
+        InputError: a missing or unreadable annotation, named.
+    """
+    places = (root.parent / "Annotation", root.parents[1] / "annotations" / "Annotation")
+    annotation = next((each for each in places if each.is_dir()), places[0])
+    rows: list[tuple[str | int, ...]] = []
+    for name in names:
+        file = (annotation / name).with_suffix("")
+        try:
+            tree = ElementTree.parse(file)
+            size = [int(tree.findtext(f"size/{key}")) for key in ("width", "height")]
+            for box in tree.iterfind("object/bndbox"):
+                rows.append((name, *(int(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")), *size))
+        except (OSError, ParseError, TypeError, ValueError) as error:
+            raise InputError(f"{file}: not a readable annotation ({type(error).__name__})") from None
+    return pd.DataFrame(rows, columns=["picture", "left", "top", "right", "bottom", "width", "height"])
