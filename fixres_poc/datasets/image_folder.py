@@ -44,7 +44,7 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
     if "train" in splits and len(splits) > 1:
         rows = _presplit(top, splits, split_seed)
     else:
-        rows = split(_pictures(top, top), top, split_seed)
+        rows = stratify(_pictures(top, top), top, split_seed)
     if len({label for _, label, _ in rows}) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders with pictures ({_allowed()})")
     return top, sorted(rows)
@@ -78,7 +78,7 @@ def _pictures(root: Path, folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def split(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
+def stratify(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
     """Stratified split; pictures with equal bytes stay on one side, and a new picture moves no other class.
 
     Args:
@@ -126,7 +126,7 @@ def _presplit(root: Path, splits: dict[str, Path], seed: int) -> list[Row]:
     if "val" in parts:
         kept = {split: parts[split] for split in ("train", "val")}
         return rows + [(n, label, split) for split, part in kept.items() for label, ns in part.items() for n in ns]
-    return rows + split(parts["train"], root, seed, test=False)
+    return rows + stratify(parts["train"], root, seed, test=False)
 
 
 def _digests(root: Path, names: Iterable[str]) -> dict[str, str]:

@@ -154,7 +154,7 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[image_folder.Row]]:
         classes[_breed(name)].append(name)
     if len(classes) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders of the official lists in {root}")
-    rows = image_folder.split(classes, root, split_seed, test=False)
+    rows = image_folder.stratify(classes, root, split_seed, test=False)
     return root, sorted(rows + [(name, _breed(name), "test") for name in test])
 
 
