@@ -210,16 +210,12 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
     if len(images) != len(titles) or not images:
         raise ValueError(f"{len(images)} pictures and {len(titles)} titles: need one title a picture")
     rows = math.ceil(len(images) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.45)), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.3)), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(np.asarray(image))
-        axis.set_title(
-            "\n".join(textwrap.wrap(title.replace("_", " "), 72 // columns, break_on_hyphens=False)[:4]),
-            fontsize=8,
-            loc="center",
-        )
+        axis.set_title("\n".join(textwrap.wrap(title, 68 // columns)[:2]), fontsize=8, loc="center")
     return figure
 
 

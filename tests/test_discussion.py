@@ -104,17 +104,6 @@ def test_where_the_control_does_as_well_adapting_there_is_not_credited() -> None
     assert "not shown against the control" in discussion.conclusion(found)
 
 
-def test_a_beaten_baseline_is_not_named_in_the_conclusion() -> None:
-    gain = same(0.65) | {"head_bn": 0.80}
-    assert "baseline" not in discussion.conclusion(told(same(0.60), gain, baseline=0.70))
-
-
-def test_a_better_baseline_is_named_in_the_conclusion() -> None:
-    found = told(same(0.60), same(0.65) | {"head_bn": 0.80}, baseline=0.95)
-    assert "FixRes pays here" in discussion.conclusion(found)
-    assert "is better still" in discussion.conclusion(found)
-
-
 def test_the_path_adds_up_to_the_whole_gain() -> None:
     found = told(same(0.60), {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, "control": 0.72})
     path = results.gain_path(found)
