@@ -22,7 +22,7 @@ class Leakage:
     Attributes:
         named_like_imagenet: share, in [0, 1], of test pictures that are named like ImageNet training pictures
             (`n02088364_1234`); Stanford Dogs keeps those names.
-        across_split: groups of pictures with equal bytes that stand in train or val and in test.
+        across_split: groups of pictures with equal bytes that stand in more than one of train, val and test.
         across_classes: groups of pictures with equal bytes that stand in more than one class.
     """
 
@@ -48,7 +48,9 @@ class Leakage:
                 "backbone that was pre-trained on ImageNet has then seen them with their labels"
             )
         if self.across_split:
-            found.append(f"{len(self.across_split)} pictures stand, byte for byte, in train and in test")
+            found.append(
+                f"{len(self.across_split)} pictures stand, byte for byte, in more than one of train, val and test"
+            )
         if self.across_classes:
             found.append(f"{len(self.across_classes)} pictures stand, byte for byte, in two classes")
         if not found:
@@ -72,11 +74,10 @@ def leakage(pictures: Pictures) -> Leakage:
     groups: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(pictures.table["picture"]):
         groups[hashlib.sha256((pictures.root / name).read_bytes()).hexdigest()].append(row)
-    split = pictures.table["split"].eq("test")
     same = [pictures.table.loc[rows, "picture"] for rows in groups.values() if len(rows) > 1]
     test = pictures.split("test")["picture"]
     return Leakage(
         float(test.map(lambda name: bool(IMAGENET_TRAIN_NAME.match(Path(name).stem))).mean()),
-        tuple(tuple(names) for names in same if split[names.index].nunique() > 1),
+        tuple(tuple(names) for names in same if pictures.table.loc[names.index, "split"].nunique() > 1),
         tuple(tuple(names) for names in same if pictures.table.loc[names.index, "label"].nunique() > 1),
     )

@@ -113,6 +113,8 @@ def trust(results: Results) -> str:
     missing = table.loc[table["status"] != "ok", PAIR].drop_duplicates()
     if len(missing):
         parts.append(f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs and baseline failed or are missing")
+    if settings["dataset"] == "synthetic":
+        parts.append("the pictures are drawn, and were drawn so that a larger size has something to show")
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
     return f"{'; '.join(parts)}. {leakage}"
 
@@ -211,10 +213,23 @@ def conclusion(results: Results) -> str:
         text = "**FixRes does not pay here**: validation prefers a test size that is not larger than the train size."
     elif plain is not None and plain.high < 0:
         text = "**FixRes loses here**: the chosen pair is worse on test than the same training tested at its own size."
-    elif plain is None or plain.low <= 0:
+    elif plain is None:
+        text = (
+            "**It can't be told** whether the larger test size pays: test size = train size is not among the pairs run."
+        )
+    elif plain.low <= 0:
         text = "**No gain could be shown**: on these pictures the chosen pair is not told apart from test = train size."
-    elif control is not None and control.low > 0:
+    elif chosen.adaptation != "none" and control is not None and control.low > 0:
         text = "**FixRes pays here**: a larger test size and the adaptation there gain more than as much training does."
     else:
         text = "**The larger test size pays here**; that adapting *there* adds to it is not shown against the control."
-    return text
+    return f"{text}{_beside_baseline(results, chosen)}"
+
+
+def _beside_baseline(results: Results, chosen: Cell) -> str:
+    gain = _difference(results, chosen, results.baseline)
+    if gain is None or gain.low > 0:
+        return ""
+    if gain.high < 0:
+        return " But the baseline, for which no network was trained at all, is better still."
+    return " But the chosen cell is not told apart from the baseline, for which no network was trained at all."

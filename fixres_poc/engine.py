@@ -19,7 +19,7 @@ from types import FrameType
 from fixres_poc import __version__
 from fixres_poc.config import EMBEDDED_BACKBONES, REPOSITORY, SweepSettings, home, report_folder, resolve, run_folder
 from fixres_poc.monitor import Monitor
-from fixres_poc.records import write_atomically
+from fixres_poc.records import library_hash, write_atomically
 from fixres_poc.runner import OUTPUTS, code_hash, complete, gpus, notebook_path
 
 LOCAL_PROFILE = "profiles/local"
@@ -107,20 +107,21 @@ def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     """Write sweep.json and the runs' settings.json; what is outdated or half done goes, with all that used it."""
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
     codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
+    library = library_hash()
     outdated: set[str] = set()
     for run in sweep.runs():
         folder = run_folder(sweep.name, run.name)
-        settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "data": fingerprint}
-        text = json.dumps(settings | {"parameters": run.parameters}, indent=1)
+        settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "library": library}
+        text = json.dumps(settings | {"data": fingerprint, "parameters": run.parameters}, indent=1)
         file = folder / "settings.json"
         changed = not file.exists() or file.read_text(encoding="utf-8") != text
-        if changed:
-            write_atomically(file, text)
         killed = (folder / "progress.log").exists()
         if changed or killed or outdated & set(run.needs):
             outdated.add(run.name)
         for name in ("error.txt", "progress.log", *(OUTPUTS[run.notebook] if run.name in outdated else ())):
             (folder / name).unlink(missing_ok=True)
+        if changed:  # last, so that a crash before it leaves the run as changed
+            write_atomically(file, text)
 
 
 def _command(folder: Path, cores: int | None, profile: str) -> list[str]:

@@ -6,6 +6,7 @@ test split unless named val.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from fixres_poc import __version__
 from fixres_poc.config import Run, Settings, run_folder
 from fixres_poc.statistics import expected_calibration_error, macro_accuracy, wilson_interval
 
+SHOWS_ONLY = ("plots", "tables", "discussion", "report", "results", "monitor", "engine", "cli", "runner")
 TOP = ["top1", "top2", "top3", "top4", "top5"]
 TYPES = {"picture": "category", "split": "category", "adaptation": "category", "view": "category"}
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
@@ -36,6 +38,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
+
+
+def library_hash() -> str:
+    """16 hex digits that change with the library's code, except for what only shows results that were made before."""
+    package = Path(__file__).parent
+    files = [file for file in sorted(package.rglob("*.py")) if file.stem not in SHOWS_ONLY]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:
@@ -91,6 +100,8 @@ def write_run(
         gpu: name of the accelerator.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
+    if (folder / "settings.json").exists():  # a sweep's run: which pictures it was made from
+        content["data"] = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("data")
     if predictions is not None:
         predictions = typed(predictions)
         write_atomically(folder / "predictions.parquet", parquet(predictions))
@@ -171,6 +182,10 @@ def outcome(sweep: str, run: Run) -> Outcome:
         changed = [key for key, value in metrics["settings"].items() if wanted.get(key, value) != value]
         if changed:
             return Outcome(run, "outdated", f"made with other settings: {', '.join(changed)}")
+        pictures = run_folder(sweep, "pictures.json")
+        now = json.loads(pictures.read_text(encoding="utf-8"))["fingerprint"] if pictures.exists() else None
+        if now and metrics.get("data") not in (None, now):
+            return Outcome(run, "outdated", "made from other pictures than there are now")
         return Outcome(run, "ok", metrics=metrics)
     if (folder / "error.txt").exists():
         lines = (folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()

@@ -23,6 +23,7 @@ from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, loader
 from fixres_poc.evaluation import accelerator, memory_layout, place, predict, transforms_for, workers
 from fixres_poc.progress import bar
+from fixres_poc.records import library_hash
 
 MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.9, 1e-4, 0.15
 CHECKPOINT = "checkpoint.safetensors"
@@ -78,7 +79,12 @@ def train_or_load(settings: TrainSettings, pictures: Pictures, engine: Accelerat
 
 def _record(settings: TrainSettings, pictures: Pictures) -> dict[str, Any]:
     values = settings.model_dump(exclude={"sweep", "show_pictures", "dataset", "image_limit"})
-    return {"settings": values, "classes": pictures.classes, "pictures": pictures.fingerprint()}
+    return {
+        "settings": values,
+        "classes": pictures.classes,
+        "pictures": pictures.fingerprint(),
+        "library": library_hash(),
+    }
 
 
 def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, classes: int, engine: Accelerator) -> Trained:

@@ -43,3 +43,12 @@ def test_equal_pictures_across_a_given_split_and_across_classes_are_listed(tmp_p
 
 def hash_of(part: str, label: int, index: int) -> int:
     return len(part) * 100 + (part == "val") * 50 + label * 10 + index
+
+
+def test_equal_pictures_in_train_and_val_are_listed_too(tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "val", "test")):
+        for label in "ab":
+            save_picture(tmp_path / "d" / part / label / "0.png", (90, 90, 90), seed=number * 10 + (label == "b"))
+    copy = (tmp_path / "d" / "train" / "a" / "0.png").read_bytes()
+    (tmp_path / "d" / "val" / "a" / "0.png").write_bytes(copy)
+    assert found(tmp_path / "d").across_split == (("train/a/0.png", "val/a/0.png"),)

@@ -67,6 +67,13 @@ def test_a_split_folder_keeps_its_test_part(tmp_path: Path, val: str | None) -> 
     assert all(name.startswith("test/") for name in pictures.split("test")["picture"])
 
 
+def test_split_folders_may_be_spelt_otherwise(tmp_path: Path) -> None:
+    for part in ("Training", "Validation", "Testing"):
+        for label, colour in (("a", (200, 0, 0)), ("b", (0, 200, 0))):
+            save_picture(tmp_path / "data" / part / label / "0.png", colour, seed=len(part) + len(label))
+    assert load(tmp_path / "data").counts() == {"train": 2, "val": 2, "test": 2}
+
+
 def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
     limited = load(colour_folder, image_limit=30)
     assert 20 <= len(limited.table) <= 30

@@ -104,6 +104,27 @@ def test_where_the_control_does_as_well_adapting_there_is_not_credited() -> None
     assert "not shown against the control" in discussion.conclusion(found)
 
 
+def test_a_beaten_baseline_is_not_named_in_the_conclusion() -> None:
+    found = told(same(0.60), same(0.65) | {"head_bn": 0.80}, baseline=0.70)
+    assert "baseline" not in discussion.conclusion(found)
+
+
+def test_a_better_baseline_is_named_in_the_conclusion() -> None:
+    found = told(same(0.60), same(0.65) | {"head_bn": 0.80}, baseline=0.95)
+    assert "FixRes pays here" in discussion.conclusion(found)
+    assert "is better still" in discussion.conclusion(found)
+
+
+def test_without_the_same_size_pair_nothing_is_claimed() -> None:
+    found = told(same(0.60), same(0.65) | {"head_bn": 0.80}, test_sizes=[128])
+    assert "can't be told" in discussion.conclusion(found)
+
+
+def test_where_no_adaptation_is_chosen_none_is_credited() -> None:
+    found = told(same(0.60), same(0.60) | {"none": 0.80})
+    assert "adapting *there* adds to it is not shown" in discussion.conclusion(found)
+
+
 def test_the_path_adds_up_to_the_whole_gain() -> None:
     found = told(same(0.60), {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, "control": 0.72})
     path = results.gain_path(found)

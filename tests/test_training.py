@@ -129,3 +129,14 @@ def test_half_precision_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="fp16"):
         evaluation.accelerator("fp16")
+
+
+def test_a_checkpoint_of_other_library_code_is_trained_anew(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    pictures = datasets.load(settings)
+    training.train_or_load(settings, pictures)
+    monkeypatch.setattr(training, "library_hash", lambda: "0" * 16)
+    training.train_or_load(settings, pictures)
+    assert "library" in caplog.text

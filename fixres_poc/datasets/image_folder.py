@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from fixres_poc.config import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(["val", "valid", "validation"], "val")
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
 
 Row = tuple[str, str, str]
@@ -40,7 +41,7 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
     if not folder.is_dir():
         raise InputError(f"dataset {str(folder)!r}: no such folder; allowed: synthetic, stanford_dogs, a folder")
     top = root(folder)
-    splits = {SPLITS[each.name]: each for each in _folders(top) if each.name in SPLITS}
+    splits = {SPLITS[each.name.lower()]: each for each in _folders(top) if each.name.lower() in SPLITS}
     if "train" in splits and len(splits) > 1:
         rows = _presplit(top, splits, split_seed)
     else:
@@ -61,7 +62,7 @@ def _folders(folder: Path) -> list[Path]:
 def root(folder: Path) -> Path:
     """The folder that holds the classes (or train, val and test): the given one, or the only one in it."""
     inner = _folders(folder)
-    has_classes = len(inner) == 1 and any(_folders(inner[0])) and inner[0].name not in SPLITS
+    has_classes = len(inner) == 1 and any(_folders(inner[0])) and inner[0].name.lower() not in SPLITS
     return inner[0] if has_classes else folder
 
 
