@@ -187,8 +187,19 @@ def lay_out(home: Path, fingerprint: str = "a", **values: object) -> dict[str, f
 def test_settings_file_says_what_decides_a_run(home: Path) -> None:
     lay_out(home)
     content = json.loads((home / "runs/tiny/train64_test96_seed0/settings.json").read_text())
-    assert sorted(content) == ["code", "data", "notebook", "parameters", "version"]
+    assert sorted(content) == ["code", "data", "library", "notebook", "parameters", "version"]
     assert (content["notebook"], content["parameters"]["test_size"]) == ("04_fixres", 96)
+
+
+def test_edited_library_code_makes_every_run_outdated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(home)
+    made = home / "runs/tiny/baseline/metrics.json"
+    made.write_text("made by the old code")
+    lay_out(home)
+    assert made.read_text()
+    monkeypatch.setattr(engine, "library_hash", lambda: "0" * 16)
+    lay_out(home)  # takes the old file away, and leaves an empty one as if the run had been done again
+    assert not made.read_text()
 
 
 def test_settings_files_are_only_written_when_they_change(home: Path) -> None:
