@@ -162,13 +162,3 @@ def trunk(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         for hook in hooks:
             hook.remove()
     return (seen["features"], seen["shortcut"]) if "shortcut" in seen else (seen["features"],)
-
-
-def replace_tail(model: nn.Module, tail: Tail) -> nn.Module:
-    """A copy of the model with the tail's batch norm and classifier in place of its own."""
-    whole = copy.deepcopy(model)
-    norm = last_batch_norm(whole)
-    if norm is not None and tail.norm is not None:
-        norm.load_state_dict(tail.norm.state_dict())
-    classifier(whole).load_state_dict(tail.classifier.state_dict())
-    return whole

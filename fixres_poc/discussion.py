@@ -112,7 +112,9 @@ def trust(results: Results) -> str:
         parts[0] += ", so the spread between trainings is not known"
     missing = table.loc[table["status"] != "ok", PAIR].drop_duplicates()
     if len(missing):
-        parts.append(f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs and baseline failed or are missing")
+        parts.append(
+            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} size pairs, with the baseline's, are missing"
+        )
     if settings["dataset"] == "synthetic":
         parts.append("the pictures are drawn, and were drawn so that a larger size has something to show")
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")

@@ -1,7 +1,7 @@
 """Every figure of the notebooks and the report, in one look (fixres.mplstyle).
 
 Tables are those of `results`; accuracies come in as fractions and are drawn in percent. Each function returns its
-figure, made by pyplot, so that a notebook shows it when the cell ends with `;`. Importing this module sets the look.
+figure, made by pyplot, so that a notebook that assigns it shows it once. Importing this module sets the look.
 """
 
 import math

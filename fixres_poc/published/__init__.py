@@ -4,9 +4,6 @@ from importlib import resources
 
 import pandas as pd
 
-BASELINE_2020 = 0.910
-"""Baseline accuracy on Stanford Dogs in the 2020 proof of concept that this project started from."""
-
 
 def imagenet() -> pd.DataFrame:
     """ImageNet top-1 (fraction) of published networks.
