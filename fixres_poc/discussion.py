@@ -113,7 +113,7 @@ def trust(results: Results) -> str:
     missing = table.loc[table["status"] != "ok", PAIR].drop_duplicates()
     if len(missing):
         parts.append(
-            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} size pairs, with the baseline's, are missing"
+            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} size pairs, the baseline's counted, lack results"
         )
     if settings["dataset"] == "synthetic":
         parts.append("the pictures are drawn, and were drawn so that a larger size has something to show")

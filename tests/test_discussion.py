@@ -134,7 +134,7 @@ def test_the_path_adds_up_to_the_whole_gain() -> None:
 
 def test_failed_runs_and_missing_references_are_named() -> None:
     found = told(same(0.60), None)
-    assert "1 of 3 size pairs (the baseline's included) failed" in discussion.trust(found)
+    assert "1 of 3 size pairs, the baseline's counted, lack results" in discussion.trust(found)
     failed = tables.failures(found).set_index("name")
     assert failed.loc["train96_test128_seed0", "error"] == "OutOfMemoryError: <b>full</b>"
     assert "No pair with a larger test size" in discussion.adaptations(found)
