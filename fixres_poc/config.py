@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED_BACKBONES = ("efficientnet_lite0",)
+WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "head", "head_bn_stats", "head_bn", "control"]
 ADAPTATIONS: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
 BASELINE_SIZE = 224
@@ -47,10 +48,11 @@ def report_folder(sweep: str) -> Path:
 
 
 def _known_backbone(name: str) -> str:
-    if name not in EMBEDDED_BACKBONES and not (name.startswith("timm:") and len(name) > 5):
-        close = difflib.get_close_matches(name, EMBEDDED_BACKBONES, n=1)
+    names = EMBEDDED_BACKBONES + WSL_BACKBONES
+    if name not in names and not (name.startswith("timm:") and len(name) > 5):
+        close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown backbone; {hint}allowed: {', '.join(EMBEDDED_BACKBONES)}, timm:<name>")
+        raise ValueError(f"unknown backbone; {hint}allowed: {', '.join(names)}, timm:<name>")
     return name
 
 
@@ -112,6 +114,7 @@ class ModelSettings(DataSettings):
     """Which network, and how pictures reach it."""
 
     backbone: Backbone = "efficientnet_lite0"
+    weights: str | None = Field(None, description="file to load instead of the backbone's own weights")
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     resize: Literal["short_side", "height"] = "short_side"
@@ -197,9 +200,8 @@ class SweepSettings(MethodSettings):
 
     @model_validator(mode="after")
     def _sizes_given_once(self) -> Self:
-        grid = self.train_sizes is not None and self.test_sizes is not None
-        either = self.train_sizes is not None or self.test_sizes is not None
-        if (self.pairs is None and not grid) or (self.pairs is not None and either):
+        given = (self.train_sizes is not None, self.test_sizes is not None)
+        if any(given) if self.pairs else not all(given):
             raise ValueError("give either pairs, or both train_sizes and test_sizes")
         return self
 
@@ -293,8 +295,7 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     """
     file = resolve(path)
     try:
-        text = file.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fixres_poc import __version__
 from fixres_poc.config import EMBEDDED_BACKBONES, REPOSITORY, SweepSettings, home, report_folder, resolve, run_folder
@@ -52,7 +53,7 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
     folder = sweep_folder(sweep.name)
     folder.mkdir(parents=True, exist_ok=True)
     with _stop_signals_interrupt(), _locked(folder / "lock") as lock:
-        _check_backbone(sweep.backbone)
+        _check_model(sweep)
         _lay_out(sweep, prepare_data(sweep))
         monitor = Monitor(sweep, sys.stderr)
         ended = 0
@@ -70,12 +71,14 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
     return not failed
 
 
-def _check_backbone(name: str) -> None:
-    """Refuse a name that timm does not know before pictures are drawn; the embedded one is known without torch."""
-    if name not in EMBEDDED_BACKBONES:
+def _check_model(sweep: SweepSettings) -> None:
+    """Refuse what does not exist before pictures are drawn, and name terms; the embedded one is known without torch."""
+    if sweep.backbone not in EMBEDDED_BACKBONES or sweep.weights is not None:
         from fixres_poc import backbones
 
-        backbones.check(name)
+        backbones.check(sweep.backbone, sweep.weights)
+        if terms := backbones.licence(sweep.backbone, sweep.weights):
+            print(terms, file=sys.stderr)
 
 
 def prepare_data(sweep: SweepSettings) -> str:
@@ -107,12 +110,13 @@ def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     """Write sweep.json and the runs' settings.json; what is outdated or half done goes, with all that used it."""
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
     codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
-    library = library_hash()
+    library, weights = library_hash(), _weights(sweep)
     outdated: set[str] = set()
     for run in sweep.runs():
         folder = run_folder(sweep.name, run.name)
         settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "library": library}
-        text = json.dumps(settings | {"data": fingerprint, "parameters": run.parameters}, indent=1)
+        own = weights if "weights" in run.parameters else {}
+        text = json.dumps(settings | own | {"data": fingerprint, "parameters": run.parameters}, indent=1)
         file = folder / "settings.json"
         changed = not file.exists() or file.read_text(encoding="utf-8") != text
         killed = (folder / "progress.log").exists()
@@ -122,6 +126,15 @@ def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
             (folder / name).unlink(missing_ok=True)
         if changed:  # last, so that a crash before it leaves the run as changed
             write_atomically(file, text)
+
+
+def _weights(sweep: SweepSettings) -> dict[str, Any]:
+    """What settings.json says of a weights file, so that another one at the same path is noticed."""
+    if sweep.weights is None:
+        return {}
+    from fixres_poc import weights
+
+    return {"weights": weights.fingerprint(sweep.weights)}
 
 
 def _command(folder: Path, cores: int | None, profile: str) -> list[str]:

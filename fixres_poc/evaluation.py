@@ -174,7 +174,7 @@ class Baseline:
 def baseline(settings: BaselineSettings, pictures: Pictures) -> Baseline:
     """Frozen pre-trained features at 224 px and logistic regression, its penalty chosen on validation."""
     engine = accelerator(settings.precision)
-    model = place(create(settings.backbone), engine)
+    model = place(create(settings.backbone, weights=settings.weights), engine)
     start = time.perf_counter()
     x = {split: features(model, pictures, split, settings, BASELINE_SIZE, engine) for split in ("train", "val", "test")}
     extracted = time.perf_counter()

@@ -15,7 +15,7 @@ from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import set_seed
 from torch import nn
 
-from fixres_poc import checkpoint
+from fixres_poc import checkpoint, weights
 from fixres_poc.adaptation import adapt
 from fixres_poc.backbones import Tail, create
 from fixres_poc.config import InputError, TrainSettings, run_folder
@@ -78,9 +78,9 @@ def train_or_load(settings: TrainSettings, pictures: Pictures, engine: Accelerat
 
 
 def _record(settings: TrainSettings, pictures: Pictures) -> dict[str, Any]:
-    values = settings.model_dump(exclude={"sweep", "show_pictures", "dataset", "image_limit"})
     return {
-        "settings": values,
+        "settings": settings.model_dump(exclude={"sweep", "show_pictures", "dataset", "image_limit", "weights"}),
+        "weights": weights.fingerprint(settings.weights),
         "classes": pictures.classes,
         "pictures": pictures.fingerprint(),
         "library": library_hash(),
@@ -109,7 +109,7 @@ def train(settings: TrainSettings, pictures: Pictures, engine: Accelerator | Non
     """
     engine = engine or accelerator(settings.precision)
     set_seed(settings.seed)
-    model = place(create(settings.backbone, len(pictures.classes)), engine)
+    model = place(create(settings.backbone, len(pictures.classes), weights=settings.weights), engine)
     transform = transforms_for(settings, settings.train_size, settings.train_size)["train"]
     data = PictureDataset(pictures, "train", transform, settings.seed)
     steps = len(loader(data, settings.batch_size)) * settings.epochs

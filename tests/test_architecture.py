@@ -9,8 +9,8 @@ from fixres_poc.config import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 LEVELS = (
-    ("config", "geometry", "statistics", "progress", "published", "records", "results"),
-    ("transforms", "backbones", "datasets", "checkpoint", "discussion", "plots", "discussion", "tables"),
+    ("config", "geometry", "statistics", "progress", "download", "published", "records", "results"),
+    ("transforms", "weights", "backbones", "datasets", "checkpoint", "discussion", "plots", "discussion", "tables"),
     ("evaluation", "audit", "preflight", "activations"),
     ("training", "adaptation"),
     ("report", "runner", "monitor", "engine", "cli"),

@@ -64,9 +64,16 @@ def error(values: dict[str, Any]) -> str:
         (
             {"backbone": "efficientnet"},
             "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite0'? "
-            "allowed: efficientnet_lite0, timm:<name>",
+            "allowed: efficientnet_lite0, resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
+            "resnext101_32x48d_wsl, timm:<name>",
         ),
-        ({"backbone": "timm:"}, "backbone = 'timm:': unknown backbone; allowed: efficientnet_lite0, timm:<name>"),
+        (
+            {"backbone": "resnext101_32x48d"},
+            "backbone = 'resnext101_32x48d': unknown backbone; did you mean 'resnext101_32x48d_wsl'? "
+            "allowed: efficientnet_lite0, resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
+            "resnext101_32x48d_wsl, timm:<name>",
+        ),
+        ({"weights": 3}, "weights = 3: should be a valid string"),
         ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
     ],
     ids=lambda value: str(value)[:40],

@@ -217,6 +217,16 @@ def test_other_pictures_change_every_run(home: Path) -> None:
     assert all(after[name] > before[name] for name in throwaway.RUNS)
 
 
+def test_another_weights_file_at_the_same_path_changes_the_runs_that_use_it(home: Path) -> None:
+    file = home / "weights.pth"
+    file.write_text("a")
+    before = lay_out(home, weights=str(file))
+    assert lay_out(home, weights=str(file)) == before
+    file.write_text("b")
+    after = lay_out(home, weights=str(file))
+    assert {name for name in after if after[name] == before[name]} == {"state_of_the_art", "dataset"}
+
+
 def test_outdated_training_takes_its_pairs_with_it(home: Path) -> None:
     lay_out(home)
     notebook = home / "notebooks/03_train.ipynb"
@@ -231,6 +241,19 @@ def test_half_done_run_is_not_taken_for_done(home: Path) -> None:
     (home / "runs/tiny/baseline/progress.log").touch()
     engine._lay_out(throwaway.settings(), "a")
     assert not (home / "runs/tiny/baseline/metrics.json").exists()
+
+
+def test_missing_weights_are_refused_before_pictures_are_drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "prepare_data", lambda sweep: pytest.fail("drawn"))
+    with pytest.raises(InputError, match=r"weights = 'none\.pth': no such file"):
+        engine.run_sweep(throwaway.settings().model_copy(update={"weights": "none.pth"}))
+
+
+def test_terms_are_said_where_the_weights_are_chosen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
+        engine._check_model(throwaway.settings().model_copy(update={"backbone": backbone}))
+    expected = "weights of resnext101_32x48d_wsl: CC BY-NC 4.0: non-commercial use only\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_missing_notebook_is_named(home: Path) -> None:

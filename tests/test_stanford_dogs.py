@@ -3,18 +3,17 @@
 import hashlib
 import io
 import tarfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import save_picture
 from scipy.io import savemat
+from serving import Server, serve
 
-from fixres_poc import datasets
+from fixres_poc import datasets, download
 from fixres_poc.config import DataSettings, InputError, SweepSettings
 from fixres_poc.datasets import stanford_dogs
 from fixres_poc.datasets.loading import shown
@@ -57,35 +56,6 @@ def unpacked(tmp_path: Path) -> Path:
     return folder
 
 
-class Server(ThreadingHTTPServer):
-    """What it holds, what goes wrong, and what it was asked for: (file, range asked for, bytes sent)."""
-
-    files: dict[str, bytes]
-    asked: list[tuple[str, str | None, int]]
-    cut_bytes: int | None = None
-    status = 200
-    knows_range = True
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        name, wanted = self.path.rsplit("/", 1)[-1], self.headers["Range"]
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.knows_range else 0
-        body = self.server.files[name][start:]
-        status = self.server.status if self.server.status != 200 or not start else 206 if body else 416
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        sent = body[: self.server.cut_bytes]
-        self.server.asked.append((name, wanted, len(sent)))
-        self.wfile.write(sent)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 def pack(members: dict[str, Path]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -101,21 +71,15 @@ def trust(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
+    with serve(monkeypatch) as server:
         server.files = {
             "images.tar": pack({"Images": unpacked / "Images"}),
             "annotation.tar": pack({"Annotation": unpacked / "Annotation"}),
             "lists.tar": pack({path.name: path for path in unpacked.glob("*.mat")}),
         }
         trust(server, monkeypatch)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(stanford_dogs, "URL", f"http://127.0.0.1:{server.server_port}/dogs/")
-        monkeypatch.setattr(stanford_dogs, "RETRIES", 0)
-        monkeypatch.setattr(stanford_dogs, "CHUNK_BYTES", 1000)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setattr(stanford_dogs, "URL", server.url)
         yield server
-        server.shutdown()
 
 
 def failure(message: str) -> None:
@@ -166,7 +130,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Server) -> None:
 
 
 def test_a_broken_download_is_retried_in_the_same_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stanford_dogs, "RETRIES", 1)
+    monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: setattr(server, "cut_bytes", None))
     server.cut_bytes = 4500
     datasets.load(OFFICIAL)
@@ -183,7 +147,7 @@ def test_a_server_without_ranges_sends_all_again(server: Server) -> None:
 
 @pytest.mark.parametrize("kept", [4000, 10_000_000])
 def test_a_part_of_another_file_is_thrown_away(server: Server, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    monkeypatch.setattr(stanford_dogs, "RETRIES", 1)
+    monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     archives().mkdir(parents=True)
     (archives() / "images.tar.part").write_bytes(b"x" * kept)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fixres_poc import checkpoint, datasets, evaluation, training
-from fixres_poc.backbones import Tail
+from fixres_poc.backbones import Tail, create
 from fixres_poc.config import BaselineSettings, InputError, TrainSettings, run_folder
 from fixres_poc.datasets.loading import PictureDataset
 
@@ -89,6 +89,26 @@ def test_a_changed_picture_set_is_trained_anew(colour_folder: Path, caplog: pyte
     (colour_folder / "red" / "00.png").rename(colour_folder / "red" / "renamed.png")
     training.train_or_load(settings, datasets.load(settings))
     assert "pictures" in caplog.text
+
+
+def test_own_weights_are_used_and_another_file_at_the_same_path_is_trained_anew(
+    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = create("efficientnet_lite0").state_dict()
+    file = tmp_path / "own.pth"
+    torch.save(state, file)
+    plain = settings_for(colour_folder, epochs=1)
+    settings = plain.model_copy(update={"weights": str(file)})
+    pictures = datasets.load(settings)
+    first, expected = (weights(training.train(each, pictures)) for each in (settings, plain))
+    assert all(torch.equal(first[key], expected[key]) for key in first)
+    training.train_or_load(settings, pictures)
+    file.rename(tmp_path / "moved.pth")
+    training.train_or_load(settings.model_copy(update={"weights": str(tmp_path / "moved.pth")}), pictures)
+    assert not caplog.text
+    torch.save({key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()}, file)
+    training.train_or_load(settings, pictures)
+    assert "made with weights = " in caplog.text
 
 
 def test_predictions_share_one_trunk_and_equal_the_plain_network(colour_folder: Path) -> None:

@@ -6,7 +6,6 @@ Images/<wnid>-<breed>/<id>.jpg, Annotation/<wnid>-<breed>/<id> and the official 
 the same layout, or Kaggle's.
 """
 
-import math
 import os
 import shutil
 import tarfile
@@ -16,8 +15,6 @@ from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
 import pandas as pd
-import pooch
-import requests
 from defusedxml import ElementTree
 from filelock import FileLock
 from scipy.io import loadmat
@@ -25,6 +22,7 @@ from scipy.io.matlab import MatReadError
 
 from fixres_poc.config import InputError, home
 from fixres_poc.datasets import image_folder
+from fixres_poc.download import fetch
 from fixres_poc.progress import bar
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -33,9 +31,7 @@ SHA256 = {
     "annotation.tar": "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
     "lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
 }
-RETRIES = 3
-TIMEOUT_S = 30
-CHUNK_BYTES = 2**20
+TERMS = "ImageNet's terms: non-commercial research only"
 LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
 
 
@@ -63,43 +59,9 @@ def prepare() -> Path:
         if lists(target) is None:
             if target.exists():
                 raise InputError(f"{target}: there, but without {' and '.join(LISTS.values())}; add them or remove it")
-            _unpack([_fetch(name, archives) for name in SHA256], archives / "unpacked", target)
+            files = [fetch(URL + name, archives, sha256, TERMS) for name, sha256 in SHA256.items()]
+            _unpack(files, archives / "unpacked", target)
     return target
-
-
-def _fetch(name: str, archives: Path) -> Path:
-    """The archive, downloaded unless it lies there with the right checksum."""
-    pooch.get_logger().setLevel("WARNING")
-    store = pooch.create(archives, URL, registry=SHA256, retry_if_failed=RETRIES)
-    try:
-        return Path(store.fetch(name, downloader=_resume))
-    except requests.HTTPError as error:
-        reason = str(error)
-    except requests.RequestException:
-        reason = f"{URL}{name}: no answer, or the connection broke; run again to go on where it stopped"
-    except ValueError:
-        reason = f"{URL}{name}: wrong checksum"
-    except OSError as error:
-        reason = f"{archives / name}: {error.strerror}"
-    by_hand = f"or put {name} into {archives} by hand (ImageNet's terms: non-commercial research only)"
-    raise InputError(f"{reason}; {by_hand}") from None
-
-
-def _resume(url: str, output_file: str, store: pooch.Pooch) -> None:
-    """Downloader for pooch that goes on with <name>.part; pooch's checksum then decides over the whole file."""
-    name = url.rsplit("/", 1)[-1]
-    part = Path(store.path) / f"{name}.part"
-    done = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
-        if answer.status_code != requests.codes.requested_range_not_satisfiable:  # that is: nothing is left to fetch
-            answer.raise_for_status()
-            resumed = answer.status_code == requests.codes.partial_content
-            total = math.ceil(int(answer.headers.get("Content-Length", 0)) / CHUNK_BYTES) or None
-            with part.open("ab" if resumed else "wb") as file:
-                for chunk in bar(answer.iter_content(CHUNK_BYTES), f"downloading {name}, MiB", total):
-                    file.write(chunk)
-    os.replace(part, output_file)
 
 
 def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
