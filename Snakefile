@@ -6,7 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from fixres_poc.config import SweepSettings, validate
+from fixres_poc.config import SweepSettings
+from fixres_poc.reading import validate
 from fixres_poc.runner import OUTPUTS, TORCH_NOTEBOOKS
 
 SWEEP = validate(SweepSettings, json.loads(Path("sweep.json").read_text(encoding="utf-8")), "sweep.json")

@@ -66,8 +66,9 @@ def sweep(
     profile: Annotated[str, typer.Option(help="folder of a Snakemake profile")] = "profiles/local",
 ) -> None:
     """Do everything that a sweep still lacks: pictures, runs, report."""
-    from fixres_poc.config import InputError, load_sweep, resolve
+    from fixres_poc.config import InputError, resolve
     from fixres_poc.engine import run_sweep
+    from fixres_poc.reading import load_sweep
 
     if not (resolve(profile) / "config.yaml").is_file():
         raise InputError(f"profile = {profile!r}: no folder with a config.yaml; there are profiles/local and /slurm")
@@ -79,8 +80,8 @@ def sweep(
 @app.command()
 def data(file: SweepFile, dataset: Dataset = None) -> None:
     """Draw or check the pictures of a sweep, without any training."""
-    from fixres_poc.config import load_sweep
     from fixres_poc.engine import prepare_data
+    from fixres_poc.reading import load_sweep
 
     settings = load_sweep(file, {"dataset": dataset})
     print(f"the pictures of {settings.dataset} are ready, fingerprint {prepare_data(settings)}")
@@ -89,8 +90,8 @@ def data(file: SweepFile, dataset: Dataset = None) -> None:
 @app.command()
 def report(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
     """Collect the runs of a sweep and render its report again, whatever exists."""
-    from fixres_poc.config import load_sweep
     from fixres_poc.engine import render
+    from fixres_poc.reading import load_sweep
 
     settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
     print(f"report: {render(settings)}")

@@ -1,19 +1,17 @@
 """Validated, frozen settings of sweeps and runs, and where their files lie.
 
-A sweep file holds the keys of `SweepSettings`; `SweepSettings.runs` derives every notebook run from it. The parameters
-cell of a notebook holds the fields of one settings class and `read_parameters` validates it. Sizes are in pixels.
+A sweep file holds the keys of `SweepSettings`; `SweepSettings.runs` derives every notebook run from it. How settings
+are read from files and notebooks stands in `reading`. Sizes are in pixels.
 """
 
-import ast
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED_BACKBONES = ("efficientnet_lite0",)
@@ -87,10 +85,15 @@ class DataSettings(Settings):
     show_pictures: Shown = Field(True, validate_default=True, description="may notebooks and report show pictures?")
 
 
-class OverviewSettings(Settings):
-    """The state of the art and the backbone's place in it (notebook 00)."""
+class RunSettings(Settings):
+    """Where a run's files go: runs/<sweep>/."""
 
     sweep: Name = Field("notebooks", description="the sweep this run belongs to: runs/<sweep>/")
+
+
+class OverviewSettings(RunSettings):
+    """The state of the art and the backbone's place in it (notebook 00)."""
+
     backbone: Backbone = "efficientnet_lite0"
 
     @property
@@ -99,10 +102,8 @@ class OverviewSettings(Settings):
         return "state_of_the_art"
 
 
-class DatasetSettings(DataSettings):
+class DatasetSettings(DataSettings, RunSettings):
     """A look at the pictures (notebook 01)."""
-
-    sweep: Name = Field("notebooks", description="the sweep this run belongs to: runs/<sweep>/")
 
     @property
     def run_name(self) -> str:
@@ -130,10 +131,9 @@ class MethodSettings(ModelSettings):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
-class BaselineSettings(ModelSettings):
+class BaselineSettings(ModelSettings, RunSettings):
     """Frozen features at 224/224 and a linear classifier (notebook 02)."""
 
-    sweep: Name = Field("notebooks", description="the sweep this run belongs to: runs/<sweep>/")
     seed: Seed = 0
 
     @property
@@ -142,10 +142,9 @@ class BaselineSettings(ModelSettings):
         return "baseline"
 
 
-class TrainSettings(MethodSettings):
+class TrainSettings(MethodSettings, RunSettings):
     """Stage 1 at the train size, and the control adapted there (notebook 03)."""
 
-    sweep: Name = Field("notebooks", description="the sweep this run belongs to: runs/<sweep>/")
     seed: Seed = 0
     train_size: Size
 
@@ -239,112 +238,3 @@ class SweepSettings(MethodSettings):
 def _parameters(model: type[Settings], shared: Mapping[str, Any], **own: Any) -> dict[str, Any]:
     values = {key: value for key, value in shared.items() if key in model.model_fields} | own
     return model(**values).model_dump()
-
-
-S = TypeVar("S", bound=Settings)
-
-
-def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
-    """Build settings from plain values.
-
-    Args:
-        model: the settings class.
-        values: keys and values; lists are taken for tuples.
-        source: where they come from, named in the error.
-
-    Raises:
-        InputError: unknown key, missing key or impossible value, in one line that names it and what is allowed.
-    """
-    try:
-        return model.model_validate({key: _as_tuple(value) for key, value in values.items()})
-    except ValidationError as error:
-        raise InputError(f"{source}: {_explain(error, model)}") from None
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _explain(error: ValidationError, model: type[Settings]) -> str:
-    first = error.errors()[0]
-    key, kind = str(first["loc"][0]) if first["loc"] else "", first["type"]
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(key, model.model_fields, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"unknown key {key!r}; {hint}allowed: {', '.join(sorted({*model.model_fields} - {'name'}))}"
-    if kind == "missing" and len(first["loc"]) == 1:
-        return f"key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = {"tuple_type": "should be a list, such as [64, 96]", "too_short": "may not be empty"}.get(kind, message)
-    if key == "pairs" and kind in ("missing", "too_long", "tuple_type") and len(first["loc"]) > 1:
-        message = "each pair is [train_size, test_size]"
-    if kind == "float_type" and isinstance(first["input"], str):
-        message += "; YAML wants a point in it, such as 1.0e-3"
-    return f"{key} = {first['input']!r}: {message}" if key else message
-
-
-def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
-    """Read a sweep file; its name is the file's stem.
-
-    Args:
-        path: the YAML file.
-        overrides: keys that replace those of the file (None values are passed over).
-
-    Raises:
-        InputError: no such file, not YAML, not a table of keys, or a wrong key or value.
-    """
-    file = resolve(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        problem = getattr(error, "problem", None) or "syntax error"
-        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least")
-    if "name" in content:
-        raise InputError(f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}")
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    return validate(SweepSettings, content | given | {"name": file.stem}, str(path))
-
-
-def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
-    """Validate a notebook's parameters: the fields of `model` among the notebook's globals.
-
-    papermill puts a misspelt parameter into a cell of its own and only warns. So the names assigned in the cells of
-    literals that ran right before this one (the parameters cell and papermill's) are checked as well.
-
-    Args:
-        model: the settings class whose fields the parameters cell sets.
-        namespace: the notebook's `globals()`.
-
-    Raises:
-        InputError: as `validate`.
-    """
-    names = set(_assigned_before(namespace.get("In", ()))) | {key for key in model.model_fields if key in namespace}
-    return validate(model, {name: namespace[name] for name in names if name in namespace}, "parameters")
-
-
-def _assigned_before(history: Iterable[str]) -> list[str]:
-    names: list[str] = []
-    for source in reversed(list(history)[1:-1]):
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError:
-            break
-        if not statements or not all(isinstance(each, ast.Assign) and _is_literal(each.value) for each in statements):
-            break
-        names += [target.id for each in statements for target in each.targets if isinstance(target, ast.Name)]  # type: ignore[attr-defined]
-    return names
-
-
-def _is_literal(node: ast.AST) -> bool:
-    try:
-        ast.literal_eval(node)
-    except ValueError:
-        return False
-    return True

@@ -20,9 +20,9 @@ from fixres_poc.config import (
     SweepSettings,
     report_folder,
     run_folder,
-    validate,
 )
 from fixres_poc.geometry import size_ratio
+from fixres_poc.reading import validate
 from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_atomically, write_run
 from fixres_poc.statistics import mcnemar_p, paired_difference
 

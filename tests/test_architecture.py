@@ -9,8 +9,8 @@ from fixres_poc.config import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 LEVELS = (
-    ("config", "geometry", "statistics", "progress", "download", "published", "records", "results"),
-    ("transforms", "weights", "backbones", "datasets", "checkpoint", "discussion", "plots", "discussion", "tables"),
+    ("config", "reading", "geometry", "statistics", "progress", "download", "published", "records", "results"),
+    ("transforms", "weights", "backbones", "datasets", "checkpoint", "plots", "discussion", "tables"),
     ("evaluation", "audit", "preflight", "activations"),
     ("training", "adaptation"),
     ("report", "runner", "monitor", "engine", "cli"),
@@ -63,7 +63,7 @@ def test_nothing_imports_notebooks_or_tests(file: Path) -> None:
 
 def test_lowest_level_works_without_torch() -> None:
     names = [name for name in LEVELS[0] if name in {part(file) for file in MODULES}]
-    assert {"config", "geometry", "statistics", "progress", "results"} <= set(names)
+    assert {"config", "reading", "geometry", "statistics", "progress", "results"} <= set(names)
     imports = ", ".join(f"fixres_poc.{name}" for name in names)
     code = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

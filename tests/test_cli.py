@@ -113,7 +113,7 @@ def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "sweeps").glob("*.yml")), ids=lambda file: file.stem)
 def test_sweep_files_are_valid_and_their_headers_name_their_command(file: Path) -> None:
-    from fixres_poc.config import load_sweep
+    from fixres_poc.reading import load_sweep
 
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
     commands = [line for line in header if line.startswith("#   make sweep")]

@@ -12,10 +12,8 @@ from fixres_poc.config import (
     PairSettings,
     SweepSettings,
     TrainSettings,
-    load_sweep,
-    read_parameters,
-    validate,
 )
+from fixres_poc.reading import load_sweep, read_parameters, validate
 
 BASE: dict[str, Any] = {"name": "x", "dataset": "synthetic", "pairs": [[64, 96]]}
 GRID: dict[str, Any] = {"name": "x", "dataset": "synthetic", "train_sizes": [64, 96], "test_sizes": [64, 96, 128]}
@@ -199,7 +197,9 @@ READ = "settings = read_parameters(PairSettings, globals())"
 def run_cells(*cells: str) -> Any:
     """The namespace after these cells have run as in a notebook; raises what a cell raises."""
     shell: Any = InteractiveShell()  # type: ignore[no-untyped-call]
-    shell.run_cell("from fixres_poc.config import PairSettings, read_parameters", store_history=True)
+    shell.run_cell(
+        "from fixres_poc.config import PairSettings\nfrom fixres_poc.reading import read_parameters", store_history=True
+    )
     for cell in cells:
         shell.run_cell(cell, store_history=True).raise_error()
     return shell.user_ns

@@ -9,6 +9,7 @@ import pytest
 
 from fixres_poc import config, discussion, records, results, tables
 from fixres_poc.config import BaselineSettings, DatasetSettings, PairSettings, SweepSettings, TrainSettings, run_folder
+from fixres_poc.reading import validate
 from fixres_poc.results import Results
 from fixres_poc.statistics import Difference
 
@@ -36,7 +37,7 @@ def predictions(adaptation: str, val: float, test: float) -> pd.DataFrame:
 
 def told(at_96: dict[str, float], at_128: dict[str, float] | None, baseline: float = 0.5, **sweep: object) -> Results:
     """Results with these accuracies, the same on validation and on test; at_128 None stands for a failed run."""
-    settings = config.validate(SweepSettings, KEYS | sweep, "test")
+    settings = validate(SweepSettings, KEYS | sweep, "test")
     top1 = {"baseline": {"baseline": baseline}, "train96_test96_seed0": at_96, "train96_test128_seed0": at_128}
     for run in settings.runs():
         folder = run_folder("told", run.name)
@@ -51,7 +52,7 @@ def told(at_96: dict[str, float], at_128: dict[str, float] | None, baseline: flo
                 "eval_images_per_second": 50.0,
             }
             metrics |= {"seconds": {"train": 30.0, "adapt": dict.fromkeys(ADAPTATIONS, 5.0)}}
-            values = config.validate(MODELS[run.notebook], run.parameters, "test")
+            values = validate(MODELS[run.notebook], run.parameters, "test")
             results.write_run(folder, values, metrics, pd.concat(frames) if frames else None)
     results.collect(settings)
     return results.load("told")

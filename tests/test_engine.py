@@ -11,7 +11,8 @@ import pytest
 import throwaway
 
 from fixres_poc import engine
-from fixres_poc.config import REPOSITORY, InputError, SweepSettings, validate
+from fixres_poc.config import REPOSITORY, InputError, SweepSettings
+from fixres_poc.reading import validate
 from fixres_poc.runner import OUTPUTS
 
 PAIRS = ["train64_test64_seed0", "train64_test96_seed0"]

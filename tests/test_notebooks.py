@@ -10,6 +10,7 @@ import pytest
 
 from fixres_poc import config
 from fixres_poc.config import REPOSITORY
+from fixres_poc.reading import validate
 
 MODELS: dict[str, type[config.Settings]] = {
     "00_state_of_the_art": config.OverviewSettings,
@@ -61,7 +62,7 @@ def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str, 
         assert "  # " in line, line
         values[node.targets[0].id] = ast.literal_eval(node.value)
     assert values.keys() == model.model_fields.keys()
-    config.validate(model, values, stem)
+    validate(model, values, stem)
 
 
 @pytest.mark.parametrize("stem", MODELS)

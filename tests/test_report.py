@@ -9,12 +9,13 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fixres_poc import config, report
+from fixres_poc import report
 from fixres_poc.config import SweepSettings, run_folder
+from fixres_poc.reading import validate
 
 EVIL = "<script>alert(1)</script><img src=http://example.org/x.png>"
 KEYS = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 96], [64, 128]]}
-SWEEP = config.validate(SweepSettings, KEYS, "test")
+SWEEP = validate(SweepSettings, KEYS, "test")
 FAILED, MISSING = "train64_test96_seed0", "train64_test128_seed0"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 

@@ -9,11 +9,12 @@ import pytest
 
 from fixres_poc import config, records, results
 from fixres_poc.config import InputError, SweepSettings, run_folder
+from fixres_poc.reading import validate
 from fixres_poc.results import Cell, Results
 from fixres_poc.statistics import mcnemar_p
 
 KEYS = {"name": "tiny", "dataset": "synthetic", "adaptations": ["none", "head", "control"]}
-SWEEP = config.validate(SweepSettings, KEYS | {"train_sizes": [96], "test_sizes": [96, 128]}, "test")
+SWEEP = validate(SweepSettings, KEYS | {"train_sizes": [96], "test_sizes": [96, 128]}, "test")
 MODELS: dict[str, type[config.Settings]] = {"02_baseline": config.BaselineSettings, "03_train": config.TrainSettings}
 VAL, TEST = 20, 60
 
@@ -32,7 +33,7 @@ def predictions(adaptation: str, val_correct: int, test_correct: int) -> pd.Data
 def write(name: str, *tables: pd.DataFrame, **metrics: object) -> None:
     run = next(run for run in SWEEP.runs() if run.name == name)
     model = MODELS.get(run.notebook, config.PairSettings)
-    settings = config.validate(model, run.parameters, "test")
+    settings = validate(model, run.parameters, "test")
     results.write_run(run_folder("tiny", name), settings, metrics, pd.concat(tables) if tables else None)
 
 

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from fixres_poc import engine
-from fixres_poc.config import SweepSettings, home, validate
+from fixres_poc.config import SweepSettings, home
+from fixres_poc.reading import validate
 from fixres_poc.runner import OUTPUTS
 
 START = """

@@ -1,0 +1,120 @@
+"""Settings as they come in, from sweep files and from notebooks' parameters cells: strictly, with one-line errors."""
+
+import ast
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from fixres_poc.config import InputError, Settings, SweepSettings, resolve
+
+S = TypeVar("S", bound=Settings)
+
+
+def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
+    """Build settings from plain values.
+
+    Args:
+        model: the settings class.
+        values: keys and values; lists are taken for tuples.
+        source: where they come from, named in the error.
+
+    Raises:
+        InputError: unknown key, missing key or impossible value, in one line that names it and what is allowed.
+    """
+    try:
+        return model.model_validate({key: _as_tuple(value) for key, value in values.items()})
+    except ValidationError as error:
+        raise InputError(f"{source}: {_explain(error, model)}") from None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _explain(error: ValidationError, model: type[Settings]) -> str:
+    first = error.errors()[0]
+    key, kind = str(first["loc"][0]) if first["loc"] else "", first["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(key, model.model_fields, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key {key!r}; {hint}allowed: {', '.join(sorted({*model.model_fields} - {'name'}))}"
+    if kind == "missing" and len(first["loc"]) == 1:
+        return f"key {key!r} is missing"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = {"tuple_type": "should be a list, such as [64, 96]", "too_short": "may not be empty"}.get(kind, message)
+    if key == "pairs" and kind in ("missing", "too_long", "tuple_type") and len(first["loc"]) > 1:
+        message = "each pair is [train_size, test_size]"
+    if kind == "float_type" and isinstance(first["input"], str):
+        message += "; YAML wants a point in it, such as 1.0e-3"
+    return f"{key} = {first['input']!r}: {message}" if key else message
+
+
+def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
+    """Read a sweep file; its name is the file's stem.
+
+    Args:
+        path: the YAML file.
+        overrides: keys that replace those of the file (None values are passed over).
+
+    Raises:
+        InputError: no such file, not YAML, not a table of keys, or a wrong key or value.
+    """
+    file = resolve(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        problem = getattr(error, "problem", None) or "syntax error"
+        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least")
+    if "name" in content:
+        raise InputError(f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}")
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    return validate(SweepSettings, content | given | {"name": file.stem}, str(path))
+
+
+def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
+    """Validate a notebook's parameters: the fields of `model` among the notebook's globals.
+
+    papermill puts a misspelt parameter into a cell of its own and only warns. So the names assigned in the cells of
+    literals that ran right before this one (the parameters cell and papermill's) are checked as well.
+
+    Args:
+        model: the settings class whose fields the parameters cell sets.
+        namespace: the notebook's `globals()`.
+
+    Raises:
+        InputError: as `validate`.
+    """
+    names = set(_assigned_before(namespace.get("In", ()))) | {key for key in model.model_fields if key in namespace}
+    return validate(model, {name: namespace[name] for name in names if name in namespace}, "parameters")
+
+
+def _assigned_before(history: Iterable[str]) -> list[str]:
+    names: list[str] = []
+    for source in reversed(list(history)[1:-1]):
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:
+            break
+        if not statements or not all(isinstance(each, ast.Assign) and _is_literal(each.value) for each in statements):
+            break
+        names += [target.id for each in statements for target in each.targets if isinstance(target, ast.Name)]  # type: ignore[attr-defined]
+    return names
+
+
+def _is_literal(node: ast.AST) -> bool:
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return True
