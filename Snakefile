@@ -26,7 +26,7 @@ for notebook, files in OUTPUTS.items():
             notebook.split("_", 1)[1]
         input:
             "{run}/settings.json",
-            lambda wildcards: [f"{name}/checkpoint.safetensors" for name in RUNS[wildcards.run].needs],
+            lambda wildcards: [f"{name}/metrics.json" for name in RUNS[wildcards.run].needs],
         output:
             [f"{{run}}/{file}" for file in files],
         # Logs outlive a failure, outputs do not. error.txt is no log, since Snakemake makes an empty one after success.

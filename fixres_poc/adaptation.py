@@ -9,7 +9,6 @@
 `control` is `head_bn` for as many epochs at the *train* size: what more training alone is worth.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.scheduler import AcceleratedScheduler
+from accelerate.utils import broadcast
 from torch import nn
 
 from fixres_poc import checkpoint
 from fixres_poc.backbones import Tail, trunk
 from fixres_poc.config import InputError, PairSettings, TrainSettings
 from fixres_poc.datasets import Pictures
-from fixres_poc.datasets.loading import PictureDataset, loader
-from fixres_poc.evaluation import transforms_for, workers
+from fixres_poc.datasets.loading import PictureDataset, batches, loader
+from fixres_poc.evaluation import now, transforms_for, workers
+from fixres_poc.memory import Portion
 from fixres_poc.progress import bar
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
@@ -88,29 +89,60 @@ def adapt(
     model.requires_grad_(False).eval()
     data = PictureDataset(pictures, "train", transforms_for(settings, size, size)["val_train"], settings.seed)
     tails = {name: Tail(model) for name in adaptations}
-    steps = len(loader(data, settings.batch_size)) * settings.adapt_epochs
+    steps = len(batches(data, settings.batch_size)) * settings.adapt_epochs
     optimizers = {name: _optimizer(free(tail, name), settings, steps, engine) for name, tail in tails.items()}
-    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    portion = Portion(settings.batch_size)
     seconds = dict.fromkeys(tails, 0.0)
     for epoch in range(1, settings.adapt_epochs + 1 if tails else 1):
         data.epoch = epoch
-        mark = time.perf_counter()
-        batches = loader(data, settings.batch_size, workers())
-        for images, labels, _ in bar(batches, f"adapt at {size} px, epoch {epoch}/{settings.adapt_epochs}"):
+        rows = batches(data, settings.batch_size)
+        loaded = loader(data, rows, workers(), engine.process_index, engine.num_processes)
+        mark = now(engine)
+        for batch, (images, labels, _) in zip(rows, bar(loaded, _title(size, epoch, settings)), strict=True):
             with engine.autocast():
-                features = trunk(model, images.to(engine.device, non_blocking=True))
-            shared, mark = time.perf_counter() - mark, time.perf_counter()
+                features = portion.run(lambda part: trunk(model, part.to(engine.device, non_blocking=True)), images)
+            shared, mark = now(engine) - mark, now(engine)
             for name, tail in tails.items():
-                optimizer, schedule = optimizers[name]
-                with engine.autocast():
-                    loss = criterion(tail(*features), labels.to(engine.device))
-                engine.backward(loss)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                own, mark = time.perf_counter() - mark, time.perf_counter()
+                _step(tail, features, labels, len(batch), settings, optimizers[name], engine)
+                own, mark = now(engine) - mark, now(engine)
                 seconds[name] += shared + own
+    for tail in tails.values():
+        _agree(tail, engine)
     return Adapted({name: tail.requires_grad_(False).eval() for name, tail in tails.items()}, seconds)
+
+
+def _title(size: int, epoch: int, settings: TrainSettings) -> str:
+    return f"adapt at {size} px, epoch {epoch}/{settings.adapt_epochs}"
+
+
+def _step(
+    tail: Tail,
+    features: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    batch: int,
+    settings: TrainSettings,
+    optimizer: tuple[AcceleratedOptimizer, AcceleratedScheduler],
+    engine: Accelerator,
+) -> None:
+    """One step with the gradient of the mean loss over the whole batch, of which this process has a part."""
+    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing, reduction="sum")
+    with engine.autocast():
+        loss = criterion(tail(*features), labels.to(engine.device)) / batch
+    engine.backward(loss)
+    if engine.num_processes > 1:
+        for parameter in tail.parameters():
+            if parameter.grad is not None:
+                parameter.grad = engine.reduce(parameter.grad, "sum")
+    for each in optimizer:
+        each.step()
+    optimizer[0].zero_grad()
+
+
+def _agree(tail: Tail, engine: Accelerator) -> None:
+    """Give every process the statistics of the first: each has seen other pictures."""
+    for buffer in tail.buffers():
+        if engine.num_processes > 1:
+            buffer.copy_(broadcast(buffer))
 
 
 def adapt_pair(

@@ -1,4 +1,4 @@
-"""The command line: `python -m fixres_poc sweep|data|run|report`.
+"""The command line: `python -m fixres_poc sweep|train|data|run|report`.
 
 Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped by Ctrl-C.
 """
@@ -75,6 +75,15 @@ def sweep(
     settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
     if not run_sweep(settings, cores, profile):
         raise typer.Exit(1)
+
+
+@app.command()
+def train(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
+    """Do the trainings of a sweep, on several GPUs: accelerate launch -m fixres_poc train sweeps/x.yml."""
+    from fixres_poc.engine import train_all
+    from fixres_poc.reading import load_sweep
+
+    train_all(load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights}))
 
 
 @app.command()

@@ -129,6 +129,7 @@ class MethodSettings(ModelSettings):
     adapt_epochs: Annotated[int, Field(ge=1)] = 2
     adapt_learning_rate: Rate = 0.01
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations, not store them")
 
 
 class BaselineSettings(ModelSettings, RunSettings):

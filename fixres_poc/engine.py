@@ -18,7 +18,16 @@ from types import FrameType
 from typing import Any
 
 from fixres_poc import __version__
-from fixres_poc.config import EMBEDDED_BACKBONES, REPOSITORY, SweepSettings, home, report_folder, resolve, run_folder
+from fixres_poc.config import (
+    EMBEDDED_BACKBONES,
+    REPOSITORY,
+    SweepSettings,
+    TrainSettings,
+    home,
+    report_folder,
+    resolve,
+    run_folder,
+)
 from fixres_poc.monitor import Monitor
 from fixres_poc.records import library_hash, write_atomically
 from fixres_poc.runner import OUTPUTS, code_hash, complete, gpus, notebook_path
@@ -69,6 +78,31 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
     runs = len(sweep.runs())
     print(f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}")
     return not failed
+
+
+def train_all(sweep: SweepSettings) -> None:
+    """Do a sweep's trainings in all processes that `accelerate launch` has started; 03_train reads what they leave.
+
+    Raises:
+        InputError: pictures, notebooks, backbone or weights cannot be used.
+    """
+    from fixres_poc import datasets, evaluation, training
+
+    accelerator = evaluation.accelerator(sweep.precision)
+    folder = sweep_folder(sweep.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                stack.enter_context(_locked(folder / "lock"))
+                _check_model(sweep)
+                _lay_out(sweep, prepare_data(sweep))
+        for run in sweep.runs():
+            if run.notebook == "03_train":
+                settings = TrainSettings(**run.parameters)
+                trained = training.train_or_load(settings, datasets.load(settings), accelerator)
+                accelerator.print(f"{run.name}: {trained.history['val_top1'].max():.1%} on validation")
+    accelerator.end_training()
 
 
 def _check_model(sweep: SweepSettings) -> None:

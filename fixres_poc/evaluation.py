@@ -1,16 +1,19 @@
 """Predictions of a network and of its adapted tails, and the baseline that trains nothing but a linear classifier."""
 
+import math
 import os
 import resource
 import sys
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,12 +22,17 @@ from torch import nn
 from fixres_poc.backbones import Tail, create, mean_std, trunk
 from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, ModelSettings
 from fixres_poc.datasets import Pictures
-from fixres_poc.datasets.loading import PictureDataset, loader
+from fixres_poc.datasets.loading import PictureDataset, batches, loader
+from fixres_poc.machine import remembered
+from fixres_poc.memory import Portion
 from fixres_poc.progress import bar
+from fixres_poc.records import processor
 from fixres_poc.transforms import Transform, get_transforms
 
 TOP = 5
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+PROBE_BATCH, PROBE_SIZE, PROBE_REPEATS = 8, 128, 3
 
 
 def accelerator(precision: str) -> Accelerator:
@@ -39,7 +47,20 @@ def accelerator(precision: str) -> Accelerator:
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision = 'fp16': needs a CUDA GPU, and none was found; allowed here: fp32, bf16")
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    loading = DataLoaderConfiguration(split_batches=True)  # so that the schedule goes on by one a step, on any number
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))  # others wait while one downloads or draws
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        dataloader_config=loading,
+        kwargs_handlers=[patient],
+    )
+
+
+def now(engine: Accelerator) -> float:
+    """A clock in seconds, read once the device has done all that it was told to."""
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)
+    return time.perf_counter()
 
 
 def workers() -> int:
@@ -47,14 +68,44 @@ def workers() -> int:
     return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 
-def memory_layout(engine: Accelerator) -> torch.memory_format:
-    """channels_last on a CPU (1.5 times as fast there for EfficientNet-Lite0), NCHW on a GPU."""
-    return torch.channels_last if engine.device.type == "cpu" else torch.contiguous_format
+def memory_format(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> torch.memory_format:
+    """The faster memory format for a network here, NCHW or channels_last; measured once a machine and then kept.
+
+    Which one wins depends on network and device: channels_last is 1.5 times as fast for EfficientNet-Lite0 on a CPU,
+    and a third as fast for ResNeXt-101 32x48d on an RTX 3090 (timm's benchmark).
+    """
+    device = device_name() or f"{processor()}, {torch.get_num_threads()} threads"
+    key = f"memory format of {settings.backbone} in {settings.precision} on {device}, torch {torch.__version__}"
+    name = remembered(key, lambda: _faster_format(model, settings, engine))
+    return FORMATS.get(name, torch.contiguous_format)
 
 
-def place(model: nn.Module, engine: Accelerator) -> nn.Module:
-    """The model on its device, in the memory layout of `memory_layout`."""
-    return model.to(engine.device, memory_format=memory_layout(engine))  # type: ignore[call-overload, no-any-return]
+def _faster_format(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> str:
+    """Name of the format in which a step forward and back takes less time, the two alternating."""
+    images = torch.rand(PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE, device=engine.device)
+    seconds = dict.fromkeys(FORMATS, math.inf)
+    model.to(engine.device).eval()
+    for _ in range(PROBE_REPEATS):
+        for name, each in FORMATS.items():
+            _to(model, engine, each)
+            for _ in range(2):  # the first of the two is to warm up
+                start = time.perf_counter()
+                with engine.autocast():
+                    loss = model(images.contiguous(memory_format=each)).float().mean()
+                loss.backward()
+                elapsed = now(engine) - start
+            seconds[name] = min(seconds[name], elapsed)
+            model.zero_grad(set_to_none=True)
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def _to(model: nn.Module, engine: Accelerator, format: torch.memory_format) -> nn.Module:
+    return model.to(engine.device, memory_format=format)  # type: ignore[call-overload, no-any-return]
+
+
+def place(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> nn.Module:
+    """The model on its device, in the memory format of `memory_format`."""
+    return _to(model, engine, memory_format(model, settings, engine))
 
 
 def peak_memory_bytes() -> int:
@@ -83,10 +134,12 @@ class Predictions:
         table: one row per picture and adaptation: picture, split, adaptation, view, target, top1..top5 (class indices,
             -1 where there are fewer classes) and probability (of top1).
         seconds: for reading, transforming and classifying, by all tails together.
+        at_once: pictures that passed the network at once: the batch size, or less if memory was short.
     """
 
     table: pd.DataFrame
     seconds: float
+    at_once: int
 
     @property
     def images_per_second(self) -> float:
@@ -117,16 +170,17 @@ def predict(
     dataset = PictureDataset(pictures, split, transforms_for(settings, test_size, test_size)["val_test"])
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tails}
+    portion, rows = Portion(settings.batch_size), batches(dataset, settings.batch_size)
     start = time.perf_counter()
     with torch.inference_mode(), engine.autocast():
-        for images, _, _ in bar(loader(dataset, settings.batch_size, workers()), f"{split} at {test_size} px"):
-            features = trunk(model, images.to(engine.device, non_blocking=True))
+        for images, _, _ in bar(loader(dataset, rows, workers()), f"{split} at {test_size} px"):
+            features = portion.run(lambda part: trunk(model, part.to(engine.device, non_blocking=True)), images)
             for name, tail in tails.items():
                 parts[name].append(tail.eval()(*features).float().softmax(dim=1))
         probabilities = {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
     seconds = time.perf_counter() - start
     frames = [prediction_table(dataset.table, name, each) for name, each in probabilities.items()]
-    return Predictions(pd.concat(frames, ignore_index=True), seconds)
+    return Predictions(pd.concat(frames, ignore_index=True), seconds, portion.size)
 
 
 def prediction_table(
@@ -153,10 +207,14 @@ def features(
 ) -> np.ndarray:
     """Pooled features (N, D) of one split with test framing at `size` px."""
     dataset = PictureDataset(pictures, split, transforms_for(settings, size, size)["val_test"])
-    tail = Tail(model.eval())
+    tail, portion, rows = Tail(model.eval()), Portion(settings.batch_size), batches(dataset, settings.batch_size)
+
+    def pooled(images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (tail.pooled(*trunk(model, images.to(engine.device, non_blocking=True))).float().cpu(),)
+
     with torch.inference_mode(), engine.autocast():
-        batches = bar(loader(dataset, settings.batch_size, workers()), f"features of {split} at {size} px")
-        parts = [tail.pooled(*trunk(model, images.to(engine.device))).float().cpu() for images, _, _ in batches]
+        loaded = bar(loader(dataset, rows, workers()), f"features of {split} at {size} px")
+        parts = [portion.run(pooled, images)[0] for images, _, _ in loaded]
     return torch.cat(parts).numpy()
 
 
@@ -174,7 +232,7 @@ class Baseline:
 def baseline(settings: BaselineSettings, pictures: Pictures) -> Baseline:
     """Frozen pre-trained features at 224 px and logistic regression, its penalty chosen on validation."""
     engine = accelerator(settings.precision)
-    model = place(create(settings.backbone, weights=settings.weights), engine)
+    model = place(create(settings.backbone, weights=settings.weights), settings, engine)
     start = time.perf_counter()
     x = {split: features(model, pictures, split, settings, BASELINE_SIZE, engine) for split in ("train", "val", "test")}
     extracted = time.perf_counter()

@@ -47,6 +47,13 @@ def library_hash() -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
+def processor() -> str:
+    """Name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def environment(gpu: str | None = None) -> dict[str, Any]:
     """Versions of Python and the main packages (those installed), and the machine's hardware.
 
@@ -56,10 +63,7 @@ def environment(gpu: str | None = None) -> dict[str, Any]:
     Returns:
         `versions` (name to version) and `hardware` (cpu, cores, memory_bytes, gpu).
     """
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    hardware = {"cpu": cpu, "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpu": gpu}
+    hardware = {"cpu": processor(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpu": gpu}
     versions = {"python": platform.python_version(), "fixres_poc": __version__}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

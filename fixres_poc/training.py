@@ -1,32 +1,29 @@
 """Stage 1: fine-tune the whole network at the train size, and the checkpoint that all pairs of that size share."""
 
-import copy
 import logging
-import time
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.scheduler import AcceleratedScheduler
-from accelerate.utils import set_seed
 from torch import nn
 
-from fixres_poc import checkpoint, weights
+from fixres_poc import checkpoint, evaluation, preflight, weights
 from fixres_poc.adaptation import adapt
 from fixres_poc.backbones import Tail, create
 from fixres_poc.config import InputError, TrainSettings, run_folder
 from fixres_poc.datasets import Pictures
-from fixres_poc.datasets.loading import PictureDataset, loader
-from fixres_poc.evaluation import accelerator, memory_layout, place, predict, transforms_for, workers
-from fixres_poc.progress import bar
-from fixres_poc.records import library_hash
+from fixres_poc.evaluation import accelerator, place
+from fixres_poc.fine_tuning import fine_tune
+from fixres_poc.machine import recall, remember
+from fixres_poc.memory import out_of_memory, release
+from fixres_poc.preflight import Fit
+from fixres_poc.records import library_hash, processor
 
-MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.9, 1e-4, 0.15
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, STATE = "checkpoint.safetensors", "training.pt"
 log = logging.getLogger(__name__)
 
 
@@ -36,15 +33,19 @@ class Trained:
 
     Attributes:
         model: in eval mode, on its device, with the weights of the best epoch.
-        history: one row per epoch: epoch (from 1), loss (mean over the epoch), val_top1 (at the train size), seconds.
+        history: one row per epoch: epoch (from 1), loss (mean over the epoch), val_top1 (at the train size),
+            micro_batch_size (pictures that passed at once), seconds.
         control: the tail adapted as `head_bn` at the train size, for networks whose last batch norm is known.
         seconds: of the stages "train" and "control".
+        memory: how a batch was made to fit: batch_size, micro_batch_size, processes, gradient_checkpointing,
+            predicted_peak_bytes, out_of_memory (what happened) and a note where batch norm saw less than the batch.
     """
 
     model: nn.Module
     history: pd.DataFrame
     control: Tail | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best_epoch(self) -> int:
@@ -65,15 +66,19 @@ def train_or_load(settings: TrainSettings, pictures: Pictures, engine: Accelerat
             return _restore(path, record, settings, len(pictures.classes), engine)
         except InputError as error:
             log.warning("%s; training again", error)
-    start = time.perf_counter()
-    trained = train(settings, pictures, engine)
-    trained.seconds["train"] = time.perf_counter() - start
+    state = path.with_name(STATE)
+    trained = train(settings, pictures, engine, state)
+    trained.seconds["train"] = float(trained.history["seconds"].sum())
     tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
     if Tail(trained.model).norm is not None:
         adapted = adapt(trained.model, pictures, settings, settings.train_size, ["head_bn"], engine)
         trained.control, trained.seconds["control"] = adapted.tails["head_bn"], adapted.seconds["head_bn"]
         tensors |= {f"control.{key}": value for key, value in trained.control.state_dict().items()}
-    checkpoint.save(path, tensors, record | {"history": trained.history.to_dict("list"), "seconds": trained.seconds})
+    if engine.is_main_process:
+        done = {"history": trained.history.to_dict("list"), "seconds": trained.seconds, "memory": trained.memory}
+        checkpoint.save(path, tensors, record | done)
+        state.unlink(missing_ok=True)
+    engine.wait_for_everyone()
     return trained
 
 
@@ -91,72 +96,87 @@ def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, classe
     tensors, stored = checkpoint.load(path, record)
     model = create(settings.backbone, classes, pretrained=False)
     model.load_state_dict(_part(tensors, "model."))
-    model = place(model.eval(), engine)
+    model = place(model.eval(), settings, engine)
     control = Tail(model) if any(key.startswith("control.") for key in tensors) else None
     if control is not None:
         control.load_state_dict(_part(tensors, "control."))
-    return Trained(model, pd.DataFrame(stored["history"]), control, stored["seconds"])
+    return Trained(model, pd.DataFrame(stored["history"]), control, stored["seconds"], stored["memory"])
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def train(settings: TrainSettings, pictures: Pictures, engine: Accelerator | None = None) -> Trained:
-    """Fine-tune all weights at the train size (SGD, one-cycle schedule, label smoothing).
+def train(
+    settings: TrainSettings, pictures: Pictures, engine: Accelerator | None = None, file: Path | None = None
+) -> Trained:
+    """Fine-tune, with fewer pictures at once, but the same batch, whenever memory runs out.
 
-    The epoch is chosen by top-1 on validation, with test framing at the train size.
+    What is tried first is what the shapes say will fit, or what fitted here before. Then activations are computed
+    twice instead of kept, if the settings leave that open, since it changes no result; then half as many pictures pass.
+
+    Args:
+        settings: of the training.
+        pictures: the data set.
+        engine: from `evaluation.accelerator`.
+        file: where the state is kept after each epoch, so that a killed training goes on; None for nowhere.
+
+    Raises:
+        InputError: not even one picture at once fits.
     """
     engine = engine or accelerator(settings.precision)
-    set_seed(settings.seed)
-    model = place(create(settings.backbone, len(pictures.classes), weights=settings.weights), engine)
-    transform = transforms_for(settings, settings.train_size, settings.train_size)["train"]
-    data = PictureDataset(pictures, "train", transform, settings.seed)
-    steps = len(loader(data, settings.batch_size)) * settings.epochs
-    rate = settings.learning_rate
-    sgd = torch.optim.SGD(model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, rate, max(steps, 2), pct_start=WARM_UP, cycle_momentum=False)
-    optimizer, schedule = engine.prepare(sgd, cycle)
-    rows: list[dict[str, float]] = []
-    best = copy.deepcopy(model.state_dict())
-    for epoch in range(1, settings.epochs + 1):
-        start = time.perf_counter()
-        data.epoch = epoch
-        loss = _epoch(model, data, settings, optimizer, schedule, engine)
-        top1 = val_top1(model, settings, pictures, engine)
-        if not rows or top1 > max(row["val_top1"] for row in rows):
-            best = copy.deepcopy(model.state_dict())
-        rows.append({"epoch": epoch, "loss": loss, "val_top1": top1, "seconds": time.perf_counter() - start})
-    model.load_state_dict(best)
-    return Trained(model.eval(), pd.DataFrame(rows))
+    own = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / engine.num_processes)})
+    key = _fit_key(own, engine)
+    known = recall(key)
+    fit = Fit(**known) if known else preflight.fit(own, len(pictures.classes), preflight.budget_bytes())
+    record, messages = _record(settings, pictures), list[str]()
+    while True:
+        try:
+            model, rows = fine_tune(settings, pictures, engine, fit, file, record)
+            return Trained(model, pd.DataFrame(rows), memory=_memory(settings, fit, engine, messages))
+        except (MemoryError, RuntimeError) as error:
+            smaller = _smaller(fit, settings)
+            if not out_of_memory(error):
+                raise
+            if smaller is None:
+                remember(key, None)
+                raise InputError(f"train_size = {settings.train_size}: not even one picture fits into memory") from None
+        release()
+        messages.append(f"out of memory with {_described(fit)}: on with {_described(smaller)}")
+        log.warning(messages[-1])
+        remember(key, asdict(smaller))
+        if engine.num_processes > 1:  # the others cannot know, so all have to start again
+            raise RuntimeError(f"{messages[-1]} at the next start")
+        fit = smaller
 
 
-def _epoch(
-    model: nn.Module,
-    data: PictureDataset,
-    settings: TrainSettings,
-    optimizer: AcceleratedOptimizer,
-    schedule: AcceleratedScheduler,
-    engine: Accelerator,
-) -> float:
-    """One pass over the train split; returns the mean loss."""
-    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    losses = []
-    model.train()
-    batches = loader(data, settings.batch_size, workers())
-    for images, labels, _ in bar(batches, f"epoch {data.epoch}/{settings.epochs}"):
-        images = images.to(engine.device, non_blocking=True, memory_format=memory_layout(engine))
-        with engine.autocast():
-            loss = criterion(model(images), labels.to(engine.device))
-        engine.backward(loss)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+def _fit_key(settings: TrainSettings, engine: Accelerator) -> str:
+    device = evaluation.device_name() or processor()
+    model = f"{settings.backbone} at {settings.train_size} px in {settings.precision}"
+    return f"fit of {settings.batch_size} x {model}, checkpointing {settings.gradient_checkpointing}, on {device}"
 
 
-def val_top1(model: nn.Module, settings: TrainSettings, pictures: Pictures, engine: Accelerator) -> float:
-    """Top-1 accuracy on validation, with test framing at the train size."""
-    result = predict(model, {"none": Tail(model)}, pictures, "val", settings, settings.train_size, engine)
-    return float((result.table["top1"] == result.table["target"]).mean())
+def _smaller(fit: Fit, settings: TrainSettings) -> Fit | None:
+    if settings.gradient_checkpointing == "auto" and not fit.gradient_checkpointing:
+        return replace(fit, gradient_checkpointing=True)
+    return replace(fit, micro_batch_size=math.ceil(fit.micro_batch_size / 2)) if fit.micro_batch_size > 1 else None
+
+
+def _described(fit: Fit) -> str:
+    recomputed = ", activations recomputed" if fit.gradient_checkpointing else ""
+    return f"{fit.micro_batch_size} pictures at once{recomputed}"
+
+
+def _memory(settings: TrainSettings, fit: Fit, engine: Accelerator, messages: list[str]) -> dict[str, Any]:
+    """For metrics.json: how the batch was made to fit."""
+    part = min(fit.micro_batch_size, math.ceil(settings.batch_size / engine.num_processes))
+    note = f"batch norm saw {part} pictures at a time" if part < settings.batch_size else None
+    return {
+        "batch_size": settings.batch_size,
+        "micro_batch_size": part,
+        "processes": engine.num_processes,
+        "gradient_checkpointing": fit.gradient_checkpointing,
+        "predicted_peak_bytes": fit.peak_bytes,
+        "out_of_memory": messages,
+        "note": note,
+    }

@@ -9,10 +9,21 @@ from fixres_poc.config import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 LEVELS = (
-    ("config", "reading", "geometry", "statistics", "progress", "download", "published", "records", "results"),
-    ("transforms", "weights", "backbones", "datasets", "checkpoint", "plots", "discussion", "tables"),
+    (
+        "config",
+        "reading",
+        "geometry",
+        "statistics",
+        "progress",
+        "download",
+        "published",
+        "records",
+        "results",
+        "machine",
+    ),
+    ("memory", "transforms", "weights", "backbones", "datasets", "checkpoint", "plots", "discussion", "tables"),
     ("evaluation", "audit", "preflight", "activations"),
-    ("training", "adaptation"),
+    ("fine_tuning", "training", "adaptation"),
     ("report", "runner", "monitor", "engine", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

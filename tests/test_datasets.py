@@ -12,7 +12,7 @@ from PIL import Image
 
 from fixres_poc import datasets
 from fixres_poc.config import DataSettings, InputError
-from fixres_poc.datasets.loading import PictureDataset, loader, read_image
+from fixres_poc.datasets.loading import PictureDataset, batches, loader, read_image
 from fixres_poc.transforms import get_transforms
 
 
@@ -174,9 +174,9 @@ def test_training_batches_are_shuffled_alike_and_evaluation_batches_in_order(col
     pictures = load(colour_folder)
     plain = get_transforms(32, 32, need=["val"])["val_test"]
     train = PictureDataset(pictures, "train", plain, seed=0)
-    order = [index for _, _, rows in loader(train, 4) for index in rows.tolist()]
-    assert order == [index for _, _, rows in loader(train, 4, workers=2) for index in rows.tolist()]
+    order = [index for _, _, rows in loader(train, batches(train, 4)) for index in rows.tolist()]
+    assert order == [index for _, _, rows in loader(train, batches(train, 4), workers=2) for index in rows.tolist()]
     assert order != sorted(order)
-    assert len(order) == len(train) // 4 * 4
+    assert sorted(order) == list(range(len(train)))
     test = PictureDataset(pictures, "test", plain)
-    assert [index for _, _, rows in loader(test, 5) for index in rows.tolist()] == list(range(len(test)))
+    assert [index for _, _, rows in loader(test, batches(test, 5)) for index in rows.tolist()] == list(range(len(test)))

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +42,10 @@ class Pictures:
     def counts(self) -> dict[str, int]:
         """Number of pictures per split."""
         return {name: int((self.table["split"] == name).sum()) for name in SPLITS}
+
+    def part(self, split: str, index: int, parts: int) -> "Pictures":
+        """One split's every `parts`-th picture, from number `index`."""
+        return replace(self, table=self.split(split).iloc[index::parts])
 
     def fingerprint(self) -> str:
         """16 hex digits that change when a picture is added, removed, renamed, moved to another split or resized."""

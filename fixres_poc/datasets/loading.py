@@ -1,6 +1,7 @@
 """Pictures of a table as batches of tensors."""
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,18 +91,33 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
             return self.transform(image), self.labels[index], index
 
 
-def loader(dataset: PictureDataset, batch_size: int, workers: int = 0) -> DataLoader[tuple[torch.Tensor, int, int]]:
-    """Batches: in order for evaluation, shuffled by (seed, epoch) and without a short last one for training."""
-    training = dataset.seed is not None
-    shuffle = torch.Generator()
-    if training:
-        shuffle.manual_seed((dataset.seed or 0) * 1_000_003 + dataset.epoch)
-    return DataLoader(
-        dataset,
-        batch_size=min(batch_size, len(dataset)),
-        shuffle=training,
-        drop_last=training,
-        generator=shuffle,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+def batches(dataset: PictureDataset, batch_size: int) -> list[list[int]]:
+    """Row numbers of every batch of an epoch.
+
+    Args:
+        dataset: with a seed, for training, they are shuffled by (seed, epoch); otherwise they are in order.
+        batch_size: the largest batch. For training all are of one size, but for one picture: a last batch of a few
+            pictures would count as much as a full one, and its batch norm would be noise.
+    """
+    count = len(dataset)
+    if dataset.seed is None:
+        return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+    shuffle = torch.Generator().manual_seed(dataset.seed * 1_000_003 + dataset.epoch)
+    order = torch.randperm(count, generator=shuffle)
+    return [part.tolist() for part in order.tensor_split(max(1, math.ceil(count / batch_size)))]
+
+
+def loader(
+    dataset: PictureDataset, rows: list[list[int]], workers: int = 0, rank: int = 0, processes: int = 1
+) -> DataLoader[tuple[torch.Tensor, int, int]]:
+    """Batches of images (n, 3, K, K), labels (n,) and row numbers (n,).
+
+    Args:
+        dataset: the pictures.
+        rows: from `batches`.
+        workers: loader processes.
+        rank: which process of several this is; each gets its part of every batch, in order.
+        processes: how many there are.
+    """
+    own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
+    return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=torch.cuda.is_available())

@@ -1,0 +1,53 @@
+"""What to do when memory runs out: fewer pictures at once."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+log = logging.getLogger(__name__)
+Maps = tuple[torch.Tensor, ...]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device or of the machine did not suffice."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, Exception) and should_reduce_batch_size(error))
+
+
+def release() -> None:
+    """Give back what nothing refers to any more."""
+    clear_device_cache(garbage_collection=True)
+
+
+@dataclass
+class Portion:
+    """How many pictures pass a frozen network at once; halved, for good, whenever they do not fit.
+
+    A frozen network in eval mode gives the same result for a picture whatever passes beside it.
+    """
+
+    size: int
+
+    def run(self, network: Callable[[torch.Tensor], Maps], images: torch.Tensor) -> Maps:
+        """What the network gives for all images.
+
+        Args:
+            network: takes (n, 3, H, W), gives tensors whose first dimension is n.
+            images: (N, 3, H, W).
+
+        Raises:
+            MemoryError, RuntimeError: not even one picture fits, or an error of another kind.
+        """
+        while True:
+            try:
+                parts = [network(part) for part in torch.split(images, self.size)]
+                return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self.size == 1:
+                    raise
+            self.size //= 2
+            log.warning("out of memory: on with %d pictures at once, which changes no result", self.size)
+            release()
