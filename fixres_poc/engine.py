@@ -106,11 +106,13 @@ def train_all(sweep: SweepSettings) -> None:
 
 
 def _check_model(sweep: SweepSettings) -> None:
-    """Refuse what does not exist before pictures are drawn, and name terms; the embedded one is known without torch."""
+    """Refuse what cannot be used before pictures are drawn, and name terms; the embedded one is known without torch."""
     if sweep.backbone not in EMBEDDED_BACKBONES or sweep.weights is not None:
         from fixres_poc import backbones
 
         backbones.check(sweep.backbone, sweep.weights)
+        sizes = {size for pair in sweep.resolution_pairs() for size in pair}
+        backbones.check_use(sweep.backbone, sweep.adaptations, sizes)
         if terms := backbones.licence(sweep.backbone, sweep.weights):
             print(terms, file=sys.stderr)
 

@@ -26,11 +26,15 @@ def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyP
         backbones.create("efficientnet_lite0")
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnet_lite0", "timm:resnet18", "timm:resnet50", "timm:seresnet50", "timm:convnext_atto"]
-)
+NETWORKS = ["resnet18", "resnet50", "seresnet50", "resnet10t", "resnet26t", "skresnet18", "res2net50_26w_4s"]
+NETWORKS += ["resnet50_gn", "mobilenetv3_small_050", "mobilenetv4_conv_small", "lcnet_050", "convnext_atto"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", *(f"timm:{name}" for name in NETWORKS)])
 def test_tail_of_trunk_is_the_whole_network(name: str) -> None:
     model = backbones.create(name, classes=7, pretrained=False).eval()
+    if (norm := backbones.last_batch_norm(model)) is not None:
+        torch.nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(backbones.Tail(model)(*backbones.trunk(model, images)), model(images))
@@ -38,11 +42,45 @@ def test_tail_of_trunk_is_the_whole_network(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [("timm:resnet18", "layer4.1.bn2"), ("timm:resnext50_32x4d", "layer4.2.bn3"), ("efficientnet_lite0", "bn2")],
+    [
+        ("timm:resnet18", "layer4.1.bn2"),
+        ("timm:resnext50_32x4d", "layer4.2.bn3"),
+        ("timm:resnet10t", "layer4.0.bn2"),
+        ("timm:mobilenetv3_small_050", "blocks.5.0.bn1"),
+        ("efficientnet_lite0", "bn2"),
+    ],
 )
 def test_last_batch_norm_is_the_one_before_pooling(name: str, norm: str) -> None:
     model = backbones.create(name, classes=7, pretrained=False)
     assert backbones.last_batch_norm(model) is model.get_submodule(norm)
+
+
+@pytest.mark.parametrize("name", ["skresnet18", "res2net50_26w_4s", "resnet50_gn", "lcnet_050", "regnety_002"])
+def test_where_the_last_batch_norm_is_not_known_there_is_none(name: str) -> None:
+    assert backbones.last_batch_norm(backbones.create(f"timm:{name}", classes=7, pretrained=False)) is None
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnext101_32x48d_wsl", "timm:resnet10t"])
+def test_networks_that_serve_pass(name: str) -> None:
+    backbones.check_use(name, ["none", "head_bn", "control"], [96, 130])
+
+
+@pytest.mark.parametrize(
+    ("name", "adaptations", "message"),
+    [
+        (
+            "convnext_atto",
+            ["none", "head_bn", "control"],
+            r"cannot have head_bn, control; set .* \[none, head\]",
+        ),
+        ("vit_tiny_patch16_224", ["none"], r"cannot be used at 96, 130 px \(.*\), only at 224;"),
+        ("vit_tiny_patch16_384", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
+        ("deit_tiny_distilled_patch16_224", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
+    ],
+)
+def test_networks_that_do_not_serve_are_refused_in_one_line(name: str, adaptations: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^backbone 'timm:{name}': .*{message}"):
+        backbones.check_use(f"timm:{name}", adaptations, [96, 130])
 
 
 def test_a_tail_has_parameters_of_its_own() -> None:

@@ -250,6 +250,12 @@ def test_missing_weights_are_refused_before_pictures_are_drawn(home: Path, monke
         engine.run_sweep(throwaway.settings().model_copy(update={"weights": "none.pth"}))
 
 
+def test_unfit_networks_are_refused_before_pictures_are_drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "prepare_data", lambda sweep: pytest.fail("drawn"))
+    with pytest.raises(InputError, match=r"regnety_002.* set adaptations: \[none, head\]"):
+        engine.run_sweep(throwaway.settings().model_copy(update={"backbone": "timm:regnety_002"}))
+
+
 def test_terms_are_said_where_the_weights_are_chosen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
         engine._check_model(throwaway.settings().model_copy(update={"backbone": backbone}))
