@@ -26,7 +26,6 @@ from fixres_poc.download import digest, fetch
 from fixres_poc.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-IMAGENET_CLASSES = 1000
 WSL_URL = "https://download.pytorch.org/models/"
 WSL_LAYERS = (3, 4, 23, 3)
 WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 of the authors' file
@@ -39,14 +38,12 @@ WITHOUT_NORM = ("none", "head")
 NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
-def create(
-    name: str, classes: int = IMAGENET_CLASSES, pretrained: bool = True, weights: str | None = None
-) -> nn.Module:
-    """A network with a classifier of `classes` outputs.
+def create(name: str, classes: int | None = None, pretrained: bool = True, weights: str | None = None) -> nn.Module:
+    """A network with a new classifier of `classes` outputs, or with its own one.
 
     Args:
         name: "efficientnet_lite0", "resnext101_32x48d_wsl" or another of `WSL`, or "timm:<name>".
-        classes: 1000 keeps the pre-trained classifier, another number gives a new one.
+        classes: outputs of a new classifier; None keeps the network's own.
         pretrained: load the pre-trained weights.
         weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
 
@@ -65,7 +62,7 @@ def create(
         model = _timm(name.removeprefix("timm:"), own)
     if pretrained and weights is not None:
         weights_files.load(model, weights_files.find(weights), classifier(model))
-    if classes != IMAGENET_CLASSES:
+    if classes is not None:
         model.reset_classifier(classes)
     return cast(nn.Module, model)
 

@@ -20,6 +20,13 @@ def test_embedded_logits_equal_the_reference_network(size: int) -> None:
         assert (ours(images) - reference(images)).abs().max() < 1e-4
 
 
+def test_a_thousand_classes_of_ones_own_get_a_new_classifier() -> None:
+    own = backbones.create("efficientnet_lite0").get_parameter("classifier.weight")
+    new = backbones.create("efficientnet_lite0", 1000).get_parameter("classifier.weight")
+    assert new.shape == own.shape
+    assert not torch.equal(new, own)
+
+
 def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "LITE0_SHA256", "0" * 64)
     with pytest.raises(InputError, match="SHA-256"):
