@@ -1,5 +1,6 @@
 """Predictions of a network and of its adapted tails, and the baseline that trains nothing but a linear classifier."""
 
+import logging
 import math
 import os
 import resource
@@ -30,9 +31,10 @@ from fixres_poc.records import processor
 from fixres_poc.transforms import Transform, get_transforms
 
 TOP = 5
-PENALTIES = (0.001, 0.01, 0.1, 1.0)
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 PROBE_BATCH, PROBE_SIZE, PROBE_REPEATS = 8, 128, 3
+log = logging.getLogger(__name__)
 
 
 def accelerator(precision: str) -> Accelerator:
@@ -245,6 +247,8 @@ def baseline(settings: BaselineSettings, pictures: Pictures) -> Baseline:
     }
     val_top1 = {penalty: float(each.score(x["val"], y["val"])) for penalty, each in fitted.items()}
     best = max(PENALTIES, key=lambda penalty: val_top1[penalty])
+    if best in (PENALTIES[0], PENALTIES[-1]):
+        log.warning("baseline: the chosen C = %g is at an edge of those tried, so a better one may lie beyond", best)
     tables = []
     for split in ("val", "test"):
         probabilities = np.zeros((len(x[split]), len(pictures.classes)))

@@ -145,6 +145,15 @@ def test_the_linear_baseline_learns_colours(colour_folder: Path) -> None:
     assert json.dumps(result.seconds)
 
 
+def test_a_penalty_at_the_edge_of_those_tried_is_told(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(evaluation, "PENALTIES", (0.1, 1.0))
+    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16)
+    evaluation.baseline(settings, datasets.load(settings))
+    assert "at an edge of those tried" in caplog.text
+
+
 def test_half_precision_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="fp16"):
