@@ -66,8 +66,9 @@ def now(engine: Accelerator) -> float:
 
 
 def workers() -> int:
-    """Loader processes: none on the CPU, where the network needs every core, else a core each, at most 8."""
-    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+    """Loader processes: none on the CPU, where the network needs every core, else one a core of ours, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores) if torch.cuda.is_available() else 0
 
 
 def memory_format(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> torch.memory_format:

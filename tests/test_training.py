@@ -154,6 +154,12 @@ def test_a_penalty_at_the_edge_of_those_tried_is_told(
     assert "at an edge of those tried" in caplog.text
 
 
+def test_loader_processes_are_as_many_as_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 6})
+    assert evaluation.workers() == 3
+
+
 def test_half_precision_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="fp16"):
