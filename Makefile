@@ -1,4 +1,5 @@
 # `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name WEIGHTS=file CORES=n PROFILE=profiles/slurm
+# DATASET=path/to/birds makes a sweep of its own, pictures-birds: its report is in reports/pictures-birds/.
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

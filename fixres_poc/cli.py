@@ -13,7 +13,9 @@ from typer.core import TyperGroup
 
 FILE = typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)
 SweepFile = Annotated[Path, FILE]
-Dataset = Annotated[str | None, typer.Option(help="synthetic, or a folder of class folders; replaces the file's")]
+DATASET = "synthetic, stanford_dogs, or a folder of class folders; replaces the file's, and the sweep's name becomes "
+DATASET += "<file's stem>-<folder's name>, as in reports/pictures-birds"
+Dataset = Annotated[str | None, typer.Option(help=DATASET)]
 Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
 

@@ -2,6 +2,8 @@
 
 import ast
 import difflib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from fixres_poc.config import InputError, Settings, SweepSettings, resolve
+from fixres_poc.config import InputError, Settings, SweepSettings, home, resolve
 
 S = TypeVar("S", bound=Settings)
 
@@ -54,14 +56,15 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
 
 
 def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
-    """Read a sweep file; its name is the file's stem.
+    """Read a sweep file; its name is the file's stem, and with another data set <stem>-<name of its folder>.
 
     Args:
         path: the YAML file.
         overrides: keys that replace those of the file (None values are passed over).
 
     Raises:
-        InputError: no such file, not YAML, not a table of keys, or a wrong key or value.
+        InputError: no such file, not YAML, not a table of keys, a wrong key or value, or a name that another folder's
+            sweep has already.
     """
     file = resolve(path)
     try:
@@ -79,7 +82,23 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     if "name" in content:
         raise InputError(f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}")
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    return validate(SweepSettings, content | given | {"name": file.stem}, str(path))
+    if "dataset" not in given:
+        return validate(SweepSettings, content | given | {"name": file.stem}, str(path))
+    name = f"{file.stem}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', resolve(given['dataset']).name)}"
+    sweep = validate(SweepSettings, content | given | {"name": name}, str(path))
+    _refuse_name_of_another(sweep)
+    return sweep
+
+
+def _refuse_name_of_another(sweep: SweepSettings) -> None:
+    """Two folders of one name would take each other's runs away."""
+    record = home() / "runs" / sweep.name / "sweep.json"
+    before = json.loads(record.read_text(encoding="utf-8"))["dataset"] if record.is_file() else sweep.dataset
+    if resolve(before) != resolve(sweep.dataset):
+        raise InputError(
+            f"dataset = {sweep.dataset!r}: the runs of {before!r} are in runs/{sweep.name} already; rename the folder, "
+            "copy the sweep file under another name, or remove those runs"
+        )
 
 
 def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:

@@ -92,14 +92,14 @@ def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
     def run_sweep(sweep: SweepSettings, cores: int | None, profile: str) -> bool:
-        seen.extend([sweep.dataset, sweep.backbone, sweep.weights, cores, profile])
+        seen.extend([sweep.name, sweep.dataset, sweep.backbone, sweep.weights, cores, profile])
         return False
 
     monkeypatch.setattr(engine, "run_sweep", run_sweep)
     arguments = ["--dataset", "a b", "--backbone", "timm:resnet18", "--weights", "w.pth"]
     arguments += ["--cores", "3", "--profile", "profiles/slurm"]
     assert call("sweep", SMOKE, *arguments)[0] == 1
-    assert seen == ["a b", "timm:resnet18", "w.pth", 3, "profiles/slurm"]
+    assert seen == ["smoke-a-b", "a b", "timm:resnet18", "w.pth", 3, "profiles/slurm"]
 
 
 def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,24 @@ def sweep_file(tmp_path: Path, text: str) -> Path:
 def test_sweep_is_named_after_its_file_and_overrides_win(tmp_path: Path) -> None:
     file = sweep_file(tmp_path, "dataset: synthetic\npairs: [[64, 96]]\n")
     sweep = load_sweep(file, {"dataset": "pictures", "backbone": None})
-    assert (sweep.name, sweep.dataset, sweep.backbone) == ("small", "pictures", "efficientnet_lite0")
+    assert (sweep.name, sweep.dataset, sweep.backbone) == ("small-pictures", "pictures", "efficientnet_lite0")
+    assert load_sweep(file, {"backbone": "timm:resnet18"}).name == "small"
+
+
+def test_name_tells_the_folder_of_a_data_set_given_beside_the_file(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, "dataset: synthetic\npairs: [[64, 96]]\n")
+    assert load_sweep(file, {"dataset": "/my/birds/"}).name == "small-birds"
+    assert load_sweep(file, {"dataset": "/my/Vögel & Co."}).name == "small-V-gel-Co."
+
+
+def test_another_folder_of_the_same_name_is_refused(tmp_path: Path, own_home: Path) -> None:
+    file = sweep_file(tmp_path, "dataset: synthetic\npairs: [[64, 96]]\n")
+    record = own_home / "runs/small-birds/sweep.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(load_sweep(file, {"dataset": "/my/birds"}).model_dump_json())
+    assert load_sweep(file, {"dataset": "/my/../my/birds"}).name == "small-birds"
+    with pytest.raises(InputError, match=r"'/your/birds': the runs of '/my/birds' are in runs/small-birds already"):
+        load_sweep(file, {"dataset": "/your/birds"})
 
 
 @pytest.mark.parametrize(
