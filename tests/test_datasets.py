@@ -12,6 +12,7 @@ from PIL import Image
 
 from fixres_poc import datasets
 from fixres_poc.config import DataSettings, InputError
+from fixres_poc.datasets import image_folder
 from fixres_poc.datasets.loading import PictureDataset, batches, loader, read_image
 from fixres_poc.transforms import get_transforms
 
@@ -89,7 +90,8 @@ def test_the_fingerprint_notices_a_renamed_class_and_an_added_picture(colour_fol
     assert len({before, renamed, load(colour_folder).fingerprint()}) == 3
 
 
-FORMATS = {"jpg": ("L", "RGB", "CMYK"), "png": ("L", "P", "RGB", "RGBA"), "webp": ("RGB", "RGBA")}
+FORMATS = {"jpg": ("L", "RGB", "CMYK"), "png": ("L", "P", "RGB", "RGBA"), "webp": ("RGB", "RGBA"), "gif": ("P",)}
+FORMATS |= {"bmp": ("RGB",), "tif": ("RGB", "CMYK"), "tiff": ("L",), "ppm": ("RGB",)}
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in FORMATS.items() for mode in modes])
@@ -102,6 +104,39 @@ def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: st
     assert image.dtype == torch.uint8
     expected = (120, 120, 120) if grey else (200, 100, 40)
     assert np.abs(image.float().mean((1, 2)).numpy() - expected).max() < 6
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "values", "expected"),
+    [
+        ("png", "uint16", (0, 32896, 65535), (0, 128, 255)),
+        ("tif", "uint16", (0, 257, 25700), (0, 1, 100)),
+        ("tif", "int32", (0, 32896, 65535), (0, 128, 255)),
+        ("tif", "float32", (-0.5, 0.2, 1.0), (0, 51, 255)),
+        ("tif", "float32", (float("nan"), 128.0, 255.0), (0, 128, 255)),
+    ],
+)
+def test_deep_grey_pictures_are_scaled_and_not_clipped(
+    tmp_path: Path, suffix: str, dtype: str, values: tuple[float, ...], expected: tuple[int, ...]
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(np.array([values], dtype)).save(path)
+    assert read_image(path).tolist() == [[list(expected)]] * 3
+
+
+def test_every_accepted_suffix_is_one_that_pillow_reads() -> None:
+    assert set(image_folder.SUFFIXES) <= Image.registered_extensions().keys()
+
+
+def test_files_that_are_passed_over_are_told(
+    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_picture(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
+    for name in ("a.txt", "b.TXT", "c", ".hidden"):
+        (colour_folder / "red" / name).touch()
+    datasets.prepare(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
+    assert len(pd.read_csv(tmp_path / "run" / "pictures.csv")) == 37
+    assert "3 files are no pictures by their suffix: .txt (2), no suffix (1)" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])

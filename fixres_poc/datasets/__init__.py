@@ -7,6 +7,7 @@ decodes every picture to find broken ones, and writes the table.
 import hashlib
 import io
 import json
+import logging
 import os
 import tempfile
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from fixres_poc.datasets import image_folder, stanford_dogs, synthetic
 from fixres_poc.progress import bar
 
 SPLITS = ("train", "val", "test")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def sizes(pictures: Pictures) -> pd.DataFrame:
 
 
 def prepare(settings: DataSettings, folder: Path) -> str:
-    """Draw, list and check the pictures of a sweep once.
+    """Draw, list and check the pictures of a sweep once; files that are passed over are told every time.
 
     Args:
         settings: which pictures.
@@ -103,6 +105,9 @@ def prepare(settings: DataSettings, folder: Path) -> str:
         InputError: as `load` and `sizes`.
     """
     pictures = load(settings)
+    if settings.dataset != "synthetic" and (others := image_folder.ignored(pictures.root)):
+        named = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in others.most_common(5))
+        log.warning("%s: %d files are no pictures by their suffix: %s", pictures.root, others.total(), named)
     fingerprint = pictures.fingerprint()
     record = folder / "pictures.json"
     if record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:

@@ -5,19 +5,21 @@ Layouts: `<class>/<picture>` (then split here), or `train|val|test/<class>/<pict
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from fixres_poc.config import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(["val", "valid", "validation"], "val")
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
+WHITES = {"F": (1, 255, 65535, 2**32 - 1), "I": (65535, 2**31 - 1)}
 
 Row = tuple[str, str, str]
 """Picture (path relative to the folder, with /), class name, split."""
@@ -77,6 +79,31 @@ def _pictures(root: Path, folder: Path) -> dict[str, list[str]]:
     if not found:
         raise InputError(f"dataset {str(folder)!r}: no pictures found; it needs class folders with {_allowed()} files")
     return found
+
+
+def ignored(root: Path) -> Counter[str]:
+    """Suffixes, and how often each, of the files in class folders that are passed over for not being a picture's."""
+    files = (file for folder in _folders(root) for file in folder.rglob("*"))
+    others = (file for file in files if file.suffix.lower() not in SUFFIXES and file.is_file())
+    return Counter(file.suffix.lower() for file in others if not file.name.startswith("."))
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture as it is read everywhere: upright by its EXIF orientation, RGB, 8 bits a channel.
+
+    Transparency is dropped, so that the colours under it show. Of an animation it is the first frame. Grey values
+    deeper than 8 bits are scaled, where Pillow would clip them: white is 65535 for 16 bits, and for 32 bits and floats
+    the smallest of `WHITES` that no value exceeds.
+    """
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode == "RGB":
+        return upright
+    if upright.mode in WHITES or upright.mode.startswith("I;16"):
+        values = np.nan_to_num(np.asarray(upright, dtype=np.float64))
+        whites = WHITES.get(upright.mode, (65535,))
+        white = next((each for each in whites if values.max() <= each), whites[-1])
+        upright = Image.fromarray((np.clip(values / white, 0, 1) * 255).round().astype(np.uint8))
+    return upright.convert("RGB")
 
 
 def stratify(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
@@ -172,8 +199,7 @@ def measure(
     def size(name: str) -> Size:
         try:
             with Image.open(root / name) as picture:
-                picture.load()
-                return ImageOps.exif_transpose(picture).size
+                return as_rgb(picture).size
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return f"{root / name}: not a readable picture ({str(error).splitlines()[0]})"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """One picture as uint8 (3, H, W), EXIF orientation applied; grey, palette, RGBA and CMYK become RGB.
+    """One picture as uint8 (3, H, W), in the form that `image_folder.as_rgb` describes.
 
     Raises:
         InputError: the file is missing or cannot be decoded.
@@ -35,7 +35,7 @@ def read_image(path: Path) -> torch.Tensor:
             pass  # what libjpeg refuses (another format under this suffix, odd colour spaces) goes to Pillow
     try:
         with Image.open(path) as picture:
-            return cast(torch.Tensor, F.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB")))
+            return cast(torch.Tensor, F.pil_to_tensor(image_folder.as_rgb(picture)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable picture ({type(error).__name__}); repair or remove it") from None
 
