@@ -90,6 +90,21 @@ def test_the_fingerprint_notices_a_renamed_class_and_an_added_picture(colour_fol
     assert len({before, renamed, load(colour_folder).fingerprint()}) == 3
 
 
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("size", [10, 100_000, 300_000])
+def test_the_fingerprint_notices_a_picture_replaced_by_one_of_equal_size(
+    colour_folder: Path, place: int, size: int
+) -> None:
+    file = colour_folder / "red" / "00.png"
+    content = bytearray(size)
+    file.write_bytes(content)
+    before = load(colour_folder)
+    fingerprint = before.fingerprint()
+    content[place] = 1
+    file.write_bytes(content)
+    assert before.fingerprint() != fingerprint
+
+
 FORMATS = {"jpg": ("L", "RGB", "CMYK"), "png": ("L", "P", "RGB", "RGBA"), "webp": ("RGB", "RGBA"), "gif": ("P",)}
 FORMATS |= {"bmp": ("RGB",), "tif": ("RGB", "CMYK"), "tiff": ("L",), "ppm": ("RGB",)}
 

@@ -50,11 +50,12 @@ class Pictures:
         return replace(self, table=self.split(split).iloc[index::parts])
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when a picture is added, removed, renamed, moved to another split or resized."""
+        """16 hex digits that change when a picture is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
-        for picture, label, split in self.table[["picture", "label", "split"]].itertuples(index=False):
-            size = (self.root / picture).stat().st_size
-            digest.update(f"{picture}\0{self.classes[label]}\0{split}\0{size}\n".encode())
+        contents = image_folder.ends(self.root, self.table["picture"])
+        rows = self.table[["picture", "label", "split"]].itertuples(index=False)
+        for (picture, label, split), content in zip(rows, contents, strict=True):
+            digest.update(f"{picture}\0{self.classes[label]}\0{split}\0{content}\n".encode())
         return digest.hexdigest()[:16]
 
 
