@@ -60,7 +60,7 @@ def free(tail: Tail, adaptation: str) -> list[nn.Parameter]:
     tail.classifier.requires_grad_(True)
     if adaptation != "head":
         if tail.norm is None:
-            raise InputError(f"adaptation {adaptation!r}: only where the last batch norm is known; use 'none' or 'head'")
+            raise InputError(f"adaptation {adaptation!r}: the last batch norm is not known; use 'none' or 'head'")
         tail.norm.train()
         tail.norm.requires_grad_(adaptation == "head_bn")
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
@@ -161,7 +161,7 @@ def adapt_pair(
         InputError: an adaptation of the last batch norm for a network where it is not known.
     """
     if "control" in settings.adaptations and control is None:
-        raise InputError("adaptation 'control': only where the last batch norm is known; use 'none' or 'head'")
+        raise InputError("adaptation 'control': the last batch norm is not known; use 'none' or 'head'")
     names = [name for name in settings.adaptations if name in TRAINED]
     adapted = adapt(model, pictures, settings, settings.test_size, names, engine)
     tails = {name: tail for name, tail in (("none", Tail(model)), ("control", control)) if tail is not None}

@@ -1,7 +1,7 @@
 """What the report says about a sweep's numbers: every sentence is chosen by them, none is typed in advance.
 
-Functions return Markdown. Differences are in points of top-1 accuracy on the same test pictures, with paired 95 %
-intervals; a difference counts as told apart when its interval leaves 0 out.
+Functions return Markdown. Accuracies are means over the training seeds. Differences are in points of top-1 accuracy on
+the same test pictures, with paired 95 % intervals; a difference counts as told apart when its interval leaves 0 out.
 """
 
 import math
@@ -12,7 +12,7 @@ import pandas as pd
 from fixres_poc.config import BASELINE_SIZE
 from fixres_poc.geometry import neutral_test_size, size_ratio
 from fixres_poc.results import Cell, Results
-from fixres_poc.statistics import Difference, mcnemar_p, paired_difference
+from fixres_poc.statistics import Difference
 
 PAIR = ["train_size", "test_size"]
 
@@ -35,14 +35,8 @@ def named(cell: Cell) -> str:
     return f"trained at {cell.train_size}, tested at {cell.test_size} px, `{cell.adaptation}`"
 
 
-def _difference(results: Results, first: Cell, second: Cell) -> Difference | None:
-    if first not in results or second not in results or first == second:
-        return None
-    return paired_difference(*results.paired(first, second))
-
-
-def _interval(row: "pd.Series[float]") -> str:
-    return f"{row['top1']:.1%} (95 % interval {row['top1_low']:.1%} to {row['top1_high']:.1%})"
+def _interval(accuracy: Difference) -> str:
+    return f"{accuracy.estimate:.1%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%})"
 
 
 def answer(results: Results) -> str:
@@ -53,7 +47,7 @@ def answer(results: Results) -> str:
         f"**Question.** Trained at one picture size, does `{settings['backbone']}` gain from being tested at a larger "
         f"one, with repaired last layers? {sum(counts.values()):,} pictures, {len(results.sweep['classes'])} classes.",
         f"**Choice.** On validation the best of the grid is: {named(chosen)}. It classifies "
-        f"{_interval(results.row(chosen))} of {counts['test']:,} test pictures correctly.",
+        f"{_interval(results.accuracy(chosen))} of {counts['test']:,} test pictures correctly.",
         f"**Gain.** {_gain_over_baseline(results, chosen)}",
         f"**Owed to FixRes.** {fixres_part(results, chosen)}",
         f"**Trust.** {trust(results)}",
@@ -62,13 +56,13 @@ def answer(results: Results) -> str:
 
 
 def _gain_over_baseline(results: Results, chosen: Cell) -> str:
-    gain = _difference(results, chosen, results.baseline)
+    gain = results.difference(chosen, results.baseline)
     if gain is None:
         return "The baseline (frozen features, linear classifier, 224 px) was not run, so there is no gain to give."
-    p = mcnemar_p(*results.paired(chosen, results.baseline))
+    p, baseline = results.p_value(chosen, results.baseline), results.accuracy(results.baseline)
     return (
-        f"Against frozen features with a linear classifier at 224 px ({results.row(results.baseline)['top1']:.1%}): "
-        f"{points(gain)}, {verdict(gain)} (McNemar p = {p:.2g}).{_unequal_sizes(results)}"
+        f"Against frozen features with a linear classifier at 224 px ({baseline.estimate:.1%}): "
+        f"{points(gain)}, {verdict(gain)}{'' if math.isnan(p) else f' (McNemar p = {p:.2g})'}.{_unequal_sizes(results)}"
     )
 
 
@@ -83,8 +77,8 @@ def fixres_part(results: Results, chosen: Cell) -> str:
     """How much of the chosen cell's accuracy is owed to size and adaptation, and not to more training."""
     plain = chosen._replace(test_size=chosen.train_size, adaptation="none")
     total, control = (
-        _difference(results, chosen, plain),
-        _difference(results, chosen, chosen._replace(adaptation="control")),
+        results.difference(chosen, plain),
+        results.difference(chosen, chosen._replace(adaptation="control")),
     )
     if chosen == plain:
         return (
@@ -106,10 +100,12 @@ def fixres_part(results: Results, chosen: Cell) -> str:
 def trust(results: Results) -> str:
     """What to keep in mind: number of seeds, failed runs, leakage."""
     settings, table = results.sweep["settings"], results.table
-    seeds = len(settings["seeds"])
-    parts = [f"{seeds} training seed{'s' if seeds > 1 else ''}"]
+    seeds, asked = len(results.seeds(results.choose())), len(settings["seeds"])
+    parts = [f"{seeds}{f' of {asked}' if seeds < asked else ''} training seed{'s' if asked > 1 else ''}"]
     if seeds == 1:
         parts[0] += ", so the spread between trainings is not known"
+    else:
+        parts[0] += ": accuracies are means over them, and intervals come from drawing seeds and pictures anew"
     missing = table.loc[table["status"] != "ok", PAIR].drop_duplicates()
     if len(missing):
         parts.append(
@@ -123,7 +119,7 @@ def trust(results: Results) -> str:
 
 def size_effect(results: Results, adaptation: str = "none") -> str:
     """For each train size: the best test size, where geometry expects it, and whether the two agree."""
-    rows = results.table[(results.table["status"] == "ok") & (results.table["adaptation"] == adaptation)]
+    rows = results.cells[(results.cells["seeds"] > 0) & (results.cells["adaptation"] == adaptation)]
     lines = []
     for train_size, group in rows.groupby("train_size"):
         means = group.groupby("test_size")[["val_top1", "top1"]].mean()
@@ -131,7 +127,7 @@ def size_effect(results: Results, adaptation: str = "none") -> str:
         best, train = sizes[int(means["val_top1"].argmax())], int(str(train_size))
         expected = neutral_test_size(train)
         nearest = sizes[int(np.argmin([abs(math.log(size / expected)) for size in sizes]))]
-        against = _difference(results, _cell(group, best), _cell(group, train)) if best != train else None
+        against = results.difference(_cell(group, best), _cell(group, train)) if best != train else None
         text = f"Trained at {train} px, validation is best at **{best} px** (size ratio {size_ratio(train, best):.2f})"
         if against is not None:
             text += f"; on test that is {points(against)} against {train} px, {verdict(against)}"
@@ -152,12 +148,12 @@ def _cell(group: pd.DataFrame, test_size: int) -> Cell:
 
 def adaptations(results: Results) -> str:
     """Each adaptation against `none` and against the control, over the pairs with a larger test size."""
-    ok = results.table[(results.table["status"] == "ok") & (results.table["test_size"] > results.table["train_size"])]
+    ok = results.cells[(results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])]
     lines = []
     for adaptation in [name for name in ("head", "head_bn_stats", "head_bn") if name in set(ok["adaptation"])]:
         cells = [Cell(*key) for key in _keys(ok[ok["adaptation"] == adaptation])]
         for reference in ("none", "control"):
-            gains = [_difference(results, cell, cell._replace(adaptation=reference)) for cell in cells]
+            gains = [results.difference(cell, cell._replace(adaptation=reference)) for cell in cells]
             known = [gain for gain in gains if gain is not None]
             if known:
                 wins = sum(gain.low > 0 for gain in known)
@@ -178,13 +174,15 @@ def _keys(table: pd.DataFrame) -> list[tuple[int, int, str, int, str]]:
 def optimism(results: Results) -> str:
     """The highest test accuracy of the grid beside the chosen cell's, and why it is not the answer."""
     chosen = results.choose()
-    ok = results.table[(results.table["status"] == "ok") & ~results.table["adaptation"].isin(["baseline", "control"])]
+    ok = results.cells[~results.cells["adaptation"].isin(["baseline", "control"])]
+    ok = ok[ok["seeds"] == ok["seeds"].max()]
     best = Cell(*_keys(ok.sort_values("top1", ascending=False))[0])
     if best == chosen:
         return "The cell chosen on validation is also the one with the highest test accuracy."
-    gap = results.row(best)["top1"] - results.row(chosen)["top1"]
+    highest = results.accuracy(best).estimate
+    gap = highest - results.accuracy(chosen).estimate
     return (
-        f"The highest test accuracy of the grid is {results.row(best)['top1']:.1%} ({named(best)}), "
+        f"The highest test accuracy of the grid is {highest:.1%} ({named(best)}), "
         f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "
         "is picked by luck as well as by merit."
     )
@@ -209,8 +207,8 @@ def conclusion(results: Results) -> str:
     """Does FixRes pay on these pictures? One sentence chosen by the chosen cell's difference to the control."""
     chosen = results.choose()
     larger = chosen.test_size > chosen.train_size
-    plain = _difference(results, chosen, chosen._replace(test_size=chosen.train_size, adaptation="none"))
-    control = _difference(results, chosen, chosen._replace(adaptation="control"))
+    plain = results.difference(chosen, chosen._replace(test_size=chosen.train_size, adaptation="none"))
+    control = results.difference(chosen, chosen._replace(adaptation="control"))
     if not larger:
         text = "**FixRes does not pay here**: validation prefers a test size that is not larger than the train size."
     elif plain is not None and plain.high < 0:
@@ -229,7 +227,7 @@ def conclusion(results: Results) -> str:
 
 
 def _beside_baseline(results: Results, chosen: Cell) -> str:
-    gain = _difference(results, chosen, results.baseline)
+    gain = results.difference(chosen, results.baseline)
     if gain is None or gain.low > 0:
         return ""
     if gain.high < 0:

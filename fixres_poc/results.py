@@ -24,7 +24,7 @@ from fixres_poc.config import (
 from fixres_poc.geometry import size_ratio
 from fixres_poc.reading import validate
 from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_atomically, write_run
-from fixres_poc.statistics import mcnemar_p, paired_difference
+from fixres_poc.statistics import Difference, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
 
 __all__ = ["COLUMNS", "Cell", "Results", "collect", "environment", "gain_path", "load", "summarise", "write_run"]
 
@@ -33,6 +33,9 @@ COLUMNS += ["top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_base
 COLUMNS += ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes", "status", "error"]
 CELL = {"train_size": "int16", "test_size": "int16", "seed": "int32"}
 KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
+GRID = ["train_size", "test_size", "adaptation", "view"]
+MEANS = ["size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece", "train_seconds"]
+MEANS += ["adapt_seconds", "eval_images_per_second"]
 COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
 ONCE = ("baseline", "zero_shot")
 CANDIDATES = ("none", "head", "head_bn_stats", "head_bn")
@@ -128,6 +131,15 @@ def _aligned(first: "pd.Series[bool]", second: "pd.Series[bool]") -> tuple["pd.S
     return both["first"], both["second"]
 
 
+def _rows_by_seed(values: Collection["pd.Series[Any]"]) -> pd.DataFrame:
+    """(S, N): a row a seed, a column a picture that all of them have."""
+    return pd.concat(values, axis=1, join="inner").T
+
+
+def _joint_status(status: "pd.Series[str]") -> str:
+    return status.iloc[0] if status.nunique() == 1 else f"{(status == 'ok').sum()} of {len(status)} ok"
+
+
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
     runs = [
         {"name": each.run.name, "notebook": each.run.notebook, "status": each.status, "error": each.error}
@@ -158,32 +170,88 @@ class Results:
         """The cell of the frozen features with a linear classifier."""
         return Cell(BASELINE_SIZE, BASELINE_SIZE, "baseline", self.sweep["settings"]["seeds"][0])
 
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """`table` with one row for all seeds of a cell, and the column `seeds`: how many ran to their end.
+
+        Where there is more than one seed, numbers are means over those that ran, `seed` is the first of them, top-1 has
+        the interval of `accuracy`, p-values are missing, and the status says how many ran.
+        """
+        ok = self.table["status"] == "ok"
+        table = self.table.assign(seeds=ok.astype(int))
+        if not table.duplicated(GRID).any():
+            return table
+        groups = table.assign(seed=table["seed"].where(ok)).groupby(GRID, sort=False, as_index=False)
+        cells = groups.agg({"seed": "first", **dict.fromkeys(MEANS, "mean"), "seeds": "sum", "status": _joint_status})
+        cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
+        found = [self.accuracy(Cell(*key)) for key in cells[KEY].itertuples(index=False)]
+        bounds = {"top1_low": [each.low for each in found], "top1_high": [each.high for each in found]}
+        return cells.assign(**bounds).reindex(columns=[*COLUMNS, "seeds"])
+
+    def seeds(self, cell: Cell) -> list[int]:
+        """Seeds at which the cell was run to its end, whatever its own."""
+        return [each.seed for each in self._correct if each._replace(seed=cell.seed) == cell]
+
     def __contains__(self, cell: Cell) -> bool:
-        """Was the cell run to its end?"""
-        return cell in self._correct
+        """Was the cell run to its end, at any seed?"""
+        return bool(self.seeds(cell))
+
+    def accuracy(self, cell: Cell) -> Difference:
+        """Mean accuracy over the cell's seeds: with Wilson's interval for one, else from `mean_over_seeds`."""
+        hits = [self._correct[cell._replace(seed=seed)] for seed in self.seeds(cell)]
+        if not hits:
+            return Difference(float("nan"), float("nan"), float("nan"))
+        if len(hits) == 1:
+            return Difference(float(hits[0].mean()), *wilson_interval(int(hits[0].sum()), len(hits[0])))
+        return mean_over_seeds(_rows_by_seed(hits), least=0)
+
+    def difference(self, first: Cell, second: Cell) -> Difference | None:
+        """Accuracy of the first cell minus the second's, over the seeds that both have, on the same pictures.
+
+        Returns:
+            `paired_difference` for one seed, else `mean_over_seeds`; None where the cells are one, or share no seed.
+        """
+        pairs = self._pairs(first, second)
+        if len(pairs) <= 1:
+            return paired_difference(*pairs[0]) if pairs else None
+        return mean_over_seeds(_rows_by_seed([a.astype(int) - b.astype(int) for a, b in pairs]), least=-1)
+
+    def p_value(self, first: Cell, second: Cell) -> float:
+        """McNemar's p for one seed; nan for several, which it is not made for."""
+        pairs = self._pairs(first, second)
+        return mcnemar_p(*pairs[0]) if len(pairs) == 1 else float("nan")
+
+    def _pairs(self, first: Cell, second: Cell) -> list[tuple["pd.Series[bool]", "pd.Series[bool]"]]:
+        """Correctness of both on the same test pictures, a pair a seed; what ran only once is held against each."""
+        if first._replace(seed=second.seed) == second:
+            return []
+        others = {seed: second._replace(seed=seed) for seed in self.seeds(second)}
+        if second.adaptation in ONCE and others:
+            others = dict.fromkeys(self.seeds(first), next(iter(others.values())))
+        seeds = [seed for seed in self.seeds(first) if seed in others]
+        return [_aligned(self._correct[first._replace(seed=seed)], self._correct[others[seed]]) for seed in seeds]
 
     def choose(self) -> Cell:
-        """The cell with the best validation accuracy (mean over seeds), with the first of the sweep's seeds.
+        """The cell with the best validation accuracy (mean over seeds), with the first of its seeds.
 
-        Ties go to the smaller test size, then to the simpler adaptation. Baseline and control are no candidates, nor
-        are cells that ran with fewer seeds than others.
+        Ties go to the smaller test size, then to the simpler adaptation, then to the smaller train size. Baseline and
+        control are no candidates, nor are cells that ran with fewer seeds than others.
 
         Raises:
             ValueError: no pair was run to its end.
         """
-        ok = self.table[(self.table["status"] == "ok") & self.table["adaptation"].isin(CANDIDATES)]
-        if ok.empty:
+        candidates = self.cells[self.cells["adaptation"].isin(CANDIDATES)]
+        if not candidates["seeds"].any():
             raise ValueError("no resolution pair was run to its end")
-        cells = ok.groupby(["train_size", "test_size", "adaptation", "view"], as_index=False).agg(
-            val_top1=("val_top1", "mean"), seeds=("seed", "size"), seed=("seed", "first")
-        )
-        full = cells[cells["seeds"] == cells["seeds"].max()]
+        full = candidates[candidates["seeds"] == candidates["seeds"].max()]
         best = full.assign(loss=1 - full["val_top1"], rank=full["adaptation"].map(CANDIDATES.index))
-        return next(Cell(*key) for key in best.sort_values(["loss", "test_size", "rank"])[KEY].itertuples(index=False))
+        order = best.sort_values(["loss", "test_size", "rank", "train_size"])
+        return next(Cell(*key) for key in order[KEY].itertuples(index=False))
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
-        """The cell's row of results.csv."""
-        return self.table[(self.table[KEY] == list(cell)).all(axis=1)].iloc[0]
+        """The cell's row of `cells`, with the means over its seeds."""
+        place = [getattr(cell, key) for key in GRID]
+        return self.cells[(self.cells[GRID] == place).all(axis=1)].iloc[0]
 
     def correct(
         self, train_size: int, test_size: int, adaptation: str, seed: int, view: str = "center"
@@ -194,7 +262,7 @@ class Results:
             ValueError: the cell was not run to its end.
         """
         cell = Cell(train_size, test_size, adaptation, seed, view)
-        if cell not in self:
+        if cell not in self._correct:
             raise ValueError(f"no predictions for {cell}")
         return self._correct[cell]
 
@@ -207,10 +275,6 @@ class Results:
         """Which pictures the sweep used."""
         values = {key: self.sweep["settings"][key] for key in DataSettings.model_fields}
         return validate(DataSettings, values, "sweep.json")
-
-    def paired(self, first: Cell, second: Cell) -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
-        """Correctness of two cells on the same test pictures, aligned, for `paired_difference` and `mcnemar_p`."""
-        return _aligned(self.correct(*first), self.correct(*second))
 
 
 def load(name: str) -> Results:
@@ -237,7 +301,8 @@ def gain_path(results: Results) -> pd.DataFrame:
 
     Returns:
         One row per step: step, train_size, test_size, adaptation, view, top1, against (the last step before it that was
-        run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar); nan where a step was not run.
+        run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar); nan where a step was not run. Over several seeds
+        these are means, and there is no p.
     """
     chosen = results.choose()
     train, test = chosen.train_size, chosen.test_size
@@ -257,12 +322,11 @@ def gain_path(results: Results) -> pd.DataFrame:
     for step, cell in steps.items():
         row: dict[str, Any] = {"step": step, **cell._asdict()}
         if cell in results:
-            row["top1"] = results.correct(*cell).mean()
-            if last:
-                first, second = results.paired(cell, steps[last])
-                gain = paired_difference(first, second)
+            row["top1"] = results.accuracy(cell).estimate
+            gain = results.difference(cell, steps[last]) if last else None
+            if gain is not None:
                 row |= {"against": last, "gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
-                row["p"] = mcnemar_p(first, second)
+                row["p"] = results.p_value(cell, steps[last])
             last = step
         rows.append(row)
     return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"])

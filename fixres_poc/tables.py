@@ -33,8 +33,12 @@ def _p(value: float) -> str:
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked."""
-    table, chosen = results.table, results.choose()
+    """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked.
+
+    With several seeds numbers are means over them, and `seeds` says over how many.
+    """
+    table, chosen = results.cells, results.choose()
+    several = len(results.sweep["settings"]["seeds"]) > 1
     grid = table[["train_size", "test_size", "adaptation", "view"]].itertuples(index=False)
     picked = (chosen.train_size, chosen.test_size, chosen.adaptation, chosen.view)
     shown = pd.DataFrame(
@@ -52,7 +56,7 @@ def cells(results: Results) -> pd.DataFrame:
             "size ratio": table["size_ratio"].map("{:.2f}".format),
             "adapt s": table["adapt_seconds"].map("{:.0f}".format).replace("nan", "–"),
             "pictures/s": table["eval_images_per_second"].map("{:.0f}".format).replace("nan", "–"),
-            "seed": table["seed"],
+            "seeds" if several else "seed": table["seeds" if several else "seed"],
             "status": table["status"],
         }
     )

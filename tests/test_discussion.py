@@ -35,10 +35,21 @@ def predictions(adaptation: str, val: float, test: float) -> pd.DataFrame:
     return table.assign(split=split, picture=names, **fixed)
 
 
-def told(at_96: dict[str, float], at_128: dict[str, float] | None, baseline: float = 0.5, **sweep: object) -> Results:
-    """Results with these accuracies, the same on validation and on test; at_128 None stands for a failed run."""
-    settings = validate(SweepSettings, KEYS | sweep, "test")
+def told(
+    at_96: dict[str, float],
+    at_128: dict[str, float] | None,
+    baseline: float = 0.5,
+    seed1: tuple[dict[str, float], dict[str, float] | None] | None = None,
+    **sweep: object,
+) -> Results:
+    """Results with these accuracies, the same on validation and on test; None at 128 stands for a failed run.
+
+    `seed1` holds those of a second training.
+    """
+    settings = validate(SweepSettings, KEYS | sweep | ({"seeds": [0, 1]} if seed1 else {}), "test")
     top1 = {"baseline": {"baseline": baseline}, "train96_test96_seed0": at_96, "train96_test128_seed0": at_128}
+    if seed1:
+        top1 |= {"train96_test96_seed1": seed1[0], "train96_test128_seed1": seed1[1]}
     for run in settings.runs():
         folder = run_folder("told", run.name)
         if run.name in top1 and top1[run.name] is None:
@@ -147,6 +158,49 @@ def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
     assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (128, "head_bn", "80.0")
     assert chosen["p (test = train)"] == "<0.001"
     assert shown.loc[shown["adaptation"] == "baseline", "p (baseline)"].tolist() == ["n/a"]
+
+
+def test_over_two_seeds_everything_is_a_mean() -> None:
+    found = told(same(0.60), same(0.62) | {"head_bn": 0.80}, seed1=(same(0.50), same(0.56) | {"head_bn": 0.72}))
+    answer = discussion.answer(found)
+    assert "classifies 76.0% (95 % interval" in answer
+    assert "+26.0 points" in answer
+    assert "McNemar" not in answer
+    assert "2 training seeds: accuracies are means over them" in answer
+    assert "+4.0 points" in discussion.size_effect(found)
+    assert "`head_bn` against `none`: +17.0 points on average over 1 pairs" in discussion.adaptations(found)
+    assert results.gain_path(found)["top1"].tolist() == pytest.approx([0.50, 0.55, 0.59, 0.59, 0.76])
+    assert results.gain_path(found)["gain"].sum() == pytest.approx(0.26)
+    assert "also the one with the highest" in discussion.optimism(found)
+
+
+def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
+    shown = tables.cells(told(same(0.60), same(0.62), seed1=(same(0.50), None)))
+    assert shown["seeds"].tolist() == [1, *[2] * 5, *[1] * 5]
+    assert shown["status"].tolist() == [*["ok"] * 6, *["1 of 2 ok"] * 5]
+    assert shown.loc[shown[""] == "chosen", ["test", "adaptation", "test top-1 %"]].to_numpy().tolist() == [
+        [96, "none", "55.0"]
+    ]
+
+
+def test_a_gain_in_one_training_and_a_loss_in_the_other_is_none() -> None:
+    found = told(same(0.60), same(0.90), seed1=(same(0.60), same(0.40)), adaptations=["none"])
+    gain = found.difference(results.Cell(96, 128, "none", 0), results.Cell(96, 96, "none", 0))
+    assert gain is not None
+    assert gain.estimate == pytest.approx(0.05)
+    assert discussion.verdict(gain) == "not told apart from none"
+
+
+def test_the_choice_is_made_over_both_seeds() -> None:
+    second = same(0.62) | {"head": 0.50, "head_bn": 0.70}
+    found = told(same(0.60), same(0.62) | {"head": 0.80}, seed1=(same(0.60), second))
+    assert found.choose().adaptation == "head_bn"
+
+
+def test_cost_is_told_against_the_same_training_at_its_own_size() -> None:
+    text = discussion.cost(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
+    assert text.startswith("Stage 1 took 30 s, the adaptation 5 s; 50 pictures a second are classified at 128 px")
+    assert text.endswith("against 50 at 96 px.")
 
 
 def test_differences_are_signed_and_judged() -> None:

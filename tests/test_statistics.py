@@ -10,6 +10,7 @@ from fixres_poc.statistics import (
     expected_calibration_error,
     macro_accuracy,
     mcnemar_p,
+    mean_over_seeds,
     paired_difference,
     wilson_interval,
 )
@@ -61,6 +62,28 @@ def test_paired_arrays_must_align() -> None:
         paired_difference([True, False], [True, False, True])
     with pytest.raises(ValueError, match="no pictures"):
         paired_difference([], [])
+
+
+def test_seeds_that_agree_add_nothing_to_the_interval_over_pictures() -> None:
+    first, second = pair(300, 60, 30, 110)
+    values = first.astype(int) - second
+    assert mean_over_seeds([values, values], least=-1) == pytest.approx(paired_difference(first, second), abs=5e-3)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    right = np.arange(1000) / 1000
+    alike, unlike = ([right < share for share in shares] for shares in ([0.6, 0.6, 0.6], [0.4, 0.6, 0.8]))
+    narrow, wide = mean_over_seeds(alike, least=0), mean_over_seeds(unlike, least=0)
+    assert narrow.estimate == pytest.approx(wide.estimate)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_interval_over_seeds_is_the_same_each_time_and_never_of_nothing() -> None:
+    values = np.eye(4, 30)
+    assert mean_over_seeds(values, least=0) == mean_over_seeds(values, least=0)
+    assert mean_over_seeds(np.zeros((2, 50)), least=-1).low < 0
+    with pytest.raises(ValueError, match=r"\(3,\): need seeds x pictures"):
+        mean_over_seeds([1, 0, 1], least=0)
 
 
 def test_expected_calibration_error_by_hand() -> None:
