@@ -4,6 +4,8 @@ from importlib import resources
 
 import pandas as pd
 
+STANFORD_DOGS_2020_BASELINE = 0.910  # the best of that table, 94.73 %, less the gain that it names, 3.7 points
+
 
 def imagenet() -> pd.DataFrame:
     """ImageNet top-1 (fraction) of published networks.
