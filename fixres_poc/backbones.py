@@ -270,7 +270,3 @@ def trunk(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         for hook in hooks:
             hook.remove()
     return (seen["features"], seen["shortcut"]) if "shortcut" in seen else (seen["features"],)
-
-
-def recompute(model):
-    model.set_grad_checkpointing(True)

@@ -17,8 +17,8 @@ OWN = ["adaptation", "top1", "top1_low", "top1_high"]
 def compared_with_2020(results: Results) -> pd.DataFrame | None:
     """The pairs of sizes that the sweep and the table of 2020 share, both tested on one centre crop.
 
-    Of each pair the adaptation with the best validation accuracy (mean over seeds) is taken, ties going to the simpler
-    one, with the first seed's accuracy on test.
+    Of each pair the adaptation with the best validation accuracy is taken, ties going to the simpler one; of several
+    seeds the means.
 
     Returns:
         One row per shared pair: train_size, test_size, size_ratio, top1_2020, adaptation, top1, top1_low, top1_high
@@ -26,13 +26,13 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
         where one of the two is lacking) and note (why it is lacking). None where there is nothing to compare: another
         data set, or no such pair.
     """
-    table = results.table
-    cells = table[table["adaptation"].isin(CANDIDATES) & (table["view"] == "center")]
+    every = results.cells
+    cells = every[every["adaptation"].isin(CANDIDATES) & (every["view"] == "center")]
     runs = cells.drop_duplicates(PAIR)[[*PAIR, "size_ratio"]]
     rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(runs, on=PAIR)
     if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
         return None
-    rows = rows.merge(_best_on_validation(cells[cells["status"] == "ok"]), how="left", on=PAIR)
+    rows = rows.merge(_best_on_validation(cells[cells["seeds"] > 0]), how="left", on=PAIR)
     both = rows["top1_2020"].notna() & rows["top1"].notna()
     inside = rows["top1_2020"].between(rows["top1_low"], rows["top1_high"]).map({True: "yes", False: "no"})
     then = rows["note"].map(lambda note: f"2020: {note}" if note else "")
@@ -43,9 +43,7 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
 
 
 def _best_on_validation(cells: pd.DataFrame) -> pd.DataFrame:
-    first = {name: (name, "first") for name in OWN[1:]}
-    means = cells.groupby([*PAIR, "adaptation"], as_index=False).agg(val_top1=("val_top1", "mean"), **first)
-    ranked = means.assign(rank=means["adaptation"].map(CANDIDATES.index))
+    ranked = cells.assign(rank=cells["adaptation"].map(CANDIDATES.index))
     best = ranked.sort_values(["val_top1", "rank"], ascending=[False, True]).drop_duplicates(PAIR)
     return best[[*PAIR, *OWN]]
 

@@ -55,14 +55,6 @@ def test_shared_pairs_stand_beside_the_adaptation_that_validation_prefers() -> N
     assert second["size_ratio"] == pytest.approx(0.57, abs=0.005)
 
 
-def test_over_seeds_validation_is_averaged() -> None:
-    val = {("none", 0): 0.95, ("head", 0): 0.90, ("none", 1): 0.91, ("head", 1): 0.98}
-    rows = [row(224, 224, name, value, 0.93 + seed / 100, seed=seed) for (name, seed), value in val.items()]
-    compared = compared_with_2020(found(*rows))
-    assert compared is not None
-    assert compared[["adaptation", "top1"]].values.tolist() == [["head", 0.93]]
-
-
 def test_a_row_that_either_side_lacks_says_why() -> None:
     nothing: dict[str, Any] = {"top1_low": None, "top1_high": None, "status": "failed"}
     failed = [row(*pair, "none", float("nan"), float("nan"), **nothing) for pair in [(224, 128), (320, 380)]]
