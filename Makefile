@@ -1,5 +1,6 @@
 # `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name WEIGHTS=file CORES=n PROFILE=profiles/slurm
 # DATASET=path/to/birds makes a sweep of its own, pictures-birds: its report is in reports/pictures-birds/.
+# For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have.
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -9,6 +10,8 @@ BACKBONE ?=
 WEIGHTS ?=
 CORES ?=
 PROFILE ?=
+MEMORY ?=
+TFLOPS ?=
 SWEEP ?= $(if $(DATASET),sweeps/pictures.yml,sweeps/demo.yml)
 PYTHON3 ?= python3
 
@@ -30,14 +33,18 @@ export JUPYTER_PREFER_ENV_PATH := 1
 OVERRIDES = $(if $(DATASET),--dataset "$(DATASET)")
 MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
+CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
 
-.PHONY: help setup sweep data report lab notebooks test lint types unit nbval clean
+.PHONY: help setup sweep plan data report lab notebooks test lint types unit nbval clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
 	@$(PYTHON) -m fixres_poc sweep "$(SWEEP)" $(OVERRIDES) $(MODEL) $(ENGINE)
+
+plan: setup  ## memory and time that a sweep will need, before it (SWEEP= DATASET= BACKBONE= WEIGHTS= MEMORY= TFLOPS=)
+	@$(PYTHON) -m fixres_poc plan "$(SWEEP)" $(OVERRIDES) $(MODEL) $(CARD)
 
 test: lint types unit nbval  ## lint, types, unit tests, and the notebooks against their stored outputs
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m fixres_poc sweep|train|data|run|report`.
+"""The command line: `python -m fixres_poc sweep|plan|train|data|run|report`.
 
 Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped by Ctrl-C.
 """
@@ -86,6 +86,29 @@ def train(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, w
     from fixres_poc.reading import load_sweep
 
     train_all(load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights}))
+
+
+@app.command()
+def plan(
+    file: SweepFile,
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    memory: Annotated[str | None, typer.Option(help="of the card to plan for, such as 16GiB")] = None,
+    tflops: Annotated[float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print it for programs: bytes, FLOPs, seconds")] = False,
+) -> None:
+    """Say what a sweep will need, memory and time, without drawing, downloading or training anything."""
+    from fixres_poc import plan as planning
+    from fixres_poc.reading import load_sweep
+
+    settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
+    tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
+    if json:
+        lines = (f'"{name}": {table.to_json(orient="records")}' for name, table in tables.items())
+        print("{" + ",\n".join(lines) + "}")
+    else:
+        print(planning.text(tables))
 
 
 @app.command()

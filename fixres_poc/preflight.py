@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,25 +50,27 @@ class Fit:
     fits: bool
 
 
-class _Recorder(TorchDispatchMode):
-    """Notes bytes of storages: positive where one comes, negative where it goes."""
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the bytes of every storage that comes, and of those that go before the next one comes."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.changes: list[int] = []
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.came: list[int] = []
+        self.went: list[int] = []
         self.born: dict[int, int] = {}
 
     def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self.born:
-            self.born[key] = len(self.changes)
-            self.changes.append(size)
+            self.born[key] = len(self.came)
+            self.came.append(size)
+            self.went.append(0)
             weakref.finalize(storage, self._remove, key, size).atexit = False
 
     def _remove(self, key: int, size: int) -> None:
         del self.born[key]
-        self.changes.append(-size)
+        self.went[-1] += size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -80,45 +82,58 @@ class _Recorder(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class _Trace:
-    """Changes in bytes in order of time, and which of them are gradients of parameters that stay to the step's end."""
+    """Storages of a step in order of birth, (T,) each.
 
-    changes: np.ndarray
+    Attributes:
+        came: their bytes.
+        went: bytes that were freed between this birth and the next.
+        gradients: which are gradients of parameters, that stay to the step's end.
+    """
+
+    came: np.ndarray
+    went: np.ndarray
     gradients: np.ndarray
 
     def peak(self, accumulating: bool) -> int:
         """Highest number of bytes; `accumulating`: the gradients of earlier micro-batches are there from the start."""
-        live = self.changes.cumsum()
+        live = self.came.cumsum() - self.went.cumsum() + self.went
         if accumulating:
-            fresh = np.where(self.gradients, self.changes, 0)  # a new gradient lives on until it is added
+            fresh = np.where(self.gradients, self.came, 0)  # a new gradient lives on until it is added
             live = live - fresh.cumsum() + fresh.sum() + fresh
         return int(live.max())
 
 
 def _trace(
-    models: list[nn.Module], momentum: float, step: Callable[[torch.Tensor, torch.Tensor], None], size: int, batch: int
+    models: list[nn.Module], step: Callable[[torch.Tensor, torch.Tensor], None], size: int, batch: int
 ) -> _Trace:
-    """Run a step on fake tensors; called within a FakeTensorMode.
+    """Run a step of the models' trainable parameters; called within a FakeTensorMode.
 
     Fused SGD needs no temporary tensors but has no fake form, so the plain one is run, with one parameter's at a time.
     """
     parameters = [each for model in models for each in model.parameters()]
     trained = [each for each in parameters if each.requires_grad]
-    sgd = torch.optim.SGD(trained, 0.01, momentum, weight_decay=1e-4, nesterov=True, foreach=False)
+    sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
     for each in trained:
         sgd.state[each]["momentum_buffer"] = torch.zeros_like(each)
     images, labels = torch.empty(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
-    held = [buffer for model in models for buffer in model.buffers()] + [images, labels]
     recorder = _Recorder()
-    for tensor in parameters + [sgd.state[each]["momentum_buffer"] for each in trained] + held:
+    for tensor in parameters + [sgd.state[each]["momentum_buffer"] for each in trained] + [images, labels]:
+        recorder.add(tensor)
+    for tensor in (buffer for model in models for buffer in model.buffers()):
         recorder.add(tensor)
     gc.collect()
     with recorder:
         step(images, labels)
         sgd.step()
     born = [recorder.born[each.grad.untyped_storage()._cdata] for each in trained if each.grad is not None]
-    changes = np.array(recorder.changes, dtype=np.int64)
-    sgd.zero_grad()
-    return _Trace(changes, np.isin(np.arange(len(changes)), born))
+    came, went = np.array(recorder.came, dtype=np.int64), np.array(recorder.went, dtype=np.int64)
+    return _Trace(came, went, np.isin(np.arange(len(came)), born))
+
+
+def _network(backbone: str, classes: int) -> nn.Module:
+    """A network without any memory. Built on the meta device, since some compute numbers when they are built."""
+    with torch.device("meta"):
+        return backbones.create(backbone, classes, pretrained=False)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -127,45 +142,45 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _training(backbone: str, classes: int, size: int, half: bool, recompute: bool, batch: int) -> _Trace:
-    with FakeTensorMode():
-        model = backbones.create(backbone, classes, pretrained=False).train()
-        if recompute:
-            backbones.recompute(model)
+    model = _network(backbone, classes).train()
+    if recompute:
+        backbones.recompute(model)
 
-        def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = _loss(model(images), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = _loss(model(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
 
-        return _trace([model], 0.9, step, size, batch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _trace([model.to_empty(device="cpu")], step, size, batch)
 
 
 @functools.cache
 def _adapting(backbone: str, classes: int, size: int, half: bool, tails: int, batch: int) -> _Trace:
-    with FakeTensorMode() as fake:
-        # A network for each tail, since a fake tensor that is copied twice gives one copy; only the first is counted.
-        model, *sources = (backbones.create(backbone, classes, pretrained=False) for _ in range(1 + tails))
-        model.requires_grad_(False).eval()
-        with FakeCopyMode(fake):  # type: ignore[no-untyped-call]
-            copies = [backbones.Tail(source).train() for source in sources]
+    model = _network(backbone, classes).eval()
+    copies = [backbones.Tail(model).train() for _ in range(tails)]
+    model.requires_grad_(False)
 
-        def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                features = backbones.trunk(model, images)
-                for tail in copies:
-                    _loss(tail(*features), labels).backward()  # type: ignore[no-untyped-call]
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = backbones.trunk(model, images)
+            for tail in copies:
+                _loss(tail(*features), labels).backward()  # type: ignore[no-untyped-call]
 
-        return _trace([model, *copies], 0.9, step, size, batch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _trace([each.to_empty(device="cpu") for each in (model, *copies)], step, size, batch)
 
 
 def _at(trace: Callable[[int], _Trace], batch: int) -> _Trace:
     """The trace of any batch size: the same tensors come and go in the same order, each affine in the batch size."""
-    first, second = (trace(each) for each in TRACED)
-    if len(first.changes) != len(second.changes):  # a network that does other things at another batch size
-        return trace(batch)
     low, high = TRACED
-    slope = (second.changes - first.changes) // (high - low)
-    return _Trace(first.changes + slope * (batch - low), first.gradients)
+    first, second = trace(low), trace(high)
+    if len(first.came) != len(second.came):  # a network that does other things at another batch size
+        return trace(batch)
+    came, went = (
+        (b - a) // (high - low) * (batch - low) + a for a, b in ((first.came, second.came), (first.went, second.went))
+    )
+    return _Trace(came, went, first.gradients)
 
 
 def training_bytes(settings: TrainSettings, classes: int, micro_batch_size: int, recompute: bool) -> int:
@@ -202,21 +217,19 @@ def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, i
     Only the forward pass is counted, since torch's counter takes the backward pass of grouped convolutions for that of
     full ones.
     """
-    with FakeTensorMode(), torch.no_grad():
-        model = backbones.create(backbone, classes, pretrained=False).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, size, size))
+    model = _network(backbone, classes).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, size, size, device="meta"))
     return sum(each.numel() for each in model.parameters()), counter.get_total_flops()
 
 
 @functools.cache
 def can_recompute(backbone: str) -> bool:
     """Whether the network can do gradient checkpointing."""
-    with FakeTensorMode():
-        try:
-            backbones.recompute(backbones.create(backbone, pretrained=False))
-        except InputError:
-            return False
+    try:
+        backbones.recompute(_network(backbone, 10))
+    except InputError:
+        return False
     return True
 
 

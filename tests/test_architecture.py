@@ -13,7 +13,7 @@ LEVELS = (
     "memory transforms weights backbones datasets checkpoint plots discussion tables comparison".split(),
     "evaluation audit preflight activations apparent_size zero_shot".split(),
     "fine_tuning training adaptation pairs".split(),
-    "report runner monitor engine cli".split(),
+    "plan report runner monitor engine cli".split(),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py", PACKAGE / "__main__.py"})
