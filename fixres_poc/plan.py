@@ -2,7 +2,6 @@
 
 import functools
 import re
-import time
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from torch import nn
 
 from fixres_poc import backbones, datasets
-from fixres_poc.config import BASELINE_SIZE, InputError, PairSettings, SweepSettings
+from fixres_poc.config import BASELINE_SIZE, InputError, ModelSettings, PairSettings, SweepSettings
 from fixres_poc.datasets import synthetic
-from fixres_poc.evaluation import accelerator, device_name, memory_layout, place
+from fixres_poc.evaluation import accelerator, device_name, now, place
 from fixres_poc.preflight import (
     CARD_SHARE,
     adapting_bytes,
@@ -69,23 +68,19 @@ def measured_rate(sweep: SweepSettings) -> tuple[float, str]:
     name, size = sweep.backbone if small else "timm:resnext50_32x4d", min(BASELINE_SIZE, sweep.resolution_pairs()[0][0])
     engine = accelerator(sweep.precision)
     batch = min(sweep.batch_size, 32 if engine.device.type == "cuda" else 8)
-    model = place(backbones.create(name, 10, pretrained=False), engine).train()
+    settings = ModelSettings(backbone=name, precision=sweep.precision)
+    model = place(backbones.create(name, 10, pretrained=False), settings, engine).train()
     images = torch.rand(batch, 3, size, size, device=engine.device)
-    images = images.to(memory_format=memory_layout(engine))
     labels = torch.zeros(batch, dtype=torch.long, device=engine.device)
-    begun = time.perf_counter()
+    begun = now(engine)
     marks: list[float] = []
     while len(marks) < 3 or marks[-1] - begun < MEASURED_S:
         with engine.autocast():
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        if engine.device.type == "cuda":
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
-    # The fastest step, since others may be using this machine.
-    return 3 * batch * parameters_and_flops(name, 10, size)[1] / np.diff(
-        marks
-    ).min(), f"steps of {name} on this machine"
+        marks.append(now(engine))
+    fastest_s = np.diff(marks).min()  # others may be using this machine
+    return 3 * batch * parameters_and_flops(name, 10, size)[1] / fastest_s, f"steps of {name} on this machine"
 
 
 def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None = None) -> dict[str, pd.DataFrame]:

@@ -157,7 +157,8 @@ def _fit_key(settings: TrainSettings, engine: Accelerator) -> str:
 
 
 def _smaller(fit: Fit, settings: TrainSettings) -> Fit | None:
-    if settings.gradient_checkpointing == "auto" and not fit.gradient_checkpointing:
+    open_to_it = settings.gradient_checkpointing == "auto" and preflight.can_recompute(settings.backbone)
+    if open_to_it and not fit.gradient_checkpointing:
         return replace(fit, gradient_checkpointing=True)
     return replace(fit, micro_batch_size=math.ceil(fit.micro_batch_size / 2)) if fit.micro_batch_size > 1 else None
 

@@ -9,11 +9,13 @@ from fixres_poc.config import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 LEVELS = (
-    "config reading geometry statistics progress download published records results machine".split(),
-    "memory transforms weights backbones datasets checkpoint plots discussion tables comparison".split(),
-    "evaluation audit preflight activations apparent_size zero_shot".split(),
-    "fine_tuning training adaptation pairs".split(),
-    "plan report runner monitor engine cli".split(),
+    ["config", "reading", "geometry", "statistics", "progress", "download", "published", "records", "results"]
+    + ["machine"],
+    ["memory", "transforms", "weights", "backbones", "datasets", "checkpoint", "plots", "discussion", "tables"]
+    + ["comparison"],
+    ["evaluation", "audit", "preflight", "activations", "apparent_size", "zero_shot"],
+    ["fine_tuning", "training", "adaptation", "pairs"],
+    ["plan", "report", "runner", "monitor", "engine", "cli"],
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py", PACKAGE / "__main__.py"})

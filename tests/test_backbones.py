@@ -120,3 +120,44 @@ def test_weights_that_cannot_be_fetched_are_one_clear_line(monkeypatch: pytest.M
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(InputError, match=r"weights cannot be loaded \(no route to host\)$"):
         backbones.create("timm:resnet18")
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:resnet18", "timm:seresnet50"])
+def test_recomputing_changes_no_bit_of_what_is_learned(name: str) -> None:
+    def learned(recompute: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = backbones.create(name, classes=5, pretrained=False).train()
+        if recompute:
+            backbones.recompute(model)
+        sgd = torch.optim.SGD(model.parameters(), 0.01, 0.9)
+        for _ in range(3):
+            torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+            sgd.zero_grad()
+        return model.state_dict()
+
+    plain, recomputed = learned(False), learned(True)
+    assert [key for key, value in plain.items() if not torch.equal(value, recomputed[key])] == []
+    counts = [value for key, value in plain.items() if key.endswith("num_batches_tracked")]
+    assert set(map(int, counts)) == {3}
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:resnet18", "timm:convnext_atto"])
+def test_trunk_and_tail_work_on_a_recomputing_network(name: str) -> None:
+    model = backbones.create(name, classes=7, pretrained=False)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        backbones.recompute(model)
+        assert torch.equal(backbones.Tail(model)(*backbones.trunk(model, images)), expected)
+
+
+def test_timm_recomputes_without_reentering_backward() -> None:
+    assert not timm.layers.use_reentrant_ckpt()
+
+
+def test_networks_that_cannot_recompute_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"^gradient_checkpointing = True: timm cannot do it for VGG; allowed .* auto$"
+    ):
+        backbones.recompute(backbones.create("timm:vgg11", classes=5, pretrained=False))
