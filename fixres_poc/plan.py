@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fixres_poc import backbones, datasets
-from fixres_poc.config import BASELINE_SIZE, InputError, ModelSettings, PairSettings, SweepSettings
+from fixres_poc.config import BASELINE_SIZE, InputError, ModelSettings, PairSettings, SweepSettings, TrainSettings
 from fixres_poc.datasets import synthetic
 from fixres_poc.evaluation import accelerator, device_name, now, place
 from fixres_poc.preflight import (
@@ -37,7 +37,7 @@ def memory_bytes(text: str) -> int:
     Raises:
         InputError: anything else.
     """
-    if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*Gi?B?", text.strip(), re.IGNORECASE)):
+    if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(Gi?B?)?", text.strip(), re.IGNORECASE)):
         raise InputError(f"memory = {text!r}: allowed is a number of GiB, such as 16GiB")
     return int(float(found[1]) * GIB)
 
@@ -100,8 +100,10 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
         InputError: as `expected_pictures` and `accelerator`.
     """
     counts, classes = expected_pictures(sweep)
-    budget = int(memory * CARD_SHARE) if memory else budget_bytes()
-    rate, source = (tflops * 1e12, "--tflops") if tflops else (np.nan, "unknown") if memory else measured_rate(sweep)
+    budget = budget_bytes() if memory is None else int(memory * CARD_SHARE)
+    rate, source = (
+        (tflops * 1e12, "--tflops") if tflops else measured_rate(sweep) if memory is None else (np.nan, "unknown")
+    )
     runs = [run.parameters for run in sweep.runs() if run.notebook == "04_fixres"]
     pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
     table = pd.DataFrame([_pair(each, counts, classes, budget, rate) for each in pairs])
@@ -110,10 +112,11 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
     once = table.drop_duplicates("train_size")["train_s"].sum(skipna=False)
     total_s = baseline_s + len(sweep.seeds) * (once + table[["adapt_s", "eval_s"]].sum(skipna=False).sum(skipna=False))
     facts = {"backbone": sweep.backbone, "parameters": flops(BASELINE_SIZE)[0], "classes": classes, **counts}
-    facts |= {"budget_of": "--memory" if memory else device_name() or "this machine", "budget_bytes": budget}
+    facts |= {"budget_of": (device_name() or "this machine") if memory is None else "--memory", "budget_bytes": budget}
     facts |= {"batch_size": sweep.batch_size, "per_second_flops": rate, "rate_of": source, "total_s": total_s}
-    tables = {"sweep": pd.DataFrame([facts]), "steps": _steps(pairs, classes), "pairs": table}
-    if not memory and device_name() is None:
+    by_size = [steps(each, classes) for each in {each.train_size: each for each in pairs}.values()]
+    tables = {"sweep": pd.DataFrame([facts]), "steps": pd.concat(by_size), "pairs": table}
+    if memory is None and device_name() is None:
         tables["cards"] = pd.DataFrame([_cards(each, classes) for each in pairs])
     return tables
 
@@ -138,17 +141,21 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
     }
 
 
-def _steps(pairs: list[PairSettings], classes: int) -> pd.DataFrame:
+def steps(settings: TrainSettings, classes: int) -> pd.DataFrame:
+    """Predicted peak bytes of a step of stage 1, by precision and checkpointing, for the batch and its parts.
+
+    Returns:
+        Columns train_size, precision, checkpointing and micro_<pictures at once>_bytes.
+    """
     rows = []
-    modes = (False, True) if can_recompute(pairs[0].backbone) else (False,)
-    for settings in {each.train_size: each for each in pairs}.values():
-        for precision in ("fp32", "bf16"):
-            for recompute in modes:
-                row = {"train_size": settings.train_size, "precision": precision, "checkpointing": recompute}
-                each = settings.model_copy(update={"precision": precision})
-                for micro in micro_batches(settings.batch_size):
-                    row[f"micro_{micro}_bytes"] = training_bytes(each, classes, micro, recompute)
-                rows.append(row)
+    for precision in ("fp32", "bf16"):
+        for recompute in (False, True) if can_recompute(settings.backbone) else (False,):
+            each = settings.model_copy(update={"precision": precision})
+            row: dict[str, Any] = {"train_size": settings.train_size, "precision": precision}
+            row["checkpointing"] = recompute
+            for micro in micro_batches(settings.batch_size):
+                row[f"micro_{micro}_bytes"] = training_bytes(each, classes, micro, recompute)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -9,10 +9,30 @@ from fixres_poc.config import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 LEVELS = (
-    ["config", "reading", "geometry", "statistics", "progress", "download", "published", "records", "results"]
-    + ["machine"],
-    ["memory", "transforms", "weights", "backbones", "datasets", "checkpoint", "plots", "discussion", "tables"]
-    + ["comparison"],
+    [
+        "config",
+        "reading",
+        "geometry",
+        "statistics",
+        "progress",
+        "download",
+        "published",
+        "records",
+        "results",
+        "machine",
+    ],
+    [
+        "memory",
+        "transforms",
+        "weights",
+        "backbones",
+        "datasets",
+        "checkpoint",
+        "plots",
+        "discussion",
+        "tables",
+        "comparison",
+    ],
     ["evaluation", "audit", "preflight", "activations", "apparent_size", "zero_shot"],
     ["fine_tuning", "training", "adaptation", "pairs"],
     ["plan", "report", "runner", "monitor", "engine", "cli"],

@@ -25,12 +25,12 @@ def test_help_comes_at_once_and_lists_the_commands() -> None:
     begun = time.monotonic()
     command = [sys.executable, "-X", "importtime", "-m", "fixres_poc", "--help"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert all(name in result.stdout for name in ("sweep", "data", "run", "report"))
+    assert all(name in result.stdout for name in ("sweep", "plan", "data", "run", "report"))
     assert not {"torch", "pandas", "snakemake", "papermill"} & {line.split()[-1] for line in result.stderr.splitlines()}
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("name", ["sweep", "data", "run", "report"])
+@pytest.mark.parametrize("name", ["sweep", "plan", "data", "run", "report"])
 def test_every_command_has_help(name: str) -> None:
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
@@ -44,6 +44,7 @@ def test_every_command_has_help(name: str) -> None:
         (["sweep", SMOKE, "--backbone", "resnet"], f"{SMOKE}: backbone = 'resnet': unknown backbone"),
         (["sweep", SMOKE, "--profile", "profiles/none"], "profile = 'profiles/none': no folder"),
         (["data", SMOKE, "--dataset", ""], f"{SMOKE}: dataset = ''"),
+        (["plan", SMOKE, "--memory", "16 apples"], "memory = '16 apples': allowed is a number of GiB"),
         (["run", "none/settings.json"], "none/settings.json: cannot be read as a settings file"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
 
@@ -21,10 +22,10 @@ def settings(backbone: str = NETWORKS[0], size: int = 64, batch: int = 8, **othe
 
 def network(backbone: str, recompute: bool) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = backbones.create(backbone, 10, pretrained=False).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = backbones.create(backbone, 10, pretrained=False).train().to(memory_format=torch.channels_last)
     if recompute:
         backbones.recompute(model)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def step(model: torch.nn.Module, sgd: torch.optim.Optimizer, images: torch.Tensor, pieces: int = 1) -> None:
@@ -48,10 +49,10 @@ def measured_bytes(backbone: str, size: int, batch: int, recompute: bool, pieces
     held = [*model.parameters(), *model.buffers(), *(each["momentum_buffer"] for each in sgd.state.values())]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         step(model, sgd, images, pieces)
-    events = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
     changes = torch.tensor([each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())])
-    images_bytes = images.nbytes // pieces
-    return images_bytes + sum(each.nbytes for each in held) + int(changes.cumsum(0).max())
+    held_bytes = images.nbytes // pieces + sum(each.numel() * each.element_size() for each in held)
+    return int(held_bytes + changes.cumsum(0).max())
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -79,7 +80,7 @@ def test_prediction_is_within_15_percent_at_every_size(backbone: str, size: int,
 def test_recorder_agrees_with_the_tracker_of_torch() -> None:
     with torch.device("meta"):
         model = backbones.create(NETWORKS[0], 10, pretrained=False).train()
-    with preflight.FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         sgd, images = optimizer(model), torch.empty(4, 3, 64, 64)
         for each in model.parameters():
@@ -172,13 +173,14 @@ def test_budget_is_half_of_the_lower_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="getrusage would count the parent's memory as well")
 def test_the_largest_network_is_planned_in_a_minute_and_2_gib(tmp_path: Path) -> None:
     (tmp_path / "wsl.yml").write_text(
         "dataset: stanford_dogs\nbackbone: resnext101_32x48d_wsl\nbatch_size: 16\n"
         "train_sizes: [128, 224, 320]\ntest_sizes: [128, 224, 320, 380]\n"
     )
     code = f"""if True:
-        import re, time
+        import time
         from pathlib import Path
         from fixres_poc import plan
         from fixres_poc.reading import load_sweep
@@ -186,8 +188,8 @@ def test_the_largest_network_is_planned_in_a_minute_and_2_gib(tmp_path: Path) ->
         tables = plan.plan(load_sweep({str(tmp_path / "wsl.yml")!r}), 16 * 2**30)
         assert len(tables["pairs"]) == 12 and len(tables["steps"]) == 12
         assert 8.2e8 < tables["sweep"]["parameters"].item() < 8.3e8
-        peak_kib = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]
-        print(time.monotonic() - begun, int(peak_kib) / 2**20)"""  # getrusage's peak is the parent's if that is larger
+        peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+        print(time.monotonic() - begun, int(peak) / 2**20)"""
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     seconds, gib = map(float, run.stdout.split())
     assert (seconds < 60, gib < 2) == (True, True), run.stdout
