@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED_BACKBONES = ("efficientnet_lite0",)
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "head", "head_bn_stats", "head_bn", "control"]
+View = Literal["center", "five_crop", "ten_crop"]
 ADAPTATIONS: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
 BASELINE_SIZE = 224
 
@@ -63,6 +64,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 Size = Annotated[int, Field(ge=32, le=2048)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(_unique)]
 Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(_unique)]
+Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique)]
 Backbone = Annotated[str, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -160,6 +162,7 @@ class PairSettings(TrainSettings):
 
     test_size: Size
     adaptations: Adaptations = ADAPTATIONS
+    views: Views = ("center",)
 
     @property
     def run_name(self) -> str:
@@ -196,6 +199,7 @@ class SweepSettings(MethodSettings):
     train_sizes: Sizes | None = None
     test_sizes: Sizes | None = None
     adaptations: Adaptations = ADAPTATIONS
+    views: Views = ("center",)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)] = (0,)
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from fixres_poc.backbones import Tail, create, mean_std, trunk
-from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, ModelSettings
+from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, ModelSettings, View
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.machine import remembered
@@ -124,9 +124,12 @@ def device_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def transforms_for(settings: ModelSettings, train_size: int, test_size: int) -> dict[str, Transform]:
+def transforms_for(
+    settings: ModelSettings, train_size: int, test_size: int, view: View = "center"
+) -> dict[str, Transform]:
     """`get_transforms` with the backbone's own mean and std and the settings' resize mode."""
-    return get_transforms(train_size, test_size, resize=settings.resize, mean_std=mean_std(settings.backbone))
+    own = mean_std(settings.backbone)
+    return get_transforms(train_size, test_size, resize=settings.resize, view=view, mean_std=own)
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,11 @@ def predict(
     settings: ModelSettings,
     test_size: int,
     engine: Accelerator,
+    view: View = "center",
 ) -> Predictions:
     """Classify one split at one test size with every tail; they share one pass of the frozen trunk.
+
+    Of several crops of a picture the probabilities are averaged.
 
     Args:
         model: network whose trunk is used; left in eval mode.
@@ -169,20 +175,23 @@ def predict(
         settings: backbone, batch size, resize mode.
         test_size: side of the centre crop in px.
         engine: from `accelerator`.
+        view: which crops of each picture.
     """
-    dataset = PictureDataset(pictures, split, transforms_for(settings, test_size, test_size)["val_test"])
+    dataset = PictureDataset(pictures, split, transforms_for(settings, test_size, test_size, view)["val_test"])
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tails}
     portion, rows = Portion(settings.batch_size), batches(dataset, settings.batch_size)
     start = time.perf_counter()
     with torch.inference_mode(), engine.autocast():
         for images, _, _ in bar(loader(dataset, rows, workers()), f"{split} at {test_size} px"):
-            features = portion.run(lambda part: trunk(model, part.to(engine.device, non_blocking=True)), images)
+            crops = images.flatten(0, -4)  # (N, 3, K, K), or of (N, V, 3, K, K) every crop
+            features = portion.run(lambda part: trunk(model, part.to(engine.device, non_blocking=True)), crops)
             for name, tail in tails.items():
-                parts[name].append(tail.eval()(*features).float().softmax(dim=1))
+                each = tail.eval()(*features).float().softmax(dim=1)
+                parts[name].append(each.unflatten(0, (len(images), -1)).mean(dim=1))
         probabilities = {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
     seconds = time.perf_counter() - start
-    frames = [prediction_table(dataset.table, name, each) for name, each in probabilities.items()]
+    frames = [prediction_table(dataset.table, name, each, view) for name, each in probabilities.items()]
     return Predictions(pd.concat(frames, ignore_index=True), seconds, portion.size)
 
 

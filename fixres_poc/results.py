@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
@@ -90,16 +91,22 @@ def _predictions(sweep: str, each: Outcome) -> pd.DataFrame:
 def _rows(each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None) -> pd.DataFrame:
     training = outcomes[each.run.needs[0]] if each.run.needs else each
     if predictions is None:
-        rows = pd.DataFrame({"adaptation": each.run.parameters.get("adaptations", ["baseline"])}).assign(view="center")
+        cells = [each.run.parameters.get("adaptations", ["baseline"]), each.run.parameters.get("views", ["center"])]
+        rows = pd.DataFrame(product(*cells), columns=["adaptation", "view"])
     else:
         rows = summarise(predictions)
     error = each.error
     if each.status == "missing" and training.status == "failed":
         error = f"{training.run.name} failed: {training.error}"
     adapt = (each.get("seconds", "adapt") or {}) | (training.get("seconds", "adapt") or {})
-    measured = {key: each.get(key) for key in ("eval_images_per_second", "peak_memory_bytes")}
-    seconds = {"train_seconds": training.get("seconds", "train"), "adapt_seconds": rows["adaptation"].map(adapt)}
-    return rows.assign(**_cell(each), **seconds, **measured, status=each.status, error=error).reindex(columns=COLUMNS)
+    speed = each.get("eval_images_per_second")
+    measured = {
+        "eval_images_per_second": rows["view"].map(speed if isinstance(speed, Mapping) else {"center": speed}),
+        "peak_memory_bytes": each.get("peak_memory_bytes"),
+        "train_seconds": training.get("seconds", "train"),
+        "adapt_seconds": rows["adaptation"].map(adapt),
+    }
+    return rows.assign(**_cell(each), **measured, status=each.status, error=error).reindex(columns=COLUMNS)
 
 
 def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

@@ -5,13 +5,16 @@ PIL picture or a uint8 tensor (3, H, W) and returns a normalised float tensor (3
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
+
+from fixres_poc.config import View
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -31,6 +34,7 @@ def get_transforms(
     backbone: str | None = None,
     *,
     resize: Resize = "short_side",
+    view: View = "center",
     mean_std: tuple[Triple, Triple] | None = None,
 ) -> dict[str, Transform]:
     """Transforms by name, with the signature of the authors' `get_transforms`.
@@ -45,6 +49,8 @@ def get_transforms(
         resize: "short_side" sets the short side to int(256/224 * test_size); "height" sets the height, as the authors'
             code does, so that narrow portraits are padded with black and the shifted crop may leave the picture by a
             pixel.
+        view: "center" makes `val_test` the centre crop; "five_crop" adds the four corners and "ten_crop" the mirror
+            images of these, so that it gives (5 or 10, 3, K, K).
         mean_std: mean and std of a backbone that brings its own; overrides `backbone`.
 
     Returns:
@@ -66,7 +72,7 @@ def get_transforms(
         result["val"] = v2.Compose([v2.ToImage(), _resize(test_size, resize), *finish])
     if "val" in need and crop:
         enlarge = _resize(resized_side(test_size), resize)
-        result["val_test"] = v2.Compose([v2.ToImage(), enlarge, v2.CenterCrop(test_size), *finish])
+        result["val_test"] = v2.Compose([v2.ToImage(), enlarge, *_crops(test_size, view), *finish])
         augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
         shifted = ShiftedCrop(test_size, inside=resize == "short_side")
         result["val_train"] = v2.Compose([v2.ToImage(), enlarge, *augment, shifted, *finish])
@@ -92,6 +98,19 @@ def _check(kind: str, need: Sequence[str], resize: str, *sizes: int) -> None:
         raise ValueError(f"resize = {resize!r}: allowed are 'short_side' and 'height'")
     if min(sizes) < 1:
         raise ValueError(f"sizes = {sizes}: a size is at least 1 px")
+
+
+def _crops(size: int, view: View) -> list[Callable[[Any], Any]]:
+    if view == "center":
+        return [v2.CenterCrop(size)]
+    many = {"five_crop": v2.FiveCrop, "ten_crop": v2.TenCrop}[view](size)
+    return [partial(_at_least, size), many, torch.stack]
+
+
+def _at_least(size: int, image: torch.Tensor) -> torch.Tensor:
+    """Pad with black to `size` px where a side is shorter, as CenterCrop does."""
+    height, width = F.get_size(image)
+    return cast(torch.Tensor, F.center_crop(image, [max(height, size), max(width, size)]))
 
 
 def resized_side(test_size: int) -> int:

@@ -175,3 +175,18 @@ def test_a_checkpoint_of_other_library_code_is_trained_anew(
     monkeypatch.setattr(training, "library_hash", lambda: "0" * 16)
     training.train_or_load(settings, pictures)
     assert "library" in caplog.text
+
+
+def test_probabilities_of_several_crops_are_averaged(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, batch_size=5)
+    pictures = datasets.load(settings)
+    engine = evaluation.accelerator("fp32")
+    model = create("efficientnet_lite0", 3).eval()
+    tails = {"none": Tail(model)}
+    table = evaluation.predict(model, tails, pictures, "test", settings, 48, engine, "ten_crop").table
+    assert (table["view"] == "ten_crop").all()
+    data = PictureDataset(pictures, "test", evaluation.transforms_for(settings, 48, 48, "ten_crop")["val_test"])
+    with torch.no_grad():
+        mean = torch.stack([model(data[index][0]).softmax(1).mean(0) for index in range(len(data))])
+    assert np.allclose(table["probability"], mean.max(1).values, atol=1e-5)
+    assert table["top1"].tolist() == mean.argmax(1).tolist()

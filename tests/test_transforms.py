@@ -1,5 +1,7 @@
 """The published transforms: sizes, framing, the two defects behind their switch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,27 @@ def test_shifted_crop_reaches_both_edges_and_leaves_the_picture_only_as_publishe
 def test_impossible_arguments_are_named(change: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         get_transforms(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (97, 100)])
+@pytest.mark.parametrize(("view", "count"), [("five_crop", 5), ("ten_crop", 10)])
+def test_several_crops_are_torchvisions_and_hold_the_centre_crop(
+    width: int, height: int, view: Any, count: int
+) -> None:
+    plain: Any = {"need": ["val"], "mean_std": ((0, 0, 0), (1, 1, 1))}
+    image = picture(width, height)
+    crops = get_transforms(64, 64, view=view, **plain)["val_test"](image)
+    assert crops.shape == (count, 3, 64, 64)
+    assert torch.equal(crops[4], get_transforms(64, 64, **plain)["val_test"](image))
+    crop = v1.FiveCrop if view == "five_crop" else v1.TenCrop
+    reference = v1.Compose(
+        [v1.Resize(73), crop(64), v1.Lambda(lambda each: torch.stack([v1.ToTensor()(c) for c in each]))]
+    )
+    assert (crops - reference(image)).abs().max() <= 2.01 / 255
+
+
+def test_several_crops_of_a_narrow_portrait_are_padded_as_the_centre_crop_is() -> None:
+    plain: Any = {"need": ["val"], "resize": "height", "mean_std": ((0, 0, 0), (1, 1, 1))}
+    image = picture(100, 300)
+    crops = get_transforms(64, 64, view="five_crop", **plain)["val_test"](image)
+    assert torch.equal(crops[4], get_transforms(64, 64, **plain)["val_test"](image))
