@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED_BACKBONES = ("efficientnet_lite0",)
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
-Adaptation = Literal["none", "head", "head_bn_stats", "head_bn", "control"]
+Adaptation = Literal["none", "head", "head_bn_stats", "head_bn", "control", "equalised", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
-ADAPTATIONS: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
+ADAPTATIONS: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control", "equalised")
 BASELINE_SIZE = 224
 
 

@@ -215,10 +215,27 @@ def prediction_table(
 
 
 def features(
-    model: nn.Module, pictures: Pictures, split: str, settings: ModelSettings, size: int, engine: Accelerator
+    model: nn.Module,
+    pictures: Pictures,
+    split: str,
+    settings: ModelSettings,
+    size: int,
+    engine: Accelerator,
+    framing: str = "val_test",
 ) -> np.ndarray:
-    """Pooled features (N, D) of one split with test framing at `size` px."""
-    dataset = PictureDataset(pictures, split, transforms_for(settings, size, size)["val_test"])
+    """Pooled features (N, D) of one split.
+
+    Args:
+        model: left in eval mode.
+        pictures: the data set.
+        split: "train", "val" or "test".
+        settings: backbone, batch size, resize mode.
+        size: side of the crop in px.
+        engine: from `accelerator`.
+        framing: "val_test", in order of path, or a random one ("train", "val_train"), in any order.
+    """
+    transform = transforms_for(settings, size, size)[framing]
+    dataset = PictureDataset(pictures, split, transform, None if framing == "val_test" else settings.split_seed)
     tail, portion, rows = Tail(model.eval()), Portion(settings.batch_size), batches(dataset, settings.batch_size)
 
     def pooled(images: torch.Tensor) -> tuple[torch.Tensor]:

@@ -49,6 +49,11 @@ class Pictures:
         """One split's every `parts`-th picture, from number `index`."""
         return replace(self, table=self.split(split).iloc[index::parts])
 
+    def some(self, split: str, most: int, seed: int) -> "Pictures":
+        """At most `most` pictures of one split, drawn with the seed."""
+        rows = self.split(split)
+        return replace(self, table=rows.sample(min(most, len(rows)), random_state=seed).sort_index())
+
     def fingerprint(self) -> str:
         """16 hex digits that change when a picture is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
