@@ -98,7 +98,7 @@ def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
     (location, scale), (own_location, own_scale) = frechet(seen), frechet(given)
     slope = scale / own_scale
     with torch.no_grad():
-        weight = tail.classifier.weight
-        tail.classifier.bias += (location - slope * own_location) * weight.sum(dim=1)
-        weight *= slope
+        weight, bias = tail.classifier.weight, tail.classifier.bias
+        bias.add_((location - slope * own_location) * weight.sum(dim=1))
+        weight.mul_(slope)
     return tail

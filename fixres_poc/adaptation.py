@@ -11,7 +11,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -20,9 +19,8 @@ from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import broadcast
 from torch import nn
 
-from fixres_poc import checkpoint
 from fixres_poc.backbones import Tail, trunk
-from fixres_poc.config import InputError, PairSettings, TrainSettings
+from fixres_poc.config import InputError, TrainSettings
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.evaluation import now, transforms_for, workers
@@ -143,44 +141,6 @@ def _agree(tail: Tail, engine: Accelerator) -> None:
     for buffer in tail.buffers():
         if engine.num_processes > 1:
             buffer.copy_(broadcast(buffer))
-
-
-def adapt_pair(
-    model: nn.Module, control: Tail | None, pictures: Pictures, settings: PairSettings, engine: Accelerator
-) -> Adapted:
-    """Every adaptation that a pair asks for, in its order; `none` and `control` cost nothing here.
-
-    Args:
-        model: the network after stage 1.
-        control: the tail adapted at the train size, None where the network has none.
-        pictures: the data set.
-        settings: of the pair.
-        engine: from `evaluation.accelerator`.
-
-    Raises:
-        InputError: an adaptation of the last batch norm for a network where it is not known.
-    """
-    if "control" in settings.adaptations and control is None:
-        raise InputError("adaptation 'control': the last batch norm is not known; use 'none' or 'head'")
-    names = [name for name in settings.adaptations if name in TRAINED]
-    adapted = adapt(model, pictures, settings, settings.test_size, names, engine)
-    tails = {name: tail for name, tail in (("none", Tail(model)), ("control", control)) if tail is not None}
-    tails |= adapted.tails
-    return Adapted({name: tails[name].eval() for name in settings.adaptations}, adapted.seconds)
-
-
-def changed(model: nn.Module, tail: Tail) -> list[str]:
-    """Names of the parameters and buffers of a tail that differ from the model's."""
-    before = Tail(model).state_dict()
-    return [name for name, value in tail.state_dict().items() if not torch.equal(value, before[name])]
-
-
-def save(adapted: Adapted, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:
-    """Keep all tails of a pair in `adapted.safetensors`, as `<adaptation>.<parameter>`, with settings and classes."""
-    states = {name: tail.state_dict() for name, tail in adapted.tails.items()}
-    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
-    record = {"settings": settings.model_dump(mode="json"), "classes": list(classes)}
-    checkpoint.save(folder / "adapted.safetensors", tensors, record)
 
 
 def _optimizer(

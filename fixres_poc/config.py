@@ -63,6 +63,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Size = Annotated[int, Field(ge=32, le=2048)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(_unique)]
+Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(_unique)]
 Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(_unique)]
 Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique)]
 Backbone = Annotated[str, AfterValidator(_known_backbone)]
@@ -195,11 +196,12 @@ class SweepSettings(MethodSettings):
 
     name: Name
     dataset: str = Field(min_length=1)
-    pairs: Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(_unique)] | None = None
+    pairs: Pairs | None = None
     train_sizes: Sizes | None = None
     test_sizes: Sizes | None = None
     adaptations: Adaptations = ADAPTATIONS
     views: Views = ("center",)
+    full_pairs: Pairs | None = Field(None, description="pairs for which `full` is run as well")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)] = (0,)
 
     @model_validator(mode="after")
@@ -207,6 +209,8 @@ class SweepSettings(MethodSettings):
         given = (self.train_sizes is not None, self.test_sizes is not None)
         if any(given) if self.pairs else not all(given):
             raise ValueError("give either pairs, or both train_sizes and test_sizes")
+        if other := set(self.full_pairs or ()) - set(self.resolution_pairs()):
+            raise ValueError(f"full_pairs: {sorted(map(list, other))} are no pairs of this sweep")
         return self
 
     def resolution_pairs(self) -> tuple[tuple[int, int], ...]:
@@ -230,7 +234,10 @@ class SweepSettings(MethodSettings):
         for seed in self.seeds:
             trainings: dict[int, str] = {}
             for train_size, test_size in self.resolution_pairs():
-                values = _parameters(PairSettings, shared, seed=seed, train_size=train_size, test_size=test_size)
+                own: dict[str, Any] = {"seed": seed, "train_size": train_size, "test_size": test_size}
+                if (train_size, test_size) in (self.full_pairs or ()):
+                    own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
+                values = _parameters(PairSettings, shared, **own)
                 pair = PairSettings(**values)
                 train = pair.train_settings()
                 if train_size not in trainings:

@@ -60,6 +60,7 @@ def fine_tune(
     fit: Fit,
     file: Path | None,
     record: dict[str, Any],
+    start: nn.Module | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Fine-tune all weights at the train size (SGD, one-cycle schedule, label smoothing).
 
@@ -72,17 +73,19 @@ def fine_tune(
         fit: how many pictures pass at once in each process, and whether activations are computed twice.
         file: where the state is kept after each epoch; None for nowhere.
         record: what the kept state belongs to; one of another record is not used.
+        start: a network to go on from, with stage 2's framing instead of random crops; None for the pre-trained one.
 
     Returns:
         The network in eval mode with the weights of the best epoch, and one row per epoch (see `training.Trained`).
     """
-    state = _start(settings, pictures, engine, fit)
+    state = _start(settings, pictures, engine, fit, start)
     if file is not None:
         _resume(file, record, state, engine)
-    transform = transforms_for(settings, settings.train_size, settings.train_size)["train"]
+    framing = "train" if start is None else "val_train"
+    transform = transforms_for(settings, settings.train_size, settings.train_size)[framing]
     data = PictureDataset(pictures, "train", transform, settings.seed)
     for epoch in range(len(state.rows) + 1, settings.epochs + 1):
-        start = time.perf_counter()
+        mark = time.perf_counter()
         data.epoch = epoch
         set_seed(settings.seed * 1_000_003 + epoch, device_specific=True)  # so that an epoch depends on none before it
         loss = _epoch(state, data, settings, engine, fit.micro_batch_size)
@@ -90,16 +93,20 @@ def fine_tune(
         if not state.rows or top1 > max(row["val_top1"] for row in state.rows):
             state.best = {key: value.to("cpu", copy=True) for key, value in state.model.state_dict().items()}
         row = {"epoch": epoch, "loss": loss, "val_top1": top1, "micro_batch_size": fit.micro_batch_size}
-        state.rows.append(row | {"seconds": time.perf_counter() - start})
+        state.rows.append(row | {"seconds": time.perf_counter() - mark})
         if file is not None and engine.is_main_process:
             _keep(file, record, state, engine)
     state.model.load_state_dict(state.best)
     return state.model.eval(), state.rows
 
 
-def _start(settings: TrainSettings, pictures: Pictures, engine: Accelerator, fit: Fit) -> State:
+def _start(
+    settings: TrainSettings, pictures: Pictures, engine: Accelerator, fit: Fit, start: nn.Module | None = None
+) -> State:
     set_seed(settings.seed)
-    model = create(settings.backbone, len(pictures.classes), weights=settings.weights)
+    model = create(settings.backbone, len(pictures.classes), pretrained=start is None, weights=settings.weights)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
     model = place(model, settings, engine)
     if fit.gradient_checkpointing:
         recompute(model)

@@ -48,7 +48,7 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
         return f"key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = {"tuple_type": "should be a list, such as [64, 96]", "too_short": "may not be empty"}.get(kind, message)
-    if key == "pairs" and kind in ("missing", "too_long", "tuple_type") and len(first["loc"]) > 1:
+    if key in ("pairs", "full_pairs") and kind in ("missing", "too_long", "tuple_type") and len(first["loc"]) > 1:
         message = "each pair is [train_size, test_size]"
     if kind == "float_type" and isinstance(first["input"], str):
         message += "; YAML wants a point in it, such as 1.0e-3"

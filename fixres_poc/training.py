@@ -108,7 +108,11 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 
 def train(
-    settings: TrainSettings, pictures: Pictures, engine: Accelerator | None = None, file: Path | None = None
+    settings: TrainSettings,
+    pictures: Pictures,
+    engine: Accelerator | None = None,
+    file: Path | None = None,
+    start: nn.Module | None = None,
 ) -> Trained:
     """Fine-tune, with fewer pictures at once, but the same batch, whenever memory runs out.
 
@@ -120,6 +124,7 @@ def train(
         pictures: the data set.
         engine: from `evaluation.accelerator`.
         file: where the state is kept after each epoch, so that a killed training goes on; None for nowhere.
+        start: see `fine_tuning.fine_tune`.
 
     Raises:
         InputError: not even one picture at once fits.
@@ -132,7 +137,7 @@ def train(
     record, messages = _record(settings, pictures), list[str]()
     while True:
         try:
-            model, rows = fine_tune(settings, pictures, engine, fit, file, record)
+            model, rows = fine_tune(settings, pictures, engine, fit, file, record, start)
             return Trained(model, pd.DataFrame(rows), memory=_memory(settings, fit, engine, messages))
         except (MemoryError, RuntimeError) as error:
             smaller = _smaller(fit, settings)
