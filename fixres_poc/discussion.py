@@ -11,7 +11,7 @@ import pandas as pd
 
 from fixres_poc.config import BASELINE_SIZE
 from fixres_poc.geometry import neutral_test_size, size_ratio
-from fixres_poc.results import Cell, Results
+from fixres_poc.results import CANDIDATES, Cell, Results
 from fixres_poc.statistics import Difference
 
 PAIR = ["train_size", "test_size"]
@@ -32,7 +32,8 @@ def verdict(difference: Difference) -> str:
 
 def named(cell: Cell) -> str:
     """A cell in words, such as 'trained at 96, tested at 120 px, head_bn'."""
-    return f"trained at {cell.train_size}, tested at {cell.test_size} px, `{cell.adaptation}`"
+    view = "" if cell.view == "center" else f", {cell.view}"
+    return f"trained at {cell.train_size}, tested at {cell.test_size} px, `{cell.adaptation}`{view}"
 
 
 def _interval(accuracy: Difference) -> str:
@@ -120,6 +121,7 @@ def trust(results: Results) -> str:
 def size_effect(results: Results, adaptation: str = "none") -> str:
     """For each train size: the best test size, where geometry expects it, and whether the two agree."""
     rows = results.cells[(results.cells["seeds"] > 0) & (results.cells["adaptation"] == adaptation)]
+    rows = rows[rows["view"] == "center"]
     lines = []
     for train_size, group in rows.groupby("train_size"):
         means = group.groupby("test_size")[["val_top1", "top1"]].mean()
@@ -149,8 +151,9 @@ def _cell(group: pd.DataFrame, test_size: int) -> Cell:
 def adaptations(results: Results) -> str:
     """Each adaptation against `none` and against the control, over the pairs with a larger test size."""
     ok = results.cells[(results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])]
+    ok = ok[ok["view"] == "center"]
     lines = []
-    for adaptation in [name for name in ("head", "head_bn_stats", "head_bn") if name in set(ok["adaptation"])]:
+    for adaptation in [name for name in (*CANDIDATES[1:], "full") if name in set(ok["adaptation"])]:
         cells = [Cell(*key) for key in _keys(ok[ok["adaptation"] == adaptation])]
         for reference in ("none", "control"):
             gains = [results.difference(cell, cell._replace(adaptation=reference)) for cell in cells]
@@ -174,7 +177,7 @@ def _keys(table: pd.DataFrame) -> list[tuple[int, int, str, int, str]]:
 def optimism(results: Results) -> str:
     """The highest test accuracy of the grid beside the chosen cell's, and why it is not the answer."""
     chosen = results.choose()
-    ok = results.cells[~results.cells["adaptation"].isin(["baseline", "control"])]
+    ok = results.cells[~results.cells["adaptation"].isin(["baseline", "zero_shot", "control", "full"])]
     ok = ok[ok["seeds"] == ok["seeds"].max()]
     best = Cell(*_keys(ok.sort_values("top1", ascending=False))[0])
     if best == chosen:

@@ -28,7 +28,7 @@ plt.style.use(Path(__file__).with_name("fixres.mplstyle"))
 
 def _mean_over_seeds(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
     values = ["top1", "top1_low", "top1_high", "eval_images_per_second"]
-    ok = table[(table["status"] == "ok") & (table["view"] == "center")]
+    ok = table[(table["status"] == "ok") & ((table["view"] == "center") | ("view" in keys))]
     return ok.groupby(list(keys), as_index=False, sort=False)[values].mean()
 
 
@@ -100,8 +100,14 @@ def accuracy_by_test_size(table: pd.DataFrame, adaptation: str = "none") -> Figu
 
 
 def cost_accuracy(table: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (95 % Wilson) against evaluation speed; cells that no other one beats on both are named."""
-    means = _mean_over_seeds(table, "adaptation", "train_size", "test_size").dropna(subset=["eval_images_per_second"])
+    """Top-1 accuracy (95 % Wilson) against evaluation speed; cells that no other one beats on both are named.
+
+    Several crops of a picture are drawn apart from one crop, as "head_bn, ten_crop".
+    """
+    means = _mean_over_seeds(table, "adaptation", "train_size", "test_size", "view")
+    means = means.dropna(subset=["eval_images_per_second"])
+    views = means["view"].map(lambda view: "" if view == "center" else f", {view}")
+    means = means.assign(adaptation=means["adaptation"] + views)
     means = means.sort_values(["eval_images_per_second", "top1"], ascending=False)
     figure, axis = plt.subplots()
     for adaptation, cells in means.groupby("adaptation", sort=False):
@@ -117,6 +123,39 @@ def cost_accuracy(table: pd.DataFrame) -> Figure:
     axis.margins(x=0.12)
     axis.set(xlabel="evaluation speed (pictures per second)", ylabel=PERCENT, title="named: train/test size (px)")
     figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy against confidence in bins of equal width; on the diagonal a network knows how sure it may be.
+
+    Args:
+        cells: name to table of `statistics.reliability`; the size of a dot grows with the bin's pictures.
+    """
+    figure, axis = plt.subplots(figsize=(4.4, 4.2))
+    axis.plot([0, 100], [0, 100], ":", color="#555555", linewidth=1.2)
+    for name, table in cells.items():
+        (line,) = axis.plot(table["confidence"] * 100, table["accuracy"] * 100, alpha=0.7, label=name)
+        area = 200 * table["pictures"] / table["pictures"].sum() + 6
+        axis.scatter(table["confidence"] * 100, table["accuracy"] * 100, area, color=line.get_color())
+    axis.set(xlabel="confidence (%)", ylabel="accuracy on test (%)", xlim=(0, 102), ylim=(0, 102))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def activations(found: Mapping[str, ArrayLike]) -> Figure:
+    """Distribution functions of pooled features, a line per framing.
+
+    Args:
+        found: name to features of any shape, see `activations.distributions`.
+    """
+    figure, axis = plt.subplots()
+    shares = np.linspace(0, 1, 201)
+    for name, values in found.items():
+        axis.plot(np.quantile(np.asarray(values), shares), shares * 100, label=name)
+    largest = max(float(np.quantile(np.asarray(values), 0.99)) for values in found.values())
+    axis.set(xlabel="value after global pooling", ylabel="share of values below (%)", xlim=(-0.02 * largest, largest))
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -25,7 +25,7 @@ from fixres_poc.config import (
 from fixres_poc.geometry import size_ratio
 from fixres_poc.reading import validate
 from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_atomically, write_run
-from fixres_poc.statistics import Difference, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
+from fixres_poc.statistics import Difference, holm, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
 
 __all__ = ["COLUMNS", "Cell", "Results", "collect", "environment", "gain_path", "load", "summarise", "write_run"]
 
@@ -39,7 +39,8 @@ MEANS = ["size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_acc
 MEANS += ["adapt_seconds", "eval_images_per_second"]
 COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
 ONCE = ("baseline", "zero_shot")
-CANDIDATES = ("none", "head", "head_bn_stats", "head_bn")
+CANDIDATES = ("none", "equalised", "head", "head_bn_stats", "head_bn")
+VIEWS = ("center", "five_crop", "ten_crop")
 PICTURE_COLUMNS = ["picture", "label", "split", "width", "height"]
 
 
@@ -120,10 +121,12 @@ def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
 
     cells = [Cell(*key) for key in table[KEY].itertuples(index=False)]
     same = [None if c.adaptation in ONCE else Cell(c.train_size, c.train_size, "none", c.seed) for c in cells]
+    against = pd.Series([p_value(cell, baseline) for cell in cells], dtype=float)
+    against_same = pd.Series([p_value(*pair) for pair in zip(cells, same, strict=True)], dtype=float)
     return table.assign(
         size_ratio=[size_ratio(cell.train_size, cell.test_size) for cell in cells],
-        p_vs_baseline=[p_value(cell, baseline) for cell in cells],
-        p_vs_same_size=[p_value(*pair) for pair in zip(cells, same, strict=True)],
+        p_vs_baseline=against.groupby(table["seed"]).transform(holm),
+        p_vs_same_size=against_same.groupby([table["train_size"], table["seed"]]).transform(holm),
     )
 
 
@@ -241,8 +244,8 @@ class Results:
     def choose(self) -> Cell:
         """The cell with the best validation accuracy (mean over seeds), with the first of its seeds.
 
-        Ties go to the smaller test size, then to the simpler adaptation, then to the smaller train size. Baseline and
-        control are no candidates, nor are cells that ran with fewer seeds than others.
+        Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the smaller train size.
+        Baseline, control and full fine-tuning are no candidates, nor are cells that ran with fewer seeds than others.
 
         Raises:
             ValueError: no pair was run to its end.
@@ -251,8 +254,9 @@ class Results:
         if not candidates["seeds"].any():
             raise ValueError("no resolution pair was run to its end")
         full = candidates[candidates["seeds"] == candidates["seeds"].max()]
-        best = full.assign(loss=1 - full["val_top1"], rank=full["adaptation"].map(CANDIDATES.index))
-        order = best.sort_values(["loss", "test_size", "rank", "train_size"])
+        ranks = {"rank": full["adaptation"].map(CANDIDATES.index), "crops": full["view"].map(VIEWS.index)}
+        best = full.assign(loss=1 - full["val_top1"], **ranks)
+        order = best.sort_values(["loss", "test_size", "crops", "rank", "train_size"])
         return next(Cell(*key) for key in order[KEY].itertuples(index=False))
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
@@ -313,16 +317,19 @@ def gain_path(results: Results) -> pd.DataFrame:
     """
     chosen = results.choose()
     train, test = chosen.train_size, chosen.test_size
-    plain = chosen._replace(adaptation="none", view="center")
+    one_crop = chosen._replace(view="center")
+    plain = one_crop._replace(adaptation="none")
     steps = {
         "baseline": results.baseline,
         f"fine-tuned and tested at {train}": plain._replace(test_size=train),
         f"tested at {test} instead": plain,
         f"control: adapted at {train}": plain._replace(adaptation="control"),
-        f"adapted at {test} ({chosen.adaptation})": chosen,
+        f"adapted at {test} ({chosen.adaptation})": one_crop,
     }
     if chosen.adaptation == "none":
         steps = dict(list(steps.items())[:3])
+    if chosen != one_crop:
+        steps[f"{chosen.view} instead of one crop"] = chosen
     if train == test:
         steps.pop(f"tested at {test} instead")
     rows, last = [], ""

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from sklearn.metrics import recall_score
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 EXACT_BELOW = 25
@@ -143,6 +144,49 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
         return float("nan")
     which: NDArray[np.intp] = np.clip(np.ceil(p * bins).astype(np.intp) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(which, weights=hit - p, minlength=bins)).sum() / p.size)
+
+
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
+    """The bins of `expected_calibration_error` that have pictures.
+
+    Returns:
+        Columns confidence and accuracy (means over the bin), pictures (number).
+    """
+    p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    which = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
+    table = pd.DataFrame({"confidence": p, "accuracy": hit, "pictures": 1})
+    return (
+        table.groupby(which).agg({"confidence": "mean", "accuracy": "mean", "pictures": "sum"}).reset_index(drop=True)
+    )
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """P-values of several tests, adjusted so that the chance of any false finding keeps the level (Holm, 1979).
+
+    Args:
+        p_values: (N,); nan stands for a test that was not made, stays nan and is not counted.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    made = ~np.isnan(p)
+    adjusted = np.full(p.shape, np.nan)
+    if made.any():
+        adjusted[made] = multipletests(p[made], method="holm")[1]
+    return adjusted
+
+
+def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of every class that has pictures, the worst first.
+
+    Returns:
+        Columns class (name), pictures (number), accuracy, low and high (95 % Wilson).
+    """
+    hits = pd.Series(np.asarray(targets) == np.asarray(predicted)).groupby(np.asarray(targets))
+    table = hits.agg(pictures="size", correct="sum").rename_axis("class").reset_index()
+    bounds = [wilson_interval(*pair) for pair in zip(table["correct"], table["pictures"], strict=True)]
+    table = table.assign(accuracy=table["correct"] / table["pictures"], low=[a for a, _ in bounds])
+    table = table.assign(high=[b for _, b in bounds]).sort_values("accuracy", kind="stable")
+    names = [classes[index] for index in table["class"]]
+    return table.assign(**{"class": names}).drop(columns="correct").reset_index(drop=True)
 
 
 def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:

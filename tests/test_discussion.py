@@ -13,14 +13,15 @@ from fixres_poc.reading import validate
 from fixres_poc.results import Results
 from fixres_poc.statistics import Difference
 
-KEYS = {"name": "told", "dataset": "synthetic", "train_sizes": [96], "test_sizes": [96, 128]}
+KEYS: dict[str, Any] = {"name": "told", "dataset": "synthetic", "train_sizes": [96], "test_sizes": [96, 128]}
 MODELS: dict[str, type[config.Settings]] = {
     "01_dataset_eda": DatasetSettings,
     "02_baseline": BaselineSettings,
     "03_train": TrainSettings,
     "04_fixres": PairSettings,
 }
-ADAPTATIONS = ("none", "head", "head_bn_stats", "head_bn", "control")
+ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn", "control"]
+KEYS |= {"adaptations": ADAPTATIONS}
 VAL, TEST = 100, 400
 
 
@@ -181,6 +182,21 @@ def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
     assert shown.loc[shown[""] == "chosen", ["test", "adaptation", "test top-1 %"]].to_numpy().tolist() == [
         [96, "none", "55.0"]
     ]
+
+
+def test_the_view_is_chosen_on_validation_and_stands_last_on_the_path() -> None:
+    found = told(same(0.60), same(0.80), views=["center", "five_crop"])
+    better = found.predictions.assign(top1=1, view="five_crop")[lambda table: table["test_size"] == 128]
+    row = found.table[found.table["test_size"] == 128].assign(view="five_crop", val_top1=1.0, top1=1.0)
+    table = pd.concat([found.table, row], ignore_index=True)
+    both = results.Results(table, pd.concat([found.predictions, better]), found.pictures, found.sweep)
+    chosen = both.choose()
+    assert (chosen.test_size, chosen.adaptation, chosen.view) == (128, "none", "five_crop")
+    path = results.gain_path(both)
+    assert path["step"].tolist()[-1] == "five_crop instead of one crop"
+    assert path["gain"].iloc[-1] == pytest.approx(0.20)
+    assert "`none`, five_crop" in discussion.answer(both)
+    assert "view" in tables.cells(both)
 
 
 def test_a_gain_in_one_training_and_a_loss_in_the_other_is_none() -> None:

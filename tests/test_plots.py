@@ -89,3 +89,17 @@ def test_confusions_count_pictures() -> None:
     axis = plots.confusions([0, 0, 1], [1, 1, 1], ["a", "b"]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["2"]
     assert "none" in plots.confusions([0], [0], ["a"]).axes[0].get_title(loc="left")
+
+
+def test_reliability_is_drawn_beside_the_diagonal() -> None:
+    table = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.4, 0.95], "pictures": [10, 90]})
+    axis = plots.reliability({"none": table, "head_bn": table}).axes[0]
+    assert len(axis.get_lines()) == 3
+    assert axis.get_lines()[1].get_ydata().tolist() == [40, 95]
+
+
+def test_activations_have_a_line_a_framing() -> None:
+    axis = plots.activations({"a": np.arange(101.0), "b": np.arange(101.0) * 2}).axes[0]
+    first, second = axis.get_lines()
+    assert np.interp(50, first.get_xdata(), first.get_ydata()) == pytest.approx(50)
+    assert second.get_xdata()[-1] == 200

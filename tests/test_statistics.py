@@ -8,10 +8,13 @@ from scipy.stats import binomtest, chi2
 from fixres_poc.statistics import (
     confused_pairs,
     expected_calibration_error,
+    holm,
     macro_accuracy,
     mcnemar_p,
     mean_over_seeds,
     paired_difference,
+    per_class,
+    reliability,
     wilson_interval,
 )
 
@@ -101,3 +104,28 @@ def test_confused_pairs_are_counted_by_direction() -> None:
     assert pairs.iloc[0].tolist() == ["a", "b", 2, 0.5]
     assert len(pairs) == 3
     assert confused_pairs([0, 1], [0, 1], ["a", "b"]).empty
+
+
+def test_holm_by_hand_and_without_the_tests_that_were_not_made() -> None:
+    adjusted = holm([0.04, float("nan"), 0.01, 0.03])
+    assert adjusted[[0, 2, 3]] == pytest.approx([0.06, 0.03, 0.06])
+    assert np.isnan(adjusted[1])
+    assert np.isnan(holm([float("nan")])).all()
+
+
+def test_reliability_gives_back_the_calibration_error() -> None:
+    confidence, correct = [0.95, 0.91, 0.55, 0.52], [True, False, True, False]
+    table = reliability(confidence, correct, bins=10)
+    assert table["pictures"].tolist() == [2, 2]
+    assert table["confidence"].tolist() == pytest.approx([0.535, 0.93])
+    assert table["accuracy"].tolist() == [0.5, 0.5]
+    gaps = (table["accuracy"] - table["confidence"]).abs() * table["pictures"]
+    assert gaps.sum() / 4 == pytest.approx(expected_calibration_error(confidence, correct, bins=10))
+
+
+def test_classes_with_the_worst_first() -> None:
+    table = per_class([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], ["beagle", "pug", "borzoi"])
+    assert table["class"].tolist() == ["beagle", "pug"]
+    assert table["pictures"].tolist() == [2, 3]
+    assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
+    assert (table["low"].iloc[1], table["high"].iloc[1]) == pytest.approx(wilson_interval(2, 3))
