@@ -15,7 +15,7 @@ from scipy.stats import norm
 from sklearn.metrics import recall_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 EXACT_BELOW = 25
 DRAWS = 1000
@@ -119,6 +119,27 @@ def mean_over_seeds(values: ArrayLike, least: float, level: float = 0.95) -> Dif
 def _draws(count: int) -> NDArray[np.int64]:
     """How often each of `count` things is drawn, (DRAWS, count); every row adds up to `count`."""
     return np.random.default_rng(count).multinomial(count, np.full(count, 1 / count), DRAWS)
+
+
+def unpaired_difference(first: int, second: int, total: int, level: float = 0.95) -> Difference:
+    """Accuracy of the first classifier minus that of the second, with Newcombe's interval for separate samples.
+
+    For published accuracies, whose pictures are not known; on the same pictures it is too wide (Newcombe, 1998, method
+    10).
+
+    Args:
+        first: pictures that the first classifier has right, 0 to `total`.
+        second: those of the second.
+        total: pictures of each.
+        level: coverage, in (0, 1).
+
+    Raises:
+        ValueError: a count is not within 0 and `total`, or there are no pictures.
+    """
+    if not 0 <= min(first, second) <= max(first, second) <= total or total == 0:
+        raise ValueError(f"{first} and {second} correct of {total}: need 0 <= correct <= total, and some pictures")
+    low, high = confint_proportions_2indep(first, total, second, total, method="newcomb", alpha=1 - level)
+    return Difference((first - second) / total, float(low), float(high))
 
 
 def _discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int, int]:

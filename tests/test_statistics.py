@@ -15,6 +15,7 @@ from fixres_poc.statistics import (
     paired_difference,
     per_class,
     reliability,
+    unpaired_difference,
     wilson_interval,
 )
 
@@ -129,3 +130,13 @@ def test_classes_with_the_worst_first() -> None:
     assert table["pictures"].tolist() == [2, 3]
     assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
     assert (table["low"].iloc[1], table["high"].iloc[1]) == pytest.approx(wilson_interval(2, 3))
+
+
+def test_unpaired_difference_joins_the_distances_to_the_wilson_limits() -> None:
+    (low_1, high_1), (low_2, high_2) = wilson_interval(56, 80), wilson_interval(48, 80)
+    found = unpaired_difference(56, 48, 80)
+    assert found.estimate == pytest.approx(0.1)
+    assert found.low == pytest.approx(0.1 - ((0.7 - low_1) ** 2 + (high_2 - 0.6) ** 2) ** 0.5)
+    assert found.high == pytest.approx(0.1 + ((high_1 - 0.7) ** 2 + (0.6 - low_2) ** 2) ** 0.5)
+    with pytest.raises(ValueError, match="81 and 48 correct of 80"):
+        unpaired_difference(81, 48, 80)
