@@ -230,3 +230,11 @@ def test_training_batches_are_shuffled_alike_and_evaluation_batches_in_order(col
     assert sorted(order) == list(range(len(train)))
     test = PictureDataset(pictures, "test", plain)
     assert [index for _, _, rows in loader(test, batches(test, 5)) for index in rows.tolist()] == list(range(len(test)))
+
+
+def test_boxes_come_from_where_they_are_known(colour_folder: Path) -> None:
+    drawn = DataSettings(image_limit=30)
+    boxes = datasets.boxes(drawn, datasets.load(drawn), most=4)
+    assert boxes is not None
+    assert len(boxes) == 4
+    assert datasets.boxes(DataSettings(dataset=str(colour_folder)), load(colour_folder)) is None

@@ -260,6 +260,9 @@ def test_kaggles_layout_is_a_folder_of_class_folders(unpacked: Path, tmp_path: P
     assert pictures.counts() == {"train": 15, "val": 3, "test": 9}  # 30 % and 15 % of nine
     assert len(shown(settings, pictures.table["picture"][:2])) == 2
     assert len(stanford_dogs.boxes(pictures.root, list(pictures.table["picture"]))) == 30
+    found = datasets.boxes(settings, pictures)
+    assert found is not None
+    assert len(found) == 30
 
 
 def test_boxes_are_one_row_a_dog(unpacked: Path) -> None:

@@ -164,3 +164,8 @@ def test_a_picture_is_the_same_from_disk_and_drawn() -> None:
     (folder(7) / names[0]).unlink()
     drawn = open_picture(7, names[0])
     assert (drawn.mode, drawn.tobytes()) == ("RGB", on_disk.tobytes())
+
+
+def test_boxes_are_those_of_the_drawings() -> None:
+    table = synthetic.boxes(0, [synthetic.relative_path("test", 4, 2)])
+    assert table.drop(columns="picture").to_numpy().tolist() == [[47, 32, 307, 255, 446, 305]]

@@ -96,6 +96,26 @@ def sizes(pictures: Pictures) -> pd.DataFrame:
     return pictures.table.assign(width=[w for w, _ in measured], height=[h for _, h in measured])
 
 
+def boxes(settings: DataSettings, pictures: Pictures, most: int = 200) -> pd.DataFrame | None:
+    """The objects' boxes of randomly chosen pictures, where the data set has boxes: drawn dogs and Stanford Dogs.
+
+    Args:
+        settings: those that the pictures were loaded with.
+        pictures: from `load`.
+        most: number of pictures looked at.
+
+    Returns:
+        One row per object: picture, left, top, right, bottom, width, height (of the picture), px; None without boxes.
+
+    Raises:
+        InputError: an annotation that is missing or not readable.
+    """
+    names = list(pictures.table["picture"].sample(min(most, len(pictures.table)), random_state=0))
+    if settings.dataset == "synthetic":
+        return synthetic.boxes(settings.split_seed, names)
+    return stanford_dogs.boxes(pictures.root, names) if stanford_dogs.annotations(pictures.root) else None
+
+
 def prepare(settings: DataSettings, folder: Path) -> str:
     """Draw, list and check the pictures of a sweep once; files that are passed over are told every time.
 

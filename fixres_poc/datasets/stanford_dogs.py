@@ -132,6 +132,12 @@ def _listed(file: Path) -> list[str]:
         raise InputError(f"{file}: not readable as a list of Stanford Dogs") from None
 
 
+def annotations(root: Path) -> Path | None:
+    """The folder of annotations beside a folder of class folders, in the official layout or Kaggle's; None if none."""
+    places = (root.parent / "Annotation", root.parent.parent / "annotations" / "Annotation")
+    return next((each for each in places if each.is_dir()), None)
+
+
 def boxes(root: Path, names: Sequence[str]) -> pd.DataFrame:
     """The annotated dogs of pictures, one row a dog.
 
@@ -145,8 +151,7 @@ def boxes(root: Path, names: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: a missing or unreadable annotation, named.
     """
-    places = (root.parent / "Annotation", root.parents[1] / "annotations" / "Annotation")
-    annotation = next((each for each in places if each.is_dir()), places[0])
+    annotation = annotations(root) or root.parent / "Annotation"
     rows: list[tuple[str | int, ...]] = []
     for name in names:
         file = (annotation / name).with_suffix("")
