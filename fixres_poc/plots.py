@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -232,6 +233,44 @@ def size_distribution(pictures: pd.DataFrame) -> Figure:
         axis.axvline(value.mean(), color="C1", label=f"mean {value.mean():.{digits}f}")
         axis.set(xlabel=f"{name}, {value.min():.{digits}f} to {value.max():.{digits}f}", ylabel="pictures")
         axis.legend()
+    return figure
+
+
+def size_ratios(ratios: pd.DataFrame) -> Figure:
+    """Apparent size at test over that at train for every pair: white at 1, red where objects look larger at test.
+
+    Args:
+        ratios: columns train_size, test_size (px) and mean_of_ratios, as `apparent_size.pair_ratios` gives them.
+    """
+    grid = ratios.pivot(index="train_size", columns="test_size", values="mean_of_ratios")
+    figure, axis = plt.subplots(figsize=(5.6, 1.2 + 0.45 * len(grid)))
+    octaves = grid.map(np.log2)
+    sns.heatmap(octaves, annot=grid, fmt=".2f", cmap="RdBu_r", vmin=-1, vmax=1, cbar=False, linewidths=1, ax=axis)
+    axis.grid(False)
+    axis.set(title="apparent size, test / train (mean of ratios)", xlabel="test size (px)", ylabel="train size (px)")
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def apparent_sizes(predicted: pd.DataFrame, measured: pd.DataFrame | None = None) -> Figure:
+    """How large objects look in train crops and in the test framing, with the medians.
+
+    Args:
+        predicted: columns train_px and test_px, as `apparent_size.predicted_object_sizes` gives them.
+        measured: the same from rendered pictures, drawn as outlines where given.
+    """
+    names = {"train_px": "train", "test_px": "test"}
+    largest = predicted[list(names)].max(axis=1).quantile(0.99)
+    figure, axis = plt.subplots(figsize=(5.6, 2.8))
+    for number, (column, name) in enumerate(names.items()):
+        look: dict[str, Any] = {"bins": 40, "range": (0, largest), "density": True, "color": f"C{number}"}
+        middle = predicted[column].median()
+        axis.hist(predicted[column], **look, alpha=0.45, label=f"{name}, median {middle:.0f} px")
+        axis.axvline(middle, color=f"C{number}")
+        if measured is not None:
+            axis.hist(measured[column], **look, histtype="step", label=f"{name}, measured")
+    axis.set(xlabel="apparent size of an object, side (px)", ylabel="share of objects", yticks=[])
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -33,7 +33,7 @@ LEVELS = (
         "tables",
         "comparison",
     ],
-    ["evaluation", "audit", "preflight", "activations", "apparent_size", "zero_shot"],
+    ["evaluation", "audit", "preflight", "activations", "apparent_size", "size_prediction", "zero_shot", "duplicates"],
     ["fine_tuning", "training", "adaptation", "pairs"],
     ["plan", "report", "runner", "monitor", "engine", "cli"],
 )

@@ -73,6 +73,21 @@ def test_size_distribution_shows_means() -> None:
     assert legends == [["mean 200"], ["mean 100"], ["mean 2.00"]]
 
 
+def test_size_ratios_are_shown_where_a_pair_was_given() -> None:
+    ratios = pd.DataFrame({"train_size": [96, 96, 128], "test_size": [96, 128, 96], "mean_of_ratios": [0.8, 1.06, 0.6]})
+    axis = plots.size_ratios(ratios).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0.80", "1.06", "0.60"]
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_apparent_sizes_name_the_medians(measured: bool) -> None:
+    sizes = pd.DataFrame({"train_px": [10.0, 20.0, 90.0], "test_px": [30.0, 31.0, 32.0]})
+    figure = plots.apparent_sizes(sizes, sizes if measured else None)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    outlines = ["train, measured", "test, measured"] if measured else []
+    assert sorted(names) == sorted(["train, median 20 px", "test, median 31 px", *outlines])
+
+
 def test_sheet_wants_a_title_a_picture() -> None:
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     assert len(plots.sample_sheet([image] * 5, list("abcde"), columns=4).axes) == 8
