@@ -105,7 +105,13 @@ class OverviewSettings(RunSettings):
         return "state_of_the_art"
 
 
-class DatasetSettings(DataSettings, RunSettings):
+class AuditSettings(Settings):
+    """What the leakage check may compare with."""
+
+    imagenet_list: str | None = Field(None, description="text file of ImageNet's training pictures, one a line")
+
+
+class DatasetSettings(DataSettings, AuditSettings, RunSettings):
     """A look at the pictures (notebook 01)."""
 
     @property
@@ -191,7 +197,7 @@ class Run:
     needs: tuple[str, ...] = ()
 
 
-class SweepSettings(MethodSettings):
+class SweepSettings(MethodSettings, AuditSettings):
     """The keys of a sweep file. Only `dataset` and the sizes are required."""
 
     name: Name

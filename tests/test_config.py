@@ -127,6 +127,12 @@ def test_runs_get_the_sweeps_values_and_its_name() -> None:
     assert runs["dataset"].items() >= sweep.data_settings().model_dump().items()
 
 
+def test_imagenets_list_reaches_the_audit_and_no_training() -> None:
+    runs = {run.name: run.parameters for run in validate(SweepSettings, BASE | {"imagenet_list": "x"}, "x.yml").runs()}
+    assert runs["dataset"]["imagenet_list"] == "x"
+    assert not [name for name, values in runs.items() if "imagenet_list" in values and name != "dataset"]
+
+
 def test_pairs_keep_their_order_and_train_once() -> None:
     sweep = validate(SweepSettings, BASE | {"pairs": [[96, 64], [64, 64], [96, 96]]}, "x.yml")
     assert sweep.resolution_pairs() == ((96, 64), (64, 64), (96, 96))

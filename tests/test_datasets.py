@@ -46,6 +46,14 @@ def test_pictures_with_equal_bytes_stay_on_one_side(colour_folder: Path) -> None
     assert all(split[f"red/{index:02d}.png"] == split[f"red/copy{index:02d}.png"] for index in range(12))
 
 
+def test_equal_bytes_in_two_classes_stay_on_one_side_too(colour_folder: Path) -> None:
+    for index in range(12):
+        copy = (colour_folder / "blue" / f"{index:02d}.png").read_bytes()
+        (colour_folder / "red" / f"copy{index:02d}.png").write_bytes(copy)
+    split = load(colour_folder).table.set_index("picture")["split"]
+    assert all(split[f"blue/{index:02d}.png"] == split[f"red/copy{index:02d}.png"] for index in range(12))
+
+
 def test_classes_may_lie_one_level_down_and_hidden_files_are_passed_over(colour_folder: Path) -> None:
     outer = colour_folder.parent / "outer"
     outer.mkdir()

@@ -1,0 +1,127 @@
+"""Pictures that stand in a data set more than once: with equal bytes, or nearly equal to the eye.
+
+The near ones are found by a difference hash (dHash): whether the grey picture, shrunk to 17 x 16, gets brighter from
+each place to the next, 256 bits. It survives another size, compression or brightness, but neither crop nor mirror.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+
+from fixres_poc.config import InputError
+from fixres_poc.datasets import Pictures
+from fixres_poc.progress import bar
+
+HASH_SIDE = 16
+BITS = HASH_SIDE**2
+NEAR_BITS = 10
+DRAFT = (17 * 16, 16 * 16)  # px; JPEGs decoded no smaller than this have a hash at most 5 bits from the full one's
+PLAIN_BITS = 26  # a picture with fewer bits of one kind has too little in it to be told from others like it
+BLOCK = 512
+MOST_LISTED = 1000
+
+
+class Pair(NamedTuple):
+    """Two pictures, relative to the data set's folder, and the number of bits in which their hashes differ."""
+
+    first: str
+    second: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Pairs of pictures with different bytes whose hashes differ in at most 10 of 256 bits.
+
+    Attributes:
+        pairs: number of all such pairs.
+        across_split: number of those that stand in two of train, val and test.
+        across_classes: number of those that stand in two classes.
+        plain: pictures without enough in them to be compared, such as those of one colour.
+        listed: the pairs across the split or across classes, at most 1,000.
+    """
+
+    pairs: int = 0
+    across_split: int = 0
+    across_classes: int = 0
+    plain: int = 0
+    listed: tuple[Pair, ...] = ()
+
+
+def fingerprints(pictures: Pictures) -> tuple[list[str], np.ndarray]:
+    """Read and decode every picture once.
+
+    Returns:
+        SHA-256 of each picture's bytes, and its dHash: booleans (N, 256).
+
+    Raises:
+        InputError: a picture that cannot be decoded, named.
+    """
+    names = list(pictures.table["picture"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda name: _fingerprint(pictures.root / name), names)
+        done = list(bar(found, "looking for duplicates", len(names)))
+    return [digest for digest, _ in done], np.array([bits for _, bits in done]).reshape(-1, BITS)
+
+
+def _fingerprint(path: Path) -> tuple[str, np.ndarray]:
+    content = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.draft("L", DRAFT)
+            bits = imagehash.dhash(ImageOps.exif_transpose(picture), hash_size=HASH_SIDE).hash
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable picture ({type(error).__name__}); repair or remove it") from None
+    return hashlib.sha256(content).hexdigest(), bits.ravel()
+
+
+def near_duplicates(pictures: Pictures, digests: Sequence[str], hashes: np.ndarray) -> tuple[NearDuplicates, set[str]]:
+    """Compare every picture with every other.
+
+    Args:
+        pictures: N pictures.
+        digests: of their bytes, N; pairs with equal ones are left out.
+        hashes: booleans (N, 256).
+
+    Returns:
+        What was found, and the test pictures that have a near duplicate in train or val.
+    """
+    ones = hashes.sum(axis=1)
+    rough = np.flatnonzero(np.minimum(ones, BITS - ones) >= PLAIN_BITS)
+    table = pictures.table.iloc[rough].assign(content=np.asarray(digests, dtype=object)[rough])
+    names, test = table["picture"].to_numpy(), (table["split"] == "test").to_numpy()
+    content, split, label = (table[key].factorize()[0] for key in ("content", "split", "label"))
+    counts, listed, outside = np.zeros(3, int), list[Pair](), set[str]()
+    for rows, columns, bits in _close(hashes[rough]):
+        other = content[rows] != content[columns]
+        rows, columns, bits = rows[other], columns[other], bits[other]
+        splits, labels = split[rows] != split[columns], label[rows] != label[columns]
+        counts += [len(rows), splits.sum(), labels.sum()]
+        for each in np.flatnonzero(splits | labels)[: MOST_LISTED - len(listed)]:
+            listed.append(Pair(names[rows[each]], names[columns[each]], int(bits[each])))
+        for side in (rows, columns):
+            outside |= set(names[side[splits & test[side]]])
+    every, across_split, across_classes = counts.tolist()
+    plain = len(hashes) - len(rough)
+    return NearDuplicates(every, across_split, across_classes, plain, tuple(listed)), outside
+
+
+def _close(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Row numbers of close pairs, the first below the second, and how many bits differ; block by block.
+
+    Signs instead of bits make the comparison a matrix product: equal bits less unequal ones, exact in float32.
+    """
+    signs = np.where(hashes, np.float32(1), np.float32(-1))
+    for start in range(0, len(signs), BLOCK):
+        differing = (BITS - signs[start : start + BLOCK] @ signs[start:].T) / 2
+        rows, columns = np.nonzero(np.triu(differing <= NEAR_BITS, 1))
+        yield rows + start, columns + start, differing[rows, columns].astype(int)
