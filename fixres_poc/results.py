@@ -156,8 +156,10 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         | {"seconds": each.total_seconds()}
         for each in outcomes
     ]
-    facts = ("versions", "hardware", "classes", "pictures", "leakage")
+    facts = ("versions", "hardware", "classes", "pictures", "leakage", "zero_shot")
     known = {key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts}
+    if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
+        known["leakage"] = known["leakage"] | {"verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"}
     seconds = sum(each.total_seconds() for each in outcomes)
     return {"settings": sweep.model_dump(mode="json"), **known, "runs": runs, "seconds": seconds}
 

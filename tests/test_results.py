@@ -15,7 +15,11 @@ from fixres_poc.statistics import holm, mcnemar_p
 
 KEYS = {"name": "tiny", "dataset": "synthetic", "adaptations": ["none", "head", "control"]}
 SWEEP = validate(SweepSettings, KEYS | {"train_sizes": [96], "test_sizes": [96, 128]}, "test")
-MODELS: dict[str, type[config.Settings]] = {"02_baseline": config.BaselineSettings, "03_train": config.TrainSettings}
+MODELS: dict[str, type[config.Settings]] = {
+    "01_dataset_eda": config.DatasetSettings,
+    "02_baseline": config.BaselineSettings,
+    "03_train": config.TrainSettings,
+}
 VAL, TEST = 20, 60
 
 
@@ -140,6 +144,22 @@ def test_gain_path_steps_over_what_was_not_run(sweep: Results) -> None:
     path = results.gain_path(Results(sweep.table, kept, sweep.pictures, sweep.sweep))
     assert np.isnan(path["gain"].iloc[2])
     assert path["against"].iloc[3] == path["step"].iloc[1]
+
+
+@pytest.mark.usefixtures("home")
+def test_zero_shot_is_compared_on_its_own_pictures_and_joins_the_warning() -> None:
+    zero = predictions("zero_shot", 5, 25)
+    zero = zero[(zero["split"] == "val") | (zero["picture"] < "test/040")]
+    write("baseline", predictions("baseline", 10, 30), zero, zero_shot="It knows them.")
+    write("dataset", leakage={"verdict": "**Warning.**"})
+    results.collect(SWEEP)
+    sweep = results.load("tiny")
+    row = sweep.row(sweep.baseline._replace(adaptation="zero_shot"))
+    right = np.arange(40)
+    assert (row["n_test"], row["top1"]) == (40, 25 / 40)
+    assert row["p_vs_baseline"] == pytest.approx(mcnemar_p(right < 25, right < 30), rel=1e-5)
+    assert np.isnan(row["p_vs_same_size"])
+    assert sweep.sweep["leakage"]["verdict"] == "**Warning.** It knows them."
 
 
 @pytest.mark.usefixtures("home")

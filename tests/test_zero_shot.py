@@ -1,0 +1,118 @@
+"""The backbone's own ImageNet classifier on a data set's classes, with a network that sees nothing but colour."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fixres_poc import datasets, zero_shot
+from fixres_poc.config import BaselineSettings
+
+GOLDFISH, BEAGLE, SAMOYED = 1, 162, 258
+
+
+class Colours(nn.Module):
+    """Red is a goldfish and blue a beagle, but anything is a tench before that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 1000)
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+        self.fc.weight.data[GOLDFISH, 0] = self.fc.weight.data[BEAGLE, 2] = 9
+        self.fc.bias.data[0] = 99
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.forward_head(self.forward_features(images), pre_logits=True))
+        return logits
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return maps.mean((2, 3))
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+
+@pytest.fixture
+def pictures(colour_folder: Path) -> datasets.Pictures:
+    for before, after in {"red": "Goldfish", "blue": "n02088364-Snoopy", "green": "A_sort_of_moss"}.items():
+        (colour_folder / before).rename(colour_folder / after)
+    return datasets.load(BaselineSettings(dataset=str(colour_folder)))
+
+
+def test_classes_are_mapped_by_wordnet_id_or_by_exactly_one_name() -> None:
+    names = ["n02088364-beagle", "SAMOYED", "carassius-auratus", "01-beagle", "crane", "cardigan", "dog", "n02088364x"]
+    assert zero_shot.mapping(names) == {1: SAMOYED, 2: GOLDFISH}  # the two of one WordNet id are left out
+    assert zero_shot.mapping(names[:3]) == {0: BEAGLE, 1: SAMOYED, 2: GOLDFISH}
+    assert zero_shot.mapping(["beagle", "Old English_sheepdog", "bobtail", "n99999999-beagle"]) == {0: BEAGLE}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "answer"),
+    {
+        "efficientnet_lite0": True,
+        "resnext101_32x8d_wsl": True,
+        "timm:resnet50": True,
+        "timm:convnext_tiny.in12k_ft_in1k_384": True,
+        "timm:convnext_tiny.fb_in22k": False,
+        "timm:resmlp_12_224.fb_dino": False,
+        "timm:vit_small_patch14_dinov2.lvd142m": False,
+        "timm:nothing_known": False,
+    }.items(),
+)
+def test_only_classifiers_of_imagenet_are_asked(backbone: str, answer: bool) -> None:
+    assert zero_shot.has_imagenet_classifier(BaselineSettings(backbone=backbone)) is answer
+
+
+def test_only_mapped_classes_are_asked_for_and_chosen(
+    pictures: datasets.Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shot, "create", lambda _: Colours())
+    found = zero_shot.zero_shot(BaselineSettings(), pictures)
+    assert found.mapped == {"Goldfish": "goldfish", "n02088364-Snoopy": "beagle"}
+    table = found.predictions
+    assert table.groupby("split").size().to_dict() == {"test": 8, "val": 4}
+    assert set(table["adaptation"]) == {"zero_shot"}
+    assert [pictures.classes[label] for label in sorted(set(table["target"]))] == ["Goldfish", "n02088364-Snoopy"]
+    assert (table["top1"] == table["target"]).all()
+    assert table["probability"].min() > 0.5
+
+
+def test_verdict_compares_on_the_pictures_of_both(pictures: datasets.Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero_shot, "create", lambda _: Colours())
+    found = zero_shot.zero_shot(BaselineSettings(), pictures)
+    test = pictures.split("test").rename(columns={"label": "target"})
+    half = found.verdict(test.assign(top1=test["target"].replace(1, 0)))
+    assert "the 2 of 3 classes that it has by name, is right on **100.0%** of their 8 test pictures" in half
+    assert "is right on 50.0% of the same, not told apart from that (-50.0 points" in half
+    assert "is right on 0.0% of the same, less (-100.0 points" in found.verdict(test.assign(top1=-1))
+
+
+@pytest.mark.parametrize(
+    ("values", "obstacle"),
+    [
+        ({"weights": "mine.pth"}, "classifier of mine.pth is not known"),
+        ({"backbone": "timm:convnext_tiny.fb_in22k"}, "convnext_tiny.fb_in22k is not known"),
+        ({}, "1 of 3 classes are ImageNet's by name"),
+    ],
+)
+def test_why_there_is_nothing_to_ask(pictures: datasets.Pictures, values: dict[str, str], obstacle: str) -> None:
+    if not values:
+        pictures = datasets.Pictures(pictures.root, ("Moss", "Goldfish", "Snoopy"), pictures.table)
+    found = zero_shot.zero_shot(BaselineSettings(**values), pictures)  # type: ignore[arg-type]
+    assert obstacle in found.obstacle
+    assert len(found.predictions) == 0
+    assert found.verdict(found.predictions) == ""
+
+
+def test_a_classifier_of_another_make_is_not_asked(
+    pictures: datasets.Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Colours()
+    monkeypatch.setattr(model, "get_classifier", nn.Identity)
+    monkeypatch.setattr(zero_shot, "create", lambda _: model)
+    assert "one linear layer" in zero_shot.zero_shot(BaselineSettings(), pictures).obstacle
