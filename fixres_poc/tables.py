@@ -63,6 +63,8 @@ def cells(results: Results) -> pd.DataFrame:
             "status": table["status"],
         }
     )
+    if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
+        shown.insert(5, "of pictures", table["n_test"])
     return shown
 
 

@@ -145,8 +145,8 @@ def zero_shot(settings: ModelSettings, pictures: Pictures) -> ZeroShot:
     if not has_imagenet_classifier(settings):
         why = f"the classifier of {settings.weights or settings.backbone} is not known to be that of ImageNet's classes"
         return ZeroShot(nothing, named, count, obstacle=why)
-    if len(mapped) < FEWEST or not len(part.split("test")):
-        why = f"{len(mapped)} of {count} classes are ImageNet's by name, and {FEWEST} with test pictures are needed"
+    if part.split("test")["label"].nunique() < FEWEST:
+        why = f"fewer than {FEWEST} classes with test pictures are ImageNet's by name"
         return ZeroShot(nothing, named, count, obstacle=why)
     engine = accelerator(settings.precision)
     model = place(create(settings.backbone), settings, engine)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fixres_poc import config, records, results
+from fixres_poc import config, records, results, tables
 from fixres_poc.config import InputError, SweepSettings, run_folder
 from fixres_poc.reading import validate
 from fixres_poc.results import Cell, Results
@@ -152,6 +152,7 @@ def test_zero_shot_is_compared_on_its_own_pictures_and_joins_the_warning() -> No
     zero = zero[(zero["split"] == "val") | (zero["picture"] < "test/040")]
     write("baseline", predictions("baseline", 10, 30), zero, zero_shot="It knows them.")
     write("dataset", leakage={"verdict": "**Warning.**"})
+    write("train96_test96_seed0", predictions("none", 12, 40))
     results.collect(SWEEP)
     sweep = results.load("tiny")
     row = sweep.row(sweep.baseline._replace(adaptation="zero_shot"))
@@ -160,6 +161,7 @@ def test_zero_shot_is_compared_on_its_own_pictures_and_joins_the_warning() -> No
     assert row["p_vs_baseline"] == pytest.approx(mcnemar_p(right < 25, right < 30), rel=1e-5)
     assert np.isnan(row["p_vs_same_size"])
     assert sweep.sweep["leakage"]["verdict"] == "**Warning.** It knows them."
+    assert tables.cells(sweep)["of pictures"].tolist()[:3] == [60, 40, 60]
 
 
 @pytest.mark.usefixtures("home")
