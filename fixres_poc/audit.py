@@ -45,16 +45,16 @@ class Leakage:
 
     def summary(self) -> pd.DataFrame:
         """One row per check and what it found."""
-        listed, near = self.listed_in_imagenet, f"pairs of nearly equal pictures ({NEAR_BITS} of {BITS} bits)"
-        rows = {
-            "test pictures named like ImageNet training pictures": f"{self.named_like_imagenet:.1%}",
-            "test pictures in the list of ImageNet's": "no list given" if listed is None else f"{listed:.1%}",
+        listed = self.listed_in_imagenet
+        rows = {  # pandas cuts what is longer than 50 characters
+            "test pictures named like ImageNet's training ones": f"{self.named_like_imagenet:.1%}",
+            "test pictures in the given list of ImageNet's": "no list given" if listed is None else f"{listed:.1%}",
             "equal pictures on both sides of the split": str(len(self.across_split)),
             "equal pictures in two classes": str(len(self.across_classes)),
-            near: str(self.near.pairs),
-            "of these on both sides of the split": str(self.near.across_split),
-            "of these in two classes": str(self.near.across_classes),
-            "test pictures with an equal or nearly equal one in train or val": f"{self.twins:.1%}",
+            f"nearly equal pairs (at most {NEAR_BITS} of {BITS} bits)": str(self.near.pairs),
+            "nearly equal pairs on both sides of the split": str(self.near.across_split),
+            "nearly equal pairs in two classes": str(self.near.across_classes),
+            "test pictures with such a twin in train or val": f"{self.twins:.1%}",
             "pictures too plain to be compared": str(self.near.plain),
         }
         return pd.DataFrame({"check": rows.keys(), "found": rows.values()})

@@ -187,6 +187,17 @@ def mean_std(name: str) -> tuple[Triple, Triple]:
     return cast(Triple, tuple(published.mean)), cast(Triple, tuple(published.std))
 
 
+def interpolation(name: str) -> str:
+    """How pictures were resized when the network was trained, such as "bilinear" or "bicubic".
+
+    timm's weights say so themselves; those of the authors, and the embedded ones, go with the published transforms.
+    """
+    if name in EMBEDDED_BACKBONES or name in WSL:
+        return "bilinear"
+    published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    return "bilinear" if published is None else str(published.interpolation)
+
+
 def recompute(model: nn.Module) -> None:
     """Turn on gradient checkpointing: activations are recomputed in the backward pass instead of stored.
 

@@ -6,12 +6,10 @@ the same test pictures, with paired 95 % intervals; a difference counts as told 
 
 import math
 
-import numpy as np
 import pandas as pd
 
 from fixres_poc.config import BASELINE_SIZE
-from fixres_poc.geometry import neutral_test_size, size_ratio
-from fixres_poc.results import CANDIDATES, Cell, Results
+from fixres_poc.results import CANDIDATES, ONCE, Cell, Results
 from fixres_poc.statistics import Difference
 
 PAIR = ["train_size", "test_size"]
@@ -68,7 +66,7 @@ def _gain_over_baseline(results: Results, chosen: Cell) -> str:
 
 
 def _unequal_sizes(results: Results) -> str:
-    largest = int(results.table.loc[results.table["adaptation"] != "baseline", "test_size"].max())
+    largest = int(results.table.loc[~results.table["adaptation"].isin(ONCE), "test_size"].max())
     if largest >= BASELINE_SIZE:
         return ""
     return f" The baseline sees more pixels than any pair of this grid, whose largest test size is {largest} px."
@@ -119,28 +117,19 @@ def trust(results: Results) -> str:
 
 
 def size_effect(results: Results, adaptation: str = "none") -> str:
-    """For each train size: the best test size, where geometry expects it, and whether the two agree."""
+    """For each train size: the best test size on validation, and what it gains on test over the train size."""
     rows = results.cells[(results.cells["seeds"] > 0) & (results.cells["adaptation"] == adaptation)]
-    rows = rows[rows["view"] == "center"]
     lines = []
-    for train_size, group in rows.groupby("train_size"):
-        means = group.groupby("test_size")[["val_top1", "top1"]].mean()
-        sizes = [int(size) for size in means.index]
-        best, train = sizes[int(means["val_top1"].argmax())], int(str(train_size))
-        expected = neutral_test_size(train)
-        nearest = sizes[int(np.argmin([abs(math.log(size / expected)) for size in sizes]))]
-        against = results.difference(_cell(group, best), _cell(group, train)) if best != train else None
-        text = f"Trained at {train} px, validation is best at **{best} px** (size ratio {size_ratio(train, best):.2f})"
-        if against is not None:
-            text += f"; on test that is {points(against)} against {train} px, {verdict(against)}"
-        elif best == train:
+    for train_size, group in rows[rows["view"] == "center"].groupby("train_size"):
+        best, train = int(str(group.set_index("test_size")["val_top1"].idxmax())), int(str(train_size))
+        against = results.difference(_cell(group, best), _cell(group, train))
+        text = f"Trained at {train} px, validation is best at **{best} px**"
+        if best == train:
             text += ", its own size"
-        agree = "and so it is" if best == nearest else "which is not so here"
-        lines.append(
-            f"{text}. Objects look as large as in training at {expected:.0f} px, so that geometry expects {nearest} px "
-            f"among the sizes tried, {agree}."
-        )
-    return "\n".join(f"- {line}" for line in lines) or "No pair was run with this adaptation."
+        elif against is not None:
+            text += f"; on test that is {points(against)} against {train} px, {verdict(against)}"
+        lines.append(f"- {text}.")
+    return "\n".join(lines) or "No pair was run with this adaptation."
 
 
 def _cell(group: pd.DataFrame, test_size: int) -> Cell:
@@ -177,7 +166,7 @@ def _keys(table: pd.DataFrame) -> list[tuple[int, int, str, int, str]]:
 def optimism(results: Results) -> str:
     """The highest test accuracy of the grid beside the chosen cell's, and why it is not the answer."""
     chosen = results.choose()
-    ok = results.cells[~results.cells["adaptation"].isin(["baseline", "zero_shot", "control", "full"])]
+    ok = results.cells[~results.cells["adaptation"].isin([*ONCE, "control", "full"])]
     ok = ok[ok["seeds"] == ok["seeds"].max()]
     best = Cell(*_keys(ok.sort_values("top1", ascending=False))[0])
     if best == chosen:

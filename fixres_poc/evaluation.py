@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from fixres_poc.backbones import Tail, create, mean_std, trunk
+from fixres_poc.backbones import Tail, create, interpolation, mean_std, trunk
 from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, ModelSettings, View
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
@@ -106,6 +107,13 @@ def _to(model: nn.Module, engine: Accelerator, format: torch.memory_format) -> n
     return model.to(engine.device, memory_format=format)  # type: ignore[call-overload, no-any-return]
 
 
+def format_name(model: nn.Module) -> str:
+    """Name of the memory format that a network's weights have."""
+    kernels = [each for each in model.parameters() if each.dim() == 4]
+    last = any(each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous() for each in kernels)
+    return "channels_last" if last else "NCHW"
+
+
 def place(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> nn.Module:
     """The model on its device, in the memory format of `memory_format`."""
     return _to(model, engine, memory_format(model, settings, engine))
@@ -127,9 +135,9 @@ def device_name() -> str | None:
 def transforms_for(
     settings: ModelSettings, train_size: int, test_size: int, view: View = "center"
 ) -> dict[str, Transform]:
-    """`get_transforms` with the backbone's own mean and std and the settings' resize mode."""
-    own = mean_std(settings.backbone)
-    return get_transforms(train_size, test_size, resize=settings.resize, view=view, mean_std=own)
+    """`get_transforms` with the backbone's own mean, std and interpolation and the settings' resize mode."""
+    own: dict[str, Any] = {"mean_std": mean_std(settings.backbone), "interpolation": interpolation(settings.backbone)}
+    return get_transforms(train_size, test_size, resize=settings.resize, view=view, **own)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,9 @@ def _start(
         recompute(model)
     network = engine.prepare(model) if engine.num_processes > 1 else model
     rate, fused = settings.learning_rate, engine.device.type in FUSED
-    sgd = torch.optim.SGD(model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, fused=fused)
+    sgd = torch.optim.SGD(
+        model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, fused=fused, foreach=False
+    )
     steps = math.ceil(len(pictures.split("train")) / settings.batch_size) * settings.epochs
     cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, rate, max(steps, 2), pct_start=WARM_UP, cycle_momentum=False)
     optimizer, schedule = engine.prepare(sgd, cycle)

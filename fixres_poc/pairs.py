@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc import activations, checkpoint
+from fixres_poc import activations, checkpoint, preflight
 from fixres_poc.adaptation import TRAINED, adapt
 from fixres_poc.backbones import Tail
 from fixres_poc.config import InputError, PairSettings, TrainSettings
@@ -66,8 +66,8 @@ def adapt_pair(trained: Trained, pictures: Pictures, settings: PairSettings, eng
     if "equalised" in wanted:
         start = now(engine)
         found = activations.distributions(model, pictures, settings, engine)
-        seen, _, given = found.values()
-        tails["equalised"] = activations.equalise(model, seen, given)
+        framings = list(found.values())  # two where test size = train size
+        tails["equalised"] = activations.equalise(model, framings[0], framings[-1])
         seconds["equalised"] = now(engine) - start
     full = _fully(trained, pictures, settings, engine) if "full" in wanted else None
     if full is not None:
@@ -118,10 +118,30 @@ def classify(
     return Classified(table, sum(each.seconds for each in found), speed, min(each.at_once for each in found))
 
 
+def costs(adapted: Adapted, settings: PairSettings, classes: int) -> pd.DataFrame:
+    """What each adaptation costs, done alone.
+
+    Returns:
+        Columns adaptation, seconds, and step_mib: the predicted peak of tensors in a training step, in MiB; nan where
+        nothing is trained here.
+    """
+    rows = []
+    for name in adapted.tails:
+        peak = float("nan")
+        if name in TRAINED:
+            peak = preflight.adapting_bytes(settings.model_copy(update={"adaptations": (name,)}), classes)
+        elif name == "full" and adapted.full is not None:
+            peak = adapted.full.memory["predicted_peak_bytes"]
+        rows.append({"adaptation": name, "seconds": adapted.seconds.get(name, 0.0), "step_mib": peak / 2**20})
+    return pd.DataFrame(rows)
+
+
 def changed(model: nn.Module, tail: Tail) -> list[str]:
     """Names of the parameters and buffers of a tail that differ from the model's."""
     before = Tail(model).state_dict()
-    return [name for name, value in tail.state_dict().items() if not torch.equal(value, before[name])]
+    return [
+        name for name, value in tail.state_dict().items() if not torch.equal(value, before.get(name, torch.empty(0)))
+    ]
 
 
 def save(adapted: Adapted, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:

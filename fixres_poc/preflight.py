@@ -204,7 +204,7 @@ def training_bytes(settings: TrainSettings, classes: int, micro_batch_size: int,
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
     """Predicted peak of tensor bytes of stage 2 at the test size, with all its tails; evaluation needs no more."""
-    tails = max(1, len(set(settings.adaptations) - {"none", "control"}))
+    tails = max(1, len(set(settings.adaptations) - {"none", "control", "equalised", "full"}))
     half = settings.precision != "fp32"
     trace = functools.partial(_adapting, settings.backbone, classes, settings.test_size, half, tails)
     return _at(trace, settings.batch_size).peak(accumulating=False)

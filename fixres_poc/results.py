@@ -153,7 +153,7 @@ def _joint_status(status: "pd.Series[str]") -> str:
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
     runs = [
         {"name": each.run.name, "notebook": each.run.notebook, "status": each.status, "error": each.error}
-        | {"seconds": each.total_seconds()}
+        | {"seconds": each.total_seconds(), "activations": each.get("activations"), "memory": each.get("memory")}
         for each in outcomes
     ]
     facts = ("versions", "hardware", "classes", "pictures", "leakage", "zero_shot")

@@ -15,7 +15,7 @@ from fixres_poc import published
 from fixres_poc.apparent_size import neutral_test_sizes, pair_ratios, sample_crops
 from fixres_poc.discussion import points
 from fixres_poc.results import Cell, Results
-from fixres_poc.statistics import Difference, paired_difference, unpaired_difference
+from fixres_poc.statistics import Difference, unpaired_difference
 from fixres_poc.transforms import Resize
 
 PAIR = ["train_size", "test_size"]
@@ -24,7 +24,7 @@ UNKNOWN = Difference(float("nan"), float("nan"), float("nan"))
 
 
 def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
-    """A sweep's test sizes against the predicted ones; with several seeds, gains are those of the first.
+    """A sweep's test sizes against the predicted ones; with several seeds, gains are means over them.
 
     Args:
         results: of the sweep; its pictures' sizes give the prediction.
@@ -45,7 +45,7 @@ def compare_with_measured(results: Results, adaptation: str = "none") -> pd.Data
 
     def gain(train_size: int, test_size: int, nearest: int) -> Difference:
         pair = [Cell(train_size, size, adaptation, settings["seeds"][0]) for size in (test_size, nearest)]
-        return paired_difference(*results.paired(*pair)) if all(cell in results for cell in pair) else UNKNOWN
+        return results.difference(*pair) or UNKNOWN
 
     means = cells.agg(chosen_by=("val_top1", "mean"), top1=("top1", "mean"))
     return _compared(means, sample_crops(results.pictures), settings["resize"], gain)

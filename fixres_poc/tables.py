@@ -1,6 +1,7 @@
 """The tables of notebook 05, styled for readers: percent, intervals, n/a where something was not run."""
 
 import math
+import re
 
 import pandas as pd
 from IPython.display import HTML
@@ -98,3 +99,20 @@ def failures(results: Results) -> pd.DataFrame:
     """Runs that did not end well: name, status, error."""
     runs = pd.DataFrame(results.sweep["runs"])
     return runs.loc[runs["status"] != "ok", ["name", "status", "error"]].reset_index(drop=True)
+
+
+def activations(results: Results) -> pd.DataFrame:
+    """What enters the classifier: `activations.summary` of every pair, each framing once, of the first seed.
+
+    Returns:
+        Columns trained (px), pictures, mean, std, near_zero and large; none where nothing was measured.
+    """
+    rows = []
+    for run in results.sweep["runs"]:
+        for order, row in enumerate(run.get("activations") or []):
+            train, test, _ = map(int, re.findall(r"\d+", run["name"]))
+            rows.append({"trained": train, "order": order, "test": test, **row})
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows).drop_duplicates(["trained", "pictures"]).sort_values(["trained", "order", "test"])
+    return table.drop(columns=["order", "test"]).reset_index(drop=True)

@@ -38,7 +38,7 @@ class Trained:
         control: the tail adapted as `head_bn` at the train size, for networks whose last batch norm is known.
         seconds: of the stages "train" and "control".
         memory: how a batch was made to fit: batch_size, micro_batch_size, processes, gradient_checkpointing,
-            predicted_peak_bytes, out_of_memory (what happened) and a note where batch norm saw less than the batch.
+            memory_format, predicted_peak_bytes, out_of_memory (what happened) and a note where batch norm saw less.
     """
 
     model: nn.Module
@@ -138,7 +138,11 @@ def train(
     while True:
         try:
             model, rows = fine_tune(settings, pictures, engine, fit, file, record, start)
-            return Trained(model, pd.DataFrame(rows), memory=_memory(settings, fit, engine, messages))
+            return Trained(
+                model,
+                pd.DataFrame(rows),
+                memory=_memory(settings, fit, engine, messages, evaluation.format_name(model)),
+            )
         except (MemoryError, RuntimeError) as error:
             smaller = _smaller(fit, settings)
             if not out_of_memory(error):
@@ -173,7 +177,9 @@ def _described(fit: Fit) -> str:
     return f"{fit.micro_batch_size} pictures at once{recomputed}"
 
 
-def _memory(settings: TrainSettings, fit: Fit, engine: Accelerator, messages: list[str]) -> dict[str, Any]:
+def _memory(
+    settings: TrainSettings, fit: Fit, engine: Accelerator, messages: list[str], memory_format: str
+) -> dict[str, Any]:
     """For metrics.json: how the batch was made to fit."""
     part = min(fit.micro_batch_size, math.ceil(settings.batch_size / engine.num_processes))
     note = f"batch norm saw {part} pictures at a time" if part < settings.batch_size else None
@@ -182,6 +188,7 @@ def _memory(settings: TrainSettings, fit: Fit, engine: Accelerator, messages: li
         "micro_batch_size": part,
         "processes": engine.num_processes,
         "gradient_checkpointing": fit.gradient_checkpointing,
+        "memory_format": memory_format,
         "predicted_peak_bytes": fit.peak_bytes,
         "out_of_memory": messages,
         "note": note,

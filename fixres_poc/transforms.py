@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
 
 from fixres_poc.config import View
@@ -36,6 +36,7 @@ def get_transforms(
     resize: Resize = "short_side",
     view: View = "center",
     mean_std: tuple[Triple, Triple] | None = None,
+    interpolation: str = "bilinear",
 ) -> dict[str, Transform]:
     """Transforms by name, with the signature of the authors' `get_transforms`.
 
@@ -52,6 +53,7 @@ def get_transforms(
         view: "center" makes `val_test` the centre crop; "five_crop" adds the four corners and "ten_crop" the mirror
             images of these, so that it gives (5 or 10, 3, K, K).
         mean_std: mean and std of a backbone that brings its own; overrides `backbone`.
+        interpolation: "bilinear" as published, or another name of `InterpolationMode` that a backbone was trained with.
 
     Returns:
         "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing with a flip, a slight
@@ -66,12 +68,13 @@ def get_transforms(
     result: dict[str, Transform] = {}
     if "train" in need:
         jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
-        crop_and_flip = [v2.RandomResizedCrop(input_size, antialias=True), v2.RandomHorizontalFlip()]
+        random_crop = v2.RandomResizedCrop(input_size, antialias=True, interpolation=InterpolationMode(interpolation))
+        crop_and_flip = [random_crop, v2.RandomHorizontalFlip()]
         result["train"] = v2.Compose([v2.ToImage(), *crop_and_flip, *jitter, *finish])
     if "val" in need and not crop:
-        result["val"] = v2.Compose([v2.ToImage(), _resize(test_size, resize), *finish])
+        result["val"] = v2.Compose([v2.ToImage(), _resize(test_size, resize, interpolation), *finish])
     if "val" in need and crop:
-        enlarge = _resize(resized_side(test_size), resize)
+        enlarge = _resize(resized_side(test_size), resize, interpolation)
         result["val_test"] = v2.Compose([v2.ToImage(), enlarge, *_crops(test_size, view), *finish])
         augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
         shifted = ShiftedCrop(test_size, inside=resize == "short_side")
@@ -118,22 +121,25 @@ def resized_side(test_size: int) -> int:
     return int(256 / 224 * test_size)
 
 
-def _resize(side: int, mode: Resize) -> v2.Transform:
-    return v2.Resize(side, antialias=True) if mode == "short_side" else ResizeHeight(side)
+def _resize(side: int, mode: Resize, interpolation: str = "bilinear") -> v2.Transform:
+    how = InterpolationMode(interpolation)
+    return v2.Resize(side, how, antialias=True) if mode == "short_side" else ResizeHeight(side, how)
 
 
 class ResizeHeight(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
     """Resize to a height of `height` px at the same aspect ratio, whatever the picture's short side is."""
 
-    def __init__(self, height: int) -> None:
+    def __init__(self, height: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
         """Keep the height in px."""
         super().__init__()
         self.height = height
+        self.interpolation = interpolation
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one picture."""
         height, width = F.get_size(inpt)
-        return F.resize(inpt, [self.height, max(1, round(width * self.height / height))], antialias=True)
+        size = [self.height, max(1, round(width * self.height / height))]
+        return F.resize(inpt, size, self.interpolation, antialias=True)
 
 
 class ShiftedCrop(v2.Transform):  # type: ignore[misc]

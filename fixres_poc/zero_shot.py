@@ -18,13 +18,14 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
-from fixres_poc.backbones import IMAGENET_CLASSES, Tail, classifier, create
+from fixres_poc.backbones import Tail, classifier, create
 from fixres_poc.config import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, ModelSettings
 from fixres_poc.datasets import Pictures
 from fixres_poc.evaluation import accelerator, place, predict, prediction_table
 from fixres_poc.statistics import paired_difference
 
 FEWEST = 2
+IMAGENET_CLASSES = 1000
 WORDNET_ID = re.compile(r"^(n\d{8})(?!\d)")
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import genextreme
 from torch import nn
 
-from fixres_poc import activations, datasets
+from fixres_poc import activations, datasets, pairs
 from fixres_poc.backbones import Tail, classifier, create, trunk
 from fixres_poc.config import InputError, PairSettings
 from fixres_poc.evaluation import accelerator
@@ -25,24 +25,34 @@ def test_the_fit_finds_what_the_values_were_drawn_from() -> None:
     assert scale == pytest.approx(0.2, abs=0.01)
 
 
+def test_values_that_are_0_are_left_out_of_the_fit() -> None:
+    values = frechet_values(0.5, 0.2)
+    many = np.concatenate([values.ravel(), np.zeros(4 * values.size, dtype="float32")])
+    assert activations.frechet(many) == pytest.approx(activations.frechet(values), abs=0.01)
+
+
 def test_equalising_undoes_a_change_of_scale_and_place() -> None:
     model = create("efficientnet_lite0", 3, pretrained=False).eval()
-    with torch.no_grad():
-        classifier(model).get_parameter("bias").uniform_(-1, 1)
-    seen = frechet_values(0.5, 0.2)
+    seen = np.maximum(frechet_values(0.5, 0.2), 0.01)
     tail = activations.equalise(model, seen, 3 * seen + 0.7)
-    features = torch.rand(5, 1280)
-    expected = classifier(model)(features)
-    assert torch.allclose(tail.classifier(3 * features + 0.7), expected, atol=1e-2)
-    changed = {key for key, value in tail.state_dict().items() if not torch.equal(value, Tail(model).state_dict()[key])}
-    assert changed == {"classifier.weight", "classifier.bias"}
+    features = 0.1 + torch.rand(5, 1280)
+    assert torch.allclose(tail.classifier(3 * features + 0.7), classifier(model)(features), atol=0.03)
+    assert pairs.changed(model, tail) == ["classifier.slope", "classifier.shift", "classifier.least"]
+
+
+def test_what_is_0_stays_0_and_nothing_falls_below_the_least() -> None:
+    plain = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        plain.weight.copy_(torch.tensor([[1.0, 10.0, 100.0]]))
+    equalised = activations.Equalised(plain, slope=2.0, shift=-1.0, least=0.5)
+    assert equalised(torch.tensor([[0.0, 2.0, 0.6]])).item() == pytest.approx(0 + 10 * 3 + 100 * 0.5)
 
 
 def test_equal_distributions_change_nothing() -> None:
     model = create("efficientnet_lite0", 3, pretrained=False).eval()
-    seen = frechet_values(0.5, 0.2)
     images = torch.randn(2, 3, 64, 64)
     maps = trunk(model, images)
+    seen = Tail(model).pooled(*maps).detach().numpy()
     assert torch.allclose(activations.equalise(model, seen, seen)(*maps), Tail(model)(*maps), atol=1e-5)
 
 

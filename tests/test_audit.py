@@ -43,6 +43,7 @@ def test_equal_pictures_across_a_given_split_and_across_classes_are_listed(tmp_p
     assert leakage.across_split == (("test/a/again.png", "train/a/0.png", "train/b/again.png"),)
     assert len(leakage.across_classes) == 1
     assert leakage.twins == 1 / 7
+    assert "..." not in str(leakage.summary())
     assert "Warning: leakage" in leakage.verdict()
     assert "Doubtful labels.** In two classes stand the same pictures: 1 byte" in leakage.verdict()
     assert json.loads(json.dumps(leakage.record()))["across_split"][0][0] == "test/a/again.png"

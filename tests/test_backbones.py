@@ -106,6 +106,8 @@ def test_a_tail_has_parameters_of_its_own() -> None:
 def test_mean_and_std_come_from_the_backbone() -> None:
     assert backbones.mean_std("efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
     assert backbones.mean_std("timm:resnet50")[0] == timm.data.IMAGENET_DEFAULT_MEAN
+    assert backbones.interpolation("efficientnet_lite0") == "bilinear"
+    assert backbones.interpolation("timm:resnet50") == "bicubic"
 
 
 def test_an_unknown_timm_name_is_answered_with_near_ones() -> None:

@@ -54,7 +54,8 @@ def error(values: dict[str, Any]) -> str:
         ({"resize": "width"}, "resize = 'width': should be 'short_side' or 'height'"),
         (
             {"adaptations": ["hed"]},
-            "adaptations = 'hed': should be 'none', 'head', 'head_bn_stats', 'head_bn', 'control', 'equalised' or 'full'",
+            "adaptations = 'hed': should be 'none', 'head', 'head_bn_stats', 'head_bn', 'control', 'equalised' "
+            "or 'full'",
         ),
         ({"adaptations": ["head", "head"]}, "adaptations = ('head', 'head'): each value may stand once"),
         ({"show_pictures": "no"}, "show_pictures = 'no': should be a valid boolean"),

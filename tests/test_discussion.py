@@ -84,8 +84,7 @@ def test_where_fixres_pays_the_text_says_so() -> None:
     assert "largest test size is 128 px" in answer
     assert "+15.0 points" in answer
     assert "a gain in 1, a loss in 0" in discussion.adaptations(found)
-    assert "best at **128 px** (size ratio 1.08)" in discussion.size_effect(found)
-    assert "geometry expects 128 px among the sizes tried, and so it is" in discussion.size_effect(found)
+    assert "best at **128 px**; on test that is +5.0 points" in discussion.size_effect(found)
 
 
 def test_where_the_larger_size_loses_the_text_says_so() -> None:
@@ -93,7 +92,6 @@ def test_where_the_larger_size_loses_the_text_says_so() -> None:
     assert "does not pay here" in discussion.conclusion(found)
     assert "Nothing: validation prefers" in discussion.answer(found)
     assert "its own size" in discussion.size_effect(found)
-    assert "geometry expects 128 px among the sizes tried, which is not so" in discussion.size_effect(found)
 
 
 def test_where_validation_misled_the_loss_is_named() -> None:
@@ -238,3 +236,20 @@ def test_a_shown_table_is_complete_formatted_and_escaped() -> None:
     html = tables.show(table, top1="{:.1%}").data
     assert html.count("&lt;b&gt;") == 80
     assert html.count("50.0%") == html.count("n/a") == 40
+
+
+def test_activations_stand_once_a_framing_in_order_of_size() -> None:
+    found = told(same(0.6), same(0.7))
+    assert tables.activations(found).empty
+    row = {"mean": 0.5, "std": 0.1, "near_zero": 0.0, "large": 0.01}
+
+    def three(test: int) -> list[dict[str, object]]:
+        names = dict.fromkeys(["train crops, 96 px", "test framing, 96 px", f"test framing, {test} px"])
+        return [{"pictures": name, **row} for name in names]
+
+    for run in found.sweep["runs"]:
+        if "_test" in run["name"]:
+            run["activations"] = three(128 if "test128" in run["name"] else 96)
+    table = tables.activations(found)
+    expected = ["train crops, 96 px", "test framing, 96 px", "test framing, 128 px"]
+    assert table["pictures"].tolist() == expected

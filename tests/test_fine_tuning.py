@@ -267,6 +267,8 @@ def test_the_memory_format_is_measured_once_a_machine(monkeypatch: pytest.Monkey
         model = evaluation.place(create("efficientnet_lite0", pretrained=False), settings, engine)
     assert measured == ["x"]
     assert model.get_parameter("conv_head.weight").is_contiguous()
+    assert evaluation.format_name(model) == "NCHW"
+    assert evaluation.format_name(model.to(memory_format=torch.channels_last)) == "channels_last"
 
 
 def test_measuring_the_memory_format_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

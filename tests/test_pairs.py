@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -54,3 +55,22 @@ def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: Pa
     plain = predict(adapted.full.model, {"full": Tail(adapted.full.model)}, pictures, "test", only, 64, engine).table
     test = table[table["split"] == "test"].reset_index(drop=True)
     pd.testing.assert_frame_equal(test, plain)
+
+
+def test_at_the_train_size_everything_works_as_well(settings: PairSettings) -> None:
+    same = settings.model_copy(update={"test_size": 48, "adaptations": ("none", "equalised"), "views": ("center",)})
+    pictures, engine = datasets.load(same), accelerator("fp32")
+    trained = training.train_or_load(same.train_settings(), pictures, engine)
+    adapted = pairs.adapt_pair(trained, pictures, same, engine)
+    assert list(adapted.activations) == ["train crops, 48 px", "test framing, 48 px"]
+
+
+def test_costs_are_those_of_training_steps(settings: PairSettings) -> None:
+    few = settings.model_copy(update={"adaptations": ("none", "head", "full")})
+    pictures, engine = datasets.load(few), accelerator("fp32")
+    trained = training.train_or_load(few.train_settings(), pictures, engine)
+    table = pairs.costs(pairs.adapt_pair(trained, pictures, few, engine), few, 3).set_index("adaptation")
+    step_mib = table["step_mib"]
+    assert np.isnan(step_mib["none"])
+    assert table["seconds"]["none"] == 0
+    assert 0 < 2 * step_mib["head"] < step_mib["full"]

@@ -110,11 +110,12 @@ def test_reliability_is_drawn_beside_the_diagonal() -> None:
     table = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.4, 0.95], "pictures": [10, 90]})
     axis = plots.reliability({"none": table, "head_bn": table}).axes[0]
     assert len(axis.get_lines()) == 3
-    assert axis.get_lines()[1].get_ydata().tolist() == [40, 95]
+    assert list(np.asarray(axis.get_lines()[1].get_ydata())) == [40, 95]
 
 
 def test_activations_have_a_line_a_framing() -> None:
     axis = plots.activations({"a": np.arange(101.0), "b": np.arange(101.0) * 2}).axes[0]
     first, second = axis.get_lines()
-    assert np.interp(50, first.get_xdata(), first.get_ydata()) == pytest.approx(50)
-    assert second.get_xdata()[-1] == 200
+    values, shares = np.asarray(first.get_xdata(), dtype=float), np.asarray(first.get_ydata(), dtype=float)
+    assert np.interp(50, values, shares) == pytest.approx(50)
+    assert np.asarray(second.get_xdata())[-1] == 200

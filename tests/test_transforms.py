@@ -114,3 +114,17 @@ def test_several_crops_of_a_narrow_portrait_are_padded_as_the_centre_crop_is() -
     image = picture(100, 300)
     crops = get_transforms(64, 64, view="five_crop", **plain)["val_test"](image)
     assert torch.equal(crops[4], get_transforms(64, 64, **plain)["val_test"](image))
+
+
+@pytest.mark.parametrize("resize", ["short_side", "height"])
+def test_the_interpolation_reaches_every_resize(resize: Any) -> None:
+    plain: Any = {"mean_std": ((0, 0, 0), (1, 1, 1)), "kind": "torch", "resize": resize}
+    image = picture(200, 200)
+    results = []
+    for how in ("bilinear", "bicubic"):
+        built = get_transforms(64, 64, interpolation=how, **plain)
+        torch.manual_seed(0)
+        results.append({name: transform(image) for name, transform in built.items()})
+    reference = v1.Compose([v1.Resize(73, v1.InterpolationMode.BICUBIC), v1.CenterCrop(64), v1.ToTensor()])(image)
+    assert (results[1]["val_test"] - reference).abs().max() <= 3.01 / 255
+    assert all((results[0][name] - results[1][name]).abs().max() > 8 / 255 for name in ("train", "val_test"))
