@@ -24,7 +24,8 @@ from fixres_poc.statistics import confused_pairs
 
 PERCENT = "top-1 accuracy on test (%)"
 MOST_NAMED_CLASSES = 40
-plt.style.use(Path(__file__).with_name("fixres.mplstyle"))
+LOOK = Path(__file__).with_name("fixres.mplstyle")
+plt.style.use(LOOK)
 
 
 def _mean_over_seeds(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
@@ -62,16 +63,8 @@ def _heat_map(axis: Axes, cells: pd.DataFrame, name: str, low: float, high: floa
     grid = cells.pivot_table(index="train_size", columns="test_size", values="top1", dropna=False) * 100
     sns.heatmap(grid, annot=True, fmt=".1f", vmin=low, vmax=high, cbar=False, linewidths=1, ax=axis, cmap="cividis")
     status = cells.pivot_table(index="train_size", columns="test_size", values="status", aggfunc="first").fillna("")
-    rest = {
-        "mask": grid.notna(),
-        "annot": status.reindex_like(grid),
-        "fmt": "",
-        "cmap": ["#e4e4e4"],
-        "cbar": False,
-        "vmin": 0,
-        "vmax": 1,
-    }
-    sns.heatmap(grid.fillna(0), **rest, linewidths=1, ax=axis, annot_kws={"fontsize": 8})
+    grey = {"annot": status.reindex_like(grid), "fmt": "", "cmap": ["#e4e4e4"], "vmin": 0, "vmax": 1, "cbar": False}
+    sns.heatmap(grid.fillna(0), mask=grid.notna(), **grey, linewidths=1, ax=axis, annot_kws={"fontsize": 8})
     axis.grid(False)
     axis.set(title=name, xlabel="", ylabel="")
     axis.tick_params(axis="y", rotation=0)
@@ -337,25 +330,6 @@ def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str],
         xlabel="share of the true class's test pictures (%); number at the bar",
         title="taken for another class" if len(pairs) else "none was taken for another class",
     )
-    return figure
-
-
-def published_models(models: pd.DataFrame) -> Figure:
-    """Published ImageNet top-1 (%) against parameters; a line joins the sizes of one network.
-
-    Args:
-        models: as `published.imagenet` returns.
-    """
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    for number, (name, group) in enumerate(models.groupby("model", sort=False)):
-        colour = f"C{number}"
-        axis.plot(group["parameters_millions"], group["top1"] * 100, "-", color=colour, label=name)
-        for adapted, marker in (("no", "o"), ("yes", "D")):
-            points = group[group["adapted"] == adapted]
-            axis.plot(points["parameters_millions"], points["top1"] * 100, marker, color=colour)
-    axis.set(xscale="log", xlabel="parameters (millions)", ylabel="ImageNet top-1 (%)")
-    axis.set_title("circles: as trained, diamonds: last layers adapted at the test size", fontsize=9)
-    axis.legend(fontsize=7)
     return figure
 
 

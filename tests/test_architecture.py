@@ -29,6 +29,7 @@ LEVELS = (
         "datasets",
         "checkpoint",
         "plots",
+        "network_plots",
         "discussion",
         "tables",
         "comparison",
