@@ -56,6 +56,7 @@ lab: setup  ## open the notebooks in JupyterLab, for this machine only
 	$(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: setup  ## run the committed notebooks again, in place
+	@rm -rf runs/notebooks
 	FIXRES_PROGRESS=/dev/null $(PYTHON) -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 $(NOTEBOOKS)
 

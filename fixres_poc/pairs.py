@@ -42,6 +42,10 @@ class Adapted:
     full: Trained | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def entering(self) -> pd.DataFrame:
+        """What enters the classifier, see `activations.summary`; empty without `equalised`."""
+        return activations.summary(self.activations) if self.activations else pd.DataFrame()
+
 
 def adapt_pair(trained: Trained, pictures: Pictures, settings: PairSettings, engine: Accelerator) -> Adapted:
     """Every adaptation that a pair asks for.

@@ -63,6 +63,8 @@ def test_at_the_train_size_everything_works_as_well(settings: PairSettings) -> N
     trained = training.train_or_load(same.train_settings(), pictures, engine)
     adapted = pairs.adapt_pair(trained, pictures, same, engine)
     assert list(adapted.activations) == ["train crops, 48 px", "test framing, 48 px"]
+    assert adapted.entering()["pictures"].tolist() == list(adapted.activations)
+    assert pairs.Adapted({}, {}).entering().empty
 
 
 def test_costs_are_those_of_training_steps(settings: PairSettings) -> None:
