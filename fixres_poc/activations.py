@@ -4,6 +4,8 @@ At a larger test size the maps before global pooling are larger, so that their m
 (Touvron et al. 2019, section 3.2 and figure 3). `equalise` maps the distribution back without training (section 4).
 """
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
@@ -76,7 +78,7 @@ def frechet(values: np.ndarray) -> tuple[float, float]:
         values: of any shape; at most 20,000 of them are looked at, evenly spread.
     """
     active = values[values != 0]
-    some = active[:: max(1, len(active) // VALUES)].astype("float64")
+    some = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
     _, location, scale = genextreme.fit(some, f0=-SHAPE)  # scipy's shape has the other sign
     return float(location), float(scale)
 

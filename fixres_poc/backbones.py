@@ -35,7 +35,7 @@ WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 o
     WSL_BACKBONES[2]: (32, 468_530_472, "e4b90b00"),
     WSL_BACKBONES[3]: (48, 828_411_176, "3e41cc8a"),
 }
-WITHOUT_NORM = ("none", "head")
+WITHOUT_NORM = ("none", "head", "equalised", "full")
 NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
@@ -111,7 +111,7 @@ def check_use(name: str, adaptations: Iterable[str], sizes: Iterable[int]) -> No
     elif needing := [each for each in adaptations if each not in WITHOUT_NORM]:
         raise InputError(
             f"backbone {name!r}: its last batch norm is not known, so it cannot have {', '.join(needing)}; "
-            f"set adaptations: [{', '.join(WITHOUT_NORM)}]"
+            "set adaptations: [none, head]"
         )
     reasons = {size: _refusal(model, size) for size in sorted({*sizes, BASELINE_SIZE})}
     if refused := {size: reason for size, reason in reasons.items() if reason}:

@@ -61,11 +61,17 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _with_center(views: tuple[View, ...]) -> tuple[View, ...]:
+    if "center" not in views:
+        raise ValueError("center must be among them: the others are held against it")
+    return views
+
+
 Size = Annotated[int, Field(ge=32, le=2048)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(_unique)]
 Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(_unique)]
 Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(_unique)]
-Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique)]
+Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique), AfterValidator(_with_center)]
 Backbone = Annotated[str, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=10)]

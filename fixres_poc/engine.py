@@ -249,6 +249,7 @@ def _report_state(sweep: SweepSettings) -> dict[str, object]:
     made = {run.name: run_folder(sweep.name, run.name) / "metrics.json" for run in sweep.runs()}
     return {
         "version": __version__,
+        "library": library_hash(everything=True),
         "notebook": code_hash(notebook, ("code", "markdown")) if notebook.exists() else None,
         "sweep": sweep.model_dump(mode="json"),
         "runs": {name: file.stat().st_mtime_ns for name, file in made.items() if file.exists()},

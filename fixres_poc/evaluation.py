@@ -34,7 +34,7 @@ from fixres_poc.transforms import Transform, get_transforms
 TOP = 5
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-PROBE_BATCH, PROBE_SIZE, PROBE_REPEATS = 8, 128, 3
+PROBE_BATCH, PROBE_REPEATS = 4, 3
 log = logging.getLogger(__name__)
 
 
@@ -86,7 +86,7 @@ def memory_format(model: nn.Module, settings: ModelSettings, engine: Accelerator
 
 def _faster_format(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> str:
     """Name of the format in which a step forward and back takes less time, the two alternating."""
-    images = torch.rand(PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE, device=engine.device)
+    images = torch.rand(PROBE_BATCH, 3, BASELINE_SIZE, BASELINE_SIZE, device=engine.device)
     seconds = dict.fromkeys(FORMATS, math.inf)
     model.to(engine.device).eval()
     for _ in range(PROBE_REPEATS):

@@ -87,7 +87,9 @@ def fine_tune(
     for epoch in range(len(state.rows) + 1, settings.epochs + 1):
         mark = time.perf_counter()
         data.epoch = epoch
-        set_seed(settings.seed * 1_000_003 + epoch, device_specific=True)  # so that an epoch depends on none before it
+        set_seed(
+            (settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True
+        )  # an epoch depends on none before it
         loss = _epoch(state, data, settings, engine, fit.micro_batch_size)
         top1 = val_top1(state.model, settings, pictures, engine)
         if not state.rows or top1 > max(row["val_top1"] for row in state.rows):
@@ -97,6 +99,8 @@ def fine_tune(
         if file is not None and engine.is_main_process:
             _keep(file, record, state, engine)
     state.model.load_state_dict(state.best)
+    state.model.zero_grad(set_to_none=True)
+    engine.free_memory()  # it keeps the optimizer, and with it the momentum
     return state.model.eval(), state.rows
 
 

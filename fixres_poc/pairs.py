@@ -141,11 +141,10 @@ def costs(adapted: Adapted, settings: PairSettings, classes: int) -> pd.DataFram
 
 
 def changed(model: nn.Module, tail: Tail) -> list[str]:
-    """Names of the parameters and buffers of a tail that differ from the model's."""
+    """Names of the parameters and buffers of a tail that differ from the model's, or that it does not have."""
     before = Tail(model).state_dict()
-    return [
-        name for name, value in tail.state_dict().items() if not torch.equal(value, before.get(name, torch.empty(0)))
-    ]
+    after = tail.state_dict()
+    return [name for name, value in after.items() if name not in before or not torch.equal(value, before[name])]
 
 
 def save(adapted: Adapted, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:

@@ -124,6 +124,8 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
 def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int, rate: float) -> dict[str, Any]:
     train, test = (parameters_and_flops(pair.backbone, classes, each)[1] for each in (pair.train_size, pair.test_size))
     chosen, test_bytes = fit(pair, classes, budget), adapting_bytes(pair, classes)
+    crops = sum({"center": 1, "five_crop": 5, "ten_crop": 10}[view] for view in pair.views)
+    full = "full" in pair.adaptations
     passes = pair.epochs * (3 + chosen.gradient_checkpointing) + pair.adapt_epochs  # the last for the control
     return {
         "train_size": pair.train_size,
@@ -136,8 +138,8 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
         "test_bytes": test_bytes,
         "fits": chosen.fits and test_bytes <= budget,
         "train_s": (passes * counts["train"] + pair.epochs * counts["val"]) * train / rate,
-        "adapt_s": pair.adapt_epochs * counts["train"] * test / rate,
-        "eval_s": (counts["val"] + counts["test"]) * test / rate,
+        "adapt_s": pair.adapt_epochs * ((1 + 3 * full) * counts["train"] + full * counts["val"]) * test / rate,
+        "eval_s": (1 + full) * crops * (counts["val"] + counts["test"]) * test / rate,
     }
 
 

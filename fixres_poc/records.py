@@ -41,11 +41,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def library_hash() -> str:
-    """16 hex digits that change with the library's code, except for what only shows results that were made before."""
+def library_hash(everything: bool = False) -> str:
+    """16 hex digits that change with the library's code and data.
+
+    Args:
+        everything: with what only shows results that were made before, which is left out otherwise.
+    """
     package = Path(__file__).parent
-    files = [file for file in sorted(package.rglob("*.py")) if file.stem not in SHOWS_ONLY]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    files = [file for file in sorted(package.rglob("*")) if file.suffix in (".py", ".csv", ".j2", ".mplstyle")]
+    counted = [file for file in files if everything or (file.stem not in SHOWS_ONLY and file.suffix == ".py")]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in counted)).hexdigest()[:16]
 
 
 def processor() -> str:

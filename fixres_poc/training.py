@@ -131,9 +131,10 @@ def train(
     """
     engine = engine or accelerator(settings.precision)
     own = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / engine.num_processes)})
-    key = _fit_key(own, engine)
+    classes = len(pictures.classes)
+    key = _fit_key(own, classes)
     known = recall(key)
-    fit = Fit(**known) if known else preflight.fit(own, len(pictures.classes), preflight.budget_bytes())
+    fit = Fit(**known) if known else preflight.fit(own, classes, preflight.budget_bytes())
     record, messages = _record(settings, pictures), list[str]()
     while True:
         try:
@@ -150,6 +151,9 @@ def train(
             if smaller is None:
                 remember(key, None)
                 raise InputError(f"train_size = {settings.train_size}: not even one picture fits into memory") from None
+        peak = preflight.training_bytes(own, classes, smaller.micro_batch_size, smaller.gradient_checkpointing)
+        smaller = replace(smaller, peak_bytes=peak)
+        engine.free_memory()  # it keeps the optimizer, and with it weights and gradients
         release()
         messages.append(f"out of memory with {_described(fit)}: on with {_described(smaller)}")
         log.warning(messages[-1])
@@ -159,9 +163,10 @@ def train(
         fit = smaller
 
 
-def _fit_key(settings: TrainSettings, engine: Accelerator) -> str:
-    device = evaluation.device_name() or processor()
-    model = f"{settings.backbone} at {settings.train_size} px in {settings.precision}"
+def _fit_key(settings: TrainSettings, classes: int) -> str:
+    """What a way of fitting depends on; runs/machine.json may be removed to try anew."""
+    device = f"{evaluation.device_name() or processor()} of {preflight.budget_bytes()} bytes, torch {torch.__version__}"
+    model = f"{settings.backbone} with {classes} classes at {settings.train_size} px in {settings.precision}"
     return f"fit of {settings.batch_size} x {model}, checkpointing {settings.gradient_checkpointing}, on {device}"
 
 

@@ -72,6 +72,7 @@ def error(values: dict[str, Any]) -> str:
             "allowed: efficientnet_lite0, resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
             "resnext101_32x48d_wsl, timm:<name>",
         ),
+        ({"views": ["ten_crop"]}, "views = ('ten_crop',): center must be among them: the others are held against it"),
         ({"weights": 3}, "weights = 3: should be a valid string"),
         ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
     ],

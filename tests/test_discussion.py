@@ -87,6 +87,12 @@ def test_where_fixres_pays_the_text_says_so() -> None:
     assert "best at **128 px**; on test that is +5.0 points" in discussion.size_effect(found)
 
 
+def test_variants_that_are_one_and_the_same_are_called_so() -> None:
+    words = "`head_bn` and `head_bn_stats` are one and the same here"
+    assert words in discussion.adaptations(told(same(0.60), same(0.65)))
+    assert words not in discussion.adaptations(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
+
+
 def test_where_the_larger_size_loses_the_text_says_so() -> None:
     found = told(same(0.80), same(0.60))
     assert "does not pay here" in discussion.conclusion(found)

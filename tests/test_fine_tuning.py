@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def run_out(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, af
             if module.training:
                 seen.append(len(inputs[0]))
                 if len(inputs[0]) > most and len(seen) > after:
-                    raise error
+                    raise type(error)(*error.args)  # a fresh one, since an error keeps the frames it passed
 
         model.register_forward_pre_hook(check)
         return model
@@ -85,6 +86,32 @@ def test_training_that_runs_out_of_memory_ends_with_a_smaller_part_and_the_same_
         "on with 2 pictures at once, activations recomputed",
     ]
     assert trained.history["micro_batch_size"].tolist() == [2, 2, 2]
+
+
+def test_a_way_that_did_not_fit_leaves_nothing_in_memory(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, fits_whole: None
+) -> None:
+    weights: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    start = fine_tuning._start
+
+    def remember_weights(*arguments: Any) -> fine_tuning.State:
+        alive.append(sum(each() is not None for each in weights))
+        state = start(*arguments)
+        weights.append(weakref.ref(next(state.model.parameters())))
+        return state
+
+    run_out(monkeypatch, MemoryError(), most=3)
+    monkeypatch.setattr(fine_tuning, "_start", remember_weights)
+    settings = settings_for(colour_folder, epochs=1)
+    trained = training.train(settings, datasets.load(settings))
+    assert alive == [0, 0, 0]
+    assert trained.memory["predicted_peak_bytes"] == preflight.training_bytes(settings, 3, 4, True)
+
+
+def test_a_large_seed_is_a_seed(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, epochs=1, seed=2**31 - 1)
+    assert len(training.train(settings, datasets.load(settings)).history) == 1
 
 
 def test_what_fitted_is_remembered_and_gives_the_same_again(
