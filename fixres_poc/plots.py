@@ -272,7 +272,7 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
 
     Args:
         images: PIL images or uint8 arrays (H, W, 3).
-        titles: one a picture.
+        titles: one a picture; of each of its lines at most two are shown, wrapped.
         columns: pictures in a row.
 
     Raises:
@@ -286,7 +286,10 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(np.asarray(image))
-        axis.set_title("\n".join(textwrap.wrap(title, 68 // columns)[:2]), fontsize=8, loc="center")
+        lines = [
+            each for line in title.replace("_", " ").split("\n") for each in textwrap.wrap(line, 76 // columns)[:2]
+        ]
+        axis.set_title("\n".join(lines), fontsize=8, loc="center")
     return figure
 
 

@@ -119,3 +119,8 @@ def test_activations_have_a_line_a_framing() -> None:
     values, shares = np.asarray(first.get_xdata(), dtype=float), np.asarray(first.get_ydata(), dtype=float)
     assert np.interp(50, values, shares) == pytest.approx(50)
     assert np.asarray(second.get_xdata())[-1] == 200
+
+
+def test_a_sheet_shows_every_line_of_a_title() -> None:
+    figure = plots.sample_sheet([np.zeros((4, 4, 3), dtype="uint8")], ["03-marbled_harrier\n→ 09-ticked_dachsel"])
+    assert figure.axes[0].get_title().split("\n") == ["03-marbled harrier", "→ 09-ticked dachsel"]
