@@ -136,7 +136,9 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
         "micro_batch_size": chosen.micro_batch_size,
         "train_bytes": chosen.peak_bytes,
         "test_bytes": test_bytes,
-        "fits": chosen.fits and test_bytes <= budget,
+        "fits": chosen.fits
+        and test_bytes <= budget
+        and (not full or fit(pair.model_copy(update={"train_size": pair.test_size}), classes, budget).fits),
         "train_s": (passes * counts["train"] + pair.epochs * counts["val"]) * train / rate,
         "adapt_s": pair.adapt_epochs * ((1 + 3 * full) * counts["train"] + full * counts["val"]) * test / rate,
         "eval_s": (1 + full) * crops * (counts["val"] + counts["test"]) * test / rate,

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fixres_poc import plan, preflight
 from fixres_poc.cli import app
-from fixres_poc.config import InputError, SweepSettings, home
+from fixres_poc.config import InputError, SweepSettings, TrainSettings, home
 from fixres_poc.reading import validate
 
 GIB = 2**30
@@ -102,3 +102,14 @@ def test_command_prints_tables_or_json(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the budget is the GPU's")
 def test_without_card_and_memory_the_budget_is_this_machines() -> None:
     assert plan.plan(sweep(pairs=[[64, 64]]), tflops=1)["sweep"]["budget_bytes"].item() == preflight.budget_bytes()
+
+
+def test_full_fine_tuning_and_more_crops_are_counted() -> None:
+    plain = plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[1]
+    more = plan.plan(sweep(views=["center", "five_crop"], full_pairs=[[64, 96]]), 16 * GIB, tflops=0.1)["pairs"]
+    assert more.iloc[1]["eval_s"] == pytest.approx(2 * 6 * plain["eval_s"])
+    assert more.iloc[1]["adapt_s"] > 4 * plain["adapt_s"]
+    assert more.iloc[0]["adapt_s"] == plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[0]["adapt_s"]
+    needed = preflight.training_bytes(TrainSettings(train_size=96, batch_size=8), 10, 1, True)
+    card = int((needed - 1) / preflight.CARD_SHARE)
+    assert [*plan.plan(sweep(full_pairs=[[64, 96]]), card, tflops=0.1)["pairs"]["fits"]] == [True, False]

@@ -8,8 +8,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pandas as pd
 from fixres_poc.config import DataSettings, resolve
 from fixres_poc.datasets import image_folder, stanford_dogs, synthetic
 from fixres_poc.progress import bar
+from fixres_poc.records import write_atomically
 
 SPLITS = ("train", "val", "test")
 log = logging.getLogger(__name__)
@@ -139,16 +138,10 @@ def prepare(settings: DataSettings, folder: Path) -> str:
     if record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
         return fingerprint
     table = sizes(pictures)
-    folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     table.to_csv(text, index=False)
-    _write(folder / "pictures.csv", text.getvalue())
-    _write(record, json.dumps({"fingerprint": fingerprint, "classes": pictures.classes, **pictures.counts()}, indent=1))
+    write_atomically(folder / "pictures.csv", text.getvalue())
+    write_atomically(
+        record, json.dumps({"fingerprint": fingerprint, "classes": pictures.classes, **pictures.counts()}, indent=1)
+    )
     return fingerprint
-
-
-def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, text=True)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(name, path)
