@@ -24,6 +24,7 @@ from fixres_poc.config import InputError, TrainSettings
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.evaluation import now, transforms_for, workers
+from fixres_poc.folding import folded
 from fixres_poc.memory import Portion
 from fixres_poc.progress import bar
 
@@ -89,7 +90,7 @@ def adapt(
     tails = {name: Tail(model) for name in adaptations}
     steps = len(batches(data, settings.batch_size)) * settings.adapt_epochs
     optimizers = {name: _optimizer(free(tail, name), settings, steps, engine) for name, tail in tails.items()}
-    portion = Portion(settings.batch_size)
+    frozen, portion = folded(model, size), Portion(settings.batch_size)
     seconds = dict.fromkeys(tails, 0.0)
     for epoch in range(1, settings.adapt_epochs + 1 if tails else 1):
         data.epoch = epoch
@@ -98,7 +99,7 @@ def adapt(
         mark = now(engine)
         for batch, (images, labels, _) in zip(rows, bar(loaded, _title(size, epoch, settings)), strict=True):
             with engine.autocast():
-                features = portion.run(lambda part: trunk(model, part.to(engine.device, non_blocking=True)), images)
+                features = portion.run(lambda part: trunk(frozen, part.to(engine.device, non_blocking=True)), images)
             shared, mark = now(engine) - mark, now(engine)
             for name, tail in tails.items():
                 _step(tail, features, labels, len(batch), settings, optimizers[name], engine)

@@ -25,8 +25,9 @@ from fixres_poc.backbones import Tail, create, interpolation, mean_std, trunk
 from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, ModelSettings, View
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
+from fixres_poc.folding import folded
 from fixres_poc.machine import remembered
-from fixres_poc.memory import Portion
+from fixres_poc.memory import Portion, keep_freed
 from fixres_poc.progress import bar
 from fixres_poc.records import processor
 from fixres_poc.transforms import Transform, get_transforms
@@ -49,6 +50,8 @@ def accelerator(precision: str) -> Accelerator:
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision = 'fp16': needs a CUDA GPU, and none was found; allowed here: fp32, bf16")
+    if not torch.cuda.is_available():
+        keep_freed()
     AcceleratorState._reset_state(reset_partial_state=False)
     loading = DataLoaderConfiguration(split_batches=True)  # so that the schedule goes on by one a step, on any number
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))  # others wait while one downloads or draws
@@ -190,10 +193,11 @@ def predict(
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tails}
     portion, rows = Portion(settings.batch_size), batches(dataset, settings.batch_size)
     start = time.perf_counter()
+    frozen = folded(model, test_size)
     with torch.inference_mode(), engine.autocast():
         for images, _, _ in bar(loader(dataset, rows, workers()), f"{split} at {test_size} px"):
             crops = images.flatten(0, -4)  # (N, 3, K, K), or of (N, V, 3, K, K) every crop
-            features = portion.run(lambda part: trunk(model, part.to(engine.device, non_blocking=True)), crops)
+            features = portion.run(lambda part: trunk(frozen, part.to(engine.device, non_blocking=True)), crops)
             for name, tail in tails.items():
                 each = tail.eval()(*features).float().softmax(dim=1)
                 parts[name].append(each.unflatten(0, (len(images), -1)).mean(dim=1))
@@ -245,9 +249,10 @@ def features(
     transform = transforms_for(settings, size, size)[framing]
     dataset = PictureDataset(pictures, split, transform, None if framing == "val_test" else settings.split_seed)
     tail, portion, rows = Tail(model.eval()), Portion(settings.batch_size), batches(dataset, settings.batch_size)
+    frozen = folded(model, size)
 
     def pooled(images: torch.Tensor) -> tuple[torch.Tensor]:
-        return (tail.pooled(*trunk(model, images.to(engine.device, non_blocking=True))).float().cpu(),)
+        return (tail.pooled(*trunk(frozen, images.to(engine.device, non_blocking=True))).float().cpu(),)
 
     with torch.inference_mode(), engine.autocast():
         loaded = bar(loader(dataset, rows, workers()), f"features of {split} at {size} px")

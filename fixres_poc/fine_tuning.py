@@ -78,7 +78,7 @@ def fine_tune(
     Returns:
         The network in eval mode with the weights of the best epoch, and one row per epoch (see `training.Trained`).
     """
-    state = _start(settings, pictures, engine, fit, start)
+    state = begin(settings, pictures, engine, fit, start)
     if file is not None:
         _resume(file, record, state, engine)
     framing = "train" if start is None else "val_train"
@@ -90,7 +90,7 @@ def fine_tune(
         set_seed(
             (settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True
         )  # an epoch depends on none before it
-        loss = _epoch(state, data, settings, engine, fit.micro_batch_size)
+        loss = run_epoch(state, data, settings, engine, fit.micro_batch_size)
         top1 = val_top1(state.model, settings, pictures, engine)
         if not state.rows or top1 > max(row["val_top1"] for row in state.rows):
             state.best = {key: value.to("cpu", copy=True) for key, value in state.model.state_dict().items()}
@@ -104,9 +104,10 @@ def fine_tune(
     return state.model.eval(), state.rows
 
 
-def _start(
+def begin(
     settings: TrainSettings, pictures: Pictures, engine: Accelerator, fit: Fit, start: nn.Module | None = None
 ) -> State:
+    """A training before its first epoch; the arguments are those of `fine_tune`."""
     set_seed(settings.seed)
     model = create(settings.backbone, len(pictures.classes), pretrained=start is None, weights=settings.weights)
     if start is not None:
@@ -125,8 +126,8 @@ def _start(
     return State(model, network, optimizer, schedule)
 
 
-def _epoch(state: State, data: PictureDataset, settings: TrainSettings, engine: Accelerator, at_once: int) -> float:
-    """One pass over the train split; returns the mean loss."""
+def run_epoch(state: State, data: PictureDataset, settings: TrainSettings, engine: Accelerator, at_once: int) -> float:
+    """One pass over the train split, `at_once` pictures at once; changes the state and returns the mean loss."""
     state.model.train()
     rows = batches(data, settings.batch_size)
     loaded = loader(data, rows, workers(), engine.process_index, engine.num_processes)

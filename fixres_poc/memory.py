@@ -1,6 +1,8 @@
-"""What to do when memory runs out: fewer pictures at once."""
+"""What to do when memory runs out, fewer pictures at once, and how to be spared the cost of getting it each time."""
 
+import ctypes
 import logging
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 log = logging.getLogger(__name__)
 Maps = tuple[torch.Tensor, ...]
+MALLOC_OPTIONS = {-4: 0, -1: -1}  # malloc.h: M_MMAP_MAX, no block from the system alone; M_TRIM_THRESHOLD, none back
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -20,6 +23,18 @@ def out_of_memory(error: BaseException) -> bool:
 def release() -> None:
     """Give back what nothing refers to any more."""
     clear_device_cache(garbage_collection=True)
+
+
+def keep_freed() -> None:
+    """Let this process keep freed memory for its next tensors, with GNU's C library; elsewhere nothing is done.
+
+    By default tensors of more than 32 MiB go back to the system when freed, and the next ones are new pages, each of
+    which the system must clear first: half the time of a CPU network at 224 px and 32 pictures.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        for parameter, value in MALLOC_OPTIONS.items():
+            library.mallopt(parameter, value)
 
 
 @dataclass

@@ -26,7 +26,7 @@ def work(engine: Accelerator, folder: Path) -> dict[str, Any]:
     settings = settings_for(folder)
     pictures = datasets.load(settings)
     fit = Fit(3, False, 0, True)
-    state = fine_tuning._start(settings, pictures, engine, fit)
+    state = fine_tuning.begin(settings, pictures, engine, fit)
     before = {key: value.detach().clone() for key, value in state.model.named_parameters()}
     transform = evaluation.transforms_for(settings, 48, 48)["train"]
     data = PictureDataset(pictures, "train", transform, settings.seed)

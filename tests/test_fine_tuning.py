@@ -184,7 +184,7 @@ def gradients(settings: TrainSettings, at_once: int) -> State:
     """Of the mean loss over one batch, batch norm frozen."""
     pictures, engine = datasets.load(settings), evaluation.accelerator("fp32")
     fit = Fit(at_once, False, 0, True)
-    state = fine_tuning._start(settings, pictures, engine, fit)
+    state = fine_tuning.begin(settings, pictures, engine, fit)
     state.model.eval()
     before = {key: value.clone() for key, value in state.model.state_dict().items()}
     transform = evaluation.transforms_for(settings, 48, 48)["train"]
@@ -213,7 +213,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     settings = settings_for(colour_folder)
     pictures = datasets.load(settings)
     undisturbed = training.train(settings, pictures)
-    original, epochs = fine_tuning._epoch, list[int]()
+    original, epochs = fine_tuning.run_epoch, list[int]()
 
     def run(state: fine_tuning.State, data: PictureDataset, *arguments: Any) -> float:
         epochs.append(data.epoch)
@@ -221,7 +221,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
             raise KilledError
         return original(state, data, *arguments)
 
-    monkeypatch.setattr(fine_tuning, "_epoch", run)
+    monkeypatch.setattr(fine_tuning, "run_epoch", run)
     with pytest.raises(KilledError):
         training.train_or_load(settings, pictures)
     resumed = training.train_or_load(settings, pictures)

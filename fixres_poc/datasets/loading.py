@@ -4,6 +4,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -82,7 +83,25 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         """Read and transform one picture."""
-        image = read_image(self.root / self.names[index])
+        return self._transformed(self._read(index), index)
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int, int]]:
+        """What torch's loader asks for, a batch: read by as many threads as torch has, here or in a loader process.
+
+        torch draws random numbers for all threads from one state, so a random transform runs in this thread alone.
+        """
+        threads = torch.get_num_threads()
+        if threads == 1:
+            return [self[index] for index in indices]
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            if self.seed is None:
+                return list(pool.map(self.__getitem__, indices))
+            return [self._transformed(*each) for each in zip(pool.map(self._read, indices), indices, strict=True)]
+
+    def _read(self, index: int) -> torch.Tensor:
+        return read_image(self.root / self.names[index])
+
+    def _transformed(self, image: torch.Tensor, index: int) -> tuple[torch.Tensor, int, int]:
         if self.seed is None:
             return self.transform(image), self.labels[index], index
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()

@@ -1,0 +1,264 @@
+"""`python -m benchmarks.bench`: this project against the usual loop, alternating, into reports/bench.md.
+
+Every row leaves its raw seconds in runs/bench/<row>.json, so that rows can be measured again one by one (`--only`); the
+page is written from all that are there.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks import measure, usual
+from benchmarks.page import write
+from fixres_poc import datasets, fine_tuning
+from fixres_poc.backbones import Tail, create, trunk
+from fixres_poc.config import BASELINE_SIZE, PairSettings, home
+from fixres_poc.datasets import Pictures
+from fixres_poc.datasets.loading import PictureDataset
+from fixres_poc.evaluation import accelerator, place, predict, transforms_for
+from fixres_poc.folding import folded
+from fixres_poc.preflight import Fit
+from fixres_poc.records import write_atomically
+
+SIZES = (128, 160, 192, 224)
+BATCHES = (8, 16, 32, 64, 128)
+GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
+TRAINED_PICTURES, TRAIN_SIZE = 640, 128
+Result = dict[str, Any]
+
+
+@dataclass
+class Bench:
+    """What all rows need.
+
+    Attributes:
+        settings: batch size and data set; sizes are the rows'.
+        pictures: all of them in the split "test".
+        repeats: of short rows; the first, to warm up, comes on top.
+        grid_repeats: of whole grids.
+    """
+
+    settings: PairSettings
+    pictures: Pictures
+    repeats: int
+    grid_repeats: int
+
+    def __post_init__(self) -> None:
+        """The same network for both: as it was built, and as the project places it."""
+        self.engine = accelerator("fp32")
+        classes = len(self.pictures.classes)
+        torch.manual_seed(0)
+        self.plain = create(self.settings.backbone, classes).eval()
+        self.placed = place(create(self.settings.backbone, classes).eval(), self.settings, self.engine)
+        self.placed.load_state_dict(self.plain.state_dict())
+
+    def usual_passes(self, sizes: tuple[int, ...], batch: int | None = None) -> None:
+        """The usual evaluation, once a size."""
+        settings = self.settings.model_copy(update={"batch_size": batch or self.best_batch})
+        for size in sizes:
+            usual.evaluate(self.plain, usual.loader(self.pictures, "test", settings, size, "val_test"))
+
+    def own_passes(self, sizes: tuple[int, ...], pictures: Pictures | None = None) -> None:
+        """The project's evaluation, once a size."""
+        tails, some = {"none": Tail(self.placed)}, pictures or self.pictures
+        for size in sizes:
+            predict(self.placed, tails, some, "test", self.settings, size, self.engine)
+
+    @property
+    def best_batch(self) -> int:
+        """The batch size out of `BATCHES` at which the usual loop is fastest on 256 pictures at 224 px."""
+        if not hasattr(self, "_best_batch"):
+            part = self.pictures.some("test", 256, 0)
+            ways: dict[str, Callable[[], object]] = {}
+            for batch in BATCHES:
+                each = self.settings.model_copy(update={"batch_size": batch})
+                loaded = usual.loader(part, "test", each, BASELINE_SIZE, "val_test")
+                ways[str(batch)] = lambda loaded=loaded: usual.evaluate(self.plain, loaded)  # type: ignore[misc]
+            seconds = measure.alternating(ways, 2)
+            self._best_batch = int(min(seconds, key=lambda batch: min(seconds[batch])))
+        return self._best_batch
+
+
+def predictions(bench: Bench) -> Result:
+    """JPEG files to predictions at 224 px."""
+    batch = bench.best_batch
+    ways = {"usual": lambda: bench.usual_passes((BASELINE_SIZE,)), "own": lambda: bench.own_passes((BASELINE_SIZE,))}
+    return measure.alternating(ways, bench.repeats) | {"pictures": len(bench.pictures.table), "batch": batch}
+
+
+def network_alone(bench: Bench) -> Result:
+    """The same number of pictures as ready tensors through the project's network, against files to predictions."""
+    frozen, tail = folded(bench.placed, BASELINE_SIZE), Tail(bench.placed).eval()
+    ready = torch.rand(bench.settings.batch_size, 3, BASELINE_SIZE, BASELINE_SIZE)
+    count = len(bench.pictures.table)
+
+    @torch.inference_mode()
+    def alone() -> None:
+        for start in range(0, count, len(ready)):
+            tail(*trunk(frozen, ready[: min(len(ready), count - start)])).softmax(dim=1)
+
+    ways: dict[str, Callable[[], object]] = {"alone": alone, "own": lambda: bench.own_passes((BASELINE_SIZE,))}
+    return measure.alternating(ways, bench.repeats) | {"pictures": count, "batch": len(ready)}
+
+
+def train_step(bench: Bench) -> Result:
+    """JPEG files to updated weights at 128 px."""
+    settings = bench.settings.model_copy(update={"train_size": TRAIN_SIZE, "epochs": 1, "learning_rate": 1e-4})
+    part = bench.pictures.some("test", TRAINED_PICTURES, 0)
+    part = Pictures(part.root, part.classes, part.table.assign(split="train"))
+    transform = transforms_for(settings, TRAIN_SIZE, TRAIN_SIZE)["train"]
+    state = fine_tuning.begin(settings, part, bench.engine, Fit(settings.batch_size, False, 0, True))
+    data = PictureDataset(part, "train", transform, seed=0)
+    loaded = usual.loader(part, "train", settings, TRAIN_SIZE, "train")
+    model = create(settings.backbone, len(part.classes))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4, 0.9, weight_decay=1e-4, nesterov=True)
+    steady = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    state.schedule.step = lambda: None  # its cycle is as long as one epoch
+    ways: dict[str, Callable[[], object]] = {
+        "usual": lambda: usual.epoch(model, model.train(), loaded, optimizer, steady, settings.label_smoothing),
+        "own": lambda: fine_tuning.run_epoch(state, data, settings, bench.engine, settings.batch_size),
+    }
+    return measure.alternating(ways, bench.repeats) | {"pictures": len(part.table), "batch": settings.batch_size}
+
+
+def several_sizes(bench: Bench) -> Result:
+    """Evaluation at four test sizes."""
+    bench.pictures, everything = bench.pictures.some("test", len(bench.pictures.table) // 2, 0), bench.pictures
+    ways = {"usual": lambda: bench.usual_passes(SIZES), "own": lambda: bench.own_passes(SIZES)}
+    seconds = measure.alternating(ways, bench.repeats)
+    count, bench.pictures = len(bench.pictures.table), everything
+    return seconds | {"pictures": count, "batch": bench.best_batch}
+
+
+def drawing(bench: Bench) -> Result:
+    """Drawing 1,000 pictures with one process, and with one a core."""
+    script = "import sys; from fixres_poc.datasets import synthetic; synthetic.prepare(0, 1000, int(sys.argv[1]))"
+    seconds: dict[str, list[float]] = {"one": [], "own": []}
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "drawing.py"
+        file.write_text(f'if __name__ == "__main__":\n    {script}\n', encoding="utf-8")
+        for _ in range(bench.repeats):
+            for name, processes in (("one", 1), ("own", usual.CORES)):
+                seconds[name].append(measure.run([str(file), str(processes)], Path(scratch) / "home"))
+                shutil.rmtree(Path(scratch) / "home")
+    return seconds | {"pictures": 1000}
+
+
+def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
+    """Seconds of a sweep, its pictures drawn before, with its runs and report from the start."""
+    file = folder / f"{name}.yml"
+    file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
+    return measure.run(["-m", "fixres_poc", "sweep", str(file)], folder)
+
+
+def grid(bench: Bench) -> Result:
+    """The demo's pictures on a grid of 2 x 4 pairs, all results; then one more test size."""
+    found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "pictures": 1600}
+    names = ("none", "head", "head_bn_stats", "head_bn", "control")
+    for _ in range(bench.grid_repeats):
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            measure.run(["-c", "from fixres_poc.datasets import synthetic; synthetic.prepare(0, None, 1)"], folder)
+            found["own"].append(_sweep(folder, "grid", GRID))
+            more = {**GRID, "test_sizes": [*GRID["test_sizes"], 112]}
+            more |= {"pairs": [[a, b] for a in GRID["train_sizes"] for b in GRID["test_sizes"]] + [[96, 112]]}
+            del more["train_sizes"], more["test_sizes"]
+            found["one_more"].append(_sweep(folder, "grid", more))
+            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [[96, 112]]}))
+            each = []
+            for train_size in GRID["train_sizes"]:
+                for test_size in GRID["test_sizes"]:
+                    settings = PairSettings(
+                        train_size=train_size, test_size=test_size, image_limit=1600, adaptations=names
+                    )
+                    write_atomically(folder / "pair.json", settings.model_dump_json())
+                    each.append(measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder))
+            found["usual"].append(sum(each))
+            found["usual_pair"].append(sum(each) / len(each))
+            print(f"  grid: own {found['own'][-1]:.0f} s, usual {sum(each):.0f} s", file=sys.stderr)
+    return found
+
+
+MEMORY = """
+import sys
+from benchmarks import bench
+made = bench.build(None, int(sys.argv[1]), 1, 1)
+made.own_passes((224,))
+"""
+
+
+def memory(bench: Bench) -> Result:
+    """Peak memory of an evaluation at 224 px of few and of ten times as many pictures."""
+    found: Result = {"few": [], "many": []}
+    for _ in range(bench.repeats):
+        found["few"].append(measure.peak_bytes(["-c", MEMORY, "200"], home()))
+        found["many"].append(measure.peak_bytes(["-c", MEMORY, "2000"], home()))
+    return found
+
+
+def growth(bench: Bench) -> Result:
+    """Seconds against pictures, pixels and pairs."""
+    found: Result = {}
+    parts = {count: bench.pictures.some("test", count, 0) for count in (125, 250, 500, 1000)}
+    ways = {str(count): lambda part=part: bench.own_passes((128,), part) for count, part in parts.items()}
+    found["pictures"] = measure.alternating(ways, bench.repeats)
+    small = bench.pictures.some("test", 250, 0)
+    sizes = {str(size**2): lambda size=size: bench.own_passes((size,), small) for size in (96, 128, 160, 192, 224, 256)}
+    found["pixels"] = measure.alternating(sizes, bench.repeats)
+    found["pairs"] = {str(count): [] for count in (1, 2, 4, 8)}
+    with TemporaryDirectory() as scratch:
+        for repeat in range(bench.grid_repeats):
+            for count in (1, 2, 4, 8):
+                pairs = [[64, 64 + 8 * step] for step in range(count)]
+                content = {"image_limit": 240, "pairs": pairs, "epochs": 1, "adapt_epochs": 1}
+                found["pairs"][str(count)].append(_sweep(Path(scratch), f"pairs{count}-{repeat}", content))
+    return found
+
+
+ROWS: dict[str, Callable[[Bench], Result]] = {
+    each.__name__: each
+    for each in (predictions, network_alone, train_step, several_sizes, grid, memory, drawing, growth)
+}
+
+
+def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> Bench:
+    """The pictures, drawn ones by default, all as one split, and the networks."""
+    settings = PairSettings(train_size=64, test_size=64, dataset=dataset or "synthetic", image_limit=count)
+    pictures = datasets.load(settings)
+    pictures = Pictures(pictures.root, pictures.classes, pictures.table.assign(split="test"))
+    return Bench(settings, pictures, repeats, grid_repeats)
+
+
+def main() -> None:
+    """Measure the rows that are asked for, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", help="folder of class folders; default: drawn pictures")
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps")
+    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--output", type=Path, default=home() / "reports" / "bench.md")
+    chosen = parser.parse_args()
+    torch.set_num_threads(usual.CORES)
+    bench = build(chosen.dataset, chosen.pictures, chosen.repeats, chosen.grid_repeats)
+    folder = home() / "runs" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in chosen.only:
+        print(name, file=sys.stderr)
+        result = ROWS[name](bench) | {"data": "photographs" if chosen.dataset else "drawn pictures"}
+        write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
+    found = {name: json.loads(file.read_text()) for name in ROWS if (file := folder / f"{name}.json").is_file()}
+    write(chosen.output, found)
+
+
+if __name__ == "__main__":
+    main()

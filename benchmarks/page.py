@@ -1,0 +1,100 @@
+"""reports/bench.md from the seconds that were measured."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import exponent, ratios
+from fixres_poc.records import environment, write_atomically
+
+Result = dict[str, Any]
+TABLE = (  # row, what, against, slow, fast, reach
+    ("predictions", "JPEG files to predictions at 224 px", "the usual loop", "usual", "own", 2.0),
+    ("network_alone", "the same", "the network alone on ready tensors", "alone", "own", 0.85),
+    ("train_step", "stage 1 at 128 px, JPEG files to updated weights", "the usual loop", "usual", "own", 1.4),
+    ("several_sizes", "evaluation at 128, 160, 192 and 224 px", "four passes of the usual loop", "usual", "own", 1.5),
+    ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.0),
+    ("drawing", "drawing 1,000 pictures", "one process", "one", "own", 1.8),
+)
+SHARES = (  # row, what, against, part, whole, at most
+    ("grid", "one more test size in a finished sweep", "a sweep of that pair alone", "one_more", "one_pair", 0.25),
+    ("memory", "peak memory with 2,000 pictures", "with 200", "many", "few", 1.1),
+)
+UNITS = {"pictures": "pictures", "pixels": "pixels", "pairs": "pairs"}
+
+
+def write(file: Path, found: dict[str, Result]) -> None:
+    """Write the page.
+
+    Args:
+        file: of the page.
+        found: by row, what `bench` has measured; rows that are not there are left out.
+    """
+    lines = ["# Speed", "", "Made by `make bench`. Ratios of seconds, repeat by repeat: median (smallest to largest)."]
+    lines += [
+        "",
+        "| what | against | ratio | reach | reached | repeats | seconds (median) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for table, sign in ((TABLE, "≥"), (SHARES, "≤")):
+        for row, what, against, first, second, reach in table:
+            if row in found:
+                lines.append(_line(found[row], what, against, first, second, reach, sign))
+    lines += ["", *_facts(found), "", *_growth(found.get("growth", {}))]
+    write_atomically(file, "\n".join(lines).rstrip() + "\n")
+
+
+def _line(result: Result, what: str, against: str, first: str, second: str, reach: float, sign: str) -> str:
+    middle, low, high = ratios(result[first], result[second])
+    reached = middle >= reach if sign == "≥" else middle <= reach
+    slow, fast = (_amount(result[name]) for name in (first, second))
+    count = len(result[first])
+    return (
+        f"| {what} | {against} | {middle:.2f} ({low:.2f}–{high:.2f}) | {sign} {reach:g} | "
+        f"{'yes' if reached else '**no**'} | {count} | {slow} : {fast} |"
+    )
+
+
+def _amount(values: list[float]) -> str:
+    middle = statistics.median(values)
+    return f"{middle / 2**20:,.0f} MiB" if middle > 1e6 else f"{middle:.1f}"
+
+
+def _facts(found: dict[str, Result]) -> list[str]:
+    here = environment()
+    hardware, versions = here["hardware"], here["versions"]
+    named = ", ".join(
+        f"{name} {versions[name]}" for name in ("python", "torch", "torchvision", "timm") if name in versions
+    )
+    lines = [
+        f"Machine: {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_bytes'] / 2**30:.0f} GiB, "
+        f"GPU: {hardware['gpu'] or 'none'}; {torch.get_num_threads()} threads. {named}.",
+    ]
+    rates = {
+        name: result["pictures"] / statistics.median(result["own"])
+        for name, result in found.items()
+        if name in ("predictions", "train_step")
+    }
+    for name, rate in rates.items():
+        result = found[name]
+        other = result["pictures"] / statistics.median(result["usual"])
+        lines.append(
+            f"`{name}`: {rate:.0f} pictures/s against {other:.0f}, {result['pictures']} {result['data']}; the usual "
+            f"loop's batch is {result['batch']}."
+        )
+    return lines
+
+
+def _growth(result: Result) -> list[str]:
+    lines = []
+    for name in [each for each in UNITS if each in result]:
+        amounts = [float(key) for key in result[name]]
+        seconds = [statistics.median(values) for values in result[name].values()]
+        if not lines:
+            lines += ["## Growth", "", "| seconds against | at | median seconds | exponent |", "|---|---|---|---|"]
+        at = ", ".join(f"{amount:,.0f}" for amount in amounts)
+        took = ", ".join(f"{each:.2f}" for each in seconds)
+        lines.append(f"| {UNITS[name]} | {at} | {took} | {exponent(amounts, seconds):.2f} |")
+    return lines

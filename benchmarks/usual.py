@@ -1,0 +1,154 @@
+"""What a user would run instead: the usual loop, as torchvision's and timm's scripts write it, with care.
+
+PIL decodes in as many loader processes as there are cores, torchvision's transforms follow, and the network runs as it
+was built. Inference mode, no gradients for frozen weights, loader processes that stay between epochs. Numbers are those
+of the project's settings, so that both do the same work.
+
+As a script, one independent run of a pair: `python -m benchmarks.usual FILE` with the settings as JSON.
+"""
+
+import copy
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import default_loader
+
+from fixres_poc import datasets
+from fixres_poc.backbones import create, last_batch_norm, mean_std
+from fixres_poc.config import ModelSettings, PairSettings
+from fixres_poc.datasets import Pictures
+from fixres_poc.transforms import ShiftedCrop
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Files(Dataset[tuple[torch.Tensor, int]]):
+    """Pictures of one split, decoded by PIL."""
+
+    def __init__(self, pictures: Pictures, split: str, transform: transforms.Compose) -> None:
+        """List the files."""
+        table = pictures.split(split)
+        self.samples = [(str(pictures.root / row.picture), int(row.label)) for row in table.itertuples()]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """One picture and its label."""
+        path, label = self.samples[index]
+        return self.transform(default_loader(path)), label
+
+
+def framing(name: str, size: int, backbone: str) -> transforms.Compose:
+    """The published transforms: "train" (random crops), "val_train" (stage 2) or "val_test" (centre crop)."""
+    jitter, resize = transforms.ColorJitter, transforms.Resize(int(256 / 224 * size))
+    flip = transforms.RandomHorizontalFlip()
+    steps = {
+        "train": [transforms.RandomResizedCrop(size), flip, jitter(0.3, 0.3, 0.3)],
+        "val_train": [resize, flip, jitter(0.05, 0.05, 0.05), ShiftedCrop(size)],
+        "val_test": [resize, transforms.CenterCrop(size)],
+    }[name]
+    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*mean_std(backbone))])
+
+
+def loader(
+    pictures: Pictures, split: str, settings: ModelSettings, size: int, name: str
+) -> DataLoader[tuple[torch.Tensor, int]]:
+    """Batches of one split; shuffled unless for testing."""
+    files = Files(pictures, split, framing(name, size, settings.backbone))
+    return DataLoader(
+        files, settings.batch_size, name != "val_test", num_workers=CORES, persistent_workers=True, pin_memory=False
+    )
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loaded: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, float]:
+    """Probabilities (N, C) of a network in eval mode, and its top-1 accuracy."""
+    model.eval()
+    parts, hits = [], 0
+    for images, labels in loaded:
+        parts.append(model(images).softmax(dim=1))
+        hits += int((parts[-1].argmax(dim=1) == labels).sum())
+    probabilities = torch.cat(parts)
+    return probabilities, hits / len(probabilities)
+
+
+def train(settings: PairSettings, pictures: Pictures, size: int) -> nn.Module:
+    """Stage 1; the epoch is chosen on validation."""
+    torch.manual_seed(settings.seed)
+    model = create(settings.backbone, len(pictures.classes))
+    loaded = loader(pictures, "train", settings, size, "train")
+    validation = loader(pictures, "val", settings, size, "val_test")
+    rate = settings.learning_rate
+    optimizer = torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=1e-4, nesterov=True)
+    steps = settings.epochs * len(loaded)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.15, cycle_momentum=False)
+    best, state = -1.0, model.state_dict()
+    for _ in range(settings.epochs):
+        epoch(model, model.train(), loaded, optimizer, schedule, settings.label_smoothing)
+        if (accuracy := evaluate(model, validation)[1]) > best:
+            best, state = accuracy, copy.deepcopy(model.state_dict())
+    model.load_state_dict(state)
+    return model
+
+
+def epoch(
+    model: nn.Module,
+    mode: nn.Module,
+    loaded: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    smoothing: float,
+) -> None:
+    """One pass over the loader; `mode` is the network put into the right mode already."""
+    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    for images, labels in loaded:
+        criterion(mode(images), labels).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+def adapt(settings: PairSettings, pictures: Pictures, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
+    """Stage 2: classifier, and for two of the adaptations the last batch norm."""
+    model = copy.deepcopy(trained).requires_grad_(False).eval()
+    model.get_classifier().requires_grad_(True)  # type: ignore[operator]
+    norm = last_batch_norm(model)
+    if adaptation != "head" and norm is not None:
+        norm.train().requires_grad_(adaptation == "head_bn")
+    loaded = loader(pictures, "train", settings, size, "val_train")
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(free, settings.adapt_learning_rate, 0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.adapt_epochs * len(loaded))
+    for _ in range(settings.adapt_epochs):
+        epoch(model, model, loaded, optimizer, schedule, settings.label_smoothing)
+    return model
+
+
+def pair(settings: PairSettings) -> dict[str, float]:
+    """Top-1 on test by adaptation, everything from the start: training, adaptations, the control, evaluations."""
+    pictures = datasets.load(settings)
+    trained = train(settings, pictures, settings.train_size)
+    found = {}
+    for name in settings.adaptations:
+        model = trained
+        if name == "control":
+            model = adapt(settings, pictures, trained, settings.train_size, "head_bn")
+        elif name != "none":
+            model = adapt(settings, pictures, trained, settings.test_size, name)
+        for split in ("val", "test"):
+            found[name] = evaluate(model, loader(pictures, split, settings, settings.test_size, "val_test"))[1]
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(pair(PairSettings.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))))
