@@ -21,7 +21,7 @@ from benchmarks import measure, usual
 from benchmarks.page import write
 from fixres_poc import datasets, fine_tuning
 from fixres_poc.backbones import Tail, create, trunk
-from fixres_poc.config import BASELINE_SIZE, PairSettings, home
+from fixres_poc.config import BASELINE_SIZE, Adaptation, PairSettings, home
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset
 from fixres_poc.evaluation import accelerator, place, predict, transforms_for
@@ -32,6 +32,7 @@ from fixres_poc.records import write_atomically
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
+ONE_MORE = [96, 112]
 TRAINED_PICTURES, TRAIN_SIZE = 640, 128
 Result = dict[str, Any]
 
@@ -163,17 +164,15 @@ def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
 def grid(bench: Bench) -> Result:
     """The demo's pictures on a grid of 2 x 4 pairs, all results; then one more test size."""
     found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "pictures": 1600}
-    names = ("none", "head", "head_bn_stats", "head_bn", "control")
+    names: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
     for _ in range(bench.grid_repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             measure.run(["-c", "from fixres_poc.datasets import synthetic; synthetic.prepare(0, None, 1)"], folder)
             found["own"].append(_sweep(folder, "grid", GRID))
-            more = {**GRID, "test_sizes": [*GRID["test_sizes"], 112]}
-            more |= {"pairs": [[a, b] for a in GRID["train_sizes"] for b in GRID["test_sizes"]] + [[96, 112]]}
-            del more["train_sizes"], more["test_sizes"]
-            found["one_more"].append(_sweep(folder, "grid", more))
-            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [[96, 112]]}))
+            pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
+            found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]}))
+            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [ONE_MORE]}))
             each = []
             for train_size in GRID["train_sizes"]:
                 for test_size in GRID["test_sizes"]:

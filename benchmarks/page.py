@@ -88,7 +88,7 @@ def _facts(found: dict[str, Result]) -> list[str]:
 
 
 def _growth(result: Result) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for name in [each for each in UNITS if each in result]:
         amounts = [float(key) for key in result[name]]
         seconds = [statistics.median(values) for values in result[name].values()]

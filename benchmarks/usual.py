@@ -35,7 +35,8 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
     def __init__(self, pictures: Pictures, split: str, transform: transforms.Compose) -> None:
         """List the files."""
         table = pictures.split(split)
-        self.samples = [(str(pictures.root / row.picture), int(row.label)) for row in table.itertuples()]
+        names, labels = table["picture"].tolist(), table["label"].tolist()
+        self.samples = [(str(pictures.root / name), label) for name, label in zip(names, labels, strict=True)]
         self.transform = transform
 
     def __len__(self) -> int:
@@ -138,7 +139,7 @@ def pair(settings: PairSettings) -> dict[str, float]:
     """Top-1 on test by adaptation, everything from the start: training, adaptations, the control, evaluations."""
     pictures = datasets.load(settings)
     trained = train(settings, pictures, settings.train_size)
-    found = {}
+    found: dict[str, float] = {}
     for name in settings.adaptations:
         model = trained
         if name == "control":

@@ -7,9 +7,10 @@ has its own copy of, stay.
 
 import copy
 import logging
+from typing import cast
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -35,9 +36,10 @@ def folded(model: nn.Module, size: int) -> nn.Module:
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     fast = copy.deepcopy(model)
     for convolution, norm in _pairs(fast, noise):
-        fused = fuse_conv_bn_eval(fast.get_submodule(convolution), fast.get_submodule(norm))
-        fast.set_submodule(convolution, fused)
-        fast.set_submodule(norm, _rest(fast.get_submodule(norm)))
+        before, after = cast(nn.Conv2d, fast.get_submodule(convolution)), cast(nn.BatchNorm2d, fast.get_submodule(norm))
+        fast.set_submodule(convolution, fuse_conv_bn_eval(before, after))
+        rest = [after.drop, after.act] if isinstance(after, BatchNormAct2d) else []
+        fast.set_submodule(norm, nn.Sequential(*rest))
     for found, expected in zip(trunk(fast, noise), trunk(model, noise), strict=True):
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
             log.info("batch norms of %s cannot be folded; it is used as it is", type(model).__name__)
@@ -59,8 +61,3 @@ def _pairs(model: nn.Module, images: torch.Tensor) -> list[tuple[str, str]]:
     for hook in hooks:
         hook.remove()
     return pairs
-
-
-def _rest(norm: nn.Module) -> nn.Module:
-    """What a batch norm does after normalising."""
-    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()

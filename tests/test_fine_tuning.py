@@ -93,7 +93,7 @@ def test_a_way_that_did_not_fit_leaves_nothing_in_memory(
 ) -> None:
     weights: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    start = fine_tuning._start
+    start = fine_tuning.begin
 
     def remember_weights(*arguments: Any) -> fine_tuning.State:
         alive.append(sum(each() is not None for each in weights))
@@ -102,7 +102,7 @@ def test_a_way_that_did_not_fit_leaves_nothing_in_memory(
         return state
 
     run_out(monkeypatch, MemoryError(), most=3)
-    monkeypatch.setattr(fine_tuning, "_start", remember_weights)
+    monkeypatch.setattr(fine_tuning, "begin", remember_weights)
     settings = settings_for(colour_folder, epochs=1)
     trained = training.train(settings, datasets.load(settings))
     assert alive == [0, 0, 0]

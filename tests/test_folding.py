@@ -46,7 +46,7 @@ class Odd(nn.Module):
         self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.convolution(images)
+        maps: torch.Tensor = self.convolution(images)
         return torch.relu(self.norm(maps)) + maps
 
     def forward_head(self, maps: torch.Tensor, pre_logits: bool) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -20,6 +20,8 @@ from fixres_poc.transforms import Transform
 
 # torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
 warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def read_image(path: Path) -> torch.Tensor:
@@ -140,3 +142,20 @@ def loader(
     """
     own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
     return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def ahead(loaded: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches, each read by a thread while the one before is at work; for framings that draw no numbers.
+
+    Where torch has one thread, as in runs that share a machine, nothing would be gained, and no thread is started.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from loaded
+        return
+    batches = iter(loaded)
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
