@@ -6,6 +6,7 @@ page is written from all that are there.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -247,6 +248,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--output", type=Path, default=home() / "reports" / "bench.md")
     chosen = parser.parse_args()
+    os.environ["FIXRES_PROGRESS"] = os.devnull
     torch.set_num_threads(usual.CORES)
     bench = build(chosen.dataset, chosen.pictures, chosen.repeats, chosen.grid_repeats)
     folder = home() / "runs" / "bench"

@@ -1,0 +1,65 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, measure, page, usual
+from fixres_poc import datasets
+from fixres_poc.config import Adaptation, PairSettings
+from fixres_poc.preflight import parameters_and_flops
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+    calls: list[str] = []
+    seconds = measure.alternating({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert [len(each) for each in seconds.values()] == [2, 2]
+
+
+def test_ratios_are_those_of_each_repeat() -> None:
+    assert measure.ratios([4.0, 6.0, 9.0], [2.0, 2.0, 2.0]) == (3.0, 2.0, 4.5)
+
+
+def test_the_exponent_is_that_of_the_growth() -> None:
+    assert math.isclose(measure.exponent([1, 2, 4], [3.0, 12.0, 48.0]), 2.0)
+
+
+def test_a_failing_process_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no_such_module"):
+        measure.run(["-m", "no_such_module"], tmp_path)
+
+
+def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
+    drawing = {"one": [10.0, 11.0], "own": [8.0, 8.0], "pictures": 1000, "data": "drawn pictures"}
+    growth = {"pixels": {"100": [1.0], "400": [4.0]}, "data": "drawn pictures"}
+    page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth})
+    text = (tmp_path / "bench.md").read_text()
+    assert "| 1.31 (1.25–1.38) | ≥ 1.8 | **no** | 2 |" in text
+    assert "| pixels | 100, 400 | 1.00, 4.00 | 1.00 |" in text
+
+
+def test_the_usual_loop_gives_every_result_of_a_pair(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usual, "CORES", 1)
+    names: tuple[Adaptation, ...] = ("none", "head", "head_bn", "control")
+    settings = PairSettings(
+        dataset=str(colour_folder), train_size=32, test_size=48, epochs=3, adapt_epochs=1, batch_size=8,
+        learning_rate=0.03, adaptations=names,
+    )  # fmt: skip
+    found = usual.pair(settings)
+    assert set(found) == set(names)
+    assert min(found.values()) > 0.6
+    assert len(datasets.load(settings).split("test")) == 12
+
+
+def test_the_gpu_benchmark_counts_pictures_and_waiting(colour_folder: Path) -> None:
+    settings = PairSettings(
+        dataset=str(colour_folder), backbone="efficientnet_lite0", train_size=32, test_size=32, batch_size=4
+    )
+    line = gpu.measure(settings, 32, training=True, name="channels_last", peak=1e12)
+    assert json.loads(json.dumps(line)) == line
+    share, rate = line["share_of_peak"], line["images_per_second"]
+    assert isinstance(share, float)
+    assert isinstance(rate, float)
+    flops = parameters_and_flops("efficientnet_lite0", gpu.CLASSES, 32)[1]
+    assert math.isclose(share, 3 * flops * rate / 1e12, rel_tol=1e-6)
