@@ -1,23 +1,32 @@
-"""The command line: `python -m fixres_poc sweep|plan|train|data|run|report`.
+"""The command line: `fixres-poc`, or `python -m fixres_poc`; docs/command_line.md shows every command.
 
 Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped by Ctrl-C.
 """
 
+import contextlib
+import json as plain_json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-FILE = typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)
-SweepFile = Annotated[Path, FILE]
+from fixres_poc.config import DatasetSettings, InputError, View, home, resolve
+
+SweepFile = Annotated[Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)]
 DATASET = "synthetic, stanford_dogs, or a folder of class folders; replaces the file's, and the sweep's name becomes "
 DATASET += "<file's stem>-<folder's name>, as in reports/pictures-birds"
 Dataset = Annotated[str | None, typer.Option(help=DATASET)]
 Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
+Json = Annotated[bool, typer.Option("--json", help="print for programs; fractions, seconds, bytes")]
+Run = Annotated[str, typer.Argument(help="a finished run's folder, runs/<sweep>/<run>", show_default=False)]
+ADAPTATION = "which of the run's; by default the one that validation prefers"
+Adaptation = Annotated[str | None, typer.Option(help=ADAPTATION, show_default=False)]
+Adaptations = Annotated[list[str] | None, typer.Option("--adaptation", help="may be given several times")]
+TEST_SIZE: Any = typer.Option(min=32, max=2048, help="side of the test crop in px", show_default=False)
 
 
 class OneLineErrors(TyperGroup):
@@ -37,8 +46,6 @@ class OneLineErrors(TyperGroup):
 
 
 def _tell(error: Exception) -> int:
-    from fixres_poc.config import InputError, home
-
     line = " ".join(str(error).split())
     if isinstance(error, InputError):
         print(f"error: {line}", file=sys.stderr)
@@ -50,7 +57,21 @@ def _tell(error: Exception) -> int:
     return 1
 
 
-app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+def _print_json(value: Any) -> None:
+    print(plain_json.dumps(value, indent=1))
+
+
+def _records(table: Any) -> Any:
+    return plain_json.loads(table.to_json(orient="records"))
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()
@@ -58,7 +79,7 @@ def describe() -> None:
     """Does FixRes help on my pictures, at which train and test size, and at what cost?"""
 
 
-@app.command()
+@app.command(epilog="Example: fixres-poc sweep sweeps/pictures.yml --dataset /my/birds --cores 4")
 def sweep(
     file: SweepFile,
     dataset: Dataset = None,
@@ -66,29 +87,36 @@ def sweep(
     weights: Weights = None,
     cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
     profile: Annotated[str, typer.Option(help="folder of a Snakemake profile")] = "profiles/local",
+    json: Json = False,
 ) -> None:
     """Do everything that a sweep still lacks: pictures, runs, report."""
-    from fixres_poc.config import InputError, resolve
-    from fixres_poc.engine import run_sweep
+    from fixres_poc import engine
+    from fixres_poc.config import report_folder
     from fixres_poc.reading import load_sweep
 
     if not (resolve(profile) / "config.yaml").is_file():
         raise InputError(f"profile = {profile!r}: no folder with a config.yaml; there are profiles/local and /slurm")
     settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
-    if not run_sweep(settings, cores, profile):
+    with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+        succeeded = engine.run_sweep(settings, cores, profile)
+    if json:
+        page = report_folder(settings.name) / "index.html"
+        runs = [each.name for each in settings.runs()]
+        _print_json({"sweep": settings.name, "runs": runs, "failed": engine.failures(settings), "report": str(page)})
+    if not succeeded:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: accelerate launch -m fixres_poc train sweeps/stanford_dogs.yml")
 def train(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
-    """Do the trainings of a sweep, on several GPUs: accelerate launch -m fixres_poc train sweeps/x.yml."""
+    """Do only the trainings of a sweep, on several GPUs if `accelerate launch` starts it."""
     from fixres_poc.engine import train_all
     from fixres_poc.reading import load_sweep
 
     train_all(load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights}))
 
 
-@app.command()
+@app.command(epilog="Example: fixres-poc plan sweeps/stanford_dogs.yml --memory 24GiB --tflops 20")
 def plan(
     file: SweepFile,
     dataset: Dataset = None,
@@ -96,7 +124,7 @@ def plan(
     weights: Weights = None,
     memory: Annotated[str | None, typer.Option(help="of the card to plan for, such as 16GiB")] = None,
     tflops: Annotated[float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print it for programs: bytes, FLOPs, seconds")] = False,
+    json: Json = False,
 ) -> None:
     """Say what a sweep will need, memory and time, without drawing, downloading or training anything."""
     from fixres_poc import plan as planning
@@ -105,33 +133,178 @@ def plan(
     settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
     tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
     if json:
-        lines = (f'"{name}": {table.to_json(orient="records")}' for name, table in tables.items())
-        print("{" + ",\n".join(lines) + "}")
+        _print_json({name: _records(table) for name, table in tables.items()})
     else:
         print(planning.text(tables))
 
 
-@app.command()
-def data(file: SweepFile, dataset: Dataset = None) -> None:
+@app.command(epilog="Example: fixres-poc data sweeps/pictures.yml --dataset /my/birds")
+def data(file: SweepFile, dataset: Dataset = None, json: Json = False) -> None:
     """Draw or check the pictures of a sweep, without any training."""
     from fixres_poc.engine import prepare_data
     from fixres_poc.reading import load_sweep
 
     settings = load_sweep(file, {"dataset": dataset})
-    print(f"the pictures of {settings.dataset} are ready, fingerprint {prepare_data(settings)}")
+    fingerprint = prepare_data(settings)
+    if json:
+        _print_json({"dataset": settings.dataset, "sweep": settings.name, "fingerprint": fingerprint})
+    else:
+        print(f"the pictures of {settings.dataset} are ready, fingerprint {fingerprint}")
 
 
-@app.command()
-def report(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
+@app.command(epilog="Example: fixres-poc audit /my/birds --json")
+def audit(
+    pictures: Annotated[str, typer.Argument(help="a sweep file, or a folder of class folders", show_default=False)],
+    imagenet_list: Annotated[str | None, typer.Option(help="ImageNet's training pictures, one a line")] = None,
+    json: Json = False,
+) -> None:
+    """Are test pictures known to the backbone, or do near duplicates stand in two parts of the split or two classes?"""
+    from fixres_poc import audit as auditing
+    from fixres_poc import datasets
+    from fixres_poc.reading import load_sweep, validate
+
+    if pictures.endswith((".yml", ".yaml")):
+        given = load_sweep(pictures, {"imagenet_list": imagenet_list})
+        values = given.model_dump(include=set(DatasetSettings.model_fields))
+    else:
+        folder = str(Path(pictures).resolve()) if Path(pictures).is_dir() else pictures
+        values = {"dataset": folder, "imagenet_list": imagenet_list}
+    settings = validate(DatasetSettings, values, "audit")
+    found = auditing.leakage(datasets.load(settings), settings.imagenet_list)
+    if json:
+        _print_json(found.record())
+    else:
+        print(found.summary().to_string(index=False, header=False))
+        print(*(f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed), sep="\n")
+        print(found.verdict().replace("**", ""))
+
+
+@app.command(epilog="Example: fixres-poc adapt runs/demo/train96_seed0 --test-size 160 --adaptation none")
+def adapt(run: Run, test_size: Annotated[int, TEST_SIZE], adaptation: Adaptations = None, json: Json = False) -> None:
+    """Adapt a finished training at one more test size, and keep it as a run beside those of its sweep.
+
+    Adapts and tests `none` and `head_bn` unless told otherwise.
+    """
+    from fixres_poc import finished
+
+    folder = finished.adapt(run, test_size, adaptation or ["none", "head_bn"])
+    rows = plain_json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["accuracies"]
+    if json:
+        _print_json({"run": str(folder), "accuracies": rows})
+    else:
+        print(*map(_accuracy, rows), f"kept in {folder}", sep="\n")
+
+
+@app.command(epilog="Example: fixres-poc evaluate runs/demo/train96_test144_seed0 --dataset /other/pictures")
+def evaluate(
+    run: Run,
+    split: Annotated[Literal["test", "val", "train"], typer.Option(help="of the run's own pictures")] = "test",
+    dataset: Annotated[str | None, typer.Option(help="other class folders; classes are matched by name")] = None,
+    view: Annotated[View, typer.Option(help="crops of a picture, averaged")] = "center",
+    test_size: Annotated[int | None, TEST_SIZE] = None,
+    adaptation: Adaptations = None,
+    json: Json = False,
+) -> None:
+    """Measure a finished run again: on another split or folder, in another view, at another test size."""
+    from fixres_poc import finished
+
+    network = finished.load(run)
+    pictures, unknown = finished.class_folders(dataset, network.classes) if dataset else (network.pictures(), [])
+    if unknown:
+        print(f"left out, as the run has no such class: {', '.join(unknown)}", file=sys.stderr)
+    names = adaptation or list(network.tails)
+    table = network.accuracies(pictures, "test" if dataset else split, names, view, test_size)
+    if json:
+        _print_json({"run": str(network.folder), "left_out": unknown, "accuracies": _records(table)})
+    else:
+        print(*map(_accuracy, _records(table)), sep="\n")
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    text = f"{row['adaptation']:13} {row['top1']:6.1%} ({row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %)"
+    val = f", validation {row['val_top1']:.1%}" if "val_top1" in row else ""
+    count = row.get("pictures", row.get("n_test"))
+    return f"{text}, top-5 {row['top5']:.1%}, mean of classes {row['macro_accuracy']:.1%}{val}; {count} pictures"
+
+
+@app.command(epilog="Example: fixres-poc predict dog.jpg holiday/ --sweep sweeps/demo.yml --top 3")
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(help="pictures, or folders of them", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="a finished run's folder, runs/<sweep>/<run>")] = None,
+    sweep: Annotated[str | None, typer.Option(help="a sweep's file or name; validation chooses the run")] = None,
+    adaptation: Adaptation = None,
+    view: Annotated[View | None, typer.Option(help="crops of a picture, averaged")] = None,
+    top: Annotated[int, typer.Option(min=1, help="classes to name")] = 5,
+    json: Json = False,
+) -> None:
+    """Name the classes of pictures, with probabilities.
+
+    Without --run and --sweep it is the sweep of the newest finished run. Of a sweep it takes pair, adaptation and view
+    that validation prefers. What cannot be read is told at its place; the exit code is 2 then.
+    """
+    from fixres_poc import finished
+
+    if run and sweep:
+        raise InputError("run and sweep: give one of the two; of a sweep validation chooses the run")
+    folder, chosen, chosen_view = (Path(run), None, None) if run else finished.chosen(sweep)
+    network = finished.load(folder)
+    adaptation = adaptation or chosen or network.best()
+    print(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}", file=sys.stderr)
+    answers = network.classify(pictures, adaptation, view or chosen_view or "center", top)
+    broken = [each for each in answers if "error" in each]
+    if json:
+        _print_json({"run": str(network.folder), "adaptation": adaptation, "answers": answers})
+    for each in [] if json else [each for each in answers if "classes" in each]:
+        print(f"{each['picture']}: {', '.join(f'{name} {p:.1%}' for name, p in each['classes'].items())}")
+    for each in broken:
+        print(f"error: {each['error']}", file=sys.stderr)
+    if broken:
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: fixres-poc export runs/demo/train96_test144_seed0 --output dogs.onnx")
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option(help="the file, .onnx or .pt2", show_default=False)],
+    adaptation: Adaptation = None,
+    format: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="by default by the file's suffix")] = None,
+    json: Json = False,
+) -> None:
+    """Write a finished run's network for other programs, checked against what the run predicted.
+
+    ONNX needs `pip install fixres_poc[export]`; torch is a program of `torch.export`.
+    """
+    from fixres_poc import export as exporting
+    from fixres_poc import finished
+
+    network = finished.load(run)
+    adaptation = adaptation or network.best()
+    done = exporting.export(network, adaptation, output, format or ("torch" if output.suffix == ".pt2" else "onnx"))
+    if json:
+        _print_json({"adaptation": adaptation, **done._asdict(), "file": str(done.file)})
+    else:
+        print(
+            f"{done.file}: {adaptation} of {network.folder.name}; the same on {done.pictures} test pictures, to", end=""
+        )
+        print(f" {done.from_network:.1g} of the network and {done.from_run:.1g} of what the run stored")
+
+
+@app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
+def report(
+    file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None, json: Json = False
+) -> None:
     """Collect the runs of a sweep and render its report again, whatever exists."""
     from fixres_poc.engine import render
     from fixres_poc.reading import load_sweep
 
-    settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
-    print(f"report: {render(settings)}")
+    page = render(load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights}))
+    if json:
+        _print_json({"report": str(page)})
+    else:
+        print(f"report: {page}")
 
 
-@app.command()
+@app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
     settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,

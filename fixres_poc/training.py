@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,29 @@ def train_or_load(settings: TrainSettings, pictures: Pictures, engine: Accelerat
     return trained
 
 
+def finished(folder: Path, settings: TrainSettings, known: Mapping[str, Any], engine: Accelerator) -> Trained:
+    """The training that a run's folder holds, whichever version of the library made it.
+
+    Args:
+        folder: of the training's run.
+        settings: of the training.
+        known: `classes`, and whatever else of the checkpoint's record must agree, such as the `pictures`' fingerprint.
+        engine: from `accelerator`.
+
+    Raises:
+        InputError: no checkpoint, a damaged one, or one that differs.
+    """
+    record = {"settings": _lasting(settings), **known}
+    return _restore(folder / CHECKPOINT, record, settings, len(known["classes"]), engine)
+
+
+def _lasting(settings: TrainSettings) -> dict[str, Any]:
+    return settings.model_dump(exclude={"sweep", "show_pictures", "dataset", "image_limit", "weights"})
+
+
 def _record(settings: TrainSettings, pictures: Pictures) -> dict[str, Any]:
     return {
-        "settings": settings.model_dump(exclude={"sweep", "show_pictures", "dataset", "image_limit", "weights"}),
+        "settings": _lasting(settings),
         "weights": weights.fingerprint(settings.weights),
         "classes": pictures.classes,
         "pictures": pictures.fingerprint(),

@@ -36,7 +36,7 @@ LEVELS = (
     ],
     ["evaluation", "audit", "preflight", "activations", "apparent_size", "size_prediction", "zero_shot", "duplicates"],
     ["fine_tuning", "training", "adaptation", "pairs"],
-    ["plan", "report", "runner", "monitor", "engine", "cli"],
+    ["plan", "report", "runner", "monitor", "engine", "finished", "export", "cli"],
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py", PACKAGE / "__main__.py"})

@@ -24,6 +24,8 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 
 
 RUNTIME = requirements(PROJECT["dependencies"])
+OPTIONAL = requirements(PROJECT["optional-dependencies"]["export"])
+DECLARED = RUNTIME | OPTIONAL
 EVERY = RUNTIME | requirements(PROJECT["optional-dependencies"]["dev"])
 
 
@@ -74,6 +76,10 @@ def test_every_import_is_declared() -> None:
     owners = metadata.packages_distributions()
     third_party = names - set(sys.stdlib_module_names) - {"fixres_poc"}
     undeclared = {
-        n for n in third_party if not {canonicalize_name(each) for each in owners.get(n, [])} & RUNTIME.keys()
+        n for n in third_party if not {canonicalize_name(each) for each in owners.get(n, [])} & DECLARED.keys()
     }
     assert not undeclared
+
+
+def test_what_is_optional_is_there_for_the_tests() -> None:
+    assert {name: EVERY[name].specifier for name in OPTIONAL} == {n: each.specifier for n, each in OPTIONAL.items()}

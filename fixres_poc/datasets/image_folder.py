@@ -48,7 +48,7 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
     if "train" in splits and len(splits) > 1:
         rows = _presplit(top, splits, split_seed)
     else:
-        rows = stratify(_pictures(top, top), top, split_seed)
+        rows = stratify(pictures(top, top), top, split_seed)
     if len({label for _, label, _ in rows}) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders with pictures ({_allowed()})")
     return top, sorted(rows)
@@ -69,17 +69,26 @@ def root(folder: Path) -> Path:
     return inner[0] if has_classes else folder
 
 
-def _pictures(root: Path, folder: Path) -> dict[str, list[str]]:
-    """Class name -> paths relative to root; classes without pictures are left out, hidden files passed over."""
+def pictures(root: Path, folder: Path) -> dict[str, list[str]]:
+    """Pictures of class folders: class name -> paths relative to root, sorted; hidden files are passed over.
+
+    Raises:
+        InputError: there are none.
+    """
     found: dict[str, list[str]] = {}
     for each in _folders(folder):
-        files = (file for file in each.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        names = sorted(file.relative_to(root).as_posix() for file in files if not file.name.startswith("."))
+        names = [file.relative_to(root).as_posix() for file in below(each)]
         if names:
             found[each.name] = names
     if not found:
         raise InputError(f"dataset {str(folder)!r}: no pictures found; it needs class folders with {_allowed()} files")
     return found
+
+
+def below(folder: Path) -> list[Path]:
+    """Pictures in a folder by their suffix, however deep, sorted; hidden files are left out."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted((file for file in files if not file.name.startswith(".")), key=Path.as_posix)
 
 
 def ignored(root: Path) -> Counter[str]:
@@ -145,7 +154,7 @@ def _rank(seed: int, digest: str) -> str:
 
 def _presplit(root: Path, splits: dict[str, Path], seed: int) -> list[Row]:
     """Rows of a folder that is split already; a part that is missing is cut: val from train, test is val's name."""
-    parts = {split: _pictures(root, folder) for split, folder in splits.items()}
+    parts = {split: pictures(root, folder) for split, folder in splits.items()}
     if "test" not in parts:
         parts["test"] = parts.pop("val")
     for split in ("val", "test"):

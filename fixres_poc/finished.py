@@ -1,0 +1,278 @@
+"""A finished run as a network to use: read back from what the run stored, and asked about any pictures.
+
+A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a pair whose test
+size is its train size. The network itself is not in a pair's folder but in that of its training, beside it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fixres_poc import checkpoint, datasets, pairs, results, training
+from fixres_poc.activations import Equalised
+from fixres_poc.backbones import Tail, trunk
+from fixres_poc.config import InputError, PairSettings, View, home, run_folder
+from fixres_poc.datasets import Pictures, image_folder
+from fixres_poc.datasets.loading import read_image
+from fixres_poc.evaluation import accelerator, device_name, peak_memory_bytes, predict, transforms_for
+from fixres_poc.memory import Portion
+from fixres_poc.reading import validate
+from fixres_poc.training import Trained
+
+EXAMPLE = "runs/demo/train96_test144_seed0"
+
+
+@dataclass
+class Finished:
+    """A run's network and adapted tails.
+
+    Attributes:
+        folder: runs/<sweep>/<run>.
+        settings: of the pair.
+        classes: names, in the order of the network's outputs.
+        metrics: the content of metrics.json.
+        trained: the network of stage 1.
+        tails: by adaptation; without `full`, whose network is not kept.
+        engine: device and precision.
+    """
+
+    folder: Path
+    settings: PairSettings
+    classes: tuple[str, ...]
+    metrics: dict[str, Any]
+    trained: Trained
+    tails: dict[str, Tail]
+    engine: Accelerator
+
+    def tail(self, adaptation: str) -> Tail:
+        """The tail of an adaptation.
+
+        Raises:
+            InputError: the run has none of that name.
+        """
+        if adaptation not in self.tails:
+            raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {', '.join(self.tails)}")
+        return self.tails[adaptation]
+
+    def best(self) -> str:
+        """The adaptation that validation prefers in one centre crop; the simplest where it cannot tell."""
+        rows = [each for each in self.metrics.get("accuracies", ()) if each["view"] == "center"]
+        top1 = {each["adaptation"]: each["val_top1"] for each in rows}
+        known = [name for name in results.CANDIDATES if name in self.tails] or list(self.tails)
+        return max(known, key=lambda name: top1.get(name, 0.0))
+
+    def probabilities(
+        self, images: Sequence[torch.Tensor], adaptation: str, view: View = "center", size: int | None = None
+    ) -> torch.Tensor:
+        """Probabilities (N, C) of pictures, framed as test pictures are.
+
+        Args:
+            images: N pictures, uint8 (3, H, W).
+            adaptation: name of the tail.
+            view: which crops are averaged.
+            size: side of the crop in px, the run's test size by default.
+        """
+        size = size or self.settings.test_size
+        frame = transforms_for(self.settings, size, size, view)["val_test"]
+        crops = torch.stack([frame(image) for image in images]).flatten(0, -4)  # (N V, 3, K, K)
+        model, device = self.trained.model, self.engine.device
+        with torch.inference_mode(), self.engine.autocast():
+            features = Portion(self.settings.batch_size).run(lambda part: trunk(model, part.to(device)), crops)
+            each = self.tail(adaptation)(*features).float().softmax(dim=1)
+        return cast(torch.Tensor, each.unflatten(0, (len(images), -1)).mean(dim=1).cpu())
+
+    def classify(
+        self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5
+    ) -> list[dict[str, Any]]:
+        """The likeliest classes of pictures.
+
+        Args:
+            paths: pictures, or folders whose pictures are meant, however deep.
+            adaptation: name of the tail.
+            view: which crops are averaged.
+            top: number of classes.
+
+        Returns:
+            `picture` and `classes`, name to probability from the highest, a picture; `error`, one line, where it cannot
+            be read.
+        """
+        files = [file for path in paths for file in (image_folder.below(path) if path.is_dir() else [path])]
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(files), self.settings.batch_size):
+            images, readable = [], []
+            for file in files[start : start + self.settings.batch_size]:
+                answers.append({"picture": str(file)})
+                try:
+                    images.append(read_image(file))
+                    readable.append(answers[-1])
+                except InputError as error:
+                    answers[-1]["error"] = str(error)
+            if images:
+                best = self.probabilities(images, adaptation, view).topk(min(top, len(self.classes)))
+                for answer, *pairs in zip(readable, best.indices.tolist(), best.values.tolist(), strict=True):
+                    answer["classes"] = {self.classes[index]: p for index, p in zip(*pairs, strict=True)}
+        return answers
+
+    def accuracies(
+        self, pictures: Pictures, split: str, adaptations: Sequence[str], view: View = "center", size: int | None = None
+    ) -> pd.DataFrame:
+        """How well the run classifies a split.
+
+        Returns:
+            One row per adaptation: adaptation, view, pictures, top1, top1_low and top1_high (95 % Wilson), top5,
+            macro_accuracy, ece.
+        """
+        tails = {name: self.tail(name) for name in adaptations}
+        common = (self.settings, size or self.settings.test_size, self.engine, view)
+        table = predict(self.trained.model, tails, pictures, split, *common).table
+        rows = results.summarise(table.assign(split="test"))
+        return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "pictures"})
+
+    def pictures(self) -> Pictures:
+        """The pictures that the run was made with.
+
+        Raises:
+            InputError: as `datasets.load`, or they are others now, so that the split may be another as well.
+        """
+        found = datasets.load(self.settings)
+        if self.metrics.get("data") not in (None, found.fingerprint()):
+            raise InputError(f"dataset = {self.settings.dataset!r}: the pictures have changed since {self.folder.name}")
+        return found
+
+
+def load(run: str | Path) -> Finished:
+    """Read a finished run.
+
+    Args:
+        run: its folder, relative to the working folder or to the one that holds runs/.
+
+    Raises:
+        InputError: no finished training or pair there, or its files do not belong together.
+    """
+    folder = next((each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None)
+    if folder is None:
+        raise InputError(f"run = {str(run)!r}: no finished run there; allowed is a folder such as {EXAMPLE}")
+    folder = folder.resolve()
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    values = metrics["settings"]
+    if "train_size" not in values:
+        raise InputError(f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}")
+    if "test_size" not in values:
+        values = values | {"test_size": values["train_size"], "adaptations": ["none", "control"]}
+    settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
+    engine = accelerator("fp32" if settings.precision == "fp16" and device_name() is None else settings.precision)
+    train, known = settings.train_settings(), {"classes": metrics["classes"]}
+    if metrics.get("data"):
+        known["pictures"] = metrics["data"]
+    trained = training.finished(folder.parent / train.run_name, train, known, engine)
+    tails = {"none": Tail(trained.model)}
+    if "test_size" in metrics["settings"]:
+        tails = _tails(folder, trained.model, metrics["classes"])
+    elif trained.control is not None:
+        tails["control"] = trained.control
+    frozen = {name: tail.requires_grad_(False).eval() for name, tail in tails.items()}
+    return Finished(folder, settings, tuple(metrics["classes"]), metrics, trained, frozen, engine)
+
+
+def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail]:
+    tensors, stored = checkpoint.load(folder / "adapted.safetensors", {"classes": classes})
+    tails: dict[str, Tail] = {}
+    for name in stored["settings"]["adaptations"]:
+        prefix = f"{name}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if name != "full":  # all of its network differs from stage 1's, and only its tail was kept
+            tail = tails[name] = Tail(model)
+            if "classifier.slope" in state:
+                tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
+            tail.load_state_dict(state)
+    return tails
+
+
+def chosen(sweep: str | None) -> tuple[Path, str, View]:
+    """What a sweep's validation prefers: the pair's folder, the adaptation and the view.
+
+    Args:
+        sweep: its file or its name; None for the sweep of the newest finished pair.
+
+    Raises:
+        InputError: nothing has finished, or there is no report yet.
+    """
+    if sweep is None:
+        done = sorted((home() / "runs").glob("*/*_test*/metrics.json"), key=lambda file: file.stat().st_mtime)
+        if not done:
+            raise InputError(f"no pair has finished in {home() / 'runs'}; run `fixres-poc sweep` first, or give a run")
+        name = done[-1].parents[1].name
+    else:
+        name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
+    try:
+        cell = results.load(name).choose()
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"sweep {name}: {error}") from None
+    pair = f"train{cell.train_size}_test{cell.test_size}_seed{cell.seed}"
+    return run_folder(name, pair), cell.adaptation, cast(View, cell.view)
+
+
+def class_folders(folder: str, classes: Sequence[str]) -> tuple[Pictures, list[str]]:
+    """All pictures of a folder of class folders, labelled with a run's classes by name.
+
+    Returns:
+        The pictures, as test split, and the class folders that the run has no class for, which are left out.
+
+    Raises:
+        InputError: no such folder, no pictures, or no class of the run among them.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"dataset = {folder!r}: no such folder")
+    root = image_folder.root(Path(folder))
+    found = image_folder.pictures(root, root)
+    rows = [(name, classes.index(label)) for label, names in found.items() if label in classes for name in names]
+    if not rows:
+        some = ", ".join(list(found)[:3])
+        raise InputError(f"dataset = {folder!r}: its folders ({some}) are no classes of the run, such as {classes[0]}")
+    table = pd.DataFrame(rows, columns=["picture", "label"]).sort_values("picture").assign(split="test")
+    return Pictures(root, tuple(classes), table), [label for label in found if label not in classes]
+
+
+def adapt(run: str | Path, test_size: int, adaptations: Sequence[str]) -> Path:
+    """Adapt a run's training at one more test size, and keep it as a pair in the same sweep's folder.
+
+    Args:
+        run: a training, or a pair whose training is meant.
+        test_size: side of the test crop in px.
+        adaptations: names.
+
+    Returns:
+        The new pair's folder; unlike a sweep's own it has no notebook and no settings.json.
+
+    Raises:
+        InputError: as `load`, a wrong size or adaptation, or a pair that the sweep does itself.
+    """
+    base = load(run)
+    own = {"test_size": test_size, "adaptations": tuple(adaptations), "views": ("center",)}
+    settings = validate(PairSettings, base.settings.model_dump() | own, "adapt")
+    folder = base.folder.parent / settings.run_name
+    if (folder / "settings.json").exists():
+        raise InputError(f"test_size = {test_size}: {settings.run_name} is a pair of the sweep, which adapts it itself")
+    pictures, trained, engine = base.pictures(), base.trained, base.engine
+    adapted = pairs.adapt_pair(trained, pictures, settings, engine)
+    classified = pairs.classify(trained.model, adapted, pictures, settings, engine)
+    metrics = {
+        "classes": pictures.classes,
+        "pictures": pictures.counts(),
+        "data": pictures.fingerprint(),
+        "seconds": {"adapt": adapted.seconds, "evaluate": classified.seconds},
+        "eval_images_per_second": classified.images_per_second,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    pairs.save(adapted, folder, settings, pictures.classes)
+    results.write_run(folder, settings, metrics, classified.table, gpu=device_name())
+    return folder
