@@ -20,7 +20,7 @@ from torch import nn
 
 from fixres_poc import datasets
 from fixres_poc.backbones import Tail, classifier, interpolation, last_batch_norm, licence, mean_std
-from fixres_poc.config import InputError, PairSettings
+from fixres_poc.config import InputError
 from fixres_poc.datasets.loading import read_image
 from fixres_poc.finished import Finished
 from fixres_poc.records import environment, library_hash
@@ -89,18 +89,20 @@ def export(run: Finished, adaptation: str, output: Path, format: Format) -> Expo
         RuntimeError: the file does not answer as the run did.
     """
     _refuse(output, format)
-    stored, images = _examples(run, adaptation)
     network = Network(run.trained.model, run.tail(adaptation), run.settings.backbone)
-    size = run.settings.test_size
-    crops = torch.stack([_framed(run.settings)(image) for image in images])
-    with torch.inference_mode():
-        expected = network(crops).numpy()  # of the rebuilt network, which `from_run` holds against the run's own tail
+    stored, images = _examples(run, adaptation)
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(network, (torch.zeros(2, 3, size, size),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(network, (images[:1].expand(2, -1, -1, -1),), dynamic_shapes=({0: batch},))
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         file = Path(folder) / output.name
         _write(program, file, format, description(run, adaptation))
-        differences = _compare(_read(file, format), crops, expected, stored, run.settings.precision)
+        differences = _compare(_read(file, format), network, images, stored)
+        allowed = (SAME_NETWORK, SAME_RUN.get(run.settings.precision, SAME_RUN_REDUCED))
+        if not all(found <= most for found, most in zip(differences, allowed, strict=True)):
+            raise RuntimeError(
+                "the exported network differs from the run's by {:.2g}, and from what the run stored by {:.2g}; "
+                "allowed are {:g} and {:g}; nothing was kept".format(*differences, *allowed)
+            )
         for part in sorted(Path(folder).iterdir(), reverse=True):
             os.replace(part, output.with_name(part.name))
     return Exported(output, len(images), *differences)
@@ -116,45 +118,30 @@ def _refuse(output: Path, format: Format) -> None:
         raise InputError(f"format = 'onnx': needs {', '.join(lacking)}; install fixres_poc[export], or use torch")
 
 
-def _examples(run: Finished, adaptation: str) -> tuple[pd.DataFrame, list[torch.Tensor]]:
-    """Predictions that the run stored, evenly spread over its test pictures, and the pictures."""
-    file = run.folder / "predictions.parquet"
-    if not file.is_file():
+def _examples(run: Finished, adaptation: str) -> tuple[pd.DataFrame, torch.Tensor]:
+    """Predictions that the run stored, evenly spread over its test pictures, and these as they enter the file."""
+    if not (run.folder / "predictions.parquet").is_file():
         raise InputError(f"run = {run.folder.name!r}: a training has no predictions to check with; give a pair")
-    table = pd.read_parquet(file)
-    mask = (table["split"] == "test") & (table["view"] == "center") & (table["adaptation"] == adaptation)
-    rows = table[mask]
+    table = pd.read_parquet(run.folder / "predictions.parquet")
+    rows = table[(table["split"] == "test") & (table["view"] == "center") & (table["adaptation"] == adaptation)]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, CHECKED).round().astype(int))]
-    root = datasets.load(run.settings).root
-    return rows, [read_image(root / name) for name in rows["picture"]]
-
-
-def _framed(settings: PairSettings) -> Callable[[Any], torch.Tensor]:
+    settings, root = run.settings, datasets.load(run.settings).root
     how: dict[str, Any] = {"resize": settings.resize, "interpolation": interpolation(settings.backbone)}
-    return get_transforms(settings.test_size, settings.test_size, mean_std=PLAIN, need=["val"], **how)["val_test"]
+    frame = get_transforms(settings.test_size, settings.test_size, mean_std=PLAIN, **how)["val_test"]
+    return rows, torch.stack([frame(read_image(root / name)) for name in rows["picture"]])
 
 
 def _compare(
-    answer: Callable[[np.ndarray], np.ndarray],
-    crops: torch.Tensor,
-    expected: np.ndarray,
-    stored: pd.DataFrame,
-    precision: str,
+    answer: Callable[[torch.Tensor], np.ndarray], network: Network, images: torch.Tensor, stored: pd.DataFrame
 ) -> tuple[float, float]:
-    """Largest differences from the network and from the run, as in `Exported`; both batches and single pictures."""
-    images = crops.numpy()
+    """Largest differences from the network and from the run, as in `Exported`; for a batch and for a single picture."""
+    with torch.inference_mode():
+        expected = network(images).numpy()
     found = answer(images)
-    rows, top1 = np.arange(len(stored)), stored["top1"].to_numpy()
     from_network = max(abs(found - expected).max(), abs(answer(images[:1]) - expected[:1]).max())
-    of_top1 = abs(found[rows, top1] - stored["probability"].to_numpy()).max()
-    surpassed = (found.max(axis=1) - found[rows, top1]).max()  # 0 where the top class is the run's
-    from_run, allowed = max(of_top1, surpassed), SAME_RUN.get(precision, SAME_RUN_REDUCED)
-    if not (from_network <= SAME_NETWORK and from_run <= allowed):
-        raise RuntimeError(
-            f"the exported network differs from the run's by {from_network:.2g}, allowed {SAME_NETWORK}, and from what "
-            f"the run stored by {from_run:.2g}, allowed {allowed}; nothing was kept"
-        )
-    return float(from_network), float(from_run)
+    of_first = found[np.arange(len(stored)), stored["top1"].to_numpy()]
+    surpassed_by = (found.max(axis=1) - of_first).max()  # 0 where the first class is the run's
+    return float(from_network), float(max(abs(of_first - stored["probability"].to_numpy()).max(), surpassed_by))
 
 
 def description(run: Finished, adaptation: str) -> dict[str, str]:
@@ -197,14 +184,12 @@ def description(run: Finished, adaptation: str) -> dict[str, str]:
 
 def _leakage(run: Finished) -> str:
     """The verdict of the sweep's own leakage check, and what the backbone knew beforehand."""
-    said = []
-    for name, keys in (("dataset", ("leakage", "verdict")), ("baseline", ("zero_shot",))):
+    found: dict[str, Any] = {}
+    for name in ("dataset", "baseline"):
         file = run.folder.parent / name / "metrics.json"
-        value: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        for key in keys:
-            value = (value or {}).get(key)
-        said += [value] if value else []
-    return " ".join(said).replace("**", "") or "not checked"
+        found |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    said = [found.get("leakage", {}).get("verdict", "not checked"), found.get("zero_shot") or ""]
+    return " ".join(said).replace("**", "").strip()
 
 
 def _write(program: torch.export.ExportedProgram, file: Path, format: Format, described: dict[str, str]) -> None:
@@ -217,11 +202,11 @@ def _write(program: torch.export.ExportedProgram, file: Path, format: Format, de
     made.save(file)  # type: ignore[union-attr]
 
 
-def _read(file: Path, format: Format) -> Callable[[np.ndarray], np.ndarray]:
+def _read(file: Path, format: Format) -> Callable[[torch.Tensor], np.ndarray]:
     if format == "torch":
         network = torch.export.load(file).module()
-        return lambda images: cast(np.ndarray, network(torch.from_numpy(images)).numpy())
+        return lambda images: cast(np.ndarray, network(images).numpy())
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda images: cast(np.ndarray, session.run(None, {"images": images})[0])
+    return lambda images: cast(np.ndarray, session.run(None, {"images": images.numpy()})[0])

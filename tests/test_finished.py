@@ -1,0 +1,132 @@
+"""Finished runs: what is read back answers as the run did."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_run
+from conftest import COLOURS, save_picture
+
+from fixres_poc import finished
+from fixres_poc.config import InputError
+from fixres_poc.datasets.loading import read_image
+
+
+@pytest.fixture
+def pair() -> Path:
+    return small_run.make()
+
+
+def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
+    run = finished.load(pair)
+    colour_folder = Path(run.settings.dataset)
+    assert list(run.tails) == ["none", "head", "head_bn_stats", "head_bn", "control", "equalised"]
+    stored = pd.read_parquet(pair / "predictions.parquet")
+    for name, rows in stored[stored["split"] == "test"].groupby("adaptation", observed=True):
+        answers = run.classify([colour_folder / each for each in rows["picture"]], str(name))
+        best = [next(iter(answer["classes"].items())) for answer in answers]
+        assert [run.classes.index(label) for label, _ in best] == rows["top1"].tolist()
+        np.testing.assert_allclose([p for _, p in best], rows["probability"], atol=1e-4)
+
+
+def test_accuracies_are_those_that_the_run_stored(pair: Path) -> None:
+    run = finished.load(pair)
+    stored = {each["adaptation"]: each for each in run.metrics["accuracies"]}
+    for row in run.accuracies(run.pictures(), "test", list(run.tails)).to_dict("records"):
+        for key in ("top1", "top1_low", "top1_high", "top5", "macro_accuracy"):
+            assert row[key] == pytest.approx(stored[row["adaptation"]][key])
+        assert row["pictures"] == stored[row["adaptation"]]["n_test"]
+
+
+def test_best_is_the_simplest_of_those_that_validation_prefers(pair: Path) -> None:
+    run = finished.load(pair)
+    tops = {"none": 0.5, "head": 0.8, "head_bn": 0.8, "control": 0.9}
+    run.metrics["accuracies"] = [{"adaptation": k, "view": "center", "val_top1": v} for k, v in tops.items()]
+    run.metrics["accuracies"].append({"adaptation": "none", "view": "five_crop", "val_top1": 1.0})
+    assert run.best() == "head"
+
+
+def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
+    run = finished.load(pair.parent / "train48_seed0")
+    assert list(run.tails) == ["none", "control"]
+    assert run.settings.test_size == 48
+    assert run.best() == "none"
+
+
+def test_several_crops_are_averaged(pair: Path) -> None:
+    run = finished.load(pair)
+    colour_folder = Path(run.settings.dataset)
+    images = [read_image(colour_folder / "red" / "00.png"), read_image(colour_folder / "blue" / "01.png")]
+    five, one = (run.probabilities(images, "none", view).numpy() for view in ("five_crop", "center"))
+    assert five.shape == one.shape == (2, 3)
+    np.testing.assert_allclose(five.sum(axis=1), 1, atol=1e-5)
+    assert abs(five - one).max() > 1e-4
+
+
+def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
+    for sweep in ("tiny", "sweeps/tiny.yml", None):
+        folder, adaptation, view = finished.chosen(sweep)
+        assert (folder, view) == (pair, "center")
+        assert adaptation in finished.load(pair).tails
+    with pytest.raises(InputError, match="sweep none: no results yet"):
+        finished.chosen("none")
+
+
+def test_nothing_finished_is_said(own_home: Path) -> None:
+    with pytest.raises(InputError, match="no pair has finished"):
+        finished.chosen(None)
+
+
+def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for name, colour in (("red", COLOURS["red"]), ("a_grey", (90, 90, 90)), ("blue", COLOURS["blue"])):
+        save_picture(other / name / "x.png", colour, seed=7)
+    run = finished.load(pair)
+    pictures, unknown = finished.class_folders(str(other), run.classes)
+    assert unknown == ["a_grey"]
+    assert [run.classes[label] for label in pictures.table["label"]] == ["blue", "red"]
+    assert pictures.table["picture"].tolist() == ["blue/x.png", "red/x.png"]
+    assert run.accuracies(pictures, "test", ["none"])["pictures"].tolist() == [2]
+    shutil.rmtree(other / "red")
+    shutil.rmtree(other / "blue")
+    with pytest.raises(InputError, match=r"its folders \(a_grey\) are no classes of the run, such as blue"):
+        finished.class_folders(str(other), run.classes)
+
+
+def test_adapting_at_another_size_leaves_a_pair_that_can_be_used(pair: Path) -> None:
+    folder = finished.adapt(pair.parent / "train48_seed0", 96, ["none", "head_bn"])
+    assert folder == pair.parent / "train48_test96_seed0"
+    run = finished.load(folder)
+    assert list(run.tails) == ["none", "head_bn"]
+    assert run.settings.test_size == 96
+    stored = {each["adaptation"]: each["top1"] for each in run.metrics["accuracies"]}
+    rows = run.accuracies(run.pictures(), "test", ["head_bn"])
+    assert rows["top1"].tolist() == [pytest.approx(stored["head_bn"])]
+
+
+def test_a_pair_of_the_sweep_itself_is_not_touched(pair: Path) -> None:
+    (pair / "settings.json").write_text("{}")
+    before = (pair / "metrics.json").read_bytes()
+    with pytest.raises(InputError, match="train48_test64_seed0 is a pair of the sweep"):
+        finished.adapt(pair, 64, ["none"])
+    assert (pair / "metrics.json").read_bytes() == before
+
+
+def test_changed_pictures_are_noticed(pair: Path) -> None:
+    run = finished.load(pair)
+    run.metrics["data"] = "f" * 16
+    with pytest.raises(InputError, match="the pictures have changed since train48_test64_seed0"):
+        run.pictures()
+
+
+def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
+    metrics = json.loads((pair / "metrics.json").read_text())
+    (pair / "metrics.json").write_text(json.dumps(metrics | {"classes": ["blue", "green", "pink"]}))
+    with pytest.raises(InputError, match="made with classes"):
+        finished.load(pair)
+    for folder in (pair.parent, pair / "none"):
+        with pytest.raises(InputError, match="no finished run there; allowed is a folder such as"):
+            finished.load(folder)
