@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from fixres_poc.config import DatasetSettings, InputError, View, home, resolve
+from fixres_poc.config import DatasetSettings, InputError, SweepSettings, View, home, report_folder, resolve
 
 SweepFile = Annotated[Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)]
 DATASET = "synthetic, stanford_dogs, or a folder of class folders; replaces the file's, and the sweep's name becomes "
@@ -57,8 +57,16 @@ def _tell(error: Exception) -> int:
     return 1
 
 
-def _print_json(value: Any) -> None:
-    print(plain_json.dumps(value, indent=1))
+def _say(json: bool, value: Any, *lines: str) -> None:
+    """Print the value for programs, or the lines for people."""
+    for line in [plain_json.dumps(value, indent=1)] if json else lines:
+        print(line)
+
+
+def _load(file: Path, **overrides: str | None) -> SweepSettings:
+    from fixres_poc.reading import load_sweep
+
+    return load_sweep(file, overrides)
 
 
 def _records(table: Any) -> Any:
@@ -91,18 +99,17 @@ def sweep(
 ) -> None:
     """Do everything that a sweep still lacks: pictures, runs, report."""
     from fixres_poc import engine
-    from fixres_poc.config import report_folder
-    from fixres_poc.reading import load_sweep
 
     if not (resolve(profile) / "config.yaml").is_file():
         raise InputError(f"profile = {profile!r}: no folder with a config.yaml; there are profiles/local and /slurm")
-    settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
+    settings = _load(file, dataset=dataset, backbone=backbone, weights=weights)
     with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
         succeeded = engine.run_sweep(settings, cores, profile)
     if json:
         page = report_folder(settings.name) / "index.html"
         runs = [each.name for each in settings.runs()]
-        _print_json({"sweep": settings.name, "runs": runs, "failed": engine.failures(settings), "report": str(page)})
+        failed = engine.failures(settings)
+        _say(True, {"sweep": settings.name, "runs": runs, "failed": failed, "report": str(page)})
     if not succeeded:
         raise typer.Exit(1)
 
@@ -111,9 +118,8 @@ def sweep(
 def train(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
     """Do only the trainings of a sweep, on several GPUs if `accelerate launch` starts it."""
     from fixres_poc.engine import train_all
-    from fixres_poc.reading import load_sweep
 
-    train_all(load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights}))
+    train_all(_load(file, dataset=dataset, backbone=backbone, weights=weights))
 
 
 @app.command(epilog="Example: fixres-poc plan sweeps/stanford_dogs.yml --memory 24GiB --tflops 20")
@@ -128,28 +134,21 @@ def plan(
 ) -> None:
     """Say what a sweep will need, memory and time, without drawing, downloading or training anything."""
     from fixres_poc import plan as planning
-    from fixres_poc.reading import load_sweep
 
-    settings = load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights})
+    settings = _load(file, dataset=dataset, backbone=backbone, weights=weights)
     tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
-    if json:
-        _print_json({name: _records(table) for name, table in tables.items()})
-    else:
-        print(planning.text(tables))
+    _say(json, {name: _records(table) for name, table in tables.items()}, planning.text(tables))
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/pictures.yml --dataset /my/birds")
 def data(file: SweepFile, dataset: Dataset = None, json: Json = False) -> None:
     """Draw or check the pictures of a sweep, without any training."""
     from fixres_poc.engine import prepare_data
-    from fixres_poc.reading import load_sweep
 
-    settings = load_sweep(file, {"dataset": dataset})
+    settings = _load(file, dataset=dataset)
     fingerprint = prepare_data(settings)
-    if json:
-        _print_json({"dataset": settings.dataset, "sweep": settings.name, "fingerprint": fingerprint})
-    else:
-        print(f"the pictures of {settings.dataset} are ready, fingerprint {fingerprint}")
+    value = {"dataset": settings.dataset, "sweep": settings.name, "fingerprint": fingerprint}
+    _say(json, value, f"the pictures of {settings.dataset} are ready, fingerprint {fingerprint}")
 
 
 @app.command(epilog="Example: fixres-poc audit /my/birds --json")
@@ -161,22 +160,19 @@ def audit(
     """Are test pictures known to the backbone, or do near duplicates stand in two parts of the split or two classes?"""
     from fixres_poc import audit as auditing
     from fixres_poc import datasets
-    from fixres_poc.reading import load_sweep, validate
+    from fixres_poc.reading import validate
 
     if pictures.endswith((".yml", ".yaml")):
-        given = load_sweep(pictures, {"imagenet_list": imagenet_list})
+        given = _load(Path(pictures), imagenet_list=imagenet_list)
         values = given.model_dump(include=set(DatasetSettings.model_fields))
     else:
         folder = str(Path(pictures).resolve()) if Path(pictures).is_dir() else pictures
         values = {"dataset": folder, "imagenet_list": imagenet_list}
     settings = validate(DatasetSettings, values, "audit")
     found = auditing.leakage(datasets.load(settings), settings.imagenet_list)
-    if json:
-        _print_json(found.record())
-    else:
-        print(found.summary().to_string(index=False, header=False))
-        print(*(f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed), sep="\n")
-        print(found.verdict().replace("**", ""))
+    twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
+    summary = found.summary().to_string(index=False, header=False)
+    _say(json, found.record(), summary, *twins, found.verdict().replace("**", ""))
 
 
 @app.command(epilog="Example: fixres-poc adapt runs/demo/train96_seed0 --test-size 160 --adaptation none")
@@ -189,10 +185,7 @@ def adapt(run: Run, test_size: Annotated[int, TEST_SIZE], adaptation: Adaptation
 
     folder = finished.adapt(run, test_size, adaptation or ["none", "head_bn"])
     rows = plain_json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["accuracies"]
-    if json:
-        _print_json({"run": str(folder), "accuracies": rows})
-    else:
-        print(*map(_accuracy, rows), f"kept in {folder}", sep="\n")
+    _say(json, {"run": str(folder), "accuracies": rows}, *map(_accuracy, rows), f"kept in {folder}")
 
 
 @app.command(epilog="Example: fixres-poc evaluate runs/demo/train96_test144_seed0 --dataset /other/pictures")
@@ -213,11 +206,8 @@ def evaluate(
     if unknown:
         print(f"left out, as the run has no such class: {', '.join(unknown)}", file=sys.stderr)
     names = adaptation or list(network.tails)
-    table = network.accuracies(pictures, "test" if dataset else split, names, view, test_size)
-    if json:
-        _print_json({"run": str(network.folder), "left_out": unknown, "accuracies": _records(table)})
-    else:
-        print(*map(_accuracy, _records(table)), sep="\n")
+    rows = _records(network.accuracies(pictures, "test" if dataset else split, names, view, test_size))
+    _say(json, {"run": str(network.folder), "left_out": unknown, "accuracies": rows}, *map(_accuracy, rows))
 
 
 def _accuracy(row: dict[str, Any]) -> str:
@@ -246,18 +236,17 @@ def predict(
 
     if run and sweep:
         raise InputError("run and sweep: give one of the two; of a sweep validation chooses the run")
-    folder, chosen, chosen_view = (Path(run), None, None) if run else finished.chosen(sweep)
-    network = finished.load(folder)
-    adaptation = adaptation or chosen or network.best()
+    choice: tuple[Path, str | None, View] = (Path(run), None, "center") if run else finished.chosen(sweep)
+    network = finished.load(choice[0])
+    adaptation, view = adaptation or choice[1] or network.best(), view or choice[2]
     print(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}", file=sys.stderr)
-    answers = network.classify(pictures, adaptation, view or chosen_view or "center", top)
-    broken = [each for each in answers if "error" in each]
-    if json:
-        _print_json({"run": str(network.folder), "adaptation": adaptation, "answers": answers})
-    for each in [] if json else [each for each in answers if "classes" in each]:
-        print(f"{each['picture']}: {', '.join(f'{name} {p:.1%}' for name, p in each['classes'].items())}")
-    for each in broken:
-        print(f"error: {each['error']}", file=sys.stderr)
+    answers = network.classify(pictures, adaptation, view, top)
+    named = [(each["picture"], each["classes"].items()) for each in answers if "classes" in each]
+    lines = [f"{picture}: {', '.join(f'{name} {p:.1%}' for name, p in classes)}" for picture, classes in named]
+    _say(json, {"run": str(network.folder), "adaptation": adaptation, "view": view, "answers": answers}, *lines)
+    broken = [each["error"] for each in answers if "error" in each]
+    for error in broken:
+        print(f"error: {error}", file=sys.stderr)
     if broken:
         raise typer.Exit(2)
 
@@ -280,13 +269,9 @@ def export(
     network = finished.load(run)
     adaptation = adaptation or network.best()
     done = exporting.export(network, adaptation, output, format or ("torch" if output.suffix == ".pt2" else "onnx"))
-    if json:
-        _print_json({"adaptation": adaptation, **done._asdict(), "file": str(done.file)})
-    else:
-        print(
-            f"{done.file}: {adaptation} of {network.folder.name}; the same on {done.pictures} test pictures, to", end=""
-        )
-        print(f" {done.from_network:.1g} of the network and {done.from_run:.1g} of what the run stored")
+    text = f"{done.file}: {adaptation} of {network.folder.name}; the same on {done.pictures} test pictures, to "
+    text += f"{done.from_network:.1g} of the network and {done.from_run:.1g} of what the run stored"
+    _say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
 
 
 @app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
@@ -295,13 +280,9 @@ def report(
 ) -> None:
     """Collect the runs of a sweep and render its report again, whatever exists."""
     from fixres_poc.engine import render
-    from fixres_poc.reading import load_sweep
 
-    page = render(load_sweep(file, {"dataset": dataset, "backbone": backbone, "weights": weights}))
-    if json:
-        _print_json({"report": str(page)})
-    else:
-        print(f"report: {page}")
+    page = render(_load(file, dataset=dataset, backbone=backbone, weights=weights))
+    _say(json, {"report": str(page)}, f"report: {page}")
 
 
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")

@@ -196,8 +196,8 @@ def _write(program: torch.export.ExportedProgram, file: Path, format: Format, de
     if format == "torch":
         torch.export.save(program, file, extra_files={DESCRIBED: json.dumps(described, indent=1)})
         return
-    names = {"input_names": ["images"], "output_names": ["probabilities"]}
-    made = torch.onnx.export(program, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
+    made = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},), **names)
     made.model.metadata_props.update(described)  # type: ignore[union-attr]
     made.save(file)  # type: ignore[union-attr]
 

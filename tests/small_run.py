@@ -18,9 +18,14 @@ SIZES = {"pairs": [[48, 64]], "batch_size": 6, "epochs": 1, "adapt_epochs": 1, "
 
 
 def make(backbone: str = "efficientnet_lite0") -> Path:
-    """Put a finished sweep named tiny into the test's own home; returns its pair's folder, of pictures 3 classes."""
+    """Put a finished sweep named tiny into the test's own home; returns its pair's folder."""
     shutil.copytree(_made(backbone) / "home", home(), dirs_exist_ok=True)
     return run_folder("tiny", "train48_test64_seed0")
+
+
+def pictures(backbone: str = "efficientnet_lite0") -> Path:
+    """Folder of the sweep's pictures: 12 of each class."""
+    return _made(backbone) / "pictures"
 
 
 @functools.cache

@@ -1,18 +1,27 @@
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import small_run
 import throwaway
+import typer
 from typer.testing import CliRunner
 
 from fixres_poc import engine
 from fixres_poc.cli import app
-from fixres_poc.config import REPOSITORY, InputError, SweepSettings
+from fixres_poc.config import REPOSITORY, InputError, SweepSettings, home
 
 SMOKE = "sweeps/smoke.yml"
+COMMANDS = ("sweep", "train", "plan", "data", "audit", "adapt", "evaluate", "predict", "export", "report", "run")
+PAGE = (REPOSITORY / "docs" / "command_line.md").read_text(encoding="utf-8")
+RUN = "runs/tiny/train48_test64_seed0"
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -21,20 +30,42 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
+def printed(*arguments: str) -> Any:
+    """What a command prints for programs."""
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
 def test_help_comes_at_once_and_lists_the_commands() -> None:
     begun = time.monotonic()
     command = [sys.executable, "-X", "importtime", "-m", "fixres_poc", "--help"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert all(name in result.stdout for name in ("sweep", "plan", "data", "run", "report"))
+    assert all(name in result.stdout for name in COMMANDS)
     assert not {"torch", "pandas", "snakemake", "papermill"} & {line.split()[-1] for line in result.stderr.splitlines()}
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("name", ["sweep", "plan", "data", "run", "report"])
-def test_every_command_has_help(name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_that_is_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.stdout
+    words = result.stdout.split("Example:")[1].split()
+    given = words[words.index(name) + 1 :]
+    parsed = typer.main.get_command(app).commands[name].make_context(name, given)  # type: ignore[attr-defined]
+    assert all(not str(value).startswith("--") for value in parsed.params.values())
+
+
+@pytest.mark.parametrize("example", re.findall(r"^fixres-poc (.*?)(?: +#.*)?$", PAGE, re.MULTILINE))
+def test_examples_of_the_page_are_right(example: str) -> None:
+    name, *given = shlex.split(example)
+    typer.main.get_command(app).commands[name].make_context(name, given)  # type: ignore[attr-defined]
+
+
+def test_the_page_shows_every_command() -> None:
+    assert set(re.findall(r"^fixres-poc (\w+)", PAGE, re.MULTILINE)) | {"train"} == set(COMMANDS)
+    assert set(COMMANDS) == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +76,13 @@ def test_every_command_has_help(name: str) -> None:
         (["sweep", SMOKE, "--profile", "profiles/none"], "profile = 'profiles/none': no folder"),
         (["data", SMOKE, "--dataset", ""], f"{SMOKE}: dataset = ''"),
         (["plan", SMOKE, "--memory", "16 apples"], "memory = '16 apples': allowed is a number of GiB"),
+        (["audit", "none"], "dataset '"),
+        (["audit", "sweeps/none.yml"], "sweeps/none.yml: cannot be read"),
+        (["evaluate", "runs/none"], "run = 'runs/none': no finished run there; allowed is"),
+        (["adapt", "runs/none", "--test-size", "96"], "run = 'runs/none': no finished run there"),
+        (["export", "runs/none", "--output", "x.onnx"], "run = 'runs/none': no finished run there"),
+        (["predict", "x.jpg"], "no pair has finished in "),
+        (["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"], "run and sweep: give one of the two"),
         (["run", "none/settings.json"], "none/settings.json: cannot be read as a settings file"),
     ],
 )
@@ -121,3 +159,70 @@ def test_sweep_files_are_valid_and_their_headers_name_their_command(file: Path) 
     assert load_sweep(file).runs()
     assert len(commands) == 1
     assert file.name in commands[0] or file.stem in ("demo", "pictures")
+
+
+def test_pictures_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: Path) -> None:
+    small_run.make()
+    folder = small_run.pictures()
+    (tmp_path / "broken.jpg").write_text("no picture")
+    arguments = [str(tmp_path / "broken.jpg"), str(folder / "red" / "00.png"), str(folder / "blue"), "--top", "2"]
+    result = CliRunner().invoke(app, ["predict", *arguments, "--run", RUN, "--adaptation", "head"])
+    assert result.exit_code == 2
+    assert f"error: {tmp_path / 'broken.jpg'}: not a readable picture" in result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 13
+    assert re.fullmatch(r".*/red/00\.png: \w+ [\d.]+%, \w+ [\d.]+%", lines[0])
+    assert [line.split(":")[0] for line in lines[1:]] == [str(file) for file in sorted((folder / "blue").iterdir())]
+
+
+def test_predictions_for_programs_are_those_of_the_sweeps_choice() -> None:
+    run = small_run.make()
+    answer = printed("predict", str(small_run.pictures() / "red" / "00.png"), "--sweep", "tiny")
+    assert answer["run"] == str(run)
+    (only,) = answer["answers"]
+    assert sum(only["classes"].values()) == pytest.approx(1, abs=1e-4)
+    assert list(only["classes"].values()) == sorted(only["classes"].values(), reverse=True)
+    newest = printed("predict", str(small_run.pictures() / "red" / "00.png"))
+    assert newest == answer
+
+
+def test_a_run_is_measured_again_and_on_other_pictures(tmp_path: Path) -> None:
+    small_run.make()
+    stored = json.loads((home() / RUN / "metrics.json").read_text())["accuracies"]
+    rows = printed("evaluate", RUN, "--adaptation", "head_bn")["accuracies"]
+    assert rows[0]["top1"] == pytest.approx(next(x["top1"] for x in stored if x["adaptation"] == "head_bn"))
+    other = tmp_path / "other"
+    shutil.copytree(small_run.pictures() / "red", other / "red")
+    shutil.copytree(small_run.pictures() / "red", other / "puce")
+    found = printed("evaluate", RUN, "--dataset", str(other), "--view", "five_crop", "--test-size", "48")
+    assert found["left_out"] == ["puce"]
+    assert {(row["pictures"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
+    text = CliRunner().invoke(app, ["evaluate", RUN, "--split", "val"]).stdout
+    assert re.search(r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%", text, re.MULTILINE)
+
+
+def test_adapting_and_exporting_in_one_line_each(tmp_path: Path) -> None:
+    small_run.make()
+    made = printed("adapt", RUN, "--test-size", "80")
+    assert [row["adaptation"] for row in made["accuracies"]] == ["none", "head_bn"]
+    file = tmp_path / "net.pt2"
+    done = printed("export", made["run"], "--output", str(file))
+    assert file.is_file()
+    assert done["file"] == str(file)
+    assert done["from_network"] < 1e-5
+
+
+def test_audit_of_a_folder_finds_one_picture_in_two_classes(colour_folder: Path) -> None:
+    shutil.copyfile(colour_folder / "blue" / "00.png", colour_folder / "green" / "copy.png")
+    assert printed("audit", str(colour_folder))["across_classes"] == [["blue/00.png", "green/copy.png"]]
+    text = CliRunner().invoke(app, ["audit", str(colour_folder)]).stdout
+    assert re.search(r"equal pictures in two classes +1\n", text)
+    assert "Doubtful labels. In two classes stand the same pictures: 1 byte for byte equal." in text
+
+
+def test_a_sweep_for_programs_prints_nothing_but_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "run_sweep", lambda *_: print("6 of 6 runs") or True)
+    monkeypatch.setattr(engine, "failures", lambda _: {})
+    answer = printed("sweep", SMOKE)
+    assert answer["failed"] == {}
+    assert "train64_test96_seed0" in answer["runs"]

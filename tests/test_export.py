@@ -41,6 +41,7 @@ def test_onnx_from_its_own_words(tmp_path: Path) -> None:
     assert done.from_network < 1e-5
     assert done.from_run < 2e-4
     session = onnxruntime.InferenceSession(done.file)
+    assert session.get_inputs()[0].shape == ["batch", 3, 64, 64]
     described = session.get_modelmeta().custom_metadata_map
     assert json.loads(described["classes"]) == ["blue", "green", "red"]
     assert json.loads(described["provenance"])["run"] == "tiny/train48_test64_seed0"
