@@ -124,9 +124,10 @@ def test_changed_pictures_are_noticed(pair: Path) -> None:
 
 def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
     metrics = json.loads((pair / "metrics.json").read_text())
-    (pair / "metrics.json").write_text(json.dumps(metrics | {"classes": ["blue", "green", "pink"]}))
-    with pytest.raises(InputError, match="made with classes"):
-        finished.load(pair)
+    for key, value, named in (("classes", ["blue", "green", "pink"], "classes"), ("data", "f" * 16, "pictures")):
+        (pair / "metrics.json").write_text(json.dumps(metrics | {key: value}))
+        with pytest.raises(InputError, match=f"made with {named} = "):
+            finished.load(pair)
     for folder in (pair.parent, pair / "none"):
         with pytest.raises(InputError, match="no finished run there; allowed is a folder such as"):
             finished.load(folder)
