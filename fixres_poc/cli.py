@@ -171,8 +171,8 @@ def audit(
     settings = validate(DatasetSettings, values, "audit")
     found = auditing.leakage(datasets.load(settings), settings.imagenet_list)
     twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
-    summary = found.summary().to_string(index=False, header=False)
-    _say(json, found.record(), summary, *twins, found.verdict().replace("**", ""))
+    summary = [f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)]
+    _say(json, found.record(), *summary, *twins, found.verdict().replace("**", ""))
 
 
 @app.command(epilog="Example: fixres-poc adapt runs/demo/train96_seed0 --test-size 160 --adaptation none")
