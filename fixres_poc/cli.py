@@ -229,8 +229,8 @@ def predict(
 ) -> None:
     """Name the classes of pictures, with probabilities.
 
-    Without --run and --sweep it is the sweep of the newest finished run. Of a sweep it takes pair, adaptation and view
-    that validation prefers. What cannot be read is told at its place; the exit code is 2 then.
+    Without --run and --sweep it is the sweep of the newest finished pair. Of a sweep it takes the pair, adaptation and
+    view that validation prefers. A picture that cannot be read is told after the others, with exit code 2.
     """
     from fixres_poc import finished
 

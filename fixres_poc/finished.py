@@ -18,7 +18,7 @@ from torch import nn
 from fixres_poc import checkpoint, datasets, pairs, results, training
 from fixres_poc.activations import Equalised
 from fixres_poc.backbones import Tail, trunk
-from fixres_poc.config import InputError, PairSettings, View, home, run_folder
+from fixres_poc.config import InputError, PairSettings, View, home, report_folder, run_folder
 from fixres_poc.datasets import Pictures, image_folder
 from fixres_poc.datasets.loading import read_image
 from fixres_poc.evaluation import accelerator, device_name, peak_memory_bytes, predict, transforms_for
@@ -103,7 +103,7 @@ class Finished:
             `picture` and `classes`, name to probability from the highest, a picture; `error`, one line, where it cannot
             be read.
         """
-        files = [file for path in paths for file in (image_folder.below(path) if path.is_dir() else [path])]
+        files = [file for path in paths for file in (path.is_dir() and image_folder.below(path)) or [path]]
         answers: list[dict[str, Any]] = []
         for start in range(0, len(files), self.settings.batch_size):
             images, readable = [], []
@@ -199,16 +199,17 @@ def chosen(sweep: str | None) -> tuple[Path, str, View]:
     """What a sweep's validation prefers: the pair's folder, the adaptation and the view.
 
     Args:
-        sweep: its file or its name; None for the sweep of the newest finished pair.
+        sweep: its file or its name; None for that of the newest finished pair whose sweep has a report.
 
     Raises:
-        InputError: nothing has finished, or there is no report yet.
+        InputError: there is no report yet, or it has no pair that was run to its end.
     """
     if sweep is None:
-        done = sorted((home() / "runs").glob("*/*_test*/metrics.json"), key=lambda file: file.stat().st_mtime)
-        if not done:
-            raise InputError(f"no pair has finished in {home() / 'runs'}; run `fixres-poc sweep` first, or give a run")
-        name = done[-1].parents[1].name
+        done = (home() / "runs").glob("*/*_test*/metrics.json")
+        reported = [file for file in done if (report_folder(file.parents[1].name) / "results.csv").is_file()]
+        if not reported:
+            raise InputError(f"no sweep in {home() / 'runs'} has a report; run `fixres-poc sweep` first, or give a run")
+        name = max(reported, key=lambda file: file.stat().st_mtime).parents[1].name
     else:
         name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
     try:

@@ -81,7 +81,7 @@ def test_the_page_shows_every_command() -> None:
         (["evaluate", "runs/none"], "run = 'runs/none': no finished run there; allowed is"),
         (["adapt", "runs/none", "--test-size", "96"], "run = 'runs/none': no finished run there"),
         (["export", "runs/none", "--output", "x.onnx"], "run = 'runs/none': no finished run there"),
-        (["predict", "x.jpg"], "no pair has finished in "),
+        (["predict", "x.jpg"], "no sweep in "),
         (["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"], "run and sweep: give one of the two"),
         (["run", "none/settings.json"], "none/settings.json: cannot be read as a settings file"),
     ],

@@ -56,6 +56,13 @@ def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
     assert run.best() == "none"
 
 
+def test_what_has_no_picture_in_it_is_told(pair: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    answers = finished.load(pair).classify([tmp_path / "empty", tmp_path / "none.png"], "none")
+    assert [answer["error"].split(": ")[0] for answer in answers] == [answer["picture"] for answer in answers]
+    assert len(answers) == 2
+
+
 def test_several_crops_are_averaged(pair: Path) -> None:
     run = finished.load(pair)
     colour_folder = Path(run.settings.dataset)
@@ -67,6 +74,7 @@ def test_several_crops_are_averaged(pair: Path) -> None:
 
 
 def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
+    shutil.copytree(pair.parent, pair.parents[1] / "newer_without_report", copy_function=shutil.copyfile)
     for sweep in ("tiny", "sweeps/tiny.yml", None):
         folder, adaptation, view = finished.chosen(sweep)
         assert (folder, view) == (pair, "center")
@@ -76,7 +84,7 @@ def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
 
 
 def test_nothing_finished_is_said(own_home: Path) -> None:
-    with pytest.raises(InputError, match="no pair has finished"):
+    with pytest.raises(InputError, match=r"no sweep in .* has a report"):
         finished.chosen(None)
 
 
