@@ -25,6 +25,10 @@ BASELINE_SIZE = 224
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one line that says what, and what is allowed."""
 
+    def __init__(self, message: str) -> None:
+        """Keep the message, with what is not printable (line ends in a file's name, say) written as an escape."""
+        super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in message))
+
 
 def home() -> Path:
     """Folder that holds data/, runs/ and reports/: the repository, or $FIXRES_HOME where that is set."""
@@ -32,8 +36,17 @@ def home() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """Absolute form of a path; relative ones are relative to the repository, `~` is the user's home."""
-    return (REPOSITORY / Path(path).expanduser()).resolve()
+    """Absolute form of a path; relative ones are relative to the repository, `~` is the user's home.
+
+    Raises:
+        InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown user's home.
+    """
+    try:
+        resolved = (REPOSITORY / Path(path).expanduser()).resolve()
+        resolved.exists()  # fails where a name is too long, as is_file() would later
+        return resolved
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"path {str(path)!r}: cannot be resolved ({error})") from None
 
 
 def run_folder(sweep: str, name: str) -> Path:
@@ -74,9 +87,11 @@ Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValida
 Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique), AfterValidator(_with_center)]
 Backbone = Annotated[str, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 Shown = Annotated[bool, AfterValidator(lambda value, info: value and info.data.get("dataset") != "stanford_dogs")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+MOST_PAIR_RUNS = 10_000
 
 
 class Settings(BaseModel):
@@ -89,7 +104,7 @@ class DataSettings(Settings):
     """Which pictures, and how they are split. Those of stanford_dogs are never shown, as ImageNet's terms want it."""
 
     dataset: str = Field("synthetic", min_length=1, description="synthetic, stanford_dogs, or a folder")
-    image_limit: Annotated[int, Field(ge=30)] | None = Field(None, description="most pictures to use, None for all")
+    image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(None, description="most pictures to use, None for all")
     split_seed: Seed = Field(0, description="seed of the split and of the drawing")
     show_pictures: Shown = Field(True, validate_default=True, description="may notebooks and report show pictures?")
 
@@ -139,9 +154,9 @@ class ModelSettings(DataSettings):
 class MethodSettings(ModelSettings):
     """How both stages are trained."""
 
-    epochs: Annotated[int, Field(ge=1)] = 4
+    epochs: Epochs = 4
     learning_rate: Rate = 0.01
-    adapt_epochs: Annotated[int, Field(ge=1)] = 2
+    adapt_epochs: Epochs = 2
     adapt_learning_rate: Rate = 0.01
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations, not store them")
@@ -207,6 +222,7 @@ class SweepSettings(MethodSettings, AuditSettings):
     """The keys of a sweep file. Only `dataset` and the sizes are required."""
 
     name: Name
+    skip_unreadable: bool = Field(False, description="leave out pictures that cannot be read, and list them")
     dataset: str = Field(min_length=1)
     pairs: Pairs | None = None
     train_sizes: Sizes | None = None
@@ -221,6 +237,8 @@ class SweepSettings(MethodSettings, AuditSettings):
         given = (self.train_sizes is not None, self.test_sizes is not None)
         if any(given) if self.pairs else not all(given):
             raise ValueError("give either pairs, or both train_sizes and test_sizes")
+        if (runs := len(self.resolution_pairs()) * len(self.seeds)) > MOST_PAIR_RUNS:
+            raise ValueError(f"{runs} pairs times seeds: at most {MOST_PAIR_RUNS} are allowed")
         if other := set(self.full_pairs or ()) - set(self.resolution_pairs()):
             raise ValueError(f"full_pairs: {sorted(map(list, other))} are no pairs of this sweep")
         return self

@@ -110,6 +110,8 @@ def trust(results: Results) -> str:
         parts.append(
             f"{len(missing)} of {len(table[PAIR].drop_duplicates())} size pairs, the baseline's counted, lack results"
         )
+    if left_out := results.sweep.get("unreadable"):
+        parts.append(f"{len(left_out)} unreadable picture{'s' if len(left_out) > 1 else ''} left out")
     if settings["dataset"] == "synthetic":
         parts.append("the pictures are drawn, and were drawn so that a larger size has something to show")
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")

@@ -16,6 +16,7 @@ from fixres_poc.progress import bar
 RETRIES = 3
 TIMEOUT_S = 30
 CHUNK_BYTES = 2**20
+LARGEST_BYTES = 2**33
 
 
 def digest(path: Path) -> str:
@@ -81,5 +82,7 @@ def _resume(url: str, output_file: str, store: pooch.Pooch, sha256: str) -> None
             with part.open("ab" if resumed else "wb") as file:
                 for chunk in bar(answer.iter_content(CHUNK_BYTES), f"downloading {name}, MiB", total):
                     file.write(chunk)
+                    if file.tell() > LARGEST_BYTES:
+                        raise ValueError(f"{url}: more than {LARGEST_BYTES // 2**30} GiB, so not the file wanted")
     os.replace(part, output_file)
     _check(Path(output_file), sha256, url)

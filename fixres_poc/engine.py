@@ -125,7 +125,7 @@ def prepare_data(sweep: SweepSettings) -> str:
     """
     from fixres_poc import datasets
 
-    return datasets.prepare(sweep.data_settings(), sweep_folder(sweep.name))
+    return datasets.prepare(sweep.data_settings(), sweep_folder(sweep.name), sweep.skip_unreadable)
 
 
 def failures(sweep: SweepSettings) -> dict[str, str]:

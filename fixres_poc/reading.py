@@ -14,6 +14,26 @@ from pydantic import ValidationError
 from fixres_poc.config import InputError, Settings, SweepSettings, home, resolve
 
 S = TypeVar("S", bound=Settings)
+LARGEST_FILE_BYTES = 2**16
+LONGEST_VALUE = 300
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what hides or multiplies settings: a key given twice, and aliases, which a few lines nest without end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+            names.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
@@ -52,7 +72,15 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
         message = "each pair is [train_size, test_size]"
     if kind == "float_type" and isinstance(first["input"], str):
         message += "; YAML wants a point in it, such as 1.0e-3"
-    return f"{key} = {first['input']!r}: {message}" if key else message
+    return f"{key} = {_brief(first['input'])}: {message}" if key else message
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
@@ -67,16 +95,7 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
             sweep has already.
     """
     file = resolve(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        problem = getattr(error, "problem", None) or "syntax error"
-        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
+    content = _content(path, file)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least")
     if "name" in content:
@@ -88,6 +107,28 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     sweep = validate(SweepSettings, content | given | {"name": name}, str(path))
     _refuse_name_of_another(sweep)
     return sweep
+
+
+def _content(path: str | Path, file: Path) -> Any:
+    try:
+        if file.exists() and not file.is_file():
+            raise OSError("not a file")
+        with file.open("rb") as opened:
+            text = opened.read(LARGEST_FILE_BYTES + 1).decode()
+        if len(text) > LARGEST_FILE_BYTES:
+            raise OSError("more than 64 KiB")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
+        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # what PyYAML's makers of values raise
+        raise InputError(f"{path}: not valid YAML ({type(error).__name__}: {error})") from None
 
 
 def _refuse_name_of_another(sweep: SweepSettings) -> None:

@@ -162,6 +162,8 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
     known = {key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts}
     if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
         known["leakage"] = known["leakage"] | {"verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"}
+    pictures = run_folder(sweep.name, "pictures.json")
+    known["unreadable"] = json.loads(pictures.read_text()).get("unreadable") if pictures.exists() else None
     seconds = sum(each.total_seconds() for each in outcomes)
     return {"settings": sweep.model_dump(mode="json"), **known, "runs": runs, "seconds": seconds}
 

@@ -8,12 +8,13 @@ import hashlib
 import io
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from fixres_poc.config import DataSettings, resolve
+from fixres_poc.config import DataSettings, InputError, resolve, run_folder
 from fixres_poc.datasets import image_folder, stanford_dogs, synthetic
 from fixres_poc.progress import bar
 from fixres_poc.records import write_atomically
@@ -53,6 +54,18 @@ class Pictures:
         rows = self.split(split)
         return replace(self, table=rows.sample(min(most, len(rows)), random_state=seed).sort_index())
 
+    def without(self, names: Collection[str]) -> "Pictures":
+        """All but these pictures; the others stay in their split.
+
+        Raises:
+            InputError: a class would lose all of its pictures in one split.
+        """
+        kept = self.table[~self.table["picture"].isin(list(names))]
+        before, after = (set(zip(each["label"], each["split"], strict=True)) for each in (self.table, kept))
+        for label, split in sorted(before - after)[:1]:
+            raise InputError(f"class {self.classes[label]!r} has no readable picture left in {split}")
+        return replace(self, table=kept.reset_index(drop=True))
+
     def fingerprint(self) -> str:
         """16 hex digits that change when a picture is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
@@ -65,6 +78,8 @@ class Pictures:
 
 def load(settings: DataSettings) -> Pictures:
     """The pictures that the settings name, drawn or downloaded first where that is their way.
+
+    Those that the preparation of the settings' sweep left out as unreadable (`skip_unreadable`) are left out here too.
 
     Raises:
         InputError: folder missing, empty, or with a class too small to split; a download that failed.
@@ -81,7 +96,14 @@ def load(settings: DataSettings) -> Pictures:
     classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["picture", "label", "split"])
     table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
-    return Pictures(root, classes, table)
+    pictures, sweep = Pictures(root, classes, table), getattr(settings, "sweep", None)
+    left_out = unreadable(run_folder(sweep, "pictures.json")) if sweep else {}
+    return pictures.without(left_out) if left_out else pictures
+
+
+def unreadable(record: Path) -> dict[str, str]:
+    """The pictures that a sweep leaves out and why, from its pictures.json; none where there is no such file."""
+    return dict(json.loads(record.read_text()).get("unreadable", {})) if record.is_file() else {}
 
 
 def sizes(pictures: Pictures) -> pd.DataFrame:
@@ -90,9 +112,23 @@ def sizes(pictures: Pictures) -> pd.DataFrame:
     Raises:
         InputError: a picture that cannot be decoded, named.
     """
+    return _measured(pictures)[0].table
+
+
+def _measured(pictures: Pictures, skip_unreadable: bool = False) -> tuple[Pictures, dict[str, str]]:
+    """The pictures that can be decoded, their table with width and height, and the others with the reason."""
     names = list(pictures.table["picture"])
-    measured = image_folder.measure(pictures.root, names, lambda found: bar(found, "checking pictures", len(names)))
-    return pictures.table.assign(width=[w for w, _ in measured], height=[h for _, h in measured])
+    measured = bar(image_folder.measure(pictures.root, names), "checking pictures", len(names))
+    found = dict(zip(names, measured, strict=True))
+    broken = {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    if broken and not skip_unreadable:
+        name, reason = next(iter(broken.items()))
+        others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
+        advice = "repair or remove it, or let the sweep file say skip_unreadable: true"
+        raise InputError(f"{pictures.root / name}: {reason}{others}; {advice}")
+    kept = pictures.without(broken)
+    sides = [found[name] for name in kept.table["picture"]]
+    return replace(kept, table=kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])), broken
 
 
 def boxes(settings: DataSettings, pictures: Pictures, most: int = 200) -> pd.DataFrame | None:
@@ -115,33 +151,37 @@ def boxes(settings: DataSettings, pictures: Pictures, most: int = 200) -> pd.Dat
     return stanford_dogs.boxes(pictures.root, names) if stanford_dogs.annotations(pictures.root) else None
 
 
-def prepare(settings: DataSettings, folder: Path) -> str:
+def prepare(settings: DataSettings, folder: Path, skip_unreadable: bool = False) -> str:
     """Draw, list and check the pictures of a sweep once; files that are passed over are told every time.
 
     Args:
         settings: which pictures.
-        folder: where pictures.csv (picture, label, split, width, height) and pictures.json (classes, fingerprint) go;
-            what lies there is kept when no picture changed.
+        folder: where pictures.csv (picture, label, split, width, height) and pictures.json (classes, fingerprint,
+            `unreadable`: name to reason) go; what lies there is kept when no picture changed.
+        skip_unreadable: leave out what cannot be decoded. The split is made before, so that it moves no other picture.
 
     Returns:
         The fingerprint of the pictures.
 
     Raises:
-        InputError: as `load` and `sizes`.
+        InputError: as `load` and `sizes`, or a class with no readable picture in a split.
     """
-    pictures = load(settings)
-    if settings.dataset != "synthetic" and (others := image_folder.ignored(pictures.root)):
+    listed = load(settings)
+    if settings.dataset != "synthetic" and (others := image_folder.ignored(listed.root)):
         named = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in others.most_common(5))
-        log.warning("%s: %d files are no pictures by their suffix: %s", pictures.root, others.total(), named)
-    fingerprint = pictures.fingerprint()
-    record = folder / "pictures.json"
-    if record.is_file() and json.loads(record.read_text())["fingerprint"] == fingerprint:
-        return fingerprint
-    table = sizes(pictures)
-    text = io.StringIO()
-    table.to_csv(text, index=False)
-    write_atomically(folder / "pictures.csv", text.getvalue())
-    write_atomically(
-        record, json.dumps({"fingerprint": fingerprint, "classes": pictures.classes, **pictures.counts()}, indent=1)
-    )
-    return fingerprint
+        log.warning("%s: %d files are no pictures by their suffix: %s", listed.root, others.total(), named)
+    whole, record = listed.fingerprint(), folder / "pictures.json"
+    before = json.loads(record.read_text()) if record.is_file() else {}
+    if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
+        broken, fingerprint = before["unreadable"], before["fingerprint"]
+    else:
+        pictures, broken = _measured(listed, skip_unreadable)
+        fingerprint = pictures.fingerprint()
+        content = {"fingerprint": fingerprint, "listed": whole, "classes": pictures.classes, "unreadable": broken}
+        text = io.StringIO()
+        pictures.table.to_csv(text, index=False)
+        write_atomically(folder / "pictures.csv", text.getvalue())
+        write_atomically(record, json.dumps(content | pictures.counts(), indent=1))
+    if broken:
+        log.warning("%s: %d unreadable pictures are left out; %s lists them", listed.root, len(broken), record)
+    return str(fingerprint)

@@ -6,8 +6,9 @@ Layouts: `<class>/<picture>` (then split here), or `train|val|test/<class>/<pict
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 SPLITS |= dict.fromkeys(["val", "valid", "validation"], "val")
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
 END_BYTES = 64 * 1024
+MOST_ASPECT = 100
 WHITES = {"F": (1, 255, 65535, 2**32 - 1), "I": (65535, 2**31 - 1)}
 
 Row = tuple[str, str, str]
@@ -59,7 +61,22 @@ def _allowed() -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    found = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    for each in found:
+        if each.is_symlink() and folder.resolve().is_relative_to(each.resolve()):
+            raise InputError(f"{each}: a link to a folder that it lies in; remove it")
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder but folders; what is hidden is passed over, and links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for place, inner, names in os.walk(folder, onerror=refuse):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def root(folder: Path) -> Path:
@@ -78,6 +95,8 @@ def pictures(root: Path, folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in _folders(folder):
         names = [file.relative_to(root).as_posix() for file in below(each)]
+        if wrong := next((name for name in names if not _is_utf8(name)), None):
+            raise InputError(f"{root}/{wrong}: its name is not UTF-8; rename it")
         if names:
             found[each.name] = names
     if not found:
@@ -87,15 +106,26 @@ def pictures(root: Path, folder: Path) -> dict[str, list[str]]:
 
 def below(folder: Path) -> list[Path]:
     """Pictures in a folder by their suffix, however deep, sorted; hidden files are left out."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return sorted((file for file in files if not file.name.startswith(".")), key=Path.as_posix)
+    files = (file for file in _files(folder) if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(files, key=Path.as_posix)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def ignored(root: Path) -> Counter[str]:
-    """Suffixes, and how often each, of the files in class folders that are passed over for not being a picture's."""
-    files = (file for folder in _folders(root) for file in folder.rglob("*"))
-    others = (file for file in files if file.suffix.lower() not in SUFFIXES and file.is_file())
-    return Counter(file.suffix.lower() for file in others if not file.name.startswith("."))
+    """Suffixes, and how often each, of the files in class folders that are passed over for not being a picture's.
+
+    Links that lead nowhere count as such, also those in place of a class folder.
+    """
+    links = (each for each in root.iterdir() if each.is_symlink() and not each.exists())
+    files = chain(links, *(_files(folder) for folder in _folders(root)))
+    kinds = ((file.suffix.lower() or "no suffix") if file.is_file() else "broken link or no file" for file in files)
+    return Counter(kind for kind in kinds if kind not in SUFFIXES)
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -207,33 +237,27 @@ def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     return sorted(kept)
 
 
-def measure(
-    root: Path, names: list[str], progress: Callable[[Iterable[Size]], Iterable[Size]]
-) -> list[tuple[int, int]]:
+def measure(root: Path, names: Iterable[str]) -> Iterator[Size]:
     """Decode every picture once, to find broken ones before hours are spent.
 
     Args:
         root: folder of the pictures.
         names: paths relative to it.
-        progress: passes on what it is given, and shows how far it is.
 
-    Returns:
-        (width, height) in px of every picture as it is shown, EXIF orientation applied.
-
-    Raises:
-        InputError: files that cannot be decoded; the first is named, the others are counted.
+    Yields:
+        For every picture (width, height) in px as it is shown, EXIF orientation applied, or why it cannot be used.
     """
 
     def size(name: str) -> Size:
         try:
             with Image.open(root / name) as picture:
-                return as_rgb(picture).size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{root / name}: not a readable picture ({str(error).splitlines()[0]})"
+                width, height = as_rgb(picture).size
+        except Exception as error:  # damaged files raise errors of many kinds
+            reason = str(error).replace(str(root / name), name)
+            return f"not a readable picture ({reason or type(error).__name__})"
+        if max(width, height) > MOST_ASPECT * min(width, height):
+            return f"{width} x {height} px, so one side is more than {MOST_ASPECT} times the other"
+        return width, height
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(progress(pool.map(size, names)))
-    if broken := [each for each in found if isinstance(each, str)]:
-        others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
-        raise InputError(f"{broken[0]}{others}; repair or remove it")
-    return [each for each in found if not isinstance(each, str)]
+        yield from pool.map(size, names)

@@ -69,7 +69,7 @@ def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         for archive in archives:
-            with tarfile.open(archive) as tar:
+            with tarfile.open(archive, "r:") as tar:  # as they are not compressed, they hold no more than their size
                 tar.extractall(fresh, members=bar(tar, f"unpacking {archive.name}"), filter=_plain)
         os.replace(fresh, target)
     except (tarfile.TarError, OSError) as error:
@@ -80,8 +80,8 @@ def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
 
 def _plain(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
     """Filter of tarfile that lets pass plain files and folders inside the target only."""
-    if member.name.startswith("/") or not (member.isfile() or member.isdir()):
-        raise tarfile.TarError(f"{member.name!r} is a link, a device or an absolute path")
+    if member.name.startswith("/") or member.issparse() or not (member.isfile() or member.isdir()):
+        raise tarfile.TarError(f"{member.name!r} is a link, a device, a file with holes or an absolute path")
     return tarfile.data_filter(member, path)
 
 
