@@ -35,10 +35,10 @@ MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(WEIGHTS),--weights "$(
 ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
 CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
 
-.PHONY: help setup sweep plan data report lab notebooks test lint types unit nbval clean
+.PHONY: help setup sweep plan data report lab notebooks test lint types unit nbval audit-deps clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
 	@$(PYTHON) -m fixres_poc sweep "$(SWEEP)" $(OVERRIDES) $(MODEL) $(ENGINE)
@@ -79,6 +79,14 @@ unit: setup  ## unit tests
 nbval: setup  ## the notebooks against their stored outputs
 	FIXRES_PROGRESS=/dev/null OMP_NUM_THREADS=$(HALF) \
 		$(PYTHON) -m pytest --nbval --nbval-current-env -n 2 --dist loadscope notebooks
+
+AUDIT = $(PYTHON) -m pip_audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+audit-deps: setup  ## known vulnerabilities of the pinned versions, where their database can be reached
+	@found=$$($(AUDIT) --format json 2>/dev/null); status=$$?; \
+	case $$found in \
+	*'"vulns"'*) test $$status = 0 && echo 'no known vulnerabilities' || $(AUDIT) ;; \
+	*) echo 'not audited: no database of vulnerabilities can be reached' ;; \
+	esac
 
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

@@ -85,7 +85,9 @@ Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(_unique)
 Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(_unique)]
 Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(_unique)]
 Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique), AfterValidator(_with_center)]
-Backbone = Annotated[str, AfterValidator(_known_backbone)]
+Text = Annotated[str, Field(min_length=1)]
+Backbone = Annotated[Text, AfterValidator(_known_backbone)]
+ImageLimit = Annotated[int, Field(ge=30, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -104,7 +106,7 @@ class DataSettings(Settings):
     """Which pictures, and how they are split. Those of stanford_dogs are never shown, as ImageNet's terms want it."""
 
     dataset: str = Field("synthetic", min_length=1, description="synthetic, stanford_dogs, or a folder")
-    image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(None, description="most pictures to use, None for all")
+    image_limit: ImageLimit | None = Field(None, description="most pictures to use, None for all")
     split_seed: Seed = Field(0, description="seed of the split and of the drawing")
     show_pictures: Shown = Field(True, validate_default=True, description="may notebooks and report show pictures?")
 
@@ -129,7 +131,7 @@ class OverviewSettings(RunSettings):
 class AuditSettings(Settings):
     """What the leakage check may compare with."""
 
-    imagenet_list: str | None = Field(None, description="text file of ImageNet's training pictures, one a line")
+    imagenet_list: Text | None = Field(None, description="text file of ImageNet's training pictures, one a line")
 
 
 class DatasetSettings(DataSettings, AuditSettings, RunSettings):
@@ -145,7 +147,7 @@ class ModelSettings(DataSettings):
     """Which network, and how pictures reach it."""
 
     backbone: Backbone = "efficientnet_lite0"
-    weights: str | None = Field(None, description="file to load instead of the backbone's own weights")
+    weights: Text | None = Field(None, description="file to load instead of the backbone's own weights")
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     resize: Literal["short_side", "height"] = "short_side"

@@ -109,8 +109,7 @@ def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> N
 
     with _log_to(folder / "run.log"):
         execute_notebook(
-            notebook,
-            folder / "notebook.ipynb",
+            *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, folder / "notebook.ipynb")),  # no fields
             parameters,
             kernel_name="python3",
             progress_bar=False,

@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from fixres_poc import evaluation
 
 torch.set_num_threads(1)
+# The same examples at every run; a slow machine is no fault, and one folder serves all examples of a test.
+unhurried = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile("same", derandomize=True, deadline=None, database=None, suppress_health_check=unhurried)
+settings.load_profile("same")
 COLOURS = {"blue": (30, 40, 200), "green": (30, 190, 40), "red": (200, 40, 30)}
 
 

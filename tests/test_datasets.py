@@ -11,7 +11,7 @@ from conftest import save_picture
 from PIL import Image
 
 from fixres_poc import datasets
-from fixres_poc.config import DataSettings, InputError
+from fixres_poc.config import DatasetSettings, DataSettings, InputError
 from fixres_poc.datasets import image_folder
 from fixres_poc.datasets.loading import PictureDataset, batches, loader, read_image
 from fixres_poc.transforms import get_transforms
@@ -159,7 +159,7 @@ def test_files_that_are_passed_over_are_told(
         (colour_folder / "red" / name).touch()
     datasets.prepare(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
     assert len(pd.read_csv(tmp_path / "run" / "pictures.csv")) == 37
-    assert "3 files are no pictures by their suffix: .txt (2), no suffix (1)" in caplog.text
+    assert "3 passed over for not being pictures: .txt (2), no suffix (1)" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -189,6 +189,53 @@ def test_broken_pictures_are_named_before_anything_is_trained(colour_folder: Pat
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=r"03\.png: not a readable picture"):
         read_image(broken)
+
+
+def sweep_settings(folder: Path) -> DatasetSettings:
+    return DatasetSettings(dataset=str(folder), sweep="x")
+
+
+def test_unreadable_pictures_are_left_out_on_demand_and_move_no_other(colour_folder: Path, own_home: Path) -> None:
+    settings, run = sweep_settings(colour_folder), own_home / "runs" / "x"
+    before = datasets.load(settings).table.set_index("picture")["split"]
+    content = (colour_folder / "red" / "03.png").read_bytes()
+    (colour_folder / "red" / "03.png").write_bytes(content[:200])
+    with pytest.raises(InputError, match=r"03\.png: not a readable .* let the sweep file say skip_unreadable: true"):
+        datasets.prepare(settings, run)
+    whole = load(colour_folder).table.set_index("picture")["split"]
+    first = datasets.prepare(settings, run, skip_unreadable=True)
+    pictures = datasets.load(settings)
+    assert pictures.fingerprint() == first
+    assert pictures.table.set_index("picture")["split"].equals(whole.drop("red/03.png"))
+    assert whole.drop("red/03.png").value_counts().sum() == len(before) - 1
+    record = json.loads((run / "pictures.json").read_text())
+    assert record["unreadable"]["red/03.png"].startswith("not a readable picture (")
+    assert len(pd.read_csv(run / "pictures.csv")) == sum(pictures.counts().values()) == 35
+    assert len(load(colour_folder).table) == 36  # a notebook opened by hand knows nothing of that sweep
+    with pytest.raises(InputError, match="skip_unreadable"):
+        datasets.prepare(settings, run)
+    (colour_folder / "red" / "03.png").write_bytes(content)
+    assert datasets.prepare(settings, run) != first
+    assert datasets.load(settings).table.set_index("picture")["split"].equals(before)
+
+
+def test_left_out_pictures_are_told_each_time(
+    colour_folder: Path, own_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (colour_folder / "red" / "03.png").write_bytes(b"")
+    for _ in range(2):
+        caplog.clear()
+        datasets.prepare(sweep_settings(colour_folder), own_home / "runs" / "x", skip_unreadable=True)
+        assert "1 unreadable pictures are left out; " in caplog.text
+
+
+def test_a_class_without_a_readable_picture_in_a_split_is_refused(colour_folder: Path, own_home: Path) -> None:
+    for part in ("train", "val", "test"):
+        for label in ("a", "b"):
+            save_picture(colour_folder.parent / "split" / part / label / "0.png", (9, 9, 200), seed=len(part + label))
+    (colour_folder.parent / "split/val/b/0.png").write_bytes(b"")
+    with pytest.raises(InputError, match="class 'b' has no readable picture left in val"):
+        datasets.prepare(sweep_settings(colour_folder.parent / "split"), own_home / "runs" / "x", skip_unreadable=True)
 
 
 def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:

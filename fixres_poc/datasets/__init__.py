@@ -4,6 +4,7 @@
 decodes every picture to find broken ones, and writes the table.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -84,6 +85,12 @@ def load(settings: DataSettings) -> Pictures:
     Raises:
         InputError: folder missing, empty, or with a class too small to split; a download that failed.
     """
+    pictures, sweep = _listed(settings), getattr(settings, "sweep", None)
+    left_out = unreadable(run_folder(sweep, "pictures.json")) if sweep else {}
+    return pictures.without(left_out) if left_out else pictures
+
+
+def _listed(settings: DataSettings) -> Pictures:
     if settings.dataset == "synthetic":
         names = synthetic.prepare(settings.split_seed, settings.image_limit)
         root = synthetic.folder(settings.split_seed)
@@ -96,9 +103,7 @@ def load(settings: DataSettings) -> Pictures:
     classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["picture", "label", "split"])
     table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
-    pictures, sweep = Pictures(root, classes, table), getattr(settings, "sweep", None)
-    left_out = unreadable(run_folder(sweep, "pictures.json")) if sweep else {}
-    return pictures.without(left_out) if left_out else pictures
+    return Pictures(root, classes, table)
 
 
 def unreadable(record: Path) -> dict[str, str]:
@@ -166,10 +171,10 @@ def prepare(settings: DataSettings, folder: Path, skip_unreadable: bool = False)
     Raises:
         InputError: as `load` and `sizes`, or a class with no readable picture in a split.
     """
-    listed = load(settings)
-    if settings.dataset != "synthetic" and (others := image_folder.ignored(listed.root)):
-        named = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in others.most_common(5))
-        log.warning("%s: %d files are no pictures by their suffix: %s", listed.root, others.total(), named)
+    listed = _listed(settings)
+    if settings.dataset != "synthetic" and (others := image_folder.passed_over(listed.root)):
+        named = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
+        log.warning("%s: %d passed over for not being pictures: %s", listed.root, others.total(), named)
     whole, record = listed.fingerprint(), folder / "pictures.json"
     before = json.loads(record.read_text()) if record.is_file() else {}
     if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
@@ -179,7 +184,7 @@ def prepare(settings: DataSettings, folder: Path, skip_unreadable: bool = False)
         fingerprint = pictures.fingerprint()
         content = {"fingerprint": fingerprint, "listed": whole, "classes": pictures.classes, "unreadable": broken}
         text = io.StringIO()
-        pictures.table.to_csv(text, index=False)
+        pictures.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "pictures.csv", text.getvalue())
         write_atomically(record, json.dumps(content | pictures.counts(), indent=1))
     if broken:

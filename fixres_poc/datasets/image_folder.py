@@ -117,25 +117,31 @@ def _is_utf8(name: str) -> bool:
         return False
 
 
-def ignored(root: Path) -> Counter[str]:
-    """Suffixes, and how often each, of the files in class folders that are passed over for not being a picture's.
+def passed_over(root: Path) -> Counter[str]:
+    """What class folders hold besides pictures, and how often: suffixes, links that lead nowhere, empty folders.
 
-    Links that lead nowhere count as such, also those in place of a class folder.
+    Links that lead nowhere also count where they stand in place of a class folder.
     """
     links = (each for each in root.iterdir() if each.is_symlink() and not each.exists())
     files = chain(links, *(_files(folder) for folder in _folders(root)))
     kinds = ((file.suffix.lower() or "no suffix") if file.is_file() else "broken link or no file" for file in files)
-    return Counter(kind for kind in kinds if kind not in SUFFIXES)
+    found = Counter(kind for kind in kinds if kind not in SUFFIXES)
+    found["empty folder"] = sum(not (i or names) for each in _folders(root) for _, i, names in os.walk(each))
+    return +found
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
     """A picture as it is read everywhere: upright by its EXIF orientation, RGB, 8 bits a channel.
 
-    Transparency is dropped, so that the colours under it show. Of an animation it is the first frame. Grey values
-    deeper than 8 bits are scaled, where Pillow would clip them: white is 65535 for 16 bits, and for 32 bits and floats
-    the smallest of `WHITES` that no value exceeds.
+    An orientation that cannot be read counts as none. Transparency is dropped, so that the colours under it show. Of
+    an animation it is the first frame. Grey values deeper than 8 bits are scaled, where Pillow would clip them: white
+    is 65535 for 16 bits, and for 32 bits and floats the smallest of `WHITES` that no value exceeds.
     """
-    upright = ImageOps.exif_transpose(picture)
+    picture.load()
+    try:
+        upright = ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF raises errors of many kinds, and says nothing about the pixels
+        upright = picture
     if upright.mode == "RGB":
         return upright
     if upright.mode in WHITES or upright.mode.startswith("I;16"):

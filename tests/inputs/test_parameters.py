@@ -1,0 +1,87 @@
+"""Notebook parameters of any kind: text stays text, on its way through papermill as well, and the rest is refused."""
+
+import ast
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from papermill.translators import PythonTranslator
+from test_sweep_files import VALUES
+from throwaway import write_notebook
+
+from fixres_poc import config, runner
+from fixres_poc.config import InputError, PairSettings, Settings
+from fixres_poc.reading import read_parameters
+from fixres_poc.records import write_atomically
+
+MODELS: list[type[Settings]] = [
+    config.OverviewSettings,
+    config.DatasetSettings,
+    config.BaselineSettings,
+    config.TrainSettings,
+    PairSettings,
+]
+NEEDED = {"train_size": 64, "test_size": 96}
+HOSTILE = [
+    '"; __import__("os").mkdir("executed"); "',
+    "'''; __import__('os').mkdir('executed'); '''",
+    '"""\n__import__("os").mkdir("executed")\n"""',
+    "\\",
+    '\\"; __import__("os").mkdir("executed") #',
+    "a\nb\r\u2028c\x00\x1b",
+    "{dataset} {{}} %(x)s $HOME `touch executed`",
+    "\N{DOG FACE}",
+]
+
+
+def refusal(model: type[Settings], values: dict[str, Any]) -> str:
+    try:
+        read_parameters(model, values)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=150)
+@given(st.text() | st.lists(st.text(), max_size=3))
+@example("".join(HOSTILE) + "\ud800")
+def test_papermill_writes_text_as_text(value: Any) -> None:
+    code = PythonTranslator.codify({"dataset": value})
+    (assignment,) = ast.parse(code).body
+    assert isinstance(assignment, ast.Assign)
+    assert ast.literal_eval(assignment.value) == value
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(MODELS), st.data())
+def test_wrong_parameter_is_named(model: type[Settings], data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(sorted(model.model_fields)))
+    values = {name: value for name, value in NEEDED.items() if name in model.model_fields} | {key: data.draw(VALUES)}
+    message = refusal(model, values)
+    assert not message or (message.startswith("parameters: ") and key in message and message.isprintable())
+
+
+def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One real run whose notebook writes down what it got; its files lie in a folder with a hostile name."""
+    home = tmp_path / "{dataset} '; $(touch executed) \"#%s"
+    monkeypatch.setenv("FIXRES_HOME", str(home))
+    monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
+    monkeypatch.setattr(runner, "REPOSITORY", tmp_path)  # the notebook's folder
+    names = sorted({name for model in MODELS for name in model.model_fields})
+    defaults = "\n".join(f"{name} = ''" for name in names)
+    keep = f"import json, pathlib\npathlib.Path('got.json').write_text(json.dumps([{', '.join(names)}]))"
+    write_notebook(tmp_path / "notebooks" / "00_state_of_the_art.ipynb", defaults, keep)
+    texts = [HOSTILE[index % len(HOSTILE)] + "".join(HOSTILE) for index in range(len(names))]
+    parameters = dict(zip(names, texts, strict=True))
+    file = config.run_folder("x", "state_of_the_art") / "settings.json"
+    write_atomically(file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters}))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(config.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    assert runner.execute(file) is None
+    assert json.loads((tmp_path / "got.json").read_text()) == texts
+    assert not list(tmp_path.rglob("executed"))

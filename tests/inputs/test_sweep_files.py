@@ -1,0 +1,117 @@
+"""Sweep files that are wrong in any way: accepted as settings that can be stored, or refused in one line."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from fixres_poc import cli
+from fixres_poc.config import REPOSITORY, InputError, SweepSettings
+from fixres_poc.reading import load_sweep, validate
+
+GOOD = "dataset: synthetic\npairs: [[64, 96]]\n"
+SWEEPS = [file.read_text() for file in sorted((REPOSITORY / "sweeps").glob("*.yml"))]
+LONGEST_LINE = 1200
+
+
+def outcome(file: Path) -> str:
+    """The error's line without the file's name, or nothing for settings that come back from sweep.json as they were."""
+    try:
+        sweep = load_sweep(file)
+    except InputError as error:
+        message = str(error)
+    else:
+        assert validate(SweepSettings, json.loads(sweep.model_dump_json()), "sweep.json") == sweep
+        return ""
+    assert message.isprintable()
+    assert message.startswith(str(file))
+    assert len(message) < LONGEST_LINE
+    return message.removeprefix(str(file))
+
+
+def laughs(levels: int) -> str:
+    """A list that doubles at every line."""
+    lines = [f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}]" for level in range(1, levels)]
+    return "\n".join(["a0: &a0 [1, 1]", *lines, f"seeds: *a{levels - 1}"])
+
+
+BAD = {
+    "a tag that runs a program": ("weights: !!python/object/apply:os.system ['touch executed']", "constructor"),
+    "a tag that imports": ("weights: !!python/name:os.system", "constructor"),
+    "billion laughs": (laughs(60), "aliases"),
+    "a list in itself": ("seeds: &a [*a]", "aliases"),
+    "nested a thousand times": ("seeds: " + "[" * 9000 + "]" * 9000, "RecursionError"),
+    "a key twice": ("epochs: 1\nepochs: 2", "line 4: not valid YAML (key 'epochs' is given twice)"),
+    "5000 digits": ("epochs: " + "9" * 5000, "4300 digits"),
+    "5000 hexadecimal digits": ("epochs: 0x" + "f" * 5000, "epochs = a number of thousands of digits: should be less"),
+    "no such date": ("weights: 2024-99-99", "month"),
+    "an empty integer": ("epochs: !!int ''", "IndexError"),
+    "no such truth": ("show_pictures: !!bool perhaps", "KeyError"),
+    "no timestamp": ("weights: !!timestamp soon", "AttributeError"),
+    "a value of 10 kB": ("backbone: " + "x" * 10_000, "xxx…: unknown backbone"),
+    "100 kB": ("# " + "x" * 100_000, "more than 64 KiB"),
+    "line ends in a key": ('"a\\nb": 1', r"unknown key 'a\nb'"),
+    "half a character": ('weights: "\\ud800"', "weights = "),
+    "a control character": ("weights: \x01", "special characters"),
+    "two documents": ("---\ndataset: x", "another document"),
+    "a set": ("seeds: !!set {1, 2}", "seeds = {1, 2}: should be a list"),
+    "too many runs": (f"seeds: {list(range(10_001))}", "10001 pairs times seeds: at most 10000"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_sweep_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, (text, expected) = tmp_path / "x.yml", BAD[case]
+    file.write_text(GOOD + text + "\n")
+    assert expected in outcome(file)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.yml", "x" * 5000, "/dev/zero", "/", "missing.yml"])
+def test_path_that_is_no_sweep_file_is_refused_by_the_command(path: str) -> None:
+    result = CliRunner().invoke(cli.app, ["data", path])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_name_that_is_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / f"{'x' * 150}.yml").write_text(GOOD)
+    assert "should have at most 100 characters" in outcome(tmp_path / f"{'x' * 150}.yml")
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(SWEEPS), st.data())
+def test_damaged_sweep_file(tmp_path: Path, text: str, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+        text = text[:start] + data.draw(st.text("[]{}:,-#&*!|>'\"%@`?\n\t é0.x", max_size=4)) + text[end:]
+    (tmp_path / "x.yml").write_text(text)
+    outcome(tmp_path / "x.yml")
+
+
+SCALARS: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=5)
+)
+SCALARS |= st.dates(datetime.date(1, 1, 1)) | st.sampled_from([2**63, -1, 0, 32, 1e308, "synthetic", "..", "timm:"])
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+
+
+@settings(max_examples=250)
+@given(st.sampled_from(sorted(SweepSettings.model_fields.keys() - {"name"})), VALUES)
+@example("dataset", "a\nb\x1b[31m")
+@example("seeds", [2**31])
+def test_wrong_value_is_named_with_its_key(tmp_path: Path, key: str, value: Any) -> None:
+    keys = {"dataset": "synthetic", "train_sizes": [64], "test_sizes": [64]} | {key: value}
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(keys))
+    message = outcome(tmp_path / "x.yml")
+    assert not message or key in message
