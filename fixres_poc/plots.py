@@ -182,7 +182,7 @@ def _note(axis: Axes, text: str, x: float, y: float) -> None:
 
 
 def _short(label: object) -> str:
-    return textwrap.shorten(str(label).replace("_", " "), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+    return textwrap.shorten(_wrapped(str(label).replace("_", " "), 30), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}")
 
 
 def _wrapped(text: str, width: int = 22) -> str:

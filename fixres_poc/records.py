@@ -183,6 +183,16 @@ def _total(seconds: Any) -> float:
     return float(seconds or 0)
 
 
+def pictures_record(sweep: str) -> dict[str, Any]:
+    """What the preparation of a sweep's pictures left in pictures.json: `fingerprint`, `unreadable` (name to reason)...
+
+    Returns:
+        The file's content, nothing where they have not been prepared.
+    """
+    file = run_folder(sweep, "pictures.json")
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
 def outcome(sweep: str, run: Run) -> Outcome:
     """How a run of a sweep ended; outdated means that its settings were others than the sweep's are now."""
     folder = run_folder(sweep, run.name)
@@ -192,8 +202,7 @@ def outcome(sweep: str, run: Run) -> Outcome:
         changed = [key for key, value in metrics["settings"].items() if wanted.get(key, value) != value]
         if changed:
             return Outcome(run, "outdated", f"made with other settings: {', '.join(changed)}")
-        pictures = run_folder(sweep, "pictures.json")
-        now = json.loads(pictures.read_text(encoding="utf-8"))["fingerprint"] if pictures.exists() else None
+        now = pictures_record(sweep).get("fingerprint")
         if now and metrics.get("data") not in (None, now):
             return Outcome(run, "outdated", "made from other pictures than there are now")
         return Outcome(run, "ok", metrics=metrics)

@@ -1,9 +1,12 @@
 """Stanford Dogs from a server on this machine that holds archives of the same layout, only smaller."""
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -199,9 +202,25 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
         member("/evil.jpg"),
         member("Images/evil.jpg", tarfile.SYMTYPE, "n1.jpg"),
         member("Images/evil.jpg", tarfile.LNKTYPE, "Images/n1.jpg"),
+        member("Images/evil.jpg", tarfile.SYMTYPE, "../../../evil"),
+        member("Images/evil.jpg", tarfile.LNKTYPE, "../../evil"),
         member("Images/evil.jpg", tarfile.FIFOTYPE),
+        member("Images/evil.jpg", tarfile.CHRTYPE),
+        member("Images/evil.jpg", tarfile.BLKTYPE),
+        member("Images/evil.jpg", tarfile.GNUTYPE_SPARSE),
     ],
-    ids=["outside", "absolute", "symlink", "hardlink", "device"],
+    ids=[
+        "outside",
+        "absolute",
+        "symlink",
+        "hardlink",
+        "symlink outside",
+        "hardlink outside",
+        "pipe",
+        "character device",
+        "block device",
+        "holes",
+    ],
 )
 def test_an_archive_that_would_write_elsewhere_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, bad: tarfile.TarInfo
@@ -213,6 +232,31 @@ def test_an_archive_that_would_write_elsewhere_is_refused(
     trust(server, monkeypatch)
     failure(rf"images\.tar: cannot be unpacked \('{bad.name}'")
     assert not list(stanford_dogs.folder().parents[1].rglob("evil*"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_archive_is_refused_since_it_may_hold_any_size(
+    server: Server, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    server.files["images.tar"] = pack(server.files["images.tar"])
+    trust(server, monkeypatch)
+    failure(r"images\.tar: cannot be unpacked")
+
+
+def test_a_member_that_claims_more_than_the_archive_holds_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = member("Images/evil.jpg")
+    claim.size = 2**40
+    server.files["images.tar"] = claim.tobuf() + server.files["images.tar"]
+    trust(server, monkeypatch)
+    failure(r"images\.tar: cannot be unpacked")
+
+
+def test_a_download_without_end_is_stopped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "LARGEST_BYTES", 5000)
+    failure(r"images\.tar: more than .* GiB, so not the file wanted")
+    assert (archives() / "images.tar.part").stat().st_size <= 6000
 
 
 def test_two_at_once_download_once(server: Server) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from serving import Server, serve
 from torch import nn
 
-from fixres_poc import backbones, download, weights
+from fixres_poc import backbones, checkpoint, download, fine_tuning, training, weights
 from fixres_poc.config import WSL_BACKBONES, InputError, TrainSettings
 
 NAME = "resnext101_32x8d_wsl"
@@ -143,6 +143,20 @@ def test_a_file_that_would_execute_code_is_refused_and_does_nothing(state: State
     assert not (tmp_path / "executed").exists()
     torch.load(tmp_path / "bad.pth", weights_only=False)
     assert (tmp_path / "executed").exists()  # so the file was a dangerous one
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "training.pt"])
+def test_a_planted_pickle_in_place_of_what_a_training_left_does_nothing(tmp_path: Path, name: str) -> None:
+    torch.save({"record": "{}", "model": Malicious(tmp_path / "executed")}, tmp_path / name)
+    if name == training.STATE:
+        fine_tuning._resume(tmp_path / name, {}, None, None)  # type: ignore[arg-type]  # as if it were not there
+    else:
+        with pytest.raises(InputError, match=r"checkpoint\.safetensors: cannot be read"):
+            checkpoint.load(tmp_path / name, {})
+        assert "damaged, or more than tensors" in error(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+    torch.load((tmp_path / name).rename(tmp_path / "x"), weights_only=False)
+    assert (tmp_path / "executed").exists()
 
 
 def test_damaged_files_and_those_without_a_state_dict_are_one_line(state: State, tmp_path: Path) -> None:

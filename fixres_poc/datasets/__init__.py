@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from fixres_poc.config import DataSettings, InputError, resolve, run_folder
+from fixres_poc.config import DataSettings, InputError, resolve
 from fixres_poc.datasets import image_folder, stanford_dogs, synthetic
 from fixres_poc.progress import bar
-from fixres_poc.records import write_atomically
+from fixres_poc.records import pictures_record, write_atomically
 
 SPLITS = ("train", "val", "test")
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def load(settings: DataSettings) -> Pictures:
         InputError: folder missing, empty, or with a class too small to split; a download that failed.
     """
     pictures, sweep = _listed(settings), getattr(settings, "sweep", None)
-    left_out = unreadable(run_folder(sweep, "pictures.json")) if sweep else {}
+    left_out = pictures_record(sweep).get("unreadable") if sweep else None
     return pictures.without(left_out) if left_out else pictures
 
 
@@ -104,11 +104,6 @@ def _listed(settings: DataSettings) -> Pictures:
     table = pd.DataFrame(rows, columns=["picture", "label", "split"])
     table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
     return Pictures(root, classes, table)
-
-
-def unreadable(record: Path) -> dict[str, str]:
-    """The pictures that a sweep leaves out and why, from its pictures.json; none where there is no such file."""
-    return dict(json.loads(record.read_text()).get("unreadable", {})) if record.is_file() else {}
 
 
 def sizes(pictures: Pictures) -> pd.DataFrame:
