@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -21,21 +22,22 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in split}
 
 
-def add_needed(name: str, extras: tuple[str, ...], found: set[str]) -> None:
-    """Add the names of all installed packages that a package requires here, directly or not."""
-    for requirement in map(Requirement, metadata.requires(name) or []):
+def add_needed(lines: list[str], extras: tuple[str, ...], found: set[str]) -> None:
+    """Add the names of all installed packages that requirements bring here, directly or not."""
+    for requirement in map(Requirement, lines):
         marker, key = requirement.marker, canonicalize_name(requirement.name)
         applies = marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, ""))
         if applies and key not in found:
             with contextlib.suppress(metadata.PackageNotFoundError):  # an optional part that is not installed
-                metadata.version(key)
+                lines = metadata.requires(key) or []
                 found.add(key)
-                add_needed(key, tuple(requirement.extras), found)
+                add_needed(lines, tuple(requirement.extras), found)
 
 
 def test_constraints_cover_all_that_is_installed_for_the_project() -> None:
     found: set[str] = set()
-    add_needed("fixres_poc", ("dev",), found)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    add_needed(project["dependencies"] + project["optional-dependencies"]["dev"], (), found)
     unpinned = {name for name in found - pins().keys() if not name.startswith(OF_TORCH) and name != "pip"}
     assert not unpinned
     assert len(found) > 100

@@ -20,6 +20,7 @@ NAMES = [
     "\"quoted\" 'twice'",
     "two\nlines\r",
     "a..b",
+    "lone\rreturn",
     "\N{DOG FACE}",
 ]
 NAMES += [
