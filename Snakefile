@@ -11,6 +11,7 @@ from fixres_poc.reading import validate
 from fixres_poc.runner import OUTPUTS, TORCH_NOTEBOOKS
 
 SWEEP = validate(SweepSettings, json.loads(Path("sweep.json").read_text(encoding="utf-8")), "sweep.json")
+LIMIT = f" --time-limit {SWEEP.run_time_limit}" if SWEEP.run_time_limit else ""
 RUNS = {run.name: run for run in SWEEP.runs()}
 
 
@@ -24,9 +25,10 @@ for notebook, files in OUTPUTS.items():
     rule:
         name:
             notebook.split("_", 1)[1]
+        # What is outdated is gone before we start, so no file's age counts: clocks may go backwards.
         input:
-            "{run}/settings.json",
-            lambda wildcards: [f"{name}/metrics.json" for name in RUNS[wildcards.run].needs],
+            ancient("{run}/settings.json"),
+            lambda wildcards: [ancient(f"{name}/metrics.json") for name in RUNS[wildcards.run].needs],
         output:
             [f"{{run}}/{file}" for file in files],
         # Logs outlive a failure, outputs do not. error.txt is no log, since Snakemake makes an empty one after success.
@@ -39,4 +41,4 @@ for notebook, files in OUTPUTS.items():
             gpu=int(notebook in TORCH_NOTEBOOKS),
         # Snakemake exports OMP_NUM_THREADS and the like; exec makes it the run's parent, which the run watches.
         shell:
-            f"exec {shlex.quote(sys.executable)} -m fixres_poc run --end-with-parent {{input[0]:q}}"
+            f"exec {shlex.quote(sys.executable)} -m fixres_poc run --end-with-parent{LIMIT} {{input[0]:q}}"

@@ -1,5 +1,6 @@
-"""Checkpoints: safetensors with the settings inside, never reused for other settings, pictures or classes."""
+"""Checkpoints: safetensors with the settings and a digest inside; those of others, or damaged ones, are refused."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -27,7 +28,10 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, A
     os.close(handle)
     try:
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        save_file(plain, name, metadata={key: json.dumps(value) for key, value in record.items()})
+        stored = {"digest": _digest(plain), **record}
+        save_file(plain, name, metadata={key: json.dumps(value) for key, value in stored.items()})
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -51,5 +55,24 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
     for key, value in record.items():
         wanted = json.loads(json.dumps(value))
         if stored.get(key) != wanted:
-            raise InputError(f"checkpoint {path.name}: made with {key} = {stored.get(key)!r}, this run has {wanted!r}")
+            raise InputError(f"checkpoint {path.name}: made with {_difference(key, stored.get(key), wanted)}")
+    if stored.pop("digest", None) != _digest(tensors):
+        raise InputError(f"checkpoint {path.name}: damaged, its tensors are not those that were written")
     return tensors, stored
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of names, types, shapes and bits; safetensors itself has none, and reads a flipped bit as another weight."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _difference(key: str, stored: Any, wanted: Any) -> str:
+    """What differs, in words; of two dictionaries the entries that do."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
+        return "; ".join(_difference(f"{key}.{name}", stored.get(name), wanted.get(name)) for name in names)
+    return f"{key} = {stored!r}, this run has {wanted!r}"

@@ -4,6 +4,7 @@ Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in on
 """
 
 import contextlib
+import io
 import json as plain_json
 import sys
 import traceback
@@ -50,10 +51,12 @@ def _tell(error: Exception) -> int:
     if isinstance(error, InputError):
         print(f"error: {line}", file=sys.stderr)
         return 2
-    log = home() / "runs" / "error.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    print(f"error: {type(error).__name__}: {line}; traceback in {log}", file=sys.stderr)
+    log, kept = home() / "runs" / "error.log", ""
+    with contextlib.suppress(OSError):  # a full disk, or one that may not be written to
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        kept = f"; traceback in {log}"
+    print(f"error: {type(error).__name__}: {line}{kept}", file=sys.stderr)
     return 1
 
 
@@ -85,6 +88,9 @@ app = typer.Typer(
 @app.callback()
 def describe() -> None:
     """Does FixRes help on my pictures, at which train and test size, and at what cost?"""
+    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @app.command(epilog="Example: fixres-poc sweep sweeps/pictures.yml --dataset /my/birds --cores 4")
@@ -289,13 +295,14 @@ def report(
 def run(
     settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
+    time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds it may take")] = None,
 ) -> None:
     """Run one notebook from its settings file; what a sweep calls for every run."""
     from fixres_poc import runner
 
     if end_with_parent:
         runner.end_with_parent()
-    message = runner.execute(settings_file)
+    message = runner.execute(settings_file, time_limit)
     if message is not None:
         print(f"failed: {settings_file.parent.name}: {message}", file=sys.stderr)
         raise typer.Exit(1)

@@ -233,6 +233,7 @@ class SweepSettings(MethodSettings, AuditSettings):
     views: Views = ("center",)
     full_pairs: Pairs | None = Field(None, description="pairs for which `full` is run as well")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)] = (0,)
+    run_time_limit: Annotated[int, Field(ge=1)] | None = Field(None, description="most seconds a run may take, or none")
 
     @model_validator(mode="after")
     def _sizes_given_once(self) -> Self:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ from fixres_poc import __version__
 from fixres_poc.config import (
     EMBEDDED_BACKBONES,
     REPOSITORY,
+    InputError,
     SweepSettings,
     TrainSettings,
     home,
@@ -29,13 +30,13 @@ from fixres_poc.config import (
     run_folder,
 )
 from fixres_poc.monitor import Monitor
-from fixres_poc.records import library_hash, write_atomically
+from fixres_poc.records import intact, library_hash, write_atomically
 from fixres_poc.runner import OUTPUTS, code_hash, complete, gpus, notebook_path
 
 LOCAL_PROFILE = "profiles/local"
 REPORT_NOTEBOOK = "05_results"
 GRACE_S = 3.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def sweep_folder(sweep: str) -> Path:
@@ -55,19 +56,22 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
         Whether every run succeeded.
 
     Raises:
-        InputError: pictures or notebooks cannot be used.
+        InputError: pictures or notebooks cannot be used, or pictures were changed meanwhile.
         RuntimeError: Snakemake itself failed.
         KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
     """
     folder = sweep_folder(sweep.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with _stop_signals_interrupt(), _locked(folder / "lock") as lock:
+    with _on_stop_signals(_interrupt), _locked(folder / "lock") as lock:
         _check_model(sweep)
-        _lay_out(sweep, prepare_data(sweep))
+        fingerprint = prepare_data(sweep)
+        _lay_out(sweep, fingerprint)
         monitor = Monitor(sweep, sys.stderr)
         ended = 0
         if monitor.counts()["done"] < len(sweep.runs()):
             ended = _run_snakemake(sweep, _command(folder, cores, profile), lock, monitor)
+            if prepare_data(sweep) != fingerprint:
+                raise InputError(f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again")
         _explain_missing(sweep)
         failed = failures(sweep)
         if ended and not failed:
@@ -155,9 +159,11 @@ def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
         text = json.dumps(settings | own | {"data": fingerprint, "parameters": run.parameters}, indent=1)
         file = folder / "settings.json"
         changed = not file.exists() or file.read_text(encoding="utf-8") != text
-        killed = (folder / "progress.log").exists()
-        if changed or killed or outdated & set(run.needs):
+        half_done = (folder / "progress.log").exists() or not (complete(folder, run.notebook) and intact(folder))
+        if changed or half_done or outdated & set(run.needs):
             outdated.add(run.name)
+            for temporary in folder.glob(".*"):  # of writers that were killed
+                temporary.unlink()
         for name in ("error.txt", "progress.log", *(OUTPUTS[run.notebook] if run.name in outdated else ())):
             (folder / name).unlink(missing_ok=True)
         if changed:  # last, so that a crash before it leaves the run as changed
@@ -205,7 +211,8 @@ def _run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor:
             time.sleep(0.3)
         monitor.show()
     finally:
-        _stop(process)
+        with _on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
+            _stop(process)
         monitor.close()
     return process.returncode
 
@@ -225,13 +232,23 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _explain_missing(sweep: SweepSettings) -> None:
     """Leave an error for every run that neither finished nor said why."""
-    failed = failures(sweep)
+    failed, said = failures(sweep), _last_error(sweep_folder(sweep.name) / "snakemake.log")
     for run in sweep.runs():
         folder = run_folder(sweep.name, run.name)
         if run.name not in failed and not complete(folder, run.notebook):
             cause = next((name for name in run.needs if name in failed), None)
-            failed[run.name] = f"not run, because {cause} failed" if cause else "ended without a word: killed?"
+            started = (folder / "progress.log").exists()
+            own = "ended without a word: killed?" if started else f"not started; snakemake: {said}"
+            failed[run.name] = f"not run, because {cause} failed" if cause else own
             write_atomically(folder / "error.txt", failed[run.name] + "\n")
+
+
+def _last_error(log: Path) -> str:
+    """What Snakemake said last, of errors if it spoke of any."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["nothing"])[-1]
 
 
 def _report(sweep: SweepSettings) -> Path:
@@ -239,6 +256,7 @@ def _report(sweep: SweepSettings) -> Path:
     page, stamp = report_folder(sweep.name) / "index.html", sweep_folder(sweep.name) / "report.json"
     state = json.dumps(_report_state(sweep), indent=1)
     if not (page.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == state):
+        stamp.unlink(missing_ok=True)  # a failed report leaves a page, too
         page = render(sweep)
         write_atomically(stamp, state)
     return page
@@ -269,14 +287,17 @@ def _locked(file: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-@contextlib.contextmanager
-def _stop_signals_interrupt() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
+
+@contextlib.contextmanager
+def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    # nohup's SIGHUP stays ignored: such a sweep is to outlive its terminal
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, each in before.items():
+            signal.signal(number, each)

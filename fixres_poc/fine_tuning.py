@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,7 +198,9 @@ def _keep(file: Path, record: dict[str, Any], state: State, engine: Accelerator)
     content |= {"scaler": engine.scaler.state_dict() if engine.scaler is not None else {}}
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        torch.save(content, temporary)
+        with open(temporary, "wb") as opened:  # by path, torch would not say that the disk is full
+            torch.save(content, opened)
+            os.fsync(opened.fileno())
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -206,6 +209,8 @@ def _keep(file: Path, record: dict[str, Any], state: State, engine: Accelerator)
 def _resume(file: Path, record: dict[str, Any], state: State, engine: Accelerator) -> None:
     """Go on where the file's training stopped, if it is there, whole and of this record."""
     try:
+        if zipfile.ZipFile(file).testzip():  # torch itself reads a flipped bit as another weight
+            return
         content = torch.load(file, map_location="cpu", weights_only=True)
         if content["record"] != json.dumps(record):
             return

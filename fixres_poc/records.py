@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,11 +35,17 @@ PACKAGES += ["statsmodels", "papermill", "nbconvert"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either complete or absent, making its folder if need be."""
+    """Write a file so that it is either complete or as it was before, also after a power cut; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def library_hash(everything: bool = False) -> str:
@@ -114,9 +121,21 @@ def write_run(
         content["data"] = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("data")
     if predictions is not None:
         predictions = typed(predictions)
-        write_atomically(folder / "predictions.parquet", parquet(predictions))
+        packed = parquet(predictions)
+        write_atomically(folder / "predictions.parquet", packed)
+        content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
         content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
     write_atomically(folder / "metrics.json", json.dumps(content | dict(metrics), indent=1))
+
+
+def intact(folder: Path) -> bool:
+    """Whether a run's metrics.json can be read and its predictions, if it has any, are those it was written with."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        written = metrics.get("predictions_sha256")
+        return not written or hashlib.sha256((folder / "predictions.parquet").read_bytes()).hexdigest() == written
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def parquet(table: pd.DataFrame) -> bytes:

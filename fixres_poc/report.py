@@ -40,7 +40,7 @@ def write_report(sweep: SweepSettings) -> Path:
         RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
     """
     folder = report_folder(sweep.name)
-    message = _execute_results(sweep.name)
+    message = _execute_results(sweep.name, sweep.run_time_limit)
     outcomes = [outcome(sweep.name, run) for run in sweep.runs()]
     written = {each.run.name: _write_run_page(sweep.name, each) for each in outcomes}
     for file in (folder / "notebooks").glob("*.html"):
@@ -56,12 +56,12 @@ def write_report(sweep: SweepSettings) -> Path:
     return index
 
 
-def _execute_results(sweep: str) -> str | None:
+def _execute_results(sweep: str, time_limit: int | None) -> str | None:
     folder = run_folder(sweep, "results")
     (folder / "notebook.ipynb").unlink(missing_ok=True)
     settings = {"notebook": RESULTS_NOTEBOOK, "parameters": {"sweep": sweep}}
     write_atomically(folder / "settings.json", json.dumps(settings))
-    return execute(folder / "settings.json")
+    return execute(folder / "settings.json", time_limit)
 
 
 def _write_run_page(sweep: str, each: Outcome) -> bool:

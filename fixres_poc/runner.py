@@ -6,6 +6,7 @@ the one-line message, then the traceback. The notebook itself writes what `OUTPU
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -22,9 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from fixres_poc.config import REPOSITORY, InputError, home
+from fixres_poc.records import write_atomically
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "00_state_of_the_art": ("metrics.json",),
@@ -36,6 +39,11 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 TORCH_NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 LONGEST_MESSAGE = 400
+DISK_FULL = os.strerror(errno.ENOSPC)
+# Linux kills the kernel with its run, for it may be stuck in code that hears no signal and lets no thread run; 1 is
+# PR_SET_PDEATHSIG. The kernel asks for it itself: code between fork and exec can hang a process that has threads.
+ASK = "__import__('ctypes').CDLL(None).prctl(1, 9);"
+END_WITH_RUN = [f"--IPKernelApp.exec_lines={ASK}"] if sys.platform == "linux" else []
 
 
 def notebook_path(stem: str) -> Path:
@@ -66,8 +74,12 @@ def complete(folder: Path, notebook: str) -> bool:
     return all((folder / file).exists() for file in OUTPUTS[notebook])
 
 
-def execute(settings_file: Path) -> str | None:
+def execute(settings_file: Path, time_limit: int | None = None) -> str | None:
     """Run the notebook that a settings file names, and keep what it says.
+
+    Args:
+        settings_file: of the run.
+        time_limit: most seconds that it may take.
 
     Returns:
         None after success, otherwise the one-line message that `error.txt` begins with.
@@ -83,13 +95,18 @@ def execute(settings_file: Path) -> str | None:
         raise InputError(f"{settings_file}: cannot be read as a settings file ({type(error).__name__})") from None
     (folder / "error.txt").unlink(missing_ok=True)
     progress = folder / "progress.log"
-    progress.write_text("")
+    progress.touch()
+    over = threading.Event()
     try:
-        with _environment(FIXRES_PROGRESS=str(progress), FIXRES_HOME=str(home())), _gpu(stem):
+        variables = _environment(FIXRES_PROGRESS=str(progress), FIXRES_HOME=str(home()))
+        with variables, _gpu(stem), _limited(time_limit, over):
             _run_notebook(notebook_path(stem), folder, parameters)
     except Exception as error:
         message, trace = _explain(error)
-        (folder / "error.txt").write_text(f"{message}\n\n{trace}\n", encoding="utf-8")
+        if over.is_set():
+            message = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
+        with contextlib.suppress(OSError):  # where there is not even room for this, stderr has it
+            write_atomically(folder / "error.txt", f"{message}\n\n{trace}\n")
         progress.unlink()
         return message
     progress.unlink()
@@ -117,8 +134,29 @@ def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> N
             cwd=REPOSITORY,
             kernel_manager_class=SameInterpreter,
             shutdown_kernel="immediate",
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=ERROR", *END_WITH_RUN],
         )
+
+
+@contextlib.contextmanager
+def _limited(seconds: int | None, over: threading.Event) -> Iterator[None]:
+    """Kill what this process has started once its time is over, and say so by `over`."""
+    done = threading.Event()
+
+    def watch() -> None:
+        done.wait(seconds)
+        while not done.is_set():
+            over.set()
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            done.wait(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _explain(error: Exception) -> tuple[str, str]:
@@ -129,6 +167,8 @@ def _explain(error: Exception) -> tuple[str, str]:
         name, text = type(error).__name__, str(error)
     if name == "DeadKernelError":
         text = "the notebook's process died; the usual cause is too little memory"
+    if DISK_FULL in trace:
+        name, text = InputError.__name__, f"a disk is full, {home()} or that of temporary files ({DISK_FULL})"
     message = " ".join(ANSI.sub("", text if name == InputError.__name__ else f"{name}: {text}").split())
     return message[:LONGEST_MESSAGE] or name, ANSI.sub("", trace)
 

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +83,15 @@ class Story:
         self.seconds_to_stop = time.monotonic() - begun
         return self.code == 0
 
+    def clock_set_back(self) -> bool:
+        """What is older looks newer: settings are from tomorrow, the training is newer than its pairs."""
+        tomorrow = time.time() + 86_400
+        for file in self.home.glob("runs/tiny/*/settings.json"):
+            os.utime(file, (tomorrow, tomorrow))
+        os.utime(self.home / "runs/tiny" / TRAINING / "metrics.json", (tomorrow, tomorrow))
+        (self.home / "runs/tiny" / PAIRS[1] / "metrics.json").unlink()
+        return engine.run_sweep(self.sweep, cores=2)
+
     def twice_at_once(self) -> bool:
         both = [self.start_training(), self.start()]
         time.sleep(1.5)
@@ -116,6 +127,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         story.step("snakemake killed", story.kill_snakemake)
         story.step("terminated", story.terminate)
         story.step("twice at once", story.twice_at_once)
+        story.step("clock set back", story.clock_set_back)
     return story
 
 
@@ -169,6 +181,11 @@ def test_two_at_once_take_turns_and_go_on_where_the_killed_ones_were(story: Stor
     assert (step.succeeded, step.ran, step.failed, step.reports) == (True, sorted([TRAINING, *PAIRS]), {}, 1)
 
 
+def test_age_of_files_does_not_count(story: Story) -> None:
+    step = story.steps["clock set back"]
+    assert (step.succeeded, step.ran, step.reports) == (True, [PAIRS[1]], 1)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     throwaway.use(monkeypatch, tmp_path)
@@ -176,12 +193,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def lay_out(home: Path, fingerprint: str = "a", **values: object) -> dict[str, float]:
-    """Lay a sweep out as if all its runs were done, and tell when each of its settings files was written."""
+    """Lay a sweep out, do what its runs would, and tell when each of its settings files was written."""
     sweep = validate(SweepSettings, throwaway.SWEEP | values, "tiny.yml")
     engine._lay_out(sweep, fingerprint)
     for run in sweep.runs():
         for file in OUTPUTS[run.notebook]:
-            (home / "runs/tiny" / run.name / file).touch()
+            made = home / "runs/tiny" / run.name / file
+            made.write_text(made.read_text() if made.exists() else "{}")
     return {file.parent.name: file.stat().st_mtime_ns for file in home.glob("runs/tiny/*/settings.json")}
 
 
@@ -195,12 +213,12 @@ def test_settings_file_says_what_decides_a_run(home: Path) -> None:
 def test_edited_library_code_makes_every_run_outdated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(home)
     made = home / "runs/tiny/baseline/metrics.json"
-    made.write_text("made by the old code")
+    made.write_text('{"made": "by the old code"}')
     lay_out(home)
-    assert made.read_text()
+    assert made.read_text() != "{}"
     monkeypatch.setattr(engine, "library_hash", lambda: "0" * 16)
-    lay_out(home)  # takes the old file away, and leaves an empty one as if the run had been done again
-    assert not made.read_text()
+    lay_out(home)
+    assert made.read_text() == "{}"
 
 
 def test_settings_files_are_only_written_when_they_change(home: Path) -> None:
@@ -242,6 +260,71 @@ def test_half_done_run_is_not_taken_for_done(home: Path) -> None:
     (home / "runs/tiny/baseline/progress.log").touch()
     engine._lay_out(throwaway.settings(), "a")
     assert not (home / "runs/tiny/baseline/metrics.json").exists()
+
+
+def test_damaged_results_and_what_killed_writers_left_are_taken_away(home: Path) -> None:
+    lay_out(home)
+    folder = home / "runs/tiny/baseline"
+    written = {"predictions_sha256": hashlib.sha256(b"whole").hexdigest()}
+    (folder / "metrics.json").write_text(json.dumps(written))
+    (folder / "predictions.parquet").write_bytes(b"whole")
+    engine._lay_out(throwaway.settings(), "a")
+    assert (folder / "metrics.json").exists()
+    (folder / "predictions.parquet").write_bytes(b"whold")
+    (folder / ".checkpoint.safetensors.x").touch()
+    (home / "runs/tiny/dataset/metrics.json").write_text('{"half": ')
+    engine._lay_out(throwaway.settings(), "a")
+    assert [file.name for file in folder.iterdir()] == ["settings.json"]
+    assert not (home / "runs/tiny/dataset/metrics.json").exists()
+
+
+def test_snakemake_that_cannot_start_is_quoted(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "profile").mkdir()
+    (home / "profile/config.yaml").write_text("executor: abacus\n")
+    assert not engine.run_sweep(throwaway.settings(), profile=str(home / "profile"))
+    lines = capsys.readouterr().err.splitlines()
+    failed = [line for line in lines if line.startswith("failed: baseline: ")]
+    assert failed
+    assert "not started; snakemake: " in failed[0]
+    assert "abacus" in failed[0]
+
+
+def test_pictures_changed_meanwhile_make_no_report(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprints = iter("ab")
+    monkeypatch.setattr(engine, "prepare_data", lambda sweep: next(fingerprints))
+    monkeypatch.setattr(engine, "_run_snakemake", lambda *_: 0)
+    with pytest.raises(InputError, match="dataset = 'synthetic': changed while the sweep was at work"):
+        engine.run_sweep(throwaway.settings())
+    assert not (home / "reports").exists()
+
+
+def test_failed_report_is_made_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(home)
+    page = engine._report(throwaway.settings())
+    assert engine._report(throwaway.settings()) == page
+    page.unlink()
+
+    def fail(sweep: SweepSettings) -> Path:
+        page.write_text("half")
+        raise RuntimeError
+
+    monkeypatch.setattr(engine, "render", fail)
+    with pytest.raises(RuntimeError):
+        engine._report(throwaway.settings())
+    monkeypatch.setattr(engine, "render", throwaway.render)
+    engine._report(throwaway.settings())
+    assert page.read_text() != "half"
+
+
+def test_hang_up_is_only_heard_without_nohup() -> None:
+    with pytest.raises(KeyboardInterrupt), engine._on_stop_signals(engine._interrupt):
+        signal.raise_signal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with engine._on_stop_signals(engine._interrupt):
+        signal.raise_signal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_missing_weights_are_refused_before_pictures_are_drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

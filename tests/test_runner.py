@@ -1,9 +1,12 @@
 import json
 import os
 import stat
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import throwaway
 
@@ -24,12 +27,16 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs/tiny/train64_seed0"
 
 
-def execute(run_folder: Path, *sources: str, **parameters: object) -> str | None:
+def execute(run_folder: Path, *sources: str, time_limit: int | None = None, **parameters: object) -> str | None:
+    lay(run_folder, *sources, **parameters)
+    return runner.execute(run_folder / "settings.json", time_limit)
+
+
+def lay(run_folder: Path, *sources: str, **parameters: object) -> None:
     throwaway.write_notebook(run_folder.parents[2] / "notebooks/03_train.ipynb", PARAMETERS, *sources)
     run_folder.mkdir(parents=True, exist_ok=True)
     settings = {"notebook": "03_train", "parameters": parameters}
     (run_folder / "settings.json").write_text(json.dumps(settings))
-    return runner.execute(run_folder / "settings.json")
 
 
 def register_other_kernel(folder: Path) -> None:
@@ -75,6 +82,43 @@ def test_other_errors_are_told_with_their_type_and_a_dead_kernel_with_its_likely
     assert execute(run_folder, "1 / 0") == "ZeroDivisionError: division by zero"
     dead = execute(run_folder, "import os\nos._exit(1)")
     assert dead == "DeadKernelError: the notebook's process died; the usual cause is too little memory"
+
+
+def test_full_disk_is_named_however_deep_its_error_lies(run_folder: Path) -> None:
+    source = (
+        "import os\ntry:\n    raise OSError(28, os.strerror(28))\nfinally:\n    raise RuntimeError('unexpected pos')"
+    )
+    assert (execute(run_folder, source) or "").startswith("a disk is full, ")
+
+
+STUCK = """
+import ctypes, os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with open(os.environ["FIXRES_PROGRESS"], "w") as file:
+    print(os.getpid(), file=file)
+ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock
+"""
+
+
+def test_kernel_that_hears_nothing_is_killed_at_its_time_limit(run_folder: Path) -> None:
+    begun = time.monotonic()
+    assert execute(run_folder, STUCK, time_limit=4) == "run_time_limit = 4: not done after 4 s, so it was ended"
+    assert time.monotonic() - begun < 15
+    assert not psutil.Process().children(recursive=True)
+    assert execute(run_folder, "print('quick')", time_limit=60) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
+def test_kernel_that_hears_nothing_is_killed_with_its_run(run_folder: Path) -> None:
+    lay(run_folder, STUCK)
+    progress = run_folder / "progress.log"
+    process = subprocess.Popen([sys.executable, "-m", "fixres_poc", "run", str(run_folder / "settings.json")])
+    while not (progress.exists() and progress.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    kernel = psutil.Process(int(progress.read_text()))
+    process.kill()
+    kernel.wait(timeout=5)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])

@@ -83,6 +83,28 @@ def test_a_damaged_checkpoint_is_refused_and_trained_again(
     assert [each.name for each in path.parent.iterdir()] == [training.CHECKPOINT]
 
 
+@pytest.mark.parametrize("change", [{"backbone": "timm:resnet18"}, {"epochs": 3, "seed": 2}])
+def test_a_refusal_names_what_differs_and_nothing_else(tmp_path: Path, change: dict[str, object]) -> None:
+    settings = settings_for(tmp_path)
+    checkpoint.save(tmp_path / "x", {"a": torch.ones(2)}, {"settings": settings.model_dump(), "classes": ["a"]})
+    with pytest.raises(InputError) as refusal:
+        checkpoint.load(tmp_path / "x", {"settings": settings.model_copy(update=change).model_dump()})
+    assert all(f"settings.{key} = " in str(refusal.value) for key in change)
+    assert str(refusal.value).count("settings.") == len(change)
+    with pytest.raises(InputError, match=r"classes = \['a'\], this run has \['a', 'b'\]"):
+        checkpoint.load(tmp_path / "x", {"classes": ["a", "b"]})
+
+
+def test_one_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "x", {"a": torch.ones(1000), "b": torch.ones(3).bfloat16()}, {})
+    content = bytearray((tmp_path / "x").read_bytes())
+    assert torch.equal(checkpoint.load(tmp_path / "x", {})[0]["a"], torch.ones(1000))
+    content[-2000] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match="checkpoint x: damaged"):
+        checkpoint.load(tmp_path / "x", {})
+
+
 def test_a_changed_picture_set_is_trained_anew(colour_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_for(colour_folder, epochs=1)
     training.train_or_load(settings, datasets.load(settings))

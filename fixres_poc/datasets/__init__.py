@@ -70,10 +70,9 @@ class Pictures:
     def fingerprint(self) -> str:
         """16 hex digits that change when a picture is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
-        contents = image_folder.ends(self.root, self.table["picture"])
-        rows = self.table[["picture", "label", "split"]].itertuples(index=False)
-        for (picture, label, split), content in zip(rows, contents, strict=True):
-            digest.update(f"{picture}\0{self.classes[label]}\0{split}\0{content}\n".encode())
+        contents = image_folder.digests(self.root, self.table["picture"])
+        for picture, label, split in self.table[["picture", "label", "split"]].itertuples(index=False):
+            digest.update(f"{picture}\0{self.classes[label]}\0{split}\0{contents[picture]}\n".encode())
         return digest.hexdigest()[:16]
 
 
@@ -171,7 +170,7 @@ def prepare(settings: DataSettings, folder: Path, skip_unreadable: bool = False)
         named = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
         log.warning("%s: %d passed over for not being pictures: %s", listed.root, others.total(), named)
     whole, record = listed.fingerprint(), folder / "pictures.json"
-    before = json.loads(record.read_text()) if record.is_file() else {}
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
         broken, fingerprint = before["unreadable"], before["fingerprint"]
     else:

@@ -20,7 +20,6 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", "
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(["val", "valid", "validation"], "val")
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
-END_BYTES = 64 * 1024
 MOST_ASPECT = 100
 WHITES = {"F": (1, 255, 65535, 2**32 - 1), "I": (65535, 2**31 - 1)}
 
@@ -164,13 +163,13 @@ def stratify(classes: dict[str, list[str]], root: Path, seed: int, test: bool = 
     Raises:
         InputError: a class with too few different pictures.
     """
-    digests = _digests(root, [name for names in classes.values() for name in names])
+    digest_of = digests(root, [name for names in classes.values() for name in names])
     rows: list[Row] = []
     side_of: dict[str, str] = {}
     for label, names in sorted(classes.items()):
         groups: dict[str, list[str]] = defaultdict(list)
         for name in names:
-            groups[digests[name]].append(name)
+            groups[digest_of[name]].append(name)
         fresh = sorted(groups.keys() - side_of.keys(), key=lambda digest: _rank(seed, digest))
         needed = 3 if test else 2
         if len(groups) < needed:
@@ -203,30 +202,16 @@ def _presplit(root: Path, splits: dict[str, Path], seed: int) -> list[Row]:
     return rows + stratify(parts["train"], root, seed, test=False)
 
 
-def _digests(root: Path, names: Iterable[str]) -> dict[str, str]:
+def digests(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of every picture's bytes, by its name."""
+
+    # Of all bytes: a BMP or TIFF retouched in its middle keeps its size and its ends. Not cached by modification time,
+    # which copying tools preserve or renew.
     def digest(name: str) -> tuple[str, str]:
         return name, hashlib.sha256((root / name).read_bytes()).hexdigest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(pool.map(digest, names))
-
-
-def ends(root: Path, names: Iterable[str]) -> list[str]:
-    """For each picture a digest of its size and of its first and last 64 KiB."""
-
-    # Not of the whole, since every run of a sweep asks for it, and photographs may be many megabytes each; two coded
-    # pictures of equal size differ there. Not cached by modification time, which copying tools preserve or renew.
-    def digest(name: str) -> str:
-        with open(root / name, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            content = hashlib.sha256(file.read(END_BYTES))
-            file.seek(max(END_BYTES, size - END_BYTES))
-            content.update(file.read(END_BYTES))
-        return f"{size} {content.hexdigest()}"
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(digest, names))
 
 
 def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:

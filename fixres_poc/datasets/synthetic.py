@@ -8,7 +8,6 @@ import heapq
 import io
 import math
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +21,7 @@ from PIL import Image
 
 from fixres_poc.config import home
 from fixres_poc.datasets.dogs import BREEDS, Drawing, draw
+from fixres_poc.records import write_atomically
 
 VERSION = 1
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the pictures, in percent
@@ -77,12 +77,8 @@ def _jpeg(seed: int, relative: str) -> bytes:
 
 def _store(root: Path, seed: int, relative: str) -> None:
     path = root / relative
-    if path.exists():  # another process was faster
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(_jpeg(seed, relative))
-    os.replace(temporary, path)
+    if not path.exists():  # another process may have been faster
+        write_atomically(path, _jpeg(seed, relative))
 
 
 def prepare(

@@ -1,0 +1,184 @@
+"""The smallest sweep with the library's own training, adaptation, evaluation and report, in processes to disturb.
+
+Its notebooks hold the calls of the real ones without their figures, so that a sweep takes half a minute.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import throwaway
+
+from fixres_poc.config import REPOSITORY
+
+RAN = """
+import os
+from pathlib import Path
+from fixres_poc.config import home
+with open(home() / "ran.txt", "a") as ran:
+    print(Path(os.environ["FIXRES_PROGRESS"]).parent.name, file=ran)
+"""
+START = """
+from fixres_poc import datasets, evaluation, pairs, results, training
+from fixres_poc.config import BaselineSettings, DatasetSettings, OverviewSettings, PairSettings, TrainSettings
+from fixres_poc.config import run_folder
+from fixres_poc.reading import read_parameters
+settings = read_parameters({}, globals())
+folder = run_folder(settings.sweep, settings.run_name)
+"""
+PICTURES = """
+pictures = datasets.load(settings)
+facts = {"classes": pictures.classes, "pictures": pictures.counts()}
+"""
+BASELINE = """
+done = evaluation.baseline(settings, pictures)
+results.write_run(folder, settings, facts | {"seconds": done.seconds}, done.predictions)
+"""
+TRAINING = """
+trained = training.train_or_load(settings, pictures)
+seconds = {"train": trained.seconds["train"], "adapt": {"control": trained.seconds["control"]}}
+results.write_run(folder, settings, facts | {"memory": trained.memory, "seconds": seconds})
+"""
+PAIR = """
+engine = evaluation.accelerator(settings.precision)
+trained = training.train_or_load(settings.train_settings(), pictures, engine)
+adapted = pairs.adapt_pair(trained, pictures, settings, engine)
+classified = pairs.classify(trained.model, adapted, pictures, settings, engine)
+seconds = {"adapt": adapted.seconds, "evaluate": classified.seconds}
+pairs.save(adapted, folder, settings, pictures.classes)
+results.write_run(folder, settings, facts | {"seconds": seconds}, classified.table)
+"""
+LIGHT = """
+from fixres_poc import results
+from fixres_poc.config import DatasetSettings, OverviewSettings, run_folder
+from fixres_poc.reading import read_parameters
+settings = read_parameters({}, globals())
+results.write_run(run_folder(settings.sweep, settings.run_name), settings, {{}})
+"""
+RESULTS = "from fixres_poc import results\nresults.load(sweep).choose()"
+SOURCES = {
+    "00_state_of_the_art": (LIGHT.format("OverviewSettings"),),
+    "01_dataset_eda": (LIGHT.format("DatasetSettings"),),
+    "02_baseline": (START.format("BaselineSettings"), PICTURES, BASELINE),
+    "03_train": (START.format("TrainSettings"), PICTURES, TRAINING),
+    "04_fixres": (START.format("PairSettings"), PICTURES, PAIR),
+    "05_results": (RESULTS,),
+}
+SWEEP = """
+dataset: {}
+image_limit: 60
+pairs: [[32, 48]]
+adaptations: [none, head_bn, control]
+epochs: 2
+adapt_epochs: 1
+batch_size: 16
+learning_rate: 0.03
+"""
+SITE = Path(__file__).with_name("site")
+RUNS = ("baseline", "dataset", "state_of_the_art", "train32_seed0", "train32_test48_seed0")
+MEASURED = ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
+
+
+def lay(home: Path, machine: Path | None = None, dataset: str = "synthetic", name: str = "small") -> Path:
+    """Notebooks and sweep file in a home; what another one measured of this machine comes along."""
+    for stem, sources in SOURCES.items():
+        throwaway.write_notebook(home / "notebooks" / f"{stem}.ipynb", "pass", RAN, *sources)
+    (home / f"{name}.yml").write_text(SWEEP.format(dataset), encoding="utf-8")
+    (home / "runs").mkdir(exist_ok=True)
+    if machine:
+        shutil.copy(machine / "runs/machine.json", home / "runs")
+    return home
+
+
+def environment(home: Path, **values: str) -> dict[str, str]:
+    own = {"FIXRES_HOME": str(home), "FIXRES_NOTEBOOKS": str(home / "notebooks"), "CUDA_VISIBLE_DEVICES": ""}
+    own |= {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SITE}", "FAULT_FOLDER": str(home), "OMP_NUM_THREADS": "1"}
+    return {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"} | own | values
+
+
+def start(home: Path, name: str = "small", at: str = "", **values: str) -> "subprocess.Popen[str]":
+    """A sweep at work, to be held `at` a call (see sitecustomize)."""
+    for file in ("held", "go"):
+        (home / file).unlink(missing_ok=True)
+    held = {"FAULT_AT": at} if at else {}
+    return subprocess.Popen(
+        [sys.executable, "-m", "fixres_poc", "sweep", str(home / f"{name}.yml"), "--cores", "2"],
+        env=environment(home, **held, **values),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+
+
+def finish(home: Path, name: str = "small", code: int = 0, **values: str) -> str:
+    """Run a sweep to its end; returns what it said."""
+    process = start(home, name, **values)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == code, said
+    return said
+
+
+def until(condition: Callable[[], bool], seconds: float = 90) -> float:
+    """Wait for a condition; returns the seconds that it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, "waited in vain"
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+def held(home: Path) -> int:
+    """Number of the process that is held, once it is."""
+    until((home / "held").exists)
+    return int((home / "held").read_text())
+
+
+def ran(home: Path) -> list[str]:
+    """Runs that were begun since the last question."""
+    file = home / "ran.txt"
+    names = file.read_text().split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return sorted(names)
+
+
+def assert_same_results(home: Path, other: Path, name: str = "small") -> None:
+    """All but times, speeds and memory is equal, predictions to the last bit; nothing half-written lies about."""
+    ours, theirs = (pd.read_csv(each / "results.csv").drop(columns=MEASURED) for each in reports(home, other, name))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    assert (ours["status"] == "ok").all()
+    ours, theirs = (pd.read_parquet(each / "predictions.parquet") for each in reports(home, other, name))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    folders = [home / "runs" / name / run for run in RUNS]
+    assert not [file for folder in folders for file in folder.glob(".*")]
+
+
+def reports(home: Path, other: Path, name: str) -> tuple[Path, Path]:
+    return home / "reports" / name, other / "reports/small"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of a sweep that nothing disturbed."""
+    home = lay(tmp_path_factory.mktemp("undisturbed"))
+    finish(home)
+    assert ran(home) == sorted([*RUNS, "results"])
+    return home
+
+
+@pytest.fixture
+def home(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh home, on a machine where what is measured once has been measured."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv("FIXRES_HOME", str(folder))
+    return lay(folder, undisturbed)

@@ -1,0 +1,138 @@
+"""Disks, rights, names, locales and neighbours: whatever a sweep finds around it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small
+from PIL import Image
+
+from fixres_poc.config import REPOSITORY
+
+pytest_plugins = ["small"]
+pytestmark = pytest.mark.faults
+NOBODY = 65534
+root = os.geteuid() == 0
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three classes of 20 pictures, with letters in their names that ASCII has not."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(["épagneul", "größer Hund", "柴犬"]):
+        (tmp_path / "mes photos é" / name).mkdir(parents=True)
+        for index in range(20):
+            values = rng.integers(0, 256, (40, 50, 3)) // 2 + label * 60
+            Image.fromarray(values.astype("uint8")).save(tmp_path / f"mes photos é/{name}/número {index}.png")
+    return tmp_path / "mes photos é"
+
+
+@pytest.fixture
+def small_disk(home: Path) -> Iterator[Path]:
+    """A home on a disk of 2 MB."""
+    disk = home.with_name("disk")
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
+    shutil.copytree(home, disk, dirs_exist_ok=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_full_disk_is_said_in_one_line_and_more_space_ends_the_sweep(small_disk: Path, undisturbed: Path) -> None:
+    for megabytes in (2, 12, 40, 75):
+        subprocess.run(["mount", "-o", f"remount,size={megabytes}m", str(small_disk)], check=True)
+        lines = small.finish(small_disk, code=1).splitlines()
+        told = [line for line in lines if "disk is full" in line]
+        assert told, lines
+        assert all(len(line) < 300 for line in told)
+        assert not [line for line in lines if "Traceback" in line]
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    small.finish(small_disk)
+    small.assert_same_results(small_disk, undisturbed)
+
+
+def as_nobody(home: Path, *, code: int, timeout: int = 200, **values: str) -> str:
+    """A sweep by a user who owns the home folder, if anything, and has no other."""
+    process = subprocess.run(
+        [sys.executable, "-m", "fixres_poc", "sweep", str(home / "small.yml"), "--cores", "2"],
+        env=small.environment(home, HOME="/nonexistent", **values),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd="/",
+        **({"user": NOBODY, "group": NOBODY, "extra_groups": []} if root else {}),  # type: ignore[arg-type]
+    )
+    assert process.returncode == code, process.stdout + process.stderr
+    return process.stderr
+
+
+def give_to_nobody(home: Path) -> None:
+    for parent in home.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o055 if parent != Path("/tmp") else parent.stat().st_mode)
+    for path in [home, *home.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+
+
+@pytest.mark.skipif(not root, reason="only root may become another user")
+def test_user_without_a_home_and_with_pictures_that_only_can_be_read(home: Path, pictures: Path) -> None:
+    small.lay(home, dataset=str(pictures))
+    for path in [pictures, *pictures.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    give_to_nobody(home)
+    as_nobody(home, code=0)
+    before = (home / "reports/small/results.csv").read_bytes()
+    for path in [home / "runs/small", *(home / "runs/small").iterdir()]:
+        os.chown(path, 0, 0)
+    said = as_nobody(home, code=1)
+    assert said.count("\n") == 1, said
+    assert "Permission denied" in said
+    assert (home / "reports/small/results.csv").read_bytes() == before
+
+
+def test_spaces_and_letters_that_the_locale_does_not_know(home: Path, pictures: Path, tmp_path: Path) -> None:
+    repository, house = tmp_path / "le dépôt", tmp_path / "la maison à côté"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("fixres_poc", "profiles"):
+        shutil.copytree(REPOSITORY / name, repository / name, ignore=ignore)
+    shutil.copy(REPOSITORY / "Snakefile", repository)
+    shutil.move(home, house)
+    small.lay(house, dataset=str(pictures))
+    locale = {"LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    said = small.finish(house, **locale, PYTHONPATH=f"{repository}{os.pathsep}{small.SITE}")
+    assert "5 of 5 runs of small are done" in said
+    table = pd.read_csv(house / "reports/small/results.csv")
+    assert (table["status"] == "ok").all()
+
+
+def test_three_sweeps_at_once_on_pictures_that_are_still_to_be_drawn(home: Path, undisturbed: Path) -> None:
+    small.lay(home, name="other")
+    sweeps = [small.start(home), small.start(home), small.start(home, "other")]
+    said = [process.communicate(timeout=400)[0] for process in sweeps]
+    assert [process.returncode for process in sweeps] == [0, 0, 0], said
+    small.assert_same_results(home, undisturbed)
+    small.assert_same_results(home, undisturbed, "other")
+    assert small.ran(home) == sorted([*small.RUNS, "results"] * 2)
+    assert not list((home / "data").rglob(".*"))
+
+
+def test_one_and_two_threads_agree(home: Path, undisturbed: Path) -> None:
+    """Evaluation of one checkpoint on at least 99.5 % of pictures, training within a band."""
+    script = Path(__file__).with_name("threads.py")
+    for threads in ("1", "2"):
+        subprocess.run([sys.executable, str(script), threads, str(home)], env=small.environment(home), check=True)
+    one, two = (pd.read_parquet(home / f"evaluated{threads}.parquet") for threads in (1, 2))
+    assert (one["top1"] == two["top1"]).mean() >= 0.995
+    assert np.abs(one["probability"] - two["probability"]).max() < 1e-3
+    one, two = (pd.read_parquet(home / f"trained{threads}.parquet") for threads in (1, 2))
+    accuracies = [(each["top1"] == each["target"]).mean() for each in (one, two)]
+    assert abs(accuracies[0] - accuracies[1]) <= 0.1, accuracies
+    assert min(accuracies) > 0.2, accuracies
