@@ -39,6 +39,8 @@ CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
+.PHONY: help setup sweep plan data report lab notebooks test test-faults lint types unit nbval clean
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
 	@$(PYTHON) -m fixres_poc sweep "$(SWEEP)" $(OVERRIDES) $(MODEL) $(ENGINE)
@@ -87,6 +89,8 @@ audit-deps: setup  ## known vulnerabilities of the pinned versions, where their 
 	*'"vulns"'*) test $$status = 0 && echo 'no known vulnerabilities' || $(AUDIT) ;; \
 	*) echo 'not audited: no database of vulnerabilities can be reached' ;; \
 	esac
+test-faults: setup  ## kills, full disks, two at once and the like, in sweeps that train
+	$(PYTHON) -m pytest -m faults tests/faults
 
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

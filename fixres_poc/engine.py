@@ -168,6 +168,9 @@ def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
             (folder / name).unlink(missing_ok=True)
         if changed:  # last, so that a crash before it leaves the run as changed
             write_atomically(file, text)
+        for each in folder.glob("*.*"):  # if the clock was set back; Snakemake takes what follows for a failure
+            if each.stat().st_mtime > time.time():
+                os.utime(each)
 
 
 def _weights(sweep: SweepSettings) -> dict[str, Any]:
@@ -238,17 +241,17 @@ def _explain_missing(sweep: SweepSettings) -> None:
         if run.name not in failed and not complete(folder, run.notebook):
             cause = next((name for name in run.needs if name in failed), None)
             started = (folder / "progress.log").exists()
-            own = "ended without a word: killed?" if started else f"not started; snakemake: {said}"
+            own = "ended without a word: killed?" if started else f"not done; snakemake: {said}"
             failed[run.name] = f"not run, because {cause} failed" if cause else own
             write_atomically(folder / "error.txt", failed[run.name] + "\n")
 
 
 def _last_error(log: Path) -> str:
-    """What Snakemake said last, of errors if it spoke of any."""
+    """The first error in what Snakemake said, else the last line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or ["nothing"])[-1]
+    first = next((index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
+    return " ".join(lines[first : first + 1 + lines[first].endswith(":")]) if lines else "nothing"
 
 
 def _report(sweep: SweepSettings) -> Path:

@@ -287,7 +287,7 @@ def test_snakemake_that_cannot_start_is_quoted(
     lines = capsys.readouterr().err.splitlines()
     failed = [line for line in lines if line.startswith("failed: baseline: ")]
     assert failed
-    assert "not started; snakemake: " in failed[0]
+    assert "not done; snakemake: " in failed[0]
     assert "abacus" in failed[0]
 
 

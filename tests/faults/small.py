@@ -120,9 +120,9 @@ def start(home: Path, name: str = "small", at: str = "", **values: str) -> "subp
     )
 
 
-def finish(home: Path, name: str = "small", code: int = 0, **values: str) -> str:
+def finish(home: Path, name: str = "small", code: int = 0, variables: dict[str, str] | None = None) -> str:
     """Run a sweep to its end; returns what it said."""
-    process = start(home, name, **values)
+    process = start(home, name, **(variables or {}))
     said = process.communicate(timeout=300)[0]
     assert process.returncode == code, said
     return said
