@@ -3,6 +3,7 @@
 import itertools
 import os
 import weakref
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     assert not (run_folder("notebooks", settings.run_name) / training.STATE).exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "other settings", "code"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "other settings", "code"])
 def test_a_kept_state_that_does_not_belong_or_is_damaged_is_not_used(
     colour_folder: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -242,6 +243,12 @@ def test_a_kept_state_that_does_not_belong_or_is_damaged_is_not_used(
     first = training.train(settings, pictures, file=file)
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-100])
+    if damage == "bit":  # of the middle of the largest part, which is one of `best`
+        with zipfile.ZipFile(file) as parts:
+            largest = max(parts.infolist(), key=lambda each: each.file_size)
+        content = bytearray(file.read_bytes())
+        content[largest.header_offset + largest.file_size // 2] ^= 64
+        file.write_bytes(content)
     if damage == "other settings":
         settings = settings.model_copy(update={"seed": 1})
     if damage == "code":
