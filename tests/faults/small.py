@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -103,13 +103,15 @@ def environment(home: Path, **values: str) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"} | own | values
 
 
-def start(home: Path, name: str = "small", at: str = "", **values: str) -> "subprocess.Popen[str]":
+def start(
+    home: Path, name: str = "small", at: str = "", before: Sequence[str] = (), **values: str
+) -> "subprocess.Popen[str]":
     """A sweep at work, to be held `at` a call (see sitecustomize)."""
     for file in ("held", "go"):
         (home / file).unlink(missing_ok=True)
     held = {"FAULT_AT": at} if at else {}
     return subprocess.Popen(
-        [sys.executable, "-m", "fixres_poc", "sweep", str(home / f"{name}.yml"), "--cores", "2"],
+        [*before, sys.executable, "-m", "fixres_poc", "sweep", str(home / f"{name}.yml"), "--cores", "2"],
         env=environment(home, **held, **values),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -120,9 +122,11 @@ def start(home: Path, name: str = "small", at: str = "", **values: str) -> "subp
     )
 
 
-def finish(home: Path, name: str = "small", code: int = 0, variables: dict[str, str] | None = None) -> str:
+def finish(
+    home: Path, name: str = "small", code: int = 0, before: Sequence[str] = (), variables: dict[str, str] | None = None
+) -> str:
     """Run a sweep to its end; returns what it said."""
-    process = start(home, name, **(variables or {}))
+    process = start(home, name, before=before, **(variables or {}))
     said = process.communicate(timeout=300)[0]
     assert process.returncode == code, said
     return said
