@@ -198,6 +198,9 @@ def _run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor:
     """Returns Snakemake's exit code; whatever it started is gone when this returns or raises."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
+    cache = os.path.expanduser("~/.cache")
+    if not os.access(cache if os.path.exists(cache) else os.path.dirname(cache), os.W_OK):  # Snakemake makes it
+        environment.setdefault("XDG_CACHE_HOME", str(home() / "runs" / ".cache"))
     with open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
