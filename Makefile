@@ -35,11 +35,7 @@ MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(WEIGHTS),--weights "$(
 ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
 CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
 
-.PHONY: help setup sweep plan data report lab notebooks test lint types unit nbval audit-deps clean
-
-help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-10s %s\n", $$1, $$2}'
-.PHONY: help setup sweep plan data report lab notebooks test test-faults lint types unit nbval clean
+.PHONY: help setup sweep plan data report lab notebooks bench test test-faults lint types unit nbval audit-deps clean
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
@@ -61,6 +57,9 @@ notebooks: setup  ## run the committed notebooks again, in place
 	@rm -rf runs/notebooks
 	FIXRES_PROGRESS=/dev/null $(PYTHON) -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 $(NOTEBOOKS)
+
+bench: setup  ## speed against the usual loop, into reports/bench.md: an hour on 2 cores (DATASET=)
+	$(PYTHON) -m benchmarks.bench $(OVERRIDES)
 
 data: setup  ## draw or check the pictures of a sweep, without training
 	@$(PYTHON) -m fixres_poc data "$(SWEEP)" $(OVERRIDES)
