@@ -10,6 +10,7 @@ BACKBONE ?=
 WEIGHTS ?=
 CORES ?=
 PROFILE ?=
+FORMAT ?=
 MEMORY ?=
 TFLOPS ?=
 SWEEP ?= $(if $(DATASET),sweeps/pictures.yml,sweeps/demo.yml)
@@ -64,8 +65,8 @@ bench: setup  ## speed against the usual loop, into reports/bench.md: an hour on
 data: setup  ## draw or check the pictures of a sweep, without training
 	@$(PYTHON) -m fixres_poc data "$(SWEEP)" $(OVERRIDES)
 
-report: setup  ## render a sweep's report again, from the runs that exist
-	@$(PYTHON) -m fixres_poc report "$(SWEEP)" $(OVERRIDES) $(MODEL)
+report: setup  ## render a sweep's report again, from the runs that exist (FORMAT=html, pdf or slides)
+	@$(PYTHON) -m fixres_poc report "$(SWEEP)" $(OVERRIDES) $(MODEL) $(if $(FORMAT),--format "$(FORMAT)")
 
 lint: setup  ## ruff: rules and format, notebooks included
 	$(PYTHON) -m ruff check .

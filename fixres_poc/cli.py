@@ -8,6 +8,7 @@ import io
 import json as plain_json
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ ADAPTATION = "which of the run's; by default the one that validation prefers"
 Adaptation = Annotated[str | None, typer.Option(help=ADAPTATION, show_default=False)]
 Adaptations = Annotated[list[str] | None, typer.Option("--adaptation", help="may be given several times")]
 TEST_SIZE: Any = typer.Option(min=32, max=2048, help="side of the test crop in px", show_default=False)
+Format = StrEnum("Format", ["html", "pdf", "slides"])
 
 
 class OneLineErrors(TyperGroup):
@@ -280,14 +282,22 @@ def export(
     _say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
 
 
-@app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
+@app.command(epilog="Example: fixres-poc report sweeps/demo.yml --format pdf")
 def report(
-    file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None, json: Json = False
+    file: SweepFile,
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    form: Annotated[Format, typer.Option("--format", help="pdf and slides come besides html")] = Format.html,
+    json: Json = False,
 ) -> None:
     """Collect the runs of a sweep and render its report again, whatever exists."""
     from fixres_poc.engine import render
+    from fixres_poc.report import export
 
-    page = render(_load(file, dataset=dataset, backbone=backbone, weights=weights))
+    settings = _load(file, dataset=dataset, backbone=backbone, weights=weights)
+    render(settings)
+    page = export(settings.name, form)
     _say(json, {"report": str(page)}, f"report: {page}")
 
 

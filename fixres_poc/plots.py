@@ -1,10 +1,12 @@
 """Every figure of the notebooks and the report, in one look (fixres.mplstyle).
 
 Tables are those of `results`; accuracies come in as fractions and are drawn in percent. Each function returns its
-figure, made by pyplot, so that a notebook that assigns it shows it once. Importing this module sets the look.
+figure, made by pyplot, so that a notebook that assigns it shows it once. Importing this module sets the look, and lets
+notebooks store `described` as the figure's alternative text.
 """
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,68 +16,50 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from fixres_poc.geometry import neutral_test_size
-from fixres_poc.statistics import confused_pairs
+from fixres_poc.statistics import confused_pairs, wilson_interval
 
 PERCENT = "top-1 accuracy on test (%)"
 MOST_NAMED_CLASSES = 40
+MOST_TICKS = 9
 LOOK = Path(__file__).with_name("fixres.mplstyle")
 plt.style.use(LOOK)
 
 
-def _mean_over_seeds(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
-    values = ["top1", "top1_low", "top1_high", "eval_images_per_second"]
-    ok = table[(table["status"] == "ok") & ((table["view"] == "center") | ("view" in keys))]
-    return ok.groupby(list(keys), as_index=False, sort=False)[values].mean()
+def described(figure: Figure) -> str:
+    """A figure in words, for those who do not see it: titles, axes, names in it, and legend; at most 600 characters."""
+    parts = [figure.get_suptitle()]
+    for axis in figure.axes:
+        named = [tick.get_text() for tick in axis.get_yticklabels() if re.search(r"[^\W\d_]", tick.get_text())]
+        axes = " against ".join(filter(None, [axis.get_ylabel(), axis.get_xlabel()]))
+        parts += [axis.get_title(loc="left") or axis.get_title(), axes, *named, *axis.get_legend_handles_labels()[1]]
+    parts += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    unique = dict.fromkeys(" ".join(part.split()) for part in parts if part)
+    return "figure: " + textwrap.shorten("; ".join(unique), 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
 
 
-def accuracy_grid(table: pd.DataFrame, adaptations: Sequence[str] | None = None) -> Figure:
-    """Heat maps of top-1 accuracy (%), one per adaptation: train size down, test size across, mean over seeds.
-
-    Args:
-        table: rows of results.csv; those that are not ok are marked by their status.
-        adaptations: which ones, in this order; all of the grid by default.
-    """
-    table = table[~table["adaptation"].isin(["baseline", "zero_shot"])]
-    names = list(adaptations or table["adaptation"].unique())
-    columns = 2 if len(names) > 1 and table["test_size"].nunique() <= 5 else 1
-    rows = math.ceil(len(names) / columns)
-    height = 0.5 + 0.45 * table["train_size"].nunique()
-    figure, axes = plt.subplots(rows, columns, figsize=(5.6, height * rows + 0.4), squeeze=False)
-    figure.suptitle(PERCENT, fontsize=10)
-    figure.supxlabel("test size (px)", fontsize=10)
-    figure.supylabel("train size (px)", fontsize=10)
-    top1 = table["top1"] * 100
-    for axis in axes.flat[len(names) :]:
-        axis.remove()
-    for axis, name in zip(axes.flat, names, strict=False):
-        _heat_map(axis, table[table["adaptation"] == name], name, top1.min(), top1.max())
-    return figure
+if shell := get_ipython():
+    shell.display_formatter.mimebundle_formatter.for_type(
+        Figure, lambda figure, **_: ({}, {"image/png": {"alt": described(figure)}})
+    )
 
 
-def _heat_map(axis: Axes, cells: pd.DataFrame, name: str, low: float, high: float) -> None:
-    cells = cells[cells["view"] == "center"]
-    grid = cells.pivot_table(index="train_size", columns="test_size", values="top1", dropna=False) * 100
-    sns.heatmap(grid, annot=True, fmt=".1f", vmin=low, vmax=high, cbar=False, linewidths=1, ax=axis, cmap="cividis")
-    status = cells.pivot_table(index="train_size", columns="test_size", values="status", aggfunc="first").fillna("")
-    grey = {"annot": status.reindex_like(grid), "fmt": "", "cmap": ["#e4e4e4"], "vmin": 0, "vmax": 1, "cbar": False}
-    sns.heatmap(grid.fillna(0), mask=grid.notna(), **grey, linewidths=1, ax=axis, annot_kws={"fontsize": 8})
-    axis.grid(False)
-    axis.set(title=name, xlabel="", ylabel="")
-    axis.tick_params(axis="y", rotation=0)
-
-
-def accuracy_by_test_size(table: pd.DataFrame, adaptation: str = "none") -> Figure:
-    """Top-1 accuracy against test size, a line per train size, with 95 % Wilson bands (means over seeds).
+def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figure:
+    """Top-1 accuracy against test size, a line per train size, one crop, with 95 % bands.
 
     A ring marks test size = train size, a dotted line the size at which objects look as large as in training.
+
+    Args:
+        cells: as `Results.cells`: means over seeds, with their intervals.
+        adaptation: which one.
     """
-    means = _mean_over_seeds(table[table["adaptation"] == adaptation], "train_size", "test_size")
+    means = cells[(cells["adaptation"] == adaptation) & (cells["view"] == "center") & cells["top1"].notna()]
     figure, axis = plt.subplots()
     for train_size, line in means.sort_values("test_size").groupby("train_size"):
         size = int(str(train_size))
@@ -88,40 +72,43 @@ def accuracy_by_test_size(table: pd.DataFrame, adaptation: str = "none") -> Figu
     axis.plot([], [], "o", markersize=9, markerfacecolor="none", color="#555555", label="test size = train size")
     axis.plot([], [], ":", color="#555555", linewidth=1.2, label="same apparent size")
     axis.set(title=f"adaptation: {adaptation}", xlabel="test size (px)", ylabel=PERCENT)
-    axis.set_xticks(sorted(means["test_size"].unique()))
+    ticks = sorted(means["test_size"].unique())
+    axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > MOST_TICKS else 0)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def cost_accuracy(table: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (95 % Wilson) against evaluation speed; cells that no other one beats on both are named.
+def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame) -> Figure:
+    """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
 
-    Several crops of a picture are drawn apart from one crop, as "head_bn, ten_crop".
+    Args:
+        cells: as `Results.cells`.
+        front: as `frontier.frontier` returns it; its rows without a speed are left out.
     """
-    means = _mean_over_seeds(table, "adaptation", "train_size", "test_size", "view")
-    means = means.dropna(subset=["eval_images_per_second"])
-    views = means["view"].map(lambda view: "" if view == "center" else f", {view}")
-    means = means.assign(adaptation=means["adaptation"] + views)
-    means = means.sort_values(["eval_images_per_second", "top1"], ascending=False)
+    front = front.dropna(subset=["pictures_per_second"]).sort_values("pictures_per_second")
+    speed, top1 = front["pictures_per_second"], front["top1"] * 100
     figure, axis = plt.subplots()
-    for adaptation, cells in means.groupby("adaptation", sort=False):
-        speed, top1 = cells["eval_images_per_second"], cells["top1"] * 100
-        spread = np.stack([top1 - cells["top1_low"] * 100, cells["top1_high"] * 100 - top1])
-        axis.errorbar(speed, top1, spread, fmt="o", elinewidth=0.8, alpha=0.8, label=str(adaptation))
-    for _, cell in means[means["top1"] > means["top1"].cummax().shift(fill_value=-1)].iterrows():
-        _note(axis, f"{cell['train_size']}/{cell['test_size']}", cell["eval_images_per_second"], cell["top1"] * 100)
+    every = cells.groupby(["test_size", "view"])["eval_images_per_second"].transform("median")
+    axis.plot(every, cells["top1"] * 100, ".", color="#999999", label="every cell")
+    spread = np.stack([top1 - front["top1_low"] * 100, front["top1_high"] * 100 - top1])
+    axis.errorbar(speed, top1, spread, fmt="o-", label="none is better on validation at this cost")
+    for _, cell in front.iterrows():
+        view = "" if cell["view"] == "center" else f", {cell['view']}"
+        kind = f"\n{cell['adaptation']}" if cell["adaptation"] in ("baseline", "full") else ""
+        text = f"{cell['train_size']}/{cell['test_size']}{view}{kind}"
+        _note(axis, text, cell["pictures_per_second"], cell["top1"] * 100, 9)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(x=0.12)
     axis.set(xlabel="evaluation speed (pictures per second)", ylabel=PERCENT, title="named: train/test size (px)")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence in bins of equal width; on the diagonal a network knows how sure it may be.
+    """Accuracy (95 % Wilson) against confidence in bins; on the diagonal a network knows how sure it may be.
 
     Args:
         cells: name to table of `statistics.reliability`; the size of a dot grows with the bin's pictures.
@@ -129,9 +116,14 @@ def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axis = plt.subplots(figsize=(4.4, 4.2))
     axis.plot([0, 100], [0, 100], ":", color="#555555", linewidth=1.2)
     for name, table in cells.items():
-        (line,) = axis.plot(table["confidence"] * 100, table["accuracy"] * 100, alpha=0.7, label=name)
-        area = 200 * table["pictures"] / table["pictures"].sum() + 6
-        axis.scatter(table["confidence"] * 100, table["accuracy"] * 100, area, color=line.get_color())
+        confidence, accuracy = table["confidence"] * 100, table["accuracy"] * 100
+        (line,) = axis.plot(confidence, accuracy, alpha=0.7, label=name)
+        counts = zip((table["accuracy"] * table["pictures"]).round(), table["pictures"], strict=True)
+        bounds = np.array([wilson_interval(int(right), int(number)) for right, number in counts]).T * 100
+        axis.vlines(confidence, *bounds, color=line.get_color(), linewidth=0.8)
+        axis.scatter(
+            confidence, accuracy, 200 * table["pictures"] / table["pictures"].sum() + 6, color=line.get_color()
+        )
     axis.set(xlabel="confidence (%)", ylabel="accuracy on test (%)", xlim=(0, 102), ylim=(0, 102))
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -177,8 +169,8 @@ def gain_path(path: pd.DataFrame) -> Figure:
     return figure
 
 
-def _note(axis: Axes, text: str, x: float, y: float) -> None:
-    axis.annotate(text, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=9)
+def _note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
+    axis.annotate(text, (x, y), (7, above), textcoords="offset points", va="center", fontsize=9)
 
 
 def _short(label: object) -> str:
@@ -330,7 +322,7 @@ def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str],
     )
     axis.invert_yaxis()
     axis.set(
-        xlabel="share of the true class's test pictures (%); number at the bar",
+        xlabel="share of the true class's pictures (%);\nat the bar: number of them",
         title="taken for another class" if len(pairs) else "none was taken for another class",
     )
     return figure
@@ -344,7 +336,9 @@ def training_history(history: pd.DataFrame) -> Figure:
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.4))
     left.plot(history["epoch"], history["loss"], "o-")
-    left.set(xlabel="epoch", ylabel="training loss", xticks=history["epoch"])
+    left.set(xlabel="epoch", ylabel="training loss")
     right.plot(history["epoch"], history["val_top1"] * 100, "o-", color="C1")
-    right.set(xlabel="epoch", ylabel="top-1 on validation (%)", xticks=history["epoch"])
+    right.set(xlabel="epoch", ylabel="top-1 on validation (%)")
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     return figure

@@ -26,7 +26,7 @@ from fixres_poc.config import Run, Settings, run_folder
 from fixres_poc.statistics import expected_calibration_error, macro_accuracy, wilson_interval
 
 SHOWS_ONLY = ["plots", "network_plots", "tables", "discussion", "comparison", "size_prediction", "report", "results"]
-SHOWS_ONLY += ["plan", "monitor", "engine", "cli", "runner", "finished", "export"]
+SHOWS_ONLY += ["frontier", "plan", "monitor", "engine", "cli", "runner", "finished", "export"]
 TOP = ["top1", "top2", "top3", "top4", "top5"]
 TYPES = {"picture": "category", "split": "category", "adaptation": "category", "view": "category"}
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}

@@ -1,11 +1,17 @@
 """The report of a sweep: the executed notebooks as pages that ask nothing of any other host.
 
 reports/<sweep>/index.html is notebook 05 with a list of the runs, reports/<sweep>/notebooks/<run>.html are theirs. The
-look lies in templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a notebook shows it
-as HTML or Markdown.
+look and the one script lie in templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a
+notebook shows it as HTML or Markdown.
 """
 
+import base64
+import hashlib
 import json
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,12 +22,17 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
-from fixres_poc.config import SweepSettings, report_folder, run_folder
+from fixres_poc.config import InputError, SweepSettings, report_folder, run_folder
 from fixres_poc.records import Outcome, outcome, write_atomically
 from fixres_poc.runner import execute
 
 RESULTS_NOTEBOOK = "05_results"
-TABLES = ("results.csv", "predictions.parquet", "pictures.csv", "sweep.json")
+TEMPLATES = Path(__file__).with_name("templates")
+SCRIPT = (TEMPLATES / "fixres" / "report.js").read_text(encoding="utf-8")
+SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+PRINT_LIMIT_S = 120
+TABLES = ("results.csv", "results.parquet", "predictions.parquet", "pictures.csv", "sweep.json")
 TAGS = (
     "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
     "strong sub summary sup table tbody td tfoot th thead tr u ul"
@@ -56,6 +67,43 @@ def write_report(sweep: SweepSettings) -> Path:
     return index
 
 
+def export(sweep: str, form: str) -> Path:
+    """The written report in another form, beside index.html.
+
+    Args:
+        sweep: name of a sweep whose report was written.
+        form: "html" (index.html itself), "slides" (slides.html, a slide per section, code left out) or "pdf"
+            (report.pdf, printed by Chromium or Chrome: LaTeX would show tables as plain text).
+
+    Raises:
+        InputError: pdf without such a browser.
+    """
+    index = report_folder(sweep) / "index.html"
+    if form == "slides":
+        slides = index.with_name("slides.html")
+        write_atomically(slides, render(run_folder(sweep, "results") / "notebook.ipynb", {"slides": True}))
+        return slides
+    return _printed(index) if form == "pdf" else index
+
+
+def _printed(page: Path) -> Path:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise InputError(
+            f"format = 'pdf': needs Chromium or Chrome to print, and there is none of {', '.join(BROWSERS)} on PATH; "
+            f"install one (Debian: apt-get install chromium), or print {page} from any browser"
+        )
+    target = page.with_name("report.pdf")
+    with tempfile.TemporaryDirectory() as profile:
+        options = ["--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        options += ["--no-sandbox"] * (os.geteuid() == 0)  # root cannot use it
+        options += [f"--user-data-dir={profile}", "--no-pdf-header-footer", f"--print-to-pdf={profile}/report.pdf"]
+        command = [browser, *options, page.resolve().as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=PRINT_LIMIT_S)
+        write_atomically(target, Path(profile, "report.pdf").read_bytes())
+    return target
+
+
 def _execute_results(sweep: str, time_limit: int | None) -> str | None:
     folder = run_folder(sweep, "results")
     (folder / "notebook.ipynb").unlink(missing_ok=True)
@@ -81,12 +129,12 @@ def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
 
 
 def render(notebook: Path, page: dict[str, Any]) -> str:
-    """A notebook as one self-contained page without scripts.
+    """A notebook as one self-contained page; no script runs in it but report.js.
 
     Args:
         notebook: an executed notebook.
         page: what the template shows besides the notebook, with plain text in it: `name` and `back` (a run's page),
-            `status` and `error`, `runs` and `files` (the index).
+            `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide per section).
 
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
@@ -98,11 +146,14 @@ def render(notebook: Path, page: dict[str, Any]) -> str:
     name = page.get("name")
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
         template_name="fixres",
-        extra_template_basedirs=[str(Path(__file__).with_name("templates"))],
+        extra_template_basedirs=[str(TEMPLATES)],
         filters={"clean": clean},
         anchor_link_text="#",
     )
+    for cell in content.cells:
+        cell.metadata["new_slide"] = cell.cell_type == "markdown" and cell.source.startswith(("## ", "### "))
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
+    made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
     html, _ = exporter.from_notebook_node(content, resources={"page": page | made})
     return html
 
@@ -122,6 +173,8 @@ def clean(html: str) -> str:
     soup = BeautifulSoup(html, "html.parser")
     for style in soup("style"):
         style.decompose()
+    for header in soup.select("th:not([scope])"):
+        header["scope"] = "col" if header.find_parent("thead") else "row"
     sanitizer = SanitizeHTML(tags=TAGS.split(), attributes=ATTRIBUTES, styles=STYLES)  # type: ignore[no-untyped-call]
     safe = str(sanitizer.sanitize_html_tags(str(soup)))  # type: ignore[no-untyped-call]
     return safe.replace("<table", '<div class="scroll"><table').replace("</table>", "</table></div>")

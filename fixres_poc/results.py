@@ -1,8 +1,9 @@
 """From a sweep's runs to the tables of its report, and from those to choices and comparisons.
 
 `collect` turns runs/<sweep>/ into reports/<sweep>/{results.csv, predictions.parquet, pictures.csv, sweep.json}, and
-`load` reads these four, without the runs. A cell is one train size x test size x adaptation x view x seed. Accuracies
-are fractions on the test split unless named val. How one run is written stands in `records`.
+`load` reads these four, without the runs; results.parquet holds what results.csv does. A cell is one train size x test
+size x adaptation x view x seed. Accuracies are fractions on the test split unless named val. How one run is written
+stands in `records`.
 """
 
 import json
@@ -32,6 +33,7 @@ GRID = ["train_size", "test_size", "adaptation", "view"]
 MEANS = ["size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece", "train_seconds"]
 MEANS += ["adapt_seconds", "eval_images_per_second"]
 COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
+MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 ONCE = ("baseline", "zero_shot")
 CANDIDATES = ("none", "equalised", "head", "head_bn_stats", "head_bn")
 VIEWS = ("center", "five_crop", "ten_crop")
@@ -49,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def collect(sweep: SweepSettings) -> pd.DataFrame:
-    """Write results.csv, predictions.parquet, pictures.csv and sweep.json into reports/<sweep>/.
+    """Write results.csv, results.parquet, predictions.parquet, pictures.csv and sweep.json into reports/<sweep>/.
 
     Returns:
         The table of results.csv: `COLUMNS`, one row per cell, cells of failed and missing runs included.
@@ -65,12 +67,13 @@ def collect(sweep: SweepSettings) -> pd.DataFrame:
     every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES, *CELL])]).astype(TYPES | CELL)
     predictions = every.sort_values(["split", "picture", *CELL, "adaptation", "view"])
     rows = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
-    table = _with_tests(pd.concat(rows, ignore_index=True).astype(COUNTS), predictions)
+    table = _with_tests(pd.concat(rows, ignore_index=True).astype(COUNTS | MEASURED), predictions)
     folder, pictures = report_folder(sweep.name), run_folder(sweep.name, "pictures.csv")
     if pictures.exists():
         write_atomically(folder / "pictures.csv", pictures.read_bytes())
     write_atomically(folder / "predictions.parquet", parquet(predictions))
     write_atomically(folder / "sweep.json", json.dumps(_summary(sweep, outcomes.values()), indent=1))
+    write_atomically(folder / "results.parquet", parquet(table))
     write_atomically(folder / "results.csv", table.to_csv(index=False, float_format="%.6g"))
     return table
 
@@ -240,41 +243,38 @@ class Results:
         seeds = [seed for seed in self.seeds(first) if seed in others]
         return [_aligned(self._correct[first._replace(seed=seed)], self._correct[others[seed]]) for seed in seeds]
 
-    def choose(self) -> Cell:
-        """The cell with the best validation accuracy (mean over seeds), with the first of its seeds.
+    def ranked(self, also: Collection[str] = ()) -> pd.DataFrame:
+        """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the smaller train size.
         Baseline, control and full fine-tuning are no candidates, nor are cells that ran with fewer seeds than others.
 
+        Args:
+            also: adaptations that compete besides, such as baseline; simpler ones win ties against them.
+        """
+        order = (*CANDIDATES, *also)
+        rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
+        rows = rows[(rows["seeds"] == rows["seeds"].max()) | rows["adaptation"].isin(ONCE)]
+        ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(VIEWS.index)}
+        keys = ["loss", "test_size", "crops", "rank", "train_size"]
+        ranked: pd.DataFrame = rows.assign(loss=1 - rows["val_top1"], **ranks).sort_values(keys)
+        return ranked
+
+    def choose(self) -> Cell:
+        """The first cell of `ranked`, with the first of its seeds.
+
         Raises:
             ValueError: no pair was run to its end.
         """
-        candidates = self.cells[self.cells["adaptation"].isin(CANDIDATES)]
-        if not candidates["seeds"].any():
+        ranked = self.ranked()
+        if ranked.empty:
             raise ValueError("no resolution pair was run to its end")
-        full = candidates[candidates["seeds"] == candidates["seeds"].max()]
-        ranks = {"rank": full["adaptation"].map(CANDIDATES.index), "crops": full["view"].map(VIEWS.index)}
-        best = full.assign(loss=1 - full["val_top1"], **ranks)
-        order = best.sort_values(["loss", "test_size", "crops", "rank", "train_size"])
-        return next(Cell(*key) for key in order[KEY].itertuples(index=False))
+        return Cell(*next(ranked[KEY].itertuples(index=False)))
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""
         place = [getattr(cell, key) for key in GRID]
         return self.cells[(self.cells[GRID] == place).all(axis=1)].iloc[0]
-
-    def correct(
-        self, train_size: int, test_size: int, adaptation: str, seed: int, view: str = "center"
-    ) -> "pd.Series[bool]":
-        """Was each test picture classified correctly? Indexed by picture.
-
-        Raises:
-            ValueError: the cell was not run to its end.
-        """
-        cell = Cell(train_size, test_size, adaptation, seed, view)
-        if cell not in self._correct:
-            raise ValueError(f"no predictions for {cell}")
-        return self._correct[cell]
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
         """Predictions of one cell for the test pictures: picture, target, top1..top5, probability."""

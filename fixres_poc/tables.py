@@ -1,26 +1,35 @@
 """The tables of notebook 05, styled for readers: percent, intervals, n/a where something was not run."""
 
+import html
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 from IPython.display import HTML
+from matplotlib.colors import to_hex
 
-from fixres_poc.results import Results
+from fixres_poc.results import ONCE, Results
 
 NOT_RUN = "n/a"
+PLACE = ["adaptation", "train_size", "test_size"]
+COLOURS = "Yellow is high, dark blue low."
 
 
-def show(table: pd.DataFrame, **formats: str) -> HTML:
+def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
     """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
 
     Args:
         table: what to show.
+        classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier" (a limit chooses),
+            "words" (lines wrap).
         formats: column name to format string, such as top1="{:.1%}"; missing values become n/a.
     """
     columns = {name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()}
-    html = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0)
-    return HTML(html)  # type: ignore[no-untyped-call]
+    text = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0, classes=classes)
+    return HTML(text)  # type: ignore[no-untyped-call]
 
 
 def _percent(value: float) -> str:
@@ -44,7 +53,7 @@ def cells(results: Results) -> pd.DataFrame:
     picked = (chosen.train_size, chosen.test_size, chosen.adaptation, chosen.view)
     shown = pd.DataFrame(
         {
-            "": ["chosen" if tuple(each) == picked else "" for each in grid],
+            "choice": ["chosen" if tuple(each) == picked else "" for each in grid],
             "train": table["train_size"],
             "test": table["test_size"],
             "adaptation": table["adaptation"],
@@ -71,6 +80,44 @@ def cells(results: Results) -> pd.DataFrame:
 
 def _between(low: float, high: float) -> str:
     return NOT_RUN if math.isnan(low) else f"{low * 100:.1f} to {high * 100:.1f}"
+
+
+def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
+    """Top-1 accuracy on test (%), one crop, with its 95 % interval: train size down, test size across, coloured.
+
+    Args:
+        results: the sweep's; several seeds give means, and a pair that did not run gives its status.
+        adaptations: which ones, in this order; by default all but those that ran once.
+    """
+    table = results.cells[(results.cells["view"] == "center") & ~results.cells["adaptation"].isin(ONCE)]
+    sizes = sorted(table["test_size"].unique())
+    names = list(adaptations or table["adaptation"].unique())
+    table = table[table["adaptation"].isin(names)]
+    low, high = table["top1"].min(), table["top1"].max()
+    found = {key: row.iloc[0] for key, row in table.groupby(PLACE)}
+    across = "".join(f'<th scope="col">{size}</th>' for size in sizes)
+    text = f'<table class="heat"><caption>Top-1 accuracy on test, %, and its 95 % interval. {COLOURS}</caption>'
+    text += (
+        f'<thead><tr><th scope="col">train px</th><th colspan="{len(sizes)}" scope="colgroup">test size, px</th></tr>'
+    )
+    text += f"<tr><td></td>{across}</tr></thead>"
+    for name in names:
+        text += f'<tbody><tr><th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th></tr>'
+        for train in sorted(table["train_size"].unique()):
+            cells = "".join(_heat(found.get((name, train, test)), low, high) for test in sizes)
+            text += f'<tr><th scope="row">{train}</th>{cells}</tr>'
+        text += "</tbody>"
+    return HTML(text + "</table>")  # type: ignore[no-untyped-call]
+
+
+def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
+    if cell is None or math.isnan(cell["top1"]):
+        return f"<td>{'' if cell is None else html.escape(str(cell['status']))}</td>"
+    red, green, blue, _ = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
+    light = sum(part * ((x + 0.055) / 1.055) ** 2.4 for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue)))
+    style = f"background-color: {to_hex((red, green, blue))}; color: {'#000000' if light > 0.18 else '#ffffff'}"
+    spread = _between(cell["top1_low"], cell["top1_high"]).replace(" to ", "\N{EN DASH}")
+    return f'<td style="{style}">{_percent(cell["top1"])}<br><small>{spread}</small></td>'
 
 
 def steps(path: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,17 @@ LEVELS = (
         "tables",
         "comparison",
     ],
-    ["evaluation", "audit", "preflight", "activations", "apparent_size", "size_prediction", "zero_shot", "duplicates"],
+    [
+        "evaluation",
+        "audit",
+        "preflight",
+        "activations",
+        "apparent_size",
+        "size_prediction",
+        "zero_shot",
+        "duplicates",
+        "frontier",
+    ],
     ["fine_tuning", "training", "adaptation", "pairs"],
     ["plan", "report", "runner", "monitor", "engine", "finished", "export", "cli"],
 )

@@ -102,7 +102,8 @@ def test_row_of_a_cell(sweep: Results) -> None:
 def test_paired_p_values(sweep: Results) -> None:
     right = np.arange(TEST)
     row = sweep.row(Cell(96, 96, "head", 0))
-    raw = [mcnemar_p(right < sweep.correct(96, 96, name, 0).sum(), right < 30) for name in ("none", "head", "control")]
+    counts = [round(sweep.row(Cell(96, 96, name, 0))["top1"] * TEST) for name in ("none", "head", "control")]
+    raw = [mcnemar_p(right < count, right < 30) for count in counts]
     assert row["p_vs_baseline"] == pytest.approx(holm(raw)[1], rel=1e-5)  # the three tests that were made
     assert row["p_vs_baseline"] > raw[1]
     assert row["p_vs_same_size"] == 1
@@ -124,12 +125,18 @@ def test_choice_is_made_on_validation(sweep: Results) -> None:
     assert Results(tie, sweep.predictions, sweep.pictures, sweep.sweep).choose().adaptation == "none"
 
 
-def test_correct_is_by_picture(sweep: Results) -> None:
-    correct = sweep.correct(96, 96, "none", 0)
-    assert correct["test/039"]
-    assert not correct["test/040"]
-    with pytest.raises(ValueError, match="test_size=128"):
-        sweep.correct(96, 128, "none", 0)
+def test_competitors_are_ranked_on_validation(sweep: Results) -> None:
+    ranked = sweep.ranked(("control", "baseline"))
+    assert set(ranked["adaptation"]) == {"none", "head", "control", "baseline"}
+    assert ranked["val_top1"].is_monotonic_decreasing
+    assert not ranked["test_size"].eq(128).any()  # that pair failed
+
+
+def test_parquet_holds_what_the_csv_does(sweep: Results) -> None:
+    table = pd.read_parquet(config.report_folder(sweep.sweep["settings"]["name"]) / "results.parquet")
+    assert list(table) == results.COLUMNS
+    pd.testing.assert_series_equal(table["top1"], sweep.table["top1"], rtol=1e-5)
+    assert table["train_seconds"].dtype == "float64"
 
 
 def test_gain_path_adds_up(sweep: Results) -> None:
