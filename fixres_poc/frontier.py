@@ -87,18 +87,20 @@ def advice(results: Results, front: pd.DataFrame) -> str:
     """Markdown: what to use without a limit, and the cheapest step that is not told apart from it."""
     if front.empty:
         return "No pair was run to its end, so there is none to recommend."
-    *cheaper, best = cells(front)
-    lines = [f"- Without a limit validation prefers: {_with_cost(best, front.iloc[-1])}."]
-    for place, cell in enumerate(cheaper):
-        gain = results.difference(best, cell)
-        if gain is not None and gain.low <= 0:
-            lines.append(
-                f"- The cheapest that is not told apart from it on test: {_with_cost(cell, front.iloc[place])}. "
-                f"What the dearer one adds there is {points(gain)}."
-            )
-            break
+    each, place = cells(front), int(front["val_top1"].argmax())
+    lines = [f"- Without a limit validation prefers: {_with_cost(each[place], front.iloc[place])}."]
+    gains = [results.difference(each[place], cell) for cell in each[:place]]
+    same = [(number, gain) for number, gain in enumerate(gains) if gain is not None and gain.low <= 0]
+    if same:
+        number, gain = same[0]
+        lines.append(
+            f"- The cheapest that is not told apart from it on test: {_with_cost(each[number], front.iloc[number])}. "
+            f"What the dearer one adds there is {points(gain)}."
+        )
+    elif place:
+        lines.append("- Every cheaper row of the table is told apart from it on test, and is worse.")
     else:
-        lines.append("- Every cheaper step of the table is told apart from it on test, and is worse.")
+        lines.append("- Nothing that was run is cheaper.")
     return "\n".join(lines)
 
 

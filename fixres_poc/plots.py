@@ -1,8 +1,8 @@
 """Every figure of the notebooks and the report, in one look (fixres.mplstyle).
 
 Tables are those of `results`; accuracies come in as fractions and are drawn in percent. Each function returns its
-figure, made by pyplot, so that a notebook that assigns it shows it once. Importing this module sets the look, and lets
-notebooks store `described` as the figure's alternative text.
+figure, made by pyplot, so that a notebook that assigns it shows it once. Importing this module sets the look, and makes
+`described` a figure's alternative text in notebooks.
 """
 
 import math
@@ -27,7 +27,6 @@ from fixres_poc.statistics import confused_pairs, wilson_interval
 
 PERCENT = "top-1 accuracy on test (%)"
 MOST_NAMED_CLASSES = 40
-MOST_TICKS = 9
 LOOK = Path(__file__).with_name("fixres.mplstyle")
 plt.style.use(LOOK)
 
@@ -73,7 +72,7 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
     axis.plot([], [], ":", color="#555555", linewidth=1.2, label="same apparent size")
     axis.set(title=f"adaptation: {adaptation}", xlabel="test size (px)", ylabel=PERCENT)
     ticks = sorted(means["test_size"].unique())
-    axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > MOST_TICKS else 0)
+    axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 9 else 0)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -87,14 +86,14 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame) -> Figure:
     """
     front = front.dropna(subset=["pictures_per_second"]).sort_values("pictures_per_second")
     speed, top1 = front["pictures_per_second"], front["top1"] * 100
-    figure, axis = plt.subplots()
     every = cells.groupby(["test_size", "view"])["eval_images_per_second"].transform("median")
+    figure, axis = plt.subplots()
     axis.plot(every, cells["top1"] * 100, ".", color="#999999", label="every cell")
     spread = np.stack([top1 - front["top1_low"] * 100, front["top1_high"] * 100 - top1])
     axis.errorbar(speed, top1, spread, fmt="o-", label="none is better on validation at this cost")
     for _, cell in front.iterrows():
         view = "" if cell["view"] == "center" else f", {cell['view']}"
-        kind = f"\n{cell['adaptation']}" if cell["adaptation"] in ("baseline", "full") else ""
+        kind = f", {cell['adaptation']}" if cell["adaptation"] in ("baseline", "full") else ""
         text = f"{cell['train_size']}/{cell['test_size']}{view}{kind}"
         _note(axis, text, cell["pictures_per_second"], cell["top1"] * 100, 9)
     axis.set_xscale("log")
@@ -165,6 +164,7 @@ def gain_path(path: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.use_sticky_edges = False
     axis.margins(x=0.35)
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= 100])
     axis.set_xlabel(f"{PERCENT}; gain in points [95 %]")
     return figure
 
@@ -182,7 +182,7 @@ def _wrapped(text: str, width: int = 22) -> str:
 
 
 def class_distribution(pictures: pd.DataFrame) -> Figure:
-    """Pictures per class, stacked by split, largest class first; classes are named as long as there are at most 40.
+    """Pictures per class by split, largest class first: named bars up to 40 classes, lines beyond.
 
     Args:
         pictures: one row per picture with the columns label and split.
@@ -192,32 +192,38 @@ def class_distribution(pictures: pd.DataFrame) -> Figure:
     counts = counts[[split for split in ("train", "val", "test") if split in counts]]
     named = len(counts) <= MOST_NAMED_CLASSES
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.22 * len(counts)) if named else None)
-    counts.plot(kind="barh" if named else "bar", stacked=True, width=0.8 if named else 1, ax=axis, legend=False)
     if named:
+        counts.plot(kind="barh", stacked=True, width=0.8, ax=axis, legend=False)
         axis.set_yticks(range(len(counts)), [_short(label) for label in counts.index])
         axis.invert_yaxis()
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axis.set(xlabel="pictures", ylabel="")
     else:
-        axis.set(xlabel="classes, largest first", ylabel="pictures", xticks=[])
+        for split in counts:
+            axis.step(range(1, len(counts) + 1), counts[split], where="mid", linewidth=1.2, label=str(split))
+        axis.set(xlabel="class, largest first", ylabel="pictures", yscale="symlog", ylim=(0, None))
+        axis.yaxis.set_major_formatter("{x:g}")
     axis.set_title(f"{len(counts)} classes, {sums.min()} to {sums.max()} pictures each")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 def size_distribution(pictures: pd.DataFrame) -> Figure:
-    """Histograms of width, height (px) and aspect (width / height), with their means.
+    """Histograms of width, height (px) and aspect (width / height), a line at their means.
 
     Args:
         pictures: one row per picture with the columns width and height, px.
     """
     shown = {"width (px)": 0, "height (px)": 0, "width / height": 2}
     values = [pictures["width"], pictures["height"], pictures["width"] / pictures["height"]]
+    bins = int(np.clip(math.sqrt(len(pictures)), 5, 40))
     figure, axes = plt.subplots(3, 1, figsize=(5.6, 5.4))
     for axis, value, (name, digits) in zip(axes, values, shown.items(), strict=True):
-        axis.hist(value.clip(*value.quantile([0.005, 0.995])), bins=40, color="C0")
-        axis.axvline(value.mean(), color="C1", label=f"mean {value.mean():.{digits}f}")
-        axis.set(xlabel=f"{name}, {value.min():.{digits}f} to {value.max():.{digits}f}", ylabel="pictures")
-        axis.legend()
+        axis.hist(value.clip(*value.quantile([0.005, 0.995])), bins=bins, color="C0")
+        axis.axvline(value.mean(), color="C1")
+        low, mean, high = (f"{each:.{digits}f}" for each in (value.min(), value.mean(), value.max()))
+        axis.set(xlabel=f"{name}: {low} to {high}, mean {mean}", ylabel="pictures")
+        axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -150,12 +151,23 @@ def render(notebook: Path, page: dict[str, Any]) -> str:
         filters={"clean": clean},
         anchor_link_text="#",
     )
-    for cell in content.cells:
-        cell.metadata["new_slide"] = cell.cell_type == "markdown" and cell.source.startswith(("## ", "### "))
+    _mark(content.cells)
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
     html, _ = exporter.from_notebook_node(content, resources={"page": page | made})
     return html
+
+
+def _mark(cells: Collection[Any]) -> None:
+    """Say where slides begin, and give figures that lack an alternative text the section's name."""
+    section = ""
+    for cell in cells:
+        cell.metadata["new_slide"] = cell.cell_type == "markdown" and cell.source.startswith(("## ", "### "))
+        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)):
+            section = found[-1]
+        for output in cell.get("outputs", []):
+            for kind in set(output.get("data", {})) & {"image/png", "image/jpeg", "image/svg+xml"}:
+                output.metadata.setdefault(kind, {}).setdefault("alt", f"figure of the section: {section}")
 
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:

@@ -1,11 +1,14 @@
 """What the figures show: the right numbers, in percent, with failures marked."""
 
+import importlib
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.patches import Rectangle
 
 from fixres_poc import plots
 from fixres_poc.geometry import neutral_test_size
@@ -27,18 +30,6 @@ def table() -> pd.DataFrame:
     return rows.assign(top1_low=rows["top1"] - 0.03, top1_high=rows["top1"] + 0.03)
 
 
-def test_grid_shows_percent_and_failures(table: pd.DataFrame) -> None:
-    figure = plots.accuracy_grid(pd.concat([table, table.assign(adaptation="head")]))
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["80.0", "85.0", "70.0", "failed"]
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["none", "head"]
-
-
-def test_grid_where_all_failed(table: pd.DataFrame) -> None:
-    figure = plots.accuracy_grid(table.assign(top1=np.nan, status="missing"))
-    assert {text.get_text() for text in figure.axes[0].texts} == {"missing"}
-
-
 def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
     axis = plots.accuracy_by_test_size(table).axes[0]
     points = [np.asarray(line.get_xydata()) for line in axis.lines]
@@ -46,9 +37,32 @@ def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
     assert any(np.allclose(each[:, 0], neutral_test_size(96)) for each in points if len(each))
 
 
-def test_cost_names_the_cells_that_none_beats(table: pd.DataFrame) -> None:
-    axis = plots.cost_accuracy(table).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["96/96", "96/128"]
+def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
+    front = table.iloc[[1, 0]].rename(columns={"eval_images_per_second": "pictures_per_second"})
+    axis = plots.cost_accuracy(table, front.assign(adaptation=["none", "baseline"])).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["96/128", "96/96, baseline"]
+    assert len(np.asarray(axis.lines[0].get_xdata())) == len(table)
+
+
+def test_a_figure_is_described_by_what_is_written_in_it(table: pd.DataFrame) -> None:
+    words = plots.described(plots.accuracy_by_test_size(table))
+    assert words.startswith(
+        "figure: adaptation: none; top-1 accuracy on test (%) against test size (px); trained at 96"
+    )
+    long = plots.confusions([0], [1], ["a" * 40, "b" * 700])
+    assert len(plots.described(long)) <= 620
+
+
+def test_notebooks_store_the_description() -> None:
+    shell = InteractiveShell.instance()
+    try:
+        importlib.reload(plots)
+        figure = plots.training_history(pd.DataFrame({"epoch": [1], "loss": [1.0], "val_top1": [0.5]}))
+        assert shell.display_formatter is not None
+        _, metadata = shell.display_formatter.format(figure)  # type: ignore[no-untyped-call]
+    finally:
+        InteractiveShell.clear_instance()
+    assert metadata["image/png"]["alt"] == plots.described(figure)
 
 
 def test_gain_path_tells_what_was_not_run() -> None:
@@ -59,18 +73,21 @@ def test_gain_path_tells_what_was_not_run() -> None:
     assert texts == ["80.0%", "+5.0 [+2.0, +8.0]", "not run"]
 
 
-@pytest.mark.parametrize("classes", [2, 50])
+@pytest.mark.parametrize("classes", [2, 50])  # bars, lines
 def test_class_distribution_adds_up(classes: int) -> None:
     labels = [f"c{i % classes}" for i in range(100)]
     axis = plots.class_distribution(pd.DataFrame({"label": labels, "split": ["train"] * 50 + ["test"] * 50})).axes[0]
-    assert len(axis.patches) == 2 * classes
+    bars = [bar.get_bbox().width for bar in axis.patches if isinstance(bar, Rectangle)]
+    drawn = [*bars, *(value for line in axis.lines for value in np.asarray(line.get_ydata()))]
+    assert len(drawn) == 2 * classes
+    assert sum(drawn) == 100
     assert axis.get_title(loc="left") == f"{classes} classes, {100 // classes} to {100 // classes} pictures each"
 
 
 def test_size_distribution_shows_means() -> None:
     pictures = pd.DataFrame({"width": [100, 300], "height": [100, 100]})
-    legends = [axis.get_legend_handles_labels()[1] for axis in plots.size_distribution(pictures).axes]
-    assert legends == [["mean 200"], ["mean 100"], ["mean 2.00"]]
+    labels = [axis.get_xlabel().split(", ")[-1] for axis in plots.size_distribution(pictures).axes]
+    assert labels == ["mean 200", "mean 100", "mean 2.00"]
 
 
 def test_size_ratios_are_shown_where_a_pair_was_given() -> None:

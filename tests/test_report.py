@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fixres_poc import report
-from fixres_poc.config import SweepSettings, run_folder
+from fixres_poc.config import InputError, SweepSettings, run_folder
 from fixres_poc.reading import validate
 
 EVIL = "<script>alert(1)</script><img src=http://example.org/x.png>"
@@ -54,7 +54,11 @@ def page(file: Path) -> BeautifulSoup:
 
 
 def assert_harmless(html: BeautifulSoup) -> None:
-    assert not html(["script", "link", "iframe", "object", "base"])
+    assert [script.text for script in html("script")] == [report.SCRIPT]
+    assert f"script-src '{report.SCRIPT_HASH}'" in str(
+        html.meta and html.find("meta", content=re.compile("default-src"))
+    )
+    assert not html(["link", "iframe", "object", "base"])
     assert all(str(each["src"]).startswith("data:") for each in html(src=True))
     assert not [name for each in html(True) for name in each.attrs if name.startswith("on")]
     assert {each.name for each in html(href=True)} <= {"a"}
@@ -122,4 +126,28 @@ def test_pictures_are_inline_and_code_is_folded(tmp_path: Path) -> None:
 def test_tables_scroll_and_keep_no_style_text() -> None:
     cleaned = report.clean("<style scoped>td {color: red}</style><table><tr><th>a</th></tr></table>")
     assert cleaned.startswith('<div class="scroll"><table>')
+    assert '<th scope="row">a</th>' in cleaned
     assert "color" not in cleaned
+
+
+def test_figures_have_an_alternative_text(tmp_path: Path) -> None:
+    own, other = code_cell(image_png=PNG), code_cell(image_png=PNG)
+    own.outputs[0].metadata["image/png"] = {"alt": f"a line {EVIL}"}
+    write_notebook(tmp_path / "a.ipynb", "Title", own, other)
+    html = BeautifulSoup(report.render(tmp_path / "a.ipynb", {}), "html.parser")
+    assert [image["alt"] for image in html("img")] == [f"a line {EVIL}", "figure of the section: Title"]
+
+
+def test_slides_have_a_section_each_and_no_code(home: Path) -> None:
+    cells = [new_markdown_cell("## One"), new_code_cell("code()"), new_markdown_cell("### Two")]  # type: ignore[no-untyped-call]
+    write_notebook(run_folder("tiny", "results") / "notebook.ipynb", "Title", *cells)
+    html = page(report.export("tiny", "slides"))
+    assert_harmless(html)
+    assert [section.get_text(" ", strip=True).split()[0] for section in html("section")] == ["Title", "One", "Two"]
+    assert "code()" not in str(html.main)
+
+
+def test_pdf_without_a_browser_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="format = 'pdf': needs Chromium or Chrome"):
+        report.export("tiny", "pdf")

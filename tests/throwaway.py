@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
-from fixres_poc import engine
-from fixres_poc.config import SweepSettings, home
+from fixres_poc import config, engine, records, results
+from fixres_poc.config import SweepSettings, home, run_folder
 from fixres_poc.reading import validate
 from fixres_poc.runner import OUTPUTS
 
@@ -30,6 +32,12 @@ MIDDLE = {
     "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
 }
 SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
+PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
+MODELS: dict[str, type[config.Settings]] = {
+    "02_baseline": config.BaselineSettings,
+    "03_train": config.TrainSettings,
+    "04_fixres": config.PairSettings,
+}
 RUNS = ("state_of_the_art", "dataset", "baseline", "train64_seed0", "train64_test64_seed0", "train64_test96_seed0")
 
 
@@ -80,6 +88,56 @@ def render(sweep: SweepSettings) -> Path:
 def settings() -> SweepSettings:
     """One training, two pairs."""
     return validate(SweepSettings, SWEEP, "tiny.yml")
+
+
+def write_results(classes: int, pictures: int, **sweep: object) -> SweepSettings:
+    """The runs of a sweep on a data set of any shape, nothing trained: an accuracy that grows with the test size.
+
+    Args:
+        classes: number of classes, with names of many lengths; the first has half of the pictures, but for one each.
+        pictures: number of pictures, of all splits; each class has one at least.
+        sweep: its settings, beside a data set of one's own that isn't at hand.
+    """
+    rng = np.random.default_rng(0)
+    settings = validate(SweepSettings, {"name": "shape", "dataset": "birds", **sweep}, "shape.yml")
+    names = [f"{label:03}-{'great_spotted_woodpecker_' * (label % 4)}bird" for label in range(classes)]
+    label = np.r_[np.arange(classes), rng.choice(classes, pictures - classes) * rng.integers(0, 2, pictures - classes)]
+    sizes = {"width": rng.integers(200, 4000, pictures), "height": rng.integers(200, 4000, pictures)}
+    split = rng.choice(list(PARTS), pictures, p=list(PARTS.values()))
+    split[:3] = list(PARTS)
+    table = pd.DataFrame({"picture": [f"{i:06}.jpg" for i in range(pictures)], "label": label, "split": split, **sizes})
+    records.write_atomically(run_folder("shape", "pictures.csv"), table.to_csv(index=False))
+    counts = {part: int((split == part).sum()) for part in PARTS}
+    for run in settings.runs():
+        if run.notebook not in MODELS:
+            continue
+        adaptations = run.parameters.get("adaptations", ["baseline"])
+        speed = 3e6 / run.parameters.get("test_size", 224) ** 2
+        metrics = {"classes": names, "pictures": counts, "eval_images_per_second": {"center": speed}}
+        metrics |= {"seconds": {"train": 60.0, "adapt": dict.fromkeys(adaptations, 5.0)}}
+        found = [
+            _guesses(table, classes, each, 1 - 20 / run.parameters.get("test_size", 160) + place / 100, rng)
+            for place, each in enumerate(adaptations)
+        ]
+        values = validate(MODELS[run.notebook], run.parameters, "shape.yml")
+        results.write_run(
+            run_folder("shape", run.name), values, metrics, None if run.notebook == "03_train" else pd.concat(found)
+        )
+    results.collect(settings)
+    return settings
+
+
+def _guesses(
+    pictures: pd.DataFrame, classes: int, adaptation: str, accuracy: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    tested = pictures[pictures["split"] != "train"].rename(columns={"label": "target"})
+    others = {name: (tested["target"] + place) % classes for place, name in enumerate(records.TOP)}
+    table = tested.assign(**others, adaptation=adaptation, view="center")
+    table.loc[:, records.TOP[classes:]] = -1
+    sure = rng.uniform(0.3, 1, len(table))
+    wrong = (rng.uniform(size=len(table)) > accuracy) & (classes > 1)
+    table.loc[wrong, ["top1", "top2"]] = table.loc[wrong, ["top2", "top1"]].to_numpy()
+    return table.assign(probability=sure)
 
 
 def processes() -> list[psutil.Process]:

@@ -57,6 +57,8 @@ def shown(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
         return []
     if settings.dataset == "synthetic":
         return [F.pil_to_tensor(synthetic.open_picture(settings.split_seed, name)) for name in names]
+    if not resolve(settings.dataset).is_dir():
+        return []
     root = image_folder.root(stanford_dogs.images(resolve(settings.dataset)))
     paths = [root / name for name in names]
     return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []

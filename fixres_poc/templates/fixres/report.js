@@ -28,7 +28,8 @@ function sortBy(table, column) {
 
 function addSorting(table) {
   [...table.tHead.rows[0].cells].forEach((header, column) => {
-    const button = make("button", { type: "button", onclick: () => sortBy(table, column) }, ...header.childNodes);
+    const button = make("button", { type: "button", onclick: () => sortBy(table, column) });
+    button.setAttribute("aria-label", `sort by ${header.textContent}`);
     header.append(button);
   });
 }

@@ -1,0 +1,171 @@
+"""The report's pages in a real browser: what they load, how they read, and what their script does."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+from fixres_poc import report
+from fixres_poc.config import REPOSITORY, report_folder
+
+CHROMIUM = next(filter(None, map(shutil.which, report.BROWSERS)), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+SLOWEST_MS, LARGEST_BYTES, PHONE, DESK = 2000, 3_000_000, 390, 1400
+RUN = {"name": "demo", "status": "ok", "error": "", "time": "2 s", "link": "notebooks/demo.html"}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Addresses of an index, its slides and a run's page, made by the present template from stored notebooks."""
+    folder = tmp_path_factory.mktemp("pages")
+    made: dict[str, tuple[str, dict[str, Any]]] = {
+        "index": ("05_results", {"runs": [RUN]}),
+        "slides": ("05_results", {"slides": True}),
+        "run": ("04_fixres", {"name": "run", "back": "report"}),
+    }
+    for name, (stem, page) in made.items():
+        html = report.render(REPOSITORY / "notebooks" / f"{stem}.ipynb", page)
+        (folder / f"{name}.html").write_text(html, encoding="utf-8")
+    return {name: (folder / f"{name}.html").as_uri() for name in made}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser, pages: dict[str, str]) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": DESK, "height": 900})
+    opened.goto(pages["index"])
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("name", ["index", "slides", "run"])
+def test_page_asks_no_host_and_opens_fast(browser: Browser, pages: dict[str, str], name: str) -> None:
+    opened = browser.new_page(viewport={"width": PHONE, "height": 800})
+    said: list[str] = []
+    asked: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(pages[name])
+    assert said == []
+    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+    assert opened.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < SLOWEST_MS
+    assert opened.evaluate("document.documentElement.scrollWidth") <= PHONE
+    assert all(len(alt or "") > 10 for alt in opened.eval_on_selector_all("img", "all => all.map(each => each.alt)"))
+    opened.close()
+
+
+@pytest.mark.parametrize("name", ["index", "slides", "run"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", PHONE), ("dark", DESK)])
+def test_no_serious_fault_of_access(
+    browser: Browser, pages: dict[str, str], name: str, scheme: Literal["light", "dark"], width: int
+) -> None:
+    opened = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    opened.goto(pages[name])
+    found = Axe().run(opened).response["violations"]
+    assert not [each["id"] for each in found if each["impact"] in ("serious", "critical")]
+    opened.close()
+
+
+def column(page: Page, table: str, name: str) -> list[str]:
+    """Texts of a column's cells in the rows that are shown."""
+    names = page.eval_on_selector_all(f"{table} thead th", "all => all.map(each => each.textContent.trim())")
+    cells = page.locator(f"{table} tbody tr:not([hidden]) td:nth-child({names.index(name) + 1})")
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+def test_the_table_sorts_by_keyboard(page: Page) -> None:
+    before = column(page, ".sortable", "test top-1 %")
+    button = page.get_by_role("button", name="sort by test top-1 %")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert column(page, ".sortable", "test top-1 %") == sorted(before, key=float) != before
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("test top-1 %")
+    button.click()
+    assert column(page, ".sortable", "test top-1 %") == sorted(before, key=float, reverse=True)
+    page.get_by_role("button", name="sort by p (baseline)").click()
+    assert column(page, ".sortable", "p (baseline)")[-1] == "n/a"
+    assert column(page, ".sortable", "p (baseline)")[0] == "<0.001"
+
+
+def test_the_table_is_filtered_by_words(page: Page) -> None:
+    every = len(column(page, ".sortable", "test"))
+    page.get_by_label("Rows with").fill("160 head")
+    assert set(column(page, ".sortable", "test")) == {"160"}
+    assert all("head" in text for text in column(page, ".sortable", "adaptation"))
+    assert page.locator(".control output").first.inner_text() == f"6 of {every} rows"
+
+
+def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
+    names = ["pictures/s", "val top-1 %", "test"]
+    speeds, accuracies, sizes = (column(page, ".frontier", name) for name in names)
+    least = sorted(map(float, speeds))[1]  # all but the slowest
+    page.get_by_label("At least").fill(str(least))
+    fitting = [place for place, speed in enumerate(speeds) if float(speed) >= least]
+    expected = max(fitting, key=lambda place: float(accuracies[place]))
+    assert f"test at {sizes[expected]} px" in page.locator(".answer").inner_text()
+    assert page.locator("tr.picked td").nth(1).inner_text() == sizes[expected]
+    page.get_by_label("At most").fill("0.0001")
+    assert "No pair of this sweep" in page.locator(".answer").inner_text()
+    assert page.locator("tr.picked").count() == 0
+
+
+def test_heat_map_shows_intervals_in_its_cells(page: Page) -> None:
+    cells = page.locator("table.heat td:has(small)").all_inner_texts()
+    assert len(cells) == 60
+    for cell in cells:
+        shown, low, high = map(float, re.findall(r"\d+\.\d", cell))
+        assert low <= shown <= high
+    top1 = [float(cell.split("\n")[0]) for cell in cells]
+    colours = page.eval_on_selector_all(
+        "table.heat td:has(small)", "all => all.map(each => each.style.backgroundColor)"
+    )
+    assert colours[top1.index(max(top1))] == "rgb(254, 232, 56)"  # the ends of cividis
+    assert colours[top1.index(min(top1))] == "rgb(0, 34, 78)"
+
+
+def test_without_a_script_every_table_stands(browser: Browser, pages: dict[str, str]) -> None:
+    opened = browser.new_page(java_script_enabled=False)
+    opened.goto(pages["index"])
+    assert opened.locator("table.frontier tbody tr").count() > 3
+    assert opened.locator("table.sortable tbody tr").count() == 61
+    assert opened.locator("input, button").count() == 0
+    opened.close()
+
+
+def test_no_other_script_runs(page: Page) -> None:
+    with pytest.raises(Error, match="Content Security Policy"):
+        page.add_script_tag(content="document.title = 'taken over'")
+    assert page.title() != "taken over"
+
+
+def test_pdf_is_printed(pages: dict[str, str]) -> None:
+    folder = report_folder("printed")
+    folder.mkdir(parents=True)
+    shutil.copy(Path(pages["run"].removeprefix("file://")), folder / "index.html")
+    made = report.export("printed", "pdf").read_bytes()
+    assert made.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type ?/Page\b", made)) > 1
+
+
+def test_the_committed_report_is_small_and_complete() -> None:
+    folder = REPOSITORY / "reports" / "demo"
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    assert len(index.encode()) < LARGEST_BYTES
+    assert report.SCRIPT_HASH in index, "render the demo's report again"
+    links = re.findall(r'href="(notebooks/[^"#]+)"', index)
+    assert len(links) == 15
+    assert all((folder / link).exists() for link in links)
