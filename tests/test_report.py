@@ -1,13 +1,18 @@
 """Pages made from stand-in notebooks: complete, self-contained, and harmless whatever the data says."""
 
+import base64
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import numpy.typing as npt
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from fixres_poc import report
 from fixres_poc.config import InputError, SweepSettings, run_folder
@@ -47,6 +52,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         elif run.name != MISSING:
             (folder / "metrics.json").write_text(json.dumps({"settings": {}, "seconds": {"train": 61}}))
     return tmp_path
+
+
+def pixels(picture: str) -> npt.NDArray[np.uint8]:
+    """RGBA (H, W, 4) of a picture in base64."""
+    return np.asarray(Image.open(BytesIO(base64.b64decode(picture))).convert("RGBA"))
 
 
 def page(file: Path) -> BeautifulSoup:
@@ -119,8 +129,20 @@ def test_whatever_came_from_data_is_shown_as_text(tmp_path: Path) -> None:
 def test_pictures_are_inline_and_code_is_folded(tmp_path: Path) -> None:
     write_notebook(tmp_path / "a.ipynb", "Title", code_cell(image_png=PNG))
     html = BeautifulSoup(report.render(tmp_path / "a.ipynb", {}), "html.parser")
-    assert [str(image["src"]) for image in html("img")] == [f"data:image/png;base64,{PNG}"]
+    (shown,) = [pixels(str(image["src"]).removeprefix("data:image/webp;base64,")) for image in html("img")]
+    assert (shown == pixels(PNG)).all()
     assert html.select("details:not([open]) .highlight")[0].text.strip() == "show()"
+
+
+def test_photographs_are_packed_and_drawings_kept_as_they_are() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    for picture, kept in ((noise, False), (np.repeat(noise[:2], 40, axis=0), True)):
+        png = BytesIO()
+        Image.fromarray(picture).save(png, "PNG")
+        text = base64.b64encode(png.getvalue()).decode()
+        packed = report._webp(text)
+        assert (pixels(packed)[..., :3] == picture).all() == kept
+        assert len(packed) < len(text)
 
 
 def test_tables_scroll_and_keep_no_style_text() -> None:
