@@ -159,7 +159,7 @@ def test_failed_runs_and_missing_references_are_named() -> None:
 
 def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
     shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
-    chosen = shown[shown[""] == "chosen"].iloc[0]
+    chosen = shown[shown["choice"] == "chosen"].iloc[0]
     assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (128, "head_bn", "80.0")
     assert chosen["p (test = train)"] == "<0.001"
     assert shown.loc[shown["adaptation"] == "baseline", "p (baseline)"].tolist() == ["n/a"]
@@ -183,7 +183,7 @@ def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
     shown = tables.cells(told(same(0.60), same(0.62), seed1=(same(0.50), None)))
     assert shown["seeds"].tolist() == [1, *[2] * 5, *[1] * 5]
     assert shown["status"].tolist() == [*["ok"] * 6, *["1 of 2 ok"] * 5]
-    assert shown.loc[shown[""] == "chosen", ["test", "adaptation", "test top-1 %"]].to_numpy().tolist() == [
+    assert shown.loc[shown["choice"] == "chosen", ["test", "adaptation", "test top-1 %"]].to_numpy().tolist() == [
         [96, "none", "55.0"]
     ]
 
