@@ -37,6 +37,8 @@ ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)
 CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
 
 .PHONY: help setup sweep plan data report lab notebooks bench test test-faults lint types unit nbval audit-deps clean
+
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
@@ -89,6 +91,7 @@ audit-deps: setup  ## known vulnerabilities of the pinned versions, where their 
 	*'"vulns"'*) test $$status = 0 && echo 'no known vulnerabilities' || $(AUDIT) ;; \
 	*) echo 'not audited: no database of vulnerabilities can be reached' ;; \
 	esac
+
 test-faults: setup  ## kills, full disks, two at once and the like, in sweeps that train
 	$(PYTHON) -m pytest -m faults tests/faults
 
