@@ -70,7 +70,7 @@ class Pictures:
     def fingerprint(self) -> str:
         """16 hex digits that change when a picture is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
-        contents = image_folder.digests(self.root, self.table["picture"])
+        contents = image_folder.digests(self.root, self.table["picture"], whole=False)
         for picture, label, split in self.table[["picture", "label", "split"]].itertuples(index=False):
             digest.update(f"{picture}\0{self.classes[label]}\0{split}\0{contents[picture]}\n".encode())
         return digest.hexdigest()[:16]

@@ -21,6 +21,8 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 SPLITS |= dict.fromkeys(["val", "valid", "validation"], "val")
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
 MOST_ASPECT = 100
+END_BYTES = 256 * 1024
+UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 WHITES = {"F": (1, 255, 65535, 2**32 - 1), "I": (65535, 2**31 - 1)}
 
 Row = tuple[str, str, str]
@@ -202,13 +204,27 @@ def _presplit(root: Path, splits: dict[str, Path], seed: int) -> list[Row]:
     return rows + stratify(parts["train"], root, seed, test=False)
 
 
-def digests(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of every picture's bytes, by its name."""
+def digests(root: Path, names: Iterable[str], whole: bool = True) -> dict[str, str]:
+    """SHA-256 of every picture's bytes, by its name.
 
-    # Of all bytes: a BMP or TIFF retouched in its middle keeps its size and its ends. Not cached by modification time,
-    # which copying tools preserve or renew.
+    Args:
+        root: folder of the pictures.
+        names: paths relative to it.
+        whole: False looks at size and both ends of a large compressed picture only: two of equal size differ there,
+            and every run of a sweep asks for it, which for photographs of many megabytes would take minutes.
+    """
+
+    # Not cached by modification time, which copying tools preserve or renew.
     def digest(name: str) -> tuple[str, str]:
-        return name, hashlib.sha256((root / name).read_bytes()).hexdigest()
+        with open(root / name, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if whole or size <= 2 * END_BYTES or Path(name).suffix.lower() in UNCOMPRESSED:
+                return name, hashlib.file_digest(file, "sha256").hexdigest()
+            content = hashlib.sha256(file.read(END_BYTES))
+            file.seek(-END_BYTES, os.SEEK_END)
+            content.update(file.read(END_BYTES))
+        return name, f"{size} {content.hexdigest()}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(pool.map(digest, names))
