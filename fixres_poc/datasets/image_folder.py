@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from fixres_poc.config import InputError
 
@@ -131,6 +131,15 @@ def passed_over(root: Path) -> Counter[str]:
     return +found
 
 
+def orientation(picture: Image.Image) -> int:
+    """A picture's EXIF orientation, 1 to 8, or the one in its XMP; 1 where there is none that can be read."""
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF raises errors of many kinds, and says nothing about the pixels
+        return 1
+    return found if found in range(1, 9) else 1
+
+
 def as_rgb(picture: Image.Image) -> Image.Image:
     """A picture as it is read everywhere: upright by its EXIF orientation, RGB, 8 bits a channel.
 
@@ -139,10 +148,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     is 65535 for 16 bits, and for 32 bits and floats the smallest of `WHITES` that no value exceeds.
     """
     picture.load()
-    try:
-        upright = ImageOps.exif_transpose(picture)
-    except Exception:  # damaged EXIF raises errors of many kinds, and says nothing about the pixels
-        upright = picture
+    upright = ImageOps.exif_transpose(picture) if orientation(picture) > 1 else picture
     if upright.mode == "RGB":
         return upright
     if upright.mode in WHITES or upright.mode.startswith("I;16"):

@@ -30,16 +30,15 @@ def read_image(path: Path) -> torch.Tensor:
     Raises:
         InputError: the file is missing or cannot be decoded.
     """
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        try:
-            decoded = decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-            return cast(torch.Tensor, decoded)
-        except RuntimeError:
-            pass  # what libjpeg refuses (another format under this suffix, odd colour spaces) goes to Pillow
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as picture:  # reads the header alone, and refuses more pixels than memory should hold
+            if picture.format == "JPEG" and image_folder.orientation(picture) == 1:
+                try:
+                    return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
+                except RuntimeError:
+                    pass  # what libjpeg refuses, such as odd colour spaces, goes to Pillow
             return cast(torch.Tensor, F.pil_to_tensor(image_folder.as_rgb(picture)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files raise errors of many kinds
         raise InputError(f"{path}: not a readable picture ({type(error).__name__}); repair or remove it") from None
 
 
