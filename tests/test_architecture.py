@@ -22,6 +22,7 @@ LEVELS = (
         "machine",
     ],
     [
+        "folding",
         "memory",
         "transforms",
         "weights",
