@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fixres_poc.config import InputError
+from fixres_poc.records import replacing
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
@@ -23,18 +22,10 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, A
         tensors: by name, on any device.
         record: settings and whatever else must be equal for the checkpoint to be used again; stored as JSON.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        stored = {"digest": _digest(plain), **record}
-        save_file(plain, name, metadata={key: json.dumps(value) for key, value in stored.items()})
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    stored = {"digest": _digest(plain), **record}
+    with replacing(path) as file:
+        save_file(plain, file.name, metadata={key: json.dumps(value) for key, value in stored.items()})
 
 
 def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -162,7 +162,7 @@ def _lay_out(sweep: SweepSettings, fingerprint: str) -> None:
         half_done = (folder / "progress.log").exists() or not (complete(folder, run.notebook) and intact(folder))
         if changed or half_done or outdated & set(run.needs):
             outdated.add(run.name)
-            for temporary in folder.glob(".*"):  # of writers that were killed
+            for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
                 temporary.unlink()
         for name in ("error.txt", "progress.log", *(OUTPUTS[run.notebook] if run.name in outdated else ())):
             (folder / name).unlink(missing_ok=True)

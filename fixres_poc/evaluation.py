@@ -194,17 +194,33 @@ def predict(
     portion, rows = Portion(settings.batch_size), batches(dataset, settings.batch_size)
     start = time.perf_counter()
     frozen = folded(model, test_size)
-    with torch.inference_mode(), engine.autocast():
-        for images, _, _ in bar(ahead(loader(dataset, rows, workers())), f"{split} at {test_size} px", len(rows)):
-            crops = images.flatten(0, -4)  # (N, 3, K, K), or of (N, V, 3, K, K) every crop
-            features = portion.run(lambda part: trunk(frozen, part.to(engine.device, non_blocking=True)), crops)
-            for name, tail in tails.items():
-                each = tail.eval()(*features).float().softmax(dim=1)
-                parts[name].append(each.unflatten(0, (len(images), -1)).mean(dim=1))
-        probabilities = {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
+    for images, _, _ in bar(ahead(loader(dataset, rows, workers())), f"{split} at {test_size} px", len(rows)):
+        for name, each in probabilities(frozen, tails, images, portion, engine).items():
+            parts[name].append(each)
+    found = {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
     seconds = time.perf_counter() - start
-    frames = [prediction_table(dataset.table, name, each, view) for name, each in probabilities.items()]
+    frames = [prediction_table(dataset.table, name, each, view) for name, each in found.items()]
     return Predictions(pd.concat(frames, ignore_index=True), seconds, portion.size)
+
+
+@torch.inference_mode()
+def probabilities(
+    network: nn.Module, tails: dict[str, Tail], images: torch.Tensor, portion: Portion, engine: Accelerator
+) -> dict[str, torch.Tensor]:
+    """Probabilities (N, C) by tail, after one pass of the frozen trunk; of several crops they are averaged.
+
+    Args:
+        network: whose trunk is used, in eval mode on its device.
+        tails: adaptation name -> tail.
+        images: (N, 3, K, K), or V crops of each as (N, V, 3, K, K); normalised.
+        portion: how many pictures pass at once.
+        engine: from `accelerator`.
+    """
+    crops = images.flatten(0, -4)
+    with engine.autocast():
+        maps = portion.run(lambda part: trunk(network, part.to(engine.device, non_blocking=True)), crops)
+        found = {name: tail.eval()(*maps).float().softmax(dim=1) for name, tail in tails.items()}
+    return {name: each.unflatten(0, (len(images), -1)).mean(dim=1) for name, each in found.items()}
 
 
 def prediction_table(

@@ -6,7 +6,6 @@ are added up. Batch norm alone sees the difference: it normalises with the stati
 
 import json
 import math
-import os
 import time
 import zipfile
 from contextlib import nullcontext
@@ -28,6 +27,7 @@ from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.evaluation import place, predict, transforms_for, workers
 from fixres_poc.preflight import Fit
 from fixres_poc.progress import bar
+from fixres_poc.records import replacing
 
 MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.9, 1e-4, 0.15
 FUSED = ("cpu", "cuda")
@@ -192,18 +192,11 @@ def val_top1(model: nn.Module, settings: TrainSettings, pictures: Pictures, engi
 
 def _keep(file: Path, record: dict[str, Any], state: State, engine: Accelerator) -> None:
     """Write the state so that it is complete or not there; tensors, numbers and strings only."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = {"record": json.dumps(record), "rows": state.rows, "best": state.best, "model": state.model.state_dict()}
     content |= {"optimizer": state.optimizer.state_dict(), "schedule": state.schedule.state_dict()}
     content |= {"scaler": engine.scaler.state_dict() if engine.scaler is not None else {}}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as opened:  # by path, torch would not say that the disk is full
-            torch.save(content, opened)
-            os.fsync(opened.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as opened:  # by path, torch would not say that the disk is full
+        torch.save(content, opened)
 
 
 def _resume(file: Path, record: dict[str, Any], state: State, engine: Accelerator) -> None:

@@ -17,11 +17,11 @@ from torch import nn
 
 from fixres_poc import checkpoint, datasets, pairs, results, training
 from fixres_poc.activations import Equalised
-from fixres_poc.backbones import Tail, trunk
+from fixres_poc.backbones import Tail
 from fixres_poc.config import InputError, PairSettings, View, home, report_folder, run_folder
 from fixres_poc.datasets import Pictures, image_folder
 from fixres_poc.datasets.loading import read_image
-from fixres_poc.evaluation import accelerator, device_name, peak_memory_bytes, predict, transforms_for
+from fixres_poc.evaluation import accelerator, device_name, peak_memory_bytes, predict, probabilities, transforms_for
 from fixres_poc.memory import Portion
 from fixres_poc.reading import validate
 from fixres_poc.training import Trained
@@ -81,12 +81,9 @@ class Finished:
         """
         size = size or self.settings.test_size
         frame = transforms_for(self.settings, size, size, view)["val_test"]
-        crops = torch.stack([frame(image) for image in images]).flatten(0, -4)  # (N V, 3, K, K)
-        model, device = self.trained.model, self.engine.device
-        with torch.inference_mode(), self.engine.autocast():
-            features = Portion(self.settings.batch_size).run(lambda part: trunk(model, part.to(device)), crops)
-            each = self.tail(adaptation)(*features).float().softmax(dim=1)
-        return cast(torch.Tensor, each.unflatten(0, (len(images), -1)).mean(dim=1).cpu())
+        framed, tails = torch.stack([frame(image) for image in images]), {adaptation: self.tail(adaptation)}
+        portion = Portion(self.settings.batch_size)
+        return probabilities(self.trained.model, tails, framed, portion, self.engine)[adaptation].cpu()
 
     def classify(
         self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5

@@ -11,12 +11,12 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import psutil
@@ -34,18 +34,25 @@ PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "sc
 PACKAGES += ["statsmodels", "papermill", "nbconvert"]
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either complete or as it was before, also after a power cut; its folder is made."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the path's place once it is whole, also after a power cut; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is either complete or as it was before (see `replacing`)."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def library_hash(everything: bool = False) -> str:

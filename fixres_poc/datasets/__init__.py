@@ -175,7 +175,7 @@ def prepare(settings: DataSettings, folder: Path, skip_unreadable: bool = False)
         broken, fingerprint = before["unreadable"], before["fingerprint"]
     else:
         pictures, broken = _measured(listed, skip_unreadable)
-        fingerprint = pictures.fingerprint()
+        fingerprint = pictures.fingerprint() if broken else whole
         content = {"fingerprint": fingerprint, "listed": whole, "classes": pictures.classes, "unreadable": broken}
         text = io.StringIO()
         pictures.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
