@@ -8,12 +8,11 @@ import heapq
 import io
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import pandas as pd
@@ -117,8 +116,29 @@ def _stored(root: Path, seed: int, missing: list[str], workers: int) -> Iterator
     if len(missing) < POOL_FROM or workers < 2:
         return
     # "spawn", since forking a process that runs threads, as Jupyter's does, can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, suppress(BrokenProcessPool):
-        yield from pool.map(partial(_store, root, seed), missing, chunksize=8)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    try:
+        for each in [pool.submit(_store, root, seed, name) for name in missing]:
+            yield each.result()
+    except BrokenProcessPool:
+        return
+    except BaseException:  # at once: a second Ctrl-C while the pool winds up would leave it waiting for ever
+        for process in active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _end_with_parent() -> None:
+    """A pool's processes hold both ends of its queue, and so would wait for work for ever once the parent is killed."""
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _processors() -> int:

@@ -102,7 +102,7 @@ def test_ctrl_c_stops_within_five_seconds_and_leaves_nothing(home: Path, undistu
         said = process.communicate(timeout=20)[0]
         small.until(lambda: not throwaway.processes(), 5)
         assert time.monotonic() - begun < 5, call
-        assert process.returncode == 130, f"{call}: {said}"
+        assert process.returncode in (130, -signal.SIGINT), f"{call}: {said}"  # the latter if already at its exit
         assert "Traceback" not in said
     small.finish(home)
     small.assert_same_results(home, undisturbed)
