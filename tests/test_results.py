@@ -66,7 +66,8 @@ def sweep(home: Path) -> Results:
 @pytest.mark.usefixtures("sweep")
 def test_metrics_hold_settings_environment_and_accuracies() -> None:
     metrics = json.loads((run_folder("tiny", "train96_test96_seed0") / "metrics.json").read_text())
-    assert list(metrics) == ["settings", "versions", "hardware", "accuracies", "seconds", "peak_memory_bytes"]
+    keys = ["settings", "versions", "hardware", "predictions_sha256", "accuracies", "seconds", "peak_memory_bytes"]
+    assert list(metrics) == keys
     assert metrics["settings"]["test_size"] == 96
     assert metrics["versions"]["pandas"] == pd.__version__
     assert metrics["accuracies"][0]["top1"] == pytest.approx(40 / TEST)
