@@ -24,7 +24,7 @@ from torch import nn
 from fixres_poc.backbones import Tail, create, interpolation, mean_std, trunk
 from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, ModelSettings, View
 from fixres_poc.datasets import Pictures
-from fixres_poc.datasets.loading import PictureDataset, ahead, batches, loader
+from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.folding import folded
 from fixres_poc.machine import remembered
 from fixres_poc.memory import Portion, keep_freed
@@ -194,7 +194,7 @@ def predict(
     portion, rows = Portion(settings.batch_size), batches(dataset, settings.batch_size)
     start = time.perf_counter()
     frozen = folded(model, test_size)
-    for images, _, _ in bar(ahead(loader(dataset, rows, workers())), f"{split} at {test_size} px", len(rows)):
+    for images, _, _ in bar(loader(dataset, rows, workers()), f"{split} at {test_size} px"):
         for name, each in probabilities(frozen, tails, images, portion, engine).items():
             parts[name].append(each)
     found = {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
@@ -271,10 +271,8 @@ def features(
         return (tail.pooled(*trunk(frozen, images.to(engine.device, non_blocking=True))).float().cpu(),)
 
     with torch.inference_mode(), engine.autocast():
-        loaded = loader(dataset, rows, workers())
-        early = ahead(loaded) if dataset.seed is None else loaded
-        shown = bar(early, f"features of {split} at {size} px", len(rows))
-        parts = [portion.run(pooled, images)[0] for images, _, _ in shown]
+        loaded = bar(loader(dataset, rows, workers()), f"features of {split} at {size} px")
+        parts = [portion.run(pooled, images)[0] for images, _, _ in loaded]
     return torch.cat(parts).numpy()
 
 

@@ -70,7 +70,7 @@ def test_wrong_input_is_told_in_its_own_words(run_folder: Path) -> None:
     source = 'print("before")\nfrom fixres_poc.config import InputError\nraise InputError("epochs = 0: too\\nfew")'
     assert execute(run_folder, source, 'print("after")') == r"epochs = 0: too\nfew"
     first, *rest = (run_folder / "error.txt").read_text().splitlines()
-    assert first == "epochs = 0: too few"
+    assert first == r"epochs = 0: too\nfew"
     assert any("Traceback" in line for line in rest)
     assert "\x1b" not in "".join(rest)
     assert not (run_folder / "progress.log").exists()

@@ -3,8 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +19,6 @@ from fixres_poc.transforms import Transform
 
 # torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
 warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
-
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def read_image(path: Path) -> torch.Tensor:
@@ -86,25 +83,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         """Read and transform one picture."""
-        return self._transformed(self._read(index), index)
-
-    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int, int]]:
-        """What torch's loader asks for, a batch: read by as many threads as torch has, here or in a loader process.
-
-        torch draws random numbers for all threads from one state, so a random transform runs in this thread alone.
-        """
-        threads = torch.get_num_threads()
-        if threads == 1:
-            return [self[index] for index in indices]
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            if self.seed is None:
-                return list(pool.map(self.__getitem__, indices))
-            return [self._transformed(*each) for each in zip(pool.map(self._read, indices), indices, strict=True)]
-
-    def _read(self, index: int) -> torch.Tensor:
-        return read_image(self.root / self.names[index])
-
-    def _transformed(self, image: torch.Tensor, index: int) -> tuple[torch.Tensor, int, int]:
+        image = read_image(self.root / self.names[index])
         if self.seed is None:
             return self.transform(image), self.labels[index], index
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
@@ -143,20 +122,3 @@ def loader(
     """
     own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
     return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=torch.cuda.is_available())
-
-
-def ahead(loaded: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches, each read by a thread while the one before is at work; for framings that draw no numbers.
-
-    Where torch has one thread, as in runs that share a machine, nothing would be gained, and no thread is started.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield from loaded
-        return
-    batches = iter(loaded)
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
