@@ -121,6 +121,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         for file in (home / "notebooks").iterdir():
             file.write_text(file.read_text().replace("Text.", "Other text."))
         story.step("text edited")
+        (home / "runs/tiny" / PAIRS[0] / ".ipynb_checkpoints").mkdir()  # of someone who opened the executed notebook
         story.edit("04_fixres", "train_size = test_size = 0", "train_size = test_size = 1")
         story.step("pair code edited")
         story.edit("03_train", "train_size = test_size = 0", "train_size = test_size = 1")
