@@ -241,6 +241,7 @@ def test_a_class_without_a_readable_picture_in_a_split_is_refused(colour_folder:
 def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:
     settings = DataSettings(dataset=str(colour_folder))
     first = datasets.prepare(settings, tmp_path / "run")
+    assert first == datasets.load(settings).fingerprint()
     table = pd.read_csv(tmp_path / "run" / "pictures.csv")
     assert set(table["width"]) == {72}
     assert set(table["height"]) == {56}
