@@ -5,24 +5,22 @@ page is written from all that are there.
 """
 
 import argparse
+import functools
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
 
-from benchmarks import measure, usual
+from benchmarks import measure, processes, usual
 from benchmarks.page import write
 from fixres_poc import datasets, fine_tuning
 from fixres_poc.backbones import Tail, create, trunk
-from fixres_poc.config import BASELINE_SIZE, Adaptation, PairSettings, home
+from fixres_poc.config import BASELINE_SIZE, PairSettings, home
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset
 from fixres_poc.evaluation import accelerator, place, predict, transforms_for
@@ -32,8 +30,6 @@ from fixres_poc.records import write_atomically
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
-GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
-ONE_MORE = [96, 112]
 TRAINED_PICTURES, TRAIN_SIZE = 640, 128
 Result = dict[str, Any]
 
@@ -75,19 +71,17 @@ class Bench:
         for size in sizes:
             predict(self.placed, tails, some, "test", self.settings, size, self.engine)
 
-    @property
+    @functools.cached_property
     def best_batch(self) -> int:
         """The batch size out of `BATCHES` at which the usual loop is fastest on 256 pictures at 224 px."""
-        if not hasattr(self, "_best_batch"):
-            part = self.pictures.some("test", 256, 0)
-            ways: dict[str, Callable[[], object]] = {}
-            for batch in BATCHES:
-                each = self.settings.model_copy(update={"batch_size": batch})
-                loaded = usual.loader(part, "test", each, BASELINE_SIZE, "val_test")
-                ways[str(batch)] = lambda loaded=loaded: usual.evaluate(self.plain, loaded)  # type: ignore[misc]
-            seconds = measure.alternating(ways, 2)
-            self._best_batch = int(min(seconds, key=lambda batch: min(seconds[batch])))
-        return self._best_batch
+        part = self.pictures.some("test", 256, 0)
+        ways: dict[str, Callable[[], object]] = {}
+        for batch in BATCHES:
+            each = self.settings.model_copy(update={"batch_size": batch})
+            loaded = usual.loader(part, "test", each, BASELINE_SIZE, "val_test")
+            ways[str(batch)] = functools.partial(usual.evaluate, self.plain, loaded)
+        seconds = measure.alternating(ways, 2)
+        return int(min(seconds, key=lambda batch: min(seconds[batch])))
 
 
 def predictions(bench: Bench) -> Result:
@@ -141,70 +135,6 @@ def several_sizes(bench: Bench) -> Result:
     return seconds | {"pictures": count, "batch": bench.best_batch}
 
 
-def drawing(bench: Bench) -> Result:
-    """Drawing 1,000 pictures with one process, and with one a core."""
-    script = "import sys; from fixres_poc.datasets import synthetic; synthetic.prepare(0, 1000, int(sys.argv[1]))"
-    seconds: dict[str, list[float]] = {"one": [], "own": []}
-    with TemporaryDirectory() as scratch:
-        file = Path(scratch) / "drawing.py"
-        file.write_text(f'if __name__ == "__main__":\n    {script}\n', encoding="utf-8")
-        for _ in range(bench.repeats):
-            for name, processes in (("one", 1), ("own", usual.CORES)):
-                seconds[name].append(measure.run([str(file), str(processes)], Path(scratch) / "home"))
-                shutil.rmtree(Path(scratch) / "home")
-    return seconds | {"pictures": 1000}
-
-
-def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
-    """Seconds of a sweep, its pictures drawn before, with its runs and report from the start."""
-    file = folder / f"{name}.yml"
-    file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
-    return measure.run(["-m", "fixres_poc", "sweep", str(file)], folder)
-
-
-def grid(bench: Bench) -> Result:
-    """The demo's pictures on a grid of 2 x 4 pairs, all results; then one more test size."""
-    found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "pictures": 1600}
-    names: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
-    for _ in range(bench.grid_repeats):
-        with TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            measure.run(["-c", "from fixres_poc.datasets import synthetic; synthetic.prepare(0, None, 1)"], folder)
-            found["own"].append(_sweep(folder, "grid", GRID))
-            pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
-            found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]}))
-            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [ONE_MORE]}))
-            each = []
-            for train_size in GRID["train_sizes"]:
-                for test_size in GRID["test_sizes"]:
-                    settings = PairSettings(
-                        train_size=train_size, test_size=test_size, image_limit=1600, adaptations=names
-                    )
-                    write_atomically(folder / "pair.json", settings.model_dump_json())
-                    each.append(measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder))
-            found["usual"].append(sum(each))
-            found["usual_pair"].append(sum(each) / len(each))
-            print(f"  grid: own {found['own'][-1]:.0f} s, usual {sum(each):.0f} s", file=sys.stderr)
-    return found
-
-
-MEMORY = """
-import sys
-from benchmarks import bench
-made = bench.build(None, int(sys.argv[1]), 1, 1)
-made.own_passes((224,))
-"""
-
-
-def memory(bench: Bench) -> Result:
-    """Peak memory of an evaluation at 224 px of few and of ten times as many pictures."""
-    found: Result = {"few": [], "many": []}
-    for _ in range(bench.repeats):
-        found["few"].append(measure.peak_bytes(["-c", MEMORY, "200"], home()))
-        found["many"].append(measure.peak_bytes(["-c", MEMORY, "2000"], home()))
-    return found
-
-
 def growth(bench: Bench) -> Result:
     """Seconds against pictures, pixels and pairs."""
     found: Result = {}
@@ -214,19 +144,19 @@ def growth(bench: Bench) -> Result:
     small = bench.pictures.some("test", 250, 0)
     sizes = {str(size**2): lambda size=size: bench.own_passes((size,), small) for size in (96, 128, 160, 192, 224, 256)}
     found["pixels"] = measure.alternating(sizes, bench.repeats)
-    found["pairs"] = {str(count): [] for count in (1, 2, 4, 8)}
-    with TemporaryDirectory() as scratch:
-        for repeat in range(bench.grid_repeats):
-            for count in (1, 2, 4, 8):
-                pairs = [[64, 64 + 8 * step] for step in range(count)]
-                content = {"image_limit": 240, "pairs": pairs, "epochs": 1, "adapt_epochs": 1}
-                found["pairs"][str(count)].append(_sweep(Path(scratch), f"pairs{count}-{repeat}", content))
+    found["pairs"] = processes.pairs(bench.grid_repeats)
     return found
 
 
 ROWS: dict[str, Callable[[Bench], Result]] = {
-    each.__name__: each
-    for each in (predictions, network_alone, train_step, several_sizes, grid, memory, drawing, growth)
+    "predictions": predictions,
+    "network_alone": network_alone,
+    "train_step": train_step,
+    "several_sizes": several_sizes,
+    "grid": lambda bench: processes.grid(bench.grid_repeats),
+    "memory": lambda bench: processes.memory(bench.repeats),
+    "drawing": lambda bench: processes.drawing(bench.repeats),
+    "growth": growth,
 }
 
 

@@ -19,6 +19,7 @@ WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48)
 Adaptation = Literal["none", "head", "head_bn_stats", "head_bn", "control", "equalised", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
 ADAPTATIONS: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control", "equalised")
+CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
 BASELINE_SIZE = 224
 
 

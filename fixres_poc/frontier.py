@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pandas as pd
 
+from fixres_poc.config import CROPS
 from fixres_poc.discussion import named, points
 from fixres_poc.preflight import parameters_and_flops
 from fixres_poc.results import KEY, Cell, Results
 
-CROPS = {"center": 1, "five_crop": 5, "ten_crop": 10}
 COST = ["test_size", "view"]
 
 

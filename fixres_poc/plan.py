@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from fixres_poc import backbones, datasets
-from fixres_poc.config import BASELINE_SIZE, InputError, ModelSettings, PairSettings, SweepSettings, TrainSettings
+from fixres_poc.config import (
+    BASELINE_SIZE,
+    CROPS,
+    InputError,
+    ModelSettings,
+    PairSettings,
+    SweepSettings,
+    TrainSettings,
+)
 from fixres_poc.datasets import synthetic
 from fixres_poc.evaluation import accelerator, device_name, now, place
 from fixres_poc.preflight import (
@@ -124,7 +132,7 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
 def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int, rate: float) -> dict[str, Any]:
     train, test = (parameters_and_flops(pair.backbone, classes, each)[1] for each in (pair.train_size, pair.test_size))
     chosen, test_bytes = fit(pair, classes, budget), adapting_bytes(pair, classes)
-    crops = sum({"center": 1, "five_crop": 5, "ten_crop": 10}[view] for view in pair.views)
+    crops = sum(CROPS[view] for view in pair.views)
     full = "full" in pair.adaptations
     passes = pair.epochs * (3 + chosen.gradient_checkpointing) + pair.adapt_epochs  # the last for the control
     return {

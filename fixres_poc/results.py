@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import pandas as pd
 
 from fixres_poc import records
-from fixres_poc.config import BASELINE_SIZE, DataSettings, InputError, SweepSettings, report_folder, run_folder
+from fixres_poc.config import BASELINE_SIZE, CROPS, DataSettings, InputError, SweepSettings, report_folder, run_folder
 from fixres_poc.geometry import size_ratio
 from fixres_poc.reading import validate
 from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_atomically, write_run
@@ -36,7 +36,7 @@ COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 ONCE = ("baseline", "zero_shot")
 CANDIDATES = ("none", "equalised", "head", "head_bn_stats", "head_bn")
-VIEWS = ("center", "five_crop", "ten_crop")
+VIEWS = tuple(CROPS)
 PICTURE_COLUMNS = ["picture", "label", "split", "width", "height"]
 
 

@@ -10,9 +10,8 @@ import pytest
 from throwaway import write_results
 
 from fixres_poc import discussion, frontier, plots, results, statistics, tables
-from fixres_poc.config import InputError
+from fixres_poc.config import CROPS, InputError
 from fixres_poc.datasets.loading import shown
-from fixres_poc.frontier import CROPS
 from fixres_poc.preflight import parameters_and_flops
 from fixres_poc.results import Results
 

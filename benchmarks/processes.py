@@ -1,0 +1,93 @@
+"""Rows of the benchmark that run whole processes: drawing, sweeps against independent runs, memory."""
+
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from benchmarks import measure, usual
+from fixres_poc.config import Adaptation, PairSettings, home
+from fixres_poc.records import write_atomically
+
+GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
+ONE_MORE = [96, 112]
+Result = dict[str, Any]
+
+
+def drawing(repeats: int) -> Result:
+    """Drawing 1,000 pictures with one process, and with one a core."""
+    script = "import sys; from fixres_poc.datasets import synthetic; synthetic.prepare(0, 1000, int(sys.argv[1]))"
+    seconds: dict[str, list[float]] = {"one": [], "own": []}
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "drawing.py"
+        file.write_text(f'if __name__ == "__main__":\n    {script}\n', encoding="utf-8")
+        for _ in range(repeats):
+            for name, processes in (("one", 1), ("own", usual.CORES)):
+                seconds[name].append(measure.run([str(file), str(processes)], Path(scratch) / "home"))
+                shutil.rmtree(Path(scratch) / "home")
+    return seconds | {"pictures": 1000}
+
+
+def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
+    """Seconds of a sweep, its pictures drawn before, with its runs and report from the start."""
+    file = folder / f"{name}.yml"
+    file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
+    return measure.run(["-m", "fixres_poc", "sweep", str(file)], folder)
+
+
+def grid(repeats: int) -> Result:
+    """The demo's pictures on a grid of 2 x 4 pairs, all results; then one more test size."""
+    found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "pictures": 1600}
+    names: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
+    for _ in range(repeats):
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            measure.run(["-c", "from fixres_poc.datasets import synthetic; synthetic.prepare(0, None, 1)"], folder)
+            found["own"].append(_sweep(folder, "grid", GRID))
+            pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
+            found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]}))
+            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [ONE_MORE]}))
+            each = []
+            for train_size in GRID["train_sizes"]:
+                for test_size in GRID["test_sizes"]:
+                    settings = PairSettings(
+                        train_size=train_size, test_size=test_size, image_limit=1600, adaptations=names
+                    )
+                    write_atomically(folder / "pair.json", settings.model_dump_json())
+                    each.append(measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder))
+            found["usual"].append(sum(each))
+            found["usual_pair"].append(sum(each) / len(each))
+            print(f"  grid: own {found['own'][-1]:.0f} s, usual {sum(each):.0f} s", file=sys.stderr)
+    return found
+
+
+MEMORY = """
+import sys
+from benchmarks import bench
+made = bench.build(None, int(sys.argv[1]), 1, 1)
+made.own_passes((224,))
+"""
+
+
+def memory(repeats: int) -> Result:
+    """Peak memory of an evaluation at 224 px of few and of ten times as many pictures."""
+    found: Result = {"few": [], "many": []}
+    for _ in range(repeats):
+        found["few"].append(measure.peak_bytes(["-c", MEMORY, "200"], home()))
+        found["many"].append(measure.peak_bytes(["-c", MEMORY, "2000"], home()))
+    return found
+
+
+def pairs(repeats: int) -> dict[str, list[float]]:
+    """Seconds of small sweeps of one training and 1, 2, 4 and 8 pairs, by the number of pairs."""
+    found: dict[str, list[float]] = {str(count): [] for count in (1, 2, 4, 8)}
+    with TemporaryDirectory() as scratch:
+        for repeat in range(repeats):
+            for count in (1, 2, 4, 8):
+                sizes = [[64, 64 + 8 * step] for step in range(count)]
+                content = {"image_limit": 240, "pairs": sizes, "epochs": 1, "adapt_epochs": 1}
+                found[str(count)].append(_sweep(Path(scratch), f"pairs{count}-{repeat}", content))
+    return found
