@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fixres_poc import __version__
+from fixres_poc import __version__, slurm
 from fixres_poc.config import (
     EMBEDDED_BACKBONES,
     REPOSITORY,
@@ -64,6 +64,7 @@ def run_sweep(sweep: SweepSettings, cores: int | None = None, profile: str = LOC
     folder.mkdir(parents=True, exist_ok=True)
     with _on_stop_signals(_interrupt), _locked(folder / "lock") as lock:
         _check_model(sweep)
+        slurm.cancel(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _lay_out(sweep, fingerprint)
         monitor = Monitor(sweep, sys.stderr)
@@ -219,6 +220,7 @@ def _run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor:
     finally:
         with _on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
             _stop(process)
+            slurm.cancel(sweep_folder(sweep.name))
         monitor.close()
     return process.returncode
 

@@ -213,8 +213,8 @@ def gpus() -> list[str]:
 
 @contextlib.contextmanager
 def _gpu(notebook: str) -> Iterator[None]:
-    """Give the run one of several GPUs to itself; a cluster's scheduler has done so before we start."""
-    names = gpus() if notebook in TORCH_NOTEBOOKS and "SLURM_JOB_ID" not in os.environ else []
+    """Give the run one of several GPUs to itself; a job of its own on a cluster has one only."""
+    names = gpus() if notebook in TORCH_NOTEBOOKS else []
     with contextlib.ExitStack() as stack:
         while len(names) > 1:
             name = next((name for name in names if _claimed(name, stack)), None)
@@ -226,7 +226,8 @@ def _gpu(notebook: str) -> Iterator[None]:
 
 
 def _claimed(gpu: str, stack: contextlib.ExitStack) -> bool:
-    file = f"fixres_poc_gpu_{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}_{os.getuid()}.lock"
+    job = os.environ.get("SLURM_JOB_ID", "")  # in which GPUs may be counted from 0 again
+    file = f"fixres_poc_gpu_{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}_{job}_{os.getuid()}.lock"
     try:
         stack.enter_context(FileLock(Path(tempfile.gettempdir()) / file).acquire(timeout=0))
     except Timeout:

@@ -20,6 +20,7 @@ LEVELS = (
         "records",
         "results",
         "machine",
+        "slurm",
     ],
     [
         "folding",

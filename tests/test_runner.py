@@ -162,9 +162,10 @@ def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.Monk
     assert runner.gpus() == []
 
 
-def test_two_trainings_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("job", ["", "17"])
+def test_two_trainings_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     with runner._gpu("03_train"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"

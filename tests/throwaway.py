@@ -153,10 +153,10 @@ def processes() -> list[psutil.Process]:
     return found
 
 
-if __name__ == "__main__":  # a whole sweep with the stand-ins, in a process that tests can kill
+if __name__ == "__main__":  # a whole sweep with the stand-ins, in a process that tests can kill; [profile]
     engine.prepare_data = prepare_data
     engine.render = render
     try:
-        sys.exit(0 if engine.run_sweep(settings()) else 1)
+        sys.exit(0 if engine.run_sweep(settings(), None, *sys.argv[1:]) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
