@@ -108,7 +108,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = tmp_path_factory.mktemp("home")
         monkeypatch.setattr(throwaway, "START", throwaway.START + NOTE)
@@ -117,7 +117,7 @@ def story(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         story.cancel_a_job()
         story.kill_the_sweep()
         story.stop_the_sweep()
-        yield story
+    return story
 
 
 def test_every_run_is_a_job_and_a_cancelled_one_is_tried_again(story: Story) -> None:
@@ -153,5 +153,5 @@ def test_results_are_those_of_a_sweep_without_slurm(profile: Path, own_home: Pat
         assert engine.run_sweep(sweep, 2 if each == engine.LOCAL_PROFILE else None, each)
         tables.append(pd.read_csv(report_folder(sweep.name) / "results.csv").drop(columns=TIMES))
         shutil.move(own_home / "runs/smoke", own_home / f"runs/smoke{len(tables)}")
-    assert set(tables[0]["status"]) == {"done"}
+    assert set(tables[0]["status"]) == {"ok"}
     pd.testing.assert_frame_equal(*tables, check_exact=True)
