@@ -1,0 +1,74 @@
+"""Commands and files that the pages name exist: nothing is run, `make -n` and typer only parse."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from fixres_poc.cli import app
+from fixres_poc.config import REPOSITORY
+
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LIBRARY = re.compile(r"(?:fixres-poc|\S*python3? -m fixres_poc|accelerate launch -m fixres_poc) (.+)")
+FILE = re.compile(r"(?<![\w/.<>-])(?:docs|sweeps|tests|profiles|fixres_poc|notebooks)/[\w./-]*\w")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+YOURS = {"sweeps/mine.yml", "sweeps/x.yml"}  # the reader's to write
+
+
+def commands(page: Path) -> list[str]:
+    """Every line of the page's bash blocks and every code span, without comments."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in BLOCK.findall(text) for line in block.splitlines()]
+    found = (re.split(r"(?:^|\s)#", line)[0].strip() for line in [*lines, *SPAN.findall(text)])
+    return [part.strip() for line in found for part in line.split(" && ") if part]
+
+
+EVERY = sorted({(command, page.name) for page in PAGES for command in commands(page)})
+MAKE = sorted({command for command, _ in EVERY if command.startswith("make ")})
+CALLS = sorted({match[1] for command, page in EVERY if page != "command_line.md" and (match := LIBRARY.match(command))})
+
+
+def test_commands_are_found() -> None:
+    assert {"make sweep", "make test", "make test-cluster"} <= set(MAKE)
+    assert "train sweeps/stanford_dogs.yml" in CALLS
+
+
+def test_every_line_of_a_block_is_a_known_program() -> None:
+    blocks = "".join("".join(BLOCK.findall(page.read_text(encoding="utf-8"))) for page in PAGES)
+    first = {line.split()[0] for line in blocks.splitlines() if line.strip() and not line.startswith("#")}
+    assert first <= {"make", "fixres-poc", "accelerate", "python", "pip", "conda"}
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_make_knows_the_target_and_its_overrides(command: str) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    words = shlex.split(command)[1:]
+    names = {word.split("=")[0] for word in words if "=" in word}
+    assert names <= {*re.findall(r"^([A-Z0-9]+) \?=", makefile, re.MULTILINE), "VENV"}
+    targets = [word for word in words if "=" not in word]
+    done = subprocess.run(
+        ["make", "--dry-run", f"VENV={sys.prefix}", *targets], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_command_line_takes_it(call: str) -> None:
+    name, *given = shlex.split(call)
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    if given:  # a name alone is a mention
+        command.make_context(name, given)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    absent = {name for name in FILE.findall(text) if not (REPOSITORY / name).exists()} - YOURS
+    absent |= {link for link in LINK.findall(text) if not (page.parent / link).exists()}
+    assert not absent
