@@ -154,4 +154,4 @@ def test_results_are_those_of_a_sweep_without_slurm(profile: Path, own_home: Pat
         tables.append(pd.read_csv(report_folder(sweep.name) / "results.csv").drop(columns=TIMES))
         shutil.move(own_home / "runs/smoke", own_home / f"runs/smoke{len(tables)}")
     assert set(tables[0]["status"]) == {"ok"}
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
