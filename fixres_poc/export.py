@@ -24,7 +24,7 @@ from fixres_poc.config import InputError
 from fixres_poc.datasets.loading import read_image
 from fixres_poc.finished import Finished
 from fixres_poc.records import environment, library_hash
-from fixres_poc.transforms import get_transforms, resized_side
+from fixres_poc.transforms import PLAIN, get_transforms, resized_side
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -33,7 +33,6 @@ SAME_NETWORK = 1e-4
 SAME_RUN = {"fp32": 0.005}  # what stands in the run is rounded to 4 decimals, and a GPU's convolutions are less exact
 SAME_RUN_REDUCED = 0.05
 DESCRIBED = "fixres_poc.json"
-PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Network(nn.Module):

@@ -15,6 +15,11 @@ from tqdm.std import tqdm as text_tqdm
 T = TypeVar("T")
 
 
+def watched() -> bool:
+    """Whether a person may be watching: $FIXRES_PROGRESS is not set, as a sweep, nbval and `make notebooks` set it."""
+    return "FIXRES_PROGRESS" not in os.environ
+
+
 def bar(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
     """The same items, with a bar that says how many are done and how long the rest takes.
 
@@ -23,10 +28,9 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
         description: what one pass does, such as "epoch 2/4".
         total: number of items, where `iterable` has no length.
     """
-    target = os.environ.get("FIXRES_PROGRESS")
-    if target is None:
+    if watched():
         return tqdm(iterable, desc=description, total=total, leave=False, file=sys.stderr)
-    return _written(iterable, description, total, target)
+    return _written(iterable, description, total, os.environ["FIXRES_PROGRESS"])
 
 
 def _written(iterable: Iterable[T], description: str, total: int | None, target: str) -> Iterable[T]:

@@ -17,6 +17,8 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812  the name to
 from fixres_poc.config import View
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""Mean and std that leave values in [0, 1]."""
 HALF = (0.5, 0.5, 0.5)
 HALF_BACKBONES = ("pnasnet5large", "nasnetamobile", "efficientnet_lite0")
 
@@ -82,9 +84,9 @@ def get_transforms(
     return result
 
 
-def plain_transforms(train_size: int, test_size: int) -> dict[str, Transform]:
+def plain_transforms(train_size: int, test_size: int, resize: Resize = "short_side") -> dict[str, Transform]:
     """`get_transforms` for looking at: no colour jitter in `train`, values stay in [0, 1]."""
-    return get_transforms(train_size, test_size, kind="torch", mean_std=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    return get_transforms(train_size, test_size, kind="torch", resize=resize, mean_std=PLAIN)
 
 
 def as_array(image: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -35,6 +35,7 @@ LEVELS = (
         "discussion",
         "tables",
         "comparison",
+        "tracking",
     ],
     [
         "evaluation",
@@ -46,6 +47,7 @@ LEVELS = (
         "zero_shot",
         "duplicates",
         "frontier",
+        "explorer",
     ],
     ["fine_tuning", "training", "adaptation", "pairs"],
     ["plan", "report", "runner", "monitor", "engine", "finished", "export", "cli"],

@@ -80,6 +80,19 @@ def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
             )
 
 
+@pytest.mark.parametrize("stem", [stem for stem in MODELS if stem != "05_results"])  # the report has a list of its own
+def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
+    (contents,) = [cell for cell in cells(stem, "markdown") if "navigation" in cell.metadata.get("tags", [])]
+    targets = re.findall(r"\]\(([^)]+)\)", contents.source)
+    headings = re.findall(r"^##+ (.+)$", "\n".join(cell.source for cell in cells(stem, "markdown")), re.MULTILINE)
+    anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
+    assert "#Summary" in targets
+    assert set(targets) <= anchors | {file.name for file in FILES}
+    order = list(MODELS).index(stem)
+    neighbours = [FILES[each].name for each in (order - 1, order + 1) if each >= 0]
+    assert [target for target in targets if target.endswith(".ipynb")] == neighbours
+
+
 @pytest.mark.parametrize("stem", MODELS)
 def test_nbval_has_something_to_compare(stem: str) -> None:
     compared = [cell for cell in cells(stem, "code") if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
