@@ -16,9 +16,9 @@ pytestmark = pytest.mark.faults
 PAIR = "train32_test48_seed0"
 DRAWING = "os:replace:.jpg:9"
 IN_KERNEL = {
-    "first epoch": "fixres_poc.fine_tuning:_epoch::1",
+    "first epoch": "fixres_poc.fine_tuning:run_epoch::1",
     "state after it": "os:replace:training.pt:1",
-    "second epoch": "fixres_poc.fine_tuning:_epoch::2",
+    "second epoch": "fixres_poc.fine_tuning:run_epoch::2",
     "checkpoint": "os:replace:train32_seed0/checkpoint.safetensors:1",
     "metrics of the training": "os:replace:train32_seed0/metrics.json:1",
     "adaptation": "fixres_poc.adaptation:adapt:PairSettings:1",
