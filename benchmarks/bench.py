@@ -24,9 +24,9 @@ from fixres_poc.config import BASELINE_SIZE, PairSettings, home
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset
 from fixres_poc.evaluation import accelerator, place, predict, transforms_for
+from fixres_poc.files import write_atomically
 from fixres_poc.folding import folded
 from fixres_poc.preflight import Fit
-from fixres_poc.records import write_atomically
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)

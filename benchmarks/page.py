@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from benchmarks.measure import exponent, ratios
-from fixres_poc.records import environment, write_atomically
+from fixres_poc.files import write_atomically
+from fixres_poc.records import environment
 
 Result = dict[str, Any]
 TABLE = (  # row, what, against, slow, fast, reach

@@ -10,7 +10,7 @@ import yaml
 
 from benchmarks import measure, usual
 from fixres_poc.config import Adaptation, PairSettings, home
-from fixres_poc.records import write_atomically
+from fixres_poc.files import write_atomically
 
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
 ONE_MORE = [96, 112]

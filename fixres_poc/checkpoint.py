@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fixres_poc.config import InputError
-from fixres_poc.records import replacing
+from fixres_poc.files import replacing
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:

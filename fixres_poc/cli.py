@@ -17,6 +17,9 @@ from typer.core import TyperGroup
 
 from fixres_poc.config import DatasetSettings, InputError, SweepSettings, View, home, report_folder, resolve
 
+# jsonschema, which reads notebooks, would import this for a second, to check names of a kind that notebooks lack.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 SweepFile = Annotated[Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)]
 DATASET = "synthetic, stanford_dogs, or a folder of class folders; replaces the file's, and the sweep's name becomes "
 DATASET += "<file's stem>-<folder's name>, as in reports/pictures-birds"

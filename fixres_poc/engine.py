@@ -29,8 +29,9 @@ from fixres_poc.config import (
     resolve,
     run_folder,
 )
+from fixres_poc.files import write_atomically
 from fixres_poc.monitor import Monitor
-from fixres_poc.records import intact, library_hash, write_atomically
+from fixres_poc.records import intact, library_hash
 from fixres_poc.runner import OUTPUTS, code_hash, complete, gpus, notebook_path
 
 LOCAL_PROFILE = "profiles/local"

@@ -25,9 +25,9 @@ from fixres_poc.config import TrainSettings
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.evaluation import place, predict, transforms_for, workers
+from fixres_poc.files import replacing
 from fixres_poc.preflight import Fit
 from fixres_poc.progress import bar
-from fixres_poc.records import replacing
 
 MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.9, 1e-4, 0.15
 FUSED = ("cpu", "cuda")

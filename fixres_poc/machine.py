@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock
 
 from fixres_poc.config import home
-from fixres_poc.records import write_atomically
+from fixres_poc.files import write_atomically
 
 
 def remembered(key: str, measure: Callable[[], Any]) -> Any:

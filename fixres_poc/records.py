@@ -10,19 +10,19 @@ import hashlib
 import json
 import os
 import platform
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pandas as pd
 import psutil
 
 from fixres_poc import __version__
 from fixres_poc.config import Run, Settings, run_folder
+from fixres_poc.files import pictures_record, write_atomically
 from fixres_poc.statistics import expected_calibration_error, macro_accuracy, wilson_interval
 
 SHOWS_ONLY = ["plots", "network_plots", "tables", "discussion", "comparison", "size_prediction", "report", "results"]
@@ -34,27 +34,6 @@ PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "sc
 PACKAGES += ["statsmodels", "papermill", "nbconvert"]
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the path's place once it is whole, also after a power cut; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either complete or as it was before (see `replacing`)."""
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
 def library_hash(everything: bool = False) -> str:
     """16 hex digits that change with the library's code and data.
 
@@ -62,7 +41,9 @@ def library_hash(everything: bool = False) -> str:
         everything: with what only shows results that were made before, which is left out otherwise.
     """
     package = Path(__file__).parent
-    files = [file for file in sorted(package.rglob("*")) if file.suffix in (".py", ".csv", ".j2", ".mplstyle")]
+    files = [
+        file for file in sorted(package.rglob("*")) if file.suffix in (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")
+    ]
     counted = [file for file in files if everything or (file.stem not in SHOWS_ONLY and file.suffix == ".py")]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in counted)).hexdigest()[:16]
 
@@ -207,16 +188,6 @@ def _total(seconds: Any) -> float:
     if isinstance(seconds, Mapping):
         return sum(_total(value) for value in seconds.values())
     return float(seconds or 0)
-
-
-def pictures_record(sweep: str) -> dict[str, Any]:
-    """What the preparation of a sweep's pictures left in pictures.json: `fingerprint`, `unreadable` (name to reason)...
-
-    Returns:
-        The file's content, nothing where they have not been prepared.
-    """
-    file = run_folder(sweep, "pictures.json")
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def outcome(sweep: str, run: Run) -> Outcome:

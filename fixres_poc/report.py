@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Collection
+from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from nbconvert.preprocessors.sanitize import SanitizeHTML
 from PIL import Image
 
 from fixres_poc.config import InputError, SweepSettings, report_folder, run_folder
-from fixres_poc.records import Outcome, outcome, write_atomically
+from fixres_poc.files import write_atomically
+from fixres_poc.records import Outcome, library_hash, outcome
 from fixres_poc.runner import execute
 
 RESULTS_NOTEBOOK = "05_results"
@@ -35,6 +37,7 @@ SCRIPT = (TEMPLATES / "fixres" / "report.js").read_text(encoding="utf-8")
 SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 PRINT_LIMIT_S = 120
+HEAD = 1000  # characters of a page in which it says what it was made from
 TABLES = ("results.csv", "results.parquet", "predictions.parquet", "pictures.csv", "sweep.json")
 TAGS = (
     "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
@@ -120,8 +123,17 @@ def _write_run_page(sweep: str, each: Outcome) -> bool:
     if not notebook.exists():
         return False
     page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
-    write_atomically(report_folder(sweep) / "notebooks" / f"{each.run.name}.html", render(notebook, page))
+    page["made_from"] = _digest(notebook, page)
+    file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
+    if not (file.exists() and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]):
+        write_atomically(file, render(notebook, page))
     return True
+
+
+def _digest(notebook: Path, page: dict[str, Any]) -> str:
+    """64 hex digits that change with all that a run's page is made from."""
+    made_by = f"{library_hash(everything=True)} {metadata.version('nbconvert')} {json.dumps(page)}"
+    return hashlib.sha256(made_by.encode() + notebook.read_bytes()).hexdigest()
 
 
 def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
@@ -136,8 +148,8 @@ def render(notebook: Path, page: dict[str, Any]) -> str:
 
     Args:
         notebook: an executed notebook.
-        page: what the template shows besides the notebook, with plain text in it: `name` and `back` (a run's page),
-            `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide per section).
+        page: what the template shows besides the notebook, with plain text in it: `name`, `back` and `made_from` (a
+            run's page), `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide per section).
 
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, cast
 
 import pandas as pd
 
-from fixres_poc import records
 from fixres_poc.config import BASELINE_SIZE, CROPS, DataSettings, InputError, SweepSettings, report_folder, run_folder
+from fixres_poc.files import pictures_record, write_atomically
 from fixres_poc.geometry import size_ratio
 from fixres_poc.reading import validate
-from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_atomically, write_run
+from fixres_poc.records import TYPES, Outcome, environment, outcome, parquet, summarise, write_run
 from fixres_poc.statistics import Difference, holm, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
 
 __all__ = ["COLUMNS", "Cell", "Results", "collect", "environment", "gain_path", "load", "summarise", "write_run"]
@@ -159,7 +159,7 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
     known = {key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts}
     if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
         known["leakage"] = known["leakage"] | {"verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"}
-    known["unreadable"] = records.pictures_record(sweep.name).get("unreadable")
+    known["unreadable"] = pictures_record(sweep.name).get("unreadable")
     known["seconds"] = sum(each.total_seconds() for each in outcomes)
     return {"settings": sweep.model_dump(mode="json"), "runs": runs, **known}
 

@@ -15,6 +15,7 @@ LEVELS = (
         "geometry",
         "statistics",
         "progress",
+        "files",
         "download",
         "published",
         "records",

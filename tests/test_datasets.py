@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import save_picture
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fixres_poc import datasets
 from fixres_poc.config import DatasetSettings, DataSettings, InputError
@@ -286,6 +286,31 @@ def test_training_batches_are_shuffled_alike_and_evaluation_batches_in_order(col
     assert sorted(order) == list(range(len(train)))
     test = PictureDataset(pictures, "test", plain)
     assert [index for _, _, rows in loader(test, batches(test, 5)) for index in rows.tolist()] == list(range(len(test)))
+
+
+def test_a_batch_is_its_pictures_one_by_one(colour_folder: Path) -> None:
+    transforms = get_transforms(32, 40, view="five_crop")
+    for name, seed in (("train", 3), ("val_train", 3), ("val_test", None)):
+        data = PictureDataset(load(colour_folder), "train", transforms[name], seed)
+        rows = [4, 0, 7]
+        images, labels, numbers = data.__getitems__(rows)
+        assert torch.equal(images, torch.stack([data[row][0] for row in rows]))
+        assert images.dtype == torch.float32
+        assert labels.tolist() == [data.labels[row] for row in rows]
+        assert numbers.tolist() == rows
+
+
+def test_headers_tell_the_sizes_that_decoding_tells(tmp_path: Path) -> None:
+    for orientation in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        for number in range(3):
+            file = tmp_path / "pictures" / f"{orientation}" / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30 + number, 20), (number, 0, orientation)).save(file, exif=exif)
+    pictures = load(tmp_path / "pictures")
+    pd.testing.assert_frame_equal(datasets.sizes(pictures, decode=False), datasets.sizes(pictures))
+    assert set(datasets.sizes(pictures)["width"]) == {20, 30, 31, 32}
 
 
 def test_boxes_come_from_where_they_are_known(colour_folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -101,6 +102,34 @@ def test_report_has_every_run(home: Path) -> None:
     assert_harmless(failed)
     assert EVIL in failed.select(".failure")[0].text
     assert failed.select('a[href="../index.html"]')
+
+
+def test_a_run_page_is_made_again_only_if_something_of_it_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [new_code_cell("sweep = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
+    write_notebook(home / "notebooks/05_results.ipynb", "The question?", *cells)
+    made: list[str] = []
+    plain = report.render
+
+    def render(notebook: Path, page: dict[str, Any]) -> str:
+        made.append(notebook.parent.name)
+        return plain(notebook, page)
+
+    monkeypatch.setattr(report, "render", render)
+
+    def again() -> list[str]:
+        made.clear()
+        report.write_report(SWEEP)
+        return sorted(set(made) - {"results"})
+
+    runs = [run.name for run in SWEEP.runs() if run.name != MISSING]
+    assert again() == sorted(runs)
+    assert again() == []
+    (run_folder("tiny", FAILED) / "error.txt").write_text("ValueError: another\n\nTraceback")
+    assert again() == [FAILED]
+    write_notebook(run_folder("tiny", runs[0]) / "notebook.ipynb", "Other words")
+    assert again() == [runs[0]]
+    monkeypatch.setattr(report, "library_hash", lambda everything: "of another look")
+    assert again() == sorted(runs)
 
 
 def test_failing_results_notebook_is_told(home: Path) -> None:

@@ -146,6 +146,9 @@ def test_prepare_draws_what_is_missing_and_nothing_else(own_home: Path) -> None:
     assert steps == [(1, 1)]
     assert stored(own_home) == first
     assert (folder(5) / names[4]).stat().st_mtime_ns == kept
+    lost.write_bytes(b"")  # as a power cut may leave it
+    assert prepare(5, 30) == names
+    assert stored(own_home) == first
 
 
 def test_processes_draw_the_same_files() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from fixres_poc import config, engine, records, results
 from fixres_poc.config import SweepSettings, home, run_folder
+from fixres_poc.files import write_atomically
 from fixres_poc.reading import validate
 from fixres_poc.runner import OUTPUTS
 
@@ -106,7 +107,7 @@ def write_results(classes: int, pictures: int, **sweep: object) -> SweepSettings
     split = rng.choice(list(PARTS), pictures, p=list(PARTS.values()))
     split[:3] = list(PARTS)
     table = pd.DataFrame({"picture": [f"{i:06}.jpg" for i in range(pictures)], "label": label, "split": split, **sizes})
-    records.write_atomically(run_folder("shape", "pictures.csv"), table.to_csv(index=False))
+    write_atomically(run_folder("shape", "pictures.csv"), table.to_csv(index=False))
     counts = {part: int((split == part).sum()) for part in PARTS}
     for run in settings.runs():
         if run.notebook not in MODELS:

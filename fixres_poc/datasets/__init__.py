@@ -17,8 +17,8 @@ import pandas as pd
 
 from fixres_poc.config import DataSettings, InputError, resolve
 from fixres_poc.datasets import image_folder, stanford_dogs, synthetic
+from fixres_poc.files import pictures_record, write_atomically
 from fixres_poc.progress import bar
-from fixres_poc.records import pictures_record, write_atomically
 
 SPLITS = ("train", "val", "test")
 log = logging.getLogger(__name__)
@@ -105,19 +105,25 @@ def _listed(settings: DataSettings) -> Pictures:
     return Pictures(root, classes, table)
 
 
-def sizes(pictures: Pictures) -> pd.DataFrame:
-    """The table with width and height in px; decodes every picture.
+def sizes(pictures: Pictures, decode: bool = True) -> pd.DataFrame:
+    """The table with width and height in px.
+
+    Args:
+        pictures: from `load`.
+        decode: False reads the files' headers alone, where the pictures have been checked before.
 
     Raises:
         InputError: a picture that cannot be decoded, named.
     """
-    return _measured(pictures)[0].table
+    return _measured(pictures, decode=decode)[0].table
 
 
-def _measured(pictures: Pictures, skip_unreadable: bool = False) -> tuple[Pictures, dict[str, str]]:
+def _measured(
+    pictures: Pictures, skip_unreadable: bool = False, decode: bool = True
+) -> tuple[Pictures, dict[str, str]]:
     """The pictures that can be decoded, their table with width and height, and the others with the reason."""
     names = list(pictures.table["picture"])
-    measured = bar(image_folder.measure(pictures.root, names), "checking pictures", len(names))
+    measured = bar(image_folder.measure(pictures.root, names, decode), "checking pictures", len(names))
     found = dict(zip(names, measured, strict=True))
     broken = {name: reason for name, reason in found.items() if isinstance(reason, str)}
     if broken and not skip_unreadable:

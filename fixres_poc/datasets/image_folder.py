@@ -250,12 +250,13 @@ def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     return sorted(kept)
 
 
-def measure(root: Path, names: Iterable[str]) -> Iterator[Size]:
+def measure(root: Path, names: Iterable[str], decode: bool = True) -> Iterator[Size]:
     """Decode every picture once, to find broken ones before hours are spent.
 
     Args:
         root: folder of the pictures.
         names: paths relative to it.
+        decode: False looks at the headers alone.
 
     Yields:
         For every picture (width, height) in px as it is shown, EXIF orientation applied, or why it cannot be used.
@@ -264,7 +265,8 @@ def measure(root: Path, names: Iterable[str]) -> Iterator[Size]:
     def size(name: str) -> Size:
         try:
             with Image.open(root / name) as picture:
-                width, height = as_rgb(picture).size
+                turned = not decode and orientation(picture) > 4  # on its side; `as_rgb` has turned it
+                width, height = picture.size[::-1] if turned else (as_rgb(picture) if decode else picture).size
         except Exception as error:  # damaged files raise errors of many kinds
             reason = str(error).replace(str(root / name), name)
             return f"not a readable picture ({reason or type(error).__name__})"

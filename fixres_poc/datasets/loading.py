@@ -5,12 +5,13 @@ import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
 
 from fixres_poc.config import DataSettings, InputError, resolve
@@ -19,6 +20,8 @@ from fixres_poc.transforms import Transform
 
 # torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
 warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def read_image(path: Path) -> torch.Tensor:
@@ -74,6 +77,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
         self.names: list[str] = self.table["picture"].tolist()
         self.labels: list[int] = self.table["label"].tolist()
         self.transform = transform
+        self._own, self._common = _split(transform)
         self.seed = seed
         self.epoch = 0
 
@@ -83,13 +87,34 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         """Read and transform one picture."""
+        return self._common(self._transformed(index)), self.labels[index], index
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """Read and transform a batch; what treats all values alike is done once for all of it."""
+        images = self._common(torch.stack([self._transformed(index) for index in rows]))
+        return images, torch.tensor([self.labels[index] for index in rows]), torch.tensor(rows)
+
+    def _transformed(self, index: int) -> torch.Tensor:
         image = read_image(self.root / self.names[index])
         if self.seed is None:
-            return self.transform(image), self.labels[index], index
+            return self._own(image)
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
-            return self.transform(image), self.labels[index], index
+            return self._own(image)
+
+
+def _split(transform: Transform) -> tuple[Transform, Transform]:
+    """A transform's steps on single pictures, and those at its end that give the same for a batch."""
+    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    count = len(steps)
+    while count and isinstance(steps[count - 1], v2.ToDtype | v2.Normalize):
+        count -= 1
+    return v2.Compose([*steps[:count], torch.as_tensor]), v2.Compose([*steps[count:], torch.as_tensor])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def batches(dataset: PictureDataset, batch_size: int) -> list[list[int]]:
@@ -121,4 +146,5 @@ def loader(
         processes: how many there are.
     """
     own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
-    return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=torch.cuda.is_available())
+    pinned = torch.cuda.is_available()
+    return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=_as_it_is)

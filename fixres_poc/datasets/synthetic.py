@@ -20,7 +20,7 @@ from PIL import Image
 
 from fixres_poc.config import home
 from fixres_poc.datasets.dogs import BREEDS, Drawing, draw
-from fixres_poc.records import write_atomically
+from fixres_poc.files import write_atomically
 
 VERSION = 1
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the pictures, in percent
@@ -76,8 +76,8 @@ def _jpeg(seed: int, relative: str) -> bytes:
 
 def _store(root: Path, seed: int, relative: str) -> None:
     path = root / relative
-    if not path.exists():  # another process may have been faster
-        write_atomically(path, _jpeg(seed, relative))
+    if not (path.exists() and path.stat().st_size):  # another process may have been faster
+        write_atomically(path, _jpeg(seed, relative), lasting=False)
 
 
 def prepare(
@@ -99,7 +99,7 @@ def prepare(
     """
     root = folder(seed)
     wanted = sorted(relative_path(*cell, index) for cell, number in counts(limit).items() for index in range(number))
-    there = {path.relative_to(root).as_posix() for path in root.glob("*/*/*.jpg")}
+    there = {path.relative_to(root).as_posix() for path in root.glob("*/*/*.jpg") if path.stat().st_size}
     missing = [relative for relative in wanted if relative not in there]
     drawn, report = 0, progress or (lambda done, total: None)
     for drawn, _ in enumerate(_stored(root, seed, missing, workers or _processors()), start=1):

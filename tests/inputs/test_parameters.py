@@ -15,8 +15,8 @@ from throwaway import write_notebook
 
 from fixres_poc import config, runner
 from fixres_poc.config import InputError, PairSettings, Settings
+from fixres_poc.files import write_atomically
 from fixres_poc.reading import read_parameters
-from fixres_poc.records import write_atomically
 
 MODELS: list[type[Settings]] = [
     config.OverviewSettings,
