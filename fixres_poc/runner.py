@@ -125,7 +125,7 @@ def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> N
         def __init__(self, **values: Any) -> None:
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **values)
 
-    with _log_to(folder / "run.log"):
+    with _log_to(folder / "run.log"), _silent_when_interrupted():
         execute_notebook(
             *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, folder / "notebook.ipynb")),  # no fields
             parameters,
@@ -185,6 +185,16 @@ def _environment(**values: str) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _silent_when_interrupted() -> Iterator[None]:
+    """After Ctrl-C, what still waits for the kernel is dropped, and asyncio must not show that the kernel has died."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True
+        raise
 
 
 @contextlib.contextmanager
