@@ -6,6 +6,7 @@ page is written from all that are there.
 
 import argparse
 import functools
+import gc
 import json
 import os
 import sys
@@ -26,7 +27,9 @@ from fixres_poc.datasets.loading import PictureDataset
 from fixres_poc.evaluation import accelerator, place, predict, transforms_for
 from fixres_poc.files import write_atomically
 from fixres_poc.folding import folded
+from fixres_poc.memory import Portion
 from fixres_poc.preflight import Fit
+from fixres_poc.runner import GARBAGE
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
@@ -97,10 +100,12 @@ def network_alone(bench: Bench) -> Result:
     ready = torch.rand(bench.settings.batch_size, 3, BASELINE_SIZE, BASELINE_SIZE)
     count = len(bench.pictures.table)
 
+    portion = Portion(bench.settings.batch_size)
+
     @torch.inference_mode()
     def alone() -> None:
         for start in range(0, count, len(ready)):
-            tail(*trunk(frozen, ready[: min(len(ready), count - start)])).softmax(dim=1)
+            tail(*portion.run(lambda part: trunk(frozen, part), ready[: count - start])).softmax(dim=1)
 
     ways: dict[str, Callable[[], object]] = {"alone": alone, "own": lambda: bench.own_passes((BASELINE_SIZE,))}
     return measure.alternating(ways, bench.repeats) | {"pictures": count, "batch": len(ready)}
@@ -180,6 +185,7 @@ def main() -> None:
     chosen = parser.parse_args()
     os.environ["FIXRES_PROGRESS"] = os.devnull
     torch.set_num_threads(usual.CORES)
+    gc.set_threshold(*GARBAGE)  # as in the kernels that a sweep starts; for both loops
     bench = build(chosen.dataset, chosen.pictures, chosen.repeats, chosen.grid_repeats)
     folder = home() / "runs" / "bench"
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,9 @@ DISK_FULL = os.strerror(errno.ENOSPC)
 # Linux kills the kernel with its run, for it may be stuck in code that hears no signal and lets no thread run; 1 is
 # PR_SET_PDEATHSIG. The kernel asks for it itself: code between fork and exec can hang a process that has threads.
 ASK = "__import__('ctypes').CDLL(None).prctl(1, 9);" if sys.platform == "linux" else ""
-# The many objects that imports make need no garbage collection meanwhile, which is a fifth of their time.
-START_KERNEL = [f"--IPKernelApp.exec_lines={ASK}__import__('gc').set_threshold(50_000, 20, 10)"]
+# By default, looking for garbage among the many objects that imports leave takes a fifth of their time, and goes on.
+GARBAGE = (50_000, 20, 10)
+START_KERNEL = [f"--IPKernelApp.exec_lines={ASK}__import__('gc').set_threshold{GARBAGE}"]
 
 
 def notebook_path(stem: str) -> Path:

@@ -87,7 +87,8 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         """Read and transform one picture."""
-        return self._common(self._transformed(index)), self.labels[index], index
+        images, labels, rows = self.__getitems__([index])
+        return images[0], int(labels), int(rows)
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """Read and transform a batch; what treats all values alike is done once for all of it."""
@@ -105,12 +106,13 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
 
 def _split(transform: Transform) -> tuple[Transform, Transform]:
-    """A transform's steps on single pictures, and those at its end that give the same for a batch."""
+    """A transform's steps on single pictures, and those at its end that may as well change a whole batch in place."""
     steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
-    count = len(steps)
-    while count and isinstance(steps[count - 1], v2.ToDtype | v2.Normalize):
-        count -= 1
-    return v2.Compose([*steps[:count], torch.as_tensor]), v2.Compose([*steps[count:], torch.as_tensor])
+    common: list[Any] = []
+    while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
+        last = steps.pop()
+        common.insert(0, v2.Normalize(last.mean, last.std, inplace=True) if isinstance(last, v2.Normalize) else last)
+    return v2.Compose([*steps, torch.as_tensor]), v2.Compose([*common, torch.as_tensor])
 
 
 def _as_it_is(batch: Any) -> Any:
