@@ -17,12 +17,9 @@ from xml.etree.ElementTree import ParseError
 import pandas as pd
 from defusedxml import ElementTree
 from filelock import FileLock
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from fixres_poc.config import InputError, home
 from fixres_poc.datasets import image_folder
-from fixres_poc.download import fetch
 from fixres_poc.progress import bar
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -51,6 +48,8 @@ def prepare() -> Path:
     Raises:
         InputError: no answer from the server, a wrong checksum, an archive that would write elsewhere, a full disk.
     """
+    from fixres_poc.download import fetch  # here, since the processes that draw pictures import this module, too
+
     target, archives = folder(), folder().with_name("stanford_dogs_archives")
     if lists(target) is not None:
         return target
@@ -126,6 +125,9 @@ def _breed(name: str) -> str:
 
 def _listed(file: Path) -> list[str]:
     """Pictures of an official list; its labels, from 1, only number the class folders in order."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         return [str(cell.item()) for cell in loadmat(file)["file_list"].ravel()]
     except (OSError, KeyError, ValueError, MatReadError):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
@@ -118,8 +119,7 @@ def _stored(root: Path, seed: int, missing: list[str], workers: int) -> Iterator
     # "spawn", since forking a process that runs threads, as Jupyter's does, can hang.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
-        for each in [pool.submit(_store, root, seed, name) for name in missing]:
-            yield each.result()
+        yield from pool.map(partial(_store, root, seed), missing, chunksize=4)
     except BrokenProcessPool:
         return
     except BaseException:  # at once: a second Ctrl-C while the pool winds up would leave it waiting for ever
