@@ -121,7 +121,6 @@ def _trace(
         recorder.add(tensor)
     for tensor in (buffer for model in models for buffer in model.buffers()):
         recorder.add(tensor)
-    gc.collect()
     with recorder:
         step(images, labels)
         sgd.step()

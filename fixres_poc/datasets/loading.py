@@ -101,7 +101,8 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
             return self._own(image)
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
+            # not torch.manual_seed, which keeps a stack trace of every call for GPUs that are not in use yet
+            torch.default_generator.manual_seed(int.from_bytes(key[:8], "little", signed=True))
             return self._own(image)
 
 
