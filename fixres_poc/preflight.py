@@ -5,7 +5,6 @@ and goes. Memory is in bytes of tensors. A multiply-add counts as 2 FLOPs.
 """
 
 import functools
-import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
