@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
@@ -57,9 +58,14 @@ def write_report(sweep: SweepSettings) -> Path:
         RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
     """
     folder = report_folder(sweep.name)
-    message = _execute_results(sweep.name, sweep.run_time_limit)
     outcomes = [outcome(sweep.name, run) for run in sweep.runs()]
-    written = {each.run.name: _write_run_page(sweep.name, each) for each in outcomes}
+    pool = ThreadPoolExecutor(1)  # while the notebook's kernel is at work, this process has nothing else to do
+    try:
+        pages = {each.run.name: pool.submit(_write_run_page, sweep.name, each) for each in outcomes}
+        message = _execute_results(sweep.name, sweep.run_time_limit)
+        written = {name: page.result() for name, page in pages.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
     for file in (folder / "notebooks").glob("*.html"):
         if not written.get(file.stem):
             file.unlink()
