@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
@@ -27,6 +26,7 @@ VERSION = 1
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the pictures, in percent
 DEFAULT_LIMIT = 1600
 JPEG_QUALITY = 92
+AT_ONCE = 4  # pictures that a process is told to draw
 POOL_FROM = 40  # fewer missing pictures than this are drawn before a pool of processes has started
 CLASSES = tuple(f"{number:02d}-{breed.name}" for number, breed in enumerate(BREEDS, start=1))
 
@@ -75,10 +75,11 @@ def _jpeg(seed: int, relative: str) -> bytes:
     return buffer.getvalue()
 
 
-def _store(root: Path, seed: int, relative: str) -> None:
-    path = root / relative
-    if not (path.exists() and path.stat().st_size):  # another process may have been faster
-        write_atomically(path, _jpeg(seed, relative), lasting=False)
+def _store(root: Path, seed: int, *names: str) -> None:
+    for relative in names:
+        path = root / relative
+        if not (path.exists() and path.stat().st_size):  # another process may have been faster
+            write_atomically(path, _jpeg(seed, relative), lasting=False)
 
 
 def prepare(
@@ -112,14 +113,17 @@ def prepare(
     return wanted
 
 
-def _stored(root: Path, seed: int, missing: list[str], workers: int) -> Iterator[None]:
-    """Draw pictures in a pool of processes; stop where they are too few for one, or it breaks."""
+def _stored(root: Path, seed: int, missing: list[str], workers: int) -> Iterator[str]:
+    """Draw pictures in a pool of processes, and name each; stop where they are too few for one, or it breaks."""
     if len(missing) < POOL_FROM or workers < 2:
         return
     # "spawn", since forking a process that runs threads, as Jupyter's does, can hang.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
-        yield from pool.map(partial(_store, root, seed), missing, chunksize=4)
+        parts = [missing[start : start + AT_ONCE] for start in range(0, len(missing), AT_ONCE)]
+        for part, each in [(part, pool.submit(_store, root, seed, *part)) for part in parts]:
+            each.result()
+            yield from part
     except BrokenProcessPool:
         return
     except BaseException:  # at once: a second Ctrl-C while the pool winds up would leave it waiting for ever
