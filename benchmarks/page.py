@@ -13,7 +13,7 @@ from fixres_poc.records import environment
 Result = dict[str, Any]
 TABLE = (  # row, what, against, slow, fast, reach
     ("predictions", "JPEG files to predictions at 224 px", "the usual loop", "usual", "own", 2.0),
-    ("network_alone", "the same", "the network alone on ready tensors", "alone", "own", 0.85),
+    ("network_alone", "the same files to predictions", "the network alone on ready tensors", "alone", "own", 0.85),
     ("train_step", "stage 1 at 128 px, JPEG files to updated weights", "the usual loop", "usual", "own", 1.4),
     ("several_sizes", "evaluation at 128, 160, 192 and 224 px", "four passes of the usual loop", "usual", "own", 1.5),
     ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.0),

@@ -9,7 +9,6 @@ As a script, one independent run of a pair: `python -m benchmarks.usual FILE` wi
 
 import copy
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,9 +23,10 @@ from fixres_poc import datasets
 from fixres_poc.backbones import create, last_batch_norm, mean_std
 from fixres_poc.config import ModelSettings, PairSettings
 from fixres_poc.datasets import Pictures
+from fixres_poc.machine import cores
 from fixres_poc.transforms import ShiftedCrop
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores()
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):

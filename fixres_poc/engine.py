@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fixres_poc import __version__, slurm
+from fixres_poc import __version__, machine, slurm
 from fixres_poc.config import (
     EMBEDDED_BACKBONES,
     REPOSITORY,
@@ -186,7 +186,7 @@ def _weights(sweep: SweepSettings) -> dict[str, Any]:
 
 def _command(folder: Path, cores: int | None, profile: str) -> list[str]:
     local = resolve(profile) == resolve(LOCAL_PROFILE)
-    cores = cores or (len(os.sched_getaffinity(0)) if local else None)
+    cores = cores or (machine.cores() if local else None)
     cards = len(gpus()) if local else 0
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--directory", str(folder), "--profile", str(resolve(profile)), "--workflow-profile", "none"]

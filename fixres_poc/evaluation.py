@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import resource
 import sys
 import time
@@ -26,7 +25,7 @@ from fixres_poc.config import BASELINE_SIZE, BaselineSettings, InputError, Model
 from fixres_poc.datasets import Pictures
 from fixres_poc.datasets.loading import PictureDataset, batches, loader
 from fixres_poc.folding import folded
-from fixres_poc.machine import remembered
+from fixres_poc.machine import cores, remembered
 from fixres_poc.memory import Portion, keep_freed
 from fixres_poc.progress import bar
 from fixres_poc.records import processor
@@ -71,8 +70,7 @@ def now(engine: Accelerator) -> float:
 
 def workers() -> int:
     """Loader processes: none on the CPU, where the network needs every core, else one a core of ours, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if torch.cuda.is_available() else 0
+    return min(8, cores()) if torch.cuda.is_available() else 0
 
 
 def memory_format(model: nn.Module, settings: ModelSettings, engine: Accelerator) -> torch.memory_format:

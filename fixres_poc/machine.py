@@ -1,6 +1,7 @@
-"""What is found by measuring, once a machine: kept in runs/machine.json, so that every run here is done alike."""
+"""What this machine is: its cores, and what is measured once and kept in runs/machine.json, for all runs alike."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,11 @@ from filelock import FileLock
 
 from fixres_poc.config import home
 from fixres_poc.files import write_atomically
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS: all
 
 
 def remembered(key: str, measure: Callable[[], Any]) -> Any:

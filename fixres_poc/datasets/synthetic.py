@@ -21,6 +21,7 @@ from PIL import Image
 from fixres_poc.config import home
 from fixres_poc.datasets.dogs import BREEDS, Drawing, draw
 from fixres_poc.files import write_atomically
+from fixres_poc.machine import cores
 
 VERSION = 1
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the pictures, in percent
@@ -104,7 +105,7 @@ def prepare(
     there = {path.relative_to(root).as_posix() for path in root.glob("*/*/*.jpg") if path.stat().st_size}
     missing = [relative for relative in wanted if relative not in there]
     drawn, report = 0, progress or (lambda done, total: None)
-    for drawn, _ in enumerate(_stored(root, seed, missing, workers or _processors()), start=1):
+    for drawn, _ in enumerate(_stored(root, seed, missing, workers or cores()), start=1):
         report(drawn, len(missing))
     # Where no process can be started, as from a script on standard input, the pool has stopped short.
     for done, relative in enumerate(missing[drawn:], start=drawn + 1):
@@ -143,11 +144,6 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_picture(seed: int, relative: str) -> Image.Image:
