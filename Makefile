@@ -36,7 +36,7 @@ MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(WEIGHTS),--weights "$(
 ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
 CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
 
-.PHONY: help setup sweep plan data report lab notebooks bench test test-faults test-cluster lint types unit nbval audit-deps clean
+.PHONY: help setup sweep plan data report lab notebooks bench test test-faults test-cluster test-lab lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ test-faults: setup  ## kills, full disks, two at once and the like, in sweeps th
 
 test-cluster: setup  ## sweeps on a Slurm cluster of this machine alone; root, slurmctld slurmd slurm-client munge
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m cluster tests/cluster
+
+test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a browser (Chromium or Chrome)
+	$(PYTHON) -m pytest -m lab tests/lab
 
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

@@ -320,12 +320,14 @@ def test_failed_report_is_made_again(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_hang_up_is_only_heard_without_nohup() -> None:
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup themselves
     with pytest.raises(KeyboardInterrupt), engine._on_stop_signals(engine._interrupt):
         signal.raise_signal(signal.SIGHUP)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with engine._on_stop_signals(engine._interrupt):
         signal.raise_signal(signal.SIGHUP)
-    signal.signal(signal.SIGHUP, before)
+    assert before == signal.SIG_DFL
+    signal.signal(signal.SIGHUP, ours)
 
 
 def test_missing_weights_are_refused_before_pictures_are_drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
