@@ -149,7 +149,7 @@ class Predictions:
         table: one row per picture and adaptation: picture, split, adaptation, view, target, top1..top5 (class indices,
             -1 where there are fewer classes) and probability (of top1).
         seconds: for reading, transforming and classifying, by all tails together.
-        at_once: pictures that passed the network at once: the batch size, or less if memory was short.
+        at_once: pictures that passed the network at once: the batch size, on a CPU 8 at most; less if memory was short.
     """
 
     table: pd.DataFrame

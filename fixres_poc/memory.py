@@ -47,6 +47,10 @@ class Portion:
 
     size: int
 
+    def __post_init__(self) -> None:
+        """On a CPU, `FOR_CACHES` at most."""
+        self.size = self.size if torch.cuda.is_available() else min(self.size, FOR_CACHES)
+
     def run(self, network: Callable[[torch.Tensor], Maps], images: torch.Tensor) -> Maps:
         """What the network gives for all images.
 
@@ -58,13 +62,12 @@ class Portion:
             MemoryError, RuntimeError: not even one picture fits, or an error of another kind.
         """
         while True:
-            at_once = self.size if torch.cuda.is_available() else min(self.size, FOR_CACHES)
             try:
-                parts = [network(part) for part in torch.split(images, at_once)]
+                parts = [network(part) for part in torch.split(images, self.size)]
                 return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or at_once == 1:
+                if not out_of_memory(error) or self.size == 1:
                     raise
-            self.size = at_once // 2
+            self.size //= 2
             log.warning("out of memory: on with %d pictures at once, which changes no result", self.size)
             release()

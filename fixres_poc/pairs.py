@@ -94,7 +94,7 @@ class Classified:
         table: one row per picture, adaptation and view (see `evaluation.Predictions`), of val and test.
         seconds: for all of it.
         images_per_second: test pictures a second by view, all adaptations of one trunk together.
-        at_once: pictures that passed at once: the batch size, or less if memory was short.
+        at_once: pictures that passed at once: the batch size, on a CPU 8 at most; less if memory was short.
     """
 
     table: pd.DataFrame

@@ -15,7 +15,6 @@ import subprocess
 import tempfile
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -58,10 +57,10 @@ def write_report(sweep: SweepSettings) -> Path:
         RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
     """
     folder = report_folder(sweep.name)
-    outcomes = [outcome(sweep.name, run) for run in sweep.runs()]
+    outcomes, made_by = [outcome(sweep.name, run) for run in sweep.runs()], library_hash(everything=True)
     pool = ThreadPoolExecutor(1)  # while the notebook's kernel is at work, this process has nothing else to do
     try:
-        pages = {each.run.name: pool.submit(_write_run_page, sweep.name, each) for each in outcomes}
+        pages = {each.run.name: pool.submit(_write_run_page, sweep.name, each, made_by) for each in outcomes}
         message = _execute_results(sweep.name, sweep.run_time_limit)
         written = {name: page.result() for name, page in pages.items()}
     finally:
@@ -124,22 +123,16 @@ def _execute_results(sweep: str, time_limit: int | None) -> str | None:
     return execute(folder / "settings.json", time_limit)
 
 
-def _write_run_page(sweep: str, each: Outcome) -> bool:
+def _write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
     if not notebook.exists():
         return False
     page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
-    page["made_from"] = _digest(notebook, page)
+    page["made_from"] = hashlib.sha256((made_by + json.dumps(page)).encode() + notebook.read_bytes()).hexdigest()
     file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
     if not (file.exists() and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]):
         write_atomically(file, render(notebook, page))
     return True
-
-
-def _digest(notebook: Path, page: dict[str, Any]) -> str:
-    """64 hex digits that change with all that a run's page is made from."""
-    made_by = f"{library_hash(everything=True)} {metadata.version('nbconvert')} {json.dumps(page)}"
-    return hashlib.sha256(made_by.encode() + notebook.read_bytes()).hexdigest()
 
 
 def _run_row(each: Outcome, written: bool) -> dict[str, Any]:

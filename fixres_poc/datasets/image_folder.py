@@ -265,8 +265,9 @@ def measure(root: Path, names: Iterable[str], decode: bool = True) -> Iterator[S
     def size(name: str) -> Size:
         try:
             with Image.open(root / name) as picture:
-                turned = not decode and orientation(picture) > 4  # on its side; `as_rgb` has turned it
-                width, height = picture.size[::-1] if turned else (as_rgb(picture) if decode else picture).size
+                width, height = (as_rgb(picture) if decode else picture).size
+                if not decode and orientation(picture) > 4:  # on its side, which `as_rgb` has turned
+                    width, height = height, width
         except Exception as error:  # damaged files raise errors of many kinds
             reason = str(error).replace(str(root / name), name)
             return f"not a readable picture ({reason or type(error).__name__})"

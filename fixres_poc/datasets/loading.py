@@ -76,7 +76,6 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int, int]]):
         self.table = pictures.split(split)
         self.names: list[str] = self.table["picture"].tolist()
         self.labels: list[int] = self.table["label"].tolist()
-        self.transform = transform
         self._own, self._common = _split(transform)
         self.seed = seed
         self.epoch = 0
@@ -116,10 +115,6 @@ def _split(transform: Transform) -> tuple[Transform, Transform]:
     return v2.Compose([*steps, torch.as_tensor]), v2.Compose([*common, torch.as_tensor])
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def batches(dataset: PictureDataset, batch_size: int) -> list[list[int]]:
     """Row numbers of every batch of an epoch.
 
@@ -149,5 +144,5 @@ def loader(
         processes: how many there are.
     """
     own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
-    pinned = torch.cuda.is_available()
-    return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=_as_it_is)
+    pinned, whole = torch.cuda.is_available(), tuple  # the data set makes whole batches
+    return DataLoader(dataset, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=whole)
