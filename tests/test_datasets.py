@@ -296,6 +296,9 @@ def test_a_batch_is_its_pictures_one_by_one(colour_folder: Path) -> None:
         images, labels, numbers = data.__getitems__(rows)
         assert torch.equal(images, torch.stack([data[row][0] for row in rows]))
         assert images.dtype == torch.float32
+        if seed is None:
+            files = [data.root / data.names[row] for row in rows]
+            assert torch.equal(images, torch.stack([transforms[name](read_image(file)) for file in files]))
         assert labels.tolist() == [data.labels[row] for row in rows]
         assert numbers.tolist() == rows
 
