@@ -1,5 +1,6 @@
 # `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name WEIGHTS=file CORES=n PROFILE=profiles/slurm
-# DATASET=path/to/birds makes a sweep of its own, pictures-birds: its report is in reports/pictures-birds/.
+# DATASET=path/to/birds makes a sweep of its own, images-birds, with its report in reports/images-birds/; so do another
+# BACKBONE= and WEIGHTS=. REPLACE=1 lets a sweep delete finished runs that were made with other settings.
 # For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have.
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
@@ -13,17 +14,29 @@ PROFILE ?=
 FORMAT ?=
 MEMORY ?=
 TFLOPS ?=
-SWEEP ?= $(if $(DATASET),sweeps/pictures.yml,sweeps/demo.yml)
+REPLACE ?=
+SWEEP ?= $(if $(value DATASET),sweeps/images.yml,sweeps/demo.yml)
 PYTHON3 ?= python3
+VENV ?=
 
-ifeq ($(VENV),)
-ENVIRONMENT := .venv
+# What the user gives reaches recipes as environment variables, word for word: neither make nor the shell looks into it.
+GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE FORMAT MEMORY TFLOPS REPLACE PYTHON3 VENV
+unexport $(GIVEN) SWEEP
+$(foreach name,$(GIVEN),$(eval export FIXRES_$(name) := $$(value $(name))))
+ifneq ($(filter command environment,$(origin SWEEP)),)
+export FIXRES_SWEEP := $(value SWEEP)
+else
+export FIXRES_SWEEP := $(SWEEP)
+endif
+
+ifeq ($(value VENV),)
+export FIXRES_VENV := .venv
 READY := .venv/.installed
 else
-ENVIRONMENT := $(VENV)
 READY :=
 endif
-PYTHON := "$(ENVIRONMENT)/bin/python"
+PYTHON := "$$FIXRES_VENV/bin/python"
+PYTHON3_GIVEN := "$$FIXRES_PYTHON3"
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Two notebooks at a time share the cores, and so do two sweeps' runs.
 HALF := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 1 ? n / 2 : 1)))
@@ -31,27 +44,29 @@ HALF := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 1 ? n / 2 : 1)))
 export PYTHONPATH := $(CURDIR)
 export JUPYTER_PREFER_ENV_PATH := 1
 
-OVERRIDES = $(if $(DATASET),--dataset "$(DATASET)")
-MODEL = $(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
-ENGINE = $(if $(CORES),--cores "$(CORES)") $(if $(PROFILE),--profile "$(PROFILE)")
-CARD = $(if $(MEMORY),--memory "$(MEMORY)") $(if $(TFLOPS),--tflops "$(TFLOPS)")
+option = $${FIXRES_$(2):+--$(1)="$$FIXRES_$(2)"}
+SWEEP_FILE := "$$FIXRES_SWEEP"
+OVERRIDES := $(call option,dataset,DATASET)
+MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
+ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
+CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 
 .PHONY: help setup sweep plan data report lab notebooks bench test test-faults test-cluster test-lab lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
 
-sweep: setup  ## everything: environment, pictures, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE=)
-	@$(PYTHON) -m fixres_poc sweep "$(SWEEP)" $(OVERRIDES) $(MODEL) $(ENGINE)
+sweep: setup  ## everything: environment, images, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE= REPLACE=)
+	@$(PYTHON) -m fixres_poc sweep $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(ENGINE)
 
 plan: setup  ## memory and time that a sweep will need, before it (SWEEP= DATASET= BACKBONE= WEIGHTS= MEMORY= TFLOPS=)
-	@$(PYTHON) -m fixres_poc plan "$(SWEEP)" $(OVERRIDES) $(MODEL) $(CARD)
+	@$(PYTHON) -m fixres_poc plan $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(CARD)
 
 test: lint types unit nbval  ## lint, types, unit tests, and the notebooks against their stored outputs
 
 setup: $(READY)  ## make .venv with the tested versions (not with VENV=)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo 'error: no Python 3.11 or newer in $(ENVIRONMENT); VENV= names an environment, PYTHON3= a python' >&2; exit 2; }
+		{ echo 'error: no Python 3.11 or newer there; VENV= names an environment, PYTHON3= a python' >&2; exit 2; }
 
 lab: setup  ## open the notebooks in JupyterLab, for this machine only
 	$(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
@@ -64,11 +79,11 @@ notebooks: setup  ## run the committed notebooks again, in place
 bench: setup  ## speed against the usual loop, into reports/bench.md: an hour on 2 cores (DATASET=)
 	$(PYTHON) -m benchmarks.bench $(OVERRIDES)
 
-data: setup  ## draw or check the pictures of a sweep, without training
-	@$(PYTHON) -m fixres_poc data "$(SWEEP)" $(OVERRIDES)
+data: setup  ## draw or check the images of a sweep, without training
+	@$(PYTHON) -m fixres_poc data $(SWEEP_FILE) $(OVERRIDES)
 
 report: setup  ## render a sweep's report again, from the runs that exist (FORMAT=html, pdf or slides)
-	@$(PYTHON) -m fixres_poc report "$(SWEEP)" $(OVERRIDES) $(MODEL) $(if $(FORMAT),--format "$(FORMAT)")
+	@$(PYTHON) -m fixres_poc report $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(call option,format,FORMAT)
 
 lint: setup  ## ruff: rules and format, notebooks included
 	$(PYTHON) -m ruff check .
@@ -106,8 +121,8 @@ clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo -exec rm -rf {} +; fi
 
 .venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo 'error: $(PYTHON3) is not Python 3.11 or newer; name one with PYTHON3=' >&2; exit 2; }
-	$(PYTHON3) -m venv .venv
+	@$(PYTHON3_GIVEN) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: that is not Python 3.11 or newer; name one with PYTHON3=' >&2; exit 2; }
+	$(PYTHON3_GIVEN) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	touch $@

@@ -6,12 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from fixres_poc.config import SweepSettings
-from fixres_poc.reading import validate
-from fixres_poc.runner import OUTPUTS, TORCH_NOTEBOOKS
+from fixres_poc.config.run_state import OUTPUTS
+from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.validation import validate
+from fixres_poc.sweep.notebook_run import TORCH_NOTEBOOKS
 
 SWEEP = validate(SweepSettings, json.loads(Path("sweep.json").read_text(encoding="utf-8")), "sweep.json")
 LIMIT = f" --time-limit {SWEEP.run_time_limit}" if SWEEP.run_time_limit else ""
+PYTHON = re.sub(r"([{}])", r"\1\1", shlex.quote(sys.executable))  # Snakemake would fill in what stands in braces
 RUNS = {run.name: run for run in SWEEP.runs()}
 
 
@@ -41,4 +43,4 @@ for notebook, files in OUTPUTS.items():
             gpu=int(notebook in TORCH_NOTEBOOKS),
         # Snakemake exports OMP_NUM_THREADS and the like; exec makes it the run's parent, which the run watches.
         shell:
-            f"exec {shlex.quote(sys.executable)} -m fixres_poc run --end-with-parent{LIMIT} {{input[0]:q}}"
+            f"exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} {{input[0]:q}}"

@@ -19,21 +19,23 @@ import torch
 
 from benchmarks import measure, processes, usual
 from benchmarks.page import write
-from fixres_poc import datasets, fine_tuning
-from fixres_poc.backbones import Tail, create, trunk
-from fixres_poc.config import BASELINE_SIZE, PairSettings, home
-from fixres_poc.datasets import Pictures
-from fixres_poc.datasets.loading import PictureDataset
-from fixres_poc.evaluation import accelerator, place, predict, transforms_for
-from fixres_poc.files import write_atomically
-from fixres_poc.folding import folded
-from fixres_poc.memory import Portion
-from fixres_poc.preflight import Fit
-from fixres_poc.runner import GARBAGE
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.paths import home
+from fixres_poc.config.settings import BASELINE_SIZE, PairSettings
+from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.data.loading import SplitImages
+from fixres_poc.method import epochs
+from fixres_poc.method.evaluation import predict, transforms_for
+from fixres_poc.model.backbones import create
+from fixres_poc.model.device import accelerator_for, place
+from fixres_poc.model.memory_plan import StepPlan
+from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.trunk import Tail, folded
+from fixres_poc.sweep.notebook_run import GARBAGE
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
-TRAINED_PICTURES, TRAIN_SIZE = 640, 128
+TRAINED_IMAGES, TRAIN_SIZE = 640, 128
 Result = dict[str, Any]
 
 
@@ -43,41 +45,41 @@ class Bench:
 
     Attributes:
         settings: batch size and data set; sizes are the rows'.
-        pictures: all of them in the split "test".
+        data: its images, all of them in the split "test".
         repeats: of short rows; the first, to warm up, comes on top.
         grid_repeats: of whole grids.
     """
 
     settings: PairSettings
-    pictures: Pictures
+    data: ImageDataset
     repeats: int
     grid_repeats: int
 
     def __post_init__(self) -> None:
         """The same network for both: as it was built, and as the project places it."""
-        self.engine = accelerator("fp32")
-        classes = len(self.pictures.classes)
+        self.accelerator = accelerator_for("fp32")
+        classes = len(self.data.classes)
         torch.manual_seed(0)
         self.plain = create(self.settings.backbone, classes).eval()
-        self.placed = place(create(self.settings.backbone, classes).eval(), self.settings, self.engine)
+        self.placed = place(create(self.settings.backbone, classes).eval(), self.settings, self.accelerator)
         self.placed.load_state_dict(self.plain.state_dict())
 
     def usual_passes(self, sizes: tuple[int, ...], batch: int | None = None) -> None:
         """The usual evaluation, once a size."""
         settings = self.settings.model_copy(update={"batch_size": batch or self.best_batch})
         for size in sizes:
-            usual.evaluate(self.plain, usual.loader(self.pictures, "test", settings, size, "val_test"))
+            usual.evaluate(self.plain, usual.loader(self.data, "test", settings, size, "val_test"))
 
-    def own_passes(self, sizes: tuple[int, ...], pictures: Pictures | None = None) -> None:
+    def own_passes(self, sizes: tuple[int, ...], data: ImageDataset | None = None) -> None:
         """The project's evaluation, once a size."""
-        tails, some = {"none": Tail(self.placed)}, pictures or self.pictures
+        tails, some = {"none": Tail(self.placed)}, data or self.data
         for size in sizes:
-            predict(self.placed, tails, some, "test", self.settings, size, self.engine)
+            predict(self.placed, tails, some, "test", self.settings, size, self.accelerator)
 
     @functools.cached_property
     def best_batch(self) -> int:
-        """The batch size out of `BATCHES` at which the usual loop is fastest on 256 pictures at 224 px."""
-        part = self.pictures.some("test", 256, 0)
+        """The batch size out of `BATCHES` at which the usual loop is fastest on 256 images at 224 px."""
+        part = self.data.some("test", 256, 0)
         ways: dict[str, Callable[[], object]] = {}
         for batch in BATCHES:
             each = self.settings.model_copy(update={"batch_size": batch})
@@ -91,34 +93,33 @@ def predictions(bench: Bench) -> Result:
     """JPEG files to predictions at 224 px."""
     batch = bench.best_batch
     ways = {"usual": lambda: bench.usual_passes((BASELINE_SIZE,)), "own": lambda: bench.own_passes((BASELINE_SIZE,))}
-    return measure.alternating(ways, bench.repeats) | {"pictures": len(bench.pictures.table), "batch": batch}
+    return measure.alternating(ways, bench.repeats) | {"images": len(bench.data.table), "batch": batch}
 
 
 def network_alone(bench: Bench) -> Result:
-    """The same number of pictures as ready tensors through the project's network, against files to predictions."""
-    frozen, tail = folded(bench.placed, BASELINE_SIZE), Tail(bench.placed).eval()
+    """The same number of images as ready tensors through the project's network, against files to predictions."""
+    trunk, tail = folded(bench.placed, BASELINE_SIZE), Tail(bench.placed).eval()
     ready = torch.rand(bench.settings.batch_size, 3, BASELINE_SIZE, BASELINE_SIZE)
-    count = len(bench.pictures.table)
-
-    portion = Portion(bench.settings.batch_size)
+    count, portion = len(bench.data.table), Portion(bench.settings.batch_size)
 
     @torch.inference_mode()
     def alone() -> None:
         for start in range(0, count, len(ready)):
-            tail(*portion.run(lambda part: trunk(frozen, part), ready[: count - start])).softmax(dim=1)
+            tail(*portion.run(trunk, ready[: count - start])).softmax(dim=1)
 
     ways: dict[str, Callable[[], object]] = {"alone": alone, "own": lambda: bench.own_passes((BASELINE_SIZE,))}
-    return measure.alternating(ways, bench.repeats) | {"pictures": count, "batch": len(ready)}
+    return measure.alternating(ways, bench.repeats) | {"images": count, "batch": len(ready)}
 
 
 def train_step(bench: Bench) -> Result:
     """JPEG files to updated weights at 128 px."""
-    settings = bench.settings.model_copy(update={"train_size": TRAIN_SIZE, "epochs": 1, "learning_rate": 1e-4})
-    part = bench.pictures.some("test", TRAINED_PICTURES, 0)
-    part = Pictures(part.root, part.classes, part.table.assign(split="train"))
+    settings = bench.settings
+    part = bench.data.some("test", TRAINED_IMAGES, 0)
+    part = ImageDataset(part.root, part.classes, part.table.assign(split="train"))
     transform = transforms_for(settings, TRAIN_SIZE, TRAIN_SIZE)["train"]
-    state = fine_tuning.begin(settings, part, bench.engine, Fit(settings.batch_size, False, 0, True))
-    data = PictureDataset(part, "train", transform, seed=0)
+    recipe, plan = epochs.Recipe(TRAIN_SIZE, "train", 1, 1e-4), StepPlan(settings.batch_size, False, 0)
+    state = epochs.begin(recipe, settings, part, bench.accelerator, plan)
+    samples = SplitImages(part, "train", transform, seed=0)
     loaded = usual.loader(part, "train", settings, TRAIN_SIZE, "train")
     model = create(settings.backbone, len(part.classes))
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, 0.9, weight_decay=1e-4, nesterov=True)
@@ -126,27 +127,27 @@ def train_step(bench: Bench) -> Result:
     state.schedule.step = lambda: None  # its cycle is as long as one epoch
     ways: dict[str, Callable[[], object]] = {
         "usual": lambda: usual.epoch(model, model.train(), loaded, optimizer, steady, settings.label_smoothing),
-        "own": lambda: fine_tuning.run_epoch(state, data, settings, bench.engine, settings.batch_size),
+        "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator, "stage 1"),
     }
-    return measure.alternating(ways, bench.repeats) | {"pictures": len(part.table), "batch": settings.batch_size}
+    return measure.alternating(ways, bench.repeats) | {"images": len(part.table), "batch": settings.batch_size}
 
 
 def several_sizes(bench: Bench) -> Result:
     """Evaluation at four test sizes."""
-    bench.pictures, everything = bench.pictures.some("test", len(bench.pictures.table) // 2, 0), bench.pictures
+    bench.data, everything = bench.data.some("test", len(bench.data.table) // 2, 0), bench.data
     ways = {"usual": lambda: bench.usual_passes(SIZES), "own": lambda: bench.own_passes(SIZES)}
     seconds = measure.alternating(ways, bench.repeats)
-    count, bench.pictures = len(bench.pictures.table), everything
-    return seconds | {"pictures": count, "batch": bench.best_batch}
+    count, bench.data = len(bench.data.table), everything
+    return seconds | {"images": count, "batch": bench.best_batch}
 
 
 def growth(bench: Bench) -> Result:
-    """Seconds against pictures, pixels and pairs."""
+    """Seconds against images, pixels and pairs."""
     found: Result = {}
-    parts = {count: bench.pictures.some("test", count, 0) for count in (125, 250, 500, 1000)}
+    parts = {count: bench.data.some("test", count, 0) for count in (125, 250, 500, 1000)}
     ways = {str(count): lambda part=part: bench.own_passes((128,), part) for count, part in parts.items()}
-    found["pictures"] = measure.alternating(ways, bench.repeats)
-    small = bench.pictures.some("test", 250, 0)
+    found["images"] = measure.alternating(ways, bench.repeats)
+    small = bench.data.some("test", 250, 0)
     sizes = {str(size**2): lambda size=size: bench.own_passes((size,), small) for size in (96, 128, 160, 192, 224, 256)}
     found["pixels"] = measure.alternating(sizes, bench.repeats)
     found["pairs"] = processes.pairs(bench.grid_repeats)
@@ -166,18 +167,18 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
 
 
 def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> Bench:
-    """The pictures, drawn ones by default, all as one split, and the networks."""
+    """The images, drawn ones by default, all as one split, and the networks."""
     settings = PairSettings(train_size=64, test_size=64, dataset=dataset or "synthetic", image_limit=count)
-    pictures = datasets.load(settings)
-    pictures = Pictures(pictures.root, pictures.classes, pictures.table.assign(split="test"))
-    return Bench(settings, pictures, repeats, grid_repeats)
+    data = load_dataset(settings)
+    data = ImageDataset(data.root, data.classes, data.table.assign(split="test"))
+    return Bench(settings, data, repeats, grid_repeats)
 
 
 def main() -> None:
     """Measure the rows that are asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", help="folder of class folders; default: drawn pictures")
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--dataset", help="folder of class folders; default: drawn images")
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps")
     parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
@@ -186,12 +187,12 @@ def main() -> None:
     os.environ["FIXRES_PROGRESS"] = os.devnull
     torch.set_num_threads(usual.CORES)
     gc.set_threshold(*GARBAGE)  # as in the kernels that a sweep starts; for both loops
-    bench = build(chosen.dataset, chosen.pictures, chosen.repeats, chosen.grid_repeats)
+    bench = build(chosen.dataset, chosen.images, chosen.repeats, chosen.grid_repeats)
     folder = home() / "runs" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.only:
         print(name, file=sys.stderr)
-        result = ROWS[name](bench) | {"data": "photographs" if chosen.dataset else "drawn pictures"}
+        result = ROWS[name](bench) | {"data": "photographs" if chosen.dataset else "drawn images"}
         write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
     found = {name: json.loads(file.read_text()) for name in ROWS if (file := folder / f"{name}.json").is_file()}
     write(chosen.output, found)

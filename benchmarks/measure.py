@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 
 def alternating(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -37,7 +37,7 @@ def exponent(amounts: Sequence[float], seconds: Sequence[float]) -> float:
     return float(np.polyfit(np.log(amounts), np.log(seconds), 1)[0])
 
 
-def run(arguments: Sequence[str], home: Path, cores: int | None = None) -> float:
+def run(arguments: Sequence[str], home: Path) -> float:
     """Seconds of a Python process of its own, such as ["-m", "fixres_poc", "sweep", …], with its files in `home`.
 
     Raises:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from benchmarks.measure import exponent, ratios
-from fixres_poc.files import write_atomically
-from fixres_poc.records import environment
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.provenance import environment
 
 Result = dict[str, Any]
 TABLE = (  # row, what, against, slow, fast, reach
@@ -17,13 +17,13 @@ TABLE = (  # row, what, against, slow, fast, reach
     ("train_step", "stage 1 at 128 px, JPEG files to updated weights", "the usual loop", "usual", "own", 1.4),
     ("several_sizes", "evaluation at 128, 160, 192 and 224 px", "four passes of the usual loop", "usual", "own", 1.5),
     ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.0),
-    ("drawing", "drawing 1,000 pictures", "one process", "one", "own", 1.8),
+    ("drawing", "drawing 1,000 images", "one process", "one", "own", 1.8),
 )
 SHARES = (  # row, what, against, part, whole, at most
     ("grid", "one more test size in a finished sweep", "a sweep of that pair alone", "one_more", "one_pair", 0.25),
-    ("memory", "peak memory with 2,000 pictures", "with 200", "many", "few", 1.1),
+    ("memory", "peak memory with 2,000 images", "with 200", "many", "few", 1.1),
 )
-UNITS = {"pictures": "pictures", "pixels": "pixels", "pairs": "pairs"}
+UNITS = {"images": "images", "pixels": "pixels", "pairs": "pairs"}
 
 
 def write(file: Path, found: dict[str, Result]) -> None:
@@ -71,18 +71,18 @@ def _facts(found: dict[str, Result]) -> list[str]:
     )
     lines = [
         f"Machine: {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_bytes'] / 2**30:.0f} GiB, "
-        f"GPU: {hardware['gpu'] or 'none'}; {torch.get_num_threads()} threads. {named}.",
+        f"GPU: {hardware['gpu'] or 'none'}; {torch.get_num_threads()} threads. {named}."
     ]
     rates = {
-        name: result["pictures"] / statistics.median(result["own"])
+        name: result["images"] / statistics.median(result["own"])
         for name, result in found.items()
         if name in ("predictions", "train_step")
     }
     for name, rate in rates.items():
         result = found[name]
-        other = result["pictures"] / statistics.median(result["usual"])
+        other = result["images"] / statistics.median(result["usual"])
         lines.append(
-            f"`{name}`: {rate:.0f} pictures/s against {other:.0f}, {result['pictures']} {result['data']}; the usual "
+            f"`{name}`: {rate:.0f} images/s against {other:.0f}, {result['images']} {result['data']}; the usual "
             f"loop's batch is {result['batch']}."
         )
     return lines

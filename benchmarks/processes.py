@@ -9,17 +9,19 @@ from typing import Any
 import yaml
 
 from benchmarks import measure, usual
-from fixres_poc.config import Adaptation, PairSettings, home
-from fixres_poc.files import write_atomically
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.paths import home
+from fixres_poc.config.settings import Adaptation, PairSettings
 
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
 ONE_MORE = [96, 112]
+DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
 
 
 def drawing(repeats: int) -> Result:
-    """Drawing 1,000 pictures with one process, and with one a core."""
-    script = "import sys; from fixres_poc.datasets import synthetic; synthetic.prepare(0, 1000, int(sys.argv[1]))"
+    """Drawing 1,000 images with one process, and with one a core."""
+    script = f"import sys; {DRAW}(0, 1000, int(sys.argv[1]))"
     seconds: dict[str, list[float]] = {"one": [], "own": []}
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "drawing.py"
@@ -28,24 +30,24 @@ def drawing(repeats: int) -> Result:
             for name, processes in (("one", 1), ("own", usual.CORES)):
                 seconds[name].append(measure.run([str(file), str(processes)], Path(scratch) / "home"))
                 shutil.rmtree(Path(scratch) / "home")
-    return seconds | {"pictures": 1000}
+    return seconds | {"images": 1000}
 
 
 def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
-    """Seconds of a sweep, its pictures drawn before, with its runs and report from the start."""
+    """Seconds of a sweep, its images drawn before, with its runs and report from the start."""
     file = folder / f"{name}.yml"
     file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
     return measure.run(["-m", "fixres_poc", "sweep", str(file)], folder)
 
 
 def grid(repeats: int) -> Result:
-    """The demo's pictures on a grid of 2 x 4 pairs, all results; then one more test size."""
-    found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "pictures": 1600}
+    """The demo's images on a grid of 2 x 4 pairs, all results; then one more test size."""
+    found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "images": 1600}
     names: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
     for _ in range(repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            measure.run(["-c", "from fixres_poc.datasets import synthetic; synthetic.prepare(0, None, 1)"], folder)
+            measure.run(["-c", f"{DRAW}(0, None, 1)"], folder)
             found["own"].append(_sweep(folder, "grid", GRID))
             pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
             found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]}))
@@ -73,7 +75,7 @@ made.own_passes((224,))
 
 
 def memory(repeats: int) -> Result:
-    """Peak memory of an evaluation at 224 px of few and of ten times as many pictures."""
+    """Peak memory of an evaluation at 224 px of few and of ten times as many images."""
     found: Result = {"few": [], "many": []}
     for _ in range(repeats):
         found["few"].append(measure.peak_bytes(["-c", MEMORY, "200"], home()))

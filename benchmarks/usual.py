@@ -19,33 +19,33 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
-from fixres_poc import datasets
-from fixres_poc.backbones import create, last_batch_norm, mean_std
-from fixres_poc.config import ModelSettings, PairSettings
-from fixres_poc.datasets import Pictures
-from fixres_poc.machine import cores
-from fixres_poc.transforms import ShiftedCrop
+from fixres_poc.config.provenance import cores
+from fixres_poc.config.settings import ModelSettings, PairSettings
+from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.data.transforms import ShiftedCrop
+from fixres_poc.model.backbones import create, mean_std
+from fixres_poc.model.trunk import last_batch_norm
 
 CORES = cores()
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):
-    """Pictures of one split, decoded by PIL."""
+    """Images of one split, decoded by PIL."""
 
-    def __init__(self, pictures: Pictures, split: str, transform: transforms.Compose) -> None:
+    def __init__(self, data: ImageDataset, split: str, transform: transforms.Compose) -> None:
         """List the files."""
-        table = pictures.split(split)
-        names, labels = table["picture"].tolist(), table["label"].tolist()
-        self.samples = [(str(pictures.root / name), label) for name, label in zip(names, labels, strict=True)]
+        table = data.split(split)
+        names, labels = table["image"].tolist(), table["label"].tolist()
+        self.images = [(str(data.root / name), label) for name, label in zip(names, labels, strict=True)]
         self.transform = transform
 
     def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.samples)
+        """Number of images."""
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """One picture and its label."""
-        path, label = self.samples[index]
+        """One image and its label."""
+        path, label = self.images[index]
         return self.transform(default_loader(path)), label
 
 
@@ -62,10 +62,10 @@ def framing(name: str, size: int, backbone: str) -> transforms.Compose:
 
 
 def loader(
-    pictures: Pictures, split: str, settings: ModelSettings, size: int, name: str
+    data: ImageDataset, split: str, settings: ModelSettings, size: int, name: str
 ) -> DataLoader[tuple[torch.Tensor, int]]:
     """Batches of one split; shuffled unless for testing."""
-    files = Files(pictures, split, framing(name, size, settings.backbone))
+    files = Files(data, split, framing(name, size, settings.backbone))
     return DataLoader(
         files, settings.batch_size, name != "val_test", num_workers=CORES, persistent_workers=True, pin_memory=False
     )
@@ -83,12 +83,12 @@ def evaluate(model: nn.Module, loaded: Iterable[tuple[torch.Tensor, torch.Tensor
     return probabilities, hits / len(probabilities)
 
 
-def train(settings: PairSettings, pictures: Pictures, size: int) -> nn.Module:
+def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
     """Stage 1; the epoch is chosen on validation."""
     torch.manual_seed(settings.seed)
-    model = create(settings.backbone, len(pictures.classes))
-    loaded = loader(pictures, "train", settings, size, "train")
-    validation = loader(pictures, "val", settings, size, "val_test")
+    model = create(settings.backbone, len(data.classes))
+    loaded = loader(data, "train", settings, size, "train")
+    validation = loader(data, "val", settings, size, "val_test")
     rate = settings.learning_rate
     optimizer = torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=1e-4, nesterov=True)
     steps = settings.epochs * len(loaded)
@@ -119,14 +119,14 @@ def epoch(
         optimizer.zero_grad()
 
 
-def adapt(settings: PairSettings, pictures: Pictures, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
+def adapt(settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
     """Stage 2: classifier, and for two of the adaptations the last batch norm."""
     model = copy.deepcopy(trained).requires_grad_(False).eval()
     model.get_classifier().requires_grad_(True)  # type: ignore[operator]
     norm = last_batch_norm(model)
     if adaptation != "head" and norm is not None:
         norm.train().requires_grad_(adaptation == "head_bn")
-    loaded = loader(pictures, "train", settings, size, "val_train")
+    loaded = loader(data, "train", settings, size, "val_train")
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(free, settings.adapt_learning_rate, 0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.adapt_epochs * len(loaded))
@@ -137,17 +137,17 @@ def adapt(settings: PairSettings, pictures: Pictures, trained: nn.Module, size: 
 
 def pair(settings: PairSettings) -> dict[str, float]:
     """Top-1 on test by adaptation, everything from the start: training, adaptations, the control, evaluations."""
-    pictures = datasets.load(settings)
-    trained = train(settings, pictures, settings.train_size)
+    data = load_dataset(settings)
+    trained = train(settings, data, settings.train_size)
     found: dict[str, float] = {}
     for name in settings.adaptations:
         model = trained
         if name == "control":
-            model = adapt(settings, pictures, trained, settings.train_size, "head_bn")
+            model = adapt(settings, data, trained, settings.train_size, "head_bn")
         elif name != "none":
-            model = adapt(settings, pictures, trained, settings.test_size, name)
+            model = adapt(settings, data, trained, settings.test_size, name)
         for split in ("val", "test"):
-            found[name] = evaluate(model, loader(pictures, split, settings, settings.test_size, "val_test"))[1]
+            found[name] = evaluate(model, loader(data, split, settings, settings.test_size, "val_test"))[1]
     return found
 
 

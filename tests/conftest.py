@@ -1,4 +1,4 @@
-"""Small picture folders and networks that the tests share."""
+"""Small image folders and networks that the tests share."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from fixres_poc import evaluation
-
 torch.set_num_threads(1)
 # The same examples at every run; a slow machine is no fault, and one folder serves all examples of a test.
 unhurried = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -18,11 +16,19 @@ settings.load_profile("same")
 COLOURS = {"blue": (30, 40, 200), "green": (30, 190, 40), "red": (200, 40, 30)}
 
 
-def save_picture(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (72, 56)) -> None:
-    """A noisy one-colour picture of (width, height) px."""
+def save_image(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (72, 56)) -> None:
+    """A noisy one-colour image of (width, height) px."""
     noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype("uint8")).save(path)
+
+
+def save_colours(folder: Path) -> Path:
+    """Three classes that a colour tells apart, 12 images each."""
+    for name, colour in COLOURS.items():
+        for index in range(12):
+            save_image(folder / name / f"{index:02d}.png", colour, seed=len(name) * 100 + index)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +36,10 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has data/, runs/ and reports/ of its own, and no bars."""
     monkeypatch.setenv("FIXRES_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FIXRES_PROGRESS", "/dev/null")
-    monkeypatch.setattr(evaluation, "_faster_format", lambda *_: "channels_last")  # measuring takes seconds
     return tmp_path / "home"
 
 
 @pytest.fixture
 def colour_folder(tmp_path: Path) -> Path:
-    """Three classes that a colour tells apart, 12 pictures each."""
-    folder = tmp_path / "colours"
-    for name, colour in COLOURS.items():
-        for index in range(12):
-            save_picture(folder / name / f"{index:02d}.png", colour, seed=len(name) * 100 + index)
-    return folder
+    """The images of `save_colours`."""
+    return save_colours(tmp_path / "colours")

@@ -7,12 +7,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import COLOURS, save_picture
+from conftest import save_colours
 
-from fixres_poc import datasets, pairs, results, training
-from fixres_poc.config import ADAPTATIONS, PairSettings, SweepSettings, home, run_folder
-from fixres_poc.evaluation import accelerator
-from fixres_poc.reading import validate
+from fixres_poc.analysis import collection, record
+from fixres_poc.config.paths import home, run_folder
+from fixres_poc.config.run_state import outcomes
+from fixres_poc.config.settings import PairSettings, SweepSettings
+from fixres_poc.config.validation import validate
+from fixres_poc.data.dataset import load_dataset
+from fixres_poc.method import adaptations, stage1
+from fixres_poc.model.device import accelerator_for
 
 SIZES = {"pairs": [[48, 64]], "batch_size": 6, "epochs": 1, "adapt_epochs": 1, "adapt_learning_rate": 0.05}
 
@@ -23,21 +27,18 @@ def make(backbone: str = "efficientnet_lite0") -> Path:
     return run_folder("tiny", "train48_test64_seed0")
 
 
-def pictures(backbone: str = "efficientnet_lite0") -> Path:
-    """Folder of the sweep's pictures: 12 of each class."""
-    return _made(backbone) / "pictures"
+def images(backbone: str = "efficientnet_lite0") -> Path:
+    """Folder of the sweep's images: 12 of each class."""
+    return _made(backbone) / "images"
 
 
 @functools.cache
 def _made(backbone: str) -> Path:
-    """The sweep is run once; its pictures, of 3 classes, lie in `pictures`."""
+    """The sweep is run once; its images, of 3 classes, lie in `images`."""
     folder = Path(tempfile.mkdtemp(prefix="small_run"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, colour in COLOURS.items():
-        for index in range(12):
-            save_picture(folder / "pictures" / name / f"{index:02d}.png", colour, seed=len(name) * 100 + index)
-    values = {**SIZES, "dataset": str(folder / "pictures"), "backbone": backbone, "adaptations": list(ADAPTATIONS)}
-    sweep = validate(SweepSettings, values | {"name": "tiny"}, "tiny.yml")
+    values = {**SIZES, "dataset": str(save_colours(folder / "images")), "backbone": backbone, "name": "tiny"}
+    sweep = validate(SweepSettings, values, "tiny.yml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIXRES_HOME", str(folder / "home"))
         _run(sweep, PairSettings(**sweep.runs()[-1].parameters))
@@ -45,13 +46,13 @@ def _made(backbone: str) -> Path:
 
 
 def _run(sweep: SweepSettings, settings: PairSettings) -> None:
-    train, engine, found = settings.train_settings(), accelerator("fp32"), datasets.load(settings)
-    trained = training.train_or_load(train, found, engine)
-    adapted = pairs.adapt_pair(trained, found, settings, engine)
-    table = pairs.classify(trained.model, adapted, found, settings, engine).table
+    training, accelerator, data = settings.train_settings(), accelerator_for("fp32"), load_dataset(settings)
+    trained = stage1.train_or_load(training, data, accelerator)
+    adapted = adaptations.adapt_pair(trained, data, settings, accelerator)
+    table = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator).table
     folder = run_folder("tiny", settings.run_name)
-    pairs.save(adapted, folder, settings, found.classes)
-    metrics = {"classes": found.classes, "pictures": found.counts(), "data": found.fingerprint()}
-    results.write_run(run_folder("tiny", train.run_name), train, metrics)
-    results.write_run(folder, settings, metrics, table)
-    results.collect(sweep)
+    adaptations.save(adapted, trained.model, folder, settings, data.classes)
+    metrics = record.Metrics(classes=data.classes, images=data.counts(), data=data.fingerprint())
+    record.write_run(run_folder("tiny", training.run_name), training, metrics)
+    record.write_run(folder, settings, metrics, table)
+    collection.collect(sweep, outcomes(sweep))

@@ -1,112 +1,132 @@
+"""The house: which packages and modules there are, that imports run one way, and how large anything may be."""
+
 import ast
+import json
+import shutil
 import subprocess
 import sys
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config import provenance
+from fixres_poc.config.paths import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
-LEVELS = (
-    [
-        "config",
-        "reading",
-        "geometry",
-        "statistics",
-        "progress",
-        "files",
-        "download",
-        "published",
-        "records",
-        "results",
-        "machine",
-        "slurm",
-    ],
-    [
-        "folding",
-        "memory",
-        "transforms",
-        "weights",
-        "backbones",
-        "datasets",
-        "checkpoint",
-        "plots",
-        "network_plots",
-        "discussion",
-        "tables",
-        "comparison",
-        "tracking",
-    ],
-    [
-        "evaluation",
-        "audit",
-        "preflight",
-        "activations",
-        "apparent_size",
-        "size_prediction",
-        "zero_shot",
-        "duplicates",
-        "frontier",
-        "explorer",
-    ],
-    ["fine_tuning", "training", "adaptation", "pairs"],
-    ["plan", "report", "runner", "monitor", "engine", "finished", "export", "cli"],
-)
-LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py", PACKAGE / "__main__.py"})
-LONGEST_MODULE = 350
+HOUSE = {  # bottom first; a module imports only what stands before it
+    "config": "errors paths settings atomic progress validation provenance run_state",
+    "data": "sources.splitting sources.image_folder download sources.stanford_dogs "
+    "synthetic.painting synthetic.dogs synthetic.generator decoding dataset transforms loading "
+    "leakage.duplicates leakage.audit",
+    "geometry": "formulas crops",
+    "model": "weights trunk backbones checkpoint micro_batches device tracing memory_plan",
+    "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
+    "analysis": "statistics cells record collection results pareto size_prediction published",
+    "report": "text tables plots.style plots.datasets plots.networks plots.results explorer pages",
+    "sweep": "slurm monitor notebook_run snakemake workspace reporting execution plan",
+    "inference": "finished_run export",
+    "cli": "application runs sweeps",
+}
+ORDER = [f"{package}.{module}" for package, modules in HOUSE.items() for module in modules.split()]
+MODULES, LINES, FUNCTION_LINES, NOTEBOOK_MODULES = 8, 250, 40, 15
 
 
-def part(file: Path) -> str:
-    """The first name under fixres_poc that a file belongs to."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def imported(file: Path) -> set[str]:
-    """Full names of what a module imports, wherever in it."""
+def file_of(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+def imported(code: ast.AST) -> set[str]:
+    """Modules of the library that a piece of code imports, wherever in it, such as data.loading."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(code):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fixres_poc."):
+            within = str(node.module).removeprefix("fixres_poc.")
+            both = {f"{within}.{alias.name}" for alias in node.names}
+            names |= {each for each in both if file_of(each).exists()} or {within}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
     return names
 
 
-def label(file: Path) -> str:
-    return str(file.relative_to(PACKAGE))
+def upward(module: str, imports: set[str]) -> set[str]:
+    """What a module may not import: itself, and what stands after it in `ORDER`."""
+    return {each for each in imports if ORDER.index(each) >= ORDER.index(module)}
 
 
-@pytest.mark.parametrize("file", MODULES, ids=label)
-def test_module_has_a_level_and_imports_nothing_higher(file: Path) -> None:
-    own = part(file)
-    assert own in LEVEL, f"{own}: give it a level in {Path(__file__).name}"
-    parts = {name.split(".")[1] for name in imported(file) if name.startswith("fixres_poc.")}
-    higher = {name for name in parts & LEVEL.keys() if LEVEL[name] > LEVEL[own]}
-    assert not higher
+def test_the_house_lists_every_module_once() -> None:
+    files = [file for file in PACKAGE.rglob("*.py") if file.name != "__init__.py" and file.parent != PACKAGE]
+    found = [".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files]
+    assert sorted(found) == sorted(ORDER)
 
 
-@pytest.mark.parametrize("file", MODULES, ids=label)
-def test_nothing_imports_notebooks_or_tests(file: Path) -> None:
-    assert not {name.split(".")[0] for name in imported(file)} & {
-        "notebooks",
-        "tests",
-        "conftest",
-        "throwaway",
-        "pytest",
-    }
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_run_one_way(module: str) -> None:
+    assert not upward(module, imported(tree(file_of(module))))
 
 
-def test_lowest_level_works_without_torch() -> None:
-    names = [name for name in LEVELS[0] if name in {part(file) for file in MODULES}]
-    assert {"config", "reading", "geometry", "statistics", "progress", "results"} <= set(names)
-    imports = ", ".join(f"fixres_poc.{name}" for name in names)
-    code = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ORDER[1:])
+def test_a_reversed_import_is_noticed(module: str) -> None:
+    for lower in imported(tree(file_of(module))):
+        package, _, name = module.rpartition(".")
+        reversed_import = ast.parse(f"from fixres_poc.{package} import {name}")
+        assert upward(lower, imported(reversed_import)) == {module}
+
+
+@pytest.mark.parametrize("package", sorted({module.rpartition(".")[0] for module in ORDER}))
+def test_a_package_is_small(package: str) -> None:
+    assert len([module for module in ORDER if module.rpartition(".")[0] == package]) <= MODULES
+    assert ast.get_docstring(tree(PACKAGE / package.replace(".", "/") / "__init__.py"))
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_modules_and_functions_are_short(module: str) -> None:
+    file = file_of(module)
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LINES
+    functions = [node for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef)]
+    assert not [each.name for each in functions if (each.end_lineno or 0) - each.lineno + 1 > FUNCTION_LINES]
+
+
+def test_notebooks_meet_a_small_library() -> None:
+    met: set[str] = set()
+    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+            met |= imported(ast.parse(source))
+    assert len(met) <= NOTEBOOK_MODULES
+    assert {"data", "geometry", "model", "method"} <= met
+
+
+@pytest.mark.parametrize("package", ["config", "data", "geometry", "model", "method", "analysis", "report.plots"])
+def test_what_a_package_shows_is_there(package: str) -> None:
+    shown = import_module(f"fixres_poc.{package}")
+    assert shown.__all__
+    assert all(getattr(shown, name).__module__.startswith("fixres_poc.") for name in shown.__all__ if name.islower())
+
+
+@pytest.mark.parametrize("package", ["config", "data", "method", "analysis", "sweep.execution", "cli"])
+def test_a_package_alone_brings_in_neither_torch_nor_pandas(package: str) -> None:
+    code = f"import sys, fixres_poc.{package}; sys.exit(bool({{'torch', 'pandas'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
-@pytest.mark.parametrize("file", MODULES, ids=label)
-def test_module_is_not_too_long(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+@pytest.mark.parametrize("module", ["method.stage1", "data.loading", "model.trunk", "geometry.formulas"])
+@pytest.mark.parametrize("shown", ["report.text", "sweep.execution", "analysis.results", "config.progress"])
+def test_runs_are_outdated_by_what_makes_results_alone(
+    module: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "fixres_poc", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "fixres_poc" / "config" / "provenance.py"))
+    before, everything = provenance.library_hash(), provenance.library_hash(everything=True)
+    with open(tmp_path / file_of(shown).relative_to(REPOSITORY), "a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert provenance.library_hash() == before
+    assert provenance.library_hash(everything=True) != everything
+    with open(tmp_path / file_of(module).relative_to(REPOSITORY), "a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert provenance.library_hash() != before

@@ -1,10 +1,8 @@
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,15 @@ import throwaway
 import typer
 from typer.testing import CliRunner
 
-from fixres_poc import engine
 from fixres_poc.cli import app
-from fixres_poc.config import REPOSITORY, InputError, SweepSettings, home
+from fixres_poc.config import run_state
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import REPOSITORY, home
+from fixres_poc.config.settings import SweepSettings
+from fixres_poc.sweep import execution
 
 SMOKE = "sweeps/smoke.yml"
-COMMANDS = ("sweep", "train", "plan", "data", "audit", "adapt", "evaluate", "predict", "export", "report", "run")
-PAGE = (REPOSITORY / "docs" / "command_line.md").read_text(encoding="utf-8")
+COMMANDS = ("sweep", "train", "plan", "data", "audit", "evaluate", "predict", "export", "report", "run")
 RUN = "runs/tiny/train48_test64_seed0"
 
 
@@ -38,34 +38,20 @@ def printed(*arguments: str) -> Any:
 
 
 def test_help_comes_at_once_and_lists_the_commands() -> None:
-    begun = time.monotonic()
     command = [sys.executable, "-X", "importtime", "-m", "fixres_poc", "--help"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert all(name in result.stdout for name in COMMANDS)
     assert not {"torch", "pandas", "snakemake", "papermill"} & {line.split()[-1] for line in result.stderr.splitlines()}
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example_that_is_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None:
     result = CliRunner().invoke(app, [name, "--help"])
-    assert result.exit_code == 0
     assert "Usage" in result.stdout
     words = result.stdout.split("Example:")[1].split()
     given = words[words.index(name) + 1 :]
     parsed = typer.main.get_command(app).commands[name].make_context(name, given)  # type: ignore[attr-defined]
     assert all(not str(value).startswith("--") for value in parsed.params.values())
-
-
-@pytest.mark.parametrize("example", re.findall(r"^fixres-poc (.*?)(?: +#.*)?$", PAGE, re.MULTILINE))
-def test_examples_of_the_page_are_right(example: str) -> None:
-    name, *given = shlex.split(example)
-    typer.main.get_command(app).commands[name].make_context(name, given)  # type: ignore[attr-defined]
-
-
-def test_the_page_shows_every_command() -> None:
-    assert set(re.findall(r"^fixres-poc (\w+)", PAGE, re.MULTILINE)) | {"train"} == set(COMMANDS)
-    assert set(COMMANDS) == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +65,6 @@ def test_the_page_shows_every_command() -> None:
         (["audit", "none"], "dataset '"),
         (["audit", "sweeps/none.yml"], "sweeps/none.yml: cannot be read"),
         (["evaluate", "runs/none"], "run = 'runs/none': no finished run there; allowed is"),
-        (["adapt", "runs/none", "--test-size", "96"], "run = 'runs/none': no finished run there"),
         (["export", "runs/none", "--output", "x.onnx"], "run = 'runs/none': no finished run there"),
         (["predict", "x.jpg"], "no sweep in "),
         (["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"], "run and sweep: give one of the two"),
@@ -95,50 +80,42 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], message: 
 
 def test_missing_argument_is_wrong_use() -> None:
     code, text = call("sweep")
-    assert code == 2
-    assert "Missing" in text
+    assert (code, "Missing" in text) == (2, True)
 
 
-def test_wrong_folder_stops_a_sweep_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(sweep: SweepSettings) -> str:
-        raise InputError(f"dataset = {sweep.dataset!r}: no such folder")
-
-    monkeypatch.setattr(engine, "prepare_data", refuse)
-    assert call("sweep", SMOKE, "--dataset", "none") == (2, "error: dataset = 'none': no such folder\n")
-
-
-def test_unexpected_error_is_one_line_and_its_traceback_is_kept(
-    monkeypatch: pytest.MonkeyPatch, own_home: Path
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InputError("dataset = 'x': no such folder"), (2, "error: dataset = 'x': no such folder\n")),
+        (KeyboardInterrupt(), (130, "stopped; the same command goes on from here\n")),
+        (OSError("disk\nfull"), (1, "error: OSError: disk full; traceback in {log}\n")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_are_one_line_and_a_traceback_is_kept_of_unexpected_ones(
+    monkeypatch: pytest.MonkeyPatch, own_home: Path, error: BaseException, expected: tuple[int, str]
 ) -> None:
-    def break_down(sweep: SweepSettings) -> str:
-        raise OSError("disk\nfull")
+    def break_down(sweep: object) -> str:
+        raise error
 
-    monkeypatch.setattr(engine, "prepare_data", break_down)
+    monkeypatch.setattr(execution, "prepare_data", break_down)
     log = own_home / "runs/error.log"
-    assert call("data", SMOKE) == (1, f"error: OSError: disk full; traceback in {log}\n")
-    assert "break_down" in log.read_text()
-
-
-def test_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(sweep: SweepSettings) -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(engine, "prepare_data", interrupt)
-    assert call("data", SMOKE) == (130, "stopped; the same command goes on from here\n")
+    assert call("data", SMOKE) == (expected[0], expected[1].format(log=log))
+    assert (log.exists() and "break_down" in log.read_text()) == (expected[0] == 1)
 
 
 def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
-    def run_sweep(sweep: SweepSettings, cores: int | None, profile: str) -> bool:
-        seen.extend([sweep.name, sweep.dataset, sweep.backbone, sweep.weights, cores, profile])
+    def run_sweep(sweep: SweepSettings, cores: int | None, profile: str, replace: bool) -> bool:
+        seen.extend([sweep.name, sweep.dataset, sweep.backbone, sweep.weights, cores, profile, replace])
         return False
 
-    monkeypatch.setattr(engine, "run_sweep", run_sweep)
+    monkeypatch.setattr(execution, "run_sweep", run_sweep)
     arguments = ["--dataset", "a b", "--backbone", "timm:resnet18", "--weights", "w.pth"]
-    arguments += ["--cores", "3", "--profile", "profiles/slurm"]
+    arguments += ["--cores", "3", "--profile", "profiles/slurm", "--replace"]
     assert call("sweep", SMOKE, *arguments)[0] == 1
-    assert seen == ["smoke-a-b", "a b", "timm:resnet18", "w.pth", 3, "profiles/slurm"]
+    assert seen == ["smoke-a-b-resnet18-w.pth", "a b", "timm:resnet18", "w.pth", 3, "profiles/slurm", True]
 
 
 def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,25 +127,14 @@ def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert call("run", str(file)) == (1, "failed: a_run: NameError: name 'undefined' is not defined\n")
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "sweeps").glob("*.yml")), ids=lambda file: file.stem)
-def test_sweep_files_are_valid_and_their_headers_name_their_command(file: Path) -> None:
-    from fixres_poc.reading import load_sweep
-
-    header = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    commands = [line for line in header if line.startswith("#   make sweep")]
-    assert load_sweep(file).runs()
-    assert len(commands) == 1
-    assert file.name in commands[0] or file.stem in ("demo", "pictures")
-
-
-def test_pictures_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: Path) -> None:
+def test_images_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: Path) -> None:
     small_run.make()
-    folder = small_run.pictures()
-    (tmp_path / "broken.jpg").write_text("no picture")
+    folder = small_run.images()
+    (tmp_path / "broken.jpg").write_text("no image")
     arguments = [str(tmp_path / "broken.jpg"), str(folder / "red" / "00.png"), str(folder / "blue"), "--top", "2"]
     result = CliRunner().invoke(app, ["predict", *arguments, "--run", RUN, "--adaptation", "head"])
     assert result.exit_code == 2
-    assert f"error: {tmp_path / 'broken.jpg'}: not a readable picture" in result.stderr
+    assert f"error: {tmp_path / 'broken.jpg'}: not a readable image" in result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 13
     assert re.fullmatch(r".*/red/00\.png: \w+ [\d.]+%, \w+ [\d.]+%", lines[0])
@@ -177,52 +143,60 @@ def test_pictures_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: 
 
 def test_predictions_for_programs_are_those_of_the_sweeps_choice() -> None:
     run = small_run.make()
-    answer = printed("predict", str(small_run.pictures() / "red" / "00.png"), "--sweep", "tiny")
+    answer = printed("predict", str(small_run.images() / "red" / "00.png"), "--sweep", "tiny")
     assert answer["run"] == str(run)
     (only,) = answer["answers"]
     assert sum(only["classes"].values()) == pytest.approx(1, abs=1e-4)
     assert list(only["classes"].values()) == sorted(only["classes"].values(), reverse=True)
-    newest = printed("predict", str(small_run.pictures() / "red" / "00.png"))
+    newest = printed("predict", str(small_run.images() / "red" / "00.png"))
     assert newest == answer
 
 
-def test_a_run_is_measured_again_and_on_other_pictures(tmp_path: Path) -> None:
+def test_a_run_is_measured_again_and_on_other_images(tmp_path: Path) -> None:
     small_run.make()
     stored = json.loads((home() / RUN / "metrics.json").read_text())["accuracies"]
     rows = printed("evaluate", RUN, "--adaptation", "head_bn")["accuracies"]
     assert rows[0]["top1"] == pytest.approx(next(x["top1"] for x in stored if x["adaptation"] == "head_bn"))
     other = tmp_path / "other"
-    shutil.copytree(small_run.pictures() / "red", other / "red")
-    shutil.copytree(small_run.pictures() / "red", other / "puce")
+    shutil.copytree(small_run.images() / "red", other / "red")
+    shutil.copytree(small_run.images() / "red", other / "puce")
     found = printed("evaluate", RUN, "--dataset", str(other), "--view", "five_crop", "--test-size", "48")
     assert found["left_out"] == ["puce"]
-    assert {(row["pictures"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
+    assert {(row["images"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
     text = CliRunner().invoke(app, ["evaluate", RUN, "--split", "val"]).stdout
     assert re.search(r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%", text, re.MULTILINE)
 
 
-def test_adapting_and_exporting_in_one_line_each(tmp_path: Path) -> None:
+def test_a_run_is_exported(tmp_path: Path) -> None:
     small_run.make()
-    made = printed("adapt", RUN, "--test-size", "80")
-    assert [row["adaptation"] for row in made["accuracies"]] == ["none", "head_bn"]
-    file = tmp_path / "net.pt2"
-    done = printed("export", made["run"], "--output", str(file))
-    assert file.is_file()
-    assert done["file"] == str(file)
+    done = printed("export", RUN, "--output", str(tmp_path / "net.pt2"))
+    assert Path(done["file"]) == tmp_path / "net.pt2"
+    assert Path(done["file"]).is_file()
     assert done["from_network"] < 1e-5
 
 
-def test_audit_of_a_folder_finds_one_picture_in_two_classes(colour_folder: Path) -> None:
+def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -> None:
     shutil.copyfile(colour_folder / "blue" / "00.png", colour_folder / "green" / "copy.png")
     assert printed("audit", str(colour_folder))["across_classes"] == [["blue/00.png", "green/copy.png"]]
     text = CliRunner().invoke(app, ["audit", str(colour_folder)]).stdout
-    assert re.search(r" 1  equal pictures in two classes\n", text)
-    assert "Doubtful labels. In two classes stand the same pictures: 1 byte for byte equal." in text
+    assert re.search(r" 1  equal images in two classes\n", text)
+    assert "Doubtful labels. In two classes stand the same images: 1 byte for byte equal." in text
 
 
 def test_a_sweep_for_programs_prints_nothing_but_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "run_sweep", lambda *_: print("6 of 6 runs") or True)
-    monkeypatch.setattr(engine, "failures", lambda _: {})
+    monkeypatch.setattr(execution, "run_sweep", lambda *_: print("6 of 6 runs") or True)
+    monkeypatch.setattr(run_state, "failures", lambda _: {})
     answer = printed("sweep", SMOKE)
     assert answer["failed"] == {}
     assert "train64_test96_seed0" in answer["runs"]
+
+
+def test_names_that_a_terminal_would_obey_are_escaped(tmp_path: Path) -> None:
+    small_run.make()
+    folder = tmp_path / "\x1b[2J\nerror: no"
+    folder.mkdir()
+    shutil.copy(small_run.images() / "red" / "00.png", folder / "x.png")
+    result = CliRunner().invoke(app, ["predict", str(folder), "--run", RUN])
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert result.stdout.count("\n") == 1

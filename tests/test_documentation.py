@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from fixres_poc.cli import app
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -29,14 +29,17 @@ def commands(page: Path) -> list[str]:
     return [part.strip() for line in found for part in line.split(" && ") if part]
 
 
-EVERY = sorted({(command, page.name) for page in PAGES for command in commands(page)})
-MAKE = sorted({command for command, _ in EVERY if command.startswith("make ")})
-CALLS = sorted({match[1] for command, page in EVERY if page != "command_line.md" and (match := LIBRARY.match(command))})
+EVERY = sorted({command for page in PAGES for command in commands(page)})
+MAKE = [command for command in EVERY if command.startswith("make ")]
+CALLS = sorted({match[1] for command in EVERY if (match := LIBRARY.match(command))})
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def test_commands_are_found() -> None:
+def test_every_command_is_shown() -> None:
     assert {"make sweep", "make test", "make test-cluster"} <= set(MAKE)
     assert "train sweeps/stanford_dogs.yml" in CALLS
+    page = (REPOSITORY / "docs/command_line.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^fixres-poc (\w+)", page, re.MULTILINE)) | {"train"} == set(COMMANDS)
 
 
 def test_every_line_of_a_block_is_a_known_program() -> None:
@@ -51,19 +54,16 @@ def test_make_knows_the_target_and_its_overrides(command: str) -> None:
     words = shlex.split(command)[1:]
     names = {word.split("=")[0] for word in words if "=" in word}
     assert names <= {*re.findall(r"^([A-Z0-9]+) \?=", makefile, re.MULTILINE), "VENV"}
-    targets = [word for word in words if "=" not in word]
-    done = subprocess.run(
-        ["make", "--dry-run", f"VENV={sys.prefix}", *targets], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    dry = ["make", "--dry-run", f"VENV={sys.prefix}", *(word for word in words if "=" not in word)]
+    done = subprocess.run(dry, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_command_line_takes_it(call: str) -> None:
     name, *given = shlex.split(call)
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     if given:  # a name alone is a mention
-        command.make_context(name, given)
+        COMMANDS[name].make_context(name, given)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,18 +8,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from fixres_poc import config
-from fixres_poc.config import REPOSITORY
-from fixres_poc.reading import validate
+from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.settings import NOTEBOOKS, Settings
+from fixres_poc.config.validation import validate
 
-MODELS: dict[str, type[config.Settings]] = {
-    "00_state_of_the_art": config.OverviewSettings,
-    "01_dataset_eda": config.DatasetSettings,
-    "02_baseline": config.BaselineSettings,
-    "03_train": config.TrainSettings,
-    "04_fixres": config.PairSettings,
-    "05_results": config.ResultsSettings,
-}
 FILES = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
 
@@ -34,10 +26,10 @@ def is_parameters(cell: Any) -> bool:
 
 
 def test_the_numbered_notebooks_are_all_there() -> None:
-    assert [file.stem for file in FILES] == list(MODELS)
+    assert [file.stem for file in FILES] == list(NOTEBOOKS)
 
 
-@pytest.mark.parametrize("stem", MODELS)
+@pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_notebook_is_short_and_explains_itself(stem: str) -> None:
     code, text = cells(stem, "code"), cells(stem, "markdown")
     assert len(code) + len(text) <= (50 if stem == "05_results" else 40)  # the report has more to show
@@ -52,8 +44,8 @@ def test_notebook_is_short_and_explains_itself(stem: str) -> None:
         assert all((node.end_lineno or 0) - node.lineno < 5 for node in functions)
 
 
-@pytest.mark.parametrize(("stem", "model"), MODELS.items())
-def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str, model: type[config.Settings]) -> None:
+@pytest.mark.parametrize(("stem", "model"), NOTEBOOKS.items())
+def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str, model: type[Settings]) -> None:
     (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
     values = {}
     for line, node in zip(cell.source.splitlines(), ast.parse(cell.source).body, strict=True):
@@ -65,7 +57,7 @@ def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str, 
     validate(model, values, stem)
 
 
-@pytest.mark.parametrize("stem", MODELS)
+@pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
     path = REPOSITORY / "notebooks" / f"{stem}.ipynb"
     assert path.stat().st_size < 1_000_000
@@ -80,7 +72,9 @@ def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
             )
 
 
-@pytest.mark.parametrize("stem", [stem for stem in MODELS if stem != "05_results"])  # the report has a list of its own
+@pytest.mark.parametrize(
+    "stem", [stem for stem in NOTEBOOKS if stem != "05_results"]
+)  # the report has a list of its own
 def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
     (contents,) = [cell for cell in cells(stem, "markdown") if "navigation" in cell.metadata.get("tags", [])]
     targets = re.findall(r"\]\(([^)]+)\)", contents.source)
@@ -88,12 +82,12 @@ def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
     anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
     assert "#Summary" in targets
     assert set(targets) <= anchors | {file.name for file in FILES}
-    order = list(MODELS).index(stem)
+    order = list(NOTEBOOKS).index(stem)
     neighbours = [FILES[each].name for each in (order - 1, order + 1) if each >= 0]
     assert [target for target in targets if target.endswith(".ipynb")] == neighbours
 
 
-@pytest.mark.parametrize("stem", MODELS)
+@pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_nbval_has_something_to_compare(stem: str) -> None:
     compared = [cell for cell in cells(stem, "code") if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
     shown = [output for cell in compared for output in cell.outputs]

@@ -1,4 +1,7 @@
+"""pyproject.toml, environment.yml, constraints.txt and CITATION.cff are in step with each other and with the code."""
+
 import ast
+import contextlib
 import re
 import sys
 import tomllib
@@ -11,11 +14,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fixres_poc
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+CITATION: dict[str, Any] = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
 # conda-forge splits these packages or names them otherwise.
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
+OF_TORCH = ("nvidia-", "cuda-", "triton")
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
@@ -25,14 +30,23 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 
 RUNTIME = requirements(PROJECT["dependencies"])
 OPTIONAL = requirements(PROJECT["optional-dependencies"]["export"])
-DECLARED = RUNTIME | OPTIONAL
 EVERY = RUNTIME | requirements(PROJECT["optional-dependencies"]["dev"])
+PINS = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+PINNED: dict[str, str] = {
+    canonicalize_name(name): version for name, version in (line.split("==") for line in PINS if line)
+}
 
 
-def pins() -> dict[str, str]:
-    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    split = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in split}
+def add_needed(lines: list[str], extras: tuple[str, ...], found: set[str]) -> None:
+    """Add the names of all installed packages that requirements bring here, directly or not."""
+    for requirement in map(Requirement, lines):
+        marker, key = requirement.marker, canonicalize_name(requirement.name)
+        applies = marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, ""))
+        if applies and key not in found:
+            with contextlib.suppress(metadata.PackageNotFoundError):  # an optional part that is not installed
+                lines = metadata.requires(key) or []
+                found.add(key)
+                add_needed(lines, tuple(requirement.extras), found)
 
 
 def test_conda_environment_is_in_step_with_pyproject() -> None:
@@ -41,28 +55,26 @@ def test_conda_environment_is_in_step_with_pyproject() -> None:
     conda = {CONDA_NAMES.get(name, name): each for name, each in requirements(plain).items()}
     assert str(conda.pop("python").specifier) == PROJECT["requires-python"]
     conda |= requirements(next(each["pip"] for each in content if isinstance(each, dict)))
-    assert {name: str(each.specifier) for name, each in conda.items()} == {
-        name: str(each.specifier) for name, each in EVERY.items()
-    }
+    wanted = {name: str(each.specifier) for name, each in EVERY.items()}
+    assert {name: str(each.specifier) for name, each in conda.items()} == wanted
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_constraints_pin_a_version_that_is_allowed(name: str) -> None:
-    assert EVERY[name].specifier.contains(pins()[name])
+    assert EVERY[name].specifier.contains(PINNED[name])
+    assert [each.operator for each in EVERY[name].specifier] == [">="]  # newer ones may be tried
 
 
 def test_constraints_hold_exact_versions_from_the_registry_only() -> None:
-    lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!]+", line) for line in lines)
-    assert not [line for line in lines if line.startswith(("nvidia-", "cuda-", "triton"))]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!]+", line) for line in PINS)
+    assert not [line for line in PINS if line.startswith(OF_TORCH)]
 
 
-def test_ranges_admit_newer_versions() -> None:
-    assert {operator.operator for each in EVERY.values() for operator in each.specifier} == {">="}
-
-
-def test_version_is_the_packages() -> None:
-    assert PROJECT["version"] == fixres_poc.__version__
+def test_constraints_cover_all_that_is_installed_for_the_project() -> None:
+    found: set[str] = set()
+    add_needed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"], (), found)
+    assert not {name for name in found - PINNED.keys() if not name.startswith(OF_TORCH) and name != "pip"}
+    assert len(found) > 100
 
 
 def test_every_import_is_declared() -> None:
@@ -73,13 +85,23 @@ def test_every_import_is_declared() -> None:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.split(".")[0])
-    owners = metadata.packages_distributions()
+    owners, declared = metadata.packages_distributions(), (RUNTIME | OPTIONAL).keys()
     third_party = names - set(sys.stdlib_module_names) - {"fixres_poc"}
-    undeclared = {
-        n for n in third_party if not {canonicalize_name(each) for each in owners.get(n, [])} & DECLARED.keys()
-    }
-    assert not undeclared
+    assert not {n for n in third_party if not {canonicalize_name(each) for each in owners.get(n, [])} & declared}
 
 
 def test_what_is_optional_is_there_for_the_tests() -> None:
     assert {name: EVERY[name].specifier for name in OPTIONAL} == {n: each.specifier for n, each in OPTIONAL.items()}
+
+
+def test_citation_has_the_keys_of_its_format_and_the_projects_version_and_licence() -> None:
+    keys = {"cff-version", "message", "type", "title", "version", "license", "authors", "references"}
+    assert set(CITATION) == keys
+    assert (CITATION["cff-version"], CITATION["type"], CITATION["title"]) == ("1.2.0", "software", "FixRes PoC")
+    assert str(CITATION["version"]) == PROJECT["version"] == fixres_poc.__version__
+    licence = (REPOSITORY / PROJECT["license"]["file"]).read_text(encoding="utf-8")
+    assert licence.startswith(f"{CITATION['license']} ")
+    (paper,) = CITATION["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert [author["family-names"] for author in paper["authors"]] == ["Touvron", "Vedaldi", "Douze", "Jégou"]
+    assert paper["identifiers"] == [{"type": "other", "value": "arXiv:1906.06423"}]

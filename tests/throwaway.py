@@ -6,24 +6,26 @@ A file `broken` in $FIXRES_HOME makes the pair at test size 96 fail, a file `slo
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import psutil
 import pytest
 
-from fixres_poc import config, engine, records, results
-from fixres_poc.config import SweepSettings, home, run_folder
-from fixres_poc.files import write_atomically
-from fixres_poc.reading import validate
-from fixres_poc.runner import OUTPUTS
+from fixres_poc.config import run_state
+from fixres_poc.config.paths import home
+from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.validation import validate
+from fixres_poc.sweep import execution, reporting
+from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
 START = """
 import os, time
 from pathlib import Path
-from fixres_poc.config import InputError, home
+from fixres_poc.config import InputError
+from fixres_poc.config.paths import home
 folder = Path(os.environ["FIXRES_PROGRESS"]).parent
 with open(home() / "ran.txt", "a") as ran:
     print(folder.name, file=ran)
@@ -33,12 +35,6 @@ MIDDLE = {
     "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
 }
 SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
-PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
-MODELS: dict[str, type[config.Settings]] = {
-    "02_baseline": config.BaselineSettings,
-    "03_train": config.TrainSettings,
-    "04_fixres": config.PairSettings,
-}
 RUNS = ("state_of_the_art", "dataset", "baseline", "train64_seed0", "train64_test64_seed0", "train64_test96_seed0")
 
 
@@ -57,23 +53,23 @@ def write_notebook(file: Path, *sources: str) -> Path:
 
 def write_notebooks(folder: Path) -> None:
     """The five notebooks of a sweep."""
-    for stem, files in OUTPUTS.items():
+    for stem, files in run_state.OUTPUTS.items():
         end = "\n".join(f'(folder / "{name}").write_text("{{}}")' for name in reversed(files))
         write_notebook(folder / f"{stem}.ipynb", "train_size = test_size = 0", START, MIDDLE.get(stem, "pass"), end)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let runs/ and reports/ lie in a folder, with throw-away notebooks, and make pictures and report stand-ins."""
+    """Let runs/ and reports/ lie in a folder, with throw-away notebooks, and make images and report stand-ins."""
     monkeypatch.setenv("FIXRES_HOME", str(folder))
     monkeypatch.setenv("FIXRES_NOTEBOOKS", str(folder / "notebooks"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     write_notebooks(folder / "notebooks")
-    monkeypatch.setattr(engine, "prepare_data", prepare_data)
-    monkeypatch.setattr(engine, "render", render)
+    monkeypatch.setattr(execution, "prepare_data", prepare_data)
+    monkeypatch.setattr(reporting, "render", render)
 
 
 def prepare_data(sweep: SweepSettings) -> str:
-    """Stands in for the preparation of pictures."""
+    """Stands in for the preparation of images."""
     return "0123456789abcdef"
 
 
@@ -82,63 +78,29 @@ def render(sweep: SweepSettings) -> Path:
     page = home() / "reports" / sweep.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     with open(page, "a", encoding="utf-8") as file:
-        print(json.dumps(engine.failures(sweep)), file=file)
+        print(json.dumps(run_state.failures(sweep)), file=file)
     return page
 
 
-def settings() -> SweepSettings:
-    """One training, two pairs."""
-    return validate(SweepSettings, SWEEP, "tiny.yml")
+def tiny(**values: object) -> SweepSettings:
+    """One training, two pairs; with other values where they are given."""
+    return validate(SweepSettings, SWEEP | values, "tiny.yml")
 
 
-def write_results(classes: int, pictures: int, **sweep: object) -> SweepSettings:
-    """The runs of a sweep on a data set of any shape, nothing trained: an accuracy that grows with the test size.
-
-    Args:
-        classes: number of classes, with names of many lengths; the first has half of the pictures, but for one each.
-        pictures: number of pictures, of all splits; each class has one at least.
-        sweep: its settings, beside a data set of one's own that isn't at hand.
-    """
-    rng = np.random.default_rng(0)
-    settings = validate(SweepSettings, {"name": "shape", "dataset": "birds", **sweep}, "shape.yml")
-    names = [f"{label:03}-{'great_spotted_woodpecker_' * (label % 4)}bird" for label in range(classes)]
-    label = np.r_[np.arange(classes), rng.choice(classes, pictures - classes) * rng.integers(0, 2, pictures - classes)]
-    sizes = {"width": rng.integers(200, 4000, pictures), "height": rng.integers(200, 4000, pictures)}
-    split = rng.choice(list(PARTS), pictures, p=list(PARTS.values()))
-    split[:3] = list(PARTS)
-    table = pd.DataFrame({"picture": [f"{i:06}.jpg" for i in range(pictures)], "label": label, "split": split, **sizes})
-    write_atomically(run_folder("shape", "pictures.csv"), table.to_csv(index=False))
-    counts = {part: int((split == part).sum()) for part in PARTS}
-    for run in settings.runs():
-        if run.notebook not in MODELS:
-            continue
-        adaptations = run.parameters.get("adaptations", ["baseline"])
-        speed = 3e6 / run.parameters.get("test_size", 224) ** 2
-        metrics = {"classes": names, "pictures": counts, "eval_images_per_second": {"center": speed}}
-        metrics |= {"seconds": {"train": 60.0, "adapt": dict.fromkeys(adaptations, 5.0)}}
-        found = [
-            _guesses(table, classes, each, 1 - 20 / run.parameters.get("test_size", 160) + place / 100, rng)
-            for place, each in enumerate(adaptations)
-        ]
-        values = validate(MODELS[run.notebook], run.parameters, "shape.yml")
-        results.write_run(
-            run_folder("shape", run.name), values, metrics, None if run.notebook == "03_train" else pd.concat(found)
-        )
-    results.collect(settings)
-    return settings
+def ran(home: Path) -> list[str]:
+    """Runs that were begun since the last question."""
+    file = home / "ran.txt"
+    names = file.read_text().split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return sorted(names)
 
 
-def _guesses(
-    pictures: pd.DataFrame, classes: int, adaptation: str, accuracy: float, rng: np.random.Generator
-) -> pd.DataFrame:
-    tested = pictures[pictures["split"] != "train"].rename(columns={"label": "target"})
-    others = {name: (tested["target"] + place) % classes for place, name in enumerate(records.TOP)}
-    table = tested.assign(**others, adaptation=adaptation, view="center")
-    table.loc[:, records.TOP[classes:]] = -1
-    sure = rng.uniform(0.3, 1, len(table))
-    wrong = (rng.uniform(size=len(table)) > accuracy) & (classes > 1)
-    table.loc[wrong, ["top1", "top2"]] = table.loc[wrong, ["top2", "top1"]].to_numpy()
-    return table.assign(probability=sure)
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def processes() -> list[psutil.Process]:
@@ -155,9 +117,10 @@ def processes() -> list[psutil.Process]:
 
 
 if __name__ == "__main__":  # a whole sweep with the stand-ins, in a process that tests can kill; [profile]
-    engine.prepare_data = prepare_data
-    engine.render = render
+    execution.prepare_data = prepare_data
+    reporting.render = render
     try:
-        sys.exit(0 if engine.run_sweep(settings(), None, *sys.argv[1:]) else 1)
+        profile = sys.argv[1] if sys.argv[1:] else LOCAL_PROFILE
+        sys.exit(0 if execution.run_sweep(tiny(), profile=profile) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

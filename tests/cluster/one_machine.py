@@ -10,9 +10,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from throwaway import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 CPUS, GPUS, MEMORY_MB = 2, 2, 3000
@@ -66,8 +68,9 @@ def cluster() -> Iterator[None]:
     munge += [log, f"--seed-file={folder}/munge/seed", "--foreground"]
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        stack.enter_context(variable("SLURM_CONF", str(folder / "slurm.conf")))
-        stack.enter_context(variable("PATH", f"{folder / 'bin'}:{os.environ['PATH']}"))
+        variables = stack.enter_context(pytest.MonkeyPatch.context())
+        variables.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        variables.setenv("PATH", str(folder / "bin"), prepend=":")
         stack.enter_context(daemon(folder / "munged.log", ["munged", *munge], user="munge"))
         until((folder / "munge/socket").exists)
         stack.enter_context(daemon(folder / "slurmctld.log", ["slurmctld", "-D", "-i"]))
@@ -115,28 +118,7 @@ def daemon(log: Path, command: list[str], user: str | None = None) -> Iterator[N
             process.wait()
 
 
-@contextlib.contextmanager
-def variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
 def say(*command: str) -> str:
     """What a command of Slurm prints, or what it complains of."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     return (done.stdout or done.stderr).strip()
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for it."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)

@@ -16,11 +16,12 @@ import psutil
 import pytest
 import throwaway
 import yaml
-from one_machine import say, until
+from one_machine import say
+from throwaway import until
 
-from fixres_poc import engine, slurm
-from fixres_poc.config import REPOSITORY, report_folder
-from fixres_poc.reading import load_sweep
+from fixres_poc.config.paths import REPOSITORY, report_folder
+from fixres_poc.config.validation import load_sweep
+from fixres_poc.sweep import execution, slurm, snakemake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(one_machine.missing()), reason=one_machine.missing())]
 TRAINING = "train64_seed0"
@@ -149,9 +150,9 @@ def test_a_stopped_sweep_leaves_no_job(story: Story) -> None:
 
 def test_results_are_those_of_a_sweep_without_slurm(profile: Path, own_home: Path) -> None:
     sweep, tables = load_sweep("sweeps/smoke.yml"), []
-    for each in (engine.LOCAL_PROFILE, str(profile)):
-        assert engine.run_sweep(sweep, 2 if each == engine.LOCAL_PROFILE else None, each)
+    for each in (snakemake.LOCAL_PROFILE, str(profile)):
+        assert execution.run_sweep(sweep, 2 if each == snakemake.LOCAL_PROFILE else None, each)
         tables.append(pd.read_csv(report_folder(sweep.name) / "results.csv").drop(columns=TIMES))
         shutil.move(own_home / "runs/smoke", own_home / f"runs/smoke{len(tables)}")
-    assert set(tables[0]["status"]) == {"ok"}
+    assert set(tables[0]["status"]) == {"done"}
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)

@@ -4,71 +4,65 @@ Its notebooks hold the calls of the real ones without their figures, so that a s
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import throwaway
 
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 RAN = """
 import os
 from pathlib import Path
-from fixres_poc.config import home
+from fixres_poc.config.paths import home
 with open(home() / "ran.txt", "a") as ran:
     print(Path(os.environ["FIXRES_PROGRESS"]).parent.name, file=ran)
 """
 START = """
-from fixres_poc import datasets, evaluation, pairs, results, training
+from fixres_poc.analysis import Metrics, write_run
 from fixres_poc.config import BaselineSettings, DatasetSettings, OverviewSettings, PairSettings, TrainSettings
-from fixres_poc.config import run_folder
-from fixres_poc.reading import read_parameters
+from fixres_poc.config import read_parameters, run_folder
 settings = read_parameters({}, globals())
 folder = run_folder(settings.sweep, settings.run_name)
 """
-PICTURES = """
-pictures = datasets.load(settings)
-facts = {"classes": pictures.classes, "pictures": pictures.counts()}
+IMAGES = """
+from fixres_poc.data import load_dataset
+from fixres_poc.method import adapt_pair, predict_pair, save, train_baseline, train_or_load
+data = load_dataset(settings)
+facts = {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
 """
 BASELINE = """
-done = evaluation.baseline(settings, pictures)
-results.write_run(folder, settings, facts | {"seconds": done.seconds}, done.predictions)
+done = train_baseline(settings, data)
+write_run(folder, settings, Metrics(**facts, seconds=done.seconds), done.predictions)
 """
 TRAINING = """
-trained = training.train_or_load(settings, pictures)
+trained = train_or_load(settings, data)
 seconds = {"train": trained.seconds["train"], "adapt": {"control": trained.seconds["control"]}}
-results.write_run(folder, settings, facts | {"memory": trained.memory, "seconds": seconds})
+write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=seconds))
 """
 PAIR = """
-engine = evaluation.accelerator(settings.precision)
-trained = training.train_or_load(settings.train_settings(), pictures, engine)
-adapted = pairs.adapt_pair(trained, pictures, settings, engine)
-classified = pairs.classify(trained.model, adapted, pictures, settings, engine)
+from fixres_poc.model import accelerator_for
+accelerator = accelerator_for(settings.precision)
+trained = train_or_load(settings.train_settings(), data, accelerator)
+adapted = adapt_pair(trained, data, settings, accelerator)
+classified = predict_pair(trained.model, adapted, data, settings, accelerator)
 seconds = {"adapt": adapted.seconds, "evaluate": classified.seconds}
-pairs.save(adapted, folder, settings, pictures.classes)
-results.write_run(folder, settings, facts | {"seconds": seconds}, classified.table)
+save(adapted, trained.model, folder, settings, data.classes)
+write_run(folder, settings, Metrics(**facts, seconds=seconds), classified.table)
 """
-LIGHT = """
-from fixres_poc import results
-from fixres_poc.config import DatasetSettings, OverviewSettings, run_folder
-from fixres_poc.reading import read_parameters
-settings = read_parameters({}, globals())
-results.write_run(run_folder(settings.sweep, settings.run_name), settings, {{}})
-"""
-RESULTS = "from fixres_poc import results\nresults.load(sweep).choose()"
+LIGHT = "write_run(folder, settings, Metrics())"
+RESULTS = "from fixres_poc.analysis import load_results\nload_results(sweep).choose()"
 SOURCES = {
-    "00_state_of_the_art": (LIGHT.format("OverviewSettings"),),
-    "01_dataset_eda": (LIGHT.format("DatasetSettings"),),
-    "02_baseline": (START.format("BaselineSettings"), PICTURES, BASELINE),
-    "03_train": (START.format("TrainSettings"), PICTURES, TRAINING),
-    "04_fixres": (START.format("PairSettings"), PICTURES, PAIR),
+    "00_state_of_the_art": (START.format("OverviewSettings"), LIGHT),
+    "01_dataset_eda": (START.format("DatasetSettings"), LIGHT),
+    "02_baseline": (START.format("BaselineSettings"), IMAGES, BASELINE),
+    "03_train": (START.format("TrainSettings"), IMAGES, TRAINING),
+    "04_fixres": (START.format("PairSettings"), IMAGES, PAIR),
     "05_results": (RESULTS,),
 }
 SWEEP = """
@@ -86,14 +80,12 @@ RUNS = ("baseline", "dataset", "state_of_the_art", "train32_seed0", "train32_tes
 MEASURED = ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
 
 
-def lay(home: Path, machine: Path | None = None, dataset: str = "synthetic", name: str = "small") -> Path:
-    """Notebooks and sweep file in a home; what another one measured of this machine comes along."""
+def lay(home: Path, dataset: str = "synthetic", name: str = "small") -> Path:
+    """Notebooks and sweep file in a home."""
     for stem, sources in SOURCES.items():
         throwaway.write_notebook(home / "notebooks" / f"{stem}.ipynb", "pass", RAN, *sources)
     (home / f"{name}.yml").write_text(SWEEP.format(dataset), encoding="utf-8")
     (home / "runs").mkdir(exist_ok=True)
-    if machine:
-        shutil.copy(machine / "runs/machine.json", home / "runs")
     return home
 
 
@@ -132,34 +124,17 @@ def finish(
     return said
 
 
-def until(condition: Callable[[], bool], seconds: float = 90) -> float:
-    """Wait for a condition; returns the seconds that it took."""
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < seconds, "waited in vain"
-        time.sleep(0.05)
-    return time.monotonic() - begun
-
-
 def held(home: Path) -> int:
     """Number of the process that is held, once it is."""
-    until((home / "held").exists)
+    throwaway.until((home / "held").exists, 90)
     return int((home / "held").read_text())
-
-
-def ran(home: Path) -> list[str]:
-    """Runs that were begun since the last question."""
-    file = home / "ran.txt"
-    names = file.read_text().split() if file.exists() else []
-    file.unlink(missing_ok=True)
-    return sorted(names)
 
 
 def assert_same_results(home: Path, other: Path, name: str = "small") -> None:
     """All but times, speeds and memory is equal, predictions to the last bit; nothing half-written lies about."""
     ours, theirs = (pd.read_csv(each / "results.csv").drop(columns=MEASURED) for each in reports(home, other, name))
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
-    assert (ours["status"] == "ok").all()
+    assert (ours["status"] == "done").all()
     ours, theirs = (pd.read_parquet(each / "predictions.parquet") for each in reports(home, other, name))
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     folders = [home / "runs" / name / run for run in RUNS]
@@ -175,14 +150,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Home of a sweep that nothing disturbed."""
     home = lay(tmp_path_factory.mktemp("undisturbed"))
     finish(home)
-    assert ran(home) == sorted([*RUNS, "results"])
+    assert throwaway.ran(home) == sorted([*RUNS, "results"])
     return home
 
 
 @pytest.fixture
 def home(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh home, on a machine where what is measured once has been measured."""
+    """A fresh home."""
     folder = tmp_path / "own"
     folder.mkdir()
     monkeypatch.setenv("FIXRES_HOME", str(folder))
-    return lay(folder, undisturbed)
+    return lay(folder)

@@ -16,17 +16,17 @@ pytestmark = pytest.mark.faults
 PAIR = "train32_test48_seed0"
 DRAWING = "os:replace:.jpg:9"
 IN_KERNEL = {
-    "first epoch": "fixres_poc.fine_tuning:run_epoch::1",
+    "first epoch": "fixres_poc.method.epochs:run_epoch::1",
     "state after it": "os:replace:training.pt:1",
-    "second epoch": "fixres_poc.fine_tuning:run_epoch::2",
+    "second epoch": "fixres_poc.method.epochs:run_epoch::2",
     "checkpoint": "os:replace:train32_seed0/checkpoint.safetensors:1",
     "metrics of the training": "os:replace:train32_seed0/metrics.json:1",
-    "adaptation": "fixres_poc.adaptation:adapt:PairSettings:1",
-    "evaluation": "fixres_poc.evaluation:predict:'test':1",
+    "adaptation": "fixres_poc.method.stage2:adapt_tails:PairSettings:1",
+    "evaluation": "fixres_poc.method.evaluation:predict:'test':1",
     "predictions": f"os:replace:{PAIR}/predictions.parquet:1",
     "metrics of the pair": f"os:replace:{PAIR}/metrics.json:1",
 }
-REPORT = "fixres_poc.results:load::1"
+REPORT = "fixres_poc.analysis.results:load_results::1"
 
 
 def kill(pid: int, target: str) -> None:
@@ -45,7 +45,7 @@ def test_kill_9_at_every_stage(home: Path, undisturbed: Path, target: str) -> No
         said = process.communicate(timeout=120)[0]
         assert process.returncode == 1, f"{stage}: {said}"
         assert "killed?" in said or "died" in said, f"{stage}: {said}"
-        small.until(lambda: not throwaway.processes(), 5)
+        throwaway.until(lambda: not throwaway.processes(), 5)
     small.finish(home)
     small.assert_same_results(home, undisturbed)
 
@@ -56,7 +56,7 @@ def test_kill_9_of_what_draws_and_of_what_reports(home: Path, undisturbed: Path)
     assert process.wait(timeout=200) == 0
     small.assert_same_results(home, undisturbed)
     (home / "reports/small/index.html").unlink()
-    small.ran(home)
+    throwaway.ran(home)
     process = small.start(home, at=REPORT)
     kill(small.held(home), "kernel")
     assert "05_results failed: DeadKernelError" in process.communicate(timeout=60)[0]
@@ -66,7 +66,7 @@ def test_kill_9_of_what_draws_and_of_what_reports(home: Path, undisturbed: Path)
     process.wait(timeout=10)
     small.finish(home)
     small.assert_same_results(home, undisturbed)
-    assert small.ran(home) == ["results"] * 3
+    assert throwaway.ran(home) == ["results"] * 3
 
 
 def test_kill_9_of_the_sweep_itself(home: Path, undisturbed: Path) -> None:
@@ -74,7 +74,7 @@ def test_kill_9_of_the_sweep_itself(home: Path, undisturbed: Path) -> None:
     small.held(home)
     process.kill()
     process.wait(timeout=5)
-    small.until(lambda: not throwaway.processes(), 10)
+    throwaway.until(lambda: not throwaway.processes(), 10)
     process = small.start(home, at=IN_KERNEL["second epoch"])
     small.held(home)
     process.kill()
@@ -85,7 +85,7 @@ def test_kill_9_of_the_sweep_itself(home: Path, undisturbed: Path) -> None:
     assert follower.poll() is None
     (home / "go").touch()
     assert follower.wait(timeout=120) == 0
-    assert "train32_seed0" not in small.ran(home)
+    assert "train32_seed0" not in throwaway.ran(home)
     small.assert_same_results(home, undisturbed)
 
 
@@ -100,7 +100,7 @@ def test_ctrl_c_stops_within_five_seconds_and_leaves_nothing(home: Path, undistu
         if process.poll() is None:
             process.send_signal(signal.SIGINT)  # an impatient user
         said = process.communicate(timeout=20)[0]
-        small.until(lambda: not throwaway.processes(), 5)
+        throwaway.until(lambda: not throwaway.processes(), 5)
         assert time.monotonic() - begun < 5, call
         assert process.returncode in (130, -signal.SIGINT), f"{call}: {said}"  # the latter if already at its exit
         assert "Traceback" not in said

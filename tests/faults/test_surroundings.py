@@ -11,17 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import small
+import throwaway
 from PIL import Image
 
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 pytest_plugins = ["small"]
 pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three classes of 20 pictures, with letters in their names that ASCII has not."""
+def images(tmp_path: Path) -> Path:
+    """Three classes of 20 images, with letters in their names that ASCII has not."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(["épagneul", "größer Hund", "柴犬"]):
         (tmp_path / "mes photos é" / name).mkdir(parents=True)
@@ -72,16 +73,16 @@ def forbid_writing(folder: Path) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
 
 
-def test_folders_that_may_not_be_written_to(home: Path, pictures: Path, limited_rights: list[str]) -> None:
-    """Pictures and the user's home do no harm; a runs folder is told in one line."""
-    small.lay(home, dataset=str(pictures))
-    forbid_writing(pictures)
+def test_folders_that_may_not_be_written_to(home: Path, images: Path, limited_rights: list[str]) -> None:
+    """Images and the user's home do no harm; a runs folder is told in one line."""
+    small.lay(home, dataset=str(images))
+    forbid_writing(images)
     (house := home / "user").mkdir()
     forbid_writing(house)
     small.finish(home, variables={"HOME": str(house)}, before=limited_rights)
     results = home / "reports/small/results.csv"
     table, before = pd.read_csv(results), results.read_bytes()
-    assert (table["status"] == "ok").all()
+    assert (table["status"] == "done").all()
     forbid_writing(home / "runs")
     said = small.finish(home, code=1, before=limited_rights)
     for path in [home / "runs", *(home / "runs").rglob("*")]:
@@ -91,34 +92,34 @@ def test_folders_that_may_not_be_written_to(home: Path, pictures: Path, limited_
     assert results.read_bytes() == before
 
 
-def test_spaces_and_letters_that_the_locale_does_not_know(home: Path, pictures: Path, tmp_path: Path) -> None:
+def test_spaces_and_letters_that_the_locale_does_not_know(home: Path, images: Path, tmp_path: Path) -> None:
     repository, house = tmp_path / "le dépôt", tmp_path / "la maison à côté"
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("fixres_poc", "profiles"):
         shutil.copytree(REPOSITORY / name, repository / name, ignore=ignore)
     shutil.copy(REPOSITORY / "Snakefile", repository)
     shutil.move(home, house)
-    small.lay(house, dataset=str(pictures))
+    small.lay(house, dataset=str(images))
     locale = {"LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"}
     said = small.finish(house, variables=locale | {"PYTHONPATH": f"{repository}{os.pathsep}{small.SITE}"})
     assert "5 of 5 runs of small are done" in said
     table = pd.read_csv(house / "reports/small/results.csv")
-    assert (table["status"] == "ok").all()
+    assert (table["status"] == "done").all()
 
 
-def test_three_sweeps_at_once_on_pictures_that_are_still_to_be_drawn(home: Path, undisturbed: Path) -> None:
+def test_three_sweeps_at_once_on_images_that_are_still_to_be_drawn(home: Path, undisturbed: Path) -> None:
     small.lay(home, name="other")
     sweeps = [small.start(home), small.start(home), small.start(home, "other")]
     said = [process.communicate(timeout=400)[0] for process in sweeps]
     assert [process.returncode for process in sweeps] == [0, 0, 0], said
     small.assert_same_results(home, undisturbed)
     small.assert_same_results(home, undisturbed, "other")
-    assert small.ran(home) == sorted([*small.RUNS, "results"] * 2)
+    assert throwaway.ran(home) == sorted([*small.RUNS, "results"] * 2)
     assert not list((home / "data").rglob(".*"))
 
 
 def test_one_and_two_threads_agree(home: Path, undisturbed: Path) -> None:
-    """Evaluation of one checkpoint on at least 99.5 % of pictures, training within a band."""
+    """Evaluation of one checkpoint on at least 99.5 % of images, training within a band."""
     script = Path(__file__).with_name("threads.py")
     for threads in ("1", "2"):
         subprocess.run([sys.executable, str(script), threads, str(home)], env=small.environment(home), check=True)

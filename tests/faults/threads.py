@@ -5,18 +5,24 @@ from pathlib import Path
 
 import torch
 
-from fixres_poc import datasets, evaluation, training
-from fixres_poc.backbones import Tail, create
-from fixres_poc.config import TrainSettings
+from fixres_poc.config.settings import TrainSettings
+from fixres_poc.data.dataset import load_dataset
+from fixres_poc.method import evaluation, stage1
+from fixres_poc.method.epochs import Recipe
+from fixres_poc.model import device
+from fixres_poc.model.backbones import create
+from fixres_poc.model.trunk import Tail
 
 if __name__ == "__main__":
     threads, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(int(threads))
     settings = TrainSettings(dataset="synthetic", image_limit=400, train_size=64, epochs=3, batch_size=16)
-    pictures = datasets.load(settings)
-    engine = evaluation.accelerator("fp32")
+    data = load_dataset(settings)
+    accelerator = device.accelerator_for("fp32")
     torch.manual_seed(0)
-    given = evaluation.place(create(settings.backbone, len(pictures.classes)), settings, engine)
-    for name, model in (("evaluated", given), ("trained", training.train(settings, pictures, engine).model)):
-        done = evaluation.predict(model, {"none": Tail(model)}, pictures, "test", settings, 64, engine)
+    given = device.place(create(settings.backbone, len(data.classes)), settings, accelerator)
+    recipe = Recipe(settings.train_size, "train", settings.epochs, settings.learning_rate)
+    trained = stage1.train(settings, recipe, data, accelerator).model
+    for name, model in (("evaluated", given), ("trained", trained)):
+        done = evaluation.predict(model, {"none": Tail(model)}, data, "test", settings, 64, accelerator)
         done.table.to_parquet(folder / f"{name}{threads}.parquet")

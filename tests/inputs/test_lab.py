@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 LIMIT_S = 60
 
@@ -23,7 +23,7 @@ def command() -> list[str]:
     made = ["make", "--dry-run", "lab", f"VENV={sys.prefix}"]
     lines = subprocess.run(made, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
     (line,) = [line for line in lines if "jupyterlab" in line]
-    return shlex.split(line)
+    return shlex.split(line.replace("$FIXRES_VENV", sys.prefix))
 
 
 @pytest.fixture

@@ -13,18 +13,14 @@ from papermill.translators import PythonTranslator
 from test_sweep_files import VALUES
 from throwaway import write_notebook
 
-from fixres_poc import config, runner
-from fixres_poc.config import InputError, PairSettings, Settings
-from fixres_poc.files import write_atomically
-from fixres_poc.reading import read_parameters
+from fixres_poc.config import paths
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import NOTEBOOKS, Settings
+from fixres_poc.config.validation import read_parameters
+from fixres_poc.sweep.notebook_run import execute
 
-MODELS: list[type[Settings]] = [
-    config.OverviewSettings,
-    config.DatasetSettings,
-    config.BaselineSettings,
-    config.TrainSettings,
-    PairSettings,
-]
+MODELS = [model for stem, model in NOTEBOOKS.items() if stem != "05_results"]
 NEEDED = {"train_size": 64, "test_size": 96}
 HOSTILE = [
     '"; __import__("os").mkdir("executed"); "',
@@ -72,16 +68,16 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     home = tmp_path / "{dataset} '; $(touch executed) \"#%s"
     monkeypatch.setenv("FIXRES_HOME", str(home))
     monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
-    monkeypatch.setattr(runner, "REPOSITORY", tmp_path)  # the notebook's folder
+    monkeypatch.setattr("fixres_poc.sweep.notebook_run.REPOSITORY", tmp_path)  # the notebook's folder
     names = sorted({name for model in MODELS for name in model.model_fields})
     defaults = "\n".join(f"{name} = ''" for name in names)
     keep = f"import json, pathlib\npathlib.Path('got.json').write_text(json.dumps([{', '.join(names)}]))"
     write_notebook(tmp_path / "notebooks" / "00_state_of_the_art.ipynb", defaults, keep)
     texts = [HOSTILE[index % len(HOSTILE)] + "".join(HOSTILE) for index in range(len(names))]
     parameters = dict(zip(names, texts, strict=True))
-    file = config.run_folder("x", "state_of_the_art") / "settings.json"
+    file = paths.run_folder("x", "state_of_the_art") / "settings.json"
     write_atomically(file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters}))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(config.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    assert runner.execute(file) is None
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(paths.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    assert execute(file) is None
     assert json.loads((tmp_path / "got.json").read_text()) == texts
     assert not list(tmp_path.rglob("executed"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fixres_poc.config import REPOSITORY
+from fixres_poc.config.paths import REPOSITORY
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -142,12 +142,12 @@ def test_reader_runs_changes_a_size_and_runs_again(lab: tuple[str, Path], tmp_pa
         assert page.evaluate("window.bars") >= 4  # an epoch and its validation, an adaptation, an evaluation
         assert "train32_test48_seed0" in output_text(saved(page, file))
 
-        cell = page.locator(".jp-CodeCell", has_text="explore(pictures")
-        picture = cell.locator(".jp-OutputArea-output img").first
-        before = picture.get_attribute("src")
+        cell = page.locator(".jp-CodeCell", has_text="explore(images")
+        image = cell.locator(".jp-OutputArea-output img").first
+        before = image.get_attribute("src")
         cell.scroll_into_view_if_needed()
         cell.locator("select").first.select_option(index=1)
-        sync_api.expect(picture).not_to_have_attribute("src", before, timeout=30_000)
+        sync_api.expect(image).not_to_have_attribute("src", before, timeout=30_000)
         page.screenshot(path=tmp_path / "explorer.png")
 
         page.locator(".cm-line", has_text="test_size = 48").click()
@@ -158,7 +158,7 @@ def test_reader_runs_changes_a_size_and_runs_again(lab: tuple[str, Path], tmp_pa
         content = saved(page, file)
         assert "train32_test64_seed0" in output_text(content)
         assert "widgets" not in content["metadata"]
-        (explorer,) = [cell for cell in content["cells"] if "explore(pictures" in "".join(cell["source"])]
+        (explorer,) = [cell for cell in content["cells"] if "explore(images" in "".join(cell["source"])]
         assert any("image/png" in each.get("data", {}) for each in explorer["outputs"])
 
         page.get_by_role("link", name="Against the control", exact=False).first.scroll_into_view_if_needed()

@@ -1,0 +1,12 @@
+"""From predictions to numbers: statistics, result tables, choices, published figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "cells": ["Cell"],
+        "record": ["Metrics", "summarise", "write_run"],
+        "results": ["gain_path", "load_results"],
+    },
+)

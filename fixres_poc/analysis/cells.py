@@ -1,0 +1,67 @@
+"""The cells of a sweep's grid: train size x test size x adaptation x view x seed, and the columns of results.csv."""
+
+from typing import Any, NamedTuple, cast
+
+import pandas as pd
+
+COLUMNS = ["train_size", "test_size", "size_ratio", "adaptation", "view", "seed", "n_val", "val_top1", "n_test", "top1"]
+COLUMNS += ["top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_baseline", "p_vs_same_size"]
+COLUMNS += ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes", "status", "error"]
+COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
+MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
+IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
+CELL_TYPES = {"train_size": "int16", "test_size": "int16", "seed": "int32"}
+KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
+GRID = ["train_size", "test_size", "adaptation", "view"]
+PAIR = ["train_size", "test_size"]
+ONCE = ("baseline", "zero_shot")
+"""What runs once for all pairs."""
+CANDIDATES = ("none", "equalised", "head", "head_bn_stats", "head_bn")
+"""Adaptations that may be chosen, the simplest first."""
+
+
+class Cell(NamedTuple):
+    """Where a classifier's predictions stand in the grid; sizes in px."""
+
+    train_size: int
+    test_size: int
+    adaptation: str
+    seed: int
+    view: str = "center"
+
+    def named(self) -> str:
+        """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
+        view = "" if self.view == "center" else f", {self.view}"
+        return f"trained at {self.train_size}, tested at {self.test_size} px, `{self.adaptation}`{view}"
+
+
+UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
+"""What a spreadsheet takes for the beginning of a formula, and the mark that prevents it."""
+
+
+def guarded(text: str) -> str:
+    """The text as a cell of a shared CSV file, in which no spreadsheet sees a formula."""
+    return f"'{text}" if text.startswith(UNSAFE) else text
+
+
+def unguarded(text: str) -> str:
+    """The text that `guarded` has marked."""
+    return text.removeprefix("'")
+
+
+def keys(table: pd.DataFrame) -> list[Cell]:
+    """The cell of each row of a table with the columns `KEY`."""
+    return [Cell(*row) for row in table[KEY].itertuples(index=False)]
+
+
+def correct_by_cell(predictions: pd.DataFrame) -> dict[Cell, "pd.Series[bool]"]:
+    """Which test images each cell classifies correctly, by image; from a table of predictions."""
+    test = predictions[predictions["split"] == "test"].astype({"image": str})
+    hits = test.assign(correct=test["target"] == test["top1"]).set_index("image")
+    return {Cell(*cast(Any, key)): group for key, group in hits.groupby(KEY, observed=True)["correct"]}
+
+
+def aligned(first: "pd.Series[bool]", second: "pd.Series[bool]") -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
+    """Two rows of correctness, restricted to the images that both have, in one order."""
+    both = pd.concat([first, second], axis=1, join="inner", keys=["first", "second"])
+    return both["first"], both["second"]

@@ -1,0 +1,98 @@
+"""Which pair to use under a limit of speed or of arithmetic: what no other pair beats on validation at its cost.
+
+The cost of an image depends on the test size and on the number of crops alone: the train size and the adaptation leave
+the network's shape as it is. So speeds are medians over all runs of one test size and view. FLOPs are those of a
+forward pass, a multiply-add counts as 2.
+"""
+
+from itertools import pairwise
+
+import pandas as pd
+
+from fixres_poc.analysis.cells import Cell, keys
+from fixres_poc.analysis.results import Results
+from fixres_poc.config.settings import CROPS
+from fixres_poc.model.tracing import parameters_and_flops
+
+COST = ["test_size", "view"]
+
+
+def pareto_front(results: Results) -> pd.DataFrame:
+    """The cells that no other one beats: none is better on validation, with fewer FLOPs and faster, or equal in these.
+
+    Besides the candidates of `Results.choose` the baseline and full fine-tuning compete, since they can be used too.
+
+    Returns:
+        Rows of `Results.ranked`, cheapest first, with the further columns flops (of one image, all its crops) and
+        images_per_second (nan where no run measured it). Empty where no pair was run to its end.
+    """
+    measured = results.cells.groupby(COST)["eval_images_per_second"].median()
+    best = results.ranked(("full", "baseline")).drop_duplicates(COST)
+    backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
+    flops = [
+        CROPS[view] * parameters_and_flops(backbone, classes, size)[1]
+        for size, view in zip(best["test_size"], best["view"], strict=True)
+    ]
+    best = best.assign(flops=flops, images_per_second=measured.reindex(pd.MultiIndex.from_frame(best[COST])).to_numpy())
+    seconds = 1 / best["images_per_second"].fillna(float("inf"))
+    kept: list[int] = []  # best on validation first, so a row can only be beaten by one before it
+    for place in range(len(best)):
+        cost = best["flops"].iloc[place], seconds.iloc[place]
+        if not any(best["flops"].iloc[other] <= cost[0] and seconds.iloc[other] <= cost[1] for other in kept):
+            kept.append(place)
+    return best.iloc[kept].sort_values(["flops", "val_top1"]).reset_index(drop=True)
+
+
+def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
+    """The frontier as the report shows it, cheapest first, each step with its gain over the one before on test."""
+    each = keys(front)
+    gains = [results.difference(cell, before) for before, cell in pairwise(each)]
+    words = ["" if gain is None else _against(gain.low, gain.high, gain.points()) for gain in [None, *gains]]
+    return pd.DataFrame(
+        {
+            "train": front["train_size"],
+            "test": front["test_size"],
+            "adaptation": front["adaptation"],
+            **({"view": front["view"]} if front["view"].nunique() > 1 else {}),
+            "images/s": front["images_per_second"].map("{:.0f}".format, na_action="ignore"),
+            "GFLOP/image": front["flops"].map(lambda flops: f"{flops / 1e9:.3g}"),
+            "val top-1 %": (front["val_top1"] * 100).map("{:.1f}".format),
+            "test top-1 %": (front["top1"] * 100).map("{:.1f}".format),
+            "95 % interval": [
+                f"{low * 100:.1f} to {high * 100:.1f}"
+                for low, high in zip(front["top1_low"], front["top1_high"], strict=True)
+            ],
+            "against the row before, on test": words,
+        }
+    )
+
+
+def _against(low: float, high: float, text: str) -> str:
+    return f"not told apart: {text}" if low <= 0 <= high else text
+
+
+def advice(results: Results, front: pd.DataFrame) -> str:
+    """Markdown: what to use without a limit, and the cheapest step that is not told apart from it."""
+    if front.empty:
+        return "No pair was run to its end, so there is none to recommend."
+    each, place = keys(front), int(front["val_top1"].argmax())
+    lines = [f"- Without a limit validation prefers: {_with_cost(each[place], front.iloc[place])}."]
+    gains = [results.difference(each[place], cell) for cell in each[:place]]
+    same = [(number, gain) for number, gain in enumerate(gains) if gain is not None and gain.low <= 0]
+    if same:
+        number, gain = same[0]
+        lines.append(
+            f"- The cheapest that is not told apart from it on test: {_with_cost(each[number], front.iloc[number])}. "
+            f"What the dearer one adds there is {gain.points()}."
+        )
+    elif place:
+        lines.append("- Every cheaper row of the table is told apart from it on test, and is worse.")
+    else:
+        lines.append("- Nothing that was run is cheaper.")
+    return "\n".join(lines)
+
+
+def _with_cost(cell: Cell, row: "pd.Series[float]") -> str:
+    speed = f"{row['images_per_second']:.0f} images/s and " if row["images_per_second"] > 0 else ""
+    name = f"the baseline at {cell.test_size} px" if cell.adaptation == "baseline" else cell.named()
+    return f"{name}, with {speed}{row['flops'] / 1e9:.3g} GFLOP an image"

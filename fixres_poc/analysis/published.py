@@ -1,0 +1,149 @@
+"""Published figures that notebooks compare with, and a sweep beside the table of 2020.
+
+That table is of the proof of concept on Stanford Dogs that this project started from. What it leaves out (its split,
+epochs and rates, how the last layers were tuned) can't be matched, so a difference is one between two experiments.
+Accuracies are fractions.
+"""
+
+from importlib import resources
+
+import pandas as pd
+
+from fixres_poc.analysis.cells import CANDIDATES, PAIR
+from fixres_poc.analysis.results import Results
+
+DATASET = "stanford_dogs"
+OWN = ["adaptation", "top1", "top1_low", "top1_high"]
+STANFORD_DOGS_2020_BASELINE = 0.910  # the best of that table, 94.73 %, less the gain that it names, 3.7 points
+PERMISSIVE = ("apache-2.0", "bsd-3-clause", "mit")
+"""Licences in `networks` that allow commercial use."""
+
+
+def imagenet() -> pd.DataFrame:
+    """ImageNet top-1 (fraction) of networks in the two FixRes papers.
+
+    Returns:
+        Columns model, year, parameters_millions, gmacs (10^9 multiply-adds of one image at the test size, as
+        `tracing.parameters_and_flops` counts them), train_size and test_size (px), adapted (were the last layers
+        fine-tuned at the test size?), batch_norm (does one stand before the global pooling, so that every adaptation
+        works?), top1, extra_data, licence (of the weights), source.
+    """
+    return _read("imagenet.csv").fillna({"extra_data": "none"})
+
+
+def networks() -> pd.DataFrame:
+    """The rows of `imagenet` and those of other networks up to 2024, the same columns and three more.
+
+    timm's own results give top1, parameters and multiply-adds, its release 1.0.31 the sizes (of the last training)
+    and the licence. Rows of one network differ in the test size alone. What was not read is missing.
+
+    Returns:
+        Further columns: weights (timm's name, or the authors'), paper (its first version gives the year), ratio (test
+        size / train size).
+    """
+    since = _read("imagenet_since.csv").fillna({"extra_data": "none"})
+    table = pd.concat([imagenet(), since], ignore_index=True)
+    return table.assign(ratio=table["test_size"] / table["train_size"])
+
+
+def undominated(models: pd.DataFrame, cost: str) -> pd.Series:
+    """Which rows no other row beats: none is as accurate at less cost, or more accurate at no more.
+
+    Args:
+        models: columns top1 and `cost`; a row without a cost is not on it.
+        cost: such as parameters_millions or gmacs.
+
+    Returns:
+        Booleans, with the index of `models`.
+    """
+    known = models.dropna(subset=cost).sort_values([cost, "top1"], ascending=[True, False])
+    best = known["top1"] > known["top1"].cummax().shift(fill_value=-1.0)
+    return best.reindex(models.index, fill_value=False)
+
+
+def size_gains(models: pd.DataFrame) -> pd.DataFrame:
+    """What another test size alone changed, for networks with a row at test size = train size and others beside it.
+
+    Returns:
+        Columns model, train_size, test_size, ratio, adapted, gain (fraction, against test size = train size).
+    """
+    same = models[models["ratio"] == 1].drop_duplicates(["model", "train_size"])
+    pairs = models[models["ratio"] != 1].merge(same, on=["model", "train_size"], suffixes=("", "_same"))
+    pairs["gain"] = pairs["top1"] - pairs["top1_same"]
+    return pairs[["model", "train_size", "test_size", "ratio", "adapted", "gain"]]
+
+
+def stanford_dogs() -> pd.DataFrame:
+    """Published accuracies on Stanford Dogs (fraction), oldest first; few, since only what was read is here.
+
+    Returns:
+        Columns model, year, top1, pretraining ("not read" where the text that was read does not say), note, source.
+    """
+    return _read("stanford_dogs.csv").fillna({"pretraining": "none", "note": ""})
+
+
+def stanford_dogs_2020() -> pd.DataFrame:
+    """The 2020 proof of concept's table: ResNeXt-101 32x48d WSL on Stanford Dogs, one GPU, 4 to 6 h a run.
+
+    Returns:
+        Columns train_size, test_size (px), top1 (fraction, NaN where it gives none), note.
+    """
+    return _read("stanford_dogs_2020.csv").fillna({"note": ""})
+
+
+def _read(name: str) -> pd.DataFrame:
+    with resources.as_file(resources.files(__package__) / "published_data" / name) as path:
+        return pd.read_csv(path)
+
+
+def compared_with_2020(results: Results) -> pd.DataFrame | None:
+    """The pairs of sizes that the sweep and the table of 2020 share, both tested on one centre crop.
+
+    Of each pair the adaptation with the best validation accuracy is taken, ties going to the simpler one; of several
+    seeds the means.
+
+    Returns:
+        One row per shared pair: train_size, test_size, size_ratio, top1_2020, adaptation, top1, top1_low, top1_high
+        (95 %), difference (here minus 2020), inside ("yes" where the figure of 2020 lies in the interval, "no", or ""
+        where one of the two is lacking) and note (why it is lacking). None where there is nothing to compare: another
+        data set, or no such pair.
+    """
+    every = results.cells
+    cells = every[every["adaptation"].isin(CANDIDATES) & (every["view"] == "center")]
+    runs = cells.drop_duplicates(PAIR)[[*PAIR, "size_ratio"]]
+    rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(runs, on=PAIR)
+    if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
+        return None
+    rows = rows.merge(_best_on_validation(cells[cells["seeds"] > 0]), how="left", on=PAIR)
+    both = rows["top1_2020"].notna() & rows["top1"].notna()
+    inside = rows["top1_2020"].between(rows["top1_low"], rows["top1_high"]).map({True: "yes", False: "no"})
+    then = rows["note"].map(lambda note: f"2020: {note}" if note else "")
+    here = rows["top1"].isna().map({True: "here: no result", False: ""})
+    notes = [" · ".join(filter(None, pair)) for pair in zip(then, here, strict=True)]
+    rows = rows.assign(difference=rows["top1"] - rows["top1_2020"], inside=inside.where(both, ""), note=notes)
+    return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "difference", "inside", "note"]]
+
+
+def _best_on_validation(cells: pd.DataFrame) -> pd.DataFrame:
+    ranked = cells.assign(rank=cells["adaptation"].map(CANDIDATES.index))
+    best = ranked.sort_values(["val_top1", "rank"], ascending=[False, True]).drop_duplicates(PAIR)
+    return best[[*PAIR, *OWN]]
+
+
+def beside_2020(results: Results, compared: pd.DataFrame | None) -> str:
+    """What the comparison shows, or why there is none, in a line or two."""
+    settings = results.sweep["settings"]
+    if settings["dataset"] != DATASET:
+        return "Nothing to compare with: the table of 2020 is about another data set, Stanford Dogs."
+    if compared is None:
+        return "Nothing to compare with: none of the pairs of sizes in the table of 2020 is in this sweep."
+    judged = compared[compared["inside"] != ""]
+    baseline = results.table.loc[results.table["adaptation"] == "baseline", "top1"].dropna()
+    ours = f"{baseline.iloc[0]:.1%}" if len(baseline) else "not run"
+    inside = (judged["inside"] == "yes").sum()
+    return (
+        f"{inside} of {len(judged)} figures of 2020 lie in the 95 % interval of this sweep's. "
+        f"Baseline: {STANFORD_DOGS_2020_BASELINE:.1%} in 2020, {ours} here.\n"
+        f"Network: resnext101_32x48d_wsl in 2020, {settings['backbone']} here, "
+        f"on {results.sweep['images']['test']:,} test images."
+    )

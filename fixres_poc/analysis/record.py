@@ -1,0 +1,118 @@
+"""What one run leaves behind: predictions, metrics, versions and hardware, each file written atomically.
+
+A run's folder holds `predictions.parquet` (one row per image x split x adaptation x view) and, written last,
+`metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on the test split unless named val.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fixres_poc.analysis.statistics import expected_calibration_error, macro_accuracy, wilson_interval
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.provenance import environment
+from fixres_poc.config.settings import Settings
+
+TOP = ["top1", "top2", "top3", "top4", "top5"]
+TYPES = {"image": "category", "split": "category", "adaptation": "category", "view": "category"}
+TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a notebook measured, for metrics.json; what it has not measured is None and not written."""
+
+    classes: Sequence[str] | None = None  # names, in the order of the labels
+    images: Mapping[str, int] | None = None  # number per split
+    seconds: Mapping[str, Any] | None = None  # {"train": s, "adapt": {adaptation: s}, "evaluate": s}, or parts of it
+    eval_images_per_second: Mapping[str, float] | float | None = None  # by view, or of the only one
+    peak_memory_bytes: int | None = None
+    images_at_once: int | None = None  # that passed the frozen network
+    memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
+    history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
+    best_epoch: int | None = None  # of stage 1, from 1
+    penalty: float | None = None  # C of the baseline
+    zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
+    leakage: Mapping[str, Any] | None = None  # findings of the leakage check
+    activations: list[dict[str, Any]] | None = None  # what enters the classifier, by framing
+    parameters: int | None = None  # of the backbone
+    published: int | None = None  # number of published networks shown
+    data: str | None = None  # fingerprint of the images that were read
+
+
+def typed(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The predictions table with its columns in order and its compact types; probabilities rounded to 4 decimals.
+
+    Raises:
+        ValueError: a column is missing, or a split is neither val nor test.
+    """
+    missing = [name for name in TYPES if name not in predictions]
+    if missing:
+        raise ValueError(f"predictions lack the columns {missing}")
+    if not set(predictions["split"]) <= {"val", "test"}:
+        raise ValueError(f"splits {sorted(set(predictions['split']))}: allowed are val and test")
+    return predictions[list(TYPES)].assign(probability=predictions["probability"].round(4)).astype(TYPES)
+
+
+def write_run(
+    folder: Path, settings: Settings, metrics: Metrics, predictions: pd.DataFrame | None = None, gpu: str | None = None
+) -> None:
+    """Write `predictions.parquet` and then `metrics.json`, each atomically, into a run's folder.
+
+    Args:
+        predictions: columns image, split (val or test), adaptation, view, target, top1..top5 (class indices, -1 where
+            there are fewer than 5 classes) and probability (of top1).
+        gpu: name of the accelerator.
+    """
+    content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
+    if predictions is not None:
+        predictions = typed(predictions)
+        packed = parquet(predictions)
+        write_atomically(folder / "predictions.parquet", packed)
+        content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
+        content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
+    measured = {key: value for key, value in asdict(metrics).items() if value is not None}
+    write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    """The table as a Parquet file, packed as small as it gets."""
+    buffer = BytesIO()
+    table.to_parquet(buffer, index=False, compression="zstd", compression_level=19)
+    return buffer.getvalue()
+
+
+def summarise(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per adaptation and view, in their order of appearance.
+
+    Returns:
+        Columns adaptation, view, n_val, val_top1, n_test, top1, top1_low and top1_high (95 % Wilson), top5,
+        macro_accuracy, ece (15 bins).
+    """
+    cells = predictions.groupby(["adaptation", "view"], sort=False, observed=True)
+    return pd.DataFrame(
+        [dict(zip(["adaptation", "view"], key, strict=True)) | _accuracies(cell) for key, cell in cells]
+    )
+
+
+def _accuracies(cell: pd.DataFrame) -> dict[str, float]:
+    val, test = cell[cell["split"] == "val"], cell[cell["split"] == "test"]
+    correct = test["target"] == test["top1"]
+    low, high = wilson_interval(int(correct.sum()), len(test))
+    return {
+        "n_val": len(val),
+        "val_top1": (val["target"] == val["top1"]).mean(),
+        "n_test": len(test),
+        "top1": correct.mean(),
+        "top1_low": low,
+        "top1_high": high,
+        "top5": test[TOP].eq(test["target"], axis=0).any(axis=1).mean(),
+        "macro_accuracy": macro_accuracy(test["target"], test["top1"]),
+        "ece": expected_calibration_error(test["probability"], correct),
+    }

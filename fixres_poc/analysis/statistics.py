@@ -1,0 +1,221 @@
+"""Accuracies with intervals, and paired comparisons of two classifiers on the same images.
+
+Accuracies, probabilities and differences are fractions. `correct`, `first` and `second` are booleans of shape (N,): was
+the image classified correctly? Two classifiers' arrays are aligned, image by image.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+from sklearn.metrics import recall_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+EXACT_BELOW = 25
+DRAWS = 1000
+
+
+class Difference(NamedTuple):
+    """A difference of two accuracies, or one accuracy, and its interval, all in [-1, 1]."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def points(self) -> str:
+        """The difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'."""
+        low, high = self.low * 100, self.high * 100
+        return f"{self.estimate * 100:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+
+    def verdict(self) -> str:
+        """'a gain', 'a loss', or 'not told apart from none'."""
+        if self.low > 0:
+            return "a gain"
+        return "a loss" if self.high < 0 else "not told apart from none"
+
+
+def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion.
+
+    Args:
+        correct: number of successes, 0 to `total`.
+        total: number of trials; 0 gives (nan, nan).
+
+    Returns:
+        Lower and upper bound, in [0, 1].
+
+    Raises:
+        ValueError: `correct` is not within 0 and `total`.
+    """
+    if not 0 <= correct <= total:
+        raise ValueError(f"{correct} correct of {total}: need 0 <= correct <= total")
+    if total == 0:
+        return float("nan"), float("nan")
+    low, high = proportion_confint(correct, total, alpha=1 - level, method="wilson")
+    return float(low), float(high)
+
+
+def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
+    """Two-sided p-value of McNemar's test that both classifiers are equally often correct.
+
+    With fewer than 25 images on which they disagree the exact binomial test, else chi-squared with continuity
+    correction (McNemar, 1947; Edwards, 1948). No disagreement at all gives 1.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+    only_first, only_second, _ = _discordant(first, second)
+    table = [[0, only_first], [only_second, 0]]
+    if only_first == only_second:
+        return 1.0
+    return float(mcnemar(table, exact=only_first + only_second < EXACT_BELOW, correction=True).pvalue)
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
+    """Accuracy of the first classifier minus that of the second, with the Bonett-Price interval.
+
+    The interval is Wald's after one image was added to each of the two kinds of disagreement (Bonett and Price, 2012;
+    recommended by Fagerland, Lydersen and Laake, 2014). It is centred closer to 0 than the estimate, which is the plain
+    difference.
+
+    Args:
+        first: correctness of the first classifier, (N,) booleans.
+        second: correctness of the second one on the same images.
+
+    Raises:
+        ValueError: the arrays differ in shape, or are empty.
+    """
+    only_first, only_second, total = _discordant(first, second)
+    if total == 0:
+        raise ValueError("no images to compare on")
+    p, q = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
+    margin = float(norm.ppf((1 + level) / 2)) * ((p + q - (p - q) ** 2) / (total + 2)) ** 0.5
+    return Difference((only_first - only_second) / total, max(p - q - margin, -1.0), min(p - q + margin, 1.0))
+
+
+def mean_over_seeds(values: ArrayLike, least: float, level: float = 0.95) -> Difference:
+    """Mean over S trainings and N images, with an interval from a bootstrap over both.
+
+    Seeds and images are drawn with replacement, each on its own (the pigeonhole bootstrap of Owen, 2007), always with
+    the same random numbers; the bounds are percentiles. As `paired_difference` does, two images are added, one at
+    either end, so that a few disagreements make no certainty. With few seeds their spread is still underrated.
+
+    Args:
+        values: (S, N), such as correctness, or first minus second classifier's correctness.
+        least: the smallest possible value, 0 or -1; the largest is 1.
+
+    Raises:
+        ValueError: not of two dimensions, or empty.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0:
+        raise ValueError(f"values of shape {table.shape}: need seeds x images")
+    ends = np.tile([least, 1.0], (len(table), 1))
+    wider = np.hstack([table, ends])
+    means = ((_draws(len(wider)) @ wider) * _draws(wider.shape[1])).sum(axis=1) / wider.size
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(float(table.mean()), float(low), float(high))
+
+
+@functools.lru_cache(maxsize=8)
+def _draws(count: int) -> NDArray[np.int64]:
+    """How often each of `count` things is drawn, (DRAWS, count); every row adds up to `count`."""
+    return np.random.default_rng(count).multinomial(count, np.full(count, 1 / count), DRAWS)
+
+
+def _discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int, int]:
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"correctness of shapes {a.shape} and {b.shape}: need two equally long rows")
+    return int(np.sum(a & ~b)), int(np.sum(b & ~a)), a.size
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over bins of equal width, weighted by their images (Guo et al., 2017).
+
+    Args:
+        confidence: probability of the predicted class, (N,), in [0, 1].
+        correct: was it right? (N,) booleans.
+        bins: number of bins on [0, 1], each closed on the right.
+
+    Returns:
+        The error in [0, 1]; nan where there are no images.
+    """
+    p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if p.size == 0:
+        return float("nan")
+    which: NDArray[np.intp] = np.clip(np.ceil(p * bins).astype(np.intp) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(which, weights=hit - p, minlength=bins)).sum() / p.size)
+
+
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
+    """The bins of `expected_calibration_error` that have images.
+
+    Returns:
+        Columns confidence and accuracy (means over the bin), images (number).
+    """
+    p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    which = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
+    table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1})
+    return table.groupby(which).agg({"confidence": "mean", "accuracy": "mean", "images": "sum"}).reset_index(drop=True)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """P-values of several tests, adjusted so that the chance of any false finding keeps the level (Holm, 1979).
+
+    Args:
+        p_values: (N,); nan stands for a test that was not made, stays nan and is not counted.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    made = ~np.isnan(p)
+    adjusted = np.full(p.shape, np.nan)
+    if made.any():
+        adjusted[made] = multipletests(p[made], method="holm")[1]
+    return adjusted
+
+
+def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of every class that has images, the worst first.
+
+    Returns:
+        Columns class (name), images (number), accuracy, low and high (95 % Wilson).
+    """
+    hits = pd.Series(np.asarray(targets) == np.asarray(predicted)).groupby(np.asarray(targets))
+    table = hits.agg(images="size", correct="sum").rename_axis("class").reset_index()
+    bounds = [wilson_interval(*pair) for pair in zip(table["correct"], table["images"], strict=True)]
+    table = table.assign(accuracy=table["correct"] / table["images"], low=[a for a, _ in bounds])
+    table = table.assign(high=[b for _, b in bounds]).sort_values("accuracy", kind="stable")
+    names = [classes[index] for index in table["class"]]
+    return table.assign(**{"class": names}).drop(columns="correct").reset_index(drop=True)
+
+
+def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean over the classes present in `targets` of the share of their images predicted right; nan with no images.
+
+    Args:
+        targets: class indices, (N,).
+        predicted: class indices, (N,).
+    """
+    labels = np.unique(np.asarray(targets))
+    if labels.size == 0:
+        return float("nan")
+    return float(recall_score(targets, predicted, labels=labels, average="macro", zero_division=0))
+
+
+def confused_pairs(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
+    """Ordered pairs of classes by how many images of the one are taken for the other.
+
+    Returns:
+        Columns target, predicted (names), images (number) and share (of the target's images).
+    """
+    table = pd.DataFrame({"target": np.asarray(targets), "predicted": np.asarray(predicted)})
+    pairs = table[table["target"] != table["predicted"]].value_counts().rename("images").reset_index()
+    share = pairs["images"] / pairs["target"].map(table["target"].value_counts())
+    names = {key: [classes[index] for index in pairs[key]] for key in ("target", "predicted")}
+    return pairs.assign(**names, share=share)

@@ -1,0 +1,95 @@
+"""Commands that use a finished run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fixres_poc.cli.application import TEST_SIZE, Adaptation, Adaptations, Json, Run, app, records, say
+from fixres_poc.config.errors import InputError, printable
+from fixres_poc.config.settings import View
+
+
+@app.command(epilog="Example: fixres-poc predict dog.jpg holiday/ --sweep sweeps/demo.yml --top 3")
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="images, or folders of them", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="a finished run's folder, runs/<sweep>/<run>")] = None,
+    sweep: Annotated[str | None, typer.Option(help="a sweep's file or name; validation chooses the run")] = None,
+    adaptation: Adaptation = None,
+    view: Annotated[View | None, typer.Option(help="crops of an image, averaged")] = None,
+    top: Annotated[int, typer.Option(min=1, help="classes to name")] = 5,
+    json: Json = False,
+) -> None:
+    """Name the classes of images, with probabilities.
+
+    Without --run and --sweep it is the sweep of the newest finished pair. Of a sweep it takes the pair, adaptation and
+    view that validation prefers. An image that cannot be read is told after the others, with exit code 2.
+    """
+    from fixres_poc.inference import finished_run
+
+    if run and sweep:
+        raise InputError("run and sweep: give one of the two; of a sweep validation chooses the run")
+    choice: tuple[Path, str | None, View] = (Path(run), None, "center") if run else finished_run.chosen(sweep)
+    network = finished_run.load(choice[0])
+    adaptation, view = adaptation or choice[1] or network.best(), view or choice[2]
+    print(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}", file=sys.stderr)
+    answers = network.classify(images, adaptation, view, top)
+    named = [(each["image"], each["classes"].items()) for each in answers if "classes" in each]
+    lines = [f"{image}: {', '.join(f'{name} {p:.1%}' for name, p in classes)}" for image, classes in named]
+    say(json, {"run": str(network.folder), "adaptation": adaptation, "view": view, "answers": answers}, *lines)
+    broken = [each["error"] for each in answers if "error" in each]
+    for error in broken:
+        print(f"error: {error}", file=sys.stderr)
+    if broken:
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: fixres-poc evaluate runs/demo/train96_test144_seed0 --dataset /other/images")
+def evaluate(
+    run: Run,
+    split: Annotated[Literal["test", "val", "train"], typer.Option(help="of the run's own images")] = "test",
+    dataset: Annotated[str | None, typer.Option(help="other class folders; classes are matched by name")] = None,
+    view: Annotated[View, typer.Option(help="crops of an image, averaged")] = "center",
+    test_size: Annotated[int | None, TEST_SIZE] = None,
+    adaptation: Adaptations = None,
+    json: Json = False,
+) -> None:
+    """Measure a finished run again: on another split or folder, in another view, at another test size."""
+    from fixres_poc.inference import finished_run
+
+    network = finished_run.load(run)
+    data, unknown = finished_run.class_folders(dataset, network.classes) if dataset else (network.data(), [])
+    if unknown:
+        print(printable(f"left out, as the run has no such class: {', '.join(unknown)}"), file=sys.stderr)
+    names = adaptation or list(network.tails)
+    rows = records(network.accuracies(data, "test" if dataset else split, names, view, test_size))
+    say(json, {"run": str(network.folder), "left_out": unknown, "accuracies": rows}, *map(_accuracy, rows))
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    text = f"{row['adaptation']:13} {row['top1']:6.1%} ({row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %)"
+    return f"{text}, top-5 {row['top5']:.1%}, mean of classes {row['macro_accuracy']:.1%}; {row['images']} images"
+
+
+@app.command(epilog="Example: fixres-poc export runs/demo/train96_test144_seed0 --output dogs.onnx")
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option(help="the file, .onnx or .pt2", show_default=False)],
+    adaptation: Adaptation = None,
+    format: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="by default by the file's suffix")] = None,
+    json: Json = False,
+) -> None:
+    """Write a finished run's network for other programs, checked against what the run predicted.
+
+    ONNX needs `pip install fixres_poc[export]`; torch is a program of `torch.export`.
+    """
+    from fixres_poc.inference import export as exporting
+    from fixres_poc.inference import finished_run
+
+    network = finished_run.load(run)
+    adaptation = adaptation or network.best()
+    done = exporting.export(network, adaptation, output, format or ("torch" if output.suffix == ".pt2" else "onnx"))
+    text = f"{done.file}: {adaptation} of {network.folder.name}; the same on {done.images} test images, to "
+    text += f"{done.from_network:.1g} of the network and {done.from_run:.1g} of what the run stored"
+    say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)

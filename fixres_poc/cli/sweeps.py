@@ -1,0 +1,140 @@
+"""Commands about sweeps and data sets."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fixres_poc.cli.application import Backbone, Dataset, Format, Json, SweepFile, Weights, app, load, records, say
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import report_folder, resolve
+from fixres_poc.config.settings import DatasetSettings
+
+
+@app.command(epilog="Example: fixres-poc sweep sweeps/images.yml --dataset /my/birds --cores 4")
+def sweep(
+    file: SweepFile,
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
+    profile: Annotated[str, typer.Option(help="folder of a Snakemake profile")] = "profiles/local",
+    replace: Annotated[bool, typer.Option("--replace", help="delete finished runs made with other settings")] = False,
+    json: Json = False,
+) -> None:
+    """Do everything that a sweep still lacks: images, runs, report."""
+    from fixres_poc.config.run_state import failures
+    from fixres_poc.sweep.execution import run_sweep
+
+    if not (resolve(profile) / "config.yaml").is_file():
+        raise InputError(f"profile = {profile!r}: no folder with a config.yaml; there are profiles/local and /slurm")
+    settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
+    with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+        succeeded = run_sweep(settings, cores, profile, replace)
+    if json:
+        page = report_folder(settings.name) / "index.html"
+        runs = [each.name for each in settings.runs()]
+        say(True, {"sweep": settings.name, "runs": runs, "failed": failures(settings), "report": str(page)})
+    if not succeeded:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: accelerate launch -m fixres_poc train sweeps/stanford_dogs.yml")
+def train(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
+    """Do only the trainings of a sweep, on several GPUs if `accelerate launch` starts it."""
+    from fixres_poc.sweep.execution import train_all
+
+    train_all(load(file, dataset=dataset, backbone=backbone, weights=weights))
+
+
+@app.command(epilog="Example: fixres-poc plan sweeps/stanford_dogs.yml --memory 24GiB --tflops 20")
+def plan(
+    file: SweepFile,
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    memory: Annotated[str | None, typer.Option(help="of the card to plan for, such as 16GiB")] = None,
+    tflops: Annotated[float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a sweep will need, memory and time, without drawing, downloading or training anything."""
+    from fixres_poc.sweep import plan as planning
+
+    settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
+    tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
+    say(json, {name: records(table) for name, table in tables.items()}, *planning.text(tables).split("\n"))
+
+
+@app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")
+def data(file: SweepFile, dataset: Dataset = None, json: Json = False) -> None:
+    """Draw or check the images of a sweep, without any training."""
+    from fixres_poc.sweep.execution import prepare_data
+
+    settings = load(file, dataset=dataset)
+    fingerprint = prepare_data(settings)
+    value = {"dataset": settings.dataset, "sweep": settings.name, "fingerprint": fingerprint}
+    say(json, value, f"the images of {settings.dataset} are ready, fingerprint {fingerprint}")
+
+
+@app.command(epilog="Example: fixres-poc audit /my/birds --json")
+def audit(
+    images: Annotated[str, typer.Argument(help="a sweep file, or a folder of class folders", show_default=False)],
+    imagenet_list: Annotated[str | None, typer.Option(help="ImageNet's training images, one a line")] = None,
+    json: Json = False,
+) -> None:
+    """Are test images known to the backbone, or do near duplicates stand in two parts of the split or two classes?"""
+    from fixres_poc.config.validation import validate
+    from fixres_poc.data.dataset import load_dataset
+    from fixres_poc.data.leakage.audit import check_leakage
+
+    if images.endswith((".yml", ".yaml")):
+        given = load(Path(images), imagenet_list=imagenet_list)
+        values = given.model_dump(include=set(DatasetSettings.model_fields))
+    else:
+        folder = str(Path(images).resolve()) if Path(images).is_dir() else images
+        values = {"dataset": folder, "imagenet_list": imagenet_list}
+    settings = validate(DatasetSettings, values, "audit")
+    found = check_leakage(load_dataset(settings), settings.imagenet_list)
+    twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
+    summary = [f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)]
+    say(json, found.record(), *summary, *twins, found.verdict().replace("**", ""))
+
+
+@app.command(epilog="Example: fixres-poc report sweeps/demo.yml --format pdf")
+def report(
+    file: SweepFile,
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    form: Annotated[Format, typer.Option("--format", help="pdf and slides come besides html")] = Format.html,
+    json: Json = False,
+) -> None:
+    """Collect the runs of a sweep and render its report again, whatever exists."""
+    from fixres_poc.report.pages import export
+    from fixres_poc.sweep.reporting import render
+    from fixres_poc.sweep.workspace import locked
+
+    settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
+    with locked(settings.name):
+        render(settings)
+        page = export(settings.name, form)
+    say(json, {"report": str(page)}, f"report: {page}")
+
+
+@app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
+def run(
+    settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
+    end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
+    time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds it may take")] = None,
+) -> None:
+    """Run one notebook from its settings file; what a sweep calls for every run."""
+    from fixres_poc.sweep import notebook_run
+
+    if end_with_parent:
+        notebook_run.end_with_parent()
+    message = notebook_run.execute(settings_file, time_limit)
+    if message is not None:
+        print(f"failed: {settings_file.parent.name}: {message}", file=sys.stderr)
+        raise typer.Exit(1)

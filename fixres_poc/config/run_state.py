@@ -1,0 +1,144 @@
+"""The state of a run, decided here alone, and its error line.
+
+runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run is at work, which
+stays if it is killed; `error.txt` after a failure: the one-line message, then the traceback; after success what
+`OUTPUTS` names, `metrics.json` last. `state` looks at which files are there; `checked` reads them as well.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.paths import run_folder
+from fixres_poc.config.settings import Run, SweepSettings
+
+State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "00_state_of_the_art": ("metrics.json",),
+    "01_dataset_eda": ("metrics.json",),
+    "02_baseline": ("metrics.json", "predictions.parquet"),
+    "03_train": ("metrics.json",),  # its checkpoint is none: it may have been made before, on several GPUs
+    "04_fixres": ("metrics.json", "predictions.parquet"),
+}
+OTHER_SETTINGS = "made with other settings"
+SETTINGS, PROGRESS, ERROR = "settings.json", "progress.log", "error.txt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: its state, the line that explains a failed, outdated or damaged one, and its metrics if done."""
+
+    run: Run
+    status: State
+    error: str = ""
+    metrics: Mapping[str, Any] | None = None
+
+    def get(self, *keys: str) -> Any:
+        """The entry of the run's metrics at these keys, None where there is none."""
+        value: Any = self.metrics
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def total_seconds(self) -> float:
+        """Sum of all the times the run measured."""
+        return _total(self.get("seconds"))
+
+
+def _total(seconds: Any) -> float:
+    if isinstance(seconds, Mapping):
+        return sum(_total(value) for value in seconds.values())
+    return float(seconds or 0)
+
+
+def state(sweep: str, run: Run) -> State:
+    """The state as far as the names of files tell, which costs next to nothing: never outdated or damaged."""
+    folder = run_folder(sweep, run.name)
+    if (folder / PROGRESS).exists():
+        return "active"
+    if (folder / ERROR).exists():
+        return "failed"
+    if all((folder / file).exists() for file in OUTPUTS[run.notebook]):
+        return "done"
+    return "waiting" if (folder / SETTINGS).exists() else "missing"
+
+
+def checked(sweep: str, run: Run, laid_out: str | None = None) -> Outcome:
+    """The state after what a done run left was read and compared with what it should be.
+
+    Args:
+        laid_out: what settings.json has to hold; None accepts a run of another version of the code.
+
+    Returns:
+        "damaged" where metrics or predictions are not what was written; "outdated" where the run was made with other
+        settings, from other images, or other than `laid_out` says.
+    """
+    folder, found = run_folder(sweep, run.name), state(sweep, run)
+    if found != "done":
+        return Outcome(run, found, _error_line(folder) if found == "failed" else "")
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        settings, written = metrics.get("settings", {}), metrics.get("predictions_sha256")
+        if written and hashlib.sha256((folder / "predictions.parquet").read_bytes()).hexdigest() != written:
+            return Outcome(run, "damaged", "predictions.parquet is not what the run has written")
+    except (OSError, ValueError, AttributeError):
+        return Outcome(run, "damaged", "metrics.json cannot be read")
+    wanted = json.loads(json.dumps(run.parameters))
+    if changed := [key for key, value in settings.items() if wanted.get(key, value) != value]:
+        return Outcome(run, "outdated", f"{OTHER_SETTINGS}: {', '.join(changed)}")
+    now = images_record(sweep).get("fingerprint")
+    if now and metrics.get("data") not in (None, now):
+        return Outcome(run, "outdated", "made from other images than there are now")
+    if laid_out is not None and _read(folder / SETTINGS) != laid_out:
+        return Outcome(run, "outdated", "made with other code or weights")
+    return Outcome(run, "done", metrics=metrics)
+
+
+def outcomes(sweep: SweepSettings) -> list[Outcome]:
+    """What every run of a sweep left."""
+    return [checked(sweep.name, run) for run in sweep.runs()]
+
+
+def failures(sweep: SweepSettings) -> dict[str, str]:
+    """The error line of every failed run of a sweep, by the run's name."""
+    failed = [run.name for run in sweep.runs() if state(sweep.name, run) == "failed"]
+    return {name: _error_line(run_folder(sweep.name, name)) for name in failed}
+
+
+def begin(folder: Path) -> Path:
+    """Let a run's folder say that the run is at work; returns the file that its progress bars go to."""
+    (folder / ERROR).unlink(missing_ok=True)
+    (folder / PROGRESS).touch()
+    return folder / PROGRESS
+
+
+def end(folder: Path) -> None:
+    """Let a run's folder say that the run is no longer at work."""
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def fail(folder: Path, message: str, trace: str = "") -> None:
+    """Let a run's folder say that the run failed."""
+    write_atomically(folder / ERROR, f"{message}\n\n{trace}".rstrip() + "\n")
+
+
+def _error_line(folder: Path) -> str:
+    lines = (_read(folder / ERROR) or "").strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.exists() else None
+
+
+def images_record(sweep: str) -> dict[str, Any]:
+    """What the preparation of a sweep's images left in images.json: `fingerprint`, `unreadable` (name to reason)...
+
+    Returns:
+        The file's content, nothing where they have not been prepared.
+    """
+    return dict(json.loads(_read(run_folder(sweep, "images.json")) or "{}"))

@@ -1,0 +1,182 @@
+"""Settings as they come in, from sweep files and from notebooks' parameters cells: strictly, with one-line errors."""
+
+import ast
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import home, resolve
+from fixres_poc.config.settings import Settings, SweepSettings
+
+S = TypeVar("S", bound=Settings)
+LONGEST_VALUE = 300
+NAMED = ("dataset", "backbone", "weights")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, and aliases, which a few lines nest without end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+            names.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
+    """Build settings from plain values.
+
+    Args:
+        values: keys and values; lists are taken for tuples.
+        source: where they come from, named in the error.
+
+    Raises:
+        InputError: unknown key, missing key or impossible value, in one line that names it and what is allowed.
+    """
+    try:
+        return model.model_validate({key: _as_tuple(value) for key, value in values.items()})
+    except ValidationError as error:
+        raise InputError(f"{source}: {_explain(error, model)}") from None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _explain(error: ValidationError, model: type[Settings]) -> str:
+    first = error.errors()[0]
+    key, kind = str(first["loc"][0]) if first["loc"] else "", first["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(key, model.model_fields, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key {key!r}; {hint}allowed: {', '.join(sorted({*model.model_fields} - {'name'}))}"
+    if kind == "missing" and len(first["loc"]) == 1:
+        return f"key {key!r} is missing"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = {"tuple_type": "should be a list, such as [64, 96]", "too_short": "may not be empty"}.get(kind, message)
+    if key in ("pairs", "full_pairs") and kind in ("missing", "too_long", "tuple_type") and len(first["loc"]) > 1:
+        message = "each pair is [train_size, test_size]"
+    if kind == "float_type" and isinstance(first["input"], str):
+        message += "; YAML wants a point in it, such as 1.0e-3"
+    return f"{key} = {_brief(first['input'])}: {message}" if key else message
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
+    """Read a sweep file; its name is the stem, and <stem>-<name> with another data set, backbone or weights file.
+
+    Args:
+        overrides: keys that replace those of the file (None values are passed over).
+
+    Raises:
+        InputError: no such file, not YAML, not a table of keys, a wrong key or value, or a name that another folder's
+            sweep has already.
+    """
+    file = resolve(path)
+    content = _content(path, file)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least")
+    if "name" in content:
+        raise InputError(f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}")
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    names = [file.stem, *(_short(key, given[key]) for key in NAMED if key in given and given[key] != content.get(key))]
+    sweep = validate(SweepSettings, content | given | {"name": "-".join(names)}, str(path))
+    _refuse_name_of_another(sweep)
+    return sweep
+
+
+def _short(key: str, value: str) -> str:
+    """What another data set, network or weights file adds to a sweep's name."""
+    name = value.removeprefix("timm:") if key == "backbone" else resolve(value).name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+
+
+def _content(path: str | Path, file: Path) -> Any:
+    try:
+        if file.exists() and not file.is_file():
+            raise OSError("not a file")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
+        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # what PyYAML's makers of values raise
+        raise InputError(f"{path}: not valid YAML ({type(error).__name__}: {error})") from None
+
+
+def _refuse_name_of_another(sweep: SweepSettings) -> None:
+    """Two folders or files of one name would take each other's runs away."""
+    record = home() / "runs" / sweep.name / "sweep.json"
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    for key in ("dataset", "weights"):
+        now, then = getattr(sweep, key), before.get(key)
+        if now and then and resolve(now) != resolve(then):
+            raise InputError(
+                f"{key} = {now!r}: the runs of {then!r} are in runs/{sweep.name} already; rename one of the two, "
+                "copy the sweep file under another name, or remove those runs"
+            )
+
+
+def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
+    """Validate a notebook's parameters: the fields of `model` among the notebook's globals.
+
+    papermill puts a misspelt parameter into a cell of its own and only warns. So the names assigned in the cells of
+    literals that ran right before this one (the parameters cell and papermill's) are checked as well.
+
+    Args:
+        namespace: the notebook's `globals()`.
+
+    Raises:
+        InputError: as `validate`.
+    """
+    names = set(_assigned_before(namespace.get("In", ()))) | {key for key in model.model_fields if key in namespace}
+    return validate(model, {name: namespace[name] for name in names if name in namespace}, "parameters")
+
+
+def _assigned_before(history: Iterable[str]) -> list[str]:
+    names: list[str] = []
+    for source in reversed(list(history)[1:-1]):
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:
+            break
+        if not statements or not all(isinstance(each, ast.Assign) and _is_literal(each.value) for each in statements):
+            break
+        names += [target.id for each in statements for target in each.targets if isinstance(target, ast.Name)]  # type: ignore[attr-defined]
+    return names
+
+
+def _is_literal(node: ast.AST) -> bool:
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return True

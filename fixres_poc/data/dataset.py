@@ -1,0 +1,174 @@
+"""Images of a data set as one table: which, with what class, in which split. No torch in here.
+
+Notebooks call `load_dataset`; a sweep calls `prepare_dataset` once, before any training: it draws what is drawn,
+decodes every image to find broken ones, and writes the table.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.errors import InputError, printable
+from fixres_poc.config.paths import resolve
+from fixres_poc.config.progress import bar
+from fixres_poc.config.run_state import images_record
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data import decoding
+from fixres_poc.data.sources import image_folder, splitting, stanford_dogs
+from fixres_poc.data.sources.splitting import SPLITS
+from fixres_poc.data.synthetic import generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """The images of a data set."""
+
+    root: Path
+    classes: tuple[str, ...]  # names, sorted; a label is an index into it
+    table: pd.DataFrame  # columns image (path relative to root), label (int), split ("train", "val" or "test")
+
+    def split(self, name: str) -> pd.DataFrame:
+        """Rows of one split, in order of path."""
+        return self.table[self.table["split"] == name].reset_index(drop=True)
+
+    def counts(self) -> dict[str, int]:
+        """Number of images per split."""
+        return {name: int((self.table["split"] == name).sum()) for name in SPLITS}
+
+    def part(self, split: str, index: int, parts: int) -> "ImageDataset":
+        """One split's every `parts`-th image, from number `index`."""
+        return replace(self, table=self.split(split).iloc[index::parts])
+
+    def some(self, split: str, most: int, seed: int) -> "ImageDataset":
+        """At most `most` images of one split, drawn with the seed."""
+        rows = self.split(split)
+        return replace(self, table=rows.sample(min(most, len(rows)), random_state=seed).sort_index())
+
+    def without(self, names: Collection[str]) -> "ImageDataset":
+        """All but these images; the others stay in their split.
+
+        Raises:
+            InputError: a class would lose all of its images in one split.
+        """
+        kept = self.table[~self.table["image"].isin(list(names))]
+        before, after = (set(zip(each["label"], each["split"], strict=True)) for each in (self.table, kept))
+        for label, split in sorted(before - after)[:1]:
+            raise InputError(f"class {self.classes[label]!r} has no readable image left in {split}")
+        return replace(self, table=kept.reset_index(drop=True))
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when an image is added, removed, renamed, replaced or moved to another split."""
+        digest = hashlib.sha256()
+        contents = splitting.digests(self.root, self.table["image"], whole=False)
+        for image, label, split in self.table[["image", "label", "split"]].itertuples(index=False):
+            digest.update(f"{image}\0{self.classes[label]}\0{split}\0{contents[image]}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def load_dataset(settings: DataSettings) -> ImageDataset:
+    """The images that the settings name, drawn or downloaded first where that is their way.
+
+    Those that the preparation of the settings' sweep left out as unreadable (`skip_unreadable`) are left out here too.
+
+    Raises:
+        InputError: folder missing, empty, or with a class too small to split; a download that failed.
+    """
+    data, sweep = _listed(settings), getattr(settings, "sweep", None)
+    return data.without(images_record(sweep).get("unreadable", {}) if sweep else {})
+
+
+def _listed(settings: DataSettings) -> ImageDataset:
+    seed, most = settings.split_seed, settings.image_limit
+    if settings.dataset == "synthetic":
+        root = generator.folder(seed)
+        rows = [(name, name.split("/")[1], name.split("/")[0]) for name in generator.prepare(seed, most)]
+    else:
+        named = settings.dataset == "stanford_dogs"
+        root, rows = stanford_dogs.find(stanford_dogs.prepare() if named else resolve(settings.dataset), seed)
+        rows = splitting.limit(rows, most, seed)
+    classes = tuple(sorted({label for _, label, _ in rows}))
+    table = pd.DataFrame(rows, columns=["image", "label", "split"])
+    table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
+    return ImageDataset(root, classes, table)
+
+
+def image_sizes(data: ImageDataset, decode: bool = True) -> pd.DataFrame:
+    """The table with width and height in px; `decode` False reads the headers alone of images checked before.
+
+    Raises:
+        InputError: an image that cannot be decoded, named.
+    """
+    return _measured(data, decode=decode)[0].table
+
+
+def _measured(data: ImageDataset, skip: bool = False, decode: bool = True) -> tuple[ImageDataset, dict[str, str]]:
+    """The images that can be decoded, their table with width and height, and the others with the reason."""
+    names = list(data.table["image"])
+    measured = bar(decoding.measure(data.root, names, decode), "checking images", len(names))
+    found = dict(zip(names, measured, strict=True))
+    broken = {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    if broken and not skip:
+        name, reason = next(iter(broken.items()))
+        others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
+        advice = "repair or remove it, or let the sweep file say skip_unreadable: true"
+        raise InputError(f"{data.root / name}: {reason}{others}; {advice}")
+    kept = data.without(broken)
+    sides = [found[name] for name in kept.table["image"]]
+    return replace(kept, table=kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])), broken
+
+
+def object_boxes(settings: DataSettings, data: ImageDataset, most: int = 200) -> pd.DataFrame | None:
+    """The objects' boxes of at most `most` randomly chosen images, for drawn dogs and Stanford Dogs.
+
+    Returns:
+        One row per object: image, left, top, right, bottom, width, height (of the image), px; None without boxes.
+
+    Raises:
+        InputError: an annotation that is missing or not readable.
+    """
+    names = list(data.table["image"].sample(min(most, len(data.table)), random_state=0))
+    if settings.dataset == "synthetic":
+        return generator.boxes(settings.split_seed, names)
+    return stanford_dogs.boxes(data.root, names) if stanford_dogs.annotations(data.root) else None
+
+
+def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool = False) -> str:
+    """Draw, list and check the images of a sweep once, give their fingerprint; files passed over are told each time.
+
+    Args:
+        folder: gets images.csv (image, label, split, width, height) and images.json (classes, fingerprint,
+            `unreadable`: name to reason); what lies there is kept when no image changed.
+        skip_unreadable: leave out what cannot be decoded. The split is made before, so that it moves no other image.
+
+    Raises:
+        InputError: as `load_dataset` and `image_sizes`, or a class with no readable image in a split.
+    """
+    listed = _listed(settings)
+    if settings.dataset != "synthetic" and (others := image_folder.passed_over(listed.root)):
+        named = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
+        log.warning(printable(f"{listed.root}: {others.total()} passed over for not being images: {named}"))
+    whole, record = listed.fingerprint(), folder / "images.json"
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
+        broken, fingerprint = before["unreadable"], before["fingerprint"]
+    else:
+        data, broken = _measured(listed, skip_unreadable)
+        fingerprint = data.fingerprint() if broken else whole
+        content = {"fingerprint": fingerprint, "listed": whole, "classes": data.classes, "unreadable": broken}
+        text = io.StringIO()
+        data.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
+        write_atomically(folder / "images.csv", text.getvalue())
+        write_atomically(record, json.dumps(content | data.counts(), indent=1))
+    if broken:
+        log.warning(printable(f"{listed.root}: {len(broken)} unreadable images are left out; {record} lists them"))
+    return str(fingerprint)

@@ -1,0 +1,83 @@
+"""Downloads that go on where they stopped and are used only with the right checksum. No torch in here."""
+
+import hashlib
+import math
+import os
+from functools import partial
+from pathlib import Path
+
+import pooch
+import requests
+from filelock import FileLock
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.progress import bar
+
+RETRIES = 3
+CHUNK_BYTES = 2**20
+LARGEST_BYTES = 2**33
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
+    """The file of a URL, downloaded unless it lies in the folder already.
+
+    What has arrived of a broken download stays as <name>.part. Several processes may ask at once: one works.
+
+    Args:
+        url: ends in the file's name.
+        sha256: what the file's SHA-256 begins with, all of its 64 hex digits or fewer.
+        terms: those of the file, for whoever has to fetch it by hand.
+
+    Raises:
+        InputError: no answer, a wrong checksum, a full disk; it says which file to put where by hand.
+    """
+    name = url.rsplit("/", 1)[-1]
+    file = folder / name
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            if file.exists():
+                _check(file, sha256, str(file))
+            store = pooch.create(folder, url.removesuffix(name), registry={name: None}, retry_if_failed=RETRIES)
+            return Path(store.fetch(name, downloader=partial(_resume, sha256=sha256)))
+    except requests.HTTPError as error:
+        reason = str(error)
+    except requests.RequestException:
+        reason = f"{url}: no answer, or the connection broke; run again to go on where it stopped"
+    except ValueError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{file}: {error.strerror}"
+    raise InputError(f"{reason}; or put {name} into {folder} by hand ({terms})") from None
+
+
+def _check(file: Path, sha256: str, source: str) -> None:
+    if not digest(file).startswith(sha256):
+        raise ValueError(f"{source}: wrong checksum")
+
+
+def _resume(url: str, output_file: str, store: pooch.Pooch, sha256: str) -> None:
+    """Downloader for pooch that goes on with <name>.part and checks the whole; pooch itself takes no part of a hash."""
+    name = url.rsplit("/", 1)[-1]
+    part = Path(store.path) / f"{name}.part"
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:  # seconds
+        if answer.status_code != requests.codes.requested_range_not_satisfiable:  # that is: nothing is left to fetch
+            answer.raise_for_status()
+            resumed = answer.status_code == requests.codes.partial_content
+            total = math.ceil(int(answer.headers.get("Content-Length", 0)) / CHUNK_BYTES) or None
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in bar(answer.iter_content(CHUNK_BYTES), f"downloading {name}, MiB", total):
+                    file.write(chunk)
+                    if file.tell() > LARGEST_BYTES:
+                        raise ValueError(f"{url}: more than {LARGEST_BYTES // 2**30} GiB, so not the file wanted")
+    os.replace(part, output_file)
+    _check(Path(output_file), sha256, url)

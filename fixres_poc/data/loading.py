@@ -1,0 +1,130 @@
+"""Images of a table as batches of tensors."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import resolve
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data import decoding
+from fixres_poc.data.dataset import ImageDataset
+from fixres_poc.data.sources import image_folder, stanford_dogs
+from fixres_poc.data.synthetic import generator
+from fixres_poc.data.transforms import Transform
+
+# torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
+warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """One image as uint8 (3, H, W), in the form that `decoding.as_rgb` describes.
+
+    Raises:
+        InputError: the file is missing or cannot be decoded.
+    """
+    try:
+        with decoding.opened(path) as image:
+            if image.format == "JPEG" and decoding.orientation(image) == 1:
+                with suppress(RuntimeError):  # what libjpeg refuses, such as odd colour spaces, goes to Pillow
+                    return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
+            return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
+    except Exception as error:  # damaged files raise errors of many kinds
+        decoding.raise_passing(error, path)
+        reason = str(error) if isinstance(error, decoding.UnfitError) else type(error).__name__
+        raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from None
+
+
+def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
+    """Images, by path, to show to a reader, uint8 (3, H, W); none where they may not be shown or are not at hand."""
+    if not settings.images_shown:
+        return []
+    if settings.dataset == "synthetic":
+        return [F.pil_to_tensor(generator.open_image(settings.split_seed, name)) for name in names]
+    if not resolve(settings.dataset).is_dir():
+        return []
+    root = image_folder.root(stanford_dogs.images(resolve(settings.dataset)))
+    paths = [root / name for name in names]
+    return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []
+
+
+class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
+    """Rows of an image table: (image (3, K, K), label, row number).
+
+    A random transform is a function of (seed, epoch, image), whatever the number of workers and the order of images.
+    """
+
+    def __init__(self, data: ImageDataset, split: str, transform: Transform, seed: int | None = None) -> None:
+        """Keep the rows of one split; `seed` None stands for a transform that draws nothing."""
+        self.root, self.table = data.root, data.split(split)
+        self.names: list[str] = self.table["image"].tolist()
+        self.labels: list[int] = self.table["label"].tolist()
+        self._own, self._common = _split(transform)
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        """Read and transform one image."""
+        images, labels, rows = self.__getitems__([index])
+        return images[0], int(labels), int(rows)
+
+    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read and transform a batch; what treats all values alike is done once for all of it."""
+        images = self._common(torch.stack([self._transformed(index) for index in rows]))
+        return images, torch.tensor([self.labels[index] for index in rows]), torch.tensor(rows)
+
+    def _transformed(self, index: int) -> torch.Tensor:
+        image = read_image(self.root / self.names[index])
+        if self.seed is None:
+            return self._own(image)
+        key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            # not torch.manual_seed, which keeps a stack trace of every call for GPUs that are not in use yet
+            torch.default_generator.manual_seed(int.from_bytes(key[:8], "little", signed=True))
+            return self._own(image)
+
+
+def _split(transform: Transform) -> tuple[Transform, Transform]:
+    """A transform's steps on single images, and those at its end that may as well change a whole batch in place."""
+    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    common: list[Any] = []
+    while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
+        last = steps.pop()
+        common.insert(0, v2.Normalize(last.mean, last.std, inplace=True) if isinstance(last, v2.Normalize) else last)
+    return v2.Compose([*steps, torch.as_tensor]), v2.Compose([*common, torch.as_tensor])
+
+
+def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
+    """Row numbers of every batch of an epoch: with a seed, for training, shuffled by (seed, epoch), else in order.
+
+    `batch_size` is the largest batch. For training all are of one size, but for one image: a last batch of a few images
+    would count as much as a full one, and its batch norm would be noise.
+    """
+    count = len(samples)
+    if samples.seed is None:
+        return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+    shuffle = torch.Generator().manual_seed(samples.seed * 1_000_003 + samples.epoch)
+    order = torch.randperm(count, generator=shuffle)
+    return [part.tolist() for part in order.tensor_split(max(1, math.ceil(count / batch_size)))]
+
+
+def loader(
+    samples: SplitImages, rows: list[list[int]], workers: int = 0, rank: int = 0, processes: int = 1
+) -> DataLoader[tuple[torch.Tensor, int, int]]:
+    """Images (n, 3, K, K), labels (n,) and row numbers (n,) of batches; process `rank` gets its part of each."""
+    own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
+    pinned, whole = torch.cuda.is_available(), tuple  # the data set makes whole batches
+    return DataLoader(samples, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=whole)

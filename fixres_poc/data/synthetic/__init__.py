@@ -1,0 +1,1 @@
+"""The synthetic data set: ten made-up dog breeds, drawn."""

@@ -1,0 +1,1 @@
+"""A finished run as a network to use: predictions, evaluation, export."""

@@ -1,0 +1,242 @@
+"""A finished run as a network to use: read back from what the run stored, and asked about any images.
+
+A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a pair whose test
+size is its train size. The network itself is not in a pair's folder but in that of its training, beside it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fixres_poc.analysis.cells import CANDIDATES
+from fixres_poc.analysis.record import summarise
+from fixres_poc.analysis.results import load_results
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import home, report_folder, run_folder
+from fixres_poc.config.settings import PairSettings, View, pair_name
+from fixres_poc.config.validation import validate
+from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.data.loading import read_image
+from fixres_poc.data.sources import image_folder
+from fixres_poc.method import stage1
+from fixres_poc.method.equalise import Equalised
+from fixres_poc.method.evaluation import predict, probabilities, transforms_for
+from fixres_poc.method.stage1 import Trained
+from fixres_poc.model import checkpoint
+from fixres_poc.model.device import accelerator_for, device_name
+from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.trunk import Tail, Trunk
+
+EXAMPLE = "runs/demo/train96_test144_seed0"
+
+
+@dataclass
+class FinishedRun:
+    """A run's network and adapted tails.
+
+    Attributes:
+        tails: by adaptation; without `full`, whose network is not kept.
+    """
+
+    folder: Path
+    settings: PairSettings
+    classes: tuple[str, ...]
+    metrics: dict[str, Any]
+    trained: Trained
+    tails: dict[str, Tail]
+    accelerator: Accelerator
+
+    def tail(self, adaptation: str) -> Tail:
+        """The tail of an adaptation.
+
+        Raises:
+            InputError: the run has none of that name.
+        """
+        if adaptation not in self.tails:
+            raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {', '.join(self.tails)}")
+        return self.tails[adaptation]
+
+    def best(self) -> str:
+        """The adaptation that validation prefers in one centre crop; the simplest where it cannot tell."""
+        rows = [each for each in self.metrics.get("accuracies", ()) if each["view"] == "center"]
+        top1 = {each["adaptation"]: each["val_top1"] for each in rows}
+        known = [name for name in CANDIDATES if name in self.tails] or list(self.tails)
+        return max(known, key=lambda name: top1.get(name, 0.0))
+
+    def probabilities(
+        self, images: Sequence[torch.Tensor], adaptation: str, view: View = "center", size: int | None = None
+    ) -> torch.Tensor:
+        """Probabilities (N, C) of images, framed as test images are.
+
+        Args:
+            images: N images, uint8 (3, H, W).
+            size: side of the crop in px, the run's test size by default.
+        """
+        size = size or self.settings.test_size
+        frame = transforms_for(self.settings, size, size, view)["val_test"]
+        framed, tails = torch.stack([frame(image) for image in images]), {adaptation: self.tail(adaptation)}
+        portion = Portion(self.settings.batch_size)
+        trunk = Trunk(self.trained.model)
+        return probabilities(trunk, tails, framed, portion, self.accelerator)[adaptation].cpu()
+
+    def classify(
+        self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5
+    ) -> list[dict[str, Any]]:
+        """The likeliest classes of images.
+
+        Args:
+            paths: images, or folders whose images are meant, however deep.
+
+        Returns:
+            `image` and `classes`, name to probability from the highest, an image; `error`, one line, where it cannot
+            be read.
+        """
+        files = [file for path in paths for file in (path.is_dir() and image_folder.below(path)) or [path]]
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(files), self.settings.batch_size):
+            images, readable = [], []
+            for file in files[start : start + self.settings.batch_size]:
+                answers.append({"image": str(file)})
+                try:
+                    images.append(read_image(file))
+                    readable.append(answers[-1])
+                except InputError as error:
+                    answers[-1]["error"] = str(error)
+            if images:
+                best = self.probabilities(images, adaptation, view).topk(min(top, len(self.classes)))
+                for answer, *pairs in zip(readable, best.indices.tolist(), best.values.tolist(), strict=True):
+                    answer["classes"] = {self.classes[index]: p for index, p in zip(*pairs, strict=True)}
+        return answers
+
+    def accuracies(
+        self, data: ImageDataset, split: str, adaptations: Sequence[str], view: View = "center", size: int | None = None
+    ) -> pd.DataFrame:
+        """How well the run classifies a split.
+
+        Returns:
+            One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 % Wilson), top5,
+            macro_accuracy, ece.
+        """
+        tails = {name: self.tail(name) for name in adaptations}
+        common = (self.settings, size or self.settings.test_size, self.accelerator, view)
+        table = predict(self.trained.model, tails, data, split, *common).table
+        rows = summarise(table.assign(split="test"))
+        return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
+
+    def data(self) -> ImageDataset:
+        """The images that the run was made with.
+
+        Raises:
+            InputError: as `load_dataset`, or they are others now, so that the split may be another as well.
+        """
+        found = load_dataset(self.settings)
+        if self.metrics.get("data") != found.fingerprint():
+            raise InputError(f"dataset = {self.settings.dataset!r}: the images have changed since {self.folder.name}")
+        return found
+
+
+def load(run: str | Path) -> FinishedRun:
+    """Read a finished run.
+
+    Raises:
+        InputError: no finished training or pair there, or its files do not belong together.
+    """
+    folder = next((each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None)
+    if folder is None:
+        raise InputError(f"run = {str(run)!r}: no finished run there; allowed is a folder such as {EXAMPLE}")
+    folder = folder.resolve()
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    values = metrics["settings"]
+    if "train_size" not in values:
+        raise InputError(f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}")
+    if "test_size" not in values:
+        values = values | {"test_size": values["train_size"], "adaptations": ["none", "control"]}
+    settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
+    accelerator = accelerator_for(
+        "fp32" if settings.precision == "fp16" and device_name() is None else settings.precision
+    )
+    train, known = settings.train_settings(), {"classes": metrics["classes"]}
+    if metrics.get("data"):
+        known["images"] = metrics["data"]
+    trained = stage1.finished(folder.parent / train.run_name, train, known, accelerator)
+    tails = {"none": Tail(trained.model)}
+    if "test_size" in metrics["settings"]:
+        tails = _tails(folder, trained.model, metrics["classes"])
+    elif trained.control is not None:
+        tails["control"] = trained.control
+    frozen = {name: tail.requires_grad_(False).eval() for name, tail in tails.items()}
+    return FinishedRun(folder, settings, tuple(metrics["classes"]), metrics, trained, frozen, accelerator)
+
+
+def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail]:
+    tensors, stored = checkpoint.load(
+        folder / "adapted.safetensors", {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
+    )
+    tails: dict[str, Tail] = {}
+    for name in stored["settings"]["adaptations"]:
+        prefix = f"{name}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if name != "full":  # all of its network differs from stage 1's, and only its tail was kept
+            tail = tails[name] = Tail(model)
+            if "classifier.slope" in state:
+                tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
+            tail.load_state_dict(state)
+    return tails
+
+
+def chosen(sweep: str | None) -> tuple[Path, str, View]:
+    """What a sweep's validation prefers: the pair's folder, the adaptation and the view.
+
+    Args:
+        sweep: its file or its name; None for that of the newest finished pair whose sweep has a report.
+
+    Raises:
+        InputError: there is no report yet, or it has no pair that was run to its end.
+    """
+    if sweep is None:
+        done = (home() / "runs").glob("*/*_test*/metrics.json")
+        reported = [file for file in done if (report_folder(file.parents[1].name) / "results.csv").is_file()]
+        if not reported:
+            raise InputError(f"no sweep in {home() / 'runs'} has a report; run `fixres-poc sweep` first, or give a run")
+        name = max(reported, key=lambda file: file.stat().st_mtime).parents[1].name
+    else:
+        name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
+    try:
+        cell = load_results(name).choose()
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"sweep {name}: {error}") from None
+    return (
+        run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed)),
+        cell.adaptation,
+        cast(View, cell.view),
+    )
+
+
+def class_folders(folder: str, classes: Sequence[str]) -> tuple[ImageDataset, list[str]]:
+    """All images of a folder of class folders, labelled with a run's classes by name.
+
+    Returns:
+        The images, as test split, and the class folders that the run has no class for, which are left out.
+
+    Raises:
+        InputError: no such folder, no images, or no class of the run among them.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"dataset = {folder!r}: no such folder")
+    root = image_folder.root(Path(folder))
+    found = image_folder.images(root, root)
+    rows = [(name, classes.index(label)) for label, names in found.items() if label in classes for name in names]
+    if not rows:
+        some = ", ".join(list(found)[:3])
+        raise InputError(f"dataset = {folder!r}: its folders ({some}) are no classes of the run, such as {classes[0]}")
+    table = pd.DataFrame(rows, columns=["image", "label"]).sort_values("image").assign(split="test")
+    return ImageDataset(root, tuple(classes), table), [label for label in found if label not in classes]

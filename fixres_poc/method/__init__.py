@@ -1,0 +1,13 @@
+"""FixRes itself: stage 1, stage 2, the adaptations, and what they are compared with."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "adaptations": ["adapt_pair", "changed", "costs", "predict_pair", "save"],
+        "baseline": ["train_baseline"],
+        "stage1": ["train_or_load"],
+        "zero_shot": ["predict_zero_shot"],
+    },
+)

@@ -1,0 +1,134 @@
+"""Stage 2 of one pair of sizes: every adaptation that is asked for, and how each of them classifies.
+
+Besides the trained tails of `stage2` there are: `none`; `control`, adapted by the training run at the train size;
+`equalised`, which maps the activations back without training; and `full`, the upper reference, all weights fine-tuned
+at the test size with stage 2's framing, epochs and rate.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import PairSettings
+from fixres_poc.data.dataset import ImageDataset
+from fixres_poc.method import equalise
+from fixres_poc.method.epochs import Recipe
+from fixres_poc.method.evaluation import Predictions, predict
+from fixres_poc.method.stage1 import Trained, train
+from fixres_poc.method.stage2 import TRAINED, adapt_tails
+from fixres_poc.model import checkpoint, memory_plan
+from fixres_poc.model.device import now
+from fixres_poc.model.trunk import Tail
+
+
+@dataclass
+class AdaptedPair:
+    """What the adaptations of a pair give."""
+
+    tails: dict[str, Tail]  # by adaptation, in the settings' order; all on the trunk of stage 1, but for `full`
+    seconds: dict[str, float]  # what each would have cost alone; `none` and `control` cost nothing here
+    full: Trained | None = None  # the network of `full`
+    activations: dict[str, np.ndarray] = field(default_factory=dict)  # from `equalise.distributions`, for `equalised`
+
+    def entering(self) -> pd.DataFrame:
+        """What enters the classifier, see `equalise.summary`; empty without `equalised`."""
+        return equalise.summary(self.activations) if self.activations else pd.DataFrame()
+
+
+def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator) -> AdaptedPair:
+    """Every adaptation that a pair asks for.
+
+    Raises:
+        InputError: an adaptation that the network cannot have.
+    """
+    if "control" in settings.adaptations and trained.control is None:
+        raise InputError("adaptation 'control': the last batch norm is not known; use 'none' or 'head'")
+    model, wanted, size = trained.model, settings.adaptations, settings.test_size
+    done = adapt_tails(model, data, settings, size, [name for name in wanted if name in TRAINED], accelerator)
+    tails, seconds = {"none": Tail(model), **done.tails}, done.seconds
+    if trained.control is not None:
+        tails["control"] = trained.control
+    adapted = AdaptedPair(tails, seconds)
+    if "equalised" in wanted:
+        start = now(accelerator)
+        adapted.activations = equalise.distributions(model, data, settings, accelerator)
+        framings = list(adapted.activations.values())  # two where test size = train size
+        tails["equalised"] = equalise.equalise(model, framings[0], framings[-1])
+        seconds["equalised"] = now(accelerator) - start
+    if "full" in wanted:
+        recipe = Recipe(size, "val_train", settings.adapt_epochs, settings.adapt_learning_rate)
+        adapted.full = train(settings.train_settings(), recipe, data, accelerator, start=model)
+        tails["full"], seconds["full"] = Tail(adapted.full.model), float(adapted.full.history["seconds"].sum())
+    adapted.tails = {name: tails[name].eval() for name in wanted}
+    return adapted
+
+
+@dataclass(frozen=True)
+class PairPredictions:
+    """What `predict_pair` gives."""
+
+    table: pd.DataFrame  # one row per image, adaptation and view (see `evaluation.Predictions`), of val and test
+    seconds: float  # for all of it
+    images_per_second: dict[str, float]  # of test images by view, all adaptations of one trunk together
+    at_once: int  # images that passed at once, as in `evaluation.Predictions`
+
+
+def predict_pair(
+    model: nn.Module, adapted: AdaptedPair, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+) -> PairPredictions:
+    """Classify val and test at the test size, with every adaptation and in every view that the settings name."""
+    of_stage_1 = {name: tail for name, tail in adapted.tails.items() if name != "full"}
+    networks = [(model, of_stage_1)] if of_stage_1 else []
+    if adapted.full is not None:
+        networks.append((adapted.full.model, {"full": adapted.tails["full"]}))
+    common, found, speed = (settings, settings.test_size, accelerator), list[Predictions](), dict[str, float]()
+    for view, (network, tails) in itertools.product(settings.views, networks):
+        found += [predict(network, tails, data, split, *common, view) for split in ("val", "test")]
+        speed.setdefault(view, found[-1].images_per_second)
+    table = pd.concat([each.table for each in found], ignore_index=True)
+    return PairPredictions(table, sum(each.seconds for each in found), speed, min(each.at_once for each in found))
+
+
+def costs(adapted: AdaptedPair, settings: PairSettings, classes: int) -> pd.DataFrame:
+    """What each adaptation costs, done alone.
+
+    Returns:
+        Columns adaptation, seconds, and step_mib: the predicted peak of tensors in a training step, in MiB; nan where
+        nothing is trained here.
+    """
+    rows = []
+    for name in adapted.tails:
+        peak = float("nan")
+        if name in TRAINED:
+            peak = memory_plan.adapting_bytes(settings.model_copy(update={"adaptations": (name,)}), classes)
+        elif name == "full" and adapted.full is not None:
+            peak = adapted.full.memory["predicted_peak_bytes"]
+        rows.append({"adaptation": name, "seconds": adapted.seconds.get(name, 0.0), "step_mib": peak / 2**20})
+    return pd.DataFrame(rows)
+
+
+def changed(model: nn.Module, tail: Tail) -> list[str]:
+    """Names of the parameters and buffers of a tail that differ from the model's, or that it does not have."""
+    own = Tail(model).state_dict()
+    return [name for name, value in tail.state_dict().items() if name not in own or not torch.equal(value, own[name])]
+
+
+def save(adapted: AdaptedPair, model: nn.Module, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:
+    """Keep all tails of a pair in `adapted.safetensors`, as `<adaptation>.<parameter>`.
+
+    With them go settings, classes and the digest of the network of stage 1, whose trunk they belong to.
+    """
+    tensors = {
+        f"{name}.{key}": value for name, tail in adapted.tails.items() for key, value in tail.state_dict().items()
+    }
+    record = {"settings": settings.model_dump(mode="json"), "classes": list(classes)}
+    record["stage1"] = checkpoint.digest(model.state_dict())
+    checkpoint.save(folder / "adapted.safetensors", tensors, record)

@@ -1,0 +1,205 @@
+"""Epochs that train all weights: the same steps however little memory there is, and on from the last finished epoch.
+
+A step's batch is that of the settings, on any number of processes. Where it does not fit at once, gradients of parts
+are added up. Batch norm alone sees the difference: it normalises with the statistics of the images of its own part.
+"""
+
+import json
+import math
+import time
+import zipfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.accelerator import AcceleratedOptimizer, AcceleratedScheduler, Accelerator
+from accelerate.utils import broadcast, set_seed
+from torch import nn
+
+from fixres_poc.config.atomic import replacing
+from fixres_poc.config.progress import bar
+from fixres_poc.config.settings import TrainSettings
+from fixres_poc.data.dataset import ImageDataset
+from fixres_poc.data.loading import SplitImages, batches, loader
+from fixres_poc.method.evaluation import predict, transforms_for
+from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY
+from fixres_poc.model.backbones import create, recompute
+from fixres_poc.model.device import place, workers
+from fixres_poc.model.memory_plan import StepPlan
+from fixres_poc.model.trunk import Tail
+
+KEPT = ("model", "optimizer", "schedule")
+
+
+@dataclass
+class State:
+    """A training at the end of an epoch."""
+
+    model: nn.Module
+    network: nn.Module  # the model, or its wrapper that adds up gradients over several processes
+    optimizer: AcceleratedOptimizer
+    schedule: AcceleratedScheduler
+    plan: StepPlan
+    rows: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch, see `stage1.Trained`
+    best: dict[str, torch.Tensor] = field(default_factory=dict)  # the weights of the best epoch, on the CPU
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How all weights of a network are fine-tuned."""
+
+    size: int  # side of the crop in px, in training and in the validation that chooses the epoch
+    framing: Literal["train", "val_train"]  # of the train images: random crops, or that of stage 2
+    epochs: int
+    learning_rate: float  # highest rate of the one-cycle schedule
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a training is kept after each epoch, and what it belongs to: that of another record is not used."""
+
+    file: Path
+    record: Mapping[str, Any]
+
+    def keep(self, state: State, accelerator: Accelerator) -> None:
+        """Write the state so that it is complete or not there; tensors, numbers and strings only."""
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+        content = {"record": json.dumps(self.record), "rows": state.rows, "best": state.best, "scaler": scaler}
+        content |= {key: getattr(state, key).state_dict() for key in KEPT}
+        with replacing(self.file) as opened:  # by path, torch would not say that the disk is full
+            torch.save(content, opened)
+
+    def resume(self, state: State, accelerator: Accelerator) -> None:
+        """Go on where the file's training stopped, if it is there, whole and of this record."""
+        try:
+            if zipfile.ZipFile(self.file).testzip():  # torch itself reads a flipped bit as another weight
+                return
+            content = torch.load(self.file, map_location="cpu", weights_only=True)
+            if content["record"] != json.dumps(self.record):
+                return
+        except Exception:  # absent, or damaged in one of many ways
+            return
+        for key in KEPT:
+            getattr(state, key).load_state_dict(content[key])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(content["scaler"])
+        state.rows, state.best = content["rows"], content["best"]
+
+
+def fine_tune(
+    state: State,
+    recipe: Recipe,
+    settings: TrainSettings,
+    data: ImageDataset,
+    accelerator: Accelerator,
+    saved: Saved | None,
+) -> None:
+    """Do the epochs that are left, and put the weights of the best one into `state.model`, in eval mode.
+
+    SGD, one-cycle schedule, label smoothing. The epoch is chosen by top-1 on validation, with test framing.
+    """
+    if saved is not None:
+        saved.resume(state, accelerator)
+    transform = transforms_for(settings, recipe.size, recipe.size)[recipe.framing]
+    samples = SplitImages(data, "train", transform, settings.seed)
+    for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
+        mark, samples.epoch = time.perf_counter(), epoch
+        set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)  # no epoch depends on another
+        loss = run_epoch(state, samples, settings, accelerator, f"epoch {epoch}/{recipe.epochs}")
+        top1 = val_top1(state.model, settings, recipe.size, data, accelerator)
+        if not state.rows or top1 > max(row["val_top1"] for row in state.rows):
+            state.best = {key: value.to("cpu", copy=True) for key, value in state.model.state_dict().items()}
+        row = {"epoch": epoch, "loss": loss, "val_top1": top1, "micro_batch_size": state.plan.micro_batch_size}
+        state.rows.append(row | {"seconds": time.perf_counter() - mark})
+        if saved is not None and accelerator.is_main_process:
+            saved.keep(state, accelerator)
+    state.model.load_state_dict(state.best)
+    state.model.eval().zero_grad(set_to_none=True)
+
+
+def begin(
+    recipe: Recipe,
+    settings: TrainSettings,
+    data: ImageDataset,
+    accelerator: Accelerator,
+    plan: StepPlan,
+    start: nn.Module | None = None,
+) -> State:
+    """A training before its first epoch, from the weights of `start`; None for the pre-trained ones."""
+    set_seed(settings.seed)
+    model = create(settings.backbone, len(data.classes), pretrained=start is None, weights=settings.weights)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    model = place(model, settings, accelerator)
+    if plan.gradient_checkpointing:
+        recompute(model)
+    network = accelerator.prepare(model) if accelerator.num_processes > 1 else model
+    rate, way = recipe.learning_rate, {"fused": accelerator.device.type in ("cpu", "cuda"), "foreach": False}
+    sgd = torch.optim.SGD(model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, **way)
+    steps = math.ceil(len(data.split("train")) / settings.batch_size) * recipe.epochs
+    cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, rate, max(steps, 2), pct_start=0.15, cycle_momentum=False)
+    optimizer, schedule = accelerator.prepare(sgd, cycle)
+    return State(model, network, optimizer, schedule, plan)
+
+
+def run_epoch(
+    state: State, samples: SplitImages, settings: TrainSettings, accelerator: Accelerator, title: str
+) -> float:
+    """One pass over the train split; changes the state and returns the mean loss."""
+    state.model.train()
+    rows = batches(samples, settings.batch_size)
+    loaded = loader(samples, rows, workers(), accelerator.process_index, accelerator.num_processes)
+    total = torch.zeros((), device=accelerator.device)
+    for batch, (images, labels, _) in zip(rows, bar(loaded, title), strict=True):
+        total += step(state, images, labels, len(batch), settings, accelerator)
+    for buffer in state.model.buffers():  # each process has seen other images
+        if accelerator.num_processes > 1:
+            buffer.copy_(broadcast(buffer))
+    return float(accelerator.reduce(total, "sum")) / len(samples)
+
+
+def step(
+    state: State,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batch: int,
+    settings: TrainSettings,
+    accelerator: Accelerator,
+) -> torch.Tensor:
+    """One step of the optimizer, with the gradient of the mean loss over the whole batch; changes the state.
+
+    This process has images (n, 3, H, W) and labels (n,) out of the `batch` images of all processes. What the
+    micro-batches of the state's plan give is added up.
+
+    Returns:
+        The sum of the losses of the n images, without gradient.
+    """
+    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing, reduction="sum")
+    parts = max(1, math.ceil(len(images) / state.plan.micro_batch_size))
+    total = torch.zeros((), device=accelerator.device)
+    for index, (part, targets) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
+        with accelerator.no_sync(state.network) if index < parts - 1 else nullcontext():
+            with accelerator.autocast():
+                logits = state.network(part.to(accelerator.device, non_blocking=True))
+                loss = criterion(logits, targets.to(accelerator.device, non_blocking=True))
+            accelerator.backward(loss * (accelerator.num_processes / batch))  # gradients are averaged over processes
+        total += loss.detach()
+    state.optimizer.step()
+    state.schedule.step()
+    state.optimizer.zero_grad()
+    return total
+
+
+def val_top1(
+    model: nn.Module, settings: TrainSettings, size: int, data: ImageDataset, accelerator: Accelerator
+) -> float:
+    """Top-1 accuracy on validation, with test framing at `size` px; each process classifies its part."""
+    own = data.part("val", accelerator.process_index, accelerator.num_processes)
+    hits = 0
+    if own.counts()["val"]:
+        table = predict(model, {"none": Tail(model)}, own, "val", settings, size, accelerator).table
+        hits = int((table["top1"] == table["target"]).sum())
+    return int(accelerator.reduce(torch.tensor(hits, device=accelerator.device), "sum")) / data.counts()["val"]

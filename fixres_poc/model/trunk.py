@@ -1,0 +1,183 @@
+"""A network cut before its last batch norm: a frozen `Trunk`, and `Tail`s of which stage 2 changes a few weights.
+
+Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet and ResNeXt:
+`layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`, MobileNetV3: `blocks[-1][-1].bn1`). Several tails share one
+pass of the trunk. Networks without such a norm are cut after global pooling, so that only the classifier can change.
+"""
+
+import copy
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models._efficientnet_blocks import ConvBnAct
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+log = logging.getLogger(__name__)
+Maps = tuple[torch.Tensor, ...]
+
+
+def classifier(model: nn.Module) -> nn.Module:
+    """The model's last layer: features (N, D) to logits (N, C)."""
+    return cast(nn.Module, cast(Any, model).get_classifier())
+
+
+def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
+    """The batch norm before global pooling of an EfficientNet, MobileNetV3, ResNet or ResNeXt; None for other networks.
+
+    None as well for their variants with another norm there, or with a last block whose rest a `Tail` does not repeat.
+    """
+    network, norm = cast(Any, model), None
+    if isinstance(model, ResNet):
+        block = network.layer4[-1]
+        norm = getattr(block, "bn3", block.bn2) if isinstance(block, BasicBlock | Bottleneck) else None
+    elif isinstance(model, MobileNetV3):
+        block = network.blocks[-1][-1]
+        norm = block.bn1 if isinstance(block, ConvBnAct) and not block.has_skip else None
+    elif isinstance(model, EfficientNet):
+        norm = network.bn2
+    return norm if isinstance(norm, nn.BatchNorm2d) else None
+
+
+class _Tap(nn.Module):
+    """Keeps its input and passes it on, or a copy of it where what follows would change it in place."""
+
+    seen: torch.Tensor | None = None
+
+    def __init__(self, copied: bool = False) -> None:
+        super().__init__()
+        self.copied = copied
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        self.seen = maps
+        return maps.clone() if self.copied else maps
+
+    def take(self) -> torch.Tensor:
+        """What passed last; it is not kept any longer."""
+        seen, self.seen = self.seen, None
+        return cast(torch.Tensor, seen)
+
+
+def _with(model: nn.Module, name: str, part: nn.Module) -> nn.Module:
+    """The model with another part under a dotted name; all else, weights included, is shared with the given one."""
+    twin = copy.copy(model)
+    twin._modules = dict(model._modules)
+    first, _, rest = name.partition(".")
+    twin._modules[first] = _with(cast(nn.Module, model._modules[first]), rest, part) if rest else part
+    return twin
+
+
+class Trunk:
+    """The frozen part of a network: images (N, 3, H, W), normalised, to what a `Tail` takes.
+
+    That is what enters the last batch norm (N, D, h, w), for a ResNet also the shortcut that is added after it; for a
+    network without such a batch norm the pooled features (N, D). No gradients are kept.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Cut a network in eval mode; its weights are shared, and nothing of it changes."""
+        self.network, self.taps = model, list[_Tap]()
+        norm = last_batch_norm(model)
+        if norm is not None:
+            name = next(name for name, module in model.named_modules() if module is norm)
+            self._replace(name, _Tap(copied=True))
+        if norm is not None and isinstance(model, ResNet):
+            *blocks, block = cast(Any, self.network).layer4
+            tap = _Tap()
+            if block.downsample is None:
+                self._replace("layer4", nn.Sequential(*blocks, tap, block), tap)
+            else:  # the only block of its stage
+                self._replace(f"layer4.{len(blocks)}.downsample", nn.Sequential(block.downsample, tap), tap)
+
+    def _replace(self, name: str, part: nn.Module, tap: _Tap | None = None) -> None:
+        self.network = _with(self.network, name, part)
+        self.taps.append(tap or cast(_Tap, part))
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> Maps:
+        """Maps for all images."""
+        network = cast(Any, self.network)
+        features = network.forward_features(images)
+        if not self.taps:
+            return (network.forward_head(features, pre_logits=True),)
+        return tuple(tap.take() for tap in self.taps)
+
+
+class Tail(nn.Module):
+    """What follows the trunk, with its own copy of the last batch norm and of the classifier: its state may change."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Copy what may change; what lies between the two is shared with the model."""
+        super().__init__()
+        self.norm = copy.deepcopy(last_batch_norm(model))  # None where the network has none that the tail knows
+        self.classifier = copy.deepcopy(classifier(model))  # features (N, D) to logits (N, C)
+        self._pool: Callable[..., Any] = functools.partial(cast(Any, model).forward_head, pre_logits=True)
+        block = cast(Any, model).layer4[-1] if self.norm is not None and isinstance(model, ResNet) else None
+        self._add = None if block is None else functools.partial(_rest_of_block, block)
+
+    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) of what a `Trunk` returned."""
+        return cast(torch.Tensor, self.classifier(self.pooled(*maps)))
+
+    def pooled(self, *maps: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) after global pooling."""
+        if self.norm is None:
+            return maps[0]
+        after = self.norm(maps[0])
+        return cast(torch.Tensor, self._pool(after if self._add is None else self._add(after, maps[1])))
+
+
+def _rest_of_block(block: Any, maps: torch.Tensor, shortcut: torch.Tensor) -> Any:
+    """What follows the last batch norm in the last block of a ResNet."""
+    maps = block.se(maps) if getattr(block, "se", None) is not None else maps
+    activation = block.act3 if hasattr(block, "act3") else block.act2
+    return activation(maps + shortcut)
+
+
+@torch.no_grad()
+def folded(model: nn.Module, size: int) -> Trunk:
+    """The trunk of a network, faster on a CPU: batch norms are folded into the convolutions before them.
+
+    In eval mode a batch norm is an affine map per channel, which a convolution's weights and bias can take over.
+    Results differ by rounding only. Batch norms whose input is not the output of one convolution, and the last one,
+    which a `Tail` has its own copy of, stay. On a GPU, and where the output for noise of `size` px is not the same, the
+    trunk is not folded. The model is in eval mode, and nothing of it changes.
+    """
+    plain, device = Trunk(model), next(model.parameters()).device
+    if device.type != "cpu":
+        return plain
+    noise, fast = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)), copy.deepcopy(model)
+    for convolution, norm in _pairs(fast, noise):
+        before, after = cast(nn.Conv2d, fast.get_submodule(convolution)), cast(nn.BatchNorm2d, fast.get_submodule(norm))
+        fast.set_submodule(convolution, fuse_conv_bn_eval(before, after))
+        rest = [after.drop, after.act] if isinstance(after, BatchNormAct2d) else []
+        fast.set_submodule(norm, nn.Sequential(*rest))
+    trunk = Trunk(fast)
+    for found, expected in zip(trunk(noise), plain(noise), strict=True):
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+            log.info("batch norms of %s cannot be folded; it is used as it is", type(model).__name__)
+            return plain
+    return trunk
+
+
+def _pairs(model: nn.Module, images: torch.Tensor) -> list[tuple[str, str]]:
+    """Names of convolutions and of the batch norms that take their output as it is, seen as an image passes."""
+    last, made, pairs, hooks = last_batch_norm(model), list[tuple[str, torch.Tensor]](), list[tuple[str, str]](), []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            keep = lambda _, __, output, name=name: made.append((name, output))  # noqa: E731
+            hooks.append(module.register_forward_hook(keep))
+        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module is not last:
+            find = lambda _, inputs, name=name: pairs.extend((n, name) for n, output in made if output is inputs[0])  # noqa: E731
+            hooks.append(module.register_forward_pre_hook(find))
+    Trunk(model)(images)
+    for hook in hooks:
+        hook.remove()
+    return pairs

@@ -1,0 +1,204 @@
+"""The report of a sweep: the executed notebooks as pages that ask nothing of any other host.
+
+reports/<sweep>/index.html is notebook 05 with a list of the runs, reports/<sweep>/notebooks/<run>.html are theirs. The
+look and the one script lie in templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a
+notebook shows it as HTML or Markdown.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Collection, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+from PIL import Image
+
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import impersonal, report_folder, run_folder
+from fixres_poc.config.run_state import Outcome
+
+TEMPLATES = Path(__file__).with_name("templates")
+SCRIPT = (TEMPLATES / "fixres" / "report.js").read_text(encoding="utf-8")
+SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+PRINT_LIMIT_S = 120
+HEAD = 1000  # characters of a page in which it says what it was made from
+TABLES = ("results.csv", "predictions.parquet", "images.csv", "sweep.json")
+TAGS = (
+    "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
+    "strong sub summary sup table tbody td tfoot th thead tr u ul"
+)
+ATTRIBUTES = {"*": ["class", "id", "title", "style", "colspan", "rowspan", "scope", "open"], "a": ["href"]}
+STYLES = ["color", "background-color", "font-weight", "text-align"]
+
+
+def write_index(sweep: str, outcomes: Sequence[Outcome], linked: Collection[str], message: str | None) -> Path:
+    """Write index.html from the executed notebook 05, and remove the pages of runs that are not in the sweep.
+
+    Args:
+        linked: names of the runs that have a page.
+        message: why notebook 05 failed, None where it did not; the page is written nevertheless, as far as it came.
+
+    Returns:
+        Path of index.html.
+    """
+    folder, notebook = report_folder(sweep), run_folder(sweep, "results") / "notebook.ipynb"
+    for file in (folder / "notebooks").glob("*.html"):
+        if file.stem not in linked:
+            file.unlink()
+    if notebook.exists():
+        page: dict[str, Any] = {"runs": [_run_row(each, each.run.name in linked) for each in outcomes]}
+        page |= {"error": message, "status": "failed", "files": [name for name in TABLES if (folder / name).exists()]}
+        write_atomically(folder / "index.html", render(notebook, page))
+    return folder / "index.html"
+
+
+def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
+    """Write the page of one run, unless it is there already.
+
+    Args:
+        made_by: `library_hash` of everything.
+
+    Returns:
+        Whether the run has a page: one that never started has no notebook to show.
+    """
+    notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
+    if not notebook.exists():
+        return False
+    page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
+    page["made_from"] = hashlib.sha256((made_by + json.dumps(page)).encode() + notebook.read_bytes()).hexdigest()
+    file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
+    if not (file.exists() and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]):
+        write_atomically(file, render(notebook, page))
+    return True
+
+
+def export(sweep: str, form: str) -> Path:
+    """The written report in another form, beside index.html.
+
+    Args:
+        form: "html" (index.html itself), "slides" (slides.html, a slide per section, code left out) or "pdf"
+            (report.pdf, printed by Chromium or Chrome: LaTeX would show tables as plain text).
+
+    Raises:
+        InputError: pdf without such a browser.
+    """
+    index = report_folder(sweep) / "index.html"
+    if form == "slides":
+        slides = index.with_name("slides.html")
+        write_atomically(slides, render(run_folder(sweep, "results") / "notebook.ipynb", {"slides": True}))
+        return slides
+    return _printed(index) if form == "pdf" else index
+
+
+def _printed(page: Path) -> Path:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise InputError(
+            f"format = 'pdf': needs Chromium or Chrome to print, and there is none of {', '.join(BROWSERS)} on PATH; "
+            f"install one (Debian: apt-get install chromium), or print {page} from any browser"
+        )
+    target = page.with_name("report.pdf")
+    with tempfile.TemporaryDirectory() as profile:
+        options = ["--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        options += ["--no-sandbox"] * (os.geteuid() == 0)  # root cannot use it
+        options += [f"--user-data-dir={profile}", "--no-pdf-header-footer", f"--print-to-pdf={profile}/report.pdf"]
+        command = [browser, *options, page.resolve().as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=PRINT_LIMIT_S)
+        write_atomically(target, Path(profile, "report.pdf").read_bytes())
+    return target
+
+
+def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
+    minutes, seconds = divmod(round(each.total_seconds()), 60)
+    time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    row = {"name": each.run.name, "status": each.status, "error": each.error}
+    return row | {"time": time if each.status == "done" else "", "link": f"notebooks/{each.run.name}.html" * written}
+
+
+def render(notebook: Path, page: dict[str, Any]) -> str:
+    """A notebook as one self-contained page; no script runs in it but report.js.
+
+    Args:
+        page: what the template shows besides the notebook, with plain text in it: `name`, `back` and `made_from` (a
+            run's page), `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide per section).
+
+    Returns:
+        The HTML; its title is the notebook's first heading, followed by `name` where there is one.
+    """
+    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    headings = _headings(content.cells)
+    title = next((text for level, _, text in headings if level == "h1"), notebook.stem)
+    contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
+    name = page.get("name")
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="fixres", extra_template_basedirs=[str(TEMPLATES)], filters={"clean": clean}, anchor_link_text="#"
+    )
+    _mark(content.cells)
+    made = {"title": f"{title} ({name})" if name else title, "contents": contents}
+    made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
+    html, _ = exporter.from_notebook_node(content, resources={"page": page | made})
+    settings = notebook.with_name("settings.json")
+    given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
+    return impersonal(html, given.get("dataset"), given.get("weights"))
+
+
+def _mark(cells: Collection[Any]) -> None:
+    """Say where slides begin, describe figures that lack it by their section, make PNGs smaller, drop tracebacks."""
+    section = ""
+    for cell in cells:
+        cell.metadata["new_slide"] = cell.cell_type == "markdown" and cell.source.startswith(("## ", "### "))
+        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)):
+            section = found[-1]
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":  # the traceback stays in the run's folder
+                output.traceback = [f"{output.ename}: {output.evalue}"]
+            for kind in set(output.get("data", {})) & {"image/png", "image/jpeg", "image/svg+xml"}:
+                output.metadata.setdefault(kind, {}).setdefault("alt", f"figure of the section: {section}")
+                if kind == "image/png":
+                    output.data[kind] = _webp(output.data[kind])
+
+
+def _webp(png: str) -> str:
+    """A PNG as WebP, both in base64: the same pixels, or nearly, where that takes a third at most (photographs)."""
+    exact, near = BytesIO(), BytesIO()
+    image = Image.open(BytesIO(base64.b64decode(png)), formats=["PNG"]).convert("RGBA")
+    image.save(exact, "WEBP", lossless=True)
+    image.save(near, "WEBP", quality=85)
+    photograph = exact.tell() > 3 * near.tell()
+    return base64.b64encode((near if photograph else exact).getvalue()).decode()
+
+
+def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
+    """(h1 or h2, anchor, text) of the headings in the Markdown cells."""
+    found = []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            for heading in BeautifulSoup(markdown2html_mistune(cell.source), "html.parser")(["h1", "h2"]):
+                found.append((heading.name, str(heading.get("id", "")), heading.get_text().removesuffix("¶").strip()))
+    return found
+
+
+def clean(html: str) -> str:
+    """HTML that does no harm and loads nothing: tags of other kinds are shown as text, tables scroll sideways."""
+    soup = BeautifulSoup(html, "html.parser")
+    for style in soup("style"):
+        style.decompose()
+    for header in soup.select("th:not([scope])"):
+        header["scope"] = "col" if header.find_parent("thead") else "row"
+    sanitizer = SanitizeHTML(tags=TAGS.split(), attributes=ATTRIBUTES, styles=STYLES)  # type: ignore[no-untyped-call]
+    safe = str(sanitizer.sanitize_html_tags(str(soup)))  # type: ignore[no-untyped-call]
+    return safe.replace("<table", '<div class="scroll"><table').replace("</table>", "</table></div>")

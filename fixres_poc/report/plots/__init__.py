@@ -1,0 +1,28 @@
+"""Figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "datasets": [
+            "apparent_sizes",
+            "class_distribution",
+            "framing",
+            "sample_sheet",
+            "size_distribution",
+            "size_ratios",
+        ],
+        "networks": ["accuracy_by_cost", "size_gains"],
+        "results": [
+            "accuracy_by_test_size",
+            "activations",
+            "confusions",
+            "cost_accuracy",
+            "gain_path",
+            "reliability",
+            "training_history",
+        ],
+        "style": ["use_style"],
+    },
+)

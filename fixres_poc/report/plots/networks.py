@@ -1,0 +1,73 @@
+"""Figures of published networks: accuracy against cost, and what the test size does."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from fixres_poc.analysis import published
+
+EXTRA_DATA = {  # a marker each as well as a colour
+    "ImageNet-1k alone": ("C0", "o"),
+    "and ImageNet-21k": ("C1", "s"),
+    "and other images": ("C2", "^"),
+}
+COSTS = {"parameters_millions": "parameters (millions)", "gmacs": "multiply-adds of one image (billions)"}
+
+
+def extra_data(models: pd.DataFrame) -> pd.Series:
+    """The key of `EXTRA_DATA` that a row's pre-training belongs to."""
+    kinds = {"none": "ImageNet-1k alone", "ImageNet-21k": "and ImageNet-21k"}
+    return models["extra_data"].map(lambda data: kinds.get(data, "and other images"))
+
+
+def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
+    """ImageNet top-1 (%) against what a network costs, by pre-training; a line joins those that no other one beats.
+
+    Args:
+        models: as `published.networks` returns; rows without that cost are left out.
+        ringed: model whose rows get a ring.
+    """
+    models = models.dropna(subset=cost).assign(top1=models["top1"] * 100)
+    figure, axis = plt.subplots(figsize=(5.6, 4.8))
+    for name, (colour, marker) in EXTRA_DATA.items():
+        rows = models[extra_data(models) == name]
+        axis.scatter(rows[cost], rows["top1"], 28, color=colour, marker=marker, label=name, alpha=0.85)
+    ring = models[models["model"] == ringed]
+    axis.scatter(ring[cost], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
+    best = models[published.undominated(models, cost)].sort_values(cost)
+    axis.step(best[cost], best["top1"], where="post", color="#555555", linewidth=1, zorder=0, label="none is better")
+    height = 0.0
+    for _, row in best.drop_duplicates("model", keep="last").iterrows():
+        height = max(row["top1"] + 0.15, height + 0.5)  # names may not lie on each other; above the line is room
+        axis.annotate(row["model"], (row[cost], height), (-3, 0), textcoords="offset points", ha="right", fontsize=7.5)
+    axis.set(xscale="log", xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def size_gains(gains: pd.DataFrame) -> Figure:
+    """Gain in ImageNet top-1 (points) of each network at larger test sizes, with the sizes (px) and their ratio.
+
+    Args:
+        gains: as `published.size_gains` returns.
+    """
+    names = list(gains.groupby("model")["gain"].max().sort_values().index)
+    figure, axis = plt.subplots(figsize=(5.6, 1 + 0.3 * len(names)))
+    for adapted, colour, marker in (("no", "C0", "o"), ("yes", "C1", "D")):
+        rows = gains[gains["adapted"] == adapted]
+        label = "last layers adapted at the test size" if adapted == "yes" else "as trained"
+        axis.plot(rows["gain"] * 100, rows["model"].map(names.index), marker, color=colour, label=label)
+    most = gains.groupby("model")["gain"].transform("max")
+    for (_, row), largest in zip(gains.iterrows(), most, strict=True):
+        side, align = (7, "left") if row["gain"] == largest else (-7, "right")
+        text = f"{row['train_size']}/{row['test_size']}, ×{row['ratio']:.2f}"
+        place = (row["gain"] * 100, names.index(row["model"]))
+        axis.annotate(text, place, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7.5)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="gain over test size = train size, ImageNet top-1 (points)", xlim=(0, gains["gain"].max() * 130))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,48 @@
+"""The look that all figures share (fixres.mplstyle), and what is written on them."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from IPython import get_ipython
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+LOOK = Path(__file__).with_name("fixres.mplstyle")
+
+
+def use_style() -> None:
+    """Let pyplot draw in the project's look, and in a notebook give every figure `described` as alternative text."""
+    plt.style.use(LOOK)
+    if shell := get_ipython():
+        shell.display_formatter.mimebundle_formatter.for_type(
+            Figure, lambda figure, **_: ({}, {"image/png": {"alt": described(figure)}})
+        )
+
+
+def described(figure: Figure) -> str:
+    """A figure in words, for those who do not see it: titles, axes, names in it, and legend; at most 600 characters."""
+    parts = [figure.get_suptitle()]
+    for axis in figure.axes:
+        named = [tick.get_text() for tick in axis.get_yticklabels() if re.search(r"[^\W\d_]", tick.get_text())]
+        axes = " against ".join(filter(None, [axis.get_ylabel(), axis.get_xlabel()]))
+        parts += [axis.get_title(loc="left") or axis.get_title(), axes, *named, *axis.get_legend_handles_labels()[1]]
+    parts += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    unique = dict.fromkeys(" ".join(part.split()) for part in parts if part)
+    return "figure: " + textwrap.shorten("; ".join(unique), 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+
+
+def note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
+    """Write a text beside a point, `above` points higher."""
+    axis.annotate(text, (x, y), (7, above), textcoords="offset points", va="center", fontsize=9)
+
+
+def short_label(label: object) -> str:
+    """A class name for an axis: on at most two lines."""
+    return textwrap.shorten(wrapped(str(label).replace("_", " "), 30), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+
+
+def wrapped(text: str, width: int = 22) -> str:
+    """The text in lines of at most `width` characters."""
+    return "\n".join(textwrap.wrap(text, width))

@@ -1,0 +1,180 @@
+"""The tables of notebook 05, styled for readers: percent, intervals, n/a where something was not run."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.colors import to_hex
+
+from fixres_poc.analysis.cells import ONCE
+from fixres_poc.analysis.results import Results
+
+NOT_RUN = "n/a"
+PLACE = ["adaptation", "train_size", "test_size"]
+COLOURS = "Yellow is high, dark blue low."
+
+
+def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
+    """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
+
+    Args:
+        classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier" (a limit chooses),
+            "words" (lines wrap).
+        formats: column name to format string, such as top1="{:.1%}"; missing values become n/a.
+    """
+    columns = {name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()}
+    text = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0, classes=classes)
+    return HTML(text)  # type: ignore[no-untyped-call]
+
+
+def _percent(value: float) -> str:
+    return NOT_RUN if math.isnan(value) else f"{value * 100:.1f}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return NOT_RUN
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def cells(results: Results) -> pd.DataFrame:
+    """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked.
+
+    With several seeds numbers are means over them, and `seeds` says over how many.
+    """
+    table, chosen = results.cells, results.choose()
+    several = len(results.sweep["settings"]["seeds"]) > 1
+    grid = table[["train_size", "test_size", "adaptation", "view"]].itertuples(index=False)
+    picked = (chosen.train_size, chosen.test_size, chosen.adaptation, chosen.view)
+    shown = pd.DataFrame(
+        {
+            "choice": ["chosen" if tuple(each) == picked else "" for each in grid],
+            "train": table["train_size"],
+            "test": table["test_size"],
+            "adaptation": table["adaptation"],
+            **({"view": table["view"]} if table["view"].nunique() > 1 else {}),
+            "test top-1 %": table["top1"].map(_percent),
+            "95 % interval": [_between(*pair) for pair in zip(table["top1_low"], table["top1_high"], strict=True)],
+            "val top-1 %": table["val_top1"].map(_percent),
+            "top-5 %": table["top5"].map(_percent),
+            "p (baseline)": table["p_vs_baseline"].map(_p),
+            "p (test = train)": table["p_vs_same_size"].map(_p),
+            "macro %": table["macro_accuracy"].map(_percent),
+            "ECE %": table["ece"].map(_percent),
+            "size ratio": table["size_ratio"].map("{:.2f}".format),
+            "adapt s": table["adapt_seconds"].map("{:.0f}".format).replace("nan", "–"),
+            "images/s": table["eval_images_per_second"].map("{:.0f}".format).replace("nan", "–"),
+            "seeds" if several else "seed": table["seeds" if several else "seed"],
+            "status": table["status"],
+        }
+    )
+    if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
+        shown.insert(5, "of images", table["n_test"])
+    return shown
+
+
+def _between(low: float, high: float) -> str:
+    return NOT_RUN if math.isnan(low) else f"{low * 100:.1f} to {high * 100:.1f}"
+
+
+def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
+    """Top-1 accuracy on test (%), one crop, with its 95 % interval: train size down, test size across, coloured.
+
+    Args:
+        results: the sweep's; several seeds give means, and a pair that did not run gives its status.
+        adaptations: which ones, in this order; by default all but those that ran once.
+    """
+    table = results.cells[(results.cells["view"] == "center") & ~results.cells["adaptation"].isin(ONCE)]
+    sizes = sorted(table["test_size"].unique())
+    names = list(adaptations or table["adaptation"].unique())
+    table = table[table["adaptation"].isin(names)]
+    low, high = table["top1"].min(), table["top1"].max()
+    found = {key: row.iloc[0] for key, row in table.groupby(PLACE)}
+    across = "".join(f'<th scope="col">{size}</th>' for size in sizes)
+    text = f'<table class="heat"><caption>Top-1 accuracy on test, %, and its 95 % interval. {COLOURS}</caption>'
+    text += (
+        f'<thead><tr><th scope="col">train px</th><th colspan="{len(sizes)}" scope="colgroup">test size, px</th></tr>'
+    )
+    text += f"<tr><td></td>{across}</tr></thead>"
+    for name in names:
+        text += f'<tbody><tr><th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th></tr>'
+        for train in sorted(table["train_size"].unique()):
+            cells = "".join(_heat(found.get((name, train, test)), low, high) for test in sizes)
+            text += f'<tr><th scope="row">{train}</th>{cells}</tr>'
+        text += "</tbody>"
+    return HTML(text + "</table>")  # type: ignore[no-untyped-call]
+
+
+def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
+    if cell is None or math.isnan(cell["top1"]):
+        return f"<td>{'' if cell is None else html.escape(str(cell['status']))}</td>"
+    red, green, blue, _ = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
+    light = sum(part * ((x + 0.055) / 1.055) ** 2.4 for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue)))
+    style = f"background-color: {to_hex((red, green, blue))}; color: {'#000000' if light > 0.18 else '#ffffff'}"
+    spread = _between(cell["top1_low"], cell["top1_high"]).replace(" to ", "\N{EN DASH}")
+    return f'<td style="{style}">{_percent(cell["top1"])}<br><small>{spread}</small></td>'
+
+
+def steps(path: pd.DataFrame) -> pd.DataFrame:
+    """The steps of `gain_path`: accuracy after each, and its gain with interval and p-value."""
+    shown = pd.DataFrame(
+        {
+            "step": path["step"],
+            "test top-1 %": path["top1"].map(_percent),
+            "gain in points": [
+                NOT_RUN if math.isnan(gain) else f"{gain * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
+                for gain, low, high in path[["gain", "gain_low", "gain_high"]].itertuples(index=False)
+            ],
+            "p": path["p"].map(_p),
+        }
+    )
+    return shown
+
+
+def settings(results: Results) -> pd.DataFrame:
+    """The sweep's settings, those that are set."""
+    values = {key: str(value) for key, value in results.sweep["settings"].items() if value is not None}
+    return pd.DataFrame({"setting": values.keys(), "value": values.values()})
+
+
+def failures(results: Results) -> pd.DataFrame:
+    """Runs that did not end well: name, status, error."""
+    runs = pd.DataFrame(results.sweep["runs"])
+    return runs.loc[runs["status"] != "done", ["name", "status", "error"]].reset_index(drop=True)
+
+
+def activations(results: Results) -> pd.DataFrame:
+    """What enters the classifier: `equalise.summary` of every pair, each framing once, of the first seed.
+
+    Returns:
+        Columns trained (px), images, mean, std, near_zero and large; none where nothing was measured.
+    """
+    rows = []
+    for run in results.sweep["runs"]:
+        for order, row in enumerate(run.get("activations") or []):
+            rows.append({"trained": run["train_size"], "order": order, "test": run["test_size"], **row})
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows).drop_duplicates(["trained", "images"]).sort_values(["trained", "order", "test"])
+    return table.drop(columns=["order", "test"]).reset_index(drop=True)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `sweep.plan` for people: GiB, GFLOP, minutes or hours, yes and no; what is not known is "unknown"."""
+    units = {"bytes": ("GiB", 2**30), "flops": ("GFLOP", 1e9), "s": ("min", 60)}
+    shown: dict[str, pd.Series[Any]] = {}
+    for name, values in table.items():
+        stem, _, end = str(name).rpartition("_")
+        if end in units and stem:
+            unit, divisor = ("h", 3600) if end == "s" and values.max() > 7200 else units[end]
+            shown[f"{stem} {unit}".replace("_", " ")] = (
+                (values / divisor).map("{:.2f}".format).replace("nan", "unknown")
+            )
+        else:
+            words = values.map({True: "yes", False: "no"}) if values.dtype == bool else values
+            shown[str(name).replace("_", " ")] = words
+    return pd.DataFrame(shown)

@@ -1,0 +1,130 @@
+"""A whole sweep: images, then Snakemake over the graph of runs, then the report over whatever exists.
+
+In runs/<sweep>/ lie sweep.json (the settings), one folder a run, snakemake.log, and `lock`, which this process and
+Snakemake hold, so that two sweeps of one name never work at the same time and a killed one never blocks the next.
+"""
+
+import contextlib
+import sys
+
+from fixres_poc.config import run_state
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import run_folder, sweep_folder
+from fixres_poc.config.settings import EMBEDDED_BACKBONES, SweepSettings, TrainSettings
+from fixres_poc.sweep import slurm
+from fixres_poc.sweep.monitor import Monitor
+from fixres_poc.sweep.reporting import render_if_changed
+from fixres_poc.sweep.snakemake import (
+    LOCAL_PROFILE,
+    command_line,
+    interrupt,
+    last_error,
+    on_stop_signals,
+    run_snakemake,
+)
+from fixres_poc.sweep.workspace import lay_out, locked, refuse_loss
+
+
+def run_sweep(
+    sweep: SweepSettings, cores: int | None = None, profile: str = LOCAL_PROFILE, replace: bool = False
+) -> bool:
+    """Do everything that a sweep still lacks, and render its report.
+
+    Args:
+        cores: processor cores to use, all by default.
+        replace: delete finished runs that were made with other settings, instead of refusing to.
+
+    Returns:
+        Whether every run succeeded.
+
+    Raises:
+        InputError: images or notebooks cannot be used, or images were changed meanwhile.
+        RuntimeError: Snakemake itself failed.
+        KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
+    """
+    folder = sweep_folder(sweep.name)
+    with on_stop_signals(interrupt), locked(sweep.name) as lock:
+        _check_start(sweep, replace)
+        slurm.cancel(folder)  # jobs of a sweep that was killed
+        fingerprint = prepare_data(sweep)
+        lay_out(sweep, fingerprint)
+        monitor = Monitor(sweep, sys.stderr)
+        ended = 0
+        if monitor.count("done") < len(sweep.runs()):
+            ended = run_snakemake(sweep, command_line(folder, cores, profile), lock, monitor)
+            if prepare_data(sweep) != fingerprint:
+                raise InputError(f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again")
+        failed = _explained_failures(sweep)
+        if ended and not failed:
+            raise RuntimeError(f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}")
+        for name, message in failed.items():
+            print(f"failed: {name}: {message}", file=sys.stderr)
+        page = render_if_changed(sweep)
+    runs = len(sweep.runs())
+    print(f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}")
+    return not failed
+
+
+def train_all(sweep: SweepSettings) -> None:
+    """Do a sweep's trainings in all processes that `accelerate launch` has started; 03_train reads what they leave.
+
+    Raises:
+        InputError: images, notebooks, backbone or weights cannot be used.
+    """
+    from fixres_poc.data.dataset import load_dataset
+    from fixres_poc.method import stage1
+    from fixres_poc.model.device import accelerator_for
+
+    accelerator = accelerator_for(sweep.precision)
+    with contextlib.ExitStack() as stack:
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                stack.enter_context(locked(sweep.name))
+                _check_start(sweep)
+                lay_out(sweep, prepare_data(sweep))
+        for run in sweep.runs():
+            if run.notebook == "03_train":
+                settings = TrainSettings(**run.parameters)
+                trained = stage1.train_or_load(settings, load_dataset(settings), accelerator)
+                accelerator.print(f"{run.name}: {trained.history['val_top1'].max():.1%} on validation")
+    accelerator.end_training()
+
+
+def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
+    """Refuse what cannot be used before images are drawn, and name terms; the embedded one is known without torch."""
+    if not replace:
+        refuse_loss(sweep)
+    if sweep.backbone not in EMBEDDED_BACKBONES or sweep.weights is not None:
+        from fixres_poc.model import backbones
+
+        backbones.check(sweep.backbone, sweep.weights)
+        sizes = {size for pair in sweep.resolution_pairs() for size in pair}
+        backbones.check_use(sweep.backbone, sweep.adaptations, sizes)
+        if terms := backbones.licence(sweep.backbone, sweep.weights):
+            print(terms, file=sys.stderr)
+
+
+def prepare_data(sweep: SweepSettings) -> str:
+    """Draw or check the images of a sweep; returns their fingerprint.
+
+    Raises:
+        InputError: the folder cannot be used.
+    """
+    from fixres_poc.data.dataset import prepare_dataset
+
+    return prepare_dataset(sweep.data_settings(), sweep_folder(sweep.name), sweep.skip_unreadable)
+
+
+def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
+    """The failed runs' messages, after an error was left for every run that neither finished nor said why."""
+    failed, said = set(run_state.failures(sweep)), last_error(sweep_folder(sweep.name) / "snakemake.log")
+    for run in sweep.runs():
+        if (found := run_state.state(sweep.name, run)) in ("done", "failed"):
+            continue
+        cause = next((name for name in run.needs if name in failed), None)
+        own = "ended without a word: killed?" if found == "active" else f"not done; snakemake: {said}"
+        failed.add(run.name)
+        folder = run_folder(sweep.name, run.name)
+        run_state.fail(folder, f"not run, because {cause} failed" if cause else own)
+        run_state.end(folder)
+    return run_state.failures(sweep)

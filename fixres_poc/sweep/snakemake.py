@@ -1,0 +1,104 @@
+"""Snakemake as a child process: its command, its end, and the signals that end it early."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from fixres_poc.config.paths import REPOSITORY, home, resolve, sweep_folder
+from fixres_poc.config.provenance import cores as available_cores
+from fixres_poc.config.settings import SweepSettings
+from fixres_poc.sweep import slurm
+from fixres_poc.sweep.monitor import Monitor
+from fixres_poc.sweep.notebook_run import gpus
+
+LOCAL_PROFILE = "profiles/local"
+GRACE_S = 3.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def command_line(folder: Path, cores: int | None, profile: str) -> list[str]:
+    """Snakemake's command for a sweep's folder; the local profile uses all cores unless told otherwise."""
+    local = resolve(profile) == resolve(LOCAL_PROFILE)
+    cores = cores or (available_cores() if local else None)
+    cards = len(gpus()) if local else 0
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--directory", str(folder), "--profile", str(resolve(profile)), "--workflow-profile", "none"]
+    command += ["--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "--nocolor"]
+    command += ["--config", f"threads={max(1, (cores or 1) // max(2, cards))}"]
+    command += ["--cores", str(cores)] if cores else []
+    return command + (["--resources", f"gpu={cards}"] if cards else [])
+
+
+def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> int:
+    """Returns Snakemake's exit code; whatever it started is gone when this returns or raises."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
+    cache = os.path.expanduser("~/.cache")
+    if not os.access(cache if os.path.exists(cache) else os.path.dirname(cache), os.W_OK):  # Snakemake makes it
+        environment.setdefault("XDG_CACHE_HOME", str(home() / "runs" / ".cache"))
+    with open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+    try:
+        while process.poll() is None:
+            monitor.show()
+            time.sleep(0.3)
+        monitor.show()
+    finally:
+        with on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
+            _stop(process)
+            slurm.cancel(sweep_folder(sweep.name))
+        monitor.close()
+    return process.returncode
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process's whole group: interrupted first, killed after `GRACE_S`; kernels end with their run."""
+    end = time.monotonic() + GRACE_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        while time.monotonic() < end:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def last_error(log: Path) -> str:
+    """The first error in what Snakemake said, else the last line."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next((index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
+    return " ".join(lines[first : first + 1 + lines[first].endswith(":")]) if lines else "nothing"
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler that does what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Within it, SIGINT, SIGTERM and SIGHUP go to the handler."""
+    # nohup's SIGHUP stays ignored: such a sweep is to outlive its terminal
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, each in before.items():
+            signal.signal(number, each)

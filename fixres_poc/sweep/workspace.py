@@ -1,0 +1,87 @@
+"""A sweep's folder: its lock, and what is outdated, damaged or half done and goes before Snakemake starts."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fixres_poc import __version__
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import run_folder, sweep_folder
+from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
+from fixres_poc.config.run_state import ERROR, OTHER_SETTINGS, OUTPUTS, PROGRESS, SETTINGS, checked, outcomes
+from fixres_poc.config.settings import SweepSettings
+
+
+@contextlib.contextmanager
+def locked(sweep: str) -> Iterator[int]:
+    """Hold a sweep's lock, so that neither another sweep nor a report works in its folder at the same time.
+
+    A plain flock, whose descriptor is given, since Snakemake inherits it and so keeps it should we be killed.
+    """
+    folder = sweep_folder(sweep)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another sweep is at work in {folder}; waiting until it ends", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def refuse_loss(sweep: SweepSettings) -> None:
+    """Refuse a sweep that would delete finished runs because they were made with other settings.
+
+    Raises:
+        InputError: there are such runs; each is named, with the settings that differ.
+    """
+    made = [each for each in outcomes(sweep) if each.error.startswith(OTHER_SETTINGS)]
+    if made:
+        lost = "; ".join(f"{each.run.name} ({each.error.removeprefix(OTHER_SETTINGS)[2:]})" for each in made)
+        raise InputError(
+            f"runs/{sweep.name}: {len(made)} finished runs were made with other settings and would be deleted: {lost}; "
+            "say --replace (make: REPLACE=1), or copy the sweep file under another name"
+        )
+
+
+def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
+    """Write sweep.json and the runs' settings.json; a run that is not done goes, with all that used it.
+
+    Args:
+        fingerprint: of the images, from `prepare_dataset`.
+    """
+    write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
+    codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
+    library, weights = library_hash(), _weights(sweep)
+    removed: set[str] = set()
+    for run in sweep.runs():
+        folder = run_folder(sweep.name, run.name)
+        settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "library": library}
+        own = weights if "weights" in run.parameters else {}
+        text = json.dumps(settings | own | {"data": fingerprint, "parameters": run.parameters}, indent=1)
+        if checked(sweep.name, run, laid_out=text).status != "done" or removed & set(run.needs):
+            removed.add(run.name)
+            for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
+                temporary.unlink()
+            for name in (ERROR, PROGRESS, *OUTPUTS[run.notebook]):
+                (folder / name).unlink(missing_ok=True)
+            write_atomically(folder / SETTINGS, text)  # last, so that a crash before it leaves the run as outdated
+        for each in folder.glob("*.*"):  # if the clock was set back; Snakemake takes what follows for a failure
+            if each.stat().st_mtime > time.time():
+                os.utime(each)
+
+
+def _weights(sweep: SweepSettings) -> dict[str, Any]:
+    """What settings.json says of a weights file, so that another one at the same path is noticed."""
+    if sweep.weights is None:
+        return {}
+    from fixres_poc.model import weights
+
+    return {"weights": weights.fingerprint(sweep.weights)}

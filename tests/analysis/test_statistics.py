@@ -1,0 +1,139 @@
+"""Hand-computed values, published examples and scipy."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binomtest, chi2
+
+from fixres_poc.analysis.statistics import (
+    Difference,
+    confused_pairs,
+    expected_calibration_error,
+    holm,
+    macro_accuracy,
+    mcnemar_p,
+    mean_over_seeds,
+    paired_difference,
+    per_class,
+    reliability,
+    wilson_interval,
+)
+
+
+def pair(both: int, only_first: int, only_second: int, neither: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    counts = [both, only_first, only_second, neither]
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+def test_wilson_matches_scipy() -> None:
+    expected = binomtest(8022, 8580).proportion_ci(method="wilson")
+    assert wilson_interval(8022, 8580) == pytest.approx((expected.low, expected.high))
+
+
+def test_wilson_of_nothing_and_of_the_impossible() -> None:
+    assert np.isnan(wilson_interval(0, 0)).all()
+    with pytest.raises(ValueError, match="11 correct of 10"):
+        wilson_interval(11, 10)
+
+
+def test_mcnemar_is_exact_with_few_disagreements() -> None:
+    assert mcnemar_p(*pair(1, 1, 7, 12)) == pytest.approx(2 * (1 + 8) / 2**8)
+
+
+def test_mcnemar_is_chi_squared_with_many() -> None:
+    assert mcnemar_p(*pair(50, 40, 20, 9)) == pytest.approx(chi2.sf((40 - 20 - 1) ** 2 / 60, 1))
+
+
+def test_mcnemar_of_equal_classifiers_is_one() -> None:
+    assert mcnemar_p([True, False], [True, False]) == 1
+    assert mcnemar_p(*pair(5, 30, 30, 5)) == 1
+
+
+def test_paired_difference_by_hand() -> None:
+    """(1 + 1) / 23 - (7 + 1) / 23 = -0.2609; its standard error is sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
+    difference = paired_difference(*pair(1, 1, 7, 12))
+    assert difference == pytest.approx((-6 / 21, -0.2609 - 1.96 * 0.1263, -0.2609 + 1.96 * 0.1263), abs=1e-3)
+
+
+def test_paired_interval_covers_the_truth() -> None:
+    tables = np.random.default_rng(0).multinomial(80, [0.7, 0.12, 0.06, 0.12], size=400)
+    intervals = [paired_difference(*pair(*table)) for table in tables]
+    assert 0.93 <= np.mean([low <= 0.06 <= high for _, low, high in intervals]) <= 0.98
+
+
+def test_paired_arrays_must_align() -> None:
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        paired_difference([True, False], [True, False, True])
+    with pytest.raises(ValueError, match="no images"):
+        paired_difference([], [])
+
+
+def test_seeds_that_agree_add_nothing_to_the_interval_over_images() -> None:
+    first, second = pair(300, 60, 30, 110)
+    values = first.astype(int) - second
+    assert mean_over_seeds([values, values], least=-1) == pytest.approx(paired_difference(first, second), abs=5e-3)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    right = np.arange(1000) / 1000
+    alike, unlike = ([right < share for share in shares] for shares in ([0.6, 0.6, 0.6], [0.4, 0.6, 0.8]))
+    narrow, wide = mean_over_seeds(alike, least=0), mean_over_seeds(unlike, least=0)
+    assert narrow.estimate == pytest.approx(wide.estimate)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_interval_over_seeds_is_the_same_each_time_and_never_of_nothing() -> None:
+    values = np.eye(4, 30)
+    assert mean_over_seeds(values, least=0) == mean_over_seeds(values, least=0)
+    assert mean_over_seeds(np.zeros((2, 50)), least=-1).low < 0
+    with pytest.raises(ValueError, match=r"\(3,\): need seeds x images"):
+        mean_over_seeds([1, 0, 1], least=0)
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    error = expected_calibration_error([0.95, 0.85, 0.85, 0.1], [True, True, False, False], bins=10)
+    assert error == pytest.approx((0.05 + abs(1 - 1.7) + 0.1) / 4)
+    assert np.isnan(expected_calibration_error([], []))
+
+
+def test_macro_accuracy_weighs_classes_equally() -> None:
+    assert macro_accuracy([0, 0, 0, 1], [0, 0, 2, 1]) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_confused_pairs_are_counted_by_direction() -> None:
+    pairs = confused_pairs([0, 0, 0, 0, 1], [1, 1, 2, 0, 0], ["a", "b", "c"])
+    assert pairs.iloc[0].tolist() == ["a", "b", 2, 0.5]
+    assert len(pairs) == 3
+    assert confused_pairs([0, 1], [0, 1], ["a", "b"]).empty
+
+
+def test_holm_by_hand_and_without_the_tests_that_were_not_made() -> None:
+    adjusted = holm([0.04, float("nan"), 0.01, 0.03])
+    assert adjusted[[0, 2, 3]] == pytest.approx([0.06, 0.03, 0.06])
+    assert np.isnan(adjusted[1])
+    assert np.isnan(holm([float("nan")])).all()
+
+
+def test_reliability_gives_back_the_calibration_error() -> None:
+    confidence, correct = [0.95, 0.91, 0.55, 0.52], [True, False, True, False]
+    table = reliability(confidence, correct, bins=10)
+    assert table["images"].tolist() == [2, 2]
+    assert table["confidence"].tolist() == pytest.approx([0.535, 0.93])
+    assert table["accuracy"].tolist() == [0.5, 0.5]
+    gaps = (table["accuracy"] - table["confidence"]).abs() * table["images"]
+    assert gaps.sum() / 4 == pytest.approx(expected_calibration_error(confidence, correct, bins=10))
+
+
+def test_classes_with_the_worst_first() -> None:
+    table = per_class([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], ["beagle", "pug", "borzoi"])
+    assert table["class"].tolist() == ["beagle", "pug"]
+    assert table["images"].tolist() == [2, 3]
+    assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
+    assert (table["low"].iloc[1], table["high"].iloc[1]) == pytest.approx(wilson_interval(2, 3))
+
+
+def test_differences_are_signed_and_judged() -> None:
+    assert Difference(0.012, -0.003, 0.027).points() == "+1.2 points (95 % interval -0.3 to +2.7)"
+    assert Difference(0.012, -0.003, 0.027).verdict() == "not told apart from none"
+    assert Difference(0.1, 0.01, 0.2).verdict() == "a gain"
+    assert Difference(-0.1, -0.2, -0.01).verdict() == "a loss"

@@ -1,0 +1,115 @@
+"""Run folders made by hand, in every state and in several at once."""
+
+import hashlib
+import json
+
+import pytest
+import throwaway
+
+from fixres_poc.config import run_state
+from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.paths import run_folder
+from fixres_poc.config.run_state import OUTPUTS, Outcome, State, checked, failures, outcomes, state
+from fixres_poc.config.settings import Run
+
+SWEEP = throwaway.tiny()
+RUN = next(run for run in SWEEP.runs() if run.name == "baseline")
+CONTENT = {"settings.json": "laid out", "metrics.json": "{}", "predictions.parquet": "table"}
+ALL = tuple(CONTENT)
+
+
+def put(*names: str, **contents: str) -> None:
+    """Write files into the run's folder; a name is one of `CONTENT` or stands for an empty file."""
+    for name, content in {**{name: CONTENT.get(name, "") for name in names}, **contents}.items():
+        write_atomically(run_folder("tiny", RUN.name) / name, content)
+
+
+def done(**metrics: object) -> None:
+    put(*ALL, **{"metrics.json": json.dumps(metrics)})
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ((), "missing"),
+        (("metrics.json", "run.log"), "missing"),
+        (("settings.json",), "waiting"),
+        (("settings.json", "metrics.json"), "waiting"),
+        (("settings.json", "progress.log"), "active"),
+        (("settings.json", "error.txt"), "failed"),
+        (ALL, "done"),
+        ((*ALL, "error.txt"), "failed"),
+        ((*ALL, "error.txt", "progress.log"), "active"),
+    ],
+)
+def test_state_is_told_by_the_names_of_files(files: tuple[str, ...], expected: State) -> None:
+    put(*files)
+    assert state("tiny", RUN) == checked("tiny", RUN).status == expected
+
+
+@pytest.mark.parametrize("run", SWEEP.runs(), ids=lambda run: run.notebook)
+def test_a_run_is_done_once_all_of_its_notebooks_outputs_are_there(run: Run) -> None:
+    for name in OUTPUTS[run.notebook]:
+        assert state("tiny", run) == "missing"
+        write_atomically(run_folder("tiny", run.name) / name, "")
+    assert state("tiny", run) == "done"
+
+
+@pytest.mark.parametrize("content", ["", '{"half": ', "[]", "\udcff"])
+def test_metrics_that_cannot_be_read_are_damaged_which_names_alone_do_not_tell(content: str) -> None:
+    put(*ALL)
+    (run_folder("tiny", RUN.name) / "metrics.json").write_bytes(content.encode(errors="surrogateescape"))
+    assert state("tiny", RUN) == "done"
+    assert checked("tiny", RUN) == Outcome(RUN, "damaged", "metrics.json cannot be read")
+
+
+def test_predictions_that_were_not_written_by_the_run_are_damaged_whatever_else_is_wrong() -> None:
+    done(predictions_sha256=hashlib.sha256(b"table").hexdigest(), settings={"seed": 7})
+    assert checked("tiny", RUN).status == "outdated"
+    put(**{"predictions.parquet": "tablE"})
+    assert checked("tiny", RUN, "other") == Outcome(
+        RUN, "damaged", "predictions.parquet is not what the run has written"
+    )
+
+
+def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else() -> None:
+    write_atomically(run_folder("tiny", "images.json"), '{"fingerprint": "a"}')
+    done(settings=RUN.parameters, data="b")
+    assert checked("tiny", RUN).error == "made from other images than there are now"
+    done(settings=RUN.parameters | {"seed": 7, "batch_size": 2}, data="b")
+    assert checked("tiny", RUN, "other") == Outcome(RUN, "outdated", "made with other settings: batch_size, seed")
+    done(settings={"of_an_older_version": 1}, data="a")
+    assert checked("tiny", RUN).status == "done"
+
+
+def test_other_code_counts_where_it_was_asked_for() -> None:
+    done(seconds={"train": 3, "adapt": {"head": 2.5, "head_bn": 1}})
+    assert checked("tiny", RUN, "laid out").status == checked("tiny", RUN).status == "done"
+    assert checked("tiny", RUN, "other") == Outcome(RUN, "outdated", "made with other code or weights")
+    found = checked("tiny", RUN)
+    assert (found.get("seconds", "adapt", "head"), found.get("seconds", "train", "none")) == (2.5, None)
+    assert found.total_seconds() == 6.5
+
+
+def test_outcomes_and_failures_are_those_of_every_run() -> None:
+    put("settings.json", **{"error.txt": "ValueError: no\n\nTraceback\n"})
+    write_atomically(run_folder("tiny", "dataset") / "error.txt", "\n")
+    found = {each.run.name: (each.status, each.error) for each in outcomes(SWEEP)}
+    assert list(found) == list(throwaway.RUNS)
+    assert found["baseline"] == ("failed", "ValueError: no")
+    assert found["train64_seed0"] == ("missing", "")
+    assert failures(SWEEP) == {"dataset": "no message", "baseline": "ValueError: no"}
+
+
+def test_a_run_that_begins_is_active_until_it_ends_and_failed_until_it_begins_again() -> None:
+    put("settings.json")
+    folder = run_folder("tiny", RUN.name)
+    assert run_state.begin(folder) == folder / "progress.log"
+    run_state.fail(folder, "ValueError: no", "Traceback")
+    assert state("tiny", RUN) == "active"
+    run_state.end(folder)
+    assert (folder / "error.txt").read_text() == "ValueError: no\n\nTraceback\n"
+    assert state("tiny", RUN) == "failed"
+    run_state.begin(folder)
+    run_state.end(folder)
+    assert state("tiny", RUN) == "waiting"

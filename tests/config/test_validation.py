@@ -1,0 +1,119 @@
+"""Sweep files and notebooks' parameters cells as they come in; tests/inputs has the odd ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import PairSettings
+from fixres_poc.config.validation import load_sweep, read_parameters
+
+PAIR = "dataset: synthetic\npairs: [[64, 96]]\n"
+
+
+def sweep_file(tmp_path: Path, text: str = PAIR) -> Path:
+    file = tmp_path / "small.yml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({"dataset": "synthetic", "backbone": None, "weights": None}, "small"),
+        ({"dataset": "/my/birds/"}, "small-birds"),
+        ({"dataset": "/my/Vögel & Co."}, "small-V-gel-Co."),
+        ({"backbone": "timm:resnet18"}, "small-resnet18"),
+        ({"dataset": "birds", "backbone": "timm:resnet18", "weights": "/my/w.pth"}, "small-birds-resnet18-w.pth"),
+    ],
+)
+def test_sweep_is_named_after_its_file_and_what_is_given_beside_it(
+    tmp_path: Path, overrides: dict[str, str | None], name: str
+) -> None:
+    sweep = load_sweep(sweep_file(tmp_path), overrides)
+    assert sweep.name == name
+    assert {key: value for key, value in overrides.items() if value}.items() <= sweep.model_dump().items()
+
+
+@pytest.mark.parametrize("key", ["dataset", "weights"])
+def test_another_folder_or_file_of_the_same_name_is_refused(tmp_path: Path, own_home: Path, key: str) -> None:
+    file = sweep_file(tmp_path)
+    record = own_home / "runs/small-birds/sweep.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(load_sweep(file, {key: "/my/birds"}).model_dump_json())
+    assert load_sweep(file, {key: "/my/../my/birds"}).name == "small-birds"
+    with pytest.raises(InputError, match=r"'/your/birds': the runs of '/my/birds' are in runs/small-birds already"):
+        load_sweep(file, {key: "/your/birds"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
+        ("- 1\n", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
+        ("1: 2\n", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
+        ("name: y\n", "unknown key 'name'; a sweep's name is its file's stem, here 'small'"),
+        (
+            "dataset: x\npairs: [[64, 96]]\nlearning_rate: 1e-3\n",
+            "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as 1.0e-3",
+        ),
+    ],
+)
+def test_wrong_content_of_a_sweep_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = sweep_file(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_sweep(file)
+    assert str(caught.value) == f"{file}: {message}"
+
+
+def test_yaml_error_names_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"small\.yml, line 2: not valid YAML \(.+\)$"):
+        load_sweep(sweep_file(tmp_path, "dataset: x\npairs: 64: 96\n"))
+
+
+def test_unreadable_sweep_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_sweep(tmp_path / "none.yml")
+    (tmp_path / "small.yml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as a sweep file"):
+        load_sweep(tmp_path / "small.yml")
+
+
+PARAMETERS_CELL = "train_size = 64  # px\ntest_size = 96\n"
+READ = "given = read_parameters(PairSettings, globals())"
+
+
+def run_cells(*cells: str) -> Any:
+    """The namespace after these cells have run as in a notebook; raises what a cell raises."""
+    shell: Any = InteractiveShell()  # type: ignore[no-untyped-call]
+    for cell in ("from fixres_poc.config import PairSettings, read_parameters", *cells):
+        shell.run_cell(cell, store_history=True).raise_error()
+    return shell.user_ns
+
+
+def test_parameters_come_from_the_cell_and_papermill_overrides_it() -> None:
+    assert run_cells(PARAMETERS_CELL, READ)["given"].test_size == 96
+    injected = "# Parameters\ntest_size = 128\nadaptations = ['none', 'head']\n"
+    given = run_cells(PARAMETERS_CELL, injected, READ)["given"]
+    assert (given.train_size, given.test_size, given.adaptations) == (64, 128, ("none", "head"))
+
+
+@pytest.mark.parametrize("between", ["", "# Parameters\n"], ids=["in the cell", "by papermill"])
+def test_parameter_that_is_misspelt_is_refused(between: str) -> None:
+    wrong = "test_siz = 128\n"
+    cells = [PARAMETERS_CELL, between + wrong] if between else [PARAMETERS_CELL + wrong]
+    with pytest.raises(InputError, match=r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"):
+        run_cells(*cells, READ)
+
+
+def test_names_of_other_cells_are_no_parameters() -> None:
+    assert run_cells("unrelated = 1\nprint(unrelated)", PARAMETERS_CELL, READ)["given"].train_size == 64
+
+
+def test_missing_and_impossible_parameters_are_named() -> None:
+    with pytest.raises(InputError, match="parameters: key 'test_size' is missing"):
+        read_parameters(PairSettings, {"train_size": 64})
+    with pytest.raises(InputError, match="parameters: test_size = 1: should be greater than or equal to 32"):
+        read_parameters(PairSettings, {"train_size": 64, "test_size": 1})

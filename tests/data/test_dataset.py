@@ -1,0 +1,99 @@
+"""The table of a data set's images: its fingerprint, and the preparation that finds broken images."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import save_image
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import DatasetSettings, DataSettings
+from fixres_poc.data.dataset import ImageDataset, load_dataset, object_boxes, prepare_dataset
+
+
+def load(folder: Path) -> ImageDataset:
+    return load_dataset(DataSettings(dataset=str(folder)))
+
+
+def test_the_fingerprint_notices_a_renamed_class_and_an_added_image(colour_folder: Path) -> None:
+    before = load(colour_folder).fingerprint()
+    assert load(colour_folder).fingerprint() == before
+    (colour_folder / "red").rename(colour_folder / "rouge")
+    renamed = load(colour_folder).fingerprint()
+    save_image(colour_folder / "blue" / "new.png", (0, 0, 250), seed=5)
+    assert len({before, renamed, load(colour_folder).fingerprint()}) == 3
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("size", [10, 100_000, 300_000])
+def test_the_fingerprint_notices_another_image_of_equal_size(colour_folder: Path, place: int, size: int) -> None:
+    file, content = colour_folder / "red" / "00.png", bytearray(size)
+    file.write_bytes(content)
+    data = load(colour_folder)
+    before = data.fingerprint()
+    content[place] = 1
+    file.write_bytes(content)
+    assert data.fingerprint() != before
+
+
+def sweep_settings(folder: Path) -> DatasetSettings:
+    return DatasetSettings(dataset=str(folder), sweep="x")
+
+
+def test_unreadable_images_are_left_out_on_demand(
+    colour_folder: Path, own_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, run, broken = sweep_settings(colour_folder), own_home / "runs" / "x", ["blue/05.png", "red/03.png"]
+    before = load_dataset(settings).table.set_index("image")["split"]
+    contents = {colour_folder / name: (colour_folder / name).read_bytes() for name in broken}
+    for file, content in contents.items():
+        file.write_bytes(content[:200])
+    with pytest.raises(InputError, match=r"05\.png: not a readable image .*, and 1 more .* say skip_unreadable: true"):
+        prepare_dataset(settings, run)
+    assert not run.exists()
+    whole = load(colour_folder).table.set_index("image")["split"]
+    first, again = (prepare_dataset(settings, run, skip_unreadable=True) for _ in range(2))
+    assert caplog.text.count("2 unreadable images are left out; ") == 2
+    data = load_dataset(settings)
+    assert data.fingerprint() == first == again
+    assert data.table.set_index("image")["split"].equals(whole.drop(broken))  # they move no other
+    record = json.loads((run / "images.json").read_text())
+    assert record["unreadable"]["red/03.png"].startswith("not a readable image (")
+    assert len(pd.read_csv(run / "images.csv")) == sum(data.counts().values()) == 34
+    assert len(load(colour_folder).table) == 36  # a notebook opened by hand knows nothing of that sweep
+    with pytest.raises(InputError, match="skip_unreadable"):
+        prepare_dataset(settings, run)
+    for file, content in contents.items():
+        file.write_bytes(content)
+    assert prepare_dataset(settings, run) != first
+    assert load_dataset(settings).table.set_index("image")["split"].equals(before)
+
+
+def test_a_class_without_a_readable_image_in_a_split_is_refused(tmp_path: Path, own_home: Path) -> None:
+    for part in ("train", "val", "test"):
+        for label in ("a", "b"):
+            save_image(tmp_path / "split" / part / label / "0.png", (9, 9, 200), seed=len(part + label))
+    (tmp_path / "split" / "val" / "b" / "0.png").write_bytes(b"")
+    with pytest.raises(InputError, match="class 'b' has no readable image left in val"):
+        prepare_dataset(sweep_settings(tmp_path / "split"), own_home / "runs" / "x", skip_unreadable=True)
+
+
+def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:
+    settings, table = DataSettings(dataset=str(colour_folder)), tmp_path / "run" / "images.csv"
+    first = prepare_dataset(settings, tmp_path / "run")
+    assert first == load_dataset(settings).fingerprint()
+    assert set(pd.read_csv(table)["width"]) == {72}
+    assert set(pd.read_csv(table)["height"]) == {56}
+    assert json.loads((tmp_path / "run" / "images.json").read_text())["classes"] == ["blue", "green", "red"]
+    stamp = table.stat().st_mtime_ns
+    assert prepare_dataset(settings, tmp_path / "run") == first
+    assert table.stat().st_mtime_ns == stamp
+
+
+def test_boxes_come_from_where_they_are_known(colour_folder: Path) -> None:
+    drawn = DataSettings(image_limit=30)
+    boxes = object_boxes(drawn, load_dataset(drawn), most=4)
+    assert boxes is not None
+    assert len(boxes) == 4
+    assert object_boxes(DataSettings(dataset=str(colour_folder)), load(colour_folder)) is None

@@ -1,0 +1,97 @@
+"""Every format and mode becomes an RGB image of 8 bits a channel."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data import decoding
+from fixres_poc.data.dataset import image_sizes, load_dataset, prepare_dataset
+from fixres_poc.data.loading import read_image
+
+MODES = {"jpg": ("L", "RGB", "CMYK"), "png": ("L", "P", "RGB", "RGBA"), "webp": ("RGB", "RGBA"), "gif": ("P",)}
+MODES |= {"bmp": ("RGB",), "tif": ("RGB", "CMYK"), "tiff": ("L",), "ppm": ("RGB",)}
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes])
+def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
+    colour = (120, 120, 120) if mode == "L" else (200, 100, 40)
+    Image.new("RGB", (40, 30), colour).convert(mode).save(tmp_path / f"x.{suffix}")
+    image = read_image(tmp_path / f"x.{suffix}")
+    assert image.shape == (3, 30, 40)
+    assert image.dtype == torch.uint8
+    assert np.abs(image.float().mean((1, 2)).numpy() - colour).max() < 6
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", "uint16"), ("tif", "uint16"), ("tif", "int32")])
+def test_grey_images_of_16_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str, dtype: str) -> None:
+    Image.fromarray(np.array([[0, 128, 257, 25700, 32896, 65535]], dtype)).save(tmp_path / f"x.{suffix}")
+    assert read_image(tmp_path / f"x.{suffix}").tolist() == [[[0, 0, 1, 100, 128, 255]]] * 3
+
+
+def test_headers_tell_the_sizes_that_decoding_tells(tmp_path: Path) -> None:
+    for orientation in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        for number in range(3):
+            file = tmp_path / "images" / f"{orientation}" / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30 + number, 20), (number, 0, orientation)).save(file, exif=exif)
+    data = load_dataset(DataSettings(dataset=str(tmp_path / "images")))
+    pd.testing.assert_frame_equal(image_sizes(data, decode=False), image_sizes(data))
+    assert set(image_sizes(data)["width"]) == {20, 30, 31, 32}
+
+
+def test_large_grey_images_are_scaled_in_strips_as_in_one(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (2 * decoding.STRIP + 3, 7), np.uint16)
+    Image.fromarray(deep).save(tmp_path / "x.png")
+    assert (read_image(tmp_path / "x.png")[0].numpy() == np.round(deep / 257)).all()
+
+
+@pytest.mark.parametrize("form", ["EPS", "PCX", "PDF"])
+def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path, form: str) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.png", form)
+    with pytest.raises(InputError, match=r"not a readable image \(UnidentifiedImageError\)"):
+        read_image(tmp_path / "x.png")
+    assert "cannot identify" in str(*decoding.measure(tmp_path, ["x.png"]))
+
+
+def test_several_photographs_in_one_file_are_read_as_the_first(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "x.jpg").float().mean((1, 2)).tolist() == pytest.approx([254, 0, 0], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "why"), [((12_000, 10_001), "more than 120000000"), ((101, 1), "100 times the other")]
+)
+def test_one_limit_on_pixels_and_aspect_wherever_an_image_is_read(
+    tmp_path: Path, size: tuple[int, int], why: str
+) -> None:
+    Image.new("1", size).save(tmp_path / "x.png")
+    with pytest.raises(InputError, match=why):
+        read_image(tmp_path / "x.png")
+    assert why in str(*decoding.measure(tmp_path, ["x.png"], decode=False))
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_a_passing_fault_is_not_remembered_as_a_bad_image(
+    colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    settings = DataSettings(dataset=str(colour_folder))
+
+    def fail(image: Image.Image) -> Image.Image:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "as_rgb", fail)
+        with pytest.raises((MemoryError, InputError)):
+            prepare_dataset(settings, tmp_path / "runs", skip_unreadable=True)
+    prepare_dataset(settings, tmp_path / "runs", skip_unreadable=True)
+    assert sum(load_dataset(settings).counts().values()) == 36

@@ -1,0 +1,98 @@
+"""Folders of images: their layouts, their split, what is passed over in them, and what is refused."""
+
+from itertools import count
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import save_image
+from PIL import Image
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
+from fixres_poc.data.sources import image_folder
+
+
+def load(folder: Path, **more: int) -> ImageDataset:
+    return load_dataset(DataSettings(dataset=str(folder), **more))  # type: ignore[arg-type]
+
+
+def save_split(folder: Path, parts: list[str], images: int) -> None:
+    """A folder that is split already, into two classes of so many different images in each part."""
+    seed = count()
+    for part in parts:
+        for label, colour in (("a", (200, 0, 0)), ("b", (0, 200, 0))):
+            for index in range(images):
+                save_image(folder / part / label / f"{index}.png", colour, next(seed))
+
+
+def test_classes_may_lie_one_level_down(colour_folder: Path) -> None:
+    outer = colour_folder.parent / "outer"
+    outer.mkdir()
+    colour_folder.rename(outer / "Images")
+    assert len(load(outer).table) == 36
+
+
+@pytest.mark.parametrize("parts", [["train", "val", "test"], ["Training", "valid", "Testing"], ["train", "test"]])
+def test_a_split_folder_keeps_its_test_part(tmp_path: Path, parts: list[str]) -> None:
+    save_split(tmp_path / "data", parts, images=5)
+    data, val = load(tmp_path / "data"), len(parts) == 3
+    assert data.counts() == {"train": 10 if val else 8, "val": 10 if val else 2, "test": 10}
+    assert all(name.lower().startswith("test") for name in data.split("test")["image"])
+
+
+def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:
+    data = load(colour_folder)
+    assert data.classes == ("blue", "green", "red")
+    counts = data.table.groupby(["label", "split"]).size().unstack()
+    assert counts["test"].tolist() == [4, 4, 4]
+    assert counts["val"].tolist() == [2, 2, 2]
+
+
+def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: Path) -> None:
+    before = load(colour_folder).table.set_index("image")["split"]
+    assert not before.equals(load(colour_folder, split_seed=1).table.set_index("image")["split"])
+    for index in range(3):
+        save_image(colour_folder / "violet" / f"{index}.png", (150, 30, 160), seed=900 + index)
+    after = load(colour_folder).table.set_index("image")["split"]
+    assert after[before.index].equals(before)
+
+
+@pytest.mark.parametrize("label", ["red", "blue"])
+def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(colour_folder: Path, label: str) -> None:
+    for index in range(12):
+        copy = (colour_folder / label / f"{index:02d}.png").read_bytes()
+        (colour_folder / "red" / f"copy{index:02d}.png").write_bytes(copy)
+    split = load(colour_folder).table.set_index("image")["split"]
+    assert all(split[f"{label}/{index:02d}.png"] == split[f"red/copy{index:02d}.png"] for index in range(12))
+
+
+def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
+    limited = load(colour_folder, image_limit=30)
+    assert 20 <= len(limited.table) <= 30
+    assert limited.table.groupby("label").size().nunique() == 1
+
+
+def test_every_accepted_suffix_is_one_that_pillow_reads() -> None:
+    assert set(image_folder.SUFFIXES) <= Image.registered_extensions().keys()
+
+
+def test_what_is_passed_over_is_told(colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
+    for name in ("a.txt", "b.TXT", "c", ".hidden"):
+        (colour_folder / "red" / name).touch()
+    prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
+    assert len(pd.read_csv(tmp_path / "run" / "images.csv")) == 37
+    assert "3 passed over for not being images: .txt (2), no suffix (1)" in caplog.text
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images found"):
+        load(tmp_path / "empty")
+    save_image(colour_folder / "lone" / "0.png", (1, 2, 3), seed=1)
+    with pytest.raises(InputError, match=r"class 'lone' .* has 1 different image;"):
+        load(colour_folder)

@@ -1,0 +1,66 @@
+"""Batches of images: the same whatever reads them, and each image with its own random numbers."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.data.loading import SplitImages, batches, loader, read_image
+from fixres_poc.data.transforms import get_transforms
+
+
+@pytest.fixture
+def data(colour_folder: Path) -> ImageDataset:
+    return load_dataset(DataSettings(dataset=str(colour_folder)))
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_image(data: ImageDataset) -> None:
+    train = get_transforms(32, 32, need=["train"])["train"]
+    samples = SplitImages(data, "train", train, seed=3)
+    state = torch.random.get_rng_state()
+    first = samples[2][0]
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(99)
+    assert torch.equal(samples[2][0], first)
+    samples.epoch = 1
+    assert not torch.equal(samples[2][0], first)
+    assert not torch.equal(SplitImages(data, "train", train, seed=4)[2][0], first)
+
+
+def test_an_epoch_has_batches_of_one_size_and_every_image(data: ImageDataset) -> None:
+    samples = SplitImages(data, "train", lambda image: image, seed=0)
+    samples.epoch = 1
+    first = batches(samples, 8)
+    order = list(itertools.chain(*first))
+    assert [len(batch) for batch in first] == [6, 6, 6]
+    assert sorted(order) == list(range(18)) != order
+    samples.epoch = 2
+    assert batches(samples, 8) != first
+    in_order = batches(SplitImages(data, "train", lambda image: image), 8)
+    assert list(itertools.chain(*in_order)) == list(range(18))
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 3)])
+def test_workers_and_processes_share_every_batch(data: ImageDataset, workers: int, processes: int) -> None:
+    samples = SplitImages(data, "train", get_transforms(48, 48)["train"], seed=0)
+    rows = batches(samples, 5)
+    loaders = [loader(samples, rows, workers, rank, processes) for rank in range(processes)]
+    parts = [[batch[2].tolist() for batch in each] for each in loaders]
+    assert [list(itertools.chain(*each)) for each in zip(*parts, strict=True)] == rows
+
+
+@pytest.mark.parametrize(("name", "seed"), [("train", 3), ("val_train", 3), ("val_test", None)])
+def test_a_batch_is_its_images_one_by_one(data: ImageDataset, name: str, seed: int | None) -> None:
+    transform = get_transforms(32, 40, view="five_crop")[name]
+    samples, rows = SplitImages(data, "train", transform, seed), [4, 0, 7]
+    images, labels, numbers = samples.__getitems__(rows)
+    assert torch.equal(images, torch.stack([samples[row][0] for row in rows]))
+    assert images.dtype == torch.float32
+    if seed is None:
+        files = [samples.root / samples.names[row] for row in rows]
+        assert torch.equal(images, torch.stack([transform(read_image(file)) for file in files]))
+    assert labels.tolist() == [samples.labels[row] for row in rows]
+    assert numbers.tolist() == rows

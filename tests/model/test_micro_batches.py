@@ -1,0 +1,58 @@
+"""What is done when memory runs out, and that memory is kept for what comes next."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fixres_poc.model.backbones import create
+from fixres_poc.model.micro_batches import Portion, out_of_memory
+from fixres_poc.model.trunk import Trunk
+
+FAULTS = """
+import resource, sys, torch
+from fixres_poc.model import micro_batches
+if sys.argv[1] == "kept":
+    micro_batches.keep_freed()
+for _ in range(4):
+    torch.ones(20_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(20_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of GNU's C library")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    run = [sys.executable, "-c", FAULTS]
+    done = [subprocess.run([*run, name], capture_output=True, text=True, check=True) for name in ("kept", "given back")]
+    kept, given_back = (int(each.stdout) for each in done)
+    assert kept < 100 < 10_000 < given_back
+
+
+def test_which_errors_mean_that_memory_ran_out() -> None:
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 GB"))
+    assert not out_of_memory(RuntimeError("shapes differ"))
+    assert not out_of_memory(ValueError("x"))
+
+
+def test_a_frozen_network_takes_fewer_images_at_once_and_gives_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    trunk = Trunk(create("efficientnet_lite0", 3, pretrained=False).eval())
+    images = torch.randn(8, 3, 48, 48)
+
+    def narrow(part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(part) > 3:
+            raise MemoryError
+        return trunk(part)
+
+    portion = Portion(8)
+    assert torch.allclose(portion.run(narrow, images)[0], trunk(images)[0], atol=1e-5)
+    assert portion.size == 2
+    assert "on with 2 images at once" in caplog.text
+    with pytest.raises(MemoryError):
+        Portion(4).run(lambda part: (_ for _ in ()).throw(MemoryError()), images)

@@ -1,0 +1,141 @@
+"""The split of a network into trunk and tail, and trunks with their batch norms folded into the convolutions."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+from timm.models.resnet import ResNet
+from torch import nn
+
+from fixres_poc.model.backbones import create, recompute
+from fixres_poc.model.trunk import Tail, Trunk, classifier, folded, last_batch_norm
+
+KNOWN = {  # and the batch norm before pooling
+    "efficientnet_lite0": "bn2",
+    "timm:mobilenetv3_small_050": "blocks.5.0.bn1",
+    "timm:resnet10t": "layer4.0.bn2",  # the last stage is one block, with a downsampling shortcut
+    "timm:resnet18": "layer4.1.bn2",
+    "timm:resnet26t": "layer4.1.bn3",
+    "timm:seresnet50": "layer4.2.bn3",
+    "timm:resnext50_32x4d": "layer4.2.bn3",
+    "timm:mobilenetv4_conv_small": "blocks.4.0.bn1",
+}
+UNKNOWN = [
+    "skresnet18",
+    "res2net50_26w_4s",
+    "resnet50_gn",
+    "mobilenetv4_conv_small",
+    "lcnet_050",
+    "convnext_atto",
+    "regnety_002",
+]
+
+
+def network(name: str) -> nn.Module:
+    """With batch norms that do something."""
+    torch.manual_seed(0)
+    model = create(name, 7, pretrained=False).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.8, 1.25)  # type: ignore[arg-type]
+            nn.init.uniform_(module.weight, 0.8, 1.25)
+    return model
+
+
+@torch.no_grad()
+def by_hooks(model: Any, norm: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """What enters a batch norm as the whole network runs, and a ResNet's shortcut beside it."""
+    seen: dict[str, torch.Tensor] = {}
+    norm.register_forward_pre_hook(lambda _, inputs: seen.update(maps=inputs[0].clone()))
+    if isinstance(model, ResNet):
+        block: Any = cast(nn.Sequential, model.layer4)[-1]
+        if block.downsample is None:
+            block.register_forward_pre_hook(lambda _, inputs: seen.update(shortcut=inputs[0].clone()))
+        else:
+            block.downsample.register_forward_hook(lambda _, __, output: seen.update(shortcut=output.clone()))
+    model(images)
+    return [seen[name] for name in ("maps", "shortcut") if name in seen]
+
+
+@pytest.mark.parametrize(("name", "norm"), KNOWN.items())
+def test_a_trunk_gives_what_enters_the_last_batch_norm_and_keeps_it_as_it_was(name: str, norm: str) -> None:
+    model, images = network(name), torch.randn(2, 3, 64, 64)
+    assert last_batch_norm(model) is model.get_submodule(norm)
+    trunk = Trunk(model)
+    maps = trunk(images)
+    Tail(model)(*maps)
+    trunk(torch.zeros_like(images))
+    expected = by_hooks(model, model.get_submodule(norm), images)
+    assert len(maps) == len(expected) == (2 if isinstance(model, ResNet) else 1)
+    assert all(torch.equal(found, each) for found, each in zip(maps, expected, strict=True))
+    assert not any(each.requires_grad for each in maps)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_trunk_shares_the_weights_and_leaves_the_network_as_it_was(name: str) -> None:
+    model, images = network(name), torch.randn(2, 3, 64, 64)
+    parts, logits = dict(model.named_modules()), model(images)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    trunk = Trunk(model)
+    trunk(images)
+    assert dict(model.named_modules()) == parts
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts.values())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model(images), logits)
+    assert set(map(id, trunk.network.parameters())) <= set(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize("recomputing", [False, True])
+@pytest.mark.parametrize("name", [*KNOWN, *(f"timm:{name}" for name in UNKNOWN)])
+def test_tail_of_trunk_is_the_whole_network(name: str, recomputing: bool) -> None:
+    model, images = network(name), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        if recomputing:
+            recompute(model)
+        assert torch.equal(Tail(model)(*Trunk(model)(images)), expected)
+    assert (last_batch_norm(model) is not None) == (name in KNOWN)
+
+
+def test_a_tail_has_parameters_of_its_own() -> None:
+    model = create("timm:resnet18", classes=7, pretrained=False)
+    tail = Tail(model)
+    nn.init.zeros_(tail.classifier.get_parameter("weight"))
+    assert classifier(model).get_parameter("weight").abs().sum() > 0
+    own = [name for name, _ in tail.named_parameters()]
+    assert own == ["norm.weight", "norm.bias", "classifier.weight", "classifier.bias"]
+
+
+@pytest.mark.parametrize("name", [*list(KNOWN)[:4], "timm:convnext_atto"])
+def test_folding_leaves_no_batch_norm_and_changes_neither_results_nor_the_network(name: str) -> None:
+    model, images = network(name), torch.randn(2, 3, 64, 64)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = folded(model, 64)
+    assert fast.network is not model
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in fast.network.modules())
+    for found, expected in zip(fast(images), Trunk(model)(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Odd(nn.Module):
+    """Its convolution's output is used beside the batch norm as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.convolution(images)
+        return torch.relu(self.norm(maps)) + maps
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return maps.mean(dim=(2, 3))
+
+
+def test_a_network_that_cannot_be_folded_is_used_as_it_is() -> None:
+    model = Odd().eval()
+    nn.init.constant_(model.norm.weight, 3.0)
+    assert last_batch_norm(model) is None
+    assert folded(model, 32).network is model

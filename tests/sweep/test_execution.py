@@ -1,0 +1,198 @@
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import throwaway
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.run_state import failures
+from fixres_poc.sweep import execution
+
+PAIRS = ["train64_test64_seed0", "train64_test96_seed0"]
+TRAINING = "train64_seed0"
+BROKEN = {PAIRS[1]: "test_size = 96: broken"}
+KILLED = {TRAINING: "ended without a word: killed?", **dict.fromkeys(PAIRS, f"not run, because {TRAINING} failed")}
+
+
+@dataclass
+class Step:
+    """What one call of a sweep did."""
+
+    succeeded: bool
+    ran: list[str]
+    failed: dict[str, str]
+    reports: int
+
+
+class Story:
+    """One sweep folder in which steps follow each other; the tests look at what each step did."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.sweep = home, throwaway.tiny()
+        self.steps: dict[str, Step] = {}
+        self.code = 0
+
+    def step(self, name: str, run: Callable[[], bool] | None = None) -> None:
+        page = self.home / "reports/tiny/index.html"
+        reports = len(page.read_text().splitlines()) if page.exists() else 0
+        succeeded = run() if run else execution.run_sweep(self.sweep, cores=2)
+        reports = len(page.read_text().splitlines()) - reports
+        self.steps[name] = Step(succeeded, throwaway.ran(self.home), failures(self.sweep), reports)
+
+    def edit(self, stem: str, old: str, new: str) -> None:
+        file = self.home / "notebooks" / f"{stem}.ipynb"
+        file.write_text(file.read_text().replace(old, new))
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.Popen([sys.executable, throwaway.__file__], env=environment, start_new_session=True)
+
+    def start_training(self) -> "subprocess.Popen[bytes]":
+        (self.home / "slow").touch()
+        process = self.start()
+        throwaway.until(lambda: (self.home / "ran.txt").exists())
+        return process
+
+    def kill_snakemake(self) -> bool:
+        process = self.start_training()
+        next(each for each in throwaway.processes() if "snakemake" in each.cmdline()).kill()
+        code = process.wait(timeout=20)
+        return code == 0
+
+    def terminate(self) -> bool:
+        process = self.start_training()
+        process.terminate()
+        self.code = process.wait(timeout=20)
+        throwaway.until(lambda: not throwaway.processes())
+        return self.code == 0
+
+    def clock_set_back(self) -> bool:
+        """What is older looks newer: settings are from tomorrow, the training is newer than its pairs."""
+        tomorrow = time.time() + 86_400
+        for file in self.home.glob("runs/tiny/*/settings.json"):
+            os.utime(file, (tomorrow, tomorrow))
+        os.utime(self.home / "runs/tiny" / TRAINING / "metrics.json", (tomorrow, tomorrow))
+        (self.home / "runs/tiny" / PAIRS[1] / "metrics.json").unlink()
+        return execution.run_sweep(self.sweep, cores=2)
+
+    def twice_at_once(self) -> bool:
+        both = [self.start_training(), self.start()]
+        time.sleep(1.5)
+        (self.home / "slow").unlink()
+        return [process.wait(timeout=60) for process in both] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = tmp_path_factory.mktemp("home")
+        throwaway.use(monkeypatch, home)
+        story = Story(home)
+        (home / "broken").touch()
+        story.step("first")
+        story.step("still broken")
+        (home / "broken").unlink()
+        story.step("mended")
+        story.step("unchanged")
+        for file in (home / "notebooks").iterdir():
+            file.write_text(file.read_text().replace("Text.", "Other text."))
+        story.step("text edited")
+        (home / "runs/tiny" / PAIRS[0] / ".ipynb_checkpoints").mkdir()  # of someone who opened the executed notebook
+        story.edit("04_fixres", "train_size = test_size = 0", "train_size = test_size = 1")
+        story.step("pair code edited")
+        story.edit("03_train", "train_size = test_size = 0", "train_size = test_size = 1")
+        story.step("snakemake killed", story.kill_snakemake)
+        story.step("terminated", story.terminate)
+        story.step("twice at once", story.twice_at_once)
+        story.step("clock set back", story.clock_set_back)
+    return story
+
+
+EXPECTED = {
+    "first": Step(False, sorted(throwaway.RUNS), BROKEN, 1),
+    "still broken": Step(False, [PAIRS[1]], BROKEN, 0),
+    "mended": Step(True, [PAIRS[1]], {}, 1),
+    "unchanged": Step(True, [], {}, 0),
+    "text edited": Step(True, [], {}, 0),
+    "pair code edited": Step(True, PAIRS, {}, 1),
+    "snakemake killed": Step(False, [TRAINING], KILLED, 1),
+    "terminated": Step(False, [TRAINING], {}, 0),
+    "twice at once": Step(True, sorted([TRAINING, *PAIRS]), {}, 1),
+    "clock set back": Step(True, [PAIRS[1]], {}, 1),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_sweep_does_what_it_lacks_and_no_more(story: Story, name: str) -> None:
+    assert story.steps[name] == EXPECTED[name]
+
+
+def test_sigterm_stops_everything(story: Story) -> None:
+    assert story.code == 130
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    throwaway.use(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def test_snakemake_that_cannot_start_is_quoted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "profile").mkdir()
+    (home / "profile/config.yaml").write_text("executor: abacus\n")
+    assert not execution.run_sweep(throwaway.tiny(), profile=str(home / "profile"))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: baseline: ")]
+    assert "not done; snakemake: " in line
+    assert "abacus" in line
+
+
+def test_images_changed_meanwhile_make_no_report(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprints = iter("ab")
+    monkeypatch.setattr(execution, "prepare_data", lambda sweep: next(fingerprints))
+    monkeypatch.setattr(execution, "run_snakemake", lambda *_: 0)
+    with pytest.raises(InputError, match="dataset = 'synthetic': changed while the sweep was at work"):
+        execution.run_sweep(throwaway.tiny())
+    assert not (home / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("weights", "none.pth", r"weights = 'none\.pth': no such file"),
+        ("backbone", "timm:regnety_002", r"regnety_002.* set adaptations: \[none, head\]"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_networks_that_cannot_be_used_are_refused_before_images_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, message: str
+) -> None:
+    monkeypatch.setattr(execution, "prepare_data", lambda sweep: pytest.fail("drawn"))
+    with pytest.raises(InputError, match=message):
+        execution.run_sweep(throwaway.tiny(**{key: value}))
+
+
+@pytest.mark.usefixtures("home")
+def test_terms_are_said_where_the_weights_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(sweep: object) -> str:
+        raise InterruptedError
+
+    monkeypatch.setattr(execution, "prepare_data", stop)
+    for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
+        with pytest.raises(InterruptedError):
+            execution.run_sweep(throwaway.tiny(backbone=backbone))
+    expected = "weights of resnext101_32x48d_wsl: CC BY-NC 4.0: non-commercial use only\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_missing_notebook_is_named(home: Path) -> None:
+    (home / "notebooks/02_baseline.ipynb").unlink()
+    with pytest.raises(InputError, match=r"02_baseline\.ipynb: cannot be read as a notebook"):
+        execution.run_sweep(throwaway.tiny())

@@ -1,0 +1,110 @@
+"""What a sweep is said to need."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fixres_poc.cli import app
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.paths import home
+from fixres_poc.config.settings import SweepSettings, TrainSettings
+from fixres_poc.config.validation import validate
+from fixres_poc.model import memory_plan, tracing
+from fixres_poc.report.tables import readable
+from fixres_poc.sweep import plan
+
+GIB = 2**30
+
+
+def sweep(**values: object) -> SweepSettings:
+    given = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]], "batch_size": 8}
+    return validate(SweepSettings, given | values, "tiny.yml")
+
+
+@pytest.mark.parametrize(("text", "gib"), [("16GiB", 16), ("16 GB", 16), ("0.5g", 0.5), ("80", 80)])
+def test_memory_is_read_as_gib(text: str, gib: float) -> None:
+    assert plan.memory_bytes(text) == gib * GIB
+
+
+@pytest.mark.parametrize("text", ["", "16 MiB", "much", "-1GiB"])
+def test_other_memory_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="allowed is a number of GiB"):
+        plan.memory_bytes(text)
+
+
+def test_images_are_counted_without_drawing_or_downloading(colour_folder: Path) -> None:
+    assert plan.expected_images(sweep()) == ({"train": 801, "val": 191, "test": 608}, 10)
+    assert plan.expected_images(sweep(dataset="stanford_dogs"))[0] == {"train": 10200, "val": 1800, "test": 8580}
+    limited = plan.expected_images(sweep(dataset="stanford_dogs", image_limit=2058))
+    assert limited == ({"train": 1020, "val": 180, "test": 858}, 120)
+    counts, classes = plan.expected_images(sweep(dataset=str(colour_folder)))
+    assert (sum(counts.values()), classes) == (36, 3)
+    assert not home().exists()
+
+
+def test_seconds_are_flops_over_the_rate() -> None:
+    tables = plan.plan(sweep(epochs=2, adapt_epochs=1, seeds=[0, 1]), 16 * GIB, tflops=0.1)
+    pairs, facts = tables["pairs"], tables["sweep"].iloc[0]
+    small, large, base = (tracing.parameters_and_flops("efficientnet_lite0", 10, size)[1] for size in (64, 96, 224))
+    train = (3 * 2 * 801 + 2 * 191 + 801) * small / 1e11  # two epochs, validation after each, the control
+    assert pairs["train_s"].tolist() == pytest.approx([train, train])
+    assert pairs["adapt_s"].tolist() == pytest.approx([801 * small / 1e11, 801 * large / 1e11])
+    assert pairs["eval_s"].tolist() == pytest.approx([799 * small / 1e11, 799 * large / 1e11])
+    once = train + pairs["adapt_s"].sum() + pairs["eval_s"].sum()
+    assert facts["total_s"] == pytest.approx(1600 * base / 1e11 + 2 * once)
+
+
+def test_time_on_a_card_that_is_not_here_is_unknown() -> None:
+    tables = plan.plan(sweep(), 16 * GIB)
+    assert tables["pairs"][["train_s", "adapt_s", "eval_s"]].isna().all(axis=None)
+    assert readable(tables["sweep"])["total min"].item() == "unknown"
+
+
+def test_steps_shrink_with_the_micro_batch_and_with_checkpointing() -> None:
+    table = plan.plan(sweep(pairs=[[96, 96]]), GIB)["steps"]
+    assert table["precision"].tolist() == ["fp32", "fp32", "bf16", "bf16"]
+    assert table["checkpointing"].tolist() == [False, True, False, True]
+    assert list(table)[3:] == [f"micro_{n}_bytes" for n in (8, 4, 2, 1)]
+    plain, recomputed, half, _ = table["micro_8_bytes"]
+    assert max(recomputed, half) < plain
+    assert (table["micro_1_bytes"] < table["micro_8_bytes"]).all()
+
+
+def test_rate_is_measured_on_the_network_itself_unless_that_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MEASURED_S", 0)
+    rate, source = plan.measured_rate(sweep())
+    assert 1e7 < rate < 1e15
+    assert source.startswith("steps of efficientnet_lite0")
+    assert plan.measured_rate(sweep(backbone="resnext101_32x48d_wsl"))[1].startswith("steps of timm:resnext50_32x4d")
+
+
+def test_command_prints_tables_or_json(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("dataset: synthetic\npairs: [[64, 96]]\nbatch_size: 4\n")
+    command = ["plan", str(file), "--memory", "16GiB", "--tflops", "1"]
+    text = CliRunner().invoke(app, command).stdout
+    assert "train GiB" in text
+    assert "parameters" in text
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert set(found) == {"sweep", "steps", "pairs"}
+    assert found["pairs"][0]["fits"] is True
+    assert found["sweep"][0]["budget_bytes"] == int(16 * GIB * 0.9)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the budget is the GPU's")
+def test_without_card_and_memory_the_budget_is_this_machines() -> None:
+    assert plan.plan(sweep(pairs=[[64, 64]]), tflops=1)["sweep"]["budget_bytes"].item() == memory_plan.budget_bytes()
+
+
+def test_full_fine_tuning_and_more_crops_are_counted() -> None:
+    plain = plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[1]
+    more = plan.plan(sweep(views=["center", "five_crop"], full_pairs=[[64, 96]]), 16 * GIB, tflops=0.1)["pairs"]
+    assert more.iloc[1]["eval_s"] == pytest.approx(2 * 6 * plain["eval_s"])
+    assert more.iloc[1]["adapt_s"] > 4 * plain["adapt_s"]
+    assert more.iloc[0]["adapt_s"] == plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[0]["adapt_s"]
+    needed = memory_plan.training_bytes(TrainSettings(train_size=96, batch_size=8), 96, 10, 1, True)
+    card = int((needed - 1) / memory_plan.CARD_SHARE)
+    assert [*plan.plan(sweep(full_pairs=[[64, 96]]), card, tflops=0.1)["pairs"]["fits"]] == [True, False]

@@ -1,0 +1,101 @@
+"""What a change of anything makes outdated, and what is left of runs that did not end."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import throwaway
+
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.run_state import OUTPUTS, state
+from fixres_poc.sweep import workspace
+
+EVERY = set(throwaway.RUNS)
+TRAINED = {"train64_seed0", "train64_test64_seed0", "train64_test96_seed0"}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    throwaway.use(monkeypatch, tmp_path)
+    (tmp_path / "weights.pth").write_text("a")
+    return tmp_path
+
+
+def lay_out(home: Path, fingerprint: str = "a", content: str = "{}", **values: object) -> set[str]:
+    """Lay a sweep out, then do what its runs would; returns the names of those that had to be done."""
+    sweep = throwaway.tiny(weights=str(home / "weights.pth"), **values)
+    workspace.lay_out(sweep, fingerprint)
+    lacking = [run for run in sweep.runs() if state(sweep.name, run) != "done"]
+    for run in lacking:
+        for file in OUTPUTS[run.notebook]:
+            (home / "runs/tiny" / run.name / file).write_text(content)
+    return {run.name for run in lacking}
+
+
+def edit_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = home / "notebooks/03_train.ipynb"
+    notebook.write_text(notebook.read_text().replace("slow", "quick"))
+
+
+def edit_library(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "library_hash", lambda: "0" * 16)
+
+
+def replace_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "weights.pth").write_text("b")
+
+
+def test_settings_file_says_what_decides_a_run_and_is_not_touched_again(home: Path) -> None:
+    assert lay_out(home) == EVERY
+    file = home / "runs/tiny/train64_test96_seed0/settings.json"
+    written, content = file.stat().st_mtime_ns, json.loads(file.read_text())
+    assert sorted(content) == ["code", "data", "library", "notebook", "parameters", "version", "weights"]
+    assert (content["notebook"], content["parameters"]["test_size"]) == ("04_fixres", 96)
+    assert lay_out(home) == set()
+    assert file.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("change", "outdated"),
+    [
+        (edit_library, EVERY),
+        (edit_training, TRAINED),  # with its pairs, which used what it had left
+        (replace_weights, EVERY - {"state_of_the_art", "dataset"}),
+    ],
+)
+def test_a_change_makes_outdated_what_used_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], outdated: set[str]
+) -> None:
+    lay_out(home)
+    change(home, monkeypatch)
+    assert lay_out(home) == outdated
+    assert lay_out(home) == set()
+
+
+def test_other_images_and_other_settings_make_outdated_what_used_them(home: Path) -> None:
+    lay_out(home)
+    assert lay_out(home, "b") == EVERY
+    assert lay_out(home, "b", adapt_epochs=3) == TRAINED
+
+
+def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path) -> None:
+    lay_out(home, content=json.dumps({"predictions_sha256": hashlib.sha256(b"whole").hexdigest()}))
+    folder = home / "runs/tiny/baseline"
+    (folder / "predictions.parquet").write_bytes(b"whole")
+    assert "baseline" not in lay_out(home)
+    (folder / "predictions.parquet").write_bytes(b"whold")
+    (folder / ".checkpoint.safetensors.x").touch()
+    (home / "runs/tiny/dataset/metrics.json").write_text('{"half": ')
+    (home / "runs/tiny/state_of_the_art/progress.log").touch()
+    workspace.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
+    for name in ("baseline", "dataset", "state_of_the_art"):
+        assert [file.name for file in (home / "runs/tiny" / name).iterdir()] == ["settings.json"]
+
+
+def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> None:
+    lay_out(home, content=json.dumps({"settings": {"batch_size": 32, "train_size": 64}}))
+    workspace.refuse_loss(throwaway.tiny())
+    with pytest.raises(InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"):
+        workspace.refuse_loss(throwaway.tiny(batch_size=8))
