@@ -51,7 +51,7 @@ MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
 ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
 CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 
-.PHONY: help setup sweep plan data report lab notebooks bench test test-faults test-cluster test-lab lint types unit nbval audit-deps clean
+.PHONY: help setup sweep plan data report lab notebooks bench test test-faults test-simulations test-cluster test-lab lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -110,6 +110,9 @@ audit-deps: setup  ## known vulnerabilities of the pinned versions, where their 
 test-faults: setup  ## kills, full disks, two at once and the like, in sweeps that train
 	$(PYTHON) -m pytest -m faults tests/faults
 
+test-simulations: setup  ## intervals held against thousands of simulated sweeps
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m simulations tests/analysis/test_simulated_coverage.py
+
 test-cluster: setup  ## sweeps on a Slurm cluster of this machine alone; root, slurmctld slurmd slurm-client munge
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m cluster tests/cluster
 
@@ -118,7 +121,7 @@ test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a br
 
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
-	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo -exec rm -rf {} +; fi
+	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name dogs10 -exec rm -rf {} +; fi
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON3_GIVEN) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fixres_poc.config.run_state import OUTPUTS
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.sweep.notebook_run import TORCH_NOTEBOOKS
 

@@ -19,8 +19,7 @@ import torch
 
 from benchmarks import measure, processes, usual
 from benchmarks.page import write
-from fixres_poc.config.atomic import write_atomically
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home, write_atomically
 from fixres_poc.config.settings import BASELINE_SIZE, PairSettings
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.loading import SplitImages

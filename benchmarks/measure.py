@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 
 def alternating(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import exponent, ratios
-from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.files import write_atomically
 from fixres_poc.config.provenance import environment
 
 Result = dict[str, Any]

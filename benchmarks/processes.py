@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 
 from benchmarks import measure, usual
-from fixres_poc.config.atomic import write_atomically
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home, write_atomically
 from fixres_poc.config.settings import Adaptation, PairSettings
 
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
 ONE_MORE = [96, 112]
+NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
+SAME = {"adaptations": list(NAMES), "head_start": "random"}  # what the usual loop does
 DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
 
@@ -43,21 +44,19 @@ def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
 def grid(repeats: int) -> Result:
     """The demo's images on a grid of 2 x 4 pairs, all results; then one more test size."""
     found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "images": 1600}
-    names: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control")
     for _ in range(repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             measure.run(["-c", f"{DRAW}(0, None, 1)"], folder)
-            found["own"].append(_sweep(folder, "grid", GRID))
+            found["own"].append(_sweep(folder, "grid", GRID | SAME))
             pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
-            found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]}))
-            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [ONE_MORE]}))
+            found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]} | SAME))
+            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [ONE_MORE]} | SAME))
             each = []
             for train_size in GRID["train_sizes"]:
                 for test_size in GRID["test_sizes"]:
-                    settings = PairSettings(
-                        train_size=train_size, test_size=test_size, image_limit=1600, adaptations=names
-                    )
+                    sizes: dict[str, Any] = {"train_size": train_size, "test_size": test_size}
+                    settings = PairSettings(image_limit=1600, adaptations=NAMES, head_start="random", **sizes)
                     write_atomically(folder / "pair.json", settings.model_dump_json())
                     each.append(measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder))
             found["usual"].append(sum(each))

@@ -8,6 +8,7 @@ As a script, one independent run of a pair: `python -m benchmarks.usual FILE` wi
 """
 
 import copy
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
 from fixres_poc.config.provenance import cores
-from fixres_poc.config.settings import ModelSettings, PairSettings
+from fixres_poc.config.settings import ADAPTED, CONTROL, ModelSettings, PairSettings, several
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.transforms import ShiftedCrop
 from fixres_poc.model.backbones import create, mean_std
@@ -34,9 +35,8 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, data: ImageDataset, split: str, transform: transforms.Compose) -> None:
         """List the files."""
-        table = data.split(split)
-        names, labels = table["image"].tolist(), table["label"].tolist()
-        self.images = [(str(data.root / name), label) for name, label in zip(names, labels, strict=True)]
+        part = data.only(split)
+        self.images = list(zip(map(str, part.paths), part.table["label"].tolist(), strict=True))
         self.transform = transform
 
     def __len__(self) -> int:
@@ -84,12 +84,12 @@ def evaluate(model: nn.Module, loaded: Iterable[tuple[torch.Tensor, torch.Tensor
 
 
 def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
-    """Stage 1; the epoch is chosen on validation."""
+    """Stage 1 at the one rate of the settings, from a random classifier; the epoch is chosen on validation."""
     torch.manual_seed(settings.seed)
     model = create(settings.backbone, len(data.classes))
     loaded = loader(data, "train", settings, size, "train")
     validation = loader(data, "val", settings, size, "val_test")
-    rate = settings.learning_rate
+    (rate,) = several(settings.learning_rate)
     optimizer = torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=1e-4, nesterov=True)
     steps = settings.epochs * len(loaded)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.15, cycle_momentum=False)
@@ -120,32 +120,39 @@ def epoch(
 
 
 def adapt(settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
-    """Stage 2: classifier, and for two of the adaptations the last batch norm."""
+    """Stage 2: the classifier, the last batch norm, or both."""
     model = copy.deepcopy(trained).requires_grad_(False).eval()
-    model.get_classifier().requires_grad_(True)  # type: ignore[operator]
-    norm = last_batch_norm(model)
+    norm, (epochs,), (rate,) = (
+        last_batch_norm(model),
+        several(settings.adapt_epochs),
+        several(settings.adapt_learning_rate),
+    )
+    model.get_classifier().requires_grad_(adaptation != "bn_stats")  # type: ignore[operator]
     if adaptation != "head" and norm is not None:
         norm.train().requires_grad_(adaptation == "head_bn")
     loaded = loader(data, "train", settings, size, "val_train")
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(free, settings.adapt_learning_rate, 0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.adapt_epochs * len(loaded))
-    for _ in range(settings.adapt_epochs):
-        epoch(model, model, loaded, optimizer, schedule, settings.label_smoothing)
+    if not free:
+        for images, _ in itertools.chain.from_iterable(itertools.repeat(loaded, epochs)):
+            model(images)
+        return model
+    optimizer = torch.optim.SGD(free, rate, 0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loaded))
+    for _ in range(epochs):
+        epoch(model, model, loaded, optimizer, schedule, settings.adapt_label_smoothing)
     return model
 
 
 def pair(settings: PairSettings) -> dict[str, float]:
-    """Top-1 on test by adaptation, everything from the start: training, adaptations, the control, evaluations."""
+    """Top-1 on test by adaptation, everything from the start: training, adaptations, controls, evaluations."""
     data = load_dataset(settings)
     trained = train(settings, data, settings.train_size)
+    ways: dict[str, tuple[str, int]] = {name: (name, settings.test_size) for name in settings.adaptations}
+    if settings.test_size != settings.train_size:
+        ways |= {CONTROL + name: (name, settings.train_size) for name in settings.adaptations if name in ADAPTED}
     found: dict[str, float] = {}
-    for name in settings.adaptations:
-        model = trained
-        if name == "control":
-            model = adapt(settings, data, trained, settings.train_size, "head_bn")
-        elif name != "none":
-            model = adapt(settings, data, trained, settings.test_size, name)
+    for name, (adaptation, size) in ways.items():
+        model = trained if adaptation == "none" else adapt(settings, data, trained, size, adaptation)
         for split in ("val", "test"):
             found[name] = evaluate(model, loader(data, split, settings, settings.test_size, "val_test"))[1]
     return found

@@ -1,41 +1,43 @@
 """Sweeps of which nothing was run: predictions with known accuracies, collected and loaded as those of real runs."""
 
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.collection import collect
 from fixres_poc.analysis.record import TOP, Metrics, write_run
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config import run_state
-from fixres_poc.config.atomic import write_atomically
-from fixres_poc.config.paths import run_folder
-from fixres_poc.config.settings import NOTEBOOKS, SweepSettings
+from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.settings import ADAPTED, CONTROL, NOTEBOOKS
+from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 
 PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
-ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn", "control"]
-KEYS = {
-    "name": "told",
-    "dataset": "synthetic",
-    "train_sizes": [96],
-    "test_sizes": [96, 128],
-    "adaptations": ADAPTATIONS,
-}
-VAL, TEST = 100, 400
+ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn"]
+SHOWN = ("02_baseline", "04_fixres")
+TESTED = ("val", "test", "photos")
+VAL, TEST, PHOTOS = IMAGES = 100, 400, 200
+Top1 = dict[str, float]
 
 
-def predictions(adaptation: str, right: tuple[int, int], images: tuple[int, int]) -> pd.DataFrame:
-    """The first of the images of val and test right, so that the better of two cells is right on more of them.
+def predictions(adaptation: str, right: Sequence[int], images: Sequence[int], test_size: int = 96) -> pd.DataFrame:
+    """The first of the images of each part right, so that the better of two cells is right on more of them.
 
     Args:
-        right: how many are right, in val and in test; the second guess is right for the others.
+        right: how many are right, in each of `TESTED`; the second guess is right for the others.
         images: how many there are.
     """
-    number, split = np.r_[np.arange(images[0]), np.arange(images[1])], np.repeat(["val", "test"], images)
-    hit = number < np.repeat(right, images)
+    number = np.concatenate([np.arange(count) for count in images])
+    split, hit = np.repeat(TESTED[: len(images)], images), number < np.repeat(right, images)
     table = pd.DataFrame({name: np.full(len(number), -1) for name in TOP}).assign(top1=hit * 1, top2=1 - hit)
     names = [f"{part}/{i:03}" for part, i in zip(split, number, strict=True)]
-    return table.assign(image=names, split=split, adaptation=adaptation, view="center", target=1, probability=0.123456)
+    cell: dict[str, Any] = {"test_size": test_size, "adaptation": adaptation, "view": "center"}
+    return table.assign(image=names, split=split, **cell, target=1, probability=0.123456)
 
 
 def write(sweep: SweepSettings, name: str, metrics: Metrics, *tables: pd.DataFrame) -> None:
@@ -56,44 +58,71 @@ def loaded(sweep: SweepSettings) -> Results:
     return load_results(sweep.name)
 
 
-def same(value: float) -> dict[str, float]:
+def named(run: Run) -> list[str]:
+    """What a run classifies with: the probe, or adaptations, and their controls where the sizes differ."""
+    given, own = run.parameters, list(run.parameters.get("adaptations", ["baseline"]))
+    differ = run.notebook == "04_fixres" and given["train_size"] != given["test_size"]
+    return own + [CONTROL + name for name in own if differ and name in ADAPTED]
+
+
+def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
+    """What a run has measured: 3 million pixels a second; 4 s for the probe, 30 s for training, 5 s to adapt."""
+    given, facts = run.parameters, dict[str, Any]()
+    sizes = {str(size): size for size in given.get("test_sizes", [])} | {"center": given.get("test_size", 224)}
+    facts["seconds"] = {"adapt": dict.fromkeys(given.get("adaptations", ADAPTED), 5.0)}
+    if run.notebook == "03_train":
+        chosen = {name: {"adaptation": name, "learning_rate": 0.01, "epochs": 2} for name in ADAPTED}
+        facts = {"choices": {"learning_rate": 0.01, "adapt": chosen}}
+        facts["seconds"] = {"probe": 4.0, "train": 30.0, "adapt": dict.fromkeys(ADAPTED, 5.0)}
+    speed = {key: 3e6 / size**2 for key, size in sizes.items()}
+    return Metrics(classes=classes, images=images, eval_images_per_second=speed, **facts)
+
+
+def same(value: float) -> Top1:
     """One accuracy with every adaptation."""
     return dict.fromkeys(ADAPTATIONS, value)
 
 
-def told(
-    at_96: dict[str, float],
-    at_128: dict[str, float] | None,
-    baseline: float = 0.5,
-    seed1: tuple[dict[str, float], dict[str, float] | None] | None = None,
-    **values: object,
+def grid(
+    *seeds: Mapping[tuple[int, int], Top1 | None], once: Top1 | None = None, photos: float = 0, **values: Any
 ) -> Results:
-    """Results with these accuracies, the same on validation and on test; None at 128 stands for a failed run.
+    """Results with these accuracies, the same on validation and on test.
 
-    `seed1` holds those of a second training.
+    Args:
+        seeds: of each training, by train and test size and adaptation; None stands for a failed run. Controls that are
+            not named are as good as `none`.
+        once: of the linear probe (0.5 if not given), and of zero_shot where there is one, at every test size.
+        photos: if not 0, accuracies on a second test part of that name, as a share of those on test.
+        values: further settings of the sweep.
     """
-    sweep = validate(SweepSettings, KEYS | values | ({"seeds": [0, 1]} if seed1 else {}), "test")
-    top1 = {"baseline": {"baseline": baseline}, "train96_test96_seed0": at_96, "train96_test128_seed0": at_128}
-    if seed1:
-        top1 |= {"train96_test96_seed1": seed1[0], "train96_test128_seed1": seed1[1]}
-    metrics = Metrics(
-        classes=["a", "b"],
-        images={"train": 300, "val": VAL, "test": TEST},
-        eval_images_per_second=50.0,
-        seconds={"train": 30.0, "adapt": dict.fromkeys(ADAPTATIONS, 5.0)},
-    )
+    keys: dict[str, Any] = {"name": "told", "dataset": "synthetic", "pairs": list(seeds[0]), "adaptations": ADAPTATIONS}
+    keys |= {"seeds": list(range(len(seeds))), "extra_test": {"name": "photos", "folder": "x"} if photos else None}
+    sweep, shares = validate(SweepSettings, keys | values, "test"), [1, 1, photos][: 3 if photos else 2]
+    counts = dict(zip(TESTED, IMAGES, strict=True)) | {"train": 300}
     for run in sweep.runs()[1:]:
-        accuracies = top1.get(run.name, {})
-        if accuracies is None:
-            write_error("told", run.name, "OutOfMemoryError: <b>full</b>\n")
-        else:
-            tables = [predictions(name, _right(value), (VAL, TEST)) for name, value in accuracies.items()]
-            write(sweep, run.name, metrics, *tables)
+        given, top1 = run.parameters, {"baseline": 0.5} | (once or {})
+        if run.notebook == "04_fixres":
+            found = seeds[sweep.seeds.index(given["seed"])][given["train_size"], given["test_size"]]
+            if found is None:
+                write_error("told", run.name, "OutOfMemoryError: <b>full</b>\n")
+                continue
+            top1 = {name: found.get(name, found["none"]) for name in named(run)}
+        cells = product(given.get("test_sizes") or [given.get("test_size", 0)], top1)
+        tables = [_rows(name, top1[name], shares, size) for size, name in cells]
+        write(sweep, run.name, measured(run, ["a", "b"], counts), *(tables if run.notebook in SHOWN else []))
     return loaded(sweep)
 
 
-def _right(share: float) -> tuple[int, int]:
-    return int((np.arange(VAL) / VAL < share).sum()), int((np.arange(TEST) / TEST < share).sum())
+def _rows(adaptation: str, top1: float, shares: Sequence[float], test_size: int) -> pd.DataFrame:
+    images = IMAGES[: len(shares)]
+    right = [round(count * top1 * share) for count, share in zip(images, shares, strict=True)]
+    return predictions(adaptation, right, images, test_size)
+
+
+def told(at_96: Top1, at_128: Top1 | None, *seed1: Top1 | None, **values: Any) -> Results:
+    """A `grid` trained at 96 px and tested at 96 and 128 px; `seed1` has the accuracies of a second training."""
+    pairs, trainings = [(96, 96), (96, 128)], [(at_96, at_128), *([seed1] if seed1 else [])]
+    return grid(*(dict(zip(pairs, each, strict=True)) for each in trainings), **values)
 
 
 def shaped(classes: int, images: int, **values: object) -> Results:
@@ -115,27 +144,20 @@ def shaped(classes: int, images: int, **values: object) -> Results:
     write_atomically(run_folder("shape", "images.csv"), table.to_csv(index=False))
     counts = {part: int((split == part).sum()) for part in PARTS}
     for run in sweep.runs()[2:]:
-        adaptations = run.parameters.get("adaptations", ["baseline"])
-        size = run.parameters.get("test_size", 160)
-        metrics = Metrics(
-            classes=names,
-            images=counts,
-            eval_images_per_second={"center": 3e6 / run.parameters.get("test_size", 224) ** 2},
-            seconds={"train": 60.0, "adapt": dict.fromkeys(adaptations, 5.0)},
-        )
-        found = [_guesses(table, classes, name, 1 - 20 / size + i / 100, rng) for i, name in enumerate(adaptations)]
-        write(sweep, run.name, metrics, *([] if run.notebook == "03_train" else found))
+        tested = run.parameters.get("test_sizes") or [run.parameters.get("test_size", 224)]
+        found = [_guesses(table, classes, name, size, rng) for size, name in product(tested, named(run))]
+        write(sweep, run.name, measured(run, names, counts), *(found if run.notebook in SHOWN else []))
     return loaded(sweep)
 
 
 def _guesses(
-    images: pd.DataFrame, classes: int, adaptation: str, accuracy: float, rng: np.random.Generator
+    images: pd.DataFrame, classes: int, adaptation: str, test_size: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     tested = images[images["split"] != "train"].rename(columns={"label": "target"})
     others = {name: (tested["target"] + place) % classes for place, name in enumerate(TOP)}
-    table = tested.assign(**others, adaptation=adaptation, view="center")
+    table = tested.assign(**others, test_size=test_size, adaptation=adaptation, view="center")
     table.loc[:, TOP[classes:]] = -1
-    sure = rng.uniform(0.3, 1, len(table))
-    wrong = (rng.uniform(size=len(table)) > accuracy) & (classes > 1)
+    better = CANDIDATES.index(adaptation) if adaptation in CANDIDATES else 0
+    wrong = (rng.uniform(size=len(table)) > 1 - 20 / test_size + better / 100) & (classes > 1)
     table.loc[wrong, ["top1", "top2"]] = table.loc[wrong, ["top2", "top1"]].to_numpy()
-    return table.assign(probability=sure)
+    return table.assign(probability=rng.uniform(0.3, 1, len(table)))

@@ -10,15 +10,17 @@ import pytest
 from conftest import save_colours
 
 from fixres_poc.analysis import collection, record
-from fixres_poc.config.paths import home, run_folder
+from fixres_poc.config.files import home, run_folder
 from fixres_poc.config.run_state import outcomes
-from fixres_poc.config.settings import PairSettings, SweepSettings
+from fixres_poc.config.settings import PairSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import adaptations, stage1
 from fixres_poc.model.device import accelerator_for
 
 SIZES = {"pairs": [[48, 64]], "batch_size": 6, "epochs": 1, "adapt_epochs": 1, "adapt_learning_rate": 0.05}
+SIZES |= {"head_start": "random"}  # so that the answers are not all certain
 
 
 def make(backbone: str = "efficientnet_lite0") -> Path:

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 from fixres_poc.config import provenance
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 HOUSE = {  # bottom first; a module imports only what stands before it
-    "config": "errors paths settings atomic progress validation provenance run_state",
+    "config": "errors files settings sweep_settings progress validation provenance run_state",
     "data": "sources.splitting sources.image_folder download sources.stanford_dogs "
     "synthetic.painting synthetic.dogs synthetic.generator decoding dataset transforms loading "
     "leakage.duplicates leakage.audit",
     "geometry": "formulas crops",
     "model": "weights trunk backbones checkpoint micro_batches device tracing memory_plan",
     "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
-    "analysis": "statistics cells record collection results pareto size_prediction published",
-    "report": "text tables plots.style plots.datasets plots.networks plots.results explorer pages",
+    "analysis": "statistics cells record collection results cost questions size_prediction",
+    "report": "published text tables plots.style plots.datasets plots.networks plots.results explorer pages",
     "sweep": "slurm monitor notebook_run snakemake workspace reporting execution plan",
     "inference": "finished_run export",
     "cli": "application runs sweeps",

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from fixres_poc.cli import app
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY, home
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.files import REPOSITORY, home
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep import execution
 
 SMOKE = "sweeps/smoke.yml"

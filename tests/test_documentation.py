@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from fixres_poc.cli import app
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)

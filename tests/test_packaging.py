@@ -14,9 +14,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fixres_poc
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
-PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+PROJECT: dict[str, Any] = PYPROJECT["project"]
 CITATION: dict[str, Any] = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
 # conda-forge splits these packages or names them otherwise.
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
@@ -88,6 +89,13 @@ def test_every_import_is_declared() -> None:
     owners, declared = metadata.packages_distributions(), (RUNTIME | OPTIONAL).keys()
     third_party = names - set(sys.stdlib_module_names) - {"fixres_poc"}
     assert not {n for n in third_party if not {canonicalize_name(each) for each in owners.get(n, [])} & declared}
+
+
+def test_whatever_is_no_code_is_packed_too() -> None:
+    package, patterns = REPOSITORY / "fixres_poc", PYPROJECT["tool"]["setuptools"]["package-data"]["fixres_poc"]
+    others = {file for file in package.rglob("*.*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert {file.suffix for file in others} >= {".csv", ".js", ".mplstyle"}
+    assert others <= {file for pattern in patterns for file in package.glob(pattern)}
 
 
 def test_what_is_optional_is_there_for_the_tests() -> None:

@@ -7,11 +7,11 @@ import pytest
 import timm
 import torch
 
-from fixres_poc.analysis.published import stanford_dogs_2020
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.geometry.formulas import size_ratio
 from fixres_poc.model.trunk import Tail, Trunk, last_batch_norm
+from fixres_poc.report.published import stanford_dogs_2020
 
 PERSPECTIVES = (REPOSITORY / "sweeps/perspectives.yml").read_text(encoding="utf-8")
 LISTED = re.findall(r"^#   timm:(\S+) +\d", PERSPECTIVES, re.MULTILINE)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from fixres_poc.config import run_state
-from fixres_poc.config.paths import home
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.files import home
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.sweep import execution, reporting
 from fixres_poc.sweep.snakemake import LOCAL_PROFILE
@@ -25,7 +25,7 @@ START = """
 import os, time
 from pathlib import Path
 from fixres_poc.config import InputError
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home
 folder = Path(os.environ["FIXRES_PROGRESS"]).parent
 with open(home() / "ran.txt", "a") as ran:
     print(folder.name, file=ran)

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "cells": ["Cell"],
         "record": ["Metrics", "summarise", "write_run"],
-        "results": ["gain_path", "load_results"],
+        "questions": ["answers", "gain_path"],
+        "results": ["load_results"],
     },
 )

@@ -1,22 +1,26 @@
-"""The cells of a sweep's grid: train size x test size x adaptation x view x seed, and the columns of results.csv."""
+"""The cells of a sweep's grid: train size x test size x adaptation x view x seed, and the columns of results.csv.
+
+Each cell has a row per test part.
+"""
 
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
 
-COLUMNS = ["train_size", "test_size", "size_ratio", "adaptation", "view", "seed", "n_val", "val_top1", "n_test", "top1"]
-COLUMNS += ["top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_baseline", "p_vs_same_size"]
-COLUMNS += ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes", "status", "error"]
+COLUMNS = ["train_size", "test_size", "size_ratio", "adaptation", "view", "test_part", "seed", "n_val", "val_top1"]
+COLUMNS += ["n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_baseline"]
+COLUMNS += ["p_vs_same_size", "train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
+COLUMNS += ["status", "error"]
 COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
-CELL_TYPES = {"train_size": "int16", "test_size": "int16", "seed": "int32"}
+CELL_TYPES = {"train_size": "int16", "seed": "int32"}
 KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
 GRID = ["train_size", "test_size", "adaptation", "view"]
 PAIR = ["train_size", "test_size"]
 ONCE = ("baseline", "zero_shot")
-"""What runs once for all pairs."""
-CANDIDATES = ("none", "equalised", "head", "head_bn_stats", "head_bn")
+"""What runs once for all pairs, at every test size; its train size is that test size."""
+CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
 """Adaptations that may be chosen, the simplest first."""
 
 
@@ -54,9 +58,9 @@ def keys(table: pd.DataFrame) -> list[Cell]:
     return [Cell(*row) for row in table[KEY].itertuples(index=False)]
 
 
-def correct_by_cell(predictions: pd.DataFrame) -> dict[Cell, "pd.Series[bool]"]:
-    """Which test images each cell classifies correctly, by image; from a table of predictions."""
-    test = predictions[predictions["split"] == "test"].astype({"image": str})
+def correct_by_cell(predictions: pd.DataFrame, part: str = "test") -> dict[Cell, "pd.Series[bool]"]:
+    """Which images of a part (val, or a test part) each cell classifies correctly, by image."""
+    test = predictions[predictions["split"] == part].astype({"image": str})
     hits = test.assign(correct=test["target"] == test["top1"]).set_index("image")
     return {Cell(*cast(Any, key)): group for key, group in hits.groupby(KEY, observed=True)["correct"]}
 

@@ -1,14 +1,14 @@
 """From a sweep's runs to the tables of its report.
 
 `collect` writes results.csv, predictions.parquet, images.csv and sweep.json into reports/<sweep>/; `results` reads
-these four, without the runs. A cell is one train size x test size x adaptation x view x seed.
-Accuracies are fractions on the test split unless named val.
+these four, without the runs. Accuracies are fractions on a test part unless named val.
 """
 
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,8 +17,10 @@ from fixres_poc.analysis.cells import (
     CELL_TYPES,
     COLUMNS,
     COUNTS,
+    KEY,
     MEASURED,
     ONCE,
+    PAIR,
     Cell,
     aligned,
     correct_by_cell,
@@ -27,12 +29,13 @@ from fixres_poc.analysis.cells import (
 )
 from fixres_poc.analysis.record import TYPES, parquet, summarise
 from fixres_poc.analysis.statistics import holm, mcnemar_p
-from fixres_poc.config.atomic import write_atomically
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import impersonal, report_folder, run_folder
+from fixres_poc.config.files import impersonal, report_folder, run_folder, write_atomically
 from fixres_poc.config.run_state import Outcome, images_record
-from fixres_poc.config.settings import BASELINE_SIZE, SweepSettings
-from fixres_poc.geometry.formulas import size_ratio
+from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
+from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.data.transforms import Resize
+from fixres_poc.geometry.crops import pair_ratios, sample_crops
 
 
 def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
@@ -42,7 +45,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         done: what each of its runs left, from `run_state.outcomes`.
 
     Returns:
-        The table of results.csv: `COLUMNS`, one row per cell, cells of failed and missing runs included.
+        The table of results.csv: `COLUMNS`, one row per cell and test part, cells of failed and missing runs included.
 
     Raises:
         InputError: no run has left anything, so there is nothing to report.
@@ -53,16 +56,17 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     shown = [each for each in outcomes.values() if each.run.notebook in ("02_baseline", "04_fixres")]
     tables = {each.run.name: _predictions(sweep.name, each) for each in shown if each.status == "done"}
     every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES, *CELL_TYPES])]).astype(TYPES | CELL_TYPES)
-    predictions = every.sort_values(["split", "image", *CELL_TYPES, "adaptation", "view"])
-    rows = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
-    table = _with_tests(pd.concat(rows, ignore_index=True).astype(COUNTS | MEASURED), predictions)
+    predictions = every.sort_values(["split", "image", *KEY])
     folder, images = report_folder(sweep.name), run_folder(sweep.name, "images.csv")
+    rows = pd.concat([_rows(each, outcomes, tables.get(each.run.name)) for each in shown], ignore_index=True)
+    table = _with_ratios(_with_tests(rows.astype(COUNTS | MEASURED), predictions), images, sweep.resize)
     if images.exists():
         listed = pd.read_csv(images).assign(image=lambda table: table["image"].map(guarded))
         text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / "predictions.parquet", parquet(predictions))
-    private = (sweep.dataset, sweep.weights)  # the report may be passed on
+    extra = sweep.extra_test.folder if sweep.extra_test else None
+    private = (sweep.dataset, sweep.weights, sweep.imagenet_list, extra)  # the report may be passed on
     summary = json.dumps(_summary(sweep, outcomes.values()), indent=1, ensure_ascii=False)
     write_atomically(folder / "sweep.json", impersonal(summary, *private))
     safe = table.assign(error=table["error"].map(guarded))
@@ -70,62 +74,87 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     return table
 
 
-def _cell(each: Outcome) -> dict[str, int]:
-    return {key: each.run.parameters.get(key, BASELINE_SIZE) for key in CELL_TYPES}
+def _placed(each: Outcome, table: pd.DataFrame) -> pd.DataFrame:
+    """A run's rows with seed and train size; what runs once was fitted at its test size."""
+    return table.assign(
+        seed=each.run.parameters["seed"], train_size=each.run.parameters.get("train_size", table["test_size"])
+    )
 
 
 def _predictions(sweep: str, each: Outcome) -> pd.DataFrame:
-    return pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet").assign(**_cell(each))
+    return _placed(each, pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet"))
 
 
 def _rows(each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None) -> pd.DataFrame:
     training = outcomes[each.run.needs[0]] if each.run.needs else each
     if predictions is None:
-        cells = [each.run.parameters.get("adaptations", ["baseline"]), each.run.parameters.get("views", ["center"])]
-        rows = pd.DataFrame(product(*cells), columns=["adaptation", "view"])
+        given = each.run.parameters
+        sizes = given.get("test_sizes") or [given["test_size"]]
+        names = list(given.get("adaptations", ["baseline"]))
+        names += [CONTROL + name for name in names if name in ADAPTED and given["train_size"] != given["test_size"]]
+        cells = product(sizes, names, given.get("views", ["center"]))
+        rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"]).assign(test_part="test")
     else:
         rows = summarise(predictions)
     error = each.error
     if each.status in ("missing", "waiting") and training.status == "failed":
         error = f"{training.run.name} failed: {training.error}"
-    adapt = (each.get("seconds", "adapt") or {}) | (training.get("seconds", "adapt") or {})
-    speed = each.get("eval_images_per_second")
+    controls = {CONTROL + name: s for name, s in (training.get("seconds", "adapt") or {}).items()}
+    by_view = rows["view"] if each.run.needs else rows["test_size"].astype(str)
     measured = {
-        "eval_images_per_second": rows["view"].map(speed if isinstance(speed, Mapping) else {"center": speed}),
+        "eval_images_per_second": by_view.map(each.get("eval_images_per_second") or {}),
         "peak_memory_bytes": each.get("peak_memory_bytes"),
-        "train_seconds": training.get("seconds", "train"),
-        "adapt_seconds": rows["adaptation"].map(adapt),
+        "train_seconds": _sum(training.get("seconds", "probe"), training.get("seconds", "train")),
+        "adapt_seconds": rows["adaptation"].map((each.get("seconds", "adapt") or {}) | controls),
     }
-    table = rows.assign(**_cell(each), **measured, status=each.status, error=error).reindex(columns=COLUMNS)
+    table = _placed(each, rows).assign(**measured, status=each.status, error=error).reindex(columns=COLUMNS)
     table.loc[table["adaptation"] == "zero_shot", "eval_images_per_second"] = float("nan")  # that is the baseline's
     return table
 
 
+def _sum(*seconds: float | None) -> float | None:
+    known = [each for each in seconds if each is not None]
+    return sum(known) if known else None
+
+
+def _with_ratios(table: pd.DataFrame, images: Path, resize: Resize) -> pd.DataFrame:
+    """The column size_ratio: mean of ratios over crops of these very images, nan where their sizes are not known."""
+    if not images.exists():
+        return table.assign(size_ratio=float("nan"))
+    listed = pd.read_csv(images)
+    crops = sample_crops(listed[listed["split"].isin(SPLITS)])
+    pairs = table[PAIR].drop_duplicates().itertuples(index=False, name=None)
+    ratios = pair_ratios(crops, pairs, resize).set_index(PAIR)["mean_of_ratios"]
+    return table.assign(size_ratio=ratios.reindex(pd.MultiIndex.from_frame(table[PAIR])).to_numpy())
+
+
 def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    correct = correct_by_cell(predictions)
-    baseline = next((cell for cell in correct if cell.adaptation == "baseline"), None)
+    """The columns p_vs_baseline (at the same test size) and p_vs_same_size, by Holm's method for each reference."""
+    correct = {part: correct_by_cell(predictions, part) for part in table["test_part"].unique()}
+    probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "baseline"}
 
-    def p_value(cell: Cell, reference: Cell | None) -> float:
-        if reference is None or reference == cell or not {reference, cell} <= correct.keys():
+    def p_value(part: str, cell: Cell, reference: Cell | None) -> float:
+        known = correct[part]
+        if reference is None or reference == cell or not {reference, cell} <= known.keys():
             return float("nan")
-        return mcnemar_p(*aligned(correct[cell], correct[reference]))
+        return mcnemar_p(*aligned(known[cell], known[reference]))
 
-    cells = keys(table)
+    cells, parts = keys(table), table["test_part"]
     same = [None if c.adaptation in ONCE else Cell(c.train_size, c.train_size, "none", c.seed) for c in cells]
-    against = pd.Series([p_value(cell, baseline) for cell in cells], dtype=float)
-    against_same = pd.Series([p_value(*pair) for pair in zip(cells, same, strict=True)], dtype=float)
+    probe = [probes.get(cell.test_size) for cell in cells]
+    against = pd.Series([p_value(*each) for each in zip(parts, cells, probe, strict=True)], dtype=float)
+    against_same = pd.Series([p_value(*each) for each in zip(parts, cells, same, strict=True)], dtype=float)
     return table.assign(
-        size_ratio=[size_ratio(cell.train_size, cell.test_size) for cell in cells],
-        p_vs_baseline=against.groupby(table["seed"]).transform(holm),
-        p_vs_same_size=against_same.groupby([table["train_size"], table["seed"]]).transform(holm),
+        p_vs_baseline=against.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
+        p_vs_same_size=against_same.groupby([parts, table["train_size"], table["seed"]]).transform(holm),
     )
 
 
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
     runs = [
         {"name": each.run.name, "notebook": each.run.notebook, "status": each.status, "error": each.error}
-        | {key: each.run.parameters.get(key) for key in ("train_size", "test_size", "seed")}
-        | {"seconds": each.total_seconds(), "activations": each.get("activations"), "memory": each.get("memory")}
+        | {key: each.run.parameters.get(key) for key in ("train_size", "test_size", "seed", "epochs")}
+        | {key: each.get(key) for key in ("wall_seconds", "activations", "memory", "choices", "tried", "moved")}
         for each in outcomes
     ]
     facts = ("versions", "hardware", "classes", "images", "leakage", "zero_shot")
@@ -133,5 +162,5 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
     if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
         known["leakage"] = known["leakage"] | {"verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"}
     known["unreadable"] = images_record(sweep.name).get("unreadable")
-    known["seconds"] = sum(each.total_seconds() for each in outcomes)
+    known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     return {"settings": sweep.model_dump(mode="json"), "runs": runs, **known}

@@ -1,11 +1,12 @@
 """What one run leaves behind: predictions, metrics, versions and hardware, each file written atomically.
 
-A run's folder holds `predictions.parquet` (one row per image x split x adaptation x view) and, written last,
-`metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on the test split unless named val.
+A run's folder holds `predictions.parquet` (one row per image x test size x adaptation x view) and, written last,
+`metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test part unless named val.
 """
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -13,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from fixres_poc.analysis.statistics import expected_calibration_error, macro_accuracy, wilson_interval
-from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config.files import write_atomically
 from fixres_poc.config.provenance import environment
 from fixres_poc.config.settings import Settings
 
 TOP = ["top1", "top2", "top3", "top4", "top5"]
-TYPES = {"image": "category", "split": "category", "adaptation": "category", "view": "category"}
+TYPES = {"image": "category", "split": "category", "test_size": "int16", "adaptation": "category", "view": "category"}
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
 
@@ -31,13 +33,15 @@ class Metrics:
     classes: Sequence[str] | None = None  # names, in the order of the labels
     images: Mapping[str, int] | None = None  # number per split
     seconds: Mapping[str, Any] | None = None  # {"train": s, "adapt": {adaptation: s}, "evaluate": s}, or parts of it
-    eval_images_per_second: Mapping[str, float] | float | None = None  # by view, or of the only one
+    eval_images_per_second: Mapping[str, float] | None = None  # by view; of the baseline by test size
     peak_memory_bytes: int | None = None
     images_at_once: int | None = None  # that passed the frozen network
     memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
     best_epoch: int | None = None  # of stage 1, from 1
-    penalty: float | None = None  # C of the baseline
+    choices: Mapping[str, Any] | None = None  # what was chosen on validation, from what the settings list
+    tried: Mapping[str, list[Any]] | None = None  # what it was chosen from, with validation accuracies
+    moved: Mapping[str, float] | None = None  # how far each adaptation moved the affine weights of the last batch norm
     zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
     leakage: Mapping[str, Any] | None = None  # findings of the leakage check
     activations: list[dict[str, Any]] | None = None  # what enters the classifier, by framing
@@ -50,13 +54,13 @@ def typed(predictions: pd.DataFrame) -> pd.DataFrame:
     """The predictions table with its columns in order and its compact types; probabilities rounded to 4 decimals.
 
     Raises:
-        ValueError: a column is missing, or a split is neither val nor test.
+        ValueError: a column is missing, or there are train images among them.
     """
     missing = [name for name in TYPES if name not in predictions]
     if missing:
         raise ValueError(f"predictions lack the columns {missing}")
-    if not set(predictions["split"]) <= {"val", "test"}:
-        raise ValueError(f"splits {sorted(set(predictions['split']))}: allowed are val and test")
+    if "train" in set(predictions["split"]):
+        raise ValueError("split 'train': only val and test parts are predicted")
     return predictions[list(TYPES)].assign(probability=predictions["probability"].round(4)).astype(TYPES)
 
 
@@ -66,11 +70,12 @@ def write_run(
     """Write `predictions.parquet` and then `metrics.json`, each atomically, into a run's folder.
 
     Args:
-        predictions: columns image, split (val or test), adaptation, view, target, top1..top5 (class indices, -1 where
-            there are fewer than 5 classes) and probability (of top1).
+        predictions: columns image, split (val, test, or the extra test part's name), test_size (px), adaptation, view,
+            target, top1..top5 (class indices, -1 where there are fewer than 5 classes) and probability (of top1).
         gpu: name of the accelerator.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
+    content["wall_seconds"] = time.time() - psutil.Process().create_time()  # since the notebook's kernel was started
     if predictions is not None:
         predictions = typed(predictions)
         packed = parquet(predictions)
@@ -89,20 +94,23 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def summarise(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row per adaptation and view, in their order of appearance.
+    """One row per test size, adaptation, view and test part, in their order of appearance, "test" before an extra part.
 
     Returns:
-        Columns adaptation, view, n_val, val_top1, n_test, top1, top1_low and top1_high (95 % Wilson), top5,
-        macro_accuracy, ece (15 bins).
+        Columns test_size, adaptation, view, test_part, n_val, val_top1, n_test, top1, top1_low and top1_high (95 %
+        Wilson), top5, macro_accuracy, ece (15 bins).
     """
-    cells = predictions.groupby(["adaptation", "view"], sort=False, observed=True)
-    return pd.DataFrame(
-        [dict(zip(["adaptation", "view"], key, strict=True)) | _accuracies(cell) for key, cell in cells]
-    )
+    names = ["test_size", "adaptation", "view"]
+    rows = []
+    for key, cell in predictions.groupby(names, sort=False, observed=True):
+        extra = sorted(set(cell["split"]) - {"val", "test"})
+        for part in ["test", *extra]:
+            rows.append({**dict(zip(names, key, strict=True)), "test_part": part, **_accuracies(cell, part)})
+    return pd.DataFrame(rows)
 
 
-def _accuracies(cell: pd.DataFrame) -> dict[str, float]:
-    val, test = cell[cell["split"] == "val"], cell[cell["split"] == "test"]
+def _accuracies(cell: pd.DataFrame, part: str) -> dict[str, float]:
+    val, test = cell[cell["split"] == "val"], cell[cell["split"] == part]
     correct = test["target"] == test["top1"]
     low, high = wilson_interval(int(correct.sum()), len(test))
     return {

@@ -1,14 +1,15 @@
-"""The results of a sweep, read from reports/<sweep>/ alone: choices made on validation, comparisons made on test.
+"""The results of a sweep, read from reports/<sweep>/ alone: choices made on validation, comparisons on a test part.
 
-Accuracies are fractions on the test split unless named val.
+Accuracies are fractions on that part unless named val. The choices never use a test part.
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fixres_poc.analysis.cells import (
@@ -19,6 +20,7 @@ from fixres_poc.analysis.cells import (
     IMAGE_COLUMNS,
     KEY,
     ONCE,
+    PAIR,
     Cell,
     aligned,
     correct_by_cell,
@@ -27,8 +29,8 @@ from fixres_poc.analysis.cells import (
 )
 from fixres_poc.analysis.statistics import Difference, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import report_folder, sweep_folder
-from fixres_poc.config.settings import BASELINE_SIZE, CROPS, DataSettings
+from fixres_poc.config.files import report_folder, sweep_folder
+from fixres_poc.config.settings import CROPS, DataSettings
 from fixres_poc.config.validation import validate
 
 MEANS = ["size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece", "train_seconds"]
@@ -37,8 +39,8 @@ VIEWS = tuple(CROPS)
 
 
 def _rows_by_seed(values: Collection["pd.Series[Any]"]) -> pd.DataFrame:
-    """(S, N): a row a seed, a column an image that all of them have."""
-    return pd.concat(values, axis=1, join="inner").T
+    """(S, N): a row a seed, numbered from 0, a column an image that all of them have."""
+    return pd.concat(values, axis=1, join="inner", keys=range(len(values))).T
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
@@ -47,35 +49,58 @@ def _joint_status(status: "pd.Series[str]") -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a sweep's report: results.csv, predictions.parquet, images.csv and sweep.json."""
+    """The tables of a sweep's report: results.csv, predictions.parquet, images.csv and sweep.json.
+
+    Attributes:
+        part: the test part that accuracies and differences are about.
+    """
 
     table: pd.DataFrame
     predictions: pd.DataFrame
     images: pd.DataFrame
     sweep: dict[str, Any]
+    part: str = "test"
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the test parts, "test" first."""
+        return list(dict.fromkeys(["test", *self.table["test_part"]]))
+
+    def on(self, part: str) -> "Results":
+        """The same results, about another test part."""
+        return replace(self, part=part)
 
     @cached_property
     def _correct(self) -> dict[Cell, "pd.Series[bool]"]:
-        return correct_by_cell(self.predictions)
+        return correct_by_cell(self.predictions, self.part)
 
-    @property
-    def baseline(self) -> Cell:
-        """The cell of the frozen features with a linear classifier."""
-        return Cell(BASELINE_SIZE, BASELINE_SIZE, "baseline", self.sweep["settings"]["seeds"][0])
+    def once(self, name: str, test_size: int) -> Cell:
+        """The cell of one of `ONCE` at a test size: the linear probe fitted there, or the zero-shot classifier."""
+        return Cell(test_size, test_size, name, self.sweep["settings"]["seeds"][0])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """`table` with one row for all seeds of a cell, and the column `seeds`: how many ran to their end.
+        """Rows of `table` about `part`, one for all seeds of a cell, and the column `seeds`: how many ran to their end.
 
         Where there is more than one seed, numbers are means over those that ran, `seed` is the first of them, top-1 has
         the interval of `accuracy`, p-values are missing, and the status says how many ran.
         """
-        ok = self.table["status"] == "done"
-        table = self.table.assign(seeds=ok.astype(int))
+        own = self.table[(self.table["test_part"] == self.part) | (self.table["status"] != "done")]
+        table = own.reset_index(drop=True)
+        ok = table["status"] == "done"
+        table = table.assign(seeds=ok.astype(int), test_part=self.part)
         if not table.duplicated(GRID).any():
             return table
         groups = table.assign(seed=table["seed"].where(ok)).groupby(GRID, sort=False, as_index=False)
-        cells = groups.agg({"seed": "first", **dict.fromkeys(MEANS, "mean"), "seeds": "sum", "status": _joint_status})
+        cells = groups.agg(
+            {
+                "seed": "first",
+                "test_part": "first",
+                **dict.fromkeys(MEANS, "mean"),
+                "seeds": "sum",
+                "status": _joint_status,
+            }
+        )
         cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
         bounds = {"top1_low": [each.low for each in found], "top1_high": [each.high for each in found]}
@@ -104,41 +129,62 @@ class Results:
         Returns:
             `paired_difference` for one seed, else `mean_over_seeds`; None where the cells are one, or share no seed.
         """
-        pairs = self._pairs(first, second)
-        if len(pairs) <= 1:
-            return paired_difference(*pairs[0]) if pairs else None
-        return mean_over_seeds(_rows_by_seed([a.astype(int) - b.astype(int) for a, b in pairs]), least=-1)
+        return self.mean_difference([(first, second)])
+
+    def mean_difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> Difference | None:
+        """Mean of the differences of several pairs of cells, with equal weight, over the seeds that all of them have.
+
+        Returns:
+            As `difference`; None where there is no pair, or one of which no seed ran.
+        """
+        found, seeds = [self._pairs(*pair) for pair in pairs], self.common_seeds(pairs)
+        if not seeds:
+            return None
+        if len(found) == len(seeds) == 1:
+            return paired_difference(*found[0][seeds[0]])
+        apart = [_rows_by_seed([each[s][0].astype(int) - each[s][1].astype(int) for s in seeds]) for each in found]
+        joined = pd.concat(apart, join="inner", keys=range(len(apart)))  # images that all of them have
+        return mean_over_seeds(joined.groupby(level=1).mean(), least=-1)
+
+    def common_seeds(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[int]:
+        """Seeds at which both cells of every pair were run to their end."""
+        return sorted(set.intersection(*(set(self._pairs(*pair)) for pair in pairs))) if pairs else []
 
     def p_value(self, first: Cell, second: Cell) -> float:
-        """McNemar's p for one seed; nan for several, which it is not made for."""
-        pairs = self._pairs(first, second)
+        """McNemar's mid-p for one seed; nan for several, which it is not made for."""
+        pairs = list(self._pairs(first, second).values())
         return mcnemar_p(*pairs[0]) if len(pairs) == 1 else float("nan")
 
-    def _pairs(self, first: Cell, second: Cell) -> list[tuple["pd.Series[bool]", "pd.Series[bool]"]]:
-        """Correctness of both on the same test images, a pair a seed; what ran only once is held against each."""
+    def _pairs(self, first: Cell, second: Cell) -> dict[int, tuple["pd.Series[bool]", "pd.Series[bool]"]]:
+        """Correctness of both on the same images, by seed; what ran only once is held against each."""
         if first._replace(seed=second.seed) == second:
-            return []
-        others = {seed: second._replace(seed=seed) for seed in self.seeds(second)}
-        if second.adaptation in ONCE and others:
-            others = dict.fromkeys(self.seeds(first), next(iter(others.values())))
-        seeds = [seed for seed in self.seeds(first) if seed in others]
-        return [aligned(self._correct[first._replace(seed=seed)], self._correct[others[seed]]) for seed in seeds]
+            return {}
+        sides = [{seed: cell._replace(seed=seed) for seed in self.seeds(cell)} for cell in (first, second)]
+        for own, other, cell in zip(sides, reversed(sides), (first, second), strict=True):
+            if cell.adaptation in ONCE and own:
+                only = next(iter(own.values()))
+                own |= dict.fromkeys(other, only)
+        ones, others = sides
+        both = [seed for seed in ones if seed in others]
+        return {each: aligned(self._correct[ones[each]], self._correct[others[each]]) for each in both}
 
-    def ranked(self, also: Collection[str] = ()) -> pd.DataFrame:
+    def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the smaller train size.
-        Baseline, control and full fine-tuning are no candidates, nor are cells that ran with fewer seeds than others.
+        Baseline, controls and full fine-tuning are no candidates, nor are cells that ran with fewer seeds than others.
 
         Args:
             also: adaptations that compete besides, such as baseline; simpler ones win ties against them.
+            by_train_size: leave out cells that ran with fewer seeds than others of their train size, not than any.
         """
         order = (*CANDIDATES, *also)
         rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
-        rows = rows[(rows["seeds"] == rows["seeds"].max()) | rows["adaptation"].isin(ONCE)]
+        most = rows.groupby("train_size")["seeds"].transform("max") if by_train_size else rows["seeds"].max()
+        rows = rows[(rows["seeds"] == most) | rows["adaptation"].isin(ONCE)]
         ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(VIEWS.index)}
         keys = ["loss", "test_size", "crops", "rank", "train_size"]
-        ranked: pd.DataFrame = rows.assign(loss=1 - rows["val_top1"], **ranks).sort_values(keys)
+        ranked: pd.DataFrame = rows.assign(loss=(1 - rows["val_top1"]).round(5), **ranks).sort_values(keys)
         return ranked
 
     def choose(self) -> Cell:
@@ -152,15 +198,28 @@ class Results:
             raise ValueError("no resolution pair was run to its end")
         return keys(ranked)[0]
 
+    def stability(self, draws: int = 1000) -> float:
+        """How often a bootstrap of the validation images picks the same pair of sizes as `choose`, in [0, 1]."""
+        ranked, correct = self.ranked(), correct_by_cell(self.predictions, "val")
+        hits = [
+            pd.concat([correct[cell._replace(seed=seed)] for seed in self.seeds(cell)], axis=1).mean(axis=1)
+            for cell in keys(ranked)
+        ]
+        table = pd.concat(hits, axis=1, join="inner").to_numpy()
+        weights = np.random.default_rng(0).multinomial(len(table), np.full(len(table), 1 / len(table)), draws)
+        first = (weights @ table).round(9).argmax(axis=1)  # of equals the first, as in `ranked`
+        same = (ranked[PAIR] == ranked[PAIR].iloc[0]).all(axis=1).to_numpy()
+        return float(same[first].mean())
+
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""
         place = [getattr(cell, key) for key in GRID]
         return self.cells[(self.cells[GRID] == place).all(axis=1)].iloc[0]
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
-        """Predictions of one cell for the test images: image, target, top1..top5, probability."""
+        """Predictions of one cell for the part's images: image, target, top1..top5, probability."""
         rows = self.predictions[(self.predictions[KEY].astype(object) == list(cell)).all(axis=1)]
-        return rows[rows["split"] == "test"].astype({"image": str}).reset_index(drop=True)
+        return rows[rows["split"] == self.part].astype({"image": str}).reset_index(drop=True)
 
     def data_settings(self) -> DataSettings:
         """Which images the sweep used."""
@@ -189,42 +248,3 @@ def load_results(name: str) -> Results:
         images=listed.assign(image=listed["image"].map(unguarded)),
         sweep=json.loads((folder / "sweep.json").read_text(encoding="utf-8")),
     )
-
-
-def gain_path(results: Results) -> pd.DataFrame:
-    """The chosen cell's gain over the baseline, split along the way, each step tested on the same images.
-
-    Returns:
-        One row per step: step, train_size, test_size, adaptation, view, top1, against (the last step before it that was
-        run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar); nan where a step was not run. Over several seeds
-        these are means, and there is no p.
-    """
-    chosen = results.choose()
-    train, test = chosen.train_size, chosen.test_size
-    one_crop = chosen._replace(view="center")
-    plain = one_crop._replace(adaptation="none")
-    steps = {
-        "baseline": results.baseline,
-        f"fine-tuned and tested at {train}": plain._replace(test_size=train),
-        f"tested at {test} instead": plain,
-        f"control: adapted at {train}": plain._replace(adaptation="control"),
-        f"adapted at {test} ({chosen.adaptation})": one_crop,
-    }
-    if chosen.adaptation == "none":
-        steps = dict(list(steps.items())[:3])
-    if chosen != one_crop:
-        steps[f"{chosen.view} instead of one crop"] = chosen
-    if train == test:
-        steps.pop(f"tested at {test} instead")
-    rows, last = [], ""
-    for step, cell in steps.items():
-        row: dict[str, Any] = {"step": step, **cell._asdict()}
-        if cell in results:
-            row["top1"] = results.accuracy(cell).estimate
-            gain = results.difference(cell, steps[last]) if last else None
-            if gain is not None:
-                row |= {"against": last, "gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
-                row["p"] = results.p_value(cell, steps[last])
-            last = step
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"])

@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.paths import home
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.files import home
+from fixres_poc.config.sweep_settings import SweepSettings
 
 # jsonschema, which reads notebooks, would import this for a second, to check names of a kind that notebooks lack.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -27,6 +27,7 @@ DATASET += "<file's stem>-<folder's name>, as in reports/images-birds"
 Dataset = Annotated[str | None, typer.Option(help=DATASET)]
 Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
+Replace = Annotated[bool, typer.Option("--replace", help="delete finished runs made with other settings")]
 Json = Annotated[bool, typer.Option("--json", help="print for programs; fractions, seconds, bytes")]
 Run = Annotated[str, typer.Argument(help="a finished run's folder, runs/<sweep>/<run>", show_default=False)]
 ADAPTATION = "which of the run's; by default the one that validation prefers"

@@ -45,7 +45,7 @@ def predict(
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example: fixres-poc evaluate runs/demo/train96_test144_seed0 --dataset /other/images")
+@app.command(epilog="Example: fixres-poc evaluate runs/demo/train96_test160_seed0 --dataset /other/images")
 def evaluate(
     run: Run,
     split: Annotated[Literal["test", "val", "train"], typer.Option(help="of the run's own images")] = "test",
@@ -56,10 +56,11 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a finished run again: on another split or folder, in another view, at another test size."""
+    from fixres_poc.data.dataset import class_folders
     from fixres_poc.inference import finished_run
 
     network = finished_run.load(run)
-    data, unknown = finished_run.class_folders(dataset, network.classes) if dataset else (network.data(), [])
+    data, unknown = class_folders(str(Path(dataset).resolve()), network.classes) if dataset else (network.data(), [])
     if unknown:
         print(printable(f"left out, as the run has no such class: {', '.join(unknown)}"), file=sys.stderr)
     names = adaptation or list(network.tails)
@@ -72,7 +73,7 @@ def _accuracy(row: dict[str, Any]) -> str:
     return f"{text}, top-5 {row['top5']:.1%}, mean of classes {row['macro_accuracy']:.1%}; {row['images']} images"
 
 
-@app.command(epilog="Example: fixres-poc export runs/demo/train96_test144_seed0 --output dogs.onnx")
+@app.command(epilog="Example: fixres-poc export runs/demo/train96_test160_seed0 --output dogs.onnx")
 def export(
     run: Run,
     output: Annotated[Path, typer.Option(help="the file, .onnx or .pt2", show_default=False)],

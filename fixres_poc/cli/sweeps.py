@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
-from fixres_poc.cli.application import Backbone, Dataset, Format, Json, SweepFile, Weights, app, load, records, say
+from fixres_poc.cli.application import (
+    Backbone,
+    Dataset,
+    Format,
+    Json,
+    Replace,
+    SweepFile,
+    Weights,
+    app,
+    load,
+    records,
+    say,
+)
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import report_folder, resolve
+from fixres_poc.config.files import report_folder, resolve
 from fixres_poc.config.settings import DatasetSettings
 
 
@@ -21,7 +33,7 @@ def sweep(
     weights: Weights = None,
     cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
     profile: Annotated[str, typer.Option(help="folder of a Snakemake profile")] = "profiles/local",
-    replace: Annotated[bool, typer.Option("--replace", help="delete finished runs made with other settings")] = False,
+    replace: Replace = False,
     json: Json = False,
 ) -> None:
     """Do everything that a sweep still lacks: images, runs, report."""
@@ -42,11 +54,17 @@ def sweep(
 
 
 @app.command(epilog="Example: accelerate launch -m fixres_poc train sweeps/stanford_dogs.yml")
-def train(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
+def train(
+    file: SweepFile,
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    replace: Replace = False,
+) -> None:
     """Do only the trainings of a sweep, on several GPUs if `accelerate launch` starts it."""
     from fixres_poc.sweep.execution import train_all
 
-    train_all(load(file, dataset=dataset, backbone=backbone, weights=weights))
+    train_all(load(file, dataset=dataset, backbone=backbone, weights=weights), replace)
 
 
 @app.command(epilog="Example: fixres-poc plan sweeps/stanford_dogs.yml --memory 24GiB --tflops 20")

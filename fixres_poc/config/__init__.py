@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "errors": ["InputError"],
-        "paths": ["run_folder"],
+        "files": ["run_folder"],
         "settings": [
             "BASELINE_SIZE",
             "BaselineSettings",

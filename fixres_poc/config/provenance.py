@@ -17,7 +17,7 @@ import psutil
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 RESULT_PACKAGES = ("data", "geometry", "model", "method")
 REPORT_FILES = (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")

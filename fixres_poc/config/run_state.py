@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fixres_poc.config.atomic import write_atomically
-from fixres_poc.config.paths import run_folder
-from fixres_poc.config.settings import Run, SweepSettings
+from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -44,15 +43,9 @@ class Outcome:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
-    def total_seconds(self) -> float:
-        """Sum of all the times the run measured."""
-        return _total(self.get("seconds"))
-
-
-def _total(seconds: Any) -> float:
-    if isinstance(seconds, Mapping):
-        return sum(_total(value) for value in seconds.values())
-    return float(seconds or 0)
+    def wall_seconds(self) -> float:
+        """How long the run took, from the start of its kernel to its end; 0 where that is not known."""
+        return float(self.get("wall_seconds") or 0)
 
 
 def state(sweep: str, run: Run) -> State:

@@ -1,24 +1,23 @@
-"""Validated, frozen settings of sweeps and runs.
-
-A sweep file holds the keys of `SweepSettings`; `SweepSettings.runs` derives every notebook run from it. `validation`
-reads settings from sweep files and notebooks. Sizes are in pixels.
-"""
+"""Validated, frozen settings of notebook runs; `validation` reads them. Sizes are in pixels."""
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import product
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 EMBEDDED_BACKBONES = ("efficientnet_lite0",)
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
-Adaptation = Literal["none", "head", "head_bn_stats", "head_bn", "control", "equalised", "full"]
+Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
-ADAPTATIONS: tuple[Adaptation, ...] = ("none", "head", "head_bn_stats", "head_bn", "control", "equalised")
+ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
+ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn")
+"""Adaptations of a tail on images. Each has a control: the same one, done at the train size."""
+CONTROL = "control_"
+"""What the name of an adaptation's control begins with."""
+SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
 BASELINE_SIZE = 224
+MOST_EPOCHS = 100_000
 
 
 def _known_backbone(name: str) -> str:
@@ -30,7 +29,8 @@ def _known_backbone(name: str) -> str:
     return name
 
 
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, none of which stands twice."""
     if len(set(values)) != len(values):
         raise ValueError("each value may stand once")
     return values
@@ -43,15 +43,21 @@ def _with_center(views: tuple[View, ...]) -> tuple[View, ...]:
 
 
 Size = Annotated[int, Field(ge=32, le=2048)]
-Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(_unique)]
-Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(_unique)]
-Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(_unique)]
-Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(_unique), AfterValidator(_with_center)]
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(unique)]
+Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(unique)]
+Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(unique)]
+Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_with_center)]
 Text = Annotated[str, Field(min_length=1)]
 Backbone = Annotated[Text, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Rate = Annotated[float, Field(gt=0, le=10)]
+FirstRate = Annotated[float, Field(ge=0, le=10)]
+FirstRates = Annotated[tuple[FirstRate, ...], Field(min_length=1), AfterValidator(unique)]
+Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(unique)]
+EpochCounts = Annotated[tuple[Epochs, ...], Field(min_length=1), AfterValidator(unique)]
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
+T = TypeVar("T")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
@@ -61,12 +67,31 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
+    """The values of a setting that may be one value or a list of them, to choose from on validation."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+class ExtraTest(Settings):
+    """A second test part, such as images that the network has not seen in pre-training."""
+
+    name: Name = Field(description="its name in tables, other than train, val and test")
+    folder: Text = Field(description="folder of class folders; classes are matched by name")
+
+    @model_validator(mode="after")
+    def _of_its_own(self) -> Self:
+        if self.name in SPLITS:
+            raise ValueError(f"name = {self.name!r}: one of the data set's own parts; allowed is another name")
+        return self
+
+
 class DataSettings(Settings):
     """Which images, and how they are split."""
 
     dataset: str = Field("synthetic", min_length=1, description="synthetic, stanford_dogs, or a folder")
     image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(None, description="most images; None: all")
     split_seed: Seed = Field(0, description="seed of the split and of the drawing")
+    extra_test: ExtraTest | None = Field(None, description="a second test part")
     show_images: bool | None = Field(None, description="may notebooks and report show images? None: by their licence")
 
     @model_validator(mode="after")
@@ -118,25 +143,41 @@ class MethodSettings(ModelSettings):
     """How both stages are trained."""
 
     epochs: Epochs = 4
-    learning_rate: Rate = 0.01
-    adapt_epochs: Epochs = 2
-    adapt_learning_rate: Rate = 0.01
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    learning_rate: FirstRate | FirstRates = Field(0.01, description="of stage 1; 0: the trunk stays as it is")
+    head_start: Literal["probe", "random"] = Field("probe", description="classifier that stage 1 starts from")
+    label_smoothing: Smoothing = 0.1
+    adapt_epochs: Epochs | EpochCounts = 2
+    adapt_learning_rate: Rate | Rates = 0.01
+    adapt_label_smoothing: Smoothing = 0.0
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations, not store them")
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> Self:
+        if 0 in several(self.learning_rate) and self.head_start == "random":
+            raise ValueError("learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe")
+        return self
 
 
 class BaselineSettings(ModelSettings, RunSettings):
-    """Frozen features at 224/224 and a linear classifier (notebook 02)."""
+    """Frozen features and a linear classifier, fitted and tested at each size (notebook 02)."""
 
     seed: Seed = 0
+    test_sizes: Sizes = (BASELINE_SIZE,)
     run_name: ClassVar[str] = "baseline"
 
 
 class TrainSettings(MethodSettings, RunSettings):
-    """Stage 1 at the train size, and the control adapted there (notebook 03)."""
+    """Stage 1 at the train size, and the controls adapted there (notebook 03)."""
 
     seed: Seed = 0
     train_size: Size
+    tuning_size: Size | None = Field(None, description="where stage 2's lists are chosen from; None: train size")
+    tuned_by: Seed | None = Field(None, description="seed of the training whose choices hold here; None: chosen here")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether anything of stage 2 is chosen from a list."""
+        return len(several(self.adapt_learning_rate)) * len(several(self.adapt_epochs)) > 1
 
     @property
     def run_name(self) -> str:
@@ -180,71 +221,3 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "04_fixres": PairSettings,
     "05_results": ResultsSettings,
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One notebook run of a sweep: its name, its notebook's stem, its parameters and the runs it waits for."""
-
-    name: str
-    notebook: str
-    parameters: dict[str, Any]
-    needs: tuple[str, ...] = ()
-
-
-class SweepSettings(MethodSettings):
-    """The keys of a sweep file. Only `dataset` and the sizes are required."""
-
-    name: Name
-    imagenet_list: Text | None = Field(None, description="text file of ImageNet's training images, one a line")
-    skip_unreadable: bool = Field(False, description="leave out images that cannot be read, and list them")
-    dataset: str = Field(min_length=1)
-    pairs: Pairs | None = None
-    train_sizes: Sizes | None = None
-    test_sizes: Sizes | None = None
-    adaptations: Adaptations = ADAPTATIONS
-    views: Views = ("center",)
-    full_pairs: Pairs | None = Field(None, description="pairs for which `full` is run as well")
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)] = (0,)
-    run_time_limit: Annotated[int, Field(ge=1)] | None = Field(None, description="most seconds a run may take, or none")
-
-    @model_validator(mode="after")
-    def _sizes_given_once(self) -> Self:
-        given = (self.train_sizes is not None, self.test_sizes is not None)
-        if any(given) if self.pairs else not all(given):
-            raise ValueError("give either pairs, or both train_sizes and test_sizes")
-        if (runs := len(self.resolution_pairs()) * len(self.seeds)) > 10_000:
-            raise ValueError(f"{runs} pairs times seeds: at most 10000 are allowed")
-        if other := set(self.full_pairs or ()) - set(self.resolution_pairs()):
-            raise ValueError(f"full_pairs: {sorted(map(list, other))} are no pairs of this sweep")
-        return self
-
-    def resolution_pairs(self) -> tuple[tuple[int, int], ...]:
-        """(train_size, test_size) of every pair, in the file's order."""
-        if self.pairs is not None:
-            return self.pairs
-        return tuple((train, test) for train in self.train_sizes or () for test in self.test_sizes or ())
-
-    def data_settings(self) -> DataSettings:
-        """Which images the sweep uses."""
-        return DataSettings(**self.model_dump(include=set(DataSettings.model_fields)))
-
-    def runs(self) -> tuple[Run, ...]:
-        """Every notebook run of the sweep but the report's own: one training a train size and seed, one run a pair."""
-        shared = self.model_dump() | {"sweep": self.name}
-        stems = ("00_state_of_the_art", "01_dataset_eda", "02_baseline")
-        runs = {run.name: run for run in (_run(stem, shared | {"seed": self.seeds[0]}) for stem in stems)}
-        for seed, (train_size, test_size) in product(self.seeds, self.resolution_pairs()):
-            own: dict[str, Any] = {"seed": seed, "train_size": train_size, "test_size": test_size}
-            if (train_size, test_size) in (self.full_pairs or ()):
-                own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
-            training = _run("03_train", shared | own)
-            pair = _run("04_fixres", shared | own, needs=(training.name,))
-            runs |= {each.name: runs.get(each.name, each) for each in (training, pair)}
-        return tuple(runs.values())
-
-
-def _run(notebook: str, values: Mapping[str, Any], needs: tuple[str, ...] = ()) -> Run:
-    model: Any = NOTEBOOKS[notebook]
-    settings = model(**{key: value for key, value in values.items() if key in model.model_fields})
-    return Run(settings.run_name, notebook, settings.model_dump(), needs)

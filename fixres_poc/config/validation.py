@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import home, resolve
-from fixres_poc.config.settings import Settings, SweepSettings
+from fixres_poc.config.files import home, resolve
+from fixres_poc.config.settings import Settings
+from fixres_poc.config.sweep_settings import SweepSettings
 
 S = TypeVar("S", bound=Settings)
 LONGEST_VALUE = 300
@@ -59,13 +60,17 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, model: type[Settings]) -> str:
-    first = error.errors()[0]
-    key, kind = str(first["loc"][0]) if first["loc"] else "", first["type"]
+    errors = error.errors()
+    # what may be a value or a list of values is wrong in both ways
+    as_one = isinstance(errors[0]["input"], tuple) and [*map(type, errors[0]["loc"])] == [str, str]
+    first = errors[1] if as_one and len(errors) > 1 else errors[0]
+    names = [str(part) for part in first["loc"][: 1 + (first["loc"][:1] == ("extra_test",))]]
+    key, kind = ".".join(names), first["type"]
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"unknown key {key!r}; {hint}allowed: {', '.join(sorted({*model.model_fields} - {'name'}))}"
-    if kind == "missing" and len(first["loc"]) == 1:
+    if kind == "missing" and len(first["loc"]) == len(names):
         return f"key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = {"tuple_type": "should be a list, such as [64, 96]", "too_short": "may not be empty"}.get(kind, message)

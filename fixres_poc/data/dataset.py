@@ -9,21 +9,19 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from fixres_poc.config.atomic import write_atomically
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.paths import resolve
+from fixres_poc.config.files import resolve, write_atomically
 from fixres_poc.config.progress import bar
 from fixres_poc.config.run_state import images_record
-from fixres_poc.config.settings import DataSettings
+from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
 from fixres_poc.data import decoding
 from fixres_poc.data.sources import image_folder, splitting, stanford_dogs
-from fixres_poc.data.sources.splitting import SPLITS
 from fixres_poc.data.synthetic import generator
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,24 @@ class ImageDataset:
 
     root: Path
     classes: tuple[str, ...]  # names, sorted; a label is an index into it
-    table: pd.DataFrame  # columns image (path relative to root), label (int), split ("train", "val" or "test")
+    table: pd.DataFrame  # columns image (see `paths`), label (int), split (of `SPLITS`, or the extra part's name)
+    extra_root: Path | None = None  # folder of the extra test part's class folders
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of the table's rows; `image` is a path in `root`, of the extra part <its name>/<path in extra_root>."""
+        rows = self.table[["image", "split"]].itertuples(index=False)
+        extra = self.extra_root or self.root
+        return [self.root / n if split in SPLITS else extra / n.partition("/")[2] for n, split in rows]
+
+    @property
+    def test_parts(self) -> list[str]:
+        """Names of the parts that are tested on: "test", and the extra one if there is one."""
+        return ["test", *sorted(set(self.table["split"]) - set(SPLITS))]
+
+    def only(self, split: str) -> "ImageDataset":
+        """The images of one split, in order of path."""
+        return replace(self, table=self.split(split))
 
     def split(self, name: str) -> pd.DataFrame:
         """Rows of one split, in order of path."""
@@ -43,7 +58,7 @@ class ImageDataset:
 
     def counts(self) -> dict[str, int]:
         """Number of images per split."""
-        return {name: int((self.table["split"] == name).sum()) for name in SPLITS}
+        return {name: int((self.table["split"] == name).sum()) for name in (*SPLITS, *self.test_parts[1:])}
 
     def part(self, split: str, index: int, parts: int) -> "ImageDataset":
         """One split's every `parts`-th image, from number `index`."""
@@ -69,9 +84,9 @@ class ImageDataset:
     def fingerprint(self) -> str:
         """16 hex digits that change when an image is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
-        contents = splitting.digests(self.root, self.table["image"], whole=False)
-        for image, label, split in self.table[["image", "label", "split"]].itertuples(index=False):
-            digest.update(f"{image}\0{self.classes[label]}\0{split}\0{contents[image]}\n".encode())
+        rows = self.table[["image", "label", "split"]].itertuples(index=False)
+        for (image, label, split), content in zip(rows, splitting.digests(self.paths, whole=False), strict=True):
+            digest.update(f"{image}\0{self.classes[label]}\0{split}\0{content}\n".encode())
         return digest.hexdigest()[:16]
 
 
@@ -99,7 +114,41 @@ def _listed(settings: DataSettings) -> ImageDataset:
     classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
     table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
-    return ImageDataset(root, classes, table)
+    data = ImageDataset(root, classes, table)
+    return data if settings.extra_test is None else _with_extra(data, settings.extra_test)
+
+
+def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
+    """The data set with a second test part."""
+    more, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
+    if unknown:
+        log.warning(printable(f"{extra.folder}: left out, as there are no such classes: {', '.join(unknown)}"))
+    table = more.table.assign(image=f"{extra.name}/" + more.table["image"], split=extra.name)
+    return replace(data, table=pd.concat([data.table, table], ignore_index=True), extra_root=more.root)
+
+
+def class_folders(folder: str, classes: Sequence[str], key: str = "dataset") -> tuple[ImageDataset, list[str]]:
+    """All images of a folder of class folders, labelled by name with classes that are given.
+
+    Args:
+        key: the setting that names the folder, for errors.
+
+    Returns:
+        The images, as test split, and the class folders that are none of the classes, which are left out.
+
+    Raises:
+        InputError: no such folder, no images, or none of the classes among them.
+    """
+    if not resolve(folder).is_dir():
+        raise InputError(f"{key} = {folder!r}: no such folder")
+    root = image_folder.root(resolve(folder))
+    found = image_folder.images(root, root)
+    rows = [(name, classes.index(label)) for label, names in found.items() if label in classes for name in names]
+    if not rows:
+        some = ", ".join(list(found)[:3])
+        raise InputError(f"{key} = {folder!r}: its folders ({some}) are none of the classes, such as {classes[0]}")
+    table = pd.DataFrame(rows, columns=["image", "label"]).sort_values("image").assign(split="test")
+    return ImageDataset(root, tuple(classes), table), [label for label in found if label not in classes]
 
 
 def image_sizes(data: ImageDataset, decode: bool = True) -> pd.DataFrame:
@@ -114,14 +163,14 @@ def image_sizes(data: ImageDataset, decode: bool = True) -> pd.DataFrame:
 def _measured(data: ImageDataset, skip: bool = False, decode: bool = True) -> tuple[ImageDataset, dict[str, str]]:
     """The images that can be decoded, their table with width and height, and the others with the reason."""
     names = list(data.table["image"])
-    measured = bar(decoding.measure(data.root, names, decode), "checking images", len(names))
+    measured = bar(decoding.measure(data.paths, decode), "checking images", len(names))
     found = dict(zip(names, measured, strict=True))
     broken = {name: reason for name, reason in found.items() if isinstance(reason, str)}
     if broken and not skip:
         name, reason = next(iter(broken.items()))
         others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
         advice = "repair or remove it, or let the sweep file say skip_unreadable: true"
-        raise InputError(f"{data.root / name}: {reason}{others}; {advice}")
+        raise InputError(f"{data.paths[names.index(name)]}: {reason}{others}; {advice}")
     kept = data.without(broken)
     sides = [found[name] for name in kept.table["image"]]
     return replace(kept, table=kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])), broken
@@ -136,7 +185,8 @@ def object_boxes(settings: DataSettings, data: ImageDataset, most: int = 200) ->
     Raises:
         InputError: an annotation that is missing or not readable.
     """
-    names = list(data.table["image"].sample(min(most, len(data.table)), random_state=0))
+    own = data.table.loc[data.table["split"].isin(SPLITS), "image"]
+    names = list(own.sample(min(most, len(own)), random_state=0))
     if settings.dataset == "synthetic":
         return generator.boxes(settings.split_seed, names)
     return stanford_dogs.boxes(data.root, names) if stanford_dogs.annotations(data.root) else None
@@ -168,7 +218,7 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
         text = io.StringIO()
         data.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text.getvalue())
-        write_atomically(record, json.dumps(content | data.counts(), indent=1))
+        write_atomically(record, json.dumps(data.counts() | content, indent=1))
     if broken:
         log.warning(printable(f"{listed.root}: {len(broken)} unreadable images are left out; {record} lists them"))
     return str(fingerprint)

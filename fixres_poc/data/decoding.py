@@ -78,7 +78,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def measure(root: Path, names: Iterable[str], decode: bool = True) -> Iterator[Size]:
+def measure(paths: Iterable[Path], decode: bool = True) -> Iterator[Size]:
     """Decode every image once, or its header alone, to find broken ones before hours are spent.
 
     Yields:
@@ -88,19 +88,19 @@ def measure(root: Path, names: Iterable[str], decode: bool = True) -> Iterator[S
         InputError, MemoryError: a fault that says nothing about the image.
     """
 
-    def size(name: str) -> Size:
+    def size(path: Path) -> Size:
         try:
-            with opened(root / name) as image:
+            with opened(path) as image:
                 width, height = (as_rgb(image) if decode else image).size
                 if not decode and orientation(image) > 4:  # on its side, which `as_rgb` has turned
                     width, height = height, width
         except UnfitError as error:
             return str(error)
         except Exception as error:  # damaged files raise errors of many kinds
-            raise_passing(error, root / name)
-            reason = str(error).replace(str(root / name), name)
+            raise_passing(error, path)
+            reason = str(error).replace(str(path), path.name)
             return f"not a readable image ({reason or type(error).__name__})"
         return width, height
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(size, names)
+        yield from pool.map(size, paths)

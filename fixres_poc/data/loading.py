@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import resolve
+from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset
@@ -66,7 +66,7 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __init__(self, data: ImageDataset, split: str, transform: Transform, seed: int | None = None) -> None:
         """Keep the rows of one split; `seed` None stands for a transform that draws nothing."""
-        self.root, self.table = data.root, data.split(split)
+        self.table, self.paths = data.split(split), data.only(split).paths
         self.names: list[str] = self.table["image"].tolist()
         self.labels: list[int] = self.table["label"].tolist()
         self._own, self._common = _split(transform)
@@ -87,7 +87,7 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
         return images, torch.tensor([self.labels[index] for index in rows]), torch.tensor(rows)
 
     def _transformed(self, index: int) -> torch.Tensor:
-        image = read_image(self.root / self.names[index])
+        image = read_image(self.paths[index])
         if self.seed is None:
             return self._own(image)
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()

@@ -129,9 +129,8 @@ class ResizeHeight(v2.Transform):  # type: ignore[misc]  # torchvision is not ty
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one image."""
         height, width = F.get_size(inpt)
-        return F.resize(
-            inpt, [self.height, max(1, round(width * self.height / height))], self.interpolation, antialias=True
-        )
+        own = max(1, int(self.height * width / height))  # truncated, as in the authors' code
+        return F.resize(inpt, [self.height, own], self.interpolation, antialias=True)
 
 
 class ShiftedCrop(v2.Transform):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import home, report_folder, run_folder
+from fixres_poc.config.files import home, report_folder, run_folder
 from fixres_poc.config.settings import PairSettings, View, pair_name
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -34,7 +34,7 @@ from fixres_poc.model.device import accelerator_for, device_name
 from fixres_poc.model.micro_batches import Portion
 from fixres_poc.model.trunk import Tail, Trunk
 
-EXAMPLE = "runs/demo/train96_test144_seed0"
+EXAMPLE = "runs/demo/train96_test160_seed0"
 
 
 @dataclass
@@ -157,7 +157,7 @@ def load(run: str | Path) -> FinishedRun:
     if "train_size" not in values:
         raise InputError(f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}")
     if "test_size" not in values:
-        values = values | {"test_size": values["train_size"], "adaptations": ["none", "control"]}
+        values = values | {"test_size": values["train_size"]}
     settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
     accelerator = accelerator_for(
         "fp32" if settings.precision == "fp16" and device_name() is None else settings.precision
@@ -169,8 +169,8 @@ def load(run: str | Path) -> FinishedRun:
     tails = {"none": Tail(trained.model)}
     if "test_size" in metrics["settings"]:
         tails = _tails(folder, trained.model, metrics["classes"])
-    elif trained.control is not None:
-        tails["control"] = trained.control
+    else:
+        tails |= trained.controls  # that is, adapted at its own size
     frozen = {name: tail.requires_grad_(False).eval() for name, tail in tails.items()}
     return FinishedRun(folder, settings, tuple(metrics["classes"]), metrics, trained, frozen, accelerator)
 
@@ -180,14 +180,13 @@ def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail
         folder / "adapted.safetensors", {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
     )
     tails: dict[str, Tail] = {}
-    for name in stored["settings"]["adaptations"]:
+    for name in stored["tails"]:
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if name != "full":  # all of its network differs from stage 1's, and only its tail was kept
-            tail = tails[name] = Tail(model)
-            if "classifier.slope" in state:
-                tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
-            tail.load_state_dict(state)
+        tail = tails[name] = Tail(model)
+        if "classifier.slope" in state:
+            tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
+        tail.load_state_dict(state)
     return tails
 
 
@@ -219,24 +218,3 @@ def chosen(sweep: str | None) -> tuple[Path, str, View]:
         cell.adaptation,
         cast(View, cell.view),
     )
-
-
-def class_folders(folder: str, classes: Sequence[str]) -> tuple[ImageDataset, list[str]]:
-    """All images of a folder of class folders, labelled with a run's classes by name.
-
-    Returns:
-        The images, as test split, and the class folders that the run has no class for, which are left out.
-
-    Raises:
-        InputError: no such folder, no images, or no class of the run among them.
-    """
-    if not Path(folder).is_dir():
-        raise InputError(f"dataset = {folder!r}: no such folder")
-    root = image_folder.root(Path(folder))
-    found = image_folder.images(root, root)
-    rows = [(name, classes.index(label)) for label, names in found.items() if label in classes for name in names]
-    if not rows:
-        some = ", ".join(list(found)[:3])
-        raise InputError(f"dataset = {folder!r}: its folders ({some}) are no classes of the run, such as {classes[0]}")
-    table = pd.DataFrame(rows, columns=["image", "label"]).sort_values("image").assign(split="test")
-    return ImageDataset(root, tuple(classes), table), [label for label in found if label not in classes]

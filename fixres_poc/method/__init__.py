@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "adaptations": ["adapt_pair", "changed", "costs", "predict_pair", "save"],
+        "adaptations": ["adapt_pair", "changed", "costs", "moved", "predict_pair", "save"],
         "baseline": ["train_baseline"],
         "stage1": ["train_or_load"],
         "zero_shot": ["predict_zero_shot"],

@@ -1,14 +1,15 @@
 """Stage 2 of one pair of sizes: every adaptation that is asked for, and how each of them classifies.
 
-Besides the trained tails of `stage2` there are: `none`; `control`, adapted by the training run at the train size;
+Besides the tails of `stage2` and their controls, adapted by the training run at the train size, there are: `none`;
 `equalised`, which maps the activations back without training; and `full`, the upper reference, all weights fine-tuned
-at the test size with stage 2's framing, epochs and rate.
+at the test size with stage 2's framing, and epochs and rate of `head_bn`.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,13 +18,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import PairSettings
+from fixres_poc.config.settings import ADAPTED, CONTROL, PairSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method import equalise
 from fixres_poc.method.epochs import Recipe
 from fixres_poc.method.evaluation import Predictions, predict
-from fixres_poc.method.stage1 import Trained, train
-from fixres_poc.method.stage2 import TRAINED, adapt_tails
+from fixres_poc.method.stage1 import Choices, Trained, train
+from fixres_poc.method.stage2 import AdaptedTails, Variant, adapt_tails
 from fixres_poc.model import checkpoint, memory_plan
 from fixres_poc.model.device import now
 from fixres_poc.model.trunk import Tail
@@ -33,8 +34,8 @@ from fixres_poc.model.trunk import Tail
 class AdaptedPair:
     """What the adaptations of a pair give."""
 
-    tails: dict[str, Tail]  # by adaptation, in the settings' order; all on the trunk of stage 1, but for `full`
-    seconds: dict[str, float]  # what each would have cost alone; `none` and `control` cost nothing here
+    tails: dict[str, Tail]  # by adaptation, in the settings' order, then controls; on the trunk of stage 1, but `full`
+    seconds: dict[str, float]  # what each would have cost alone; `none` and controls cost nothing here
     full: Trained | None = None  # the network of `full`
     activations: dict[str, np.ndarray] = field(default_factory=dict)  # from `equalise.distributions`, for `equalised`
 
@@ -49,13 +50,19 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
     Raises:
         InputError: an adaptation that the network cannot have.
     """
-    if "control" in settings.adaptations and trained.control is None:
-        raise InputError("adaptation 'control': the last batch norm is not known; use 'none' or 'head'")
     model, wanted, size = trained.model, settings.adaptations, settings.test_size
-    done = adapt_tails(model, data, settings, size, [name for name in wanted if name in TRAINED], accelerator)
-    tails, seconds = {"none": Tail(model), **done.tails}, done.seconds
-    if trained.control is not None:
-        tails["control"] = trained.control
+    variants = cast(Choices, trained.choices).adapt
+    own: dict[str, Variant] = {name: variants[name] for name in wanted if name in variants}
+    if lacking := [name for name in wanted if name in ADAPTED and name not in variants]:
+        raise InputError(f"adaptation {lacking[0]!r}: the last batch norm is not known; use 'none' or 'head'")
+    if size == settings.train_size:  # the same steps from the same random state
+        done = AdaptedTails({name: trained.controls[name] for name in own}, dict(trained.seconds["adapt"]))
+        controls: dict[str, Tail] = {}
+    else:
+        done = adapt_tails(model, data, settings, size, own, accelerator)
+        controls = {CONTROL + name: trained.controls[name] for name in own}
+    tails: dict[str, Tail] = {"none": Tail(model), **done.tails}
+    seconds: dict[str, float] = {name: done.seconds[name] for name in own}
     adapted = AdaptedPair(tails, seconds)
     if "equalised" in wanted:
         start = now(accelerator)
@@ -64,10 +71,11 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
         tails["equalised"] = equalise.equalise(model, framings[0], framings[-1])
         seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
-        recipe = Recipe(size, "val_train", settings.adapt_epochs, settings.adapt_learning_rate)
+        like = variants.get("head_bn", variants["head"])
+        recipe = Recipe(size, "val_train", like.epochs, like.learning_rate)
         adapted.full = train(settings.train_settings(), recipe, data, accelerator, start=model)
         tails["full"], seconds["full"] = Tail(adapted.full.model), float(adapted.full.history["seconds"].sum())
-    adapted.tails = {name: tails[name].eval() for name in wanted}
+    adapted.tails = {name: tails[name].eval() for name in wanted} | controls
     return adapted
 
 
@@ -75,7 +83,7 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
 class PairPredictions:
     """What `predict_pair` gives."""
 
-    table: pd.DataFrame  # one row per image, adaptation and view (see `evaluation.Predictions`), of val and test
+    table: pd.DataFrame  # one row per image, adaptation and view (see `evaluation.Predictions`), of val and test parts
     seconds: float  # for all of it
     images_per_second: dict[str, float]  # of test images by view, all adaptations of one trunk together
     at_once: int  # images that passed at once, as in `evaluation.Predictions`
@@ -84,41 +92,57 @@ class PairPredictions:
 def predict_pair(
     model: nn.Module, adapted: AdaptedPair, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> PairPredictions:
-    """Classify val and test at the test size, with every adaptation and in every view that the settings name."""
+    """Classify val and every test part at the test size, with every adaptation and in every view of the settings."""
     of_stage_1 = {name: tail for name, tail in adapted.tails.items() if name != "full"}
     networks = [(model, of_stage_1)] if of_stage_1 else []
     if adapted.full is not None:
         networks.append((adapted.full.model, {"full": adapted.tails["full"]}))
+    parts = ["val", *data.test_parts[1:], "test"]  # the last one gives the speed
     common, found, speed = (settings, settings.test_size, accelerator), list[Predictions](), dict[str, float]()
     for view, (network, tails) in itertools.product(settings.views, networks):
-        found += [predict(network, tails, data, split, *common, view) for split in ("val", "test")]
+        found += [predict(network, tails, data, split, *common, view) for split in parts]
         speed.setdefault(view, found[-1].images_per_second)
     table = pd.concat([each.table for each in found], ignore_index=True)
     return PairPredictions(table, sum(each.seconds for each in found), speed, min(each.at_once for each in found))
 
 
-def costs(adapted: AdaptedPair, settings: PairSettings, classes: int) -> pd.DataFrame:
+def costs(trained: Trained, adapted: AdaptedPair, settings: PairSettings, classes: int) -> pd.DataFrame:
     """What each adaptation costs, done alone.
 
     Returns:
-        Columns adaptation, seconds, and step_mib: the predicted peak of tensors in a training step, in MiB; nan where
-        nothing is trained here.
+        Columns adaptation, learning_rate and epochs (as chosen), seconds, and step_mib: the predicted peak of tensors
+        in a training step, in MiB; nan where nothing is trained here. Controls, which cost nothing here, are left out.
     """
     rows = []
-    for name in adapted.tails:
+    for name in [each for each in adapted.tails if not each.startswith(CONTROL)]:
         peak = float("nan")
-        if name in TRAINED:
+        if name in ADAPTED:
             peak = memory_plan.adapting_bytes(settings.model_copy(update={"adaptations": (name,)}), classes)
         elif name == "full" and adapted.full is not None:
             peak = adapted.full.memory["predicted_peak_bytes"]
-        rows.append({"adaptation": name, "seconds": adapted.seconds.get(name, 0.0), "step_mib": peak / 2**20})
-    return pd.DataFrame(rows)
+        way = cast(Choices, trained.choices).adapt.get(name)
+        how = {"learning_rate": way.learning_rate, "epochs": way.epochs} if way else {}
+        rows.append({"adaptation": name, **how, "seconds": adapted.seconds.get(name, 0.0), "step_mib": peak / 2**20})
+    return pd.DataFrame(rows, columns=["adaptation", "learning_rate", "epochs", "seconds", "step_mib"])
 
 
 def changed(model: nn.Module, tail: Tail) -> list[str]:
     """Names of the parameters and buffers of a tail that differ from the model's, or that it does not have."""
     own = Tail(model).state_dict()
     return [name for name, value in tail.state_dict().items() if name not in own or not torch.equal(value, own[name])]
+
+
+@torch.no_grad()
+def moved(model: nn.Module, adapted: AdaptedPair) -> dict[str, float]:
+    """How far each adaptation moved the affine weights of the last batch norm: |change| / |weights|, by adaptation."""
+    own = Tail(model).norm
+    if own is None:
+        return {}
+    before, found = torch.cat([own.weight, own.bias]), dict[str, float]()
+    for name, tail in adapted.tails.items():
+        after = torch.cat([cast(nn.BatchNorm2d, tail.norm).weight, cast(nn.BatchNorm2d, tail.norm).bias])
+        found[name] = float((after - before).norm() / before.norm())
+    return found
 
 
 def save(adapted: AdaptedPair, model: nn.Module, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:
@@ -129,6 +153,7 @@ def save(adapted: AdaptedPair, model: nn.Module, folder: Path, settings: PairSet
     tensors = {
         f"{name}.{key}": value for name, tail in adapted.tails.items() for key, value in tail.state_dict().items()
     }
-    record = {"settings": settings.model_dump(mode="json"), "classes": list(classes)}
+    record: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "classes": list(classes)}
+    record["tails"] = [name for name in adapted.tails if name != "full"]  # that one's network is not kept
     record["stage1"] = checkpoint.digest(model.state_dict())
     checkpoint.save(folder / "adapted.safetensors", tensors, record)

@@ -1,27 +1,28 @@
-"""The baseline: frozen features and a linear classifier; no network is trained."""
+"""The linear probe: frozen features and a logistic regression. It is the baseline, and stage 1 may start from it."""
 
 import time
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from fixres_poc.config.errors import InputError
 from fixres_poc.config.progress import bar
-from fixres_poc.config.settings import BASELINE_SIZE, BaselineSettings, ModelSettings
+from fixres_poc.config.settings import BaselineSettings, ModelSettings, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
-from fixres_poc.data.sources.splitting import SPLITS
 from fixres_poc.method.evaluation import log, prediction_table, transforms_for
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place, workers
 from fixres_poc.model.micro_batches import Portion
-from fixres_poc.model.trunk import Tail, folded
+from fixres_poc.model.trunk import Tail, classifier, folded
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
@@ -51,35 +52,109 @@ def features(
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """The linear baseline."""
+class Probe:
+    """A linear classifier of pooled features."""
 
-    predictions: pd.DataFrame  # on val and test
+    fitted: Pipeline  # of scaler and logistic regression, with the chosen penalty
     penalty: float  # the chosen inverse penalty C
     val_top1: dict[float, float]  # by C
+
+    def probabilities(self, features: np.ndarray, classes: int) -> np.ndarray:
+        """Probabilities (N, C) of features (N, D); 0 for a class without images in the train split."""
+        found = np.zeros((len(features), classes))
+        found[:, self.fitted.classes_] = self.fitted.predict_proba(features)
+        return found
+
+    def put_into(self, head: nn.Linear) -> None:
+        """Let a linear layer give this classifier's logits, in place; a class without train images gets a low one."""
+        scaler, regression = self.fitted[0], self.fitted[1]
+        weight, bias = regression.coef_ / scaler.scale_, regression.intercept_
+        bias = bias - weight @ scaler.mean_
+        if len(weight) == 1:  # of two classes it has one logit
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.fill_(float(bias.min()) - 10)
+            head.weight[self.fitted.classes_] = torch.as_tensor(weight, dtype=head.weight.dtype).to(head.weight.device)
+            head.bias[self.fitted.classes_] = torch.as_tensor(bias, dtype=head.bias.dtype).to(head.bias.device)
+
+
+def fit_probe(train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray) -> Probe:
+    """Logistic regression on features (N, D), its penalty chosen on validation."""
+    models = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in PENALTIES}
+    fitted = {c: each.fit(train, train_labels) for c, each in models.items()}
+    val_top1 = {c: float(each.score(val, val_labels)) for c, each in fitted.items()}
+    best = max(PENALTIES, key=lambda penalty: val_top1[penalty])
+    if best in (PENALTIES[0], PENALTIES[-1]):
+        log.warning("probe: the chosen C = %g is at an edge of those tried, so a better one may lie beyond", best)
+    return Probe(fitted[best], best, val_top1)
+
+
+def probe_at(
+    model: nn.Module, data: ImageDataset, settings: ModelSettings, size: int, accelerator: Accelerator
+) -> Probe:
+    """The linear probe of a frozen network, fitted on crops of `size` px in the test framing."""
+    x = {split: features(model, data, split, settings, size, accelerator) for split in ("train", "val")}
+    y = {split: data.split(split)["label"].to_numpy() for split in x}
+    return fit_probe(x["train"], y["train"], x["val"], y["val"])
+
+
+def head_started(
+    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
+) -> tuple[nn.Module | None, float]:
+    """The pre-trained network with the linear probe of the train size as its classifier, and the seconds it took.
+
+    Linear probing before fine-tuning keeps features from being distorted by a random classifier (Kumar et al. 2022,
+    arXiv 2202.10054). None with `head_start: random`.
+
+    Raises:
+        InputError: the classifier is not a linear layer.
+    """
+    if settings.head_start == "random":
+        return None, 0.0
+    mark = time.perf_counter()
+    model = create(settings.backbone, len(data.classes), weights=settings.weights).eval()
+    head = classifier(model)
+    if not isinstance(head, nn.Linear):
+        raise InputError("head_start = 'probe': the classifier is more than a linear layer; set head_start: random")
+    model = place(model, settings, accelerator)
+    probe_at(model, data, settings, settings.train_size, accelerator).put_into(cast(nn.Linear, classifier(model)))
+    return model, time.perf_counter() - mark
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The linear probes at all sizes.
+
+    Attributes:
+        choices: one row per size and penalty: test_size, C, val_top1, chosen.
+        images_per_second: by test size, as text.
+    """
+
+    predictions: pd.DataFrame  # on val and every test part
+    choices: pd.DataFrame
     seconds: dict[str, float]
-    images_per_second: float
+    images_per_second: dict[str, float]
 
 
 def train_baseline(settings: BaselineSettings, data: ImageDataset) -> Baseline:
-    """Frozen pre-trained features at 224 px and logistic regression, its penalty chosen on validation."""
+    """Frozen pre-trained features and logistic regression, fitted and tested at each of the settings' sizes alike."""
     accelerator = accelerator_for(settings.precision)
     model = place(create(settings.backbone, weights=settings.weights), settings, accelerator)
-    start = time.perf_counter()
-    x = {split: features(model, data, split, settings, BASELINE_SIZE, accelerator) for split in SPLITS}
-    extracted = time.perf_counter()
-    y = {split: data.split(split)["label"].to_numpy() for split in SPLITS}
-    models = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in PENALTIES}
-    fitted = {c: each.fit(x["train"], y["train"]) for c, each in models.items()}
-    val_top1 = {c: float(each.score(x["val"], y["val"])) for c, each in fitted.items()}
-    best = max(PENALTIES, key=lambda penalty: val_top1[penalty])
-    if best in (PENALTIES[0], PENALTIES[-1]):
-        log.warning("baseline: the chosen C = %g is at an edge of those tried, so a better one may lie beyond", best)
-    tables = []
-    for split in ("val", "test"):
-        probabilities = np.zeros((len(x[split]), len(data.classes)))
-        probabilities[:, fitted[best].classes_] = fitted[best].predict_proba(x[split])
-        tables.append(prediction_table(data.split(split), "baseline", probabilities))
-    seconds = {"features": extracted - start, "fit": time.perf_counter() - extracted}
-    count = sum(len(each) for each in x.values())
-    return Baseline(pd.concat(tables, ignore_index=True), best, val_top1, seconds, count / seconds["features"])
+    parts, rows, tables, speed = ["train", "val", *data.test_parts], list[dict[str, Any]](), list[pd.DataFrame](), {}
+    seconds = {"features": 0.0, "fit": 0.0}
+    y = {part: data.split(part)["label"].to_numpy() for part in parts}
+    for size in settings.test_sizes:
+        start = time.perf_counter()
+        x = {part: features(model, data, part, settings, size, accelerator) for part in parts}
+        extracted = time.perf_counter()
+        probe = fit_probe(x["train"], y["train"], x["val"], y["val"])
+        for c, top1 in probe.val_top1.items():
+            rows.append({"test_size": size, "C": c, "val_top1": top1, "chosen": c == probe.penalty})
+        for part in parts[1:]:
+            found = probe.probabilities(x[part], len(data.classes))
+            tables.append(prediction_table(data.split(part), "baseline", found, size))
+        speed[str(size)] = sum(map(len, x.values())) / (extracted - start)
+        seconds["features"] += extracted - start
+        seconds["fit"] += time.perf_counter() - extracted
+    return Baseline(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), seconds, speed)

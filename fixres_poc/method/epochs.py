@@ -19,7 +19,7 @@ from accelerate.accelerator import AcceleratedOptimizer, AcceleratedScheduler, A
 from accelerate.utils import broadcast, set_seed
 from torch import nn
 
-from fixres_poc.config.atomic import replacing
+from fixres_poc.config.files import replacing
 from fixres_poc.config.progress import bar
 from fixres_poc.config.settings import TrainSettings
 from fixres_poc.data.dataset import ImageDataset

@@ -36,8 +36,8 @@ def transforms_for(
 class Predictions:
     """What an evaluation gives.
 
-    The table has one row per image and adaptation: image, split, adaptation, view, target, top1..top5 (class indices,
-    -1 where there are fewer classes) and probability (of top1).
+    The table has one row per image and adaptation: image, split, test_size, adaptation, view, target, top1..top5
+    (class indices, -1 where there are fewer classes) and probability (of top1).
     """
 
     table: pd.DataFrame
@@ -72,7 +72,7 @@ def predict(
     parts = [probabilities(trunk, tails, images, portion, accelerator) for images, _, _ in loaded]
     found = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tails}
     seconds = time.perf_counter() - start
-    frames = [prediction_table(samples.table, name, each, view) for name, each in found.items()]
+    frames = [prediction_table(samples.table, name, each, test_size, view) for name, each in found.items()]
     return Predictions(pd.concat(frames, ignore_index=True), seconds, portion.size)
 
 
@@ -89,11 +89,12 @@ def probabilities(
 
 
 def prediction_table(
-    rows: pd.DataFrame, adaptation: str, probabilities: np.ndarray, view: str = "center"
+    rows: pd.DataFrame, adaptation: str, probabilities: np.ndarray, test_size: int, view: str = "center"
 ) -> pd.DataFrame:
     """Predictions, in the form that a run stores, for N rows of an image table and probabilities (N, C), in [0, 1]."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    table = rows[["image", "split"]].assign(adaptation=adaptation, view=view, target=rows["label"].astype("int16"))
+    table = rows[["image", "split"]].assign(test_size=test_size, adaptation=adaptation, view=view)
+    table["target"] = rows["label"].astype("int16")
     for rank in range(5):
         known = rank < order.shape[1]
         table[f"top{rank + 1}"] = order[:, rank].astype("int16") if known else np.int16(-1)

@@ -1,52 +1,71 @@
 """Stage 1: fine-tune the whole network at the train size, and the checkpoint that all pairs of that size share."""
 
+import copy
 import logging
 import math
+import time
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import run_folder
+from fixres_poc.config.files import run_folder
 from fixres_poc.config.provenance import library_hash
-from fixres_poc.config.settings import TrainSettings
+from fixres_poc.config.settings import CONTROL, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.method.epochs import Recipe, Saved, begin, fine_tune
-from fixres_poc.method.stage2 import adapt_tails
+from fixres_poc.method.baseline import head_started
+from fixres_poc.method.epochs import Recipe, Saved, begin, fine_tune, val_top1
+from fixres_poc.method.stage2 import Variant, adapt_tails, choose
 from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, format_name, place
 from fixres_poc.model.micro_batches import first_that_fits, out_of_memory
-from fixres_poc.model.trunk import Tail, last_batch_norm
+from fixres_poc.model.trunk import Tail
 
-CHECKPOINT, STATE = "checkpoint.safetensors", "training.pt"
+CHECKPOINT, STATE = "checkpoint.safetensors", "training_{}.pt"
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen on validation for a train size, from what the settings list."""
+
+    learning_rate: float  # of stage 1; 0 where the pre-trained trunk stays as it is
+    adapt: dict[str, Variant]  # of stage 2, by adaptation
 
 
 @dataclass
 class Trained:
     """A fine-tuned network.
 
-    The history has one row per epoch: epoch (from 1), loss (mean over the epoch), val_top1 (at the train size),
-    micro_batch_size (images that passed at once), seconds.
+    The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), loss (mean over the epoch),
+    val_top1 (at the train size), micro_batch_size (images that passed at once), seconds.
     """
 
     model: nn.Module  # in eval mode, on its device, with the weights of the best epoch
     history: pd.DataFrame
-    control: Tail | None = None  # adapted as `head_bn` at the train size, where the last batch norm is known
-    seconds: dict[str, float] = field(default_factory=dict)  # of the stages "train" and "control"
     memory: dict[str, Any] = field(default_factory=dict)  # how a batch was made to fit, for metrics.json
+    controls: dict[str, Tail] = field(default_factory=dict)  # by adaptation, adapted at the train size
+    choices: Choices | None = None
+    tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # "stage1", "stage2": what was tried, in rows
+    seconds: dict[str, Any] = field(default_factory=dict)  # "probe", "train" (the chosen rate), "tuning", "adapt"
 
     @property
     def best_epoch(self) -> int:
         """The first epoch with the highest validation accuracy."""
         return int(self.history["epoch"].iloc[int(self.history["val_top1"].argmax())])
+
+    @property
+    def val_top1(self) -> float:
+        """The highest validation accuracy of any epoch."""
+        return float(self.history["val_top1"].max())
 
 
 def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator | None = None) -> Trained:
@@ -58,20 +77,61 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
             return _restore(path, record, settings, accelerator)
         except InputError as error:  # a checkpoint of other settings or images, or a damaged one
             log.warning("%s; training again", error)
-    state, recipe = path.with_name(STATE), Recipe(settings.train_size, "train", settings.epochs, settings.learning_rate)
-    trained = train(settings, recipe, data, accelerator, state)
-    trained.seconds["train"] = float(trained.history["seconds"].sum())
+    trained = _train_rates(settings, data, accelerator, path.parent)
     tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
-    if last_batch_norm(trained.model) is not None:
-        adapted = adapt_tails(trained.model, data, settings, settings.train_size, ["head_bn"], accelerator)
-        trained.control, trained.seconds["control"] = adapted.tails["head_bn"], adapted.seconds["head_bn"]
-        tensors |= {f"control.{key}": value for key, value in trained.control.state_dict().items()}
+    for name, tail in trained.controls.items():
+        tensors |= {f"{CONTROL}{name}.{key}": value for key, value in tail.state_dict().items()}
     if accelerator.is_main_process:
-        done = {"history": trained.history.to_dict("list"), "seconds": trained.seconds, "memory": trained.memory}
+        done = {key: getattr(trained, key) for key in ("seconds", "memory", "tried")}
+        done |= {"history": trained.history.to_dict("list"), "choices": asdict(cast(Choices, trained.choices))}
         checkpoint.save(path, tensors, record | done)
-        state.unlink(missing_ok=True)
+        for state in path.parent.glob(STATE.format("*")):
+            state.unlink()
     accelerator.wait_for_everyone()
     return trained
+
+
+def _train_rates(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path) -> Trained:
+    """Train at each rate of the settings, keep what validation prefers, and adapt its controls.
+
+    Rates and stage 2's choices are those of the training `settings.tuned_by`, where that is named.
+    """
+    known = None if settings.tuned_by is None else _choices_of(settings)
+    rates = (known.learning_rate,) if known else tuple(sorted(several(settings.learning_rate)))
+    start, probe_s = head_started(settings, data, accelerator)
+    start = start and start.cpu()  # a card holds one network at a time
+    best: Trained | None = None
+    tried, times = list[dict[str, Any]](), dict[float, float]()
+    for rate in rates:
+        recipe = Recipe(settings.train_size, "train", settings.epochs, rate)
+        each = train(settings, recipe, data, accelerator, folder / STATE.format(f"{rate:g}"), start)
+        times[rate] = float(each.history["seconds"].sum())
+        tried.append({"learning_rate": rate, "val_top1": each.val_top1, "best_epoch": each.best_epoch})
+        if best is None or each.val_top1 > best.val_top1:  # the smaller rate of equals
+            best, chosen = each, rate
+        each.model.cpu()
+        del each
+    assert best is not None
+    best.model = place(best.model, settings, accelerator)
+    mark = time.perf_counter()
+    adapt, rows = (known.adapt, []) if known else choose(best.model, data, settings, accelerator)
+    tuning_s = time.perf_counter() - mark + sum(times.values()) - times[chosen]
+    found = adapt_tails(best.model, data, settings, settings.train_size, adapt, accelerator)
+    best.choices, best.tried = Choices(chosen, adapt), {"stage1": tried, "stage2": rows}
+    best.controls, best.seconds = found.tails, {"probe": probe_s, "train": times[chosen], "tuning": tuning_s}
+    best.seconds["adapt"] = found.seconds
+    return best
+
+
+def _choices_of(settings: TrainSettings) -> Choices:
+    """What the training of the seed `tuned_by` has chosen."""
+    first = settings.model_copy(update={"seed": settings.tuned_by, "tuned_by": None})
+    _, stored = checkpoint.load(run_folder(settings.sweep, first.run_name) / CHECKPOINT, {"settings": _lasting(first)})
+    return _as_choices(stored["choices"])
+
+
+def _as_choices(stored: Mapping[str, Any]) -> Choices:
+    return Choices(stored["learning_rate"], {name: Variant(**each) for name, each in stored["adapt"].items()})
 
 
 def finished(folder: Path, settings: TrainSettings, known: Mapping[str, Any], accelerator: Accelerator) -> Trained:
@@ -86,7 +146,7 @@ def finished(folder: Path, settings: TrainSettings, known: Mapping[str, Any], ac
 
 
 def _lasting(settings: TrainSettings) -> dict[str, Any]:
-    return settings.model_dump(exclude={"sweep", "show_images", "dataset", "image_limit", "weights"})
+    return settings.model_dump(exclude={"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test"})
 
 
 def _record(settings: TrainSettings, data: ImageDataset) -> dict[str, Any]:
@@ -101,17 +161,19 @@ def _record(settings: TrainSettings, data: ImageDataset) -> dict[str, Any]:
 
 def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, accelerator: Accelerator) -> Trained:
     tensors, stored = checkpoint.load(path, record)
-    own, of_control = (
-        {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        for prefix in ("model.", "control.")
-    )
+    parts: dict[str, dict[str, Any]] = defaultdict(dict)
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
     model = create(settings.backbone, len(record["classes"]), pretrained=False)
-    model.load_state_dict(own)
-    model = place(model.eval(), settings, accelerator)
-    control = Tail(model) if of_control else None
-    if control is not None:
-        control.load_state_dict(of_control)
-    return Trained(model, pd.DataFrame(stored["history"]), control, stored["seconds"], stored["memory"])
+    model.load_state_dict(parts["model"])
+    model, choices = place(model.eval(), settings, accelerator), _as_choices(stored["choices"])
+    controls = {name: Tail(model) for name in choices.adapt}
+    for name, tail in controls.items():
+        tail.load_state_dict(parts[CONTROL + name])
+        tail.requires_grad_(False).eval()
+    history = pd.DataFrame(stored["history"])
+    return Trained(model, history, stored["memory"], controls, choices, stored["tried"], stored["seconds"])
 
 
 def train(
@@ -124,19 +186,33 @@ def train(
 ) -> Trained:
     """Fine-tune all weights, the same batch with fewer images at once whenever memory runs out.
 
-    The plans of `memory_plan.step_plans` are tried in order (`first_that_fits`). A killed training goes on
+    With the rate 0 nothing is trained: the network is `start`, with one row of history. Otherwise
+    the plans of `memory_plan.step_plans` are tried in order (`first_that_fits`). A killed training goes on
     from `state_file`, where its state is kept after each epoch. It starts with the weights of `start`, or with the
     pre-trained ones.
 
     Raises:
         InputError: not even one image at once fits, or of several processes one ran out of memory.
     """
+    if recipe.learning_rate == 0 and start is not None:
+        return _untrained(settings, recipe, data, accelerator, start)
     own = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / accelerator.num_processes)})
     plans = memory_plan.step_plans(own, recipe.size, len(data.classes), memory_plan.budget_bytes())
     saved = Saved(state_file, _record(settings, data)) if state_file else None
     attempt = partial(_try, recipe, settings, data, accelerator, saved, start)
     trained, trained.memory["out_of_memory"] = first_that_fits(plans, attempt)
     return trained
+
+
+def _untrained(
+    settings: TrainSettings, recipe: Recipe, data: ImageDataset, accelerator: Accelerator, start: nn.Module
+) -> Trained:
+    mark, model = time.perf_counter(), place(copy.deepcopy(start).eval(), settings, accelerator)
+    top1 = val_top1(model, settings, recipe.size, data, accelerator)
+    row = {"epoch": 0, "loss": math.nan, "val_top1": top1, "micro_batch_size": 0}
+    history = pd.DataFrame([row | {"seconds": time.perf_counter() - mark}])
+    memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "predicted_peak_bytes": 0, "out_of_memory": []}
+    return Trained(model, history, memory | {"gradient_checkpointing": False, "note": "nothing was trained"})
 
 
 def _try(

@@ -5,6 +5,7 @@ with (`n02088364-beagle`), else by its name where that is one of the names of ex
 case, with `_`, `-` and spaces alike. Nothing nearer is guessed; homonyms are not noticed (`mouse` is the computer's).
 """
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
-from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, ModelSettings
+from fixres_poc.config.settings import EMBEDDED_BACKBONES, WSL_BACKBONES, BaselineSettings, ModelSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.evaluation import predict, prediction_table
 from fixres_poc.model.backbones import create
@@ -86,13 +87,13 @@ class Restricted(nn.Module):
         return logits
 
 
-def predict_zero_shot(settings: ModelSettings, data: ImageDataset) -> ZeroShot:
-    """Ask the backbone's own ImageNet classifier for the val and test images of the mapped classes, at 224 px."""
+def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroShot:
+    """Ask the backbone's own ImageNet classifier for the val and test images of the mapped classes, at every size."""
     mapped, count = mapping(data.classes), len(data.classes)
     names = cast(list[str], ImageNetInfo("imagenet-1k").label_descriptions())
     named = {data.classes[label]: names[index].split(",")[0] for label, index in mapped.items()}
     part = replace(data, table=data.table[data.table["label"].isin(list(mapped))])
-    nothing = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)))
+    nothing = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
     if not has_imagenet_classifier(settings):
         why = f"the classifier of {settings.weights or settings.backbone} is not known to be that of ImageNet's classes"
         return ZeroShot(nothing, named, count, obstacle=why)
@@ -104,7 +105,8 @@ def predict_zero_shot(settings: ModelSettings, data: ImageDataset) -> ZeroShot:
         return ZeroShot(nothing, named, count, obstacle="the backbone's classifier is more than one linear layer")
     tail = Tail(model)
     tail.classifier = Restricted(tail.classifier, mapped, count)
-    splits = [split for split in ("val", "test") if len(part.split(split))]
-    done = [predict(model, {"zero_shot": tail}, part, split, settings, BASELINE_SIZE, accelerator) for split in splits]
+    splits = [split for split in ("val", *part.test_parts) if len(part.split(split))]
+    cells = itertools.product(settings.test_sizes, splits)
+    done = [predict(model, {"zero_shot": tail}, part, split, settings, size, accelerator) for size, split in cells]
     table = pd.concat([each.table for each in done], ignore_index=True)
     return ZeroShot(table, named, count, sum(each.seconds for each in done))

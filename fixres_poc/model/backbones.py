@@ -1,7 +1,7 @@
 """Networks: the embedded EfficientNet-Lite0, ResNeXt-101 WSL and any timm one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home
 from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES
 from fixres_poc.data.download import digest, fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
@@ -75,14 +75,15 @@ def check(name: str, weights: str | None = None) -> None:
         raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
 
 
-def check_use(name: str, adaptations: Iterable[str], sizes: Iterable[int]) -> None:
+def check_use(name: str, adaptations: Sequence[str], sizes: Iterable[int], head_start: str = "random") -> None:
     """Refuse a timm network that cannot be adapted as asked, or not used at the sizes, before anything is trained.
 
     One random image per size, in px, the baseline's included, goes through the network with random weights. The
     networks that the project names itself are known to serve, and cost nothing here.
 
     Raises:
-        InputError: it cannot be built, its last batch norm is not known, or it does not take a size.
+        InputError: it cannot be built, its last batch norm is not known, it does not take a size, or its classifier is
+            more than a linear layer where one is needed.
     """
     if name in EMBEDDED_BACKBONES or name in WSL:
         return
@@ -96,6 +97,9 @@ def check_use(name: str, adaptations: Iterable[str], sizes: Iterable[int]) -> No
     elif needing := [each for each in adaptations if each not in WITHOUT_NORM]:
         what = f"its last batch norm is not known, so it cannot have {', '.join(needing)}"
         raise InputError(f"backbone {name!r}: {what}; set adaptations: [none, head]")
+    if (head_start == "probe" or "equalised" in adaptations) and not isinstance(classifier(model), nn.Linear):
+        what = "its classifier is more than a linear layer; set head_start: random, and adaptations without equalised"
+        raise InputError(f"backbone {name!r}: {what}")
     reasons = {size: _refusal(model, size) for size in sorted({*sizes, BASELINE_SIZE})}
     if refused := {size: reason for size, reason in reasons.items() if reason}:
         taken = ", ".join(str(size) for size in reasons if size not in refused)

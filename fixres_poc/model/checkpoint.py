@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fixres_poc.config.atomic import replacing
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import replacing
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import torch
 
-from fixres_poc.config.settings import PairSettings, TrainSettings
+from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings
 from fixres_poc.model.tracing import adapting_trace, can_recompute, trace_of_batch, training_trace
 
 CARD_SHARE = 0.9  # of a card's memory, for tensors: shapes know nothing of the allocator's gaps and cuDNN's workspace
@@ -45,7 +45,7 @@ def training_bytes(settings: TrainSettings, size: int, classes: int, micro_batch
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
     """Predicted peak of tensor bytes of stage 2 at the test size, with all its tails; evaluation needs no more."""
-    tails = max(1, len(set(settings.adaptations) - {"none", "control", "equalised", "full"}))
+    tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
     half = settings.precision != "fp32"
     trace = functools.partial(adapting_trace, settings.backbone, classes, settings.test_size, half, tails)
     return trace_of_batch(trace, settings.batch_size).peak(accumulating=False)

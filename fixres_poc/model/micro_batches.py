@@ -12,7 +12,8 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from fixres_poc.config.errors import InputError
 
-Way, Done = TypeVar("Way"), TypeVar("Done")
+Way = TypeVar("Way")
+Done = TypeVar("Done")
 log = logging.getLogger(__name__)
 Maps = tuple[torch.Tensor, ...]
 FOR_CACHES = 8  # images at once on a CPU: what they leave behind a layer stays nearer to it than that of more

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import resolve
+from fixres_poc.config.files import resolve
 from fixres_poc.data.download import digest
 
 NAMED = 3  # misfits that an error names

@@ -25,9 +25,8 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from PIL import Image
 
-from fixres_poc.config.atomic import write_atomically
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import impersonal, report_folder, run_folder
+from fixres_poc.config.files import impersonal, report_folder, run_folder, write_atomically
 from fixres_poc.config.run_state import Outcome
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -123,7 +122,7 @@ def _printed(page: Path) -> Path:
 
 
 def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
-    minutes, seconds = divmod(round(each.total_seconds()), 60)
+    minutes, seconds = divmod(round(each.wall_seconds()), 60)
     time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     row = {"name": each.run.name, "status": each.status, "error": each.error}
     return row | {"time": time if each.status == "done" else "", "link": f"notebooks/{each.run.name}.html" * written}
@@ -153,7 +152,8 @@ def render(notebook: Path, page: dict[str, Any]) -> str:
     html, _ = exporter.from_notebook_node(content, resources={"page": page | made})
     settings = notebook.with_name("settings.json")
     given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
-    return impersonal(html, given.get("dataset"), given.get("weights"))
+    private = [given.get(key) for key in ("dataset", "weights", "imagenet_list")]
+    return impersonal(html, *private, (given.get("extra_test") or {}).get("folder"))
 
 
 def _mark(cells: Collection[Any]) -> None:

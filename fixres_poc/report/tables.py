@@ -61,8 +61,8 @@ def cells(results: Results) -> pd.DataFrame:
             "95 % interval": [_between(*pair) for pair in zip(table["top1_low"], table["top1_high"], strict=True)],
             "val top-1 %": table["val_top1"].map(_percent),
             "top-5 %": table["top5"].map(_percent),
-            "p (baseline)": table["p_vs_baseline"].map(_p),
-            "p (test = train)": table["p_vs_same_size"].map(_p),
+            "p (probe), Holm": table["p_vs_baseline"].map(_p),
+            "p (test = train), Holm": table["p_vs_same_size"].map(_p),
             "macro %": table["macro_accuracy"].map(_percent),
             "ECE %": table["ece"].map(_percent),
             "size ratio": table["size_ratio"].map("{:.2f}".format),
@@ -95,7 +95,8 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
     low, high = table["top1"].min(), table["top1"].max()
     found = {key: row.iloc[0] for key, row in table.groupby(PLACE)}
     across = "".join(f'<th scope="col">{size}</th>' for size in sizes)
-    text = f'<table class="heat"><caption>Top-1 accuracy on test, %, and its 95 % interval. {COLOURS}</caption>'
+    caption = f"Top-1 accuracy on {html.escape(results.part)}, %, and its 95 % interval. {COLOURS}"
+    text = f'<table class="heat"><caption>{caption}</caption>'
     text += (
         f'<thead><tr><th scope="col">train px</th><th colspan="{len(sizes)}" scope="colgroup">test size, px</th></tr>'
     )

@@ -9,8 +9,9 @@ import sys
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import run_folder, sweep_folder
-from fixres_poc.config.settings import EMBEDDED_BACKBONES, SweepSettings, TrainSettings
+from fixres_poc.config.files import run_folder, sweep_folder
+from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep import slurm
 from fixres_poc.sweep.monitor import Monitor
 from fixres_poc.sweep.reporting import render_if_changed
@@ -65,7 +66,7 @@ def run_sweep(
     return not failed
 
 
-def train_all(sweep: SweepSettings) -> None:
+def train_all(sweep: SweepSettings, replace: bool = False) -> None:
     """Do a sweep's trainings in all processes that `accelerate launch` has started; 03_train reads what they leave.
 
     Raises:
@@ -80,13 +81,13 @@ def train_all(sweep: SweepSettings) -> None:
         with accelerator.main_process_first():
             if accelerator.is_main_process:
                 stack.enter_context(locked(sweep.name))
-                _check_start(sweep)
+                _check_start(sweep, replace)
                 lay_out(sweep, prepare_data(sweep))
         for run in sweep.runs():
             if run.notebook == "03_train":
                 settings = TrainSettings(**run.parameters)
                 trained = stage1.train_or_load(settings, load_dataset(settings), accelerator)
-                accelerator.print(f"{run.name}: {trained.history['val_top1'].max():.1%} on validation")
+                accelerator.print(f"{run.name}: {trained.val_top1:.1%} on validation")
     accelerator.end_training()
 
 
@@ -99,7 +100,7 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
 
         backbones.check(sweep.backbone, sweep.weights)
         sizes = {size for pair in sweep.resolution_pairs() for size in pair}
-        backbones.check_use(sweep.backbone, sweep.adaptations, sizes)
+        backbones.check_use(sweep.backbone, sweep.adaptations, sizes, sweep.head_start)
         if terms := backbones.licence(sweep.backbone, sweep.weights):
             print(terms, file=sys.stderr)
 

@@ -10,9 +10,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fixres_poc.config.paths import run_folder
+from fixres_poc.config.files import run_folder
 from fixres_poc.config.run_state import PROGRESS, state
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 
 PLAIN_PAUSE_S = 15.0
 TAIL_BYTES = 600

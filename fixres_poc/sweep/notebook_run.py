@@ -6,6 +6,7 @@ else lies in the folder stands in `run_state`. The notebook itself writes its ou
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.paths import REPOSITORY, home
+from fixres_poc.config.files import REPOSITORY, home
 from fixres_poc.config.provenance import notebook_path
 
 TORCH_NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
@@ -39,6 +40,7 @@ DISK_FULL = os.strerror(errno.ENOSPC)
 ASK = "__import__('ctypes').CDLL(None).prctl(1, 9);" if sys.platform == "linux" else ""
 # By default, looking for garbage among the many objects that imports leave takes a fifth of their time, and goes on.
 GARBAGE = (50_000, 20, 10)
+KERNEL_START_S = 150
 START_KERNEL = [f"--IPKernelApp.exec_lines={ASK}__import__('gc').set_threshold{GARBAGE}"]
 
 
@@ -85,18 +87,25 @@ def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> N
         def __init__(self, **values: Any) -> None:
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **values)
 
+    once = functools.partial(
+        execute_notebook,
+        *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, folder / "notebook.ipynb")),  # no fields
+        parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        start_timeout=KERNEL_START_S,
+        cwd=REPOSITORY,
+        kernel_manager_class=SameInterpreter,
+        shutdown_kernel="immediate",
+        extra_arguments=["--log-level=ERROR", *START_KERNEL],
+    )
     with _log_to(folder / "run.log"), _silent_when_interrupted():
-        execute_notebook(
-            *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, folder / "notebook.ipynb")),  # no fields
-            parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            start_timeout=300,
-            cwd=REPOSITORY,
-            kernel_manager_class=SameInterpreter,
-            shutdown_kernel="immediate",
-            extra_arguments=["--log-level=ERROR", *START_KERNEL],
-        )
+        try:
+            once()
+        except RuntimeError as error:  # another program may have taken one of the kernel's ports before it did
+            if "Kernel didn't respond" not in str(error):
+                raise
+            once()
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import BASELINE_SIZE, CROPS, ModelSettings, PairSettings, SweepSettings
+from fixres_poc.config.settings import BASELINE_SIZE, CROPS, SPLITS, ModelSettings, PairSettings, several
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.data.sources.splitting import SPLITS
 from fixres_poc.data.synthetic import generator
 from fixres_poc.model import backbones
 from fixres_poc.model.device import accelerator_for, device_name, now, place
@@ -87,8 +87,8 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
 
     Returns:
         "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train size, precision,
-        checkpointing and micro-batch. "pairs": FLOPs of one image's forward pass, what is chosen, bytes and seconds.
-        `_s` without decoding of images.
+        checkpointing and micro-batch. "pairs": FLOPs of one image's forward pass, what is chosen, bytes and seconds:
+        of one seed, and `tuning_s` what lists of rates and epochs cost on the first seed, without decoding of images.
 
     Raises:
         InputError: as `expected_images` and `accelerator_for`.
@@ -102,9 +102,11 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
     pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
     table = pd.DataFrame([_pair(each, counts, classes, budget, rate) for each in pairs])
     flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
-    baseline_s = sum(counts.values()) * flops(BASELINE_SIZE)[1] / rate
-    once = table.drop_duplicates("train_size")["train_s"].sum(skipna=False)
-    total_s = baseline_s + len(sweep.seeds) * (once + table[["adapt_s", "eval_s"]].sum(skipna=False).sum(skipna=False))
+    sizes = {BASELINE_SIZE, *table["test_size"]}
+    trainings = table.drop_duplicates("train_size")[["train_s", "tuning_s"]].sum(skipna=False)
+    per_seed = trainings["train_s"] + table[["adapt_s", "eval_s"]].sum(skipna=False).sum(skipna=False)
+    once = sum(counts.values()) * sum(flops(size)[1] for size in sizes) / rate + trainings["tuning_s"]
+    total_s = once + len(sweep.seeds) * per_seed
     facts = {"backbone": sweep.backbone, "parameters": flops(BASELINE_SIZE)[0], "classes": classes, **counts}
     facts |= {"budget_of": (device_name() or "this machine") if memory is None else "--memory", "budget_bytes": budget}
     facts |= {"batch_size": sweep.batch_size, "per_second_flops": rate, "rate_of": source, "total_s": total_s}
@@ -120,7 +122,14 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
     full = "full" in pair.adaptations
     peaks = [chosen.peak_bytes, test_bytes]
     peaks += [next(step_plans(pair, pair.test_size, classes, budget)).peak_bytes] if full else []
-    passes = pair.epochs * (3 + chosen.gradient_checkpointing) + pair.adapt_epochs  # the last for the control
+    rates, adapt = several(pair.learning_rate), max(several(pair.adapt_epochs))
+    epochs = pair.epochs * (max(rates) > 0)  # with the rate 0 nothing is trained
+    one_rate = epochs * ((3 + chosen.gradient_checkpointing) * counts["train"] + counts["val"])
+    probed = (counts["train"] + counts["val"]) * (pair.head_start == "probe")
+    others = one_rate * (sum(each > 0 for each in rates) - (max(rates) > 0)) * train
+    tested = sum(counts.values()) - counts["train"]
+    at_tuning = parameters_and_flops(pair.backbone, classes, pair.tuning_size or pair.train_size)[1]
+    tuned = (adapt * counts["train"] + counts["val"]) * at_tuning
     return {
         "train_size": pair.train_size,
         "test_size": pair.test_size,
@@ -131,9 +140,10 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
         "train_bytes": chosen.peak_bytes,
         "test_bytes": test_bytes,
         "fits": max(peaks) <= budget,
-        "train_s": (passes * counts["train"] + pair.epochs * counts["val"]) * train / rate,
-        "adapt_s": pair.adapt_epochs * ((1 + 3 * full) * counts["train"] + full * counts["val"]) * test / rate,
-        "eval_s": (1 + full) * crops * (counts["val"] + counts["test"]) * test / rate,
+        "tuning_s": (others + tuned * pair.tuned) / rate,
+        "train_s": (one_rate + adapt * counts["train"] + probed) * train / rate,  # the controls are adapted there
+        "adapt_s": adapt * ((1 + 3 * full) * counts["train"] + full * counts["val"]) * test / rate,
+        "eval_s": (1 + full) * crops * tested * test / rate,
     }
 
 

@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fixres_poc import __version__
-from fixres_poc.config.atomic import write_atomically
 from fixres_poc.config.errors import printable
-from fixres_poc.config.paths import report_folder, run_folder, sweep_folder
+from fixres_poc.config.files import report_folder, run_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, failures, outcomes
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.notebook_run import execute
 
 REPORT_NOTEBOOK = "05_results"

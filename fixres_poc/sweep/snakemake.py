@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from fixres_poc.config.paths import REPOSITORY, home, resolve, sweep_folder
+from fixres_poc.config.files import REPOSITORY, home, resolve, sweep_folder
 from fixres_poc.config.provenance import cores as available_cores
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep import slurm
 from fixres_poc.sweep.monitor import Monitor
 from fixres_poc.sweep.notebook_run import gpus

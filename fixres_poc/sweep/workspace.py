@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fixres_poc import __version__
-from fixres_poc.config.atomic import write_atomically
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import run_folder, sweep_folder
+from fixres_poc.config.files import run_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import ERROR, OTHER_SETTINGS, OUTPUTS, PROGRESS, SETTINGS, checked, outcomes
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 
 
 @contextlib.contextmanager

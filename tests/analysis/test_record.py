@@ -1,11 +1,13 @@
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from made_up import predictions
 
-from fixres_poc.analysis.record import Metrics, write_run
+from fixres_poc.analysis.record import Metrics, summarise, typed, write_run
 from fixres_poc.config.settings import PairSettings
 
 SETTINGS = PairSettings(train_size=96, test_size=96)
@@ -15,8 +17,9 @@ TABLE = predictions("none", right=(12, 40), images=(20, 60))
 def test_metrics_hold_settings_environment_and_accuracies(tmp_path: Path) -> None:
     write_run(tmp_path, SETTINGS, Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5), TABLE)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    keys = ["settings", "versions", "hardware", "predictions_sha256", "accuracies", "seconds", "peak_memory_bytes"]
-    assert list(metrics) == keys
+    keys = ["settings", "versions", "hardware", "wall_seconds", "predictions_sha256", "accuracies", "seconds"]
+    assert list(metrics) == [*keys, "peak_memory_bytes"]
+    assert metrics["wall_seconds"] == pytest.approx(time.time() - psutil.Process().create_time(), abs=2)
     assert metrics["settings"]["test_size"] == 96
     assert metrics["versions"]["pandas"] == pd.__version__
     assert metrics["accuracies"][0]["top1"] == pytest.approx(40 / 60)
@@ -35,3 +38,16 @@ def test_predictions_are_checked(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=named):
             write_run(tmp_path, SETTINGS, Metrics(), table)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_summary_has_a_row_a_test_size_and_part_the_test_part_first() -> None:
+    tables = [predictions("baseline", (12, right, 5), (20, 60, 10), size) for size, right in ((96, 40), (224, 50))]
+    rows = summarise(typed(pd.concat(tables))).to_dict("records")
+    assert [(row["test_size"], row["test_part"], row["n_test"]) for row in rows] == [
+        (96, "test", 60),
+        (96, "photos", 10),
+        (224, "test", 60),
+        (224, "photos", 10),
+    ]
+    assert [row["top1"] for row in rows] == pytest.approx([40 / 60, 5 / 10, 50 / 60, 5 / 10])
+    assert {row["val_top1"] for row in rows} == {12 / 20}

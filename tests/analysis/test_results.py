@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import ADAPTATIONS, TEST, same, shaped, told
+from made_up import ADAPTATIONS, PHOTOS, TEST, VAL, same, shaped, told
+from scipy.stats import binom
 
 from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.results import Results, gain_path, load_results
+from fixres_poc.analysis.questions import gain_path
+from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.data.loading import images_to_show
+
+CONTROL = "control_head_bn"
 
 
 @pytest.fixture
 def found() -> Results:
-    return told(same(0.60), {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, "control": 0.72})
+    return told(same(0.60), {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, CONTROL: 0.72})
 
 
 def test_choice_is_made_on_validation(found: Results) -> None:
@@ -25,51 +29,96 @@ def test_choice_is_made_on_validation(found: Results) -> None:
     assert replace(found, table=found.table.assign(top1=best_on_test)).choose() == Cell(96, 128, "head_bn", 0)
 
 
+def test_what_ran_once_is_held_against_every_training_whichever_stands_first() -> None:
+    found = told(same(0.60), same(0.70), same(0.50), same(0.80), once={"baseline": 0.72})
+    trained, probe = Cell(96, 128, "none", 0), found.once("baseline", 128)
+    ahead, behind = found.difference(probe, trained), found.difference(trained, probe)
+    assert ahead is not None
+    assert behind is not None
+    assert ahead.estimate == pytest.approx(-behind.estimate) == pytest.approx(0.72 - 0.75, abs=0.005)
+
+
+def test_equal_means_over_seeds_are_ties_in_spite_of_rounding() -> None:
+    found = told(same(0.60), same(0.60), same(0.60), same(0.60))
+    noise = found.table["val_top1"] + 2e-7 * (found.table["test_size"] == 128)
+    assert replace(found, table=found.table.assign(val_top1=noise)).choose().test_size == 96
+
+
 def test_competitors_are_ranked_on_validation() -> None:
-    ranked = told(same(0.60), None).ranked(("control", "baseline"))
-    assert set(ranked["adaptation"]) == {*ADAPTATIONS, "baseline"}
+    found = told(same(0.60), None, once={"baseline": 0.70, "zero_shot": 0.90})
+    assert set(found.ranked()["adaptation"]) == set(ADAPTATIONS)
+    ranked = found.ranked(("baseline",))
+    assert ranked["adaptation"].tolist() == [*["baseline"] * 3, *ADAPTATIONS]  # at 96, 128 and 224 px
     assert ranked["val_top1"].is_monotonic_decreasing
-    assert not ranked["test_size"].eq(128).any()  # that pair failed
+    assert not ranked["test_size"][ranked["adaptation"] != "baseline"].eq(128).any()  # that pair failed
 
 
 def test_the_choice_is_made_over_both_seeds() -> None:
     second = same(0.62) | {"head": 0.50, "head_bn": 0.70}
-    assert told(same(0.60), same(0.62) | {"head": 0.80}, seed1=(same(0.60), second)).choose().adaptation == "head_bn"
+    assert told(same(0.60), same(0.62) | {"head": 0.80}, same(0.60), second).choose().adaptation == "head_bn"
 
 
 def test_a_gain_in_one_training_and_a_loss_in_the_other_is_none() -> None:
-    found = told(same(0.60), same(0.90), seed1=(same(0.60), same(0.40)), adaptations=["none"])
+    found = told(same(0.60), same(0.90), same(0.60), same(0.40), adaptations=["none"])
     gain = found.difference(Cell(96, 128, "none", 0), Cell(96, 96, "none", 0))
     assert gain is not None
     assert gain.estimate == pytest.approx(0.05)
-    assert gain.verdict() == "not told apart from none"
+    assert gain.low < 0 < gain.high
+
+
+def test_another_test_part_has_its_own_accuracies_and_the_same_choice() -> None:
+    found = told(same(0.60), same(0.80), photos=0.5)
+    other = found.on("photos")
+    assert found.parts == ["test", "photos"]
+    larger, own = Cell(96, 128, "none", 0), Cell(96, 96, "none", 0)
+    for results, top1, gain, images in ((found, 0.8, 0.2, TEST), (other, 0.4, 0.1, PHOTOS)):
+        assert results.row(larger)[["top1", "n_test"]].tolist() == [pytest.approx(top1), images]
+        assert results.accuracy(larger).estimate == pytest.approx(top1)
+        difference = results.difference(larger, own)
+        assert difference is not None
+        assert difference.estimate == pytest.approx(gain)
+        assert results.choose() == larger
+
+
+def test_stability_is_the_share_of_draws_that_choose_the_same_pair() -> None:
+    even = told(same(0.50), same(0.50), adaptations=["none"])
+    other_half = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1 - even.predictions["top1"])
+    alike = replace(even, predictions=even.predictions.assign(top1=other_half))
+    ties = binom.pmf(VAL / 2, VAL, 0.5)  # go to the smaller test size, which is chosen
+    assert alike.stability() == pytest.approx((1 + ties) / 2, abs=0.05)
+    better = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1)
+    wins = even.table["val_top1"].where(even.table["test_size"] == 96, 1.0)
+    changed = replace(even, predictions=even.predictions.assign(top1=better), table=even.table.assign(val_top1=wins))
+    assert (changed.choose().test_size, changed.stability()) == (128, 1)
 
 
 def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
     path = gain_path(found)
     assert path["gain"].sum() == pytest.approx(0.30)
     assert path["top1"].tolist() == pytest.approx([0.50, 0.60, 0.65, 0.72, 0.80])
+    assert path["adaptation"].tolist() == ["baseline", "none", "none", CONTROL, "head_bn"]
     assert path["gain_low"].iloc[1] < path["gain"].iloc[1] < path["gain_high"].iloc[1]
 
 
 def test_the_path_steps_over_what_was_not_run(found: Results) -> None:
-    path = gain_path(replace(found, predictions=found.predictions[found.predictions["adaptation"] != "control"]))
+    path = gain_path(replace(found, predictions=found.predictions[found.predictions["adaptation"] != CONTROL]))
     assert np.isnan(path["gain"].iloc[3])
     assert path["against"].iloc[4] == path["step"].iloc[2]
 
 
 def test_the_path_over_two_seeds_is_one_of_means() -> None:
-    path = gain_path(
-        told(same(0.60), same(0.62) | {"head_bn": 0.80}, seed1=(same(0.50), same(0.56) | {"head_bn": 0.72}))
-    )
+    second = same(0.56) | {"head_bn": 0.72}
+    path = gain_path(told(same(0.60), same(0.62) | {"head_bn": 0.80}, same(0.50), second))
     assert path["top1"].tolist() == pytest.approx([0.50, 0.55, 0.59, 0.59, 0.76])
     assert path["gain"].sum() == pytest.approx(0.26)
 
 
 def test_the_view_is_chosen_on_validation_and_stands_last_on_the_path() -> None:
     found = told(same(0.60), same(0.80), views=["center", "five_crop"])
-    better = found.predictions.assign(top1=1, view="five_crop")[lambda table: table["test_size"] == 128]
-    row = found.table[found.table["test_size"] == 128].assign(view="five_crop", val_top1=1.0, top1=1.0)
+    pair = found.predictions["test_size"].eq(128) & found.predictions["adaptation"].eq("none")
+    better = found.predictions[pair].assign(top1=1, view="five_crop")
+    row = found.table[found.table["test_size"] == 128].query("adaptation == 'none'")
+    row = row.assign(view="five_crop", val_top1=1.0, top1=1.0)
     table = pd.concat([found.table, row], ignore_index=True)
     both = replace(found, table=table, predictions=pd.concat([found.predictions, better]))
     assert both.choose() == Cell(96, 128, "none", 0, "five_crop")

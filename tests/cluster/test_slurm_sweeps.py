@@ -19,7 +19,7 @@ import yaml
 from one_machine import say
 from throwaway import until
 
-from fixres_poc.config.paths import REPOSITORY, report_folder
+from fixres_poc.config.files import REPOSITORY, report_folder
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.sweep import execution, slurm, snakemake
 

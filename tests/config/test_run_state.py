@@ -7,10 +7,9 @@ import pytest
 import throwaway
 
 from fixres_poc.config import run_state
-from fixres_poc.config.atomic import write_atomically
-from fixres_poc.config.paths import run_folder
+from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.run_state import OUTPUTS, Outcome, State, checked, failures, outcomes, state
-from fixres_poc.config.settings import Run
+from fixres_poc.config.sweep_settings import Run
 
 SWEEP = throwaway.tiny()
 RUN = next(run for run in SWEEP.runs() if run.name == "baseline")
@@ -83,12 +82,12 @@ def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else()
 
 
 def test_other_code_counts_where_it_was_asked_for() -> None:
-    done(seconds={"train": 3, "adapt": {"head": 2.5, "head_bn": 1}})
+    done(seconds={"train": 3, "adapt": {"head": 2.5, "head_bn": 1}}, wall_seconds=8.5)
     assert checked("tiny", RUN, "laid out").status == checked("tiny", RUN).status == "done"
     assert checked("tiny", RUN, "other") == Outcome(RUN, "outdated", "made with other code or weights")
     found = checked("tiny", RUN)
     assert (found.get("seconds", "adapt", "head"), found.get("seconds", "train", "none")) == (2.5, None)
-    assert found.total_seconds() == 6.5
+    assert (found.wall_seconds(), checked("tiny", RUN, "other").wall_seconds()) == (8.5, 0)
 
 
 def test_outcomes_and_failures_are_those_of_every_run() -> None:

@@ -1,9 +1,11 @@
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import BaselineSettings, DataSettings, PairSettings, SweepSettings, TrainSettings
+from fixres_poc.config.settings import BaselineSettings, DataSettings, PairSettings, TrainSettings
+from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 
 BASE: dict[str, Any] = {"name": "x", "dataset": "synthetic", "pairs": [[64, 96]]}
@@ -37,7 +39,22 @@ def error(values: dict[str, Any]) -> str:
         ({"epochs": True}, "epochs = True: should be a valid integer"),
         ({"epochs": "4"}, "epochs = '4': should be a valid integer"),
         ({"batch_size": 1}, "batch_size = 1: should be greater than or equal to 2"),
-        ({"learning_rate": 0}, "learning_rate = 0: should be greater than 0"),
+        ({"learning_rate": -1}, "learning_rate = -1: should be greater than or equal to 0"),
+        ({"learning_rate": [0.1, 20]}, "learning_rate = 20: should be less than or equal to 10"),
+        (
+            {"learning_rate": ["1e-3"]},
+            "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as 1.0e-3",
+        ),
+        ({"learning_rate": []}, "learning_rate = (): may not be empty"),
+        (
+            {"learning_rate": [0.1, 0], "head_start": "random"},
+            "learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe",
+        ),
+        ({"adapt_learning_rate": 0}, "adapt_learning_rate = 0: should be greater than 0"),
+        ({"adapt_epochs": [1, 0]}, "adapt_epochs = 0: should be greater than or equal to 1"),
+        ({"adapt_epochs": [1, 1]}, "adapt_epochs = (1, 1): each value may stand once"),
+        ({"full_pairs": [[64, 64]]}, "full_pairs: [[64, 64]] are no pairs of this sweep"),
+        ({"extra_test": {"name": "x"}}, "key 'extra_test.folder' is missing"),
         ({"learning_rate": float("nan")}, "learning_rate = nan: should be less than or equal to 10"),
         ({"label_smoothing": 1}, "label_smoothing = 1: should be less than 1"),
         ({"image_limit": 10}, "image_limit = 10: should be greater than or equal to 30"),
@@ -46,7 +63,7 @@ def error(values: dict[str, Any]) -> str:
         ({"resize": "width"}, "resize = 'width': should be 'short_side' or 'height'"),
         (
             {"adaptations": ["hed"]},
-            "adaptations = 'hed': should be 'none', 'head', 'head_bn_stats', 'head_bn', 'control', 'equalised' "
+            "adaptations = 'hed': should be 'none', 'equalised', 'bn_stats', 'head', 'head_bn_stats', 'head_bn' "
             "or 'full'",
         ),
         ({"adaptations": ["head", "head"]}, "adaptations = ('head', 'head'): each value may stand once"),
@@ -59,12 +76,6 @@ def error(values: dict[str, Any]) -> str:
         (
             {"backbone": "efficientnet"},
             "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite0'? "
-            "allowed: efficientnet_lite0, resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
-            "resnext101_32x48d_wsl, timm:<name>",
-        ),
-        (
-            {"backbone": "resnext101_32x48d"},
-            "backbone = 'resnext101_32x48d': unknown backbone; did you mean 'resnext101_32x48d_wsl'? "
             "allowed: efficientnet_lite0, resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
             "resnext101_32x48d_wsl, timm:<name>",
         ),
@@ -91,6 +102,12 @@ def test_images_are_shown_as_wished_else_by_their_licence(dataset: str, wish: bo
     assert DataSettings(dataset=dataset, show_images=wish).images_shown == shown
 
 
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_an_extra_test_part_has_a_name_of_its_own(name: str) -> None:
+    message = f"name = {name!r}: one of the data set's own parts; allowed is another name"
+    assert error(BASE | {"extra_test": {"name": name, "folder": "y"}}).endswith(message)
+
+
 def test_missing_key_is_named() -> None:
     assert error({"name": "x", "pairs": [[64, 96]]}) == "key 'dataset' is missing"
 
@@ -107,36 +124,35 @@ def test_settings_are_frozen() -> None:
         DataSettings().dataset = "other"  # type: ignore[misc]
 
 
+def runs(**values: Any) -> dict[str, Run]:
+    return {run.name: run for run in validate(SweepSettings, GRID | values, "x.yml").runs()}
+
+
 def test_grid_trains_once_a_train_size_and_seed() -> None:
-    runs = validate(SweepSettings, GRID | {"seeds": [0, 1]}, "x.yml").runs()
-    count = {stem: sum(run.notebook == stem for run in runs) for stem in {run.notebook for run in runs}}
+    count = Counter(run.notebook for run in runs(seeds=[0, 1]).values())
     once = {"00_state_of_the_art": 1, "01_dataset_eda": 1, "02_baseline": 1}
     assert count == once | {"03_train": 2 * 2, "04_fixres": 2 * 3 * 2}
-    assert len({run.name for run in runs}) == len(runs)
 
 
 def test_pair_waits_for_the_training_that_it_shares() -> None:
-    runs = {run.name: run for run in validate(SweepSettings, GRID, "x.yml").runs()}
-    pair = runs["train96_test128_seed0"]
+    pair = runs()["train96_test128_seed0"]
     assert pair.needs == ("train96_seed0",)
-    shared = PairSettings(**pair.parameters).train_settings()
-    assert shared.model_dump() == runs["train96_seed0"].parameters
+    assert PairSettings(**pair.parameters).train_settings().model_dump() == runs()["train96_seed0"].parameters
 
 
 def test_runs_get_the_sweeps_values_and_its_name() -> None:
     sweep = validate(SweepSettings, BASE | {"epochs": 7, "image_limit": 90, "adaptations": ["head"]}, "x.yml")
-    runs = {run.name: run.parameters for run in sweep.runs()}
-    pair = runs["train64_test96_seed0"]
+    found = {run.name: run.parameters for run in sweep.runs()}
+    pair = found["train64_test96_seed0"]
     assert (pair["sweep"], pair["epochs"], pair["image_limit"], pair["adaptations"]) == ("x", 7, 90, ("head",))
-    assert runs["baseline"].keys() == BaselineSettings.model_fields.keys()
-    assert runs["train64_seed0"].keys() == TrainSettings.model_fields.keys()
-    assert runs["dataset"].items() >= sweep.data_settings().model_dump().items()
+    assert found["baseline"].keys() == BaselineSettings.model_fields.keys()
+    assert found["train64_seed0"].keys() == TrainSettings.model_fields.keys()
+    assert found["dataset"].items() >= sweep.data_settings().model_dump().items()
 
 
 def test_imagenets_list_reaches_the_audit_and_no_training() -> None:
-    runs = {run.name: run.parameters for run in validate(SweepSettings, BASE | {"imagenet_list": "x"}, "x.yml").runs()}
-    assert runs["dataset"]["imagenet_list"] == "x"
-    assert not [name for name, values in runs.items() if "imagenet_list" in values and name != "dataset"]
+    found = {name: run.parameters.get("imagenet_list") for name, run in runs(imagenet_list="x").items()}
+    assert [name for name, value in found.items() if value == "x"] == ["dataset"]
 
 
 def test_pairs_keep_their_order_and_train_once() -> None:
@@ -144,3 +160,38 @@ def test_pairs_keep_their_order_and_train_once() -> None:
     assert sweep.resolution_pairs() == ((96, 64), (64, 64), (96, 96))
     names = [run.name for run in sweep.runs() if run.notebook == "03_train"]
     assert names == ["train96_seed0", "train64_seed0"]
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "adapt_learning_rate", "adapt_epochs"])
+def test_with_a_list_later_seeds_wait_for_what_the_first_one_chooses(key: str) -> None:
+    found = runs(seeds=[3, 1], **{key: [1, 2]})
+    tuned = {name: (run.parameters.get("tuned_by"), run.needs) for name, run in found.items()}
+    assert tuned["train64_seed3"] == (None, ())
+    assert tuned["train96_seed1"] == (3, ("train96_seed3",))
+    assert tuned["train96_test64_seed1"] == (3, ("train96_seed1",))
+    assert runs(seeds=[3, 1], **{key: [2]})["train64_seed1"].needs == ()
+
+
+@pytest.mark.parametrize(
+    ("tests", "expected"), [([64, 96, 128], 96), ([66, 80, 128], 80), ([48, 64, 56], 64), ([320, 256], 256), ([48], 48)]
+)
+def test_stage_2_is_chosen_at_the_test_size_nearest_to_the_neutral_one_of_the_larger(
+    tests: list[int], expected: int
+) -> None:
+    found = runs(train_sizes=[64], test_sizes=tests, adapt_epochs=[1, 2])["train64_seed0"].parameters
+    assert found["tuning_size"] == expected  # 64 px times 1.24 is 79 px
+    assert runs(train_sizes=[64], test_sizes=tests)["train64_seed0"].parameters["tuning_size"] is None
+
+
+def test_equal_compute_gives_small_sizes_more_epochs() -> None:
+    found = runs(equal_compute=True, epochs=4, train_sizes=[64, 96, 128])
+    epochs = [found[name].parameters["epochs"] for name in found if "train" in name and "test128" in name]
+    assert epochs == [16, 7, 4]  # 4 (128 / 64)^2, 4 (128 / 96)^2 = 7.1
+    assert found["train64_seed0"].parameters["epochs"] == 16
+
+
+def test_the_baseline_is_tested_at_every_test_size_and_full_runs_where_it_is_asked_for() -> None:
+    found = runs(full_pairs=[[64, 96]])
+    assert found["baseline"].parameters["test_sizes"] == (64, 96, 128, 224)
+    full = [name for name, run in found.items() if "full" in run.parameters.get("adaptations", ())]
+    assert full == ["train64_test96_seed0"]

@@ -9,7 +9,7 @@ import pytest
 from conftest import save_image
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
+from fixres_poc.config.settings import DataSettings, ExtraTest
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.leakage import audit
 
@@ -58,6 +58,17 @@ def test_equal_images_across_a_given_split_and_across_classes_are_listed(split_f
 def test_equal_images_in_train_and_val_are_listed_too(split_folder: Path) -> None:
     shutil.copy(split_folder / "train" / "a" / "0.png", split_folder / "val" / "a" / "0.png")
     assert found(split_folder).across_split == (("train/a/0.png", "val/a/0.png"),)
+
+
+def test_equal_images_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(split_folder: Path) -> None:
+    more = split_folder.with_name("more")
+    (more / "a").mkdir(parents=True)
+    for name in ("train/a/0.png", "test/a/1.png"):
+        shutil.copy(split_folder / name, more / "a" / name.replace("/", "_"))
+    extra = ExtraTest(name="unseen", folder=str(more))
+    leakage = audit.check_leakage(load_dataset(DataSettings(dataset=str(split_folder), extra_test=extra)))
+    assert leakage.across_split == (("train/a/0.png", "unseen/a/train_a_0.png"),)
+    assert leakage.twins == 1 / 8
 
 
 LISTS = {

@@ -8,7 +8,7 @@ import pytest
 from conftest import save_image
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DatasetSettings, DataSettings
+from fixres_poc.config.settings import DatasetSettings, DataSettings, ExtraTest
 from fixres_poc.data.dataset import ImageDataset, load_dataset, object_boxes, prepare_dataset
 
 
@@ -89,6 +89,47 @@ def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> N
     stamp = table.stat().st_mtime_ns
     assert prepare_dataset(settings, tmp_path / "run") == first
     assert table.stat().st_mtime_ns == stamp
+
+
+@pytest.fixture
+def extra(colour_folder: Path, tmp_path: Path) -> DataSettings:
+    """The colours with a second test part: three images of two of its classes, and one of another class."""
+    for seed, name in enumerate(["red/b.png", "red/a.png", "blue/00.png", "pink/0.png"]):
+        save_image(tmp_path / "more" / name, (99, 99, 99), seed)
+    return DataSettings(dataset=str(colour_folder), extra_test=ExtraTest(name="unseen", folder=str(tmp_path / "more")))
+
+
+def test_an_extra_test_part_is_a_split_of_the_known_classes(
+    extra: DataSettings, colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, plain = load_dataset(extra), load(colour_folder)
+    assert "more: left out, as there are no such classes: pink" in caplog.text
+    assert data.test_parts == ["test", "unseen"] != plain.test_parts
+    assert data.counts() == plain.counts() | {"unseen": 3}
+    assert data.table.iloc[:36].equals(plain.table)
+    rows = data.split("unseen")
+    assert rows["image"].tolist() == ["unseen/blue/00.png", "unseen/red/a.png", "unseen/red/b.png"]
+    assert [data.classes[label] for label in rows["label"]] == ["blue", "red", "red"]
+    assert data.only("unseen").paths == [tmp_path / "more" / name for name in ("blue/00.png", "red/a.png", "red/b.png")]
+    assert data.only("val").paths == [colour_folder / name for name in data.split("val")["image"]]
+
+
+def test_the_fingerprint_and_the_preparation_look_at_the_extra_part(extra: DataSettings, tmp_path: Path) -> None:
+    before, file = load_dataset(extra).fingerprint(), tmp_path / "more" / "red" / "a.png"
+    assert load(Path(extra.dataset)).fingerprint() != before
+    save_image(file, (99, 99, 99), seed=7)
+    assert load_dataset(extra).fingerprint() != before
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"more/red/a\.png: not a readable image"):
+        prepare_dataset(extra, tmp_path / "run")
+    prepare_dataset(extra, tmp_path / "run", skip_unreadable=True)
+    assert pd.read_csv(tmp_path / "run" / "images.csv")["split"].eq("unseen").sum() == 2
+
+
+def test_a_missing_extra_part_is_one_line(colour_folder: Path, tmp_path: Path) -> None:
+    more = ExtraTest(name="unseen", folder=str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"none': no such folder$"):
+        load_dataset(DataSettings(dataset=str(colour_folder), extra_test=more))
 
 
 def test_boxes_come_from_where_they_are_known(colour_folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path, form:
     Image.new("RGB", (40, 30)).save(tmp_path / "x.png", form)
     with pytest.raises(InputError, match=r"not a readable image \(UnidentifiedImageError\)"):
         read_image(tmp_path / "x.png")
-    assert "cannot identify" in str(*decoding.measure(tmp_path, ["x.png"]))
+    assert "cannot identify" in str(*decoding.measure([tmp_path / "x.png"]))
 
 
 def test_several_photographs_in_one_file_are_read_as_the_first(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_one_limit_on_pixels_and_aspect_wherever_an_image_is_read(
     Image.new("1", size).save(tmp_path / "x.png")
     with pytest.raises(InputError, match=why):
         read_image(tmp_path / "x.png")
-    assert why in str(*decoding.measure(tmp_path, ["x.png"], decode=False))
+    assert why in str(*decoding.measure([tmp_path / "x.png"], decode=False))
 
 
 @pytest.mark.parametrize("fault", [MemoryError(), OSError(errno.EIO, "Input/output error")])

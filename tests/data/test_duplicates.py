@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_classes_and_sides_are_counted_apart_and_equal_bytes_left_out(tmp_path: 
     verdict = audit.check_leakage(data).verdict()
     assert verdict.startswith("**No sign of leakage**")
     assert "In two classes stand the same images: 3 nearly equal." in verdict
+
+
+def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(tmp_path: Path) -> None:
+    names = ("train/a/0.png", "test/a/0.png", "unseen/a/0.png", "unseen/a/1.png")
+    images = (drawn(1), drawn(2), drawn(1, 200), drawn(2, 200))
+    data = folder(tmp_path, dict(zip(names, images, strict=True)))
+    found, outside = near(replace(data, extra_root=tmp_path / "unseen"))
+    assert (found.pairs, found.across_split) == (2, 1)
+    assert outside == {"unseen/a/0.png"}
 
 
 def test_images_of_one_colour_or_of_hardly_anything_are_not_compared(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_batch_is_its_images_one_by_one(data: ImageDataset, name: str, seed: i
     assert torch.equal(images, torch.stack([samples[row][0] for row in rows]))
     assert images.dtype == torch.float32
     if seed is None:
-        files = [samples.root / samples.names[row] for row in rows]
+        files = [samples.paths[row] for row in rows]
         assert torch.equal(images, torch.stack([transform(read_image(file)) for file in files]))
     assert labels.tolist() == [samples.labels[row] for row in rows]
     assert numbers.tolist() == rows

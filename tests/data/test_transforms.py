@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms as v1
+from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from fixres_poc.data.transforms import PLAIN, ShiftedCrop, get_transforms, resized_side
+from fixres_poc.data.transforms import PLAIN, ResizeHeight, ShiftedCrop, get_transforms, resized_side
 
 WHITE = (255, 255, 255)
 
@@ -57,6 +58,15 @@ def test_resize_by_height_pads_narrow_portraits_with_black_and_the_short_side_do
     by_side = get_transforms(64, 112, mean_std=PLAIN)["val_test"](white)
     assert by_height[0, 50].tolist() == [0.0] * 24 + [1.0] * 64 + [0.0] * 24
     assert bool((by_side > 0.99).all())
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(500, 375, 182), (375, 500, 182), (97, 100, 73), (20, 600, 64)])
+def test_resize_by_height_is_pillows_to_the_truncated_width(width: int, height: int, side: int) -> None:
+    image = noisy(width, height)
+    expected = np.asarray(image.resize((int(side * width / height), side), Image.Resampling.BILINEAR), dtype=float)
+    found = ResizeHeight(side)(F.pil_to_tensor(image)).permute(1, 2, 0).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2
 
 
 def lefts(width: int, inside: bool) -> set[int]:

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import throwaway
 
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 RAN = """
 import os
 from pathlib import Path
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home
 with open(home() / "ran.txt", "a") as ran:
     print(Path(os.environ["FIXRES_PROGRESS"]).parent.name, file=ran)
 """
@@ -42,8 +42,7 @@ write_run(folder, settings, Metrics(**facts, seconds=done.seconds), done.predict
 """
 TRAINING = """
 trained = train_or_load(settings, data)
-seconds = {"train": trained.seconds["train"], "adapt": {"control": trained.seconds["control"]}}
-write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=seconds))
+write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=trained.seconds))
 """
 PAIR = """
 from fixres_poc.model import accelerator_for
@@ -69,7 +68,7 @@ SWEEP = """
 dataset: {}
 image_limit: 60
 pairs: [[32, 48]]
-adaptations: [none, head_bn, control]
+adaptations: [none, head_bn]
 epochs: 2
 adapt_epochs: 1
 batch_size: 16

@@ -14,7 +14,7 @@ import small
 import throwaway
 from PIL import Image
 
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 pytest_plugins = ["small"]
 pytestmark = pytest.mark.faults

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     accelerator = device.accelerator_for("fp32")
     torch.manual_seed(0)
     given = device.place(create(settings.backbone, len(data.classes)), settings, accelerator)
-    recipe = Recipe(settings.train_size, "train", settings.epochs, settings.learning_rate)
+    recipe = Recipe(settings.train_size, "train", settings.epochs, 0.01)
     trained = stage1.train(settings, recipe, data, accelerator).model
     for name, model in (("evaluated", given), ("trained", trained)):
         done = evaluation.predict(model, {"none": Tail(model)}, data, "test", settings, 64, accelerator)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.inference import export, finished_run
 from fixres_poc.model.trunk import Trunk
 
@@ -108,7 +108,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for other, name, file, message in [
         (run, "head", "net.pt", "a file of format onnx ends in .onnx"),
         (run, "head", "none/net.onnx", "no folder"),
-        (run, "full", "net.onnx", "adaptation = 'full': train48_test64_seed0 holds none, head, "),
+        (run, "full", "net.onnx", "adaptation = 'full': train48_test64_seed0 holds none, equalised, "),
         (training, "none", "net.onnx", "a training has no predictions to check with"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -11,6 +11,8 @@ import small_run
 from conftest import COLOURS, save_image
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import ADAPTATIONS, ADAPTED, CONTROL
+from fixres_poc.data.dataset import class_folders
 from fixres_poc.data.loading import read_image
 from fixres_poc.inference import finished_run
 from fixres_poc.model import checkpoint
@@ -24,7 +26,7 @@ def pair() -> Path:
 def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
     run = finished_run.load(pair)
     colour_folder = Path(run.settings.dataset)
-    assert list(run.tails) == ["none", "head", "head_bn_stats", "head_bn", "control", "equalised"]
+    assert list(run.tails) == [*ADAPTATIONS, *(CONTROL + name for name in ADAPTED)]
     stored = pd.read_parquet(pair / "predictions.parquet")
     for name, rows in stored[stored["split"] == "test"].groupby("adaptation", observed=True):
         answers = run.classify([colour_folder / each for each in rows["image"]], str(name))
@@ -44,7 +46,7 @@ def test_accuracies_are_those_that_the_run_stored(pair: Path) -> None:
 
 def test_best_is_the_simplest_of_those_that_validation_prefers(pair: Path) -> None:
     run = finished_run.load(pair)
-    tops = {"none": 0.5, "head": 0.8, "head_bn": 0.8, "control": 0.9}
+    tops = {"none": 0.5, "head": 0.8, "head_bn": 0.8, "control_head": 0.9}
     run.metrics["accuracies"] = [{"adaptation": k, "view": "center", "val_top1": v} for k, v in tops.items()]
     run.metrics["accuracies"].append({"adaptation": "none", "view": "five_crop", "val_top1": 1.0})
     assert run.best() == "head"
@@ -52,7 +54,7 @@ def test_best_is_the_simplest_of_those_that_validation_prefers(pair: Path) -> No
 
 def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
     run = finished_run.load(pair.parent / "train48_seed0")
-    assert list(run.tails) == ["none", "control"]
+    assert list(run.tails) == ["none", *ADAPTED]  # adapted at its own size
     assert run.settings.test_size == 48
     assert run.best() == "none"
 
@@ -94,15 +96,15 @@ def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -
     for name, colour in (("red", COLOURS["red"]), ("a_grey", (90, 90, 90)), ("blue", COLOURS["blue"])):
         save_image(other / name / "x.png", colour, seed=7)
     run = finished_run.load(pair)
-    data, unknown = finished_run.class_folders(str(other), run.classes)
+    data, unknown = class_folders(str(other), run.classes)
     assert unknown == ["a_grey"]
     assert [run.classes[label] for label in data.table["label"]] == ["blue", "red"]
     assert data.table["image"].tolist() == ["blue/x.png", "red/x.png"]
     assert run.accuracies(data, "test", ["none"])["images"].tolist() == [2]
     shutil.rmtree(other / "red")
     shutil.rmtree(other / "blue")
-    with pytest.raises(InputError, match=r"its folders \(a_grey\) are no classes of the run, such as blue"):
-        finished_run.class_folders(str(other), run.classes)
+    with pytest.raises(InputError, match=r"its folders \(a_grey\) are none of the classes, such as blue"):
+        class_folders(str(other), run.classes)
 
 
 def test_changed_images_are_noticed(pair: Path) -> None:

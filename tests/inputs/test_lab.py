@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 LIMIT_S = 60
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 
 HOSTILE = [
     "$(shell touch {})",

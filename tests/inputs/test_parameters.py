@@ -13,9 +13,9 @@ from papermill.translators import PythonTranslator
 from test_sweep_files import VALUES
 from throwaway import write_notebook
 
-from fixres_poc.config import paths
-from fixres_poc.config.atomic import write_atomically
+from fixres_poc.config import files
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import write_atomically
 from fixres_poc.config.settings import NOTEBOOKS, Settings
 from fixres_poc.config.validation import read_parameters
 from fixres_poc.sweep.notebook_run import execute
@@ -75,9 +75,9 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     write_notebook(tmp_path / "notebooks" / "00_state_of_the_art.ipynb", defaults, keep)
     texts = [HOSTILE[index % len(HOSTILE)] + "".join(HOSTILE) for index in range(len(names))]
     parameters = dict(zip(names, texts, strict=True))
-    file = paths.run_folder("x", "state_of_the_art") / "settings.json"
+    file = files.run_folder("x", "state_of_the_art") / "settings.json"
     write_atomically(file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters}))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(paths.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(files.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     assert execute(file) is None
     assert json.loads((tmp_path / "got.json").read_text()) == texts
     assert not list(tmp_path.rglob("executed"))

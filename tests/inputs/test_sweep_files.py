@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from fixres_poc.cli import app
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.files import REPOSITORY
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import load_sweep, validate
 
 GOOD = "dataset: synthetic\npairs: [[64, 96]]\n"

@@ -1,17 +1,22 @@
 """Every adaptation of a pair, in every view."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_training import same, state_of
+from torch import nn
 
-from fixres_poc.config.settings import ADAPTATIONS, PairSettings
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import ADAPTATIONS, ADAPTED, CONTROL, ExtraTest, PairSettings
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method import adaptations, stage1
+from fixres_poc.method import adaptations, stage1, stage2
 from fixres_poc.method.evaluation import predict
 from fixres_poc.model import checkpoint
+from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.trunk import Tail
 
@@ -20,8 +25,8 @@ TINY = {"train_size": 48, "test_size": 64, "batch_size": 6, "epochs": 1, "adapt_
 
 @pytest.fixture
 def settings(colour_folder: Path) -> PairSettings:
-    every = (*ADAPTATIONS, "full")
-    return PairSettings(dataset=str(colour_folder), adaptations=every, views=("center", "five_crop"), **TINY)  # type: ignore[arg-type]
+    every, views = (*ADAPTATIONS, "full"), ("center", "five_crop")
+    return PairSettings(dataset=str(colour_folder), head_start="random", adaptations=every, views=views, **TINY)  # type: ignore[arg-type]
 
 
 def adapt(settings: PairSettings, **change: object) -> tuple[PairSettings, stage1.Trained, adaptations.AdaptedPair]:
@@ -32,19 +37,19 @@ def adapt(settings: PairSettings, **change: object) -> tuple[PairSettings, stage
     return chosen, trained, adaptations.adapt_pair(trained, data, chosen, accelerator)
 
 
-def test_every_adaptation_in_every_view_on_the_same_images(settings: PairSettings, tmp_path: Path) -> None:
+def test_every_adaptation_and_control_in_every_view_on_the_same_images(settings: PairSettings, tmp_path: Path) -> None:
     data, accelerator = load_dataset(settings), accelerator_for("fp32")
     trained = stage1.train_or_load(settings.train_settings(), data, accelerator)
-    before = {key: value.clone() for key, value in trained.model.state_dict().items()}
+    before = state_of(trained.model)
     adapted = adaptations.adapt_pair(trained, data, settings, accelerator)
-    assert list(adapted.tails) == list(settings.adaptations)
-    assert all(torch.equal(before[key], value) for key, value in trained.model.state_dict().items())
+    assert list(adapted.tails) == [*settings.adaptations, *(CONTROL + name for name in ADAPTED)]
+    assert same(before, state_of(trained.model))
     classified = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator)
     cells = classified.table.groupby(["adaptation", "view", "split"], observed=True)["image"].agg(list)
-    assert len(cells) == 7 * 2 * 2
+    assert len(cells) == (7 + 4) * 2 * 2
     assert all(cells[key] == cells["none", "center", key[2]] for key in cells.index)
     assert set(classified.images_per_second) == {"center", "five_crop"}
-    assert adapted.seconds.keys() == {"head", "head_bn_stats", "head_bn", "equalised", "full"}
+    assert adapted.seconds.keys() == {*ADAPTED, "equalised", "full"}
     assert all(seconds > 0 for seconds in adapted.seconds.values())
     adaptations.save(adapted, trained.model, tmp_path, settings, data.classes)
     checkpoint.load(tmp_path / "adapted.safetensors", {"stage1": checkpoint.digest(before)})
@@ -66,17 +71,67 @@ def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: Pa
     pd.testing.assert_frame_equal(test, plain)
 
 
-def test_at_the_train_size_everything_works_as_well(settings: PairSettings) -> None:
-    _, _, adapted = adapt(settings, test_size=48, adaptations=("none", "equalised"))
+def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSettings) -> None:
+    at_train, trained, adapted = adapt(settings, test_size=48, adaptations=ADAPTATIONS)
+    assert list(adapted.tails) == list(ADAPTATIONS)  # no control of itself
+    assert adapted.seconds["head"] == trained.seconds["adapt"]["head"]
+    assert trained.choices is not None
+    arguments = (trained.model, load_dataset(at_train), at_train, 48, trained.choices.adapt, accelerator_for("fp32"))
+    again = stage2.adapt_tails(*arguments).tails
+    elsewhere = adapt(settings, adaptations=ADAPTED)[2].tails
+    for name in ADAPTED:
+        states = [each.state_dict() for each in (again[name], adapted.tails[name], elsewhere[CONTROL + name])]
+        assert all(same(states[0], each) for each in states)
+        assert not same(states[0], elsewhere[name].state_dict())
     assert list(adapted.activations) == ["train crops, 48 px", "test framing, 48 px"]
     assert adapted.entering()["images"].tolist() == list(adapted.activations)
     assert adaptations.AdaptedPair({}, {}).entering().empty
 
 
-def test_costs_are_those_of_training_steps(settings: PairSettings) -> None:
-    few, _, adapted = adapt(settings, adaptations=("none", "head", "full"))
-    table = adaptations.costs(adapted, few, 3).set_index("adaptation")
+def test_an_adaptation_that_the_network_cannot_have_is_refused(settings: PairSettings) -> None:
+    chosen, trained, _ = adapt(settings, adaptations=("none",))
+    assert trained.choices is not None
+    lacking = replace(trained.choices, adapt={"head": trained.choices.adapt["head"]})
+    wanted = chosen.model_copy(update={"adaptations": ("head", "head_bn")})
+    with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):
+        adaptations.adapt_pair(replace(trained, choices=lacking), load_dataset(chosen), wanted, accelerator_for("fp32"))
+
+
+def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(settings: PairSettings) -> None:
+    extra = ExtraTest(name="again", folder=settings.dataset)
+    own, trained, adapted = adapt(settings, adaptations=("none", "head"), views=("center",), extra_test=extra)
+    table = adaptations.predict_pair(trained.model, adapted, load_dataset(own), own, accelerator_for("fp32")).table
+    assert table.groupby("split").size().to_dict() == {"val": 6 * 3, "test": 12 * 3, "again": 36 * 3}
+    again, rest = table[table["split"] == "again"], table[table["split"] != "again"]
+    both = again.assign(image=again["image"].str.removeprefix("again/")).merge(rest, on=["image", "adaptation"])
+    assert len(both) == 18 * 3
+    assert (both["target_x"] == both["target_y"]).all()
+    assert np.allclose(both["probability_x"], both["probability_y"], atol=1e-5)
+
+
+def test_costs_are_those_of_training_steps_of_what_was_chosen(settings: PairSettings) -> None:
+    few, trained, adapted = adapt(settings, adaptations=("none", "head", "full"))
+    table = adaptations.costs(trained, adapted, few, 3).set_index("adaptation")
+    assert list(table.index) == ["none", "head", "full"]
     step_mib = table["step_mib"]
     assert np.isnan(step_mib["none"])
     assert table["seconds"]["none"] == 0
     assert 0 < 2 * step_mib["head"] < step_mib["full"]
+    assert (table["learning_rate"]["head"], table["epochs"]["head"]) == (0.05, 2)
+    adapted.tails.pop("head")
+    adapted.tails.pop("full")
+    assert adaptations.costs(trained, adapted, few, 3)["learning_rate"].isna().all()
+
+
+def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
+    model = create("efficientnet_lite0", 3)
+    tails = {name: Tail(model) for name in ("none", "bn_stats", "head_bn")}
+    for norm, factor in ((tails["bn_stats"].norm, 1.0), (tails["head_bn"].norm, 1.1)):
+        assert norm is not None
+        nn.init.ones_(norm.running_mean)  # type: ignore[arg-type]
+        norm.weight.data *= factor
+        norm.bias.data *= factor
+    found = adaptations.moved(model, adaptations.AdaptedPair(tails, {}))
+    assert found == pytest.approx({"none": 0, "bn_stats": 0, "head_bn": 0.1}, abs=1e-6)
+    other = create("timm:convnext_atto", 3, pretrained=False)
+    assert adaptations.moved(other, adaptations.AdaptedPair({"none": Tail(other)}, {})) == {}

@@ -1,24 +1,46 @@
-"""The linear baseline on frozen features."""
+"""The linear probe on frozen features."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from fixres_poc.config.settings import BaselineSettings
+from fixres_poc.config.settings import BaselineSettings, ExtraTest
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import baseline
 
 
-def test_the_linear_baseline_learns_colours(colour_folder: Path) -> None:
-    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16)
-    table = baseline.train_baseline(settings, load_dataset(settings)).predictions
-    test = table[table["split"] == "test"]
-    assert (test["top1"] == test["target"]).mean() > 0.9
+def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every_part(colour_folder: Path) -> None:
+    again = ExtraTest(name="again", folder=str(colour_folder))
+    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16, test_sizes=(96, 224), extra_test=again)
+    done = baseline.train_baseline(settings, load_dataset(settings))
+    right = done.predictions.assign(right=done.predictions["top1"] == done.predictions["target"])
+    cells = right.groupby(["test_size", "split"], observed=True)["right"].agg(["size", "mean"])
+    assert cells["size"].to_dict() == {
+        (s, p): n for s in (96, 224) for p, n in {"again": 36, "test": 12, "val": 6}.items()
+    }
+    assert cells["mean"].min() > 0.9
+    best = done.choices[done.choices["chosen"]].set_index("test_size")["val_top1"]
+    assert best.to_dict() == {size: cells["mean"][size, "val"] for size in (96, 224)}
+    assert len(done.choices) == 2 * len(baseline.PENALTIES)
+    assert done.images_per_second.keys() == {"96", "224"}
 
 
-def test_a_penalty_at_the_edge_is_told(colour_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baseline, "PENALTIES", (0.1, 1.0))
-        baseline.train_baseline(settings, load_dataset(settings))
+def test_a_penalty_at_the_edge_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "PENALTIES", (0.1, 1.0))
+    baseline.fit_probe(np.eye(2), np.arange(2), np.eye(2), np.arange(2))
     assert "at an edge of those tried" in caplog.text
+
+
+@pytest.mark.parametrize(("present", "classes"), [([0, 1, 2], 3), ([0, 1], 2), ([0, 2], 3), ([0, 1, 3], 4)])
+def test_a_linear_layer_takes_over_the_probes_answers(present: list[int], classes: int) -> None:
+    labels, generator = np.resize(present, 60), np.random.default_rng(0)
+    features = generator.normal(5, 3, (60, 8)) + labels[:, None]
+    probe, head = baseline.fit_probe(features, labels, features, labels), nn.Linear(8, classes)
+    probe.put_into(head)
+    found = head(torch.as_tensor(features, dtype=torch.float32)).softmax(dim=1).detach().numpy()
+    np.testing.assert_allclose(found[:, present], probe.fitted.predict_proba(features), atol=1e-4)
+    np.testing.assert_allclose(found, probe.probabilities(features, classes), atol=1e-4)
+    assert found.max(axis=1).min() < 0.9

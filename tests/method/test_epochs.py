@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import first_step, same, settings_for, state_of, train
 
-from fixres_poc.config.paths import run_folder
+from fixres_poc.config.files import run_folder
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method import epochs, stage1
@@ -69,12 +69,12 @@ def test_a_killed_training_ends_the_same(colour_folder: Path, monkeypatch: pytes
     assert same(state_of(undisturbed.model), state_of(resumed.model))
     times = ["seconds"]
     pd.testing.assert_frame_equal(resumed.history.drop(columns=times), undisturbed.history.drop(columns=times))
-    assert not (run_folder("notebooks", settings.run_name) / stage1.STATE).exists()
+    assert [file.name for file in run_folder("notebooks", settings.run_name).iterdir()] == [stage1.CHECKPOINT]
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "other settings"])
 def test_a_damaged_or_foreign_state_is_not_used(colour_folder: Path, tmp_path: Path, damage: str) -> None:
-    settings, file = settings_for(colour_folder, epochs=1), tmp_path / stage1.STATE
+    settings, file = settings_for(colour_folder, epochs=1), tmp_path / "state.pt"
     data = load_dataset(settings)
     first = train(settings, data, file)
     if damage == "cut":

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import usual
-from fixres_poc.config.paths import resolve
+from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import BASELINE_SIZE, BaselineSettings, View
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
@@ -43,9 +43,10 @@ def test_predictions_share_one_trunk_and_equal_the_plain_network(colour_folder: 
 
 def test_prediction_table_orders_by_probability() -> None:
     rows = pd.DataFrame({"image": ["a", "b"], "split": ["test"] * 2, "label": [0, 2]})
-    table = prediction_table(rows, "none", np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]))
+    table = prediction_table(rows, "none", np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]), 96)
     assert table[["top1", "top2", "top3", "top4"]].to_numpy().tolist() == [[1, 2, 0, -1], [2, 0, 1, -1]]
     assert table["probability"].tolist() == pytest.approx([0.5, 0.8])
+    assert table["test_size"].tolist() == [96, 96]
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs ten breeds of Stanford Dogs in $FIXRES_PHOTOGRAPHS")

@@ -12,7 +12,7 @@ import several
 import torch
 from conftest import save_colours
 
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.settings import TrainSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
@@ -71,13 +71,13 @@ def test_an_adapted_head_is_the_same_but_for_rounding(both: list[Result], alone:
         assert close(each["head"], alone["head"], 1e-5)
         assert each["top1"] == alone["top1"]
         assert each["probability"] == pytest.approx(alone["probability"], abs=1e-4)
-    assert close(both[0]["head_bn"], both[1]["head_bn"], 0)
+    assert all(close(both[0][name], both[1][name], 0) for name in ("head_bn", "bn_stats"))
 
 
 def test_a_launched_training_is_read_by_a_sweep(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "colours.yml"
-    values = f"dataset: {folder}\npairs: [[48, 64]]\nbatch_size: 6\nepochs: 1\nadapt_epochs: 1\n"
-    file.write_text(values)
+    lists = "learning_rate: [0.01, 0.03]\nadapt_learning_rate: [0.01, 0.1]\n"
+    file.write_text(f"dataset: {folder}\npairs: [[48, 64]]\nbatch_size: 6\nepochs: 1\nadapt_epochs: 1\n{lists}")
     out = launch("-m", "fixres_poc", "train", str(file), FIXRES_HOME=str(tmp_path))
     assert out.count("train48_seed0: ") == 1
     run = tmp_path / "runs" / "colours" / "train48_seed0"

@@ -5,16 +5,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tiny_training import recipe_for, same, settings_for, state_of, train
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import run_folder
+from fixres_poc.config.files import run_folder
+from fixres_poc.config.settings import ADAPTED, TrainSettings
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method import epochs, stage1
+from fixres_poc.method import baseline, epochs, stage1
+from fixres_poc.method.evaluation import predict
 from fixres_poc.model import checkpoint, memory_plan
 from fixres_poc.model.backbones import create
+from fixres_poc.model.device import accelerator_for
+from fixres_poc.model.trunk import Tail
 
 
 def run_out(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, after: int = 0) -> list[int]:
@@ -118,11 +123,11 @@ def test_a_finished_training_is_read_and_not_done_again(colour_folder: Path, mon
     monkeypatch.setattr(stage1, "train", lambda *_: pytest.fail("trained again"))
     second = stage1.train_or_load(settings, data)
     assert same(state_of(second.model), state_of(first.model))
-    assert second.control is not None
-    assert first.control is not None
-    assert same(state_of(second.control), state_of(first.control))
+    assert second.controls.keys() == first.controls.keys() == set(ADAPTED)
+    assert all(same(state_of(tail), state_of(first.controls[name])) for name, tail in second.controls.items())
     assert second.history.equals(first.history)
-    assert (second.seconds, second.memory) == (first.seconds, first.memory)
+    for name in ("seconds", "memory", "choices", "tried"):
+        assert getattr(second, name) == getattr(first, name)
 
 
 @pytest.mark.parametrize("change", ["images", "library", "damage"])
@@ -162,3 +167,70 @@ def test_own_weights_are_used_and_another_file_at_the_same_path_is_trained_anew(
     torch.save({key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()}, file)
     stage1.train_or_load(settings, data)
     assert "made with weights = " in caplog.text
+
+
+def told(monkeypatch: pytest.MonkeyPatch, tops: dict[float, float]) -> list[float]:
+    """Let trainings end at once with these validation accuracies by rate; which rates were trained."""
+    model, trained = create("efficientnet_lite0", 3).eval(), list[float]()
+
+    def end_at_once(settings: TrainSettings, recipe: epochs.Recipe, *_: object) -> stage1.Trained:
+        trained.append(recipe.learning_rate)
+        row = {"epoch": 1, "loss": 1.0, "val_top1": tops[recipe.learning_rate], "seconds": 2.0}
+        return stage1.Trained(model, pd.DataFrame([row]))
+
+    monkeypatch.setattr(stage1, "train", end_at_once)
+    return trained
+
+
+def test_the_rate_that_validation_prefers_is_kept_the_smaller_of_equals_and_later_seeds_take_it_over(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = told(monkeypatch, {0.01: 0.5, 0.02: 0.7, 0.03: 0.7})
+    settings = settings_for(colour_folder, learning_rate=(0.03, 0.01, 0.02), adapt_learning_rate=(0.5, 0.05))
+    data = load_dataset(settings)
+    first = stage1.train_or_load(settings, data)
+    choices, tried = first.choices, [(each["learning_rate"], each["val_top1"]) for each in first.tried["stage1"]]
+    assert choices is not None
+    assert choices.learning_rate == 0.02
+    assert tried == [(0.01, 0.5), (0.02, 0.7), (0.03, 0.7)]
+    assert (first.seconds["train"], first.seconds["tuning"] > 4) == (2.0, True)
+    trained.clear()
+    later = settings.model_copy(update={"seed": 5, "tuned_by": 0})
+    second = stage1.train_or_load(later, data)
+    assert trained == [0.02]
+    assert second.choices == choices
+    assert len(first.tried["stage2"]) == 1 + 3 * 2
+    assert second.tried["stage2"] == []
+    with pytest.raises(InputError, match="cannot be read"):
+        stage1.train_or_load(later.model_copy(update={"tuned_by": 7, "seed": 8}), data)
+
+
+def test_at_the_rate_0_the_trunk_stays_as_it_is_and_the_head_is_the_probe(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, learning_rate=0, head_start="probe")
+    data, accelerator, plain = load_dataset(settings), accelerator_for("fp32"), create("efficientnet_lite0", 3)
+    trained = stage1.train_or_load(settings, data, accelerator)
+    state, given = state_of(trained.model), state_of(plain)
+    assert [key for key in given if not torch.equal(state[key], given[key])] == ["classifier.weight", "classifier.bias"]
+    probe = baseline.probe_at(plain, data, settings, 48, accelerator)
+    expected = probe.probabilities(baseline.features(plain, data, "test", settings, 48, accelerator), 3)
+    table = predict(trained.model, {"none": Tail(trained.model)}, data, "test", settings, 48, accelerator).table
+    assert table["top1"].tolist() == expected.argmax(axis=1).tolist()
+    assert table["probability"].tolist() == pytest.approx(expected.max(axis=1), abs=1e-3)
+    assert (trained.history["epoch"].tolist(), trained.best_epoch) == ([0], 0)
+    again = stage1.train_or_load(settings, data, accelerator)
+    assert (again.choices, again.val_top1) == (trained.choices, probe.val_top1[probe.penalty])
+
+
+def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: Path) -> None:
+    random = settings_for(colour_folder, epochs=1)
+    probed = random.model_copy(update={"head_start": "probe"})
+    data, accelerator = load_dataset(random), accelerator_for("fp32")
+    assert baseline.head_started(random, data, accelerator) == (None, 0.0)
+    start, seconds = baseline.head_started(probed, data, accelerator)
+    assert start is not None
+    assert seconds > 0
+    plan = memory_plan.StepPlan(8, False, 0)
+    state = epochs.begin(recipe_for(probed), probed, data, accelerator, plan, start)
+    assert same(state_of(state.model), state_of(start))
+    heads = [stage1.train_or_load(each, data).model.get_parameter("classifier.weight") for each in (random, probed)]
+    assert (heads[0] - heads[1]).abs().max() > 0.01

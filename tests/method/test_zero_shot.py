@@ -59,10 +59,11 @@ def test_only_classifiers_of_imagenet_are_asked(backbone: str) -> None:
 
 def test_only_mapped_classes_are_asked_for_and_chosen(data: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot, "create", lambda _: Colours())
-    found = zero_shot.predict_zero_shot(BaselineSettings(), data)
+    found = zero_shot.predict_zero_shot(BaselineSettings(test_sizes=(48, 64)), data)
     assert found.mapped == {"Goldfish": "goldfish", "n02088364-Snoopy": "beagle"}
     table = found.predictions
-    assert table.groupby("split").size().to_dict() == {"test": 8, "val": 4}
+    cells = {(48, "test"): 8, (48, "val"): 4, (64, "test"): 8, (64, "val"): 4}
+    assert table.groupby(["test_size", "split"]).size().to_dict() == cells
     assert set(table["adaptation"]) == {"zero_shot"}
     assert [data.classes[label] for label in sorted(set(table["target"]))] == ["Goldfish", "n02088364-Snoopy"]
     assert (table["top1"] == table["target"]).all()

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc.config.settings import TrainSettings
+from fixres_poc.config.settings import TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method import epochs, stage1
@@ -21,11 +21,12 @@ State = dict[str, torch.Tensor]
 
 def settings_for(folder: Path, **more: Any) -> TrainSettings:
     tiny: dict[str, Any] = {"train_size": 48, "batch_size": 8, "epochs": 3, "adapt_epochs": 1, "learning_rate": 0.03}
+    tiny["head_start"] = "random"
     return TrainSettings(dataset=str(folder), **(tiny | more))
 
 
 def recipe_for(settings: TrainSettings) -> Recipe:
-    return Recipe(settings.train_size, "train", settings.epochs, settings.learning_rate)
+    return Recipe(settings.train_size, "train", settings.epochs, max(several(settings.learning_rate)))
 
 
 def train(settings: TrainSettings, data: ImageDataset, state_file: Path | None = None) -> stage1.Trained:

@@ -35,13 +35,13 @@ def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnext101_32x48d_wsl", "timm:resnet10t"])
 def test_networks_that_serve_pass(name: str) -> None:
-    backbones.check_use(name, ["none", "head_bn", "control"], [96, 130])
+    backbones.check_use(name, ["none", "head_bn", "bn_stats"], [96, 130])
 
 
 @pytest.mark.parametrize(
     ("name", "adaptations", "message"),
     [
-        ("convnext_atto", ["none", "head_bn", "control"], r"cannot have head_bn, control; set .* \[none, head\]"),
+        ("convnext_atto", ["none", "head_bn", "bn_stats"], r"cannot have head_bn, bn_stats; set .* \[none, head\]"),
         ("vit_tiny_patch16_224", ["none"], r"cannot be used at 96, 130 px \(.*\), only at 224;"),
         ("vit_tiny_patch16_384", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
         ("deit_tiny_distilled_patch16_224", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
@@ -50,6 +50,13 @@ def test_networks_that_serve_pass(name: str) -> None:
 def test_networks_that_do_not_serve_are_refused_in_one_line(name: str, adaptations: list[str], message: str) -> None:
     with pytest.raises(InputError, match=rf"^backbone 'timm:{name}': .*{message}"):
         backbones.check_use(f"timm:{name}", adaptations, [96, 130])
+
+
+def test_a_classifier_of_several_layers_is_refused_where_a_linear_one_is_needed() -> None:
+    backbones.check_use("timm:repvit_m0_9", ["none", "head"], [96])
+    for adaptations, start in ((["none", "equalised"], "random"), (["none"], "probe")):
+        with pytest.raises(InputError, match="more than a linear layer; set head_start: random"):
+            backbones.check_use("timm:repvit_m0_9", adaptations, [96], start)
 
 
 def test_mean_and_std_come_from_the_backbone() -> None:

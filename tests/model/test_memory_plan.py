@@ -12,7 +12,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.model import backbones, memory_plan, tracing
 from fixres_poc.model.memory_plan import step_plans, training_bytes

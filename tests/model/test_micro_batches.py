@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
+from fixres_poc.config.errors import InputError
 from fixres_poc.model.backbones import create
-from fixres_poc.model.micro_batches import Portion, out_of_memory
+from fixres_poc.model.micro_batches import Portion, first_that_fits, out_of_memory
 from fixres_poc.model.trunk import Trunk
 
 FAULTS = """
@@ -39,6 +40,21 @@ def test_which_errors_mean_that_memory_ran_out() -> None:
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 GB"))
     assert not out_of_memory(RuntimeError("shapes differ"))
     assert not out_of_memory(ValueError("x"))
+
+
+def test_ways_are_tried_until_one_fits_and_other_errors_pass() -> None:
+    def attempt(images: int) -> str:
+        if images > 2:
+            raise MemoryError
+        return f"done with {images}"
+
+    lines = ["out of memory with 8: on with 4", "out of memory with 4: on with 2"]
+    assert first_that_fits(iter([8, 4, 2, 1]), attempt) == ("done with 2", lines)
+    assert first_that_fits([1], attempt) == ("done with 1", [])
+    with pytest.raises(InputError, match="not even one image fits into memory: 4 was the last"):
+        first_that_fits([8, 4], attempt)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        first_that_fits([1, 2], lambda _: (_ for _ in ()).throw(RuntimeError("shapes differ")))
 
 
 def test_a_frozen_network_takes_fewer_images_at_once_and_gives_the_same(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from fixres_poc.analysis import published
+from fixres_poc.report import published
 from fixres_poc.report.plots import networks
 
 CHOICE = "ResNeXt-101 32x48d WSL"

@@ -16,8 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import run_folder
-from fixres_poc.config.settings import SweepSettings
+from fixres_poc.config.files import run_folder
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.report import pages
 from fixres_poc.sweep import reporting
@@ -54,7 +54,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if run.name == FAILED:
             (folder / "error.txt").write_text(f"ValueError: {EVIL}\n\nTraceback")
         elif run.name != MISSING:
-            (folder / "metrics.json").write_text(json.dumps({"settings": {}, "seconds": {"train": 61}}))
+            (folder / "metrics.json").write_text(json.dumps({"settings": {}, "wall_seconds": 61}))
     return tmp_path
 
 
@@ -215,6 +215,18 @@ def test_one_torn_notebook_costs_its_own_page_only(home: Path) -> None:
         render_report(SWEEP)
     written = {file.stem for file in (home / "reports/tiny/notebooks").iterdir()}
     assert written == {run.name for run in SWEEP.runs()} - {FAILED, MISSING}
+
+
+def test_a_warning_about_a_page_has_nothing_that_a_terminal_would_obey(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> bool:
+        raise ValueError("\x1b[2J\n")
+
+    monkeypatch.setattr(pages, "write_run_page", fail)
+    with pytest.raises(RuntimeError, match="05_results failed"):
+        render_report(SWEEP)
+    assert caplog.messages[0] == r"no page for state_of_the_art: ValueError: \x1b[2J\n"
 
 
 def test_no_path_of_the_machine_and_no_traceback_is_passed_on(home: Path) -> None:

@@ -13,13 +13,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from made_up import shaped
 from matplotlib.patches import Rectangle
 
-from fixres_poc.analysis.pareto import pareto_front
-from fixres_poc.analysis.results import gain_path
+from fixres_poc.analysis.cost import pareto_front, training_front
+from fixres_poc.analysis.questions import gain_path
 from fixres_poc.analysis.statistics import reliability
 from fixres_poc.geometry.formulas import neutral_test_size
 from fixres_poc.report.plots import datasets, networks, results, style
 from fixres_poc.report.tables import heat_map
-from fixres_poc.report.text import answer
+from fixres_poc.report.text import choice
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,19 @@ def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
     axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"])).axes[0]
     assert [text.get_text() for text in axis.texts] == ["96/128", "96/96, baseline"]
     assert len(np.asarray(axis.lines[0].get_xdata())) == len(table)
+
+
+def test_training_costs_have_a_panel_a_test_size_and_join_the_front() -> None:
+    rows = pd.DataFrame(
+        {"test_size": [96, 96, 96, 128], "train_size": [64, 64, 96, 96], "flops": [1e12, 3e12, 4e12, 4e12]}
+    )
+    rows = rows.assign(front=[True, False, True, True], top1=[0.6, 0.5, 0.7, 0.8], top1_low=0.4, top1_high=0.9)
+    first, second = results.training_cost(rows).axes
+    dots = [np.asarray(line.get_xydata()).tolist() for line in first.lines if line.get_linestyle() == "None"]
+    assert dots[:2] == [[[1, 60], [3, 50]], [[4, pytest.approx(70)]]]
+    joined = [np.asarray(line.get_xydata()) for line in first.lines if line.get_linestyle() == "-"]
+    assert joined[0].tolist() == [[1, 60], [4, pytest.approx(70)]]
+    assert len(second.lines) > 0
 
 
 def test_a_figure_is_described_by_what_is_written_in_it(table: pd.DataFrame) -> None:
@@ -159,7 +172,7 @@ def test_activations_have_a_line_a_framing() -> None:
 @pytest.mark.parametrize(("classes", "images"), [(2, 30), (500, 3000), (3, 20_000)])
 def test_report_of_any_shape(classes: int, images: int) -> None:
     found = shaped(classes, images, train_sizes=[96], test_sizes=[96, 128])
-    assert f"{images:,} images, {classes} classes" in answer(found)
+    assert f"of {found.sweep['images']['test']:,} test images" in choice(found)
     wrong = found.test_predictions(found.choose())
     bins = reliability(wrong["probability"], wrong["target"] == wrong["top1"])
     figures = [
@@ -169,13 +182,15 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
         results.reliability({"none": bins}),
         results.gain_path(gain_path(found)),
         results.cost_accuracy(found.cells, pareto_front(found)),
+        results.training_cost(training_front(found)),
     ]
     for figure in figures:
         figure.canvas.draw()
-        boxes = [tick.get_window_extent() for axis in figure.axes for tick in axis.get_yticklabels() if tick.get_text()]
-        edges = sorted((box.y0, box.y1) for box in boxes)
-        assert all(one[1] <= next_one[0] + 2 for one, next_one in pairwise(edges) if one != next_one)
-    assert heat_map(found).data.count("<small>") == found.cells.query("test_size != 224").shape[0]
+        for axis in figure.axes:
+            boxes = [tick.get_window_extent() for tick in axis.get_yticklabels() if tick.get_text()]
+            edges = sorted((box.y0, box.y1) for box in boxes)
+            assert all(one[1] <= next_one[0] + 2 for one, next_one in pairwise(edges))
+    assert heat_map(found).data.count("<small>") == found.cells.query("adaptation != 'baseline'").shape[0]
 
 
 @pytest.mark.parametrize(

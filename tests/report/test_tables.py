@@ -10,14 +10,14 @@ def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
     shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
     chosen = shown[shown["choice"] == "chosen"].iloc[0]
     assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (128, "head_bn", "80.0")
-    assert chosen["p (test = train)"] == "<0.001"
-    assert shown.loc[shown["adaptation"] == "baseline", "p (baseline)"].tolist() == ["n/a"]
+    assert chosen["p (test = train), Holm"] == "<0.001"
+    assert shown.loc[shown["adaptation"] == "baseline", "p (probe), Holm"].tolist() == ["n/a"] * 3
 
 
 def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
-    shown = tables.cells(told(same(0.60), same(0.62), seed1=(same(0.50), None)))
-    assert shown["seeds"].tolist() == [1, *[2] * 5, *[1] * 5]
-    assert shown["status"].tolist() == [*["done"] * 6, *["1 of 2 done"] * 5]
+    shown = tables.cells(told(same(0.60), same(0.62), same(0.50), None))
+    assert shown["seeds"].tolist() == [*[1] * 3, *[2] * 4, *[1] * 7]
+    assert shown["status"].tolist()[:-3] == [*["done"] * 7, *["1 of 2 done"] * 4]
     assert shown.loc[shown["choice"] == "chosen", ["test", "adaptation", "test top-1 %"]].to_numpy().tolist() == [
         [96, "none", "55.0"]
     ]

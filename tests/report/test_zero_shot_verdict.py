@@ -9,7 +9,8 @@ from fixres_poc.method.zero_shot import ZeroShot
 from fixres_poc.report.text import zero_shot_verdict
 
 TARGETS = [0] * 4 + [1] * 4 + [2] * 4
-TEST = pd.DataFrame({"image": [f"{index}.png" for index in range(12)], "split": "test", "target": TARGETS})
+NAMES = [f"{index}.png" for index in range(12)]
+TEST = pd.DataFrame({"image": NAMES, "split": "test", "test_size": 224, "target": TARGETS})
 
 
 @pytest.mark.parametrize(
@@ -21,9 +22,10 @@ TEST = pd.DataFrame({"image": [f"{index}.png" for index in range(12)], "split": 
 )
 def test_verdict_compares_on_the_images_of_both(top1: Any, expected: str) -> None:
     mapped = TEST[TEST["target"] < 2]
-    known = ZeroShot(mapped.assign(top1=mapped["target"]), {"Goldfish": "goldfish", "Snoopy": "beagle"}, 3)
-    verdict = zero_shot_verdict(known, TEST.assign(top1=top1))
-    assert "the 2 of 3 classes that it has by name, is right on **100.0%** of their 8 test images" in verdict
+    tables = [mapped.assign(top1=-1, test_size=96), mapped.assign(top1=mapped["target"])]
+    known = ZeroShot(pd.concat(tables), {"Goldfish": "goldfish", "Snoopy": "beagle"}, 3)
+    verdict = zero_shot_verdict(known, pd.concat([TEST.assign(top1=2, test_size=96), TEST.assign(top1=top1)]))
+    assert "the 2 of 3 classes that it has by name, is right at 224 px on **100.0%** of their 8 test images" in verdict
     assert expected in verdict
 
 

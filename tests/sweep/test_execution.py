@@ -10,7 +10,7 @@ import pytest
 import throwaway
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.run_state import failures
 from fixres_poc.sweep import execution
 

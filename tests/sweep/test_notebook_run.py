@@ -12,7 +12,7 @@ import pytest
 import throwaway
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import REPOSITORY
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.sweep import notebook_run
 
 PARAMETERS = 'train_size = 64\nname = "default"'
@@ -84,6 +84,29 @@ def test_other_errors_are_told_with_their_type_and_a_dead_kernel_with_its_likely
     assert execute(run_folder, "1 / 0") == "ZeroDivisionError: division by zero"
     dead = execute(run_folder, "import os\nos._exit(1)")
     assert dead == "DeadKernelError: the notebook's process died; the usual cause is too little memory"
+
+
+def test_nothing_that_a_terminal_would_obey_is_left_in_a_message(run_folder: Path) -> None:
+    assert (
+        execute(run_folder, r"raise ValueError('\x1b]0;title\x07 \x1b[31mred')") == r"ValueError: \x1b]0;title\x07 red"
+    )
+
+
+@pytest.mark.parametrize(
+    ("failures", "message"), [(1, None), (2, "RuntimeError: Kernel didn't respond in 150 seconds")]
+)
+def test_a_kernel_that_does_not_start_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, run_folder: Path, failures: int, message: str | None
+) -> None:
+    left = [RuntimeError("Kernel didn't respond in 150 seconds")] * failures
+
+    def start(*_: object, **__: object) -> None:
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr("papermill.execute_notebook", start)
+    assert execute(run_folder, "x = 1") == message
+    assert not left
 
 
 def test_full_disk_is_named_however_deep_its_error_lies(run_folder: Path) -> None:

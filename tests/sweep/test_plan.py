@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from fixres_poc.cli import app
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import home
-from fixres_poc.config.settings import SweepSettings, TrainSettings
+from fixres_poc.config.files import home
+from fixres_poc.config.settings import TrainSettings
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.model import memory_plan, tracing
 from fixres_poc.report.tables import readable
@@ -49,12 +50,27 @@ def test_seconds_are_flops_over_the_rate() -> None:
     tables = plan.plan(sweep(epochs=2, adapt_epochs=1, seeds=[0, 1]), 16 * GIB, tflops=0.1)
     pairs, facts = tables["pairs"], tables["sweep"].iloc[0]
     small, large, base = (tracing.parameters_and_flops("efficientnet_lite0", 10, size)[1] for size in (64, 96, 224))
-    train = (3 * 2 * 801 + 2 * 191 + 801) * small / 1e11  # two epochs, validation after each, the control
+    # the probe's features, two epochs with validation after each, the controls
+    train = (801 + 191 + 3 * 2 * 801 + 2 * 191 + 801) * small / 1e11
     assert pairs["train_s"].tolist() == pytest.approx([train, train])
     assert pairs["adapt_s"].tolist() == pytest.approx([801 * small / 1e11, 801 * large / 1e11])
     assert pairs["eval_s"].tolist() == pytest.approx([799 * small / 1e11, 799 * large / 1e11])
     once = train + pairs["adapt_s"].sum() + pairs["eval_s"].sum()
-    assert facts["total_s"] == pytest.approx(1600 * base / 1e11 + 2 * once)
+    assert facts["total_s"] == pytest.approx(1600 * (small + large + base) / 1e11 + 2 * once)  # baseline at each size
+
+
+def test_lists_cost_the_first_seed_other_rates_and_one_more_pass() -> None:
+    few, lists = {"epochs": 2, "adapt_epochs": 4}, {"learning_rate": [0, 0.01, 0.1], "adapt_epochs": [1, 4]}
+    one, several = (plan.plan(sweep(seeds=[0, 1], **few | more), 16 * GIB, tflops=0.1) for more in ({}, lists))
+    small, large = (tracing.parameters_and_flops("efficientnet_lite0", 10, size)[1] / 1e11 for size in (64, 96))
+    tuning = 2 * (3 * 801 + 191) * small + (4 * 801 + 191) * large  # at the rate 0 nothing is trained
+    assert several["pairs"]["tuning_s"].tolist() == pytest.approx([tuning, tuning])
+    assert one["pairs"]["tuning_s"].tolist() == [0, 0]
+    assert several["pairs"].drop(columns="tuning_s").equals(one["pairs"].drop(columns="tuning_s"))
+    difference = several["sweep"]["total_s"] - one["sweep"]["total_s"]
+    assert difference.item() == pytest.approx(tuning)
+    frozen = plan.plan(sweep(learning_rate=0, adapt_epochs=4), 16 * GIB, tflops=0.1)["pairs"]
+    assert frozen["train_s"][0] == pytest.approx((801 + 191 + 4 * 801) * small)
 
 
 def test_time_on_a_card_that_is_not_here_is_unknown() -> None:

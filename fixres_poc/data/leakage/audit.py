@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import resolve
+from fixres_poc.config.files import resolve
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.leakage.duplicates import BITS, NEAR_BITS, NearDuplicates, fingerprints, near_duplicates
 
@@ -27,7 +27,7 @@ class Leakage:
     across_split: tuple[tuple[str, ...], ...]  # images with equal bytes in more than one of train, val and test
     across_classes: tuple[tuple[str, ...], ...]  # images with equal bytes in more than one class
     near: NearDuplicates = field(default_factory=NearDuplicates)
-    twins: float = 0.0  # share of test images with an equal or nearly equal image in train or val
+    twins: float = 0.0  # share of the images of all test parts with an equal or nearly equal image in train or val
     listed_in_imagenet: float | None = None  # share of test images in the user's list of ImageNet's training images
 
     def summary(self) -> pd.DataFrame:
@@ -91,15 +91,16 @@ def check_leakage(data: ImageDataset, imagenet_list: str | None = None) -> Leaka
     digests, hashes = fingerprints(data)
     table = data.table.assign(digest=digests)
     same = [group for _, group in table[table.duplicated("digest", keep=False)].groupby("digest", sort=False)]
-    apart = [group for group in same if group["split"].nunique() > 1]
+    apart = [group for group in same if group["split"].nunique() > 1 and {"train", "val"} & set(group["split"])]
     near, outside = near_duplicates(data, digests, hashes)
-    twins = outside.union(*(group.loc[group["split"] == "test", "image"] for group in apart))
+    tested = table["image"][~table["split"].isin(["train", "val"])]
+    twins = outside.union(*(set(group["image"]) & set(tested) for group in apart))
     return Leakage(
         named_like_imagenet=sum(bool(IMAGENET_TRAIN_NAME.match(_stem(name))) for name in names) / count,
         across_split=tuple(tuple(group["image"]) for group in apart),
         across_classes=tuple(tuple(group["image"]) for group in same if group["label"].nunique() > 1),
         near=near,
-        twins=len(twins) / count,
+        twins=len(twins) / max(1, len(tested)),
         listed_in_imagenet=listed,
     )
 

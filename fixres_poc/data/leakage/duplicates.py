@@ -44,7 +44,7 @@ class NearDuplicates:
     """Numbers of pairs of images with different bytes whose hashes differ in at most 10 of 256 bits."""
 
     pairs: int = 0
-    across_split: int = 0  # pairs that stand in two of train, val and test
+    across_split: int = 0  # pairs that stand in two of train, val and test parts
     across_classes: int = 0  # pairs that stand in two classes
     plain: int = 0  # images without enough in them to be compared, such as those of one colour
     listed: tuple[Pair, ...] = ()  # the pairs across the split or across classes, at most 1,000
@@ -59,10 +59,9 @@ def fingerprints(data: ImageDataset) -> tuple[list[str], np.ndarray]:
     Raises:
         InputError: an image that cannot be decoded, named.
     """
-    names = list(data.table["image"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda name: _fingerprint(data.root / name), names)
-        done = list(bar(found, "looking for duplicates", len(names)))
+        found = pool.map(_fingerprint, data.paths)
+        done = list(bar(found, "looking for duplicates", len(data.table)))
     return [digest for digest, _ in done], np.array([bits for _, bits in done]).reshape(-1, BITS)
 
 
@@ -82,18 +81,19 @@ def near_duplicates(data: ImageDataset, digests: Sequence[str], hashes: np.ndarr
     """Compare every image with every other, from `fingerprints`; pairs with equal bytes are left out.
 
     Returns:
-        What was found, and the test images that have a near duplicate in train or val.
+        What was found, and the images of test parts that have a near duplicate in train or val.
     """
     ones = hashes.sum(axis=1)
     rough = np.flatnonzero(np.minimum(ones, BITS - ones) >= PLAIN_BITS)
     table = data.table.iloc[rough].assign(content=np.asarray(digests, dtype=object)[rough])
-    names, test = table["image"].to_numpy(), (table["split"] == "test").to_numpy()
+    names, test = table["image"].to_numpy(), ~table["split"].isin(["train", "val"]).to_numpy()
     content, split, label = (table[key].factorize()[0] for key in ("content", "split", "label"))
     counts, listed, outside = np.zeros(3, int), list[Pair](), set[str]()
     for rows, columns, bits in _close(hashes[rough]):
         other = content[rows] != content[columns]
         rows, columns, bits = rows[other], columns[other], bits[other]
-        splits, labels = split[rows] != split[columns], label[rows] != label[columns]
+        splits = (split[rows] != split[columns]) & ~(test[rows] & test[columns])
+        labels = label[rows] != label[columns]
         counts += [len(rows), splits.sum(), labels.sum()]
         for each in np.flatnonzero(splits | labels)[: MOST_LISTED - len(listed)]:
             listed.append(Pair(names[rows[each]], names[columns[each]], int(bits[each])))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fixres_poc.config.errors import InputError
 
-SPLITS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
 END_BYTES = 256 * 1024
 UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -26,7 +25,8 @@ def stratify(classes: dict[str, list[str]], root: Path, seed: int, test: bool = 
     Raises:
         InputError: a class with too few different images.
     """
-    digest_of = digests(root, [name for names in classes.values() for name in names])
+    every = [name for names in classes.values() for name in names]
+    digest_of = dict(zip(every, digests(root / name for name in every), strict=True))
     rows: list[Row] = []
     side_of: dict[str, str] = {}
     for label, names in sorted(classes.items()):
@@ -47,27 +47,27 @@ def _rank(seed: int, digest: str) -> str:
     return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
 
 
-def digests(root: Path, names: Iterable[str], whole: bool = True) -> dict[str, str]:
-    """SHA-256 of every image's bytes, by its name, a path relative to `root`.
+def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
+    """SHA-256 of every image's bytes.
 
     `whole` False looks at size and both ends of a large compressed image only: two of equal size differ there, and
     every run of a sweep asks for it, which for photographs of many megabytes would take minutes.
     """
 
     # Not cached by modification time, which copying tools preserve or renew.
-    def digest(name: str) -> tuple[str, str]:
-        with open(root / name, "rb") as file:
+    def digest(path: Path) -> str:
+        with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            if whole or size <= 2 * END_BYTES or Path(name).suffix.lower() in UNCOMPRESSED:
-                return name, hashlib.file_digest(file, "sha256").hexdigest()
+            if whole or size <= 2 * END_BYTES or path.suffix.lower() in UNCOMPRESSED:
+                return hashlib.file_digest(file, "sha256").hexdigest()
             content = hashlib.sha256(file.read(END_BYTES))
             file.seek(-END_BYTES, os.SEEK_END)
             content.update(file.read(END_BYTES))
-        return name, f"{size} {content.hexdigest()}"
+        return f"{size} {content.hexdigest()}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(pool.map(digest, names))
+        return list(pool.map(digest, paths))
 
 
 def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:

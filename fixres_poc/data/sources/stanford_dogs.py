@@ -23,7 +23,7 @@ from defusedxml import ElementTree
 from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home
 from fixres_poc.config.progress import bar
 from fixres_poc.data.sources import image_folder, splitting
 
@@ -129,7 +129,9 @@ def entries(file: Path) -> list[str]:
     """
     command = [sys.executable, "-I", "-c", READ_LIST, str(file)]  # damaged files can crash the process that reads them
     try:
-        names = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=READ_LIMIT_S).stdout)
+        names: list[str] = json.loads(
+            subprocess.run(command, capture_output=True, check=True, timeout=READ_LIMIT_S).stdout
+        )
     except (subprocess.SubprocessError, ValueError):
         raise InputError(f"{file}: not readable as a list of Stanford Dogs") from None
     if wrong := [name for name in names if not ENTRY.fullmatch(name)]:

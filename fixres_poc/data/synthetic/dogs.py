@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from fixres_poc.data.sources.splitting import SPLITS
+from fixres_poc.config.settings import SPLITS
 from fixres_poc.data.synthetic.painting import Coat, Colour, Figure, Frame, Part, cast_shadow, noise, paint, smoothstep
 
 

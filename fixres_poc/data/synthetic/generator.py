@@ -18,8 +18,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from fixres_poc.config.atomic import write_atomically
-from fixres_poc.config.paths import home
+from fixres_poc.config.files import home, write_atomically
 from fixres_poc.config.provenance import cores
 from fixres_poc.data.synthetic.dogs import BREEDS, Drawing, draw
 

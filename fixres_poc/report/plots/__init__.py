@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "cost_accuracy",
             "gain_path",
             "reliability",
+            "training_cost",
             "training_history",
         ],
         "style": ["use_style"],

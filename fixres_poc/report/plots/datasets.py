@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from fixres_poc.config.settings import SPLITS
 from fixres_poc.report.plots.style import short_label, wrapped
 
 MOST_NAMED_CLASSES = 40
@@ -26,7 +27,7 @@ def class_distribution(images: pd.DataFrame) -> Figure:
     """
     sums = images["label"].value_counts()
     counts = images.groupby(["label", "split"], observed=True).size().unstack(fill_value=0).loc[sums.index]
-    counts = counts[[split for split in ("train", "val", "test") if split in counts]]
+    counts = counts[sorted(counts, key=lambda split: (*SPLITS, split).index(split))]
     named = len(counts) <= MOST_NAMED_CLASSES
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.22 * len(counts)) if named else None)
     if named:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fixres_poc.analysis import published
+from fixres_poc.report import published
 
 EXTRA_DATA = {  # a marker each as well as a colour
     "ImageNet-1k alone": ("C0", "o"),

@@ -50,7 +50,7 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame) -> Figure:
     """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
 
     Args:
-        front: as `pareto.pareto_front` returns it; its rows without a speed are left out.
+        front: as `cost.pareto_front` returns it; its rows without a speed are left out.
     """
     front = front.dropna(subset=["images_per_second"]).sort_values("images_per_second")
     speed, top1 = front["images_per_second"], front["top1"] * 100
@@ -71,6 +71,32 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame) -> Figure:
     axis.margins(x=0.12)
     axis.set(xlabel="evaluation speed (images per second)", ylabel=PERCENT, title="named: train/test size (px)")
     figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def training_cost(front: pd.DataFrame, most: int = 6) -> Figure:
+    """Top-1 accuracy (95 %) against training FLOPs, a panel per test size, those that none beats on validation joined.
+
+    Args:
+        front: as `cost.training_front` returns it.
+        most: number of panels, the largest test sizes.
+    """
+    sizes = sorted(front["test_size"].unique())[-most:]
+    figure, axes = plt.subplots(len(sizes), 1, figsize=(5.6, 1.2 + 1.5 * len(sizes)), sharex=True, squeeze=False)
+    for axis, size in zip(axes[:, 0], sizes, strict=True):
+        rows = front[front["test_size"] == size].assign(top1=lambda table: table["top1"] * 100)
+        for train_size, cells in rows.groupby("train_size"):
+            color = f"C{sorted(front['train_size'].unique()).index(train_size)}"
+            axis.plot(cells["flops"] / 1e12, cells["top1"], ".", color=color, label=f"trained at {train_size} px")
+        best = rows[rows["front"]].sort_values("flops")
+        spread = np.stack([best["top1"] - best["top1_low"] * 100, best["top1_high"] * 100 - best["top1"]])
+        axis.errorbar(best["flops"] / 1e12, best["top1"], spread, fmt="-", color="#555555", linewidth=1, zorder=0)
+        axis.set(ylabel=f"tested at\n{size} px (%)")
+    axes[-1, 0].set(xlabel="training cost (TFLOP): stage 1 at the chosen rate, and stage 2")
+    handles = {
+        label: each for axis in axes[:, 0] for each, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -11,9 +11,10 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import CANDIDATES, PAIR
 from fixres_poc.analysis.results import Results
+from fixres_poc.config.settings import BASELINE_SIZE
 
 DATASET = "stanford_dogs"
-OWN = ["adaptation", "top1", "top1_low", "top1_high"]
+OWN = ["top1", "top1_low", "top1_high"]
 STANFORD_DOGS_2020_BASELINE = 0.910  # the best of that table, 94.73 %, less the gain that it names, 3.7 points
 PERMISSIVE = ("apache-2.0", "bsd-3-clause", "mit")
 """Licences in `networks` that allow commercial use."""
@@ -99,14 +100,14 @@ def _read(name: str) -> pd.DataFrame:
 def compared_with_2020(results: Results) -> pd.DataFrame | None:
     """The pairs of sizes that the sweep and the table of 2020 share, both tested on one centre crop.
 
-    Of each pair the adaptation with the best validation accuracy is taken, ties going to the simpler one; of several
-    seeds the means.
+    That table shows no stage 2, so it is compared with `none`; of several seeds with the means.
 
     Returns:
-        One row per shared pair: train_size, test_size, size_ratio, top1_2020, adaptation, top1, top1_low, top1_high
-        (95 %), difference (here minus 2020), inside ("yes" where the figure of 2020 lies in the interval, "no", or ""
-        where one of the two is lacking) and note (why it is lacking). None where there is nothing to compare: another
-        data set, or no such pair.
+        One row per shared pair: train_size, test_size, size_ratio, top1_2020, top1, top1_low, top1_high (95 %),
+        difference (here minus 2020), inside ("yes" where the figure of 2020 lies in the interval, "no", or "" where one
+        of the two is lacking), adaptation and top1_adapted (the one that validation prefers of those adapted, ties
+        going to the simpler), and note (why something is lacking). None where there is nothing to compare: another data
+        set, or no such pair.
     """
     every = results.cells
     cells = every[every["adaptation"].isin(CANDIDATES) & (every["view"] == "center")]
@@ -114,20 +115,24 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(runs, on=PAIR)
     if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
         return None
-    rows = rows.merge(_best_on_validation(cells[cells["seeds"] > 0]), how="left", on=PAIR)
+    done = cells[cells["seeds"] > 0]
+    plain = done.loc[done["adaptation"] == "none", [*PAIR, *OWN]]
+    rows = rows.merge(plain, how="left", on=PAIR).merge(_best_adapted(done), how="left", on=PAIR)
     both = rows["top1_2020"].notna() & rows["top1"].notna()
     inside = rows["top1_2020"].between(rows["top1_low"], rows["top1_high"]).map({True: "yes", False: "no"})
     then = rows["note"].map(lambda note: f"2020: {note}" if note else "")
     here = rows["top1"].isna().map({True: "here: no result", False: ""})
     notes = [" · ".join(filter(None, pair)) for pair in zip(then, here, strict=True)]
     rows = rows.assign(difference=rows["top1"] - rows["top1_2020"], inside=inside.where(both, ""), note=notes)
-    return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "difference", "inside", "note"]]
+    adapted = ["adaptation", "top1_adapted"]
+    return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "difference", "inside", *adapted, "note"]]
 
 
-def _best_on_validation(cells: pd.DataFrame) -> pd.DataFrame:
-    ranked = cells.assign(rank=cells["adaptation"].map(CANDIDATES.index))
+def _best_adapted(cells: pd.DataFrame) -> pd.DataFrame:
+    adapted = cells[cells["adaptation"] != "none"].rename(columns={"top1": "top1_adapted"})
+    ranked = adapted.assign(rank=adapted["adaptation"].map(CANDIDATES.index))
     best = ranked.sort_values(["val_top1", "rank"], ascending=[False, True]).drop_duplicates(PAIR)
-    return best[[*PAIR, *OWN]]
+    return best[[*PAIR, "adaptation", "top1_adapted"]]
 
 
 def beside_2020(results: Results, compared: pd.DataFrame | None) -> str:
@@ -138,7 +143,8 @@ def beside_2020(results: Results, compared: pd.DataFrame | None) -> str:
     if compared is None:
         return "Nothing to compare with: none of the pairs of sizes in the table of 2020 is in this sweep."
     judged = compared[compared["inside"] != ""]
-    baseline = results.table.loc[results.table["adaptation"] == "baseline", "top1"].dropna()
+    probes = results.cells[results.cells["adaptation"] == "baseline"]
+    baseline = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
     ours = f"{baseline.iloc[0]:.1%}" if len(baseline) else "not run"
     inside = (judged["inside"] == "yes").sum()
     return (

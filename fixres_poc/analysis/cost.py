@@ -1,20 +1,54 @@
-"""Which pair to use under a limit of speed or of arithmetic: what no other pair beats on validation at its cost.
+"""What an image costs, and what a training costs: the cells that no other one beats at their cost.
 
 The cost of an image depends on the test size and on the number of crops alone: the train size and the adaptation leave
-the network's shape as it is. So speeds are medians over all runs of one test size and view. FLOPs are those of a
-forward pass, a multiply-add counts as 2.
+the network's shape as it is. So speeds are medians over all runs of one test size and view. A multiply-add counts as 2
+FLOPs, and a training step as three forward passes.
 """
 
 from itertools import pairwise
 
 import pandas as pd
 
-from fixres_poc.analysis.cells import Cell, keys
+from fixres_poc.analysis.cells import ONCE, PAIR, Cell, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import CROPS
 from fixres_poc.model.tracing import parameters_and_flops
 
 COST = ["test_size", "view"]
+
+
+def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
+    """What a cell's training took: FLOPs of the probe, of stage 1 at the chosen rate and of stage 2; and seconds.
+
+    Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
+    """
+    settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
+    seconds = float(row["train_seconds"]) + (0.0 if cell.adaptation == "none" else float(row["adapt_seconds"]))
+    runs = (run for run in results.sweep["runs"] if run["train_size"] == cell.train_size and run.get("choices"))
+    training = next(runs, None)
+    if training is None:
+        return float("nan"), seconds
+    backbone, classes = settings["backbone"], len(results.sweep["classes"])
+    forward = {size: parameters_and_flops(backbone, classes, size)[1] for size in (cell.train_size, cell.test_size)}
+    probed = (counts["train"] + counts["val"]) * (settings["head_start"] == "probe")
+    trained = training["epochs"] * (3 * counts["train"] + counts["val"]) * (training["choices"]["learning_rate"] > 0)
+    adapt = training["choices"]["adapt"].get(cell.adaptation, {"epochs": 0})["epochs"] * counts["train"]
+    return (probed + trained) * forward[cell.train_size] + adapt * forward[cell.test_size], seconds
+
+
+def training_front(results: Results) -> pd.DataFrame:
+    """For every cell in one crop that may be chosen: accuracy and training cost, and is it on its test size's front?
+
+    Returns:
+        Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no cell of that test
+        size is as good on validation for fewer FLOPs.
+    """
+    rows = results.ranked()
+    rows = rows[rows["view"] == "center"]
+    costs = pd.DataFrame([training_cost(results, cell) for cell in keys(rows)], columns=["flops", "seconds"])
+    rows = rows.reset_index(drop=True).join(costs).sort_values(["test_size", "flops", "loss"])
+    best = rows.groupby("test_size")["loss"].transform(lambda loss: loss.cummin().shift(fill_value=2.0))
+    return rows.assign(front=rows["loss"] < best).reset_index(drop=True)
 
 
 def pareto_front(results: Results) -> pd.DataFrame:
@@ -24,16 +58,23 @@ def pareto_front(results: Results) -> pd.DataFrame:
 
     Returns:
         Rows of `Results.ranked`, cheapest first, with the further columns flops (of one image, all its crops) and
-        images_per_second (nan where no run measured it). Empty where no pair was run to its end.
+        images_per_second (median over runs; slowest and fastest: their range; nan where no run measured it). Empty
+        where no pair was run to its end.
     """
-    measured = results.cells.groupby(COST)["eval_images_per_second"].median()
+    ran = results.table[results.table["status"] == "done"].sort_values("adaptation", key=lambda names: names.isin(ONCE))
+    runs = ran.drop_duplicates([*PAIR, "view", "seed"])  # all adaptations of a run were measured together
+    pairs = runs[~runs["adaptation"].isin(ONCE)]
+    alone = runs[~runs["test_size"].isin(pairs["test_size"])]  # sizes that the probe alone was measured at
+    measured = pd.concat([pairs, alone]).groupby(COST)["eval_images_per_second"].agg(["median", "min", "max"])
     best = results.ranked(("full", "baseline")).drop_duplicates(COST)
     backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
     flops = [
         CROPS[view] * parameters_and_flops(backbone, classes, size)[1]
         for size, view in zip(best["test_size"], best["view"], strict=True)
     ]
-    best = best.assign(flops=flops, images_per_second=measured.reindex(pd.MultiIndex.from_frame(best[COST])).to_numpy())
+    own = measured.reindex(pd.MultiIndex.from_frame(best[COST]))
+    best = best.assign(flops=flops, images_per_second=own["median"].to_numpy())
+    best = best.assign(slowest=own["min"].to_numpy(), fastest=own["max"].to_numpy())
     seconds = 1 / best["images_per_second"].fillna(float("inf"))
     kept: list[int] = []  # best on validation first, so a row can only be beaten by one before it
     for place in range(len(best)):
@@ -55,6 +96,7 @@ def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
             "adaptation": front["adaptation"],
             **({"view": front["view"]} if front["view"].nunique() > 1 else {}),
             "images/s": front["images_per_second"].map("{:.0f}".format, na_action="ignore"),
+            "range": [f"{a:.0f} to {b:.0f}" for a, b in zip(front["slowest"], front["fastest"], strict=True)],
             "GFLOP/image": front["flops"].map(lambda flops: f"{flops / 1e9:.3g}"),
             "val top-1 %": (front["val_top1"] * 100).map("{:.1f}".format),
             "test top-1 %": (front["top1"] * 100).map("{:.1f}".format),
@@ -85,9 +127,9 @@ def advice(results: Results, front: pd.DataFrame) -> str:
             f"- The cheapest that is not told apart from it on test: {_with_cost(each[number], front.iloc[number])}. "
             f"What the dearer one adds there is {gain.points()}."
         )
-    elif place:
+    elif place and None not in gains:
         lines.append("- Every cheaper row of the table is told apart from it on test, and is worse.")
-    else:
+    elif not place:
         lines.append("- Nothing that was run is cheaper.")
     return "\n".join(lines)
 

@@ -1,0 +1,172 @@
+"""The five questions of a report. Each has one estimate, fixed beforehand in docs/design/evaluation_protocol.md.
+
+What is compared is chosen on validation, and averaged over train sizes with equal weight. Accuracies are fractions.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from fixres_poc.analysis.cells import KEY, Cell, keys
+from fixres_poc.analysis.cost import training_cost
+from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.statistics import Difference
+from fixres_poc.config.settings import ADAPTED, CONTROL
+
+Verdict = Literal["gain", "loss", "equivalent", "can't tell", "not asked"]
+Contrast = tuple[Cell, Cell]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question, on one test part.
+
+    Attributes:
+        differences: what is credited is the smallest, by estimate and by each bound; none where it could not be asked.
+        compared: the pairs of cells, one per train size, of the first difference.
+        delta: the largest difference that does not matter.
+        seeds: number of trainings per train size that all pairs have.
+        ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan where not known.
+    """
+
+    question: Literal["size", "adaptation", "claim", "training"]
+    differences: tuple[Difference, ...] = ()
+    compared: tuple[Contrast, ...] = ()
+    delta: float = 0.01
+    seeds: int = 0
+    ratio: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def difference(self) -> Difference:
+        """The credited difference, nan where the question could not be asked."""
+        if not self.differences:
+            return Difference(math.nan, math.nan, math.nan)
+        smallest = min(self.differences, key=lambda each: each.estimate)
+        low, high = (min(each[bound] for each in self.differences) for bound in (1, 2))
+        return smallest._replace(low=low, high=high)
+
+    def within(self, level: float = 0.90) -> tuple[float, float]:
+        """Bounds of the credited difference at another level."""
+        bounds = [each.at(level) for each in self.differences] or [(math.nan, math.nan)]
+        return min(low for low, _ in bounds), min(high for _, high in bounds)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Gain: the 95 % interval is above 0. Loss: below. Equivalent: the 90 % interval is within -delta to delta."""
+        if not self.differences:
+            return "not asked"
+        if self.difference.low > 0:
+            return "gain"
+        if self.difference.high < 0:
+            return "loss"
+        return "equivalent" if self.smallest_delta <= self.delta else "can't tell"
+
+    @property
+    def smallest_delta(self) -> float:
+        """The smallest delta with which the two would count as equivalent."""
+        return max(abs(bound) for bound in self.within())
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that would be found with 80 % power."""
+        return max((each.detectable() for each in self.differences), default=math.nan)
+
+    @property
+    def holds(self) -> bool | None:
+        """Of the question "claim": not worse by delta or more, for less training; None where it can't be told."""
+        if not self.differences:
+            return None
+        if self.difference.low > -self.delta:
+            return None if math.isnan(self.ratio[0]) else self.ratio[0] < 1
+        return False if self.difference.high < -self.delta else None
+
+
+def answers(results: Results) -> list[Answer]:
+    """Size, adaptation, claim and training, on `results.part`. What it costs is the ratio of the third."""
+    ranked = results.ranked(by_train_size=True)
+    ranked = ranked[ranked["view"] == "center"]
+    delta = float(results.sweep["settings"].get("delta", 0.01))
+    trains = sorted(set(ranked["train_size"]))
+    size, adapted, trained = list[Contrast](), list[Contrast](), list[Contrast]()
+    for train in trains:
+        own = ranked[ranked["train_size"] == train]
+        larger = own[own["test_size"] > train]
+        plain = _first(larger[larger["adaptation"] == "none"])
+        size += [(cell, cell._replace(test_size=train)) for cell in plain if cell._replace(test_size=train) in results]
+        cells = _first(larger[larger["adaptation"].isin(ADAPTED)])
+        adapted += [(cell, cell._replace(adaptation="none")) for cell in cells]
+        trained += [(cell, results.once("baseline", cell.test_size)) for cell in _first(own)]
+    controlled = [(cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted]
+    known = [(cell, results.once("zero_shot", cell.test_size)) for cell, _ in trained]
+    claim = _claim(results, ranked)
+    return [
+        _answer(results, "size", delta, size),
+        _answer(results, "adaptation", delta, adapted, controlled),
+        _answer(results, "claim", delta, claim),
+        _answer(results, "training", delta, trained, *([known] if all(b in results for _, b in known) else [])),
+    ]
+
+
+def _claim(results: Results, ranked: pd.DataFrame) -> list[Contrast]:
+    """At each test size that is a train size too: a smaller train size, adapted there, against train = test, alike."""
+    contrasts = list[Contrast]()
+    for test in sorted(set(ranked["test_size"]) & set(ranked["train_size"])):
+        rows = ranked[(ranked["test_size"] == test) & ranked["adaptation"].isin(ADAPTED)]
+        for cell in _first(rows[rows["train_size"] < test]):
+            contrasts += [(cell, cell._replace(train_size=test))]
+    return [pair for pair in contrasts if pair[1] in results]
+
+
+def _first(rows: pd.DataFrame) -> list[Cell]:
+    """The cell that validation prefers, as a list of one; none of no rows."""
+    return keys(rows.head(1))
+
+
+def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contrast]) -> Answer:
+    found = [results.mean_difference(way) for way in ways]
+    known = [each for each in found if each is not None]
+    if not ways[0] or len(known) < len(found):
+        return Answer(question, delta=delta)
+    costs = [(training_cost(results, a), training_cost(results, b)) for a, b in ways[0]] if question == "claim" else []
+    ratio = tuple(sum(a[i] for a, _ in costs) / sum(b[i] for _, b in costs) if costs else math.nan for i in (0, 1))
+    seeds = min(len(results.common_seeds(way)) for way in ways)
+    return Answer(question, tuple(known), tuple(ways[0]), delta, seeds, (ratio[0], ratio[1]))
+
+
+def gain_path(results: Results) -> pd.DataFrame:
+    """The chosen cell's gain over the linear probe, split along the way, each step tested on the same images.
+
+    Returns:
+        One row per step: step, train_size, test_size, adaptation, view, top1, against (the last step before it that was
+        run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar's mid-p); nan where a step was not run. Over
+        several seeds these are means, and there is no p.
+    """
+    chosen = results.choose()
+    train, test = chosen.train_size, chosen.test_size
+    one_crop = chosen._replace(view="center")
+    plain = one_crop._replace(adaptation="none")
+    steps = {f"linear probe at {train}": results.once("baseline", train)}
+    steps[f"fine-tuned and tested at {train}"] = plain._replace(test_size=train)
+    if train != test:
+        steps[f"tested at {test} instead"] = plain
+        if chosen.adaptation in ADAPTED:
+            steps[f"control: adapted at {train}"] = plain._replace(adaptation=CONTROL + chosen.adaptation)
+    if chosen.adaptation != "none":
+        steps[f"adapted at {test} ({chosen.adaptation})"] = one_crop
+    if chosen != one_crop:
+        steps[f"{chosen.view} instead of one crop"] = chosen
+    rows, last = [], ""
+    for step, cell in steps.items():
+        row: dict[str, Any] = {"step": step, **cell._asdict()}
+        if cell in results:
+            row["top1"] = results.accuracy(cell).estimate
+            gain = results.difference(cell, steps[last]) if last else None
+            if gain is not None:
+                row |= {"against": last, "gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
+                row["p"] = results.p_value(cell, steps[last])
+            last = step
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"])
