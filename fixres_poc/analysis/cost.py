@@ -51,6 +51,15 @@ def training_front(results: Results) -> pd.DataFrame:
     return rows.assign(front=rows["loss"] < best).reset_index(drop=True)
 
 
+def speeds(results: Results) -> pd.DataFrame:
+    """Evaluation speeds (images/s) over runs: median, min and max, by test size and view."""
+    ran = results.table[results.table["status"] == "done"].sort_values("adaptation", key=lambda names: names.isin(ONCE))
+    runs = ran.drop_duplicates([*PAIR, "view", "seed"])  # all adaptations of a run were measured together
+    pairs = runs[~runs["adaptation"].isin(ONCE)]
+    alone = runs[~runs["test_size"].isin(pairs["test_size"])]  # sizes that the probe alone was measured at
+    return pd.concat([pairs, alone]).groupby(COST)["eval_images_per_second"].agg(["median", "min", "max"])
+
+
 def pareto_front(results: Results) -> pd.DataFrame:
     """The cells that no other one beats: none is better on validation, with fewer FLOPs and faster, or equal in these.
 
@@ -61,11 +70,7 @@ def pareto_front(results: Results) -> pd.DataFrame:
         images_per_second (median over runs; slowest and fastest: their range; nan where no run measured it). Empty
         where no pair was run to its end.
     """
-    ran = results.table[results.table["status"] == "done"].sort_values("adaptation", key=lambda names: names.isin(ONCE))
-    runs = ran.drop_duplicates([*PAIR, "view", "seed"])  # all adaptations of a run were measured together
-    pairs = runs[~runs["adaptation"].isin(ONCE)]
-    alone = runs[~runs["test_size"].isin(pairs["test_size"])]  # sizes that the probe alone was measured at
-    measured = pd.concat([pairs, alone]).groupby(COST)["eval_images_per_second"].agg(["median", "min", "max"])
+    measured = speeds(results)
     best = results.ranked(("full", "baseline")).drop_duplicates(COST)
     backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
     flops = [

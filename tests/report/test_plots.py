@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from made_up import shaped
 from matplotlib.patches import Rectangle
 
-from fixres_poc.analysis.cost import pareto_front, training_front
+from fixres_poc.analysis.cost import pareto_front, speeds, training_front
 from fixres_poc.analysis.questions import gain_path
 from fixres_poc.analysis.statistics import reliability
 from fixres_poc.geometry.formulas import neutral_test_size
@@ -49,7 +49,9 @@ def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
 
 def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
     front = table.iloc[[1, 0]].rename(columns={"eval_images_per_second": "images_per_second"})
-    axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"])).axes[0]
+    speeds = table.groupby(["test_size", "view"])["eval_images_per_second"].agg(["median", "min", "max"])
+    axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"]), speeds).axes[0]
+    assert set(np.asarray(axis.lines[0].get_xdata()).tolist()) == set(speeds["median"])
     assert [text.get_text() for text in axis.texts] == ["96/128", "96/96, baseline"]
     assert len(np.asarray(axis.lines[0].get_xdata())) == len(table)
 
@@ -181,7 +183,7 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
         results.confusions(wrong["target"], wrong["top1"], found.sweep["classes"]),
         results.reliability({"none": bins}),
         results.gain_path(gain_path(found)),
-        results.cost_accuracy(found.cells, pareto_front(found)),
+        results.cost_accuracy(found.cells, pareto_front(found), speeds(found)),
         results.training_cost(training_front(found)),
     ]
     for figure in figures:

@@ -46,15 +46,16 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
     return figure
 
 
-def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame) -> Figure:
+def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame) -> Figure:
     """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
 
     Args:
         front: as `cost.pareto_front` returns it; its rows without a speed are left out.
+        speeds: as `cost.speeds` returns it.
     """
     front = front.dropna(subset=["images_per_second"]).sort_values("images_per_second")
     speed, top1 = front["images_per_second"], front["top1"] * 100
-    every = cells.groupby(["test_size", "view"])["eval_images_per_second"].transform("median")
+    every = speeds["median"].reindex(pd.MultiIndex.from_frame(cells[["test_size", "view"]])).to_numpy()
     figure, axis = plt.subplots()
     axis.plot(every, cells["top1"] * 100, ".", color="#999999", label="every cell")
     spread = np.stack([top1 - front["top1_low"] * 100, front["top1_high"] * 100 - top1])
