@@ -104,10 +104,10 @@ def budget_bytes() -> int:
     """
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory * CARD_SHARE)
-    return int(min([psutil.virtual_memory().total, *_limits()]) * 0.5)
+    return int(min([psutil.virtual_memory().total, *group_limits()]) * 0.5)
 
 
-def _limits(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def group_limits(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Memory limits of this process' control group and of those around it (cgroup v2)."""
     try:
         name = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))

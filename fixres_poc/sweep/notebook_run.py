@@ -62,7 +62,7 @@ def execute(settings_file: Path, time_limit: int | None = None) -> str | None:
     progress, over = run_state.begin(folder), threading.Event()
     try:
         variables = _environment(FIXRES_PROGRESS=str(progress), FIXRES_HOME=str(home()))
-        with variables, _gpu(stem), _limited(time_limit, over):
+        with variables, own_gpu(stem), _limited(time_limit, over):
             _run_notebook(notebook_path(stem), folder, parameters)
     except Exception as error:
         message, trace = _explain(error)
@@ -192,7 +192,7 @@ def gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def _gpu(notebook: str) -> Iterator[None]:
+def own_gpu(notebook: str) -> Iterator[None]:
     """Give the run one of several GPUs to itself; a job of its own on a cluster has one only."""
     names = gpus() if notebook in TORCH_NOTEBOOKS else []
     with contextlib.ExitStack() as stack:

@@ -147,9 +147,9 @@ def test_budget_is_half_of_the_lowest_limit_around(tmp_path: Path, monkeypatch: 
     inner.mkdir(parents=True)
     for folder, limit in ((inner, "max"), (inner.parent, "4096"), (inner.parents[1], "8192")):
         (folder / "memory.max").write_text(f"{limit}\n")
-    limits = memory_plan._limits
+    limits = memory_plan.group_limits
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(memory_plan, "_limits", lambda: limits(own, tmp_path / "groups"))
+    monkeypatch.setattr(memory_plan, "group_limits", lambda: limits(own, tmp_path / "groups"))
     assert memory_plan.budget_bytes() == 2048
     own.unlink()
     assert memory_plan.budget_bytes() == psutil.virtual_memory().total // 2

@@ -174,15 +174,15 @@ def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.Monk
 def test_locks_of_gpus_lie_in_a_folder_of_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with notebook_run._gpu("03_train"):
+    with notebook_run.own_gpu("03_train"):
         (folder,) = tmp_path.iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run._gpu("03_train"):
+    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run.own_gpu("03_train"):
         pass
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path)
-    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run._gpu("03_train"):
+    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run.own_gpu("03_train"):
         pass
 
 
@@ -191,10 +191,10 @@ def test_two_trainings_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with notebook_run._gpu("03_train"):
+    with notebook_run.own_gpu("03_train"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-        with notebook_run._gpu("04_fixres"):
+        with notebook_run.own_gpu("04_fixres"):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    with notebook_run._gpu("01_dataset_eda"):
+    with notebook_run.own_gpu("01_dataset_eda"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5"
