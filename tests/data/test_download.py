@@ -35,11 +35,11 @@ class Handler(BaseHTTPRequestHandler):
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.knows_range else 0
         body = self.server.content[start:]
         status = self.server.status if self.server.status != 200 or not start else 206 if body else 416
+        sent = body[: self.server.cut_bytes]
+        self.server.asked.append((wanted, len(sent)))  # before any answer: a client that has one may look at once
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        sent = body[: self.server.cut_bytes]
-        self.server.asked.append((wanted, len(sent)))
         self.wfile.write(sent)
 
     def log_message(self, format: str, *args: object) -> None:
