@@ -15,7 +15,7 @@ from fixres_poc.config.settings import Adaptation, PairSettings
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
 ONE_MORE = [96, 112]
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
-SAME = {"adaptations": list(NAMES), "head_start": "random"}  # what the usual loop does
+SAME = {"adaptations": list(NAMES), "head_start": "random", "batch_norm": "train"}  # what the usual loop does
 DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
 

@@ -72,7 +72,7 @@ def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
     facts["seconds"] = {"adapt": dict.fromkeys(given.get("adaptations", ADAPTED), 5.0)}
     if run.notebook == "03_train":
         chosen = {name: {"adaptation": name, "learning_rate": 0.01, "epochs": 2} for name in ADAPTED}
-        facts = {"choices": {"learning_rate": 0.01, "adapt": chosen}}
+        facts = {"choices": {"learning_rate": 0.01, "batch_norm": "train", "adapt": chosen}}
         facts["seconds"] = {"probe": 4.0, "train": 30.0, "adapt": dict.fromkeys(ADAPTED, 5.0)}
     speed = {key: 3e6 / size**2 for key, size in sizes.items()}
     return Metrics(classes=classes, images=images, eval_images_per_second=speed, **facts)

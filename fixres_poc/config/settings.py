@@ -55,6 +55,8 @@ Rate = Annotated[float, Field(gt=0, le=10)]
 FirstRate = Annotated[float, Field(ge=0, le=10)]
 FirstRates = Annotated[tuple[FirstRate, ...], Field(min_length=1), AfterValidator(unique)]
 Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(unique)]
+BatchNorm = Literal["frozen", "train"]
+BatchNorms = Annotated[tuple[BatchNorm, ...], Field(min_length=1), AfterValidator(unique)]
 EpochCounts = Annotated[tuple[Epochs, ...], Field(min_length=1), AfterValidator(unique)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 T = TypeVar("T")
@@ -145,6 +147,7 @@ class MethodSettings(ModelSettings):
     epochs: Epochs = 4
     learning_rate: FirstRate | FirstRates = Field(0.01, description="of stage 1; 0: the trunk stays as it is")
     head_start: Literal["probe", "random"] = Field("probe", description="classifier that stage 1 starts from")
+    batch_norm: BatchNorm | BatchNorms = Field("train", description="of stage 1; frozen: it keeps its statistics")
     label_smoothing: Smoothing = 0.1
     adapt_epochs: Epochs | EpochCounts = 2
     adapt_learning_rate: Rate | Rates = 0.01

@@ -51,7 +51,8 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
         InputError: an adaptation that the network cannot have.
     """
     model, wanted, size = trained.model, settings.adaptations, settings.test_size
-    variants = cast(Choices, trained.choices).adapt
+    choices = cast(Choices, trained.choices)
+    variants = choices.adapt
     own: dict[str, Variant] = {name: variants[name] for name in wanted if name in variants}
     if lacking := [name for name in wanted if name in ADAPTED and name not in variants]:
         raise InputError(f"adaptation {lacking[0]!r}: the last batch norm is not known; use 'none' or 'head'")
@@ -72,7 +73,7 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
         seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
         like = variants.get("head_bn", variants["head"])
-        recipe = Recipe(size, "val_train", like.epochs, like.learning_rate)
+        recipe = Recipe(size, "val_train", like.epochs, like.learning_rate, choices.batch_norm)
         adapted.full = train(settings.train_settings(), recipe, data, accelerator, start=model)
         tails["full"], seconds["full"] = Tail(adapted.full.model), float(adapted.full.history["seconds"].sum())
     adapted.tails = {name: tails[name].eval() for name in wanted} | controls

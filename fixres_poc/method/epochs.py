@@ -1,9 +1,10 @@
 """Epochs that train all weights: the same steps however little memory there is, and on from the last finished epoch.
 
 A step's batch is that of the settings, on any number of processes. Where it does not fit at once, gradients of parts
-are added up. Batch norm alone sees the difference: it normalises with the statistics of the images of its own part.
+are added up. Only a batch norm in train mode sees the difference: it normalises its own part. A frozen one does not.
 """
 
+import itertools
 import json
 import math
 import time
@@ -21,7 +22,7 @@ from torch import nn
 
 from fixres_poc.config.files import replacing
 from fixres_poc.config.progress import bar
-from fixres_poc.config.settings import TrainSettings
+from fixres_poc.config.settings import BatchNorm, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import predict, transforms_for
@@ -34,19 +35,6 @@ from fixres_poc.model.trunk import Tail
 KEPT = ("model", "optimizer", "schedule")
 
 
-@dataclass
-class State:
-    """A training at the end of an epoch."""
-
-    model: nn.Module
-    network: nn.Module  # the model, or its wrapper that adds up gradients over several processes
-    optimizer: AcceleratedOptimizer
-    schedule: AcceleratedScheduler
-    plan: StepPlan
-    rows: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch, see `stage1.Trained`
-    best: dict[str, torch.Tensor] = field(default_factory=dict)  # the weights of the best epoch, on the CPU
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How all weights of a network are fine-tuned."""
@@ -55,6 +43,28 @@ class Recipe:
     framing: Literal["train", "val_train"]  # of the train images: random crops, or that of stage 2
     epochs: int
     learning_rate: float  # highest rate of the one-cycle schedule
+    batch_norm: BatchNorm = "train"  # frozen: it normalises with its running statistics, which stay as they are
+
+
+def recipes(settings: TrainSettings, of: Any) -> list[Recipe]:
+    """Those of stage 1, from the rates and batch norms of `of`: smaller rates first, the rate 0 (all stays) once."""
+    ways = enumerate(itertools.product(sorted(several(of.learning_rate)), several(of.batch_norm)))
+    tried = [way for index, way in ways if way[0] > 0 or index == 0]
+    return [Recipe(settings.train_size, "train", settings.epochs, *way) for way in tried]
+
+
+@dataclass
+class State:
+    """A training at the end of an epoch."""
+
+    recipe: Recipe
+    model: nn.Module
+    network: nn.Module  # the model, or its wrapper that adds up gradients over several processes
+    optimizer: AcceleratedOptimizer
+    schedule: AcceleratedScheduler
+    plan: StepPlan
+    rows: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch, see `stage1.Trained`
+    best: dict[str, torch.Tensor] = field(default_factory=dict)  # the weights of the best epoch, on the CPU
 
 
 @dataclass(frozen=True)
@@ -90,17 +100,13 @@ class Saved:
 
 
 def fine_tune(
-    state: State,
-    recipe: Recipe,
-    settings: TrainSettings,
-    data: ImageDataset,
-    accelerator: Accelerator,
-    saved: Saved | None,
+    state: State, settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, saved: Saved | None
 ) -> None:
     """Do the epochs that are left, and put the weights of the best one into `state.model`, in eval mode.
 
     SGD, one-cycle schedule, label smoothing. The epoch is chosen by top-1 on validation, with test framing.
     """
+    recipe = state.recipe
     if saved is not None:
         saved.resume(state, accelerator)
     transform = transforms_for(settings, recipe.size, recipe.size)[recipe.framing]
@@ -142,14 +148,23 @@ def begin(
     steps = math.ceil(len(data.split("train")) / settings.batch_size) * recipe.epochs
     cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, rate, max(steps, 2), pct_start=0.15, cycle_momentum=False)
     optimizer, schedule = accelerator.prepare(sgd, cycle)
-    return State(model, network, optimizer, schedule, plan)
+    return State(recipe, model, network, optimizer, schedule, plan)
+
+
+def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
+    """Train mode, but for batch norms that are `frozen`: they normalise with their running statistics, unchanged."""
+    model.train()
+    if batch_norm == "frozen":
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def run_epoch(
     state: State, samples: SplitImages, settings: TrainSettings, accelerator: Accelerator, title: str
 ) -> float:
     """One pass over the train split; changes the state and returns the mean loss."""
-    state.model.train()
+    train_mode(state.model, state.recipe.batch_norm)
     rows = batches(samples, settings.batch_size)
     loaded = loader(samples, rows, workers(), accelerator.process_index, accelerator.num_processes)
     total = torch.zeros((), device=accelerator.device)

@@ -13,15 +13,16 @@ from typing import Any, cast
 
 import pandas as pd
 from accelerate import Accelerator
+from pydantic import TypeAdapter
 from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.provenance import library_hash
-from fixres_poc.config.settings import CONTROL, TrainSettings, several
+from fixres_poc.config.settings import CONTROL, BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.baseline import head_started
-from fixres_poc.method.epochs import Recipe, Saved, begin, fine_tune, val_top1
+from fixres_poc.method.epochs import Recipe, Saved, begin, fine_tune, recipes, val_top1
 from fixres_poc.method.stage2 import Variant, adapt_tails, choose
 from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
@@ -38,7 +39,11 @@ class Choices:
     """What was chosen on validation for a train size, from what the settings list."""
 
     learning_rate: float  # of stage 1; 0 where the pre-trained trunk stays as it is
+    batch_norm: BatchNorm  # of stage 1, frozen or in train mode
     adapt: dict[str, Variant]  # of stage 2, by adaptation
+
+
+CHOICES = TypeAdapter(Choices)
 
 
 @dataclass
@@ -77,7 +82,7 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
             return _restore(path, record, settings, accelerator)
         except InputError as error:  # a checkpoint of other settings or images, or a damaged one
             log.warning("%s; training again", error)
-    trained = _train_rates(settings, data, accelerator, path.parent)
+    trained = _train_all(settings, data, accelerator, path.parent)
     tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
     for name, tail in trained.controls.items():
         tensors |= {f"{CONTROL}{name}.{key}": value for key, value in tail.state_dict().items()}
@@ -91,35 +96,35 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
     return trained
 
 
-def _train_rates(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path) -> Trained:
-    """Train at each rate of the settings, keep what validation prefers, and adapt its controls.
+def _train_all(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path) -> Trained:
+    """Train with each recipe of the settings, keep what validation prefers, and adapt its controls.
 
-    Rates and stage 2's choices are those of the training `settings.tuned_by`, where that is named.
+    Stage 1's recipe and stage 2's choices are those of the training `settings.tuned_by`, where that is named.
     """
     known = None if settings.tuned_by is None else _choices_of(settings)
-    rates = (known.learning_rate,) if known else tuple(sorted(several(settings.learning_rate)))
     start, probe_s = head_started(settings, data, accelerator)
     start = start and start.cpu()  # a card holds one network at a time
-    best: Trained | None = None
-    tried, times = list[dict[str, Any]](), dict[float, float]()
-    for rate in rates:
-        recipe = Recipe(settings.train_size, "train", settings.epochs, rate)
-        each = train(settings, recipe, data, accelerator, folder / STATE.format(f"{rate:g}"), start)
-        times[rate] = float(each.history["seconds"].sum())
-        tried.append({"learning_rate": rate, "val_top1": each.val_top1, "best_epoch": each.best_epoch})
-        if best is None or each.val_top1 > best.val_top1:  # the smaller rate of equals
-            best, chosen = each, rate
+    best, tried, spent_s = None, list[dict[str, Any]](), 0.0
+    for recipe in recipes(settings, known or settings):
+        state_file = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
+        each = train(settings, recipe, data, accelerator, state_file, start)
+        spent_s += float(each.history["seconds"].sum())
+        row = {"learning_rate": recipe.learning_rate, "batch_norm": recipe.batch_norm}
+        tried.append(row | {"val_top1": each.val_top1, "best_epoch": each.best_epoch})
+        if best is None or each.val_top1 > best.val_top1:  # the first of equals
+            best, chosen = each, recipe
         each.model.cpu()
         del each
     assert best is not None
     best.model = place(best.model, settings, accelerator)
     mark = time.perf_counter()
     adapt, rows = (known.adapt, []) if known else choose(best.model, data, settings, accelerator)
-    tuning_s = time.perf_counter() - mark + sum(times.values()) - times[chosen]
+    train_s = float(best.history["seconds"].sum())
+    tuning_s = time.perf_counter() - mark + spent_s - train_s
     found = adapt_tails(best.model, data, settings, settings.train_size, adapt, accelerator)
-    best.choices, best.tried = Choices(chosen, adapt), {"stage1": tried, "stage2": rows}
-    best.controls, best.seconds = found.tails, {"probe": probe_s, "train": times[chosen], "tuning": tuning_s}
-    best.seconds["adapt"] = found.seconds
+    best.choices, best.controls = Choices(chosen.learning_rate, chosen.batch_norm, adapt), found.tails
+    best.tried = {"stage1": tried, "stage2": rows}
+    best.seconds = {"probe": probe_s, "train": train_s, "tuning": tuning_s, "adapt": found.seconds}
     return best
 
 
@@ -127,11 +132,7 @@ def _choices_of(settings: TrainSettings) -> Choices:
     """What the training of the seed `tuned_by` has chosen."""
     first = settings.model_copy(update={"seed": settings.tuned_by, "tuned_by": None})
     _, stored = checkpoint.load(run_folder(settings.sweep, first.run_name) / CHECKPOINT, {"settings": _lasting(first)})
-    return _as_choices(stored["choices"])
-
-
-def _as_choices(stored: Mapping[str, Any]) -> Choices:
-    return Choices(stored["learning_rate"], {name: Variant(**each) for name, each in stored["adapt"].items()})
+    return CHOICES.validate_python(stored["choices"])
 
 
 def finished(folder: Path, settings: TrainSettings, known: Mapping[str, Any], accelerator: Accelerator) -> Trained:
@@ -167,7 +168,7 @@ def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, accele
         parts[part][name] = value
     model = create(settings.backbone, len(record["classes"]), pretrained=False)
     model.load_state_dict(parts["model"])
-    model, choices = place(model.eval(), settings, accelerator), _as_choices(stored["choices"])
+    model, choices = place(model.eval(), settings, accelerator), CHOICES.validate_python(stored["choices"])
     controls = {name: Tail(model) for name in choices.adapt}
     for name, tail in controls.items():
         tail.load_state_dict(parts[CONTROL + name])
@@ -227,7 +228,7 @@ def _try(
     """The training done by one plan."""
     try:
         state = begin(recipe, settings, data, accelerator, plan, start)
-        fine_tune(state, recipe, settings, data, accelerator, saved)
+        fine_tune(state, settings, data, accelerator, saved)
     except (MemoryError, RuntimeError) as error:
         if accelerator.num_processes == 1 or not out_of_memory(error):
             raise
@@ -236,6 +237,7 @@ def _try(
     finally:
         accelerator.free_memory()  # it keeps the optimizer, and with it weights, gradients and momentum
     part = min(state.plan.micro_batch_size, math.ceil(settings.batch_size / accelerator.num_processes))
+    in_parts = recipe.batch_norm == "train" and part < settings.batch_size
     memory = {
         "batch_size": settings.batch_size,
         "micro_batch_size": part,
@@ -243,6 +245,6 @@ def _try(
         "gradient_checkpointing": state.plan.gradient_checkpointing,
         "memory_format": format_name(state.model),
         "predicted_peak_bytes": state.plan.peak_bytes,
-        "note": f"batch norm saw {part} images at a time" if part < settings.batch_size else None,
+        "note": f"batch norm saw {part} images at a time" if in_parts else None,
     }
     return Trained(state.model, pd.DataFrame(state.rows), memory=memory)

@@ -126,7 +126,8 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
     epochs = pair.epochs * (max(rates) > 0)  # with the rate 0 nothing is trained
     one_rate = epochs * ((3 + chosen.gradient_checkpointing) * counts["train"] + counts["val"])
     probed = (counts["train"] + counts["val"]) * (pair.head_start == "probe")
-    others = one_rate * (sum(each > 0 for each in rates) - (max(rates) > 0)) * train
+    recipes = sum(each > 0 for each in rates) * len(several(pair.batch_norm))
+    others = one_rate * max(recipes - 1, 0) * train
     tested = sum(counts.values()) - counts["train"]
     at_tuning = parameters_and_flops(pair.backbone, classes, pair.tuning_size or pair.train_size)[1]
     tuned = (adapt * counts["train"] + counts["val"]) * at_tuning

@@ -21,7 +21,7 @@ def work(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     data, recipe = load_dataset(settings), recipe_for(settings)
     loss, moved = first_step(settings, data, accelerator, 3)
     state = epochs.begin(recipe, settings, data, accelerator, StepPlan(3, False, 0))
-    epochs.fine_tune(state, recipe, settings, data, accelerator, None)
+    epochs.fine_tune(state, settings, data, accelerator, None)
     torch.manual_seed(0)
     model = device.place(create("efficientnet_lite0", 3), settings, accelerator)
     variants = {name: stage2.Variant(name, 0.01, 2) for name in ("head", "head_bn", "bn_stats")}

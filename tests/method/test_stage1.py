@@ -221,6 +221,20 @@ def test_at_the_rate_0_the_trunk_stays_as_it_is_and_the_head_is_the_probe(colour
     assert (again.choices, again.val_top1) == (trained.choices, probe.val_top1[probe.penalty])
 
 
+@pytest.mark.parametrize(("kept", "at_once"), [("frozen", 8), ("frozen", 3), ("train", 8)])
+def test_frozen_batch_norms_keep_their_statistics_and_learn_their_weights(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, kept: str, at_once: int
+) -> None:
+    run_out(monkeypatch, MemoryError(), most=at_once)
+    settings = settings_for(colour_folder, batch_norm=kept, head_start="probe", epochs=2)
+    trained = stage1.train_or_load(settings, load_dataset(settings))
+    before, after = state_of(create("efficientnet_lite0", 3)), state_of(trained.model)
+    changed = {key.rpartition(".")[2] for key in before if not torch.equal(before[key], after[key])}
+    statistics = {"running_mean", "running_var", "num_batches_tracked"}
+    assert changed == {"weight", "bias"} | (statistics if kept == "train" else set())
+    assert trained.memory["note"] is None
+
+
 def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: Path) -> None:
     random = settings_for(colour_folder, epochs=1)
     probed = random.model_copy(update={"head_start": "probe"})

@@ -60,10 +60,11 @@ def test_seconds_are_flops_over_the_rate() -> None:
 
 
 def test_lists_cost_the_first_seed_other_rates_and_one_more_pass() -> None:
-    few, lists = {"epochs": 2, "adapt_epochs": 4}, {"learning_rate": [0, 0.01, 0.1], "adapt_epochs": [1, 4]}
+    few = {"epochs": 2, "adapt_epochs": 4}
+    lists = {"learning_rate": [0, 0.01, 0.1], "batch_norm": ["train", "frozen"], "adapt_epochs": [1, 4]}
     one, several = (plan.plan(sweep(seeds=[0, 1], **few | more), 16 * GIB, tflops=0.1) for more in ({}, lists))
     small, large = (tracing.parameters_and_flops("efficientnet_lite0", 10, size)[1] / 1e11 for size in (64, 96))
-    tuning = 2 * (3 * 801 + 191) * small + (4 * 801 + 191) * large  # at the rate 0 nothing is trained
+    tuning = 3 * 2 * (3 * 801 + 191) * small + (4 * 801 + 191) * large  # at the rate 0 nothing is trained
     assert several["pairs"]["tuning_s"].tolist() == pytest.approx([tuning, tuning])
     assert one["pairs"]["tuning_s"].tolist() == [0, 0]
     assert several["pairs"].drop(columns="tuning_s").equals(one["pairs"].drop(columns="tuning_s"))
