@@ -26,7 +26,7 @@ class Answer:
 
     Attributes:
         differences: what is credited is the smallest, by estimate and by each bound; none where it could not be asked.
-        compared: the pairs of cells, one per train size, of the first difference.
+        compared: for each difference the pairs of cells, one per train size.
         delta: the largest difference that does not matter.
         seeds: number of trainings per train size that all pairs have.
         ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan where not known.
@@ -34,10 +34,16 @@ class Answer:
 
     question: Literal["size", "adaptation", "claim", "training"]
     differences: tuple[Difference, ...] = ()
-    compared: tuple[Contrast, ...] = ()
+    compared: tuple[tuple[Contrast, ...], ...] = ()
     delta: float = 0.01
     seeds: int = 0
     ratio: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def binding(self) -> tuple[Contrast, ...]:
+        """The pairs of cells of the smallest difference."""
+        ways = zip(self.differences, self.compared, strict=False)
+        return min(ways, key=lambda way: way[0].estimate, default=(None, ()))[1]
 
     @property
     def difference(self) -> Difference:
@@ -133,7 +139,7 @@ def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contr
     costs = [(training_cost(results, a), training_cost(results, b)) for a, b in ways[0]] if question == "claim" else []
     ratio = tuple(sum(a[i] for a, _ in costs) / sum(b[i] for _, b in costs) if costs else math.nan for i in (0, 1))
     seeds = min(len(results.common_seeds(way)) for way in ways)
-    return Answer(question, tuple(known), tuple(ways[0]), delta, seeds, (ratio[0], ratio[1]))
+    return Answer(question, tuple(known), tuple(map(tuple, ways)), delta, seeds, (ratio[0], ratio[1]))
 
 
 def gain_path(results: Results) -> pd.DataFrame:

@@ -79,7 +79,8 @@ def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
     """The questions, and for every test part estimate, interval, verdict and what limits it."""
     rows: list[dict[str, str]] = []
     for place, first in enumerate(next(iter(by_part.values()))):
-        row = {"question": ASKED[first.question], "compared": _compared(first)}
+        cells = dict.fromkeys(_compared(by_part[part][place]) for part in by_part)
+        row = {"question": ASKED[first.question], "compared": ", and ".join(cells)}
         for part, answers in by_part.items():
             each = answers[place]
             row[f"points on {part} (95 %)"] = _points(each.difference) if each.differences else "not asked"
@@ -110,7 +111,8 @@ def _verdict(answer: Answer) -> str:
 
 
 def _compared(answer: Answer) -> str:
-    return "; ".join(f"{_short(a)} − {_short(b)}" for a, b in answer.compared) or "n/a"
+    """The cells of the credited difference: those over which the gain is smallest."""
+    return "; ".join(f"{_short(a)} − {_short(b)}" for a, b in answer.binding) or "n/a"
 
 
 def _short(cell: Cell) -> str:

@@ -39,7 +39,7 @@ def test_verdict_on_the_test_size(at_128: float | None, right: int | None, verdi
     p, q = (max(right, 0) + 1) / (TEST + 2), (max(-right, 0) + 1) / (TEST + 2)
     margin = 1.959964 * ((p + q - (p - q) ** 2) / (TEST + 2)) ** 0.5
     assert size.difference[:3] == pytest.approx((right / TEST, p - q - margin, p - q + margin))
-    assert size.compared == ((Cell(*LARGER, "none", 0), Cell(*OWN, "none", 0)),)
+    assert size.compared == (((Cell(*LARGER, "none", 0), Cell(*OWN, "none", 0)),),)
 
 
 def test_adaptation_is_credited_with_the_smaller_of_its_two_gains() -> None:
@@ -72,7 +72,7 @@ def test_claim_holds_where_the_smaller_size_is_not_worse_by_delta(
 ) -> None:
     top1 = {(64, 96): same(0.5) | {"head": smaller}, (96, 96): same(0.75) | {"head": 0.70}}
     claim = asked(grid(top1, delta=delta, epochs=4))["claim"]
-    assert claim.compared == ((Cell(64, 96, "head", 0), Cell(96, 96, "head", 0)),)
+    assert claim.compared == (((Cell(64, 96, "head", 0), Cell(96, 96, "head", 0)),),)
     assert claim.difference.estimate == pytest.approx(smaller - 0.70)
     assert claim.holds is holds
     at_64, at_96 = (parameters_and_flops("efficientnet_lite0", 2, size)[1] for size in (64, 96))
@@ -89,17 +89,20 @@ def test_claim_is_about_less_training(ratio: float, holds: bool | None) -> None:
 def test_train_sizes_have_equal_weight_however_many_test_sizes_they_have() -> None:
     top1 = {(64, 64): same(0.60), (64, 80): same(0.62), (64, 96): same(0.70), (96, 96): same(0.60), LARGER: same(0.58)}
     size = asked(grid(top1, adaptations=["none"]))["size"]
-    assert [(cell.train_size, cell.test_size) for cell, _ in size.compared] == [(64, 96), (96, 128)]
+    assert [(cell.train_size, cell.test_size) for cell, _ in size.compared[0]] == [(64, 96), (96, 128)]
     assert size.difference.estimate == pytest.approx((0.10 - 0.02) / 2)
 
 
 def test_training_is_held_against_the_better_of_what_needs_none_at_the_same_test_size() -> None:
     top1 = {OWN: same(0.60), LARGER: same(0.65)}
     alone = asked(grid(top1, once={"baseline": 0.50}))["training"]
-    assert alone.compared == ((Cell(96, 128, "none", 0), Cell(128, 128, "baseline", 0)),)
+    assert alone.compared == (((Cell(96, 128, "none", 0), Cell(128, 128, "baseline", 0)),),)
     assert alone.difference.estimate == pytest.approx(0.15)
     both = asked(grid(top1, once={"baseline": 0.50, "zero_shot": 0.70}))["training"]
     assert both.difference.estimate == pytest.approx(-0.05)
+    assert [pair[1].adaptation for pair in both.binding] == ["zero_shot"]
+    less = asked(grid(top1, once={"baseline": 0.50, "zero_shot": 0.40}))["training"]
+    assert [pair[1].adaptation for pair in less.binding] == ["baseline"]
 
 
 def test_what_is_compared_hangs_on_validation_alone() -> None:
