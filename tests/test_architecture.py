@@ -115,6 +115,22 @@ def test_a_package_alone_brings_in_neither_torch_nor_pandas(package: str) -> Non
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("inference.finished_run", ["scipy.stats", "statsmodels", "sklearn", "matplotlib", "IPython", "papermill"]),
+        ("method.adaptations", ["scipy.stats", "statsmodels", "sklearn", "matplotlib"]),
+        ("analysis.questions", ["scipy.stats", "statsmodels", "sklearn", "matplotlib"]),
+        ("sweep.notebook_run", ["numpy", "torch", "pandas", "matplotlib", "papermill"]),
+        ("report.text", ["scipy.stats", "statsmodels", "sklearn", "matplotlib"]),
+    ],
+)
+def test_what_a_command_does_not_need_is_not_imported(module: str, heavy: list[str]) -> None:
+    code = f"import sys, fixres_poc.{module}; sys.exit(' '.join(set({heavy}) & set(sys.modules)) or 0)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert not found.returncode, found.stderr
+
+
 @pytest.mark.parametrize("module", ["method.stage1", "data.loading", "model.trunk", "geometry.formulas"])
 @pytest.mark.parametrize("shown", ["report.text", "sweep.execution", "analysis.results", "config.progress"])
 def test_runs_are_outdated_by_what_makes_results_alone(

@@ -10,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, t
-from sklearn.metrics import recall_score
-from statsmodels.stats.proportion import proportion_confint
+from scipy.special import bdtr, stdtrit
 
 LEAST_SHARE = 2 / 3  # of the variance between images: what `mean_over_seeds` takes for the whole at least
 
@@ -34,7 +32,7 @@ class Difference(NamedTuple):
 
     def at(self, level: float) -> tuple[float, float]:
         """Lower and upper bound of the interval of another level, such as 0.99; nan without `error`."""
-        margin = float(t.ppf((1 + level) / 2, self.freedom)) * self.error
+        margin = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
         low, high = np.clip([self.centre - margin, self.centre + margin], self.least, 1.0)
         return float(low), float(high)
 
@@ -43,7 +41,7 @@ class Difference(NamedTuple):
 
         It takes `error` for exact. With 3 to 5 trainings that is uncertain, and a power of 0.8 may be one of 0.6.
         """
-        return float(np.minimum(t.ppf([(1 + level) / 2, power], self.freedom).sum() * self.error, 1.0))
+        return float(np.minimum(stdtrit(self.freedom, [(1 + level) / 2, power]).sum() * self.error, 1.0))
 
     def points(self) -> str:
         """The difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'."""
@@ -68,6 +66,8 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
         raise ValueError(f"{correct} correct of {total}: need 0 <= correct <= total")
     if total == 0:
         return float("nan"), float("nan")
+    from statsmodels.stats.proportion import proportion_confint  # a second, which a prediction need not wait for
+
     low, high = proportion_confint(correct, total, alpha=1 - level, method="wilson")
     return float(low), float(high)
 
@@ -83,7 +83,8 @@ def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
     """
     only_first, only_second, _ = _discordant(first, second)
     fewer, either = min(only_first, only_second), only_first + only_second
-    return min(float(2 * binom.cdf(fewer, either, 0.5) - binom.pmf(fewer, either, 0.5)), 1.0)
+    less = bdtr(fewer - 1, either, 0.5) if fewer else 0.0
+    return min(float(bdtr(fewer, either, 0.5) + less), 1.0)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
@@ -226,6 +227,8 @@ def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
     labels = np.unique(np.asarray(targets))
     if labels.size == 0:
         return float("nan")
+    from sklearn.metrics import recall_score
+
     return float(recall_score(targets, predicted, labels=labels, average="macro", zero_division=0))
 
 

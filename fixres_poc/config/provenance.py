@@ -5,24 +5,27 @@ from and show what was computed before: `analysis` starts from stored prediction
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import REPOSITORY
+from fixres_poc.config.files import REPOSITORY, home, write_atomically
 
 RESULT_PACKAGES = ("data", "geometry", "model", "method")
 REPORT_FILES = (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy"]
 PACKAGES += ["statsmodels", "papermill", "nbconvert"]
+T = TypeVar("T")
 
 
 def cores() -> int:
@@ -42,6 +45,30 @@ def library_hash(everything: bool = False) -> str:
     else:
         files = [file for name in RESULT_PACKAGES for file in (package / name).rglob("*.py")]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
+
+
+def kept(function: Callable[..., T]) -> Callable[..., T]:
+    """Like `functools.cache`, and for later processes too: in runs/.cache, by arguments, library, torch and timm.
+
+    For functions of a network's name and the like, whose arguments and results are numbers, strings and tuples of them.
+    """
+
+    @functools.cache
+    @functools.wraps(function)
+    def call(*arguments: Any) -> T:
+        versions = [metadata.version(name) for name in ("torch", "timm")]
+        key = json.dumps([function.__module__, function.__qualname__, arguments, library_hash(), versions])
+        file = home() / "runs" / ".cache" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found["key"] == key:
+                return tuple(found["result"]) if isinstance(found["result"], list) else found["result"]  # type: ignore[return-value]
+        result = function(*arguments)
+        with contextlib.suppress(OSError):
+            write_atomically(file, json.dumps({"key": key, "result": result}))
+        return result
+
+    return call
 
 
 def notebook_path(stem: str) -> Path:

@@ -8,9 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from fixres_poc.config.errors import InputError
@@ -55,7 +52,7 @@ def features(
 class Probe:
     """A linear classifier of pooled features."""
 
-    fitted: Pipeline  # of scaler and logistic regression, with the chosen penalty
+    fitted: Any  # sklearn's pipeline of scaler and logistic regression, with the chosen penalty
     penalty: float  # the chosen inverse penalty C
     val_top1: dict[float, float]  # by C
 
@@ -81,6 +78,10 @@ class Probe:
 
 def fit_probe(train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray) -> Probe:
     """Logistic regression on features (N, D), its penalty chosen on validation."""
+    from sklearn.linear_model import LogisticRegression  # here, since most commands fit nothing
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     models = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in PENALTIES}
     fitted = {c: each.fit(train, train_labels) for c, each in models.items()}
     val_top1 = {c: float(each.score(val, val_labels)) for c, each in fitted.items()}

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from scipy.stats import genextreme
 from torch import nn
 
 from fixres_poc.config.errors import InputError
@@ -60,6 +59,8 @@ def frechet(values: np.ndarray) -> tuple[float, float]:
     A mean of maps after a ReLU is exactly 0 where nothing was active: for EfficientNet-Lite0 most of them are. No
     distribution with a density gives such a share, so it is left out. At most 20,000 values, evenly spread, are used.
     """
+    from scipy.stats import genextreme  # a second of processor time, and most commands fit nothing
+
     active = values[values != 0]
     some = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
     _, location, scale = genextreme.fit(some, f0=-0.3)  # scipy's shape has the other sign

@@ -5,11 +5,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
 import torch
 
+from fixres_poc.config.provenance import kept
 from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings
 from fixres_poc.model.tracing import adapting_trace, can_recompute, trace_of_batch, training_trace
 
@@ -39,16 +41,27 @@ def training_bytes(settings: TrainSettings, size: int, classes: int, micro_batch
     Raises:
         InputError: `recompute` for a network that cannot.
     """
-    trace = functools.partial(training_trace, settings.backbone, classes, size, settings.precision != "fp32", recompute)
-    return trace_of_batch(trace, micro_batch_size).peak(accumulating=micro_batch_size < settings.batch_size)
+    how = (settings.backbone, classes, size, settings.precision != "fp32", recompute)
+    return _training_peak(*how, micro_batch_size, micro_batch_size < settings.batch_size)
+
+
+@kept
+def _training_peak(backbone: str, *how: Any) -> int:
+    *shape, images, accumulating = how
+    return trace_of_batch(functools.partial(training_trace, backbone, *shape), images).peak(accumulating)
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
     """Predicted peak of tensor bytes of stage 2 at the test size, with all its tails; evaluation needs no more."""
     tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
     half = settings.precision != "fp32"
-    trace = functools.partial(adapting_trace, settings.backbone, classes, settings.test_size, half, tails)
-    return trace_of_batch(trace, settings.batch_size).peak(accumulating=False)
+    return _adapting_peak(settings.backbone, classes, settings.test_size, half, tails, settings.batch_size)
+
+
+@kept
+def _adapting_peak(backbone: str, *how: Any) -> int:
+    *shape, images = how
+    return trace_of_batch(functools.partial(adapting_trace, backbone, *shape), images).peak(accumulating=False)
 
 
 def micro_batches(batch_size: int) -> list[int]:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.provenance import kept
 from fixres_poc.model import backbones
 from fixres_poc.model.trunk import Tail, Trunk
 
@@ -143,7 +144,7 @@ def trace_of_batch(trace: Callable[[int], _Trace], batch: int) -> _Trace:
     return _Trace(came, went, first.gradients)
 
 
-@functools.cache
+@kept
 def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, int]:
     """Number of parameters, and FLOPs of one image's forward pass at `size` px."""
     # Not of the backward pass: torch's counter takes that of grouped convolutions for that of full ones.
@@ -153,7 +154,7 @@ def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, i
     return sum(each.numel() for each in model.parameters()), counter.get_total_flops()
 
 
-@functools.cache
+@kept
 def can_recompute(backbone: str) -> bool:
     """Whether the network can do gradient checkpointing."""
     try:
