@@ -41,6 +41,7 @@ for notebook, files in OUTPUTS.items():
         threads: int(config.get("threads", 1))
         resources:
             gpu=int(notebook in TORCH_NOTEBOOKS),
-        # Snakemake exports OMP_NUM_THREADS and the like; exec makes it the run's parent, which the run watches.
+        # Snakemake exports OMP_NUM_THREADS and the like; runs that are forked have one thread of OpenBLAS, so all do.
+        # exec makes Snakemake the run's parent, which the run watches.
         shell:
-            f"exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} {{input[0]:q}}"
+            f"export OPENBLAS_NUM_THREADS=1; exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} {{input[0]:q}}"

@@ -25,7 +25,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
     "analysis": "statistics cells record collection results cost questions size_prediction",
     "report": "published text tables plots.style plots.datasets plots.networks plots.results explorer pages",
-    "sweep": "slurm monitor notebook_run snakemake workspace reporting execution plan",
+    "sweep": "monitor notebook_run warm.asking warm.forked warm.server snakemake workspace reporting execution plan",
     "inference": "finished_run export",
     "cli": "application runs sweeps",
 }

@@ -149,10 +149,9 @@ def run(
 ) -> None:
     """Run one notebook from its settings file; what a sweep calls for every run."""
     from fixres_poc.sweep import notebook_run
+    from fixres_poc.sweep.warm import asking
 
     if end_with_parent:
         notebook_run.end_with_parent()
-    message = notebook_run.execute(settings_file, time_limit)
-    if message is not None:
-        print(f"failed: {settings_file.parent.name}: {message}", file=sys.stderr)
-        raise typer.Exit(1)
+    code = asking.ask(settings_file, time_limit)
+    raise typer.Exit(notebook_run.run(settings_file, time_limit) if code is None else code)

@@ -12,11 +12,11 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder, sweep_folder
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.sweep import slurm
 from fixres_poc.sweep.monitor import Monitor
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
+    cancel_jobs,
     command_line,
     interrupt,
     last_error,
@@ -46,7 +46,7 @@ def run_sweep(
     folder = sweep_folder(sweep.name)
     with on_stop_signals(interrupt), locked(sweep.name) as lock:
         _check_start(sweep, replace)
-        slurm.cancel(folder)  # jobs of a sweep that was killed
+        cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         lay_out(sweep, fingerprint)
         monitor = Monitor(sweep, sys.stderr)

@@ -76,6 +76,14 @@ def execute(settings_file: Path, time_limit: int | None = None) -> str | None:
     return None
 
 
+def run(settings_file: Path, time_limit: int | None = None) -> int:
+    """As `execute`, for a process of its own: says what went wrong, and gives the exit code."""
+    message = execute(settings_file, time_limit)
+    if message is not None:
+        print(f"failed: {settings_file.parent.name}: {message}", file=sys.stderr)
+    return int(message is not None)
+
+
 def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -209,13 +217,13 @@ def _claimed(gpu: str, stack: contextlib.ExitStack) -> bool:
     job = os.environ.get("SLURM_JOB_ID", "")  # in which GPUs may be counted from 0 again
     file = f"gpu_{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}_{job}.lock"
     try:
-        stack.enter_context(FileLock(_private_folder() / file).acquire(timeout=0))
+        stack.enter_context(FileLock(private_folder() / file).acquire(timeout=0))
     except Timeout:
         return False
     return True
 
 
-def _private_folder() -> Path:
+def private_folder() -> Path:
     """A folder for locks in the machine's temporary one, which nobody else can write to or have made."""
     folder = Path(tempfile.gettempdir()) / f"fixres_poc-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

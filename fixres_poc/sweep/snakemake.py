@@ -1,7 +1,11 @@
-"""Snakemake as a child process: its command, its end, and the signals that end it early."""
+"""Snakemake as a child process: its command, its end, the signals that end it early, and the jobs that Slurm has of it.
+
+Such jobs know nothing of the sweep's lock, and outlive it where Snakemake was killed.
+"""
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +17,15 @@ from types import FrameType
 from fixres_poc.config.files import REPOSITORY, home, resolve, sweep_folder
 from fixres_poc.config.provenance import cores as available_cores
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.sweep import slurm
 from fixres_poc.sweep.monitor import Monitor
 from fixres_poc.sweep.notebook_run import gpus
+from fixres_poc.sweep.warm import asking
 
 LOCAL_PROFILE = "profiles/local"
 GRACE_S = 3.0
+TIMEOUT_S = 60
+LONGEST_END_S = 180
+"""Slurm sends SIGTERM first, and SIGKILL 30 s later where KillWait has its default."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -29,10 +36,12 @@ def command_line(folder: Path, cores: int | None, profile: str) -> list[str]:
     cards = len(gpus()) if local else 0
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--directory", str(folder), "--profile", str(resolve(profile)), "--workflow-profile", "none"]
+    threads = max(1, (cores or 1) // max(2, cards))
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "--nocolor"]
-    command += ["--config", f"threads={max(1, (cores or 1) // max(2, cards))}"]
+    command += ["--config", f"threads={threads}"]
     command += ["--cores", str(cores)] if cores else []
-    return command + (["--resources", f"gpu={cards}"] if cards else [])
+    command += ["--resources", f"gpu={cards}"] if cards else []
+    return asking.command(command, threads) if local else command
 
 
 def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> int:
@@ -60,7 +69,7 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: 
     finally:
         with on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
             _stop(process)
-            slurm.cancel(sweep_folder(sweep.name))
+            cancel_jobs(sweep_folder(sweep.name))
         monitor.close()
     return process.returncode
 
@@ -102,3 +111,26 @@ def on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Ha
     finally:
         for number, each in before.items():
             signal.signal(number, each)
+
+
+def slurm_jobs(folder: Path) -> list[str]:
+    """Ids of this user's jobs that wait or work in a sweep's folder; none where there is no Slurm."""
+    if shutil.which("squeue") is None:
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%i %Z"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
+    return [job for job, _, where in (line.partition(" ") for line in listed.splitlines()) if where == str(folder)]
+
+
+def cancel_jobs(folder: Path) -> None:
+    """End the jobs of a sweep's folder, and wait until they are gone.
+
+    Raises:
+        RuntimeError: some do not end.
+    """
+    end = time.monotonic() + LONGEST_END_S
+    while left := slurm_jobs(folder):
+        if time.monotonic() > end:
+            raise RuntimeError(f"jobs {', '.join(left)} of {folder} do not end; scancel them, or ask who runs Slurm")
+        subprocess.run(["scancel", *left], capture_output=True, timeout=TIMEOUT_S)
+        time.sleep(1)

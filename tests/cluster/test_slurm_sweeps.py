@@ -21,7 +21,7 @@ from throwaway import until
 
 from fixres_poc.config.files import REPOSITORY, report_folder
 from fixres_poc.config.validation import load_sweep
-from fixres_poc.sweep import execution, slurm, snakemake
+from fixres_poc.sweep import execution, snakemake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(one_machine.missing()), reason=one_machine.missing())]
 TRAINING = "train64_seed0"
@@ -80,7 +80,7 @@ class Story:
         """Let the training go on, and keep what happened in this step."""
         (self.home / "slow").unlink()
         self.codes[name] = process.wait(timeout=120)
-        self.jobs[name], self.left[name] = self.noted(), slurm.jobs(self.folder)
+        self.jobs[name], self.left[name] = self.noted(), snakemake.slurm_jobs(self.folder)
         (self.home / "jobs.txt").unlink()
         file = self.home / "notebooks/03_train.ipynb"
         file.write_text(file.read_text().replace("train_size = test_size = ", "train_size = test_size = 1"))
@@ -98,7 +98,7 @@ class Story:
         for each in [*psutil.Process(process.pid).children(recursive=True), process]:
             each.kill()
         process.wait()
-        self.left["kill"] = slurm.jobs(self.folder)
+        self.left["kill"] = snakemake.slurm_jobs(self.folder)
         self.end("sweep killed", self.start())
 
     def stop_the_sweep(self) -> None:

@@ -17,7 +17,7 @@ PAIR = "train32_test48_seed0"
 DRAWING = "os:replace:.jpg:9"
 IN_KERNEL = {
     "first epoch": "fixres_poc.method.epochs:run_epoch::1",
-    "state after it": "os:replace:training_0.03.pt:1",
+    "state after it": "os:replace:training_0.03_train.pt:1",
     "second epoch": "fixres_poc.method.epochs:run_epoch::2",
     "checkpoint": "os:replace:train32_seed0/checkpoint.safetensors:1",
     "metrics of the training": "os:replace:train32_seed0/metrics.json:1",
@@ -30,16 +30,21 @@ REPORT = "fixres_poc.analysis.results:load_results::1"
 
 
 def kill(pid: int, target: str) -> None:
-    """Kill a kernel, or the ancestor of it that has the target in its command."""
-    process = psutil.Process(pid)
-    chain = [process, *process.parents()]
-    words = {"kernel": ["ipykernel_launcher"], "papermill": ["fixres_poc", "run"], "snakemake": ["snakemake"]}[target]
-    next(each for each in chain if set(words) <= set(each.cmdline())).kill()
+    """Kill a run's kernel, the run, the server that it is forked by, or what Snakemake started to ask for it."""
+    kernel = psutil.Process(pid)
+    run, server, *_ = kernel.parents()
+    snakemake = next((each for each in server.children() if each.cmdline()[1:3] == ["-m", "snakemake"]), None)
+    askers = snakemake.children() if snakemake else []
+    asker = next((each for each in askers if each.cmdline()[-1] == run.cmdline()[0].split()[-1]), None)
+    found = {"kernel": kernel, "papermill": run, "server": server, "snakemake": snakemake, "asker": asker}[target]
+    assert found is not None
+    found.kill()
 
 
-@pytest.mark.parametrize("target", ["kernel", "papermill", "snakemake"])
+@pytest.mark.parametrize("target", ["kernel", "papermill", "snakemake", "server", "asker"])
 def test_kill_9_at_every_stage(home: Path, undisturbed: Path, target: str) -> None:
-    for stage, call in IN_KERNEL.items():
+    stages = list(IN_KERNEL.items())
+    for stage, call in stages[:: 4 if target in ("server", "asker") else 1]:
         process = small.start(home, at=call)
         kill(small.held(home), target)
         said = process.communicate(timeout=120)[0]

@@ -61,7 +61,7 @@ class Story:
 
     def kill_snakemake(self) -> bool:
         process = self.start_training()
-        next(each for each in throwaway.processes() if "snakemake" in each.cmdline()).kill()
+        next(each for each in throwaway.processes() if each.cmdline()[1:3] == ["-m", "snakemake"]).kill()
         code = process.wait(timeout=20)
         return code == 0
 

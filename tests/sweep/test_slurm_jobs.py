@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fixres_poc.sweep import slurm
+from fixres_poc.sweep import snakemake
 
 
 @pytest.fixture
@@ -22,19 +22,19 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_jobs_of_the_folder_end_and_no_others(queue: Path) -> None:
-    assert slurm.jobs(Path("/home/me/runs/a sweep")) == ["7", "8"]
-    slurm.cancel(Path("/home/me/runs/a sweep"))
+    assert snakemake.slurm_jobs(Path("/home/me/runs/a sweep")) == ["7", "8"]
+    snakemake.cancel_jobs(Path("/home/me/runs/a sweep"))
     assert queue.read_text() == "9 /home/me/runs/a sweep 2\n"
 
 
 def test_jobs_that_do_not_end_are_named(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (queue.parent / "bin/scancel").write_text("#!/bin/sh\n")
-    monkeypatch.setattr(slurm, "LONGEST_END_S", 0)
+    monkeypatch.setattr(snakemake, "LONGEST_END_S", 0)
     with pytest.raises(RuntimeError, match="jobs 7, 8 of /home/me/runs/a sweep do not end"):
-        slurm.cancel(Path("/home/me/runs/a sweep"))
+        snakemake.cancel_jobs(Path("/home/me/runs/a sweep"))
 
 
 def test_without_slurm_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.jobs(tmp_path) == []
-    slurm.cancel(tmp_path)
+    assert snakemake.slurm_jobs(tmp_path) == []
+    snakemake.cancel_jobs(tmp_path)
