@@ -72,7 +72,7 @@ def checked(sweep: str, run: Run, laid_out: str | None = None) -> Outcome:
     """
     folder, found = run_folder(sweep, run.name), state(sweep, run)
     if found != "done":
-        return Outcome(run, found, _error_line(folder) if found == "failed" else "")
+        return Outcome(run, found, error_line(folder) if found == "failed" else "")
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         settings, written = metrics.get("settings", {}), metrics.get("predictions_sha256")
@@ -99,7 +99,7 @@ def outcomes(sweep: SweepSettings) -> list[Outcome]:
 def failures(sweep: SweepSettings) -> dict[str, str]:
     """The error line of every failed run of a sweep, by the run's name."""
     failed = [run.name for run in sweep.runs() if state(sweep.name, run) == "failed"]
-    return {name: _error_line(run_folder(sweep.name, name)) for name in failed}
+    return {name: error_line(run_folder(sweep.name, name)) for name in failed}
 
 
 def begin(folder: Path) -> Path:
@@ -119,7 +119,8 @@ def fail(folder: Path, message: str, trace: str = "") -> None:
     write_atomically(folder / ERROR, f"{message}\n\n{trace}".rstrip() + "\n")
 
 
-def _error_line(folder: Path) -> str:
+def error_line(folder: Path) -> str:
+    """The one-line message that a failed run has left."""
     lines = (_read(folder / ERROR) or "").strip().splitlines()
     return lines[0] if lines else "no message"
 

@@ -5,8 +5,10 @@ Such jobs know nothing of the sweep's lock, and outlive it where Snakemake was k
 
 import contextlib
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,34 +46,43 @@ def command_line(folder: Path, cores: int | None, profile: str) -> list[str]:
     return asking.command(command, threads) if local else command
 
 
-def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> int:
-    """Returns Snakemake's exit code; whatever it started is gone when this returns or raises."""
+@contextlib.contextmanager
+def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> Iterator[int]:
+    """Run Snakemake, and give its exit code.
+
+    Runs can start warm until this is left; then whatever was started is gone.
+    """
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
     cache = os.path.expanduser("~/.cache")
     if not os.access(cache if os.path.exists(cache) else os.path.dirname(cache), os.W_OK):  # Snakemake makes it
         environment.setdefault("XDG_CACHE_HOME", str(home() / "runs" / ".cache"))
-    with open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
+    line, theirs = socket.socketpair()
+    with line, open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=theirs.fileno(),
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
             pass_fds=[lock],
         )
-    try:
-        while process.poll() is None:
+        theirs.close()
+        try:
+            while not select.select([line], [], [], 0.3)[0]:
+                monitor.show()
             monitor.show()
-            time.sleep(0.3)
-        monitor.show()
-    finally:
-        with on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
-            _stop(process)
-            cancel_jobs(sweep_folder(sweep.name))
-        monitor.close()
-    return process.returncode
+            monitor.close()
+            code = line.recv(100)
+            with asking.reachable(process.pid):
+                yield int(code) if code else process.wait()
+        finally:
+            monitor.close()
+            line.close()
+            with on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
+                _stop(process)
+                cancel_jobs(sweep_folder(sweep.name))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

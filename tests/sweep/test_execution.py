@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def test_snakemake_that_cannot_start_is_quoted(home: Path, capsys: pytest.Captur
 def test_images_changed_meanwhile_make_no_report(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = iter("ab")
     monkeypatch.setattr(execution, "prepare_data", lambda sweep: next(fingerprints))
-    monkeypatch.setattr(execution, "run_snakemake", lambda *_: 0)
+    monkeypatch.setattr(execution, "run_snakemake", lambda *_: contextlib.nullcontext(0))
     with pytest.raises(InputError, match="dataset = 'synthetic': changed while the sweep was at work"):
         execution.run_sweep(throwaway.tiny())
     assert not (home / "reports").exists()

@@ -1,14 +1,19 @@
 """Asking the server for a run, and the command that starts a server. Imports nothing heavy."""
 
+import contextlib
 import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from fixres_poc.sweep.notebook_run import private_folder
 
 SOCKET = "FIXRES_WARM"
 """Holds the path of the server's socket, for what Snakemake starts."""
 MOST_BYTES = 2**20  # of a message
+PATIENCE_S = 3.0  # with a run that was interrupted; then it is killed
 SINGLE = {  # keeps imports from starting threads, and from what cannot be forked
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
@@ -26,8 +31,27 @@ def command(snakemake: list[str], threads: int) -> list[str]:
     return ["env", *variables, sys.executable, "-P", "-m", "fixres_poc.sweep.warm.server", *snakemake]
 
 
+@contextlib.contextmanager
+def reachable(server: int) -> Iterator[None]:
+    """Within it, this process asks the server that has this process number."""
+    os.environ[SOCKET] = str(socket_file(server))
+    try:
+        yield
+    finally:
+        os.environ.pop(SOCKET, None)
+
+
+def socket_file(server: int) -> Path:
+    """Where the server of this process number listens, in this user's own folder."""
+    return private_folder() / f"{server}.socket"
+
+
 def ask(settings_file: Path, time_limit: int | None) -> int | None:
-    """Let a run be forked, and wait for it; its exit code, or None where nothing has run and it must start cold."""
+    """Let a run be forked, and wait for it; its exit code, or None where nothing has run and it must start cold.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted, and so was the run.
+    """
     path = os.environ.pop(SOCKET, None)
     if path is None:
         return None
@@ -40,9 +64,11 @@ def ask(settings_file: Path, time_limit: int | None) -> int | None:
                 return None
         except OSError:
             return None
-        while True:
-            try:
-                code = server.recv(MOST_BYTES)
-                return int(code) if code else 1
-            except KeyboardInterrupt:
-                server.send(b"interrupt")
+        try:
+            code = server.recv(MOST_BYTES)
+        except KeyboardInterrupt:
+            server.send(b"interrupt")
+            server.settimeout(PATIENCE_S)
+            server.recv(MOST_BYTES)
+            raise
+        return int(code) if code else 1

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from fixres_poc.sweep.notebook_run import private_folder
 from fixres_poc.sweep.warm import forked
-from fixres_poc.sweep.warm.asking import MOST_BYTES, SOCKET
+from fixres_poc.sweep.warm.asking import MOST_BYTES, SOCKET, socket_file
 
 SET_PDEATHSIG = 1
 PRELOADED = (
@@ -41,16 +40,29 @@ class _Run:
 
 
 def main(snakemake: list[str]) -> int:
-    """Start Snakemake by its command, fork its runs, and end as it does. Forked processes return from here as well."""
+    """Start Snakemake by its command, and fork its runs. Forked processes return from here as well.
+
+    Ends as Snakemake does once the sweep, which has the other end of the socket that is standard input, has closed it.
+    Until then the sweep can ask for runs, too; it is sent Snakemake's exit code.
+    """
     signal.signal(signal.SIGINT, lambda *_: None)  # Snakemake hears it too, and ends the runs
+    sweep = socket.socket(fileno=os.dup(0))
     with _listening() as listener:
         told = {} if listener is None else {SOCKET: listener.getsockname()}
         # What is inherited is the sweep's lock alone.
-        process = subprocess.Popen(snakemake, env=os.environ | told, close_fds=False)
-        request = _serve(listener, process) if listener is not None and _preloaded() else None
+        process = subprocess.Popen(snakemake, env=os.environ | told, stdin=subprocess.DEVNULL, close_fds=False)
+        request = _serve(listener, process, sweep) if listener is not None and _preloaded() else None
     if request is not None:
         return forked.run(request)
-    return process.wait()
+    return _tell(sweep, process)
+
+
+def _tell(sweep: socket.socket, snakemake: "subprocess.Popen[bytes]") -> int:
+    """Wait for Snakemake, and let the sweep, if it is still there, know its exit code."""
+    code = snakemake.wait()
+    with contextlib.suppress(OSError):
+        sweep.send(str(code).encode())
+    return code
 
 
 @contextlib.contextmanager
@@ -59,7 +71,7 @@ def _listening() -> Iterator[socket.socket | None]:
     with contextlib.ExitStack() as stack:
         listener, owner = None, os.getpid()
         with contextlib.suppress(OSError):
-            path = private_folder() / f"{owner}.socket"
+            path = socket_file(owner)
             path.unlink(missing_ok=True)  # of another process of this number
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
             listener.bind(str(path))
@@ -89,28 +101,35 @@ def _preloaded() -> bool:
     return len(os.listdir("/proc/self/task")) == 1
 
 
-def _serve(listener: socket.socket, snakemake: "subprocess.Popen[bytes]") -> dict[str, Any] | None:
-    """Fork what is asked for until Snakemake and all runs have ended; in a forked run what it was asked to do."""
+def _serve(
+    listener: socket.socket, snakemake: "subprocess.Popen[bytes]", sweep: socket.socket
+) -> dict[str, Any] | None:
+    """Fork what is asked for until Snakemake, all runs and the sweep are done; in a run what it was asked to do."""
     with selectors.DefaultSelector() as selector:
         ended = os.pidfd_open(snakemake.pid)
-        selector.register(listener, selectors.EVENT_READ)
-        selector.register(ended, selectors.EVENT_READ)
-        while len(selector.get_map()) > 1 or snakemake.poll() is None:
-            for key, _ in selector.select():
-                run: _Run | None = key.data
-                if key.fileobj is listener:
-                    run = _Run(listener.accept()[0])
-                    selector.register(run.asker, selectors.EVENT_READ, run)
-                elif run is None:
-                    selector.unregister(ended)
-                elif key.fileobj == run.pidfd:
-                    selector.unregister(run.pidfd)
+        for each in (listener, ended, sweep):
+            selector.register(each, selectors.EVENT_READ)
+        while len(selector.get_map()) > 1:
+            key, _ = selector.select()[0]  # others are still there at the next turn, unless this one ends them
+            run: _Run | None = key.data
+            if key.fileobj is listener:
+                run = _Run(listener.accept()[0])
+                selector.register(run.asker, selectors.EVENT_READ, run)
+            elif run is None:
+                selector.unregister(key.fileobj)
+                _tell(sweep, snakemake) if key.fileobj == ended else sweep.close()
+            elif key.fileobj == run.pidfd:
+                selector.unregister(run.pidfd)
+                if run.asker in selector.get_map():
                     selector.unregister(run.asker)
-                    _reap(run)
-                elif run.pid:
-                    os.kill(run.pid, signal.SIGINT if run.asker.recv(MOST_BYTES) else signal.SIGKILL)
-                elif (request := _fork(run, selector)) is not None:
-                    return request
+                _reap(run)
+            elif run.pid and run.asker.recv(MOST_BYTES):
+                os.kill(run.pid, signal.SIGINT)
+            elif run.pid:
+                selector.unregister(run.asker)  # it has gone
+                os.kill(run.pid, signal.SIGKILL)
+            elif (request := _fork(run, selector)) is not None:
+                return request
     return None
 
 
