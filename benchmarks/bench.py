@@ -160,6 +160,7 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
     "several_sizes": several_sizes,
     "grid": lambda bench: processes.grid(bench.grid_repeats),
     "memory": lambda bench: processes.memory(bench.repeats),
+    "start_up": lambda bench: processes.start_up(bench.repeats),
     "drawing": lambda bench: processes.drawing(bench.repeats),
     "growth": growth,
 }

@@ -1,6 +1,7 @@
 """Timing, peak memory and growth, for the benchmarks."""
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,18 @@ def run(arguments: Sequence[str], home: Path) -> float:
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-2000:]}")
     return time.perf_counter() - start
+
+
+def core_seconds(arguments: Sequence[str], home: Path) -> float:
+    """Processor seconds of a Python process as in `run`, and of all that it has started and waited for."""
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = spent()
+    run(arguments, home)
+    return spent() - before
 
 
 def peak_bytes(arguments: Sequence[str], home: Path) -> int:

@@ -16,12 +16,17 @@ TABLE = (  # row, what, against, slow, fast, reach
     ("network_alone", "the same files to predictions", "the network alone on ready tensors", "alone", "own", 0.85),
     ("train_step", "stage 1 at 128 px, JPEG files to updated weights", "the usual loop", "usual", "own", 1.4),
     ("several_sizes", "evaluation at 128, 160, 192 and 224 px", "four passes of the usual loop", "usual", "own", 1.5),
-    ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.0),
-    ("drawing", "drawing 1,000 images", "one process", "one", "own", 1.8),
+    ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.5),
+    ("drawing", "drawing 1,000 images", "one process", "one", "own", 1.85),
 )
 SHARES = (  # row, what, against, part, whole, at most
-    ("grid", "one more test size in a finished sweep", "a sweep of that pair alone", "one_more", "one_pair", 0.25),
+    ("grid", "one more test size in a finished sweep", "a sweep of that pair alone", "one_more", "one_pair", 0.30),
     ("memory", "peak memory with 2,000 images", "with 200", "many", "few", 1.1),
+)
+START_UP = (  # what, of which, at most
+    ("pair", "a pair beyond its images and its network, seconds of a core", 2.5),
+    ("predict", "`fixres-poc predict`, one image, seconds of a core", 3.0),
+    ("second_call", "the second call of a finished sweep, seconds", 1.5),
 )
 UNITS = {"images": "images", "pixels": "pixels", "pairs": "pairs"}
 
@@ -43,7 +48,7 @@ def write(file: Path, found: dict[str, Result]) -> None:
         for row, what, against, first, second, reach in table:
             if row in found:
                 lines.append(_line(found[row], what, against, first, second, reach, sign))
-    lines += ["", *_facts(found), "", *_growth(found.get("growth", {}))]
+    lines += ["", *_start_up(found.get("start_up", {})), *_facts(found), "", *_growth(found.get("growth", {}))]
     write_atomically(file, "\n".join(lines).rstrip() + "\n")
 
 
@@ -56,6 +61,22 @@ def _line(result: Result, what: str, against: str, first: str, second: str, reac
         f"| {what} | {against} | {middle:.2f} ({low:.2f}–{high:.2f}) | {sign} {reach:g} | "
         f"{'yes' if reached else '**no**'} | {count} | {slow} : {fast} |"
     )
+
+
+def _start_up(result: Result) -> list[str]:
+    lines: list[str] = []
+    for name, what, most in [each for each in START_UP if each[0] in result]:
+        if not lines:
+            lines += [
+                "## Start-up",
+                "",
+                "| what | median (smallest to largest) | reach | reached | repeats |",
+                "|---|---|---|---|---|",
+            ]
+        middle, low, high = (each(result[name]) for each in (statistics.median, min, max))
+        reached = "yes" if middle <= most else "**no**"
+        lines.append(f"| {what} | {middle:.1f} ({low:.1f}–{high:.1f}) | ≤ {most:g} | {reached} | {len(result[name])} |")
+    return [*lines, ""] if lines else []
 
 
 def _amount(values: list[float]) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "h
 SAME = {"adaptations": list(NAMES), "head_start": "random", "batch_norm": "train"}  # what the usual loop does
 DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
+Measured = Callable[[Sequence[str], Path], float]
 
 
 def drawing(repeats: int) -> Result:
@@ -34,11 +36,33 @@ def drawing(repeats: int) -> Result:
     return seconds | {"images": 1000}
 
 
-def _sweep(folder: Path, name: str, content: dict[str, Any]) -> float:
+def _sweep(folder: Path, name: str, content: dict[str, Any], measured: Measured = measure.run) -> float:
     """Seconds of a sweep, its images drawn before, with its runs and report from the start."""
     file = folder / f"{name}.yml"
     file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
-    return measure.run(["-m", "fixres_poc", "sweep", str(file)], folder)
+    return measured(["-m", "fixres_poc", "sweep", str(file)], folder)
+
+
+def start_up(repeats: int) -> Result:
+    """What a pair costs beyond its images and its network, a prediction, and a finished sweep's second call.
+
+    A pair: processor seconds of a sweep of ten pairs less those of one of two, by eight, of 30 images at small sizes.
+    """
+    found: Result = {"pair": [], "predict": [], "second_call": []}
+    predict = ["-m", "fixres_poc", "predict", "--sweep", "few"]
+    with TemporaryDirectory() as scratch:
+        for _ in range(repeats):
+            seconds = {}
+            for name, count in (("few", 2), ("many", 10)):
+                shutil.rmtree(Path(scratch) / "runs" / name, ignore_errors=True)
+                pairs = [[32, 32 + 4 * step] for step in range(count)]
+                content = {"image_limit": 30, "pairs": pairs, "epochs": 1, "adapt_epochs": 1}
+                seconds[name] = _sweep(Path(scratch), name, content, measure.core_seconds)
+            found["pair"].append((seconds["many"] - seconds["few"]) / 8)
+            image = next((Path(scratch) / "data").rglob("*.jpg"))
+            found["predict"].append(measure.core_seconds([*predict, str(image)], Path(scratch)))
+            found["second_call"].append(_sweep(Path(scratch), "many", content))
+    return found
 
 
 def grid(repeats: int) -> Result:

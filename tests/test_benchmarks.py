@@ -27,12 +27,21 @@ def test_a_failing_process_is_named(tmp_path: Path) -> None:
         measure.run(["-m", "no_such_module"], tmp_path)
 
 
+def test_processor_seconds_count_what_a_process_has_started(tmp_path: Path) -> None:
+    work = "import time\nwhile time.process_time() < 0.5:\n    pass"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
+    assert 0.5 <= measure.core_seconds(["-c", child], tmp_path) < 2
+
+
 def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
     drawing = {"one": [10.0, 11.0], "own": [8.0, 8.0], "images": 1000, "data": "drawn images"}
+    start_up = {"pair": [2.0, 3.0, 2.25], "predict": [3.5]}
     growth = {"pixels": {"100": [1.0], "400": [4.0]}, "data": "drawn images"}
-    page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth})
+    page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth, "start_up": start_up})
     text = (tmp_path / "bench.md").read_text()
-    assert "| 1.31 (1.25–1.38) | ≥ 1.8 | **no** | 2 |" in text
+    assert "| 1.31 (1.25–1.38) | ≥ 1.85 | **no** | 2 |" in text
+    assert "seconds of a core | 2.2 (2.0–3.0) | ≤ 2.5 | yes | 3 |" in text
+    assert "one image, seconds of a core | 3.5 (3.5–3.5) | ≤ 3 | **no** | 1 |" in text
     assert "| pixels | 100, 400 | 1.00, 4.00 | 1.00 |" in text
 
 
