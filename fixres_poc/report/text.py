@@ -45,6 +45,10 @@ CLAIM = {
     "at {ratio} of the training FLOPs.",
     None: "**Whether FixRes's claim holds here can't be told**: {points}; {detectable} would show.",
 }
+COSTLIER = (
+    "**FixRes's claim does not hold here**: trained smaller and adapted is not worse by {delta} points or more "
+    "({points}), but costs {ratio} of the training FLOPs."
+)
 NOT_ASKED = "**FixRes's claim was not asked here**: no such pair of cells was run, adapted, to its end."
 
 
@@ -57,7 +61,9 @@ def conclusion(answers: Sequence[Answer], seeds: int = 2) -> str:
     """
     by_name = {each.question: each for each in answers}
     claim = by_name["claim"]
-    parts = [CLAIM[claim.holds].format(**_numbers(claim)) if claim.differences else NOT_ASKED]
+    costlier = claim.holds is False and claim.difference.low > -claim.delta
+    said = COSTLIER if costlier else CLAIM[claim.holds]
+    parts = [said.format(**_numbers(claim)) if claim.differences else NOT_ASKED]
     for name in ("size", "adaptation", "training"):
         if by_name[name].verdict != "not asked":
             parts.append(SAID[name, by_name[name].verdict].format(**_numbers(by_name[name])))
