@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -146,6 +147,32 @@ def test_what_interrupts_the_asker_interrupts_the_run_once(settings: Path) -> No
     throwaway.until(lambda: not throwaway.processes(), 5)
     assert "Traceback" not in said
     assert not parts["kernel"].is_running()
+
+
+def test_an_interrupted_asker_does_not_wait_for_a_run_that_hears_nothing(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is interrupted all the same, and nothing else is raised."""
+    ours, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    said: Iterator[bytes | BaseException] = iter([b"forked", KeyboardInterrupt(), TimeoutError("timed out")])
+
+    class Line(socket.socket):
+        def connect(self, address: object) -> None: ...
+
+        def recv(self, *_: int) -> bytes:
+            each = next(said)
+            if isinstance(each, BaseException):
+                raise each
+            return each
+
+        def send(self, data: bytes, *_: int) -> int:  # type: ignore[override]
+            return ours.send(data)
+
+    monkeypatch.setenv(asking.SOCKET, "somewhere")
+    monkeypatch.setattr("fixres_poc.sweep.warm.asking.socket.socket", Line)
+    monkeypatch.setattr("fixres_poc.sweep.warm.asking.socket.send_fds", lambda *_: None)
+    with server, ours, pytest.raises(KeyboardInterrupt):
+        asking.ask(settings, None)
 
 
 def test_processes_have_titles(settings: Path) -> None:

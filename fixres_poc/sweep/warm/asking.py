@@ -69,6 +69,7 @@ def ask(settings_file: Path, time_limit: int | None) -> int | None:
         except KeyboardInterrupt:
             server.send(b"interrupt")
             server.settimeout(PATIENCE_S)
-            server.recv(MOST_BYTES)
+            with contextlib.suppress(OSError):
+                server.recv(MOST_BYTES)
             raise
         return int(code) if code else 1
