@@ -1,6 +1,5 @@
-"""The report's pages in a real browser: what they load, how they read, what their script does, and hostile names."""
+"""The report's pages in a real browser: what they load, how they read, and what their script does."""
 
-import contextlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,36 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import save_image
-from made_up import write
-from playwright.sync_api import Browser, Dialog, Error, Page, sync_playwright
+from chromium import DESK, NEEDED, PHONE, opened
+from playwright.sync_api import Browser, Error, Page
 
 from fixres_poc.analysis.cells import GRID, ONCE
-from fixres_poc.analysis.record import Metrics
-from fixres_poc.config import run_state
-from fixres_poc.config.files import REPOSITORY, report_folder, run_folder
-from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.config.validation import load_sweep, validate
-from fixres_poc.data.dataset import ImageDataset, load_dataset
-from fixres_poc.report.pages import BROWSERS, SCRIPT_HASH, export, render
-from fixres_poc.sweep import execution, reporting, workspace
-from fixres_poc.sweep.notebook_run import execute
+from fixres_poc.config.files import REPOSITORY, report_folder
+from fixres_poc.config.validation import load_sweep
+from fixres_poc.report.pages import SCRIPT_HASH, export, render
 
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-LARGEST_BYTES, PHONE, DESK = 3_000_000, 390, 1400
-NAMES = [
-    "$\\frac{x$ $x^2$",
-    "<img src=x onerror=window.hacked=1>",
-    "\"'><svg onload=alert(2)>",
-    "<script>window.hacked=3; alert(3)",
-    "<img src=http:\\\\127.0.0.1:9\\x.png>",
-    "[a](javascript:alert(4)) **b** `c`",
-    "two\nlines <b>",
-]
-UNREADABLE = "<img src=x onerror=window.hacked=5>.png"
-ERROR = "ValueError: <script>window.hacked=6</script><img src=x onerror=window.hacked=6>"
+pytest_plugins = ["chromium"]
+pytestmark = NEEDED
+LARGEST_BYTES = 3_000_000
 DEMO = pd.read_csv(REPOSITORY / "reports/demo/results.csv").drop_duplicates(GRID)
 RUN = {"name": "demo", "status": "done", "error": "", "time": "2 s", "link": "notebooks/demo.html"}
 
@@ -57,34 +37,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         html = render(REPOSITORY / "notebooks" / f"{stem}.ipynb", page)
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
     return {name: (folder / f"{name}.html").as_uri() for name in made}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@contextlib.contextmanager
-def opened(
-    browser: Browser, address: str, width: int = DESK, **options: Any
-) -> Iterator[tuple[Page, list[str], list[str]]]:
-    """A page, what it asked for, and what it said: on the console, in errors and in dialogs."""
-    page, asked, said = browser.new_page(viewport={"width": width, "height": 900}, **options), list[str](), list[str]()
-
-    def close(dialog: Dialog) -> None:
-        said.append(dialog.message)
-        dialog.dismiss()
-
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", close)
-    page.goto(address)
-    yield page, asked, said
-    page.close()
 
 
 @pytest.fixture
@@ -202,62 +154,3 @@ def test_the_committed_report_is_small_and_complete() -> None:
     links = re.findall(r'href="(notebooks/[^"#]+)"', index)
     assert sorted(links) == sorted(f"notebooks/{run.name}.html" for run in load_sweep("sweeps/demo.yml").runs())
     assert all((folder / link).exists() for link in links)
-
-
-def predictions(data: ImageDataset, adaptation: str, wrong: int, size: int = 64) -> pd.DataFrame:
-    """Every image is taken for its class, but for those of number `wrong` among its class's, for the next class."""
-    table = data.table[data.table["split"] != "train"]
-    count = len(data.classes)
-    missed = table.groupby(["label", "split"]).cumcount() == wrong
-    made: dict[str, Any] = {f"top{place + 1}": (table["label"] + place + missed) % count for place in range(5)}
-    made |= {"target": table["label"], "adaptation": adaptation, "view": "center", "probability": 0.75}
-    return table[["image", "split"]].assign(**made, test_size=size)
-
-
-@pytest.fixture
-def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The real notebooks 01 and 05 on images whose names are hostile; the runs between them are made up."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    folder = tmp_path / NAMES[1]
-    for index, name in enumerate(NAMES):
-        for number in range(5):
-            save_image(folder / name / f"{name}{number}.png", (30 * index, 99, 200), seed=9 * index + number)
-    (folder / NAMES[0] / UNREADABLE).write_bytes(b"")
-    keys = {"name": "evil", "dataset": str(folder), "pairs": [[64, 64], [64, 96]], "skip_unreadable": True}
-    sweep = validate(SweepSettings, keys | {"adaptations": ["none", "head"]}, "test")
-    workspace.lay_out(sweep, execution.prepare_data(sweep))
-    assert execute(run_folder("evil", "dataset") / "settings.json") is None
-    data = load_dataset(sweep.data_settings()).without([f"{NAMES[0]}/{UNREADABLE}"])
-    facts: dict[str, Any] = {"classes": data.classes, "images": data.counts(), "data": data.fingerprint()}
-    probes = [predictions(data, "baseline", 0, size) for size in (64, 96, 224)]
-    write(sweep, "baseline", Metrics(**facts), *probes)
-    tables = [predictions(data, name, wrong) for wrong, name in enumerate(sweep.adaptations)]
-    write(sweep, "train64_test64_seed0", Metrics(**facts, eval_images_per_second={"center": 9.0}), *tables)
-    run_state.fail(run_folder("evil", "train64_test96_seed0"), ERROR)
-    return reporting.render(sweep)
-
-
-@pytest.mark.slow
-def test_hostile_names_are_text_in_every_page(browser: Browser, report: Path) -> None:
-    files = sorted(report_folder("evil").rglob("*.html"))
-    assert {file.name for file in files} >= {"index.html", "dataset.html"}
-    for file in files:
-        # without the page's policy, so that escaping alone must hold
-        with opened(browser, file.as_uri(), bypass_csp=True) as (page, asked, said):
-            page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-            text = " ".join(page.inner_text("body").split())
-            assert page.evaluate("window.hacked") is None
-            assert [*said, *(url for url in asked if not url.startswith("data:"))] == [file.as_uri()]
-            assert page.evaluate("[...document.links].filter(a => a.protocol === 'javascript:').length") == 0
-            missing = [name for name in NAMES if name.replace("\n", "\\n") not in text]  # as pandas writes line ends
-            assert not missing, file
-            if file == report:
-                assert all(each in text for each in (UNREADABLE, "1 unreadable image left out", ERROR))
-
-
-def test_the_browser_notices_names_that_are_not_escaped(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(f"<table><tr><td>{NAMES[1]}{NAMES[2]}{NAMES[4]}</td></tr></table>")
-    with opened(browser, (tmp_path / "page.html").as_uri(), bypass_csp=True) as (page, asked, said):
-        assert page.evaluate("window.hacked") == 1
-        assert "2" in said
-        assert "http://127.0.0.1:9/x.png" in asked
