@@ -51,7 +51,7 @@ MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
 ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
 CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 
-.PHONY: help setup sweep plan data report lab notebooks bench test test-faults test-simulations test-cluster test-lab lint types unit nbval audit-deps clean
+.PHONY: help setup sweep plan data report lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ notebooks: setup  ## run the committed notebooks again, in place
 
 bench: setup  ## speed against the usual loop, into reports/bench.md: an hour on 2 cores (DATASET=)
 	$(PYTHON) -m benchmarks.bench $(OVERRIDES)
+
+bench-peers: .venv-peers/.installed  ## the same against fastai, in an environment of its own: half an hour (DATASET=)
+	.venv-peers/bin/python -m benchmarks.peers $(OVERRIDES)
 
 data: setup  ## draw or check the images of a sweep, without training
 	@$(PYTHON) -m fixres_poc data $(SWEEP_FILE) $(OVERRIDES)
@@ -122,6 +125,11 @@ test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a br
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
 	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name dogs10 -exec rm -rf {} +; fi
+
+.venv-peers/.installed: pyproject.toml constraints.txt
+	$(PYTHON3_GIVEN) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -e . "fastai==2.8.12" -c constraints.txt
+	touch $@
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON3_GIVEN) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

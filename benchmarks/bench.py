@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
 TRAINED_IMAGES, TRAIN_SIZE = 640, 128
 Result = dict[str, Any]
+Ways = dict[str, Callable[[], object]]
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Bench:
     def best_batch(self) -> int:
         """The batch size out of `BATCHES` at which the usual loop is fastest on 256 images at 224 px."""
         part = self.data.some("test", 256, 0)
-        ways: dict[str, Callable[[], object]] = {}
+        ways: Ways = {}
         for batch in BATCHES:
             each = self.settings.model_copy(update={"batch_size": batch})
             loaded = usual.loader(part, "test", each, BASELINE_SIZE, "val_test")
@@ -112,7 +113,7 @@ def network_alone(bench: Bench) -> Result:
         for start in range(0, count, len(ready)):
             tail(*portion.run(trunk, ready[: count - start])).softmax(dim=1)
 
-    ways: dict[str, Callable[[], object]] = {
+    ways: Ways = {
         "alone": alone,
         "reading": lambda: sum(len(images) for images, _, _ in loader(samples, rows, 0)),
         "own": lambda: bench.own_passes((BASELINE_SIZE,)),
@@ -122,8 +123,8 @@ def network_alone(bench: Bench) -> Result:
     return found | {"bound": bound, "images": count, "batch": len(ready)}
 
 
-def train_step(bench: Bench) -> Result:
-    """JPEG files to updated weights at 128 px."""
+def training(bench: Bench) -> tuple[ImageDataset, Ways]:
+    """Images, and an epoch of stage 1 with them at 128 px, JPEG files to updated weights, in both ways."""
     settings = bench.settings
     part = bench.data.some("test", TRAINED_IMAGES, 0)
     part = ImageDataset(part.root, part.classes, part.table.assign(split="train"))
@@ -136,11 +137,16 @@ def train_step(bench: Bench) -> Result:
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, 0.9, weight_decay=1e-4, nesterov=True)
     steady = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     state.schedule.step = lambda: None  # its cycle is as long as one epoch
-    ways: dict[str, Callable[[], object]] = {
+    return part, {
         "usual": lambda: usual.epoch(model, model.train(), loaded, optimizer, steady, settings.label_smoothing),
         "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator, "stage 1"),
     }
-    return measure.alternating(ways, bench.repeats) | {"images": len(part.table), "batch": settings.batch_size}
+
+
+def train_step(bench: Bench) -> Result:
+    """An epoch of stage 1."""
+    part, ways = training(bench)
+    return measure.alternating(ways, bench.repeats) | {"images": len(part.table), "batch": bench.settings.batch_size}
 
 
 def several_sizes(bench: Bench) -> Result:
@@ -186,14 +192,14 @@ def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> B
     return Bench(settings, data, repeats, grid_repeats)
 
 
-def main() -> None:
-    """Measure the rows that are asked for, and write the page."""
+def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
+    """Measure those of the rows that are asked for, and write the page with all that were ever measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", help="folder of class folders; default: drawn images")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps")
-    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--only", nargs="*", choices=list(rows), default=list(rows))
     parser.add_argument("--output", type=Path, default=home() / "reports" / "bench.md")
     chosen = parser.parse_args()
     os.environ["FIXRES_PROGRESS"] = os.devnull
@@ -204,9 +210,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.only:
         print(name, file=sys.stderr)
-        result = ROWS[name](bench) | {"data": "photographs" if chosen.dataset else "drawn images"}
+        result = rows[name](bench) | {"data": "photographs" if chosen.dataset else "drawn images"}
         write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
-    found = {name: json.loads(file.read_text()) for name in ROWS if (file := folder / f"{name}.json").is_file()}
+    found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
     write(chosen.output, found)
 
 

@@ -17,6 +17,9 @@ TABLE = (  # row, what, against, slow, fast, reach
     ("train_step", "stage 1 at 128 px, JPEG files to updated weights", "the usual loop", "usual", "own", 1.4),
     ("several_sizes", "evaluation at 128, 160, 192 and 224 px", "four passes of the usual loop", "usual", "own", 1.5),
     ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.5),
+    ("peers_evaluation", "JPEG files to predictions at 224 px", "fastai", "fastai", "own", 1.5),
+    ("peers_epoch", "an epoch of stage 1 at 128 px", "fastai", "fastai", "own", 1.2),
+    ("peers_grid", "2 x 4 pairs with three adaptations and two controls", "fastai", "fastai", "own", 4.0),
     ("drawing", "drawing 1,000 images", "one process", "one", "own", 1.85),
 )
 SHARES = (  # row, what, against, part, whole, at most
@@ -106,6 +109,15 @@ def _facts(found: dict[str, Result]) -> list[str]:
             f"`{name}`: {rate:.0f} images/s against {other:.0f}, {result['images']} {result['data']}; the usual "
             f"loop's batch is {result['batch']}."
         )
+    for name in ("peers_evaluation", "peers_epoch"):
+        if name in found:
+            middle, low, high = ratios(found[name]["usual"], found[name]["own"])
+            lines.append(f"`{name}`: the usual loop beside it takes {middle:.2f} ({low:.2f}–{high:.2f}) of our time.")
+    if grid := found.get("peers_grid"):
+        means = [
+            f"`{name}` {own:.1%} and {grid['top1']['fastai'][name]:.1%}" for name, own in grid["top1"]["own"].items()
+        ]
+        lines.append(f"`peers_grid`: mean top-1 on test over its pairs, here and there: {', '.join(means)}.")
     if alone := found.get("network_alone"):
         share, _, _ = ratios(alone["alone"], alone["own"])
         lines.append(f"The network alone on ready tensors takes {share:.2f} of the time from files to predictions.")

@@ -36,7 +36,7 @@ def drawing(repeats: int) -> Result:
     return seconds | {"images": 1000}
 
 
-def _sweep(folder: Path, name: str, content: dict[str, Any], measured: Measured = measure.run) -> float:
+def sweep(folder: Path, name: str, content: dict[str, Any], measured: Measured = measure.run) -> float:
     """Seconds of a sweep, its images drawn before, with its runs and report from the start."""
     file = folder / f"{name}.yml"
     file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
@@ -57,11 +57,11 @@ def start_up(repeats: int) -> Result:
                 shutil.rmtree(Path(scratch) / "runs" / name, ignore_errors=True)
                 pairs = [[32, 32 + 4 * step] for step in range(count)]
                 content = {"image_limit": 30, "pairs": pairs, "epochs": 1, "adapt_epochs": 1}
-                seconds[name] = _sweep(Path(scratch), name, content, measure.core_seconds)
+                seconds[name] = sweep(Path(scratch), name, content, measure.core_seconds)
             found["pair"].append((seconds["many"] - seconds["few"]) / 8)
             image = next((Path(scratch) / "data").rglob("*.jpg"))
             found["predict"].append(measure.core_seconds([*predict, str(image)], Path(scratch)))
-            found["second_call"].append(_sweep(Path(scratch), "many", content))
+            found["second_call"].append(sweep(Path(scratch), "many", content))
     return found
 
 
@@ -72,10 +72,10 @@ def grid(repeats: int) -> Result:
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             measure.run(["-c", f"{DRAW}(0, None, 1)"], folder)
-            found["own"].append(_sweep(folder, "grid", GRID | SAME))
+            found["own"].append(sweep(folder, "grid", GRID | SAME))
             pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
-            found["one_more"].append(_sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]} | SAME))
-            found["one_pair"].append(_sweep(folder, "pair", {"pairs": [ONE_MORE]} | SAME))
+            found["one_more"].append(sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]} | SAME))
+            found["one_pair"].append(sweep(folder, "pair", {"pairs": [ONE_MORE]} | SAME))
             each = []
             for train_size in GRID["train_sizes"]:
                 for test_size in GRID["test_sizes"]:
@@ -114,5 +114,5 @@ def pairs(repeats: int) -> dict[str, list[float]]:
             for count in (1, 2, 4, 8):
                 sizes = [[64, 64 + 8 * step] for step in range(count)]
                 content = {"image_limit": 240, "pairs": sizes, "epochs": 1, "adapt_epochs": 1}
-                found[str(count)].append(_sweep(Path(scratch), f"pairs{count}-{repeat}", content))
+                found[str(count)].append(sweep(Path(scratch), f"pairs{count}-{repeat}", content))
     return found

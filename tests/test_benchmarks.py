@@ -37,9 +37,13 @@ def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
     drawing = {"one": [10.0, 11.0], "own": [8.0, 8.0], "images": 1000, "data": "drawn images"}
     start_up = {"pair": [2.0, 3.0, 2.25], "predict": [3.5]}
     growth = {"pixels": {"100": [1.0], "400": [4.0]}, "data": "drawn images"}
-    page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth, "start_up": start_up})
+    top1 = {"own": {"none": 0.5, "head": 0.625}, "fastai": {"none": 0.25, "head": 0.75}}
+    peers = {"fastai": [30.0, 40.0], "own": [10.0, 10.0], "top1": top1}
+    page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth, "start_up": start_up, "peers_grid": peers})
     text = (tmp_path / "bench.md").read_text()
     assert "| 1.31 (1.25–1.38) | ≥ 1.85 | **no** | 2 |" in text
+    assert "| fastai | 3.50 (3.00–4.00) | ≥ 4 | **no** | 2 |" in text
+    assert "here and there: `none` 50.0% and 25.0%, `head` 62.5% and 75.0%." in text
     assert "seconds of a core | 2.2 (2.0–3.0) | ≤ 2.5 | yes | 3 |" in text
     assert "one image, seconds of a core | 3.5 (3.5–3.5) | ≤ 3 | **no** | 1 |" in text
     assert "| pixels | 100, 400 | 1.00, 4.00 | 1.00 |" in text

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
+from fixres_poc.config.provenance import kept
 from fixres_poc.data.transforms import Resize, get_transforms
 from fixres_poc.geometry.formulas import neutral_test_size
 
@@ -36,12 +37,19 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
     if not sizes.size or sizes.min() < 1 or draws < 1:
         raise ValueError(f"{len(sizes)} images, {draws} draws: need at least one of each, and sizes of 1 px or more")
     rows = np.resize(np.random.default_rng(seed).permutation(len(sizes)), draws)
+    sides = np.sqrt(_crop_areas(seed, *sizes[rows].ravel().tolist()))
+    return pd.DataFrame({"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides})
+
+
+@kept
+def _crop_areas(seed: int, *sizes: int) -> tuple[int, ...]:
+    """Areas, px, of one train crop each of images whose widths and heights alternate."""
     crop = cast(Any, get_transforms(need=["train"])["train"]).transforms[1]  # what follows ToImage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        drawn = [crop.make_params([torch.empty((1, h, w), device="meta")]) for w, h in sizes[rows].tolist()]
-    sides = np.sqrt([each["width"] * each["height"] for each in drawn])
-    return pd.DataFrame({"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides})
+        images = [torch.empty((1, h, w), device="meta") for w, h in zip(sizes[::2], sizes[1::2], strict=True)]
+        drawn = [crop.make_params([image]) for image in images]
+    return tuple(each["width"] * each["height"] for each in drawn)
 
 
 def enlargement_at_test(images: pd.DataFrame, test_size: int, resize: Resize = "short_side") -> np.ndarray:

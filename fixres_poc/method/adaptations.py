@@ -25,7 +25,7 @@ from fixres_poc.method.epochs import Recipe
 from fixres_poc.method.evaluation import Predictions, predict
 from fixres_poc.method.stage1 import Choices, Trained, train
 from fixres_poc.method.stage2 import AdaptedTails, Variant, adapt_tails
-from fixres_poc.model import checkpoint, memory_plan
+from fixres_poc.model import checkpoint
 from fixres_poc.model.device import now
 from fixres_poc.model.trunk import Tail
 
@@ -107,24 +107,19 @@ def predict_pair(
     return PairPredictions(table, sum(each.seconds for each in found), speed, min(each.at_once for each in found))
 
 
-def costs(trained: Trained, adapted: AdaptedPair, settings: PairSettings, classes: int) -> pd.DataFrame:
+def costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
     """What each adaptation costs, done alone.
 
     Returns:
-        Columns adaptation, learning_rate and epochs (as chosen), seconds, and step_mib: the predicted peak of tensors
-        in a training step, in MiB; nan where nothing is trained here. Controls, which cost nothing here, are left out.
+        Columns adaptation, learning_rate and epochs (as chosen; nan where nothing is trained) and seconds. Controls,
+        which cost nothing here, are left out.
     """
     rows = []
     for name in [each for each in adapted.tails if not each.startswith(CONTROL)]:
-        peak = float("nan")
-        if name in ADAPTED:
-            peak = memory_plan.adapting_bytes(settings.model_copy(update={"adaptations": (name,)}), classes)
-        elif name == "full" and adapted.full is not None:
-            peak = adapted.full.memory["predicted_peak_bytes"]
         way = cast(Choices, trained.choices).adapt.get(name)
         how = {"learning_rate": way.learning_rate, "epochs": way.epochs} if way else {}
-        rows.append({"adaptation": name, **how, "seconds": adapted.seconds.get(name, 0.0), "step_mib": peak / 2**20})
-    return pd.DataFrame(rows, columns=["adaptation", "learning_rate", "epochs", "seconds", "step_mib"])
+        rows.append({"adaptation": name, **how, "seconds": adapted.seconds.get(name, 0.0)})
+    return pd.DataFrame(rows, columns=["adaptation", "learning_rate", "epochs", "seconds"])
 
 
 def changed(model: nn.Module, tail: Tail) -> list[str]:

@@ -6,6 +6,7 @@ notebook shows it as HTML or Markdown.
 """
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -143,17 +144,22 @@ def render(notebook: Path, page: dict[str, Any]) -> str:
     title = next((text for level, _, text in headings if level == "h1"), notebook.stem)
     contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
-    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
-        template_name="fixres", extra_template_basedirs=[str(TEMPLATES)], filters={"clean": clean}, anchor_link_text="#"
-    )
     _mark(content.cells)
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
-    html, _ = exporter.from_notebook_node(content, resources={"page": page | made})
+    html, _ = _exporter().from_notebook_node(content, resources={"page": page | made})
     settings = notebook.with_name("settings.json")
     given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
     private = [given.get(key) for key in ("dataset", "weights", "imagenet_list")]
     return impersonal(html, *private, (given.get("extra_test") or {}).get("folder"))
+
+
+@functools.cache
+def _exporter() -> HTMLExporter:
+    """The exporter of all pages, so that its templates are compiled once."""
+    return HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="fixres", extra_template_basedirs=[str(TEMPLATES)], filters={"clean": clean}, anchor_link_text="#"
+    )
 
 
 def _mark(cells: Collection[Any]) -> None:
@@ -184,12 +190,9 @@ def _webp(png: str) -> str:
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
     """(h1 or h2, anchor, text) of the headings in the Markdown cells."""
-    found = []
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            for heading in BeautifulSoup(markdown2html_mistune(cell.source), "html.parser")(["h1", "h2"]):
-                found.append((heading.name, str(heading.get("id", "")), heading.get_text().removesuffix("¶").strip()))
-    return found
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    found = BeautifulSoup(markdown2html_mistune(text), "html.parser")(["h1", "h2"])
+    return [(each.name, str(each.get("id", "")), each.get_text().removesuffix("¶").strip()) for each in found]
 
 
 def clean(html: str) -> str:

@@ -24,14 +24,14 @@ class Monitor:
 
     def __init__(self, sweep: SweepSettings, stream: TextIO) -> None:
         """Begin with the present state; what is done already is not announced."""
-        self.sweep, self.stream = sweep, stream
+        self.sweep, self.runs, self.stream = sweep.name, sweep.runs(), stream
         self.live = Live(console=Console(file=stream), auto_refresh=False, transient=True) if stream.isatty() else None
         self.begun = self.progress_shown = time.monotonic()
         self.states = self._look()
         self.done_before = self.count("done")
 
     def _look(self) -> dict[str, str]:
-        return {run.name: state(self.sweep.name, run) for run in self.sweep.runs()}
+        return {run.name: state(self.sweep, run) for run in self.runs}
 
     def count(self, wanted: str) -> int:
         """Number of runs in a state."""
@@ -74,7 +74,7 @@ class Monitor:
     def _progress(self, name: str) -> str:
         """The last bar that the run has written."""
         try:
-            with open(run_folder(self.sweep.name, name) / PROGRESS, "rb") as file:
+            with open(run_folder(self.sweep, name) / PROGRESS, "rb") as file:
                 file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
                 chunks = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
         except OSError:

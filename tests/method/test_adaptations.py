@@ -109,18 +109,15 @@ def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(settings:
     assert np.allclose(both["probability_x"], both["probability_y"], atol=1e-5)
 
 
-def test_costs_are_those_of_training_steps_of_what_was_chosen(settings: PairSettings) -> None:
-    few, trained, adapted = adapt(settings, adaptations=("none", "head", "full"))
-    table = adaptations.costs(trained, adapted, few, 3).set_index("adaptation")
+def test_costs_are_those_of_what_was_chosen(settings: PairSettings) -> None:
+    _, trained, adapted = adapt(settings, adaptations=("none", "head", "full"))
+    table = adaptations.costs(trained, adapted).set_index("adaptation")
     assert list(table.index) == ["none", "head", "full"]
-    step_mib = table["step_mib"]
-    assert np.isnan(step_mib["none"])
-    assert table["seconds"]["none"] == 0
-    assert 0 < 2 * step_mib["head"] < step_mib["full"]
+    assert table["seconds"]["none"] == 0 < table["seconds"]["head"]
     assert (table["learning_rate"]["head"], table["epochs"]["head"]) == (0.05, 2)
     adapted.tails.pop("head")
     adapted.tails.pop("full")
-    assert adaptations.costs(trained, adapted, few, 3)["learning_rate"].isna().all()
+    assert adaptations.costs(trained, adapted)["learning_rate"].isna().all()
 
 
 def test_moved_is_the_relative_change_of_the_affine_weights() -> None:

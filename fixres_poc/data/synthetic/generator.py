@@ -14,13 +14,16 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from PIL import Image
 
 from fixres_poc.config.files import home, write_atomically
-from fixres_poc.config.provenance import cores
+from fixres_poc.config.provenance import cores, kept
 from fixres_poc.data.synthetic.dogs import BREEDS, Drawing, draw
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = 1
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the images, in percent
@@ -145,12 +148,19 @@ def open_image(seed: int, relative: str) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=["JPEG"]).convert("RGB")
 
 
-def boxes(seed: int, names: Iterable[str]) -> pd.DataFrame:
-    """The dogs of images whose paths `prepare` gives; each image is drawn again for it (about 10 ms).
+def boxes(seed: int, names: Iterable[str]) -> "pd.DataFrame":
+    """The dogs of images whose paths `prepare` gives; each image is drawn again for it (about 10 ms), once for ever.
 
     Returns:
         Columns image, left, top, right, bottom (the box), width, height (the image), all in px.
     """
+    import pandas as pd  # not for the processes that draw
+
+    columns = ["image", "left", "top", "right", "bottom", "width", "height"]
+    return pd.DataFrame(_boxes(seed, *names), columns=columns)
+
+
+@kept
+def _boxes(seed: int, *names: str) -> tuple[tuple[Any, ...], ...]:
     drawn = ((name, _drawing(seed, name)) for name in names)
-    rows = [(name, *drawing.box, *drawing.image.shape[1::-1]) for name, drawing in drawn]
-    return pd.DataFrame(rows, columns=["image", "left", "top", "right", "bottom", "width", "height"])
+    return tuple((name, *drawing.box, *drawing.image.shape[1::-1]) for name, drawing in drawn)

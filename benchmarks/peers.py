@@ -1,0 +1,201 @@
+"""`make bench-peers`: this project against fastai and the usual loop, alternating; rows of reports/bench.md.
+
+Runs in an environment that has fastai beside the project. Network, weights, images, sizes, batch size, epochs and rates
+are the same; the rest is what each does by itself.
+
+`python -m benchmarks.peers FILE...`, settings as JSON: a grid as fastai's user would do it, who trains once a train
+size, and from there for every test size with all but the last layers frozen.
+"""
+
+import copy
+import functools
+import itertools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.training import BnFreeze
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import LabelSmoothingCrossEntropyFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import SGD
+from fastai.vision import augment
+from fastai.vision.data import ImageDataLoaders
+from torch import nn
+
+from benchmarks import bench, measure, processes, usual
+from benchmarks.processes import Result
+from fixres_poc.config.files import home, write_atomically
+from fixres_poc.config.settings import BASELINE_SIZE, Adaptation, PairSettings, several
+from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.model.backbones import create, mean_std
+from fixres_poc.model.trunk import last_batch_norm
+
+TOP1 = "peers.json"
+NAMES: tuple[Adaptation, ...] = ("none", "head", "head_bn")  # the adaptations that fastai has
+GRID = processes.GRID | processes.SAME | {"adaptations": list(NAMES)}
+
+
+def loaders(data: ImageDataset, settings: PairSettings, size: int, train: str, test: str, crops: bool) -> DataLoaders:
+    """Loaders of two splits; `crops`: random ones for training, and not stage 2's framing."""
+    parts = [data.only(train), data.only(test)]
+    names = [str(path) for part in parts for path in part.paths]
+    labels = [data.classes[label] for part in parts for label in part.table["label"]]
+    held_out = [number for number, part in enumerate(parts) for _ in part.paths]
+    table = pd.DataFrame({"file": names, "label": labels, "held_out": [bool(each) for each in held_out]})
+    framing = [augment.Resize(int(256 / 224 * size)), augment.RandomCrop(size)]
+    light = [each(0.15 if crops else 0.025) for each in (augment.Brightness, augment.Contrast, augment.Saturation)]
+    return ImageDataLoaders.from_df(
+        table, "/", valid_col="held_out", bs=settings.batch_size, num_workers=usual.CORES, device=torch.device("cpu"),
+        item_tfms=[augment.RandomResizedCrop(size)] if crops else framing,
+        batch_tfms=[augment.Flip(), *light, augment.Normalize.from_stats(*mean_std(settings.backbone))],
+    )  # fmt: skip
+
+
+def groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """All weights but the classifier's, and these: fastai freezes by groups."""
+    last = list(model.get_classifier().parameters())  # type: ignore[operator]
+    rest = [each for each in model.parameters() if all(each is not own for own in last)]
+    return [rest, last]
+
+
+def learner(loaded: DataLoaders, model: nn.Module, smoothing: float, *callbacks: Callback) -> Learner:
+    """SGD as in the project's settings."""
+    return Learner(
+        loaded, model, LabelSmoothingCrossEntropyFlat(smoothing), functools.partial(SGD, mom=0.9), wd=1e-4,
+        splitter=groups, train_bn=False, moms=(0.9, 0.9, 0.9), metrics=accuracy, cbs=list(callbacks),
+    )  # fmt: skip
+
+
+def train(settings: PairSettings, data: ImageDataset, scratch: Path) -> nn.Module:
+    """Stage 1 at the train size; the epoch is chosen on validation."""
+    torch.manual_seed(settings.seed)
+    model = create(settings.backbone, len(data.classes))
+    loaded = loaders(data, settings, settings.train_size, "train", "val", crops=True)
+    made = learner(loaded, model, settings.label_smoothing)
+    made.path = scratch
+    (rate,) = several(settings.learning_rate)
+    with made.no_logging():
+        made.fit_one_cycle(settings.epochs, rate, pct_start=0.15, cbs=SaveModelCallback(monitor="accuracy"))
+    return model
+
+
+def adapt(settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
+    """Stage 2 at a size: all but the classifier, and the last batch norm where it is adapted too, are frozen."""
+    model = copy.deepcopy(trained)
+    (epochs,), (rate,) = several(settings.adapt_epochs), several(settings.adapt_learning_rate)
+    loaded = loaders(data, settings, size, "train", "val", crops=False)
+    made = learner(loaded, model, settings.adapt_label_smoothing, BnFreeze(), NoValidation())
+    made.freeze()
+    if adaptation == "head_bn" and (norm := last_batch_norm(model)) is not None:
+        norm.requires_grad_(True)
+        made.create_opt()
+    with made.no_logging():
+        made.fit(epochs, rate, cbs=ParamScheduler({"lr": SchedCos(rate, 0.0)}))
+    return model
+
+
+class NoValidation(Callback):  # type: ignore[misc]
+    """Training alone."""
+
+    def before_validate(self) -> None:
+        """Leave it out."""
+        raise CancelValidException
+
+
+def evaluate(settings: PairSettings, data: ImageDataset, model: nn.Module, size: int, split: str) -> float:
+    """Top-1 accuracy on one split."""
+    made = learner(loaders(data, settings, size, "train", split, crops=False), model, 0.0)
+    probabilities, labels = made.get_preds(dl=made.dls.valid, with_loss=False)[:2]
+    return float((probabilities.argmax(dim=1) == labels).float().mean())
+
+
+def grid(every: Sequence[PairSettings]) -> dict[str, float]:
+    """Top-1 on test by "<train size>/<test size> <adaptation>", controls too, of pairs that share trainings."""
+    found: dict[str, float] = {}
+    with TemporaryDirectory() as scratch:
+        for train_size, pairs in itertools.groupby(every, lambda each: each.train_size):
+            models: dict[tuple[str, int], nn.Module] = {}
+            for pair in pairs:
+                data = load_dataset(pair)
+                trained = models.setdefault(("none", 0), models.get(("none", 0)) or train(pair, data, Path(scratch)))
+                ways: dict[str, tuple[str, int]] = {name: (name, pair.test_size) for name in pair.adaptations}
+                if pair.test_size != train_size:
+                    ways |= {f"control_{name}": (name, train_size) for name in pair.adaptations if name != "none"}
+                for name, way in ways.items():
+                    if way not in models:
+                        models[way] = trained if name == "none" else adapt(pair, data, trained, way[1], way[0])
+                    for split in ("val", "test"):
+                        top1 = evaluate(pair, data, models[way], pair.test_size, split)
+                    found[f"{train_size}/{pair.test_size} {name}"] = top1
+    return found
+
+
+def evaluation(made: bench.Bench) -> Result:
+    """JPEG files to predictions at 224 px."""
+    ways = {
+        "fastai": lambda: evaluate(made.settings, made.data, made.plain, BASELINE_SIZE, "test"),
+        "usual": lambda: made.usual_passes((BASELINE_SIZE,)),
+        "own": lambda: made.own_passes((BASELINE_SIZE,)),
+    }
+    return measure.alternating(ways, made.repeats) | {"images": len(made.data.table)}
+
+
+def epoch(made: bench.Bench) -> Result:
+    """One epoch of stage 1 at 128 px."""
+    part, ways = bench.training(made)
+    model = create(made.settings.backbone, len(part.classes))
+    loaded = loaders(part, made.settings, bench.TRAIN_SIZE, "train", "train", crops=True)
+    peer = learner(loaded, model, made.settings.label_smoothing, NoValidation())
+
+    def fit() -> None:
+        with peer.no_logging():
+            peer.fit(1, 1e-4)
+
+    return measure.alternating({"fastai": fit, **ways}, made.repeats) | {"images": len(part.table)}
+
+
+def question(made: bench.Bench) -> Result:
+    """A grid of 2 x 4 pairs with three adaptations and two controls, drawn images, everything from the start."""
+    found: Result = {"fastai": [], "own": [], "images": 1600, "top1": {}}
+    common = PairSettings(image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64)
+    sizes = itertools.product(processes.GRID["train_sizes"], processes.GRID["test_sizes"])
+    pairs = [common.model_copy(update={"train_size": train_size, "test_size": size}) for train_size, size in sizes]
+    for _ in range(made.grid_repeats):
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            measure.run(["-c", f"{processes.DRAW}(0, None, 1)"], folder)
+            found["own"].append(processes.sweep(folder, "grid", GRID))
+            files = [folder / f"{number}.json" for number in range(len(pairs))]
+            for file, pair in zip(files, pairs, strict=True):
+                write_atomically(file, pair.model_dump_json())
+            arguments = ["-m", "benchmarks.peers", *map(str, files)]
+            found["fastai"].append(measure.run(arguments, folder))
+            own = pd.read_csv(folder / "reports" / "grid" / "results.csv")
+            top1 = own[own["adaptation"].isin(NAMES)].groupby("adaptation")["top1"].mean().to_dict()
+            theirs = pd.Series(json.loads((folder / TOP1).read_text(encoding="utf-8")))
+            found["top1"] = {"own": top1, "fastai": theirs.groupby(theirs.index.str.split().str[1]).mean().to_dict()}
+    return found
+
+
+ROWS: dict[str, Callable[[bench.Bench], Result]] = {
+    "peers_evaluation": evaluation,
+    "peers_epoch": epoch,
+    "peers_grid": question,
+}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] and not sys.argv[1].startswith("--"):
+        settings = [PairSettings.model_validate_json(Path(file).read_text(encoding="utf-8")) for file in sys.argv[1:]]
+        write_atomically(home() / TOP1, json.dumps(grid(settings)))
+    else:
+        bench.main(ROWS)
