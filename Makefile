@@ -124,7 +124,7 @@ test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a br
 
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
-	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name dogs10 -exec rm -rf {} +; fi
+	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name 'dogs10*' -exec rm -rf {} +; fi
 
 .venv-peers/.installed: pyproject.toml constraints.txt
 	$(PYTHON3_GIVEN) -m venv .venv-peers
