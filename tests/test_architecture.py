@@ -24,9 +24,9 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "model": "weights trunk backbones checkpoint micro_batches device tracing memory_plan",
     "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
     "analysis": "statistics cells record collection results cost questions size_prediction",
-    "report": "published text tables plots.style plots.datasets plots.networks plots.results explorer pages",
+    "report": "published text run_text tables plots.style plots.datasets plots.networks plots.results explorer pages",
     "sweep": "monitor notebook_run warm.asking warm.forked warm.server snakemake workspace reporting execution plan",
-    "inference": "finished_run export",
+    "inference": "finished_run export own_network",
     "cli": "application runs sweeps",
 }
 ORDER = [f"{package}.{module}" for package, modules in HOUSE.items() for module in modules.split()]

@@ -60,6 +60,8 @@ BatchNorms = Annotated[tuple[BatchNorm, ...], Field(min_length=1), AfterValidato
 EpochCounts = Annotated[tuple[Epochs, ...], Field(min_length=1), AfterValidator(unique)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 T = TypeVar("T")
+Triple = tuple[float, float, float]
+Names = Annotated[tuple[Text, ...], Field(min_length=2), AfterValidator(unique)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
@@ -135,6 +137,7 @@ class ModelSettings(DataSettings):
 
     backbone: Backbone = "efficientnet_lite0"
     weights: Text | None = Field(None, description="file to load instead of the backbone's own weights")
+    mean_std: tuple[Triple, Triple] | None = Field(None, description="per channel, in [0, 1]; None: the backbone's")
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["auto", "channels_last", "nchw"] = Field("auto", description="auto: see model/device.py")
@@ -146,7 +149,8 @@ class MethodSettings(ModelSettings):
 
     epochs: Epochs = 4
     learning_rate: FirstRate | FirstRates = Field(0.01, description="of stage 1; 0: the trunk stays as it is")
-    head_start: Literal["probe", "random"] = Field("probe", description="classifier that stage 1 starts from")
+    head_start: Literal["probe", "random", "file"] = Field("probe", description="classifier that stage 1 starts from")
+    class_order: Names | None = Field(None, description="classes of the weights file in its order; None: sorted")
     batch_norm: BatchNorm | BatchNorms = Field("train", description="of stage 1; frozen: it keeps its statistics")
     label_smoothing: Smoothing = 0.1
     adapt_epochs: Epochs | EpochCounts = 2
@@ -158,6 +162,10 @@ class MethodSettings(ModelSettings):
     def _starts_from_something(self) -> Self:
         if 0 in several(self.learning_rate) and self.head_start == "random":
             raise ValueError("learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe")
+        if self.head_start == "file" and self.weights is None:
+            raise ValueError("head_start = 'file': the classifier of a weights file; allowed with weights")
+        if self.class_order is not None and self.head_start != "file":
+            raise ValueError("class_order: of a weights file's classifier; allowed with head_start: file")
         return self
 
 

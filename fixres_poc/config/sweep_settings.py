@@ -13,11 +13,15 @@ from fixres_poc.config.settings import (
     MOST_EPOCHS,
     NOTEBOOKS,
     Adaptations,
+    Backbone,
     DataSettings,
     MethodSettings,
     Name,
+    Names,
     Pairs,
     Seed,
+    Settings,
+    Size,
     Sizes,
     Text,
     Views,
@@ -39,10 +43,20 @@ class Run:
     needs: tuple[str, ...] = ()
 
 
+class TrainedNetwork(Settings):
+    """A network that was trained elsewhere: stage 1 is read from its file, not run."""
+
+    path: Text = Field(description="safetensors, or a pickle of tensors only")
+    architecture: Backbone | None = Field(None, description="None: the sweep's backbone")
+    train_size: Size | None = Field(None, description="side of the crop that it was trained on, px; None: train_sizes")
+    classes: Names | None = Field(None, description="in the file's order; None: what the file says, else sorted")
+
+
 class SweepSettings(MethodSettings):
     """The keys of a sweep file. Only `dataset` and the sizes are required."""
 
     name: Name
+    trained: TrainedNetwork | None = Field(None, description="a network trained elsewhere: a file, or a table")
     imagenet_list: Text | None = Field(None, description="text file of ImageNet's training images, one a line")
     skip_unreadable: bool = Field(False, description="leave out images that cannot be read, and list them")
     dataset: str = Field(min_length=1)
@@ -56,6 +70,22 @@ class SweepSettings(MethodSettings):
     delta: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="largest difference that does not matter")
     equal_compute: bool = Field(False, description="epochs in proportion to 1 / size^2, of the largest size's")
     run_time_limit: Annotated[int, Field(ge=1)] | None = Field(None, description="most seconds a run may take, or none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_not_trained(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What follows from `trained`: the weights, their classifier, and nothing to train."""
+        given = values.get("trained")
+        given = {"path": given} if isinstance(given, str) else given
+        if not isinstance(given, Mapping):
+            return values
+        own = {"weights": given.get("path"), "backbone": given.get("architecture"), "class_order": given.get("classes")}
+        own["train_sizes"] = given.get("train_size") and (given["train_size"],)
+        own = {key: value for key, value in own.items() if value is not None} | {"head_start": "file"}
+        own["learning_rate"] = 0.0
+        if other := [key for key in own if key in values and values[key] != own[key]]:
+            raise ValueError(f"{other[0]} = {values[other[0]]!r}: trained says {own[other[0]]!r}; give one of the two")
+        return {**values, **own, "trained": given}
 
     @model_validator(mode="after")
     def _sizes_given_once(self) -> Self:
@@ -85,7 +115,8 @@ class SweepSettings(MethodSettings):
         """Every notebook run of the sweep but the report's own: one training a train size and seed, one run a pair."""
         shared = self.model_dump() | {"sweep": self.name}
         sizes = tuple(sorted({BASELINE_SIZE, *(test for _, test in self.resolution_pairs())}))
-        stems = ("00_state_of_the_art", "01_dataset_eda", "02_baseline")
+        stems = ["00_state_of_the_art", "01_dataset_eda", "02_baseline"]
+        stems = stems[: 2 if self.head_start == "file" else 3]  # a probe of a trained trunk is no baseline of training
         once = (_run(stem, shared | {"seed": self.seeds[0], "test_sizes": sizes}) for stem in stems)
         runs = {run.name: run for run in once}
         for seed, (train_size, test_size) in product(self.seeds, self.resolution_pairs()):

@@ -64,7 +64,7 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
     # what may be a value or a list of values is wrong in both ways
     as_one = isinstance(errors[0]["input"], tuple) and [*map(type, errors[0]["loc"])] == [str, str]
     first = errors[1] if as_one and len(errors) > 1 else errors[0]
-    names = [str(part) for part in first["loc"][: 1 + (first["loc"][:1] == ("extra_test",))]]
+    names = [str(part) for part in first["loc"][: 1 + (first["loc"][:1] in (("extra_test",), ("trained",)))]]
     key, kind = ".".join(names), first["type"]
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key, model.model_fields, n=1)

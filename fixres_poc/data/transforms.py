@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
 
-from fixres_poc.config.settings import View
+from fixres_poc.config.settings import Triple, View
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave values in [0, 1]
@@ -23,7 +23,6 @@ HALF_BACKBONES = ("pnasnet5large", "nasnetamobile", "efficientnet_lite0")
 # then padded with black, and the shifted crop may leave the image by a pixel.
 Resize = Literal["short_side", "height"]
 Transform = Callable[[Any], torch.Tensor]
-Triple = tuple[float, float, float]
 
 
 def get_transforms(

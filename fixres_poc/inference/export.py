@@ -4,7 +4,6 @@ It takes images that are resized and cropped already, RGB in [0, 1], and gives p
 The file describes itself (see `description`): in ONNX's metadata, or in the program's extra file `fixres_poc.json`.
 """
 
-import copy
 import importlib.util
 import json
 import os
@@ -20,12 +19,13 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.provenance import environment, library_hash
+from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.transforms import PLAIN, get_transforms, resized_side
 from fixres_poc.inference.finished_run import FinishedRun
 from fixres_poc.model.backbones import interpolation, licence, mean_std
-from fixres_poc.model.trunk import Tail, classifier, last_batch_norm
+from fixres_poc.model.trunk import Tail, merged
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -42,15 +42,11 @@ class Network(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, model: nn.Module, tail: Tail, backbone: str) -> None:
+    def __init__(self, model: nn.Module, tail: Tail, mean_std: tuple[Triple, Triple]) -> None:
         """Copy a network, with an adapted tail put into its place and with its normalisation in front."""
         super().__init__()
-        self.model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-        for old, new in [(last_batch_norm(self.model), tail.norm), (classifier(self.model), tail.classifier)]:
-            if old is not None and new is not None:
-                name = next(name for name, module in self.model.named_modules() if module is old)
-                self.model.set_submodule(name, copy.deepcopy(new).cpu())
-        for name, values in zip(("mean", "std"), mean_std(backbone), strict=True):
+        self.model = merged(model, tail)
+        for name, values in zip(("mean", "std"), mean_std, strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1))
         self.requires_grad_(False).eval()
 
@@ -86,7 +82,7 @@ def export(run: FinishedRun, adaptation: str, output: Path, format: Format) -> E
         RuntimeError: the file does not answer as the run did.
     """
     _refuse(output, format)
-    network = Network(run.trained.model, run.tail(adaptation), run.settings.backbone)
+    network = Network(run.trained.model, run.tail(adaptation), _mean_std(run))
     stored, images = _examples(run, adaptation)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (images[:1].expand(2, -1, -1, -1),), dynamic_shapes=({0: batch},))
@@ -105,6 +101,10 @@ def export(run: FinishedRun, adaptation: str, output: Path, format: Format) -> E
         for part in sorted(Path(folder).iterdir(), reverse=True):
             os.replace(part, output.with_name(part.name))
     return Exported(output, len(images), *differences)
+
+
+def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
+    return run.settings.mean_std or mean_std(run.settings.backbone)
 
 
 def _refuse(output: Path, format: Format) -> None:
@@ -156,7 +156,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "crop": {"center": [size, size], "outside": "black"},
         "channel_order": "RGB",
         "value_range": [0.0, 1.0],
-        "inside_the_network": dict(zip(("mean", "std"), mean_std(settings.backbone), strict=True)),
+        "inside_the_network": dict(zip(("mean", "std"), _mean_std(run), strict=True)),
     }
     rows = [each for each in run.metrics.get("accuracies", ()) if each["view"] == "center"]
     provenance = {

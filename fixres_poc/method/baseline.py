@@ -1,6 +1,7 @@
 """The linear probe: frozen features and a logistic regression. It is the baseline, and stage 1 may start from it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,10 +13,11 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.progress import bar
-from fixres_poc.config.settings import BaselineSettings, ModelSettings, TrainSettings
+from fixres_poc.config.settings import BaselineSettings, MethodSettings, ModelSettings, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import log, prediction_table, transforms_for
+from fixres_poc.model import weights
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place, workers
 from fixres_poc.model.micro_batches import Portion
@@ -100,13 +102,25 @@ def probe_at(
     return fit_probe(x["train"], y["train"], x["val"], y["val"])
 
 
+def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
+    """The network of the weights file with its own classifier, for these classes in this order.
+
+    Raises:
+        InputError: as `weights.load_trained`.
+    """
+    model = create(settings.backbone, len(classes), pretrained=False)
+    file = weights.find(cast(str, settings.weights))
+    weights.load_trained(model, file, classifier(model), classes, settings.class_order)
+    return model
+
+
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> tuple[nn.Module | None, float]:
     """The pre-trained network with the linear probe of the train size as its classifier, and the seconds it took.
 
     Linear probing before fine-tuning keeps features from being distorted by a random classifier (Kumar et al. 2022,
-    arXiv 2202.10054). None with `head_start: random`.
+    arXiv 2202.10054). None with `head_start: random`; with `file` the network of the weights file as it is.
 
     Raises:
         InputError: the classifier is not a linear layer.
@@ -114,6 +128,9 @@ def head_started(
     if settings.head_start == "random":
         return None, 0.0
     mark = time.perf_counter()
+    if settings.head_start == "file":
+        model = from_file(settings, data.classes)
+        return place(model.eval(), settings, accelerator), time.perf_counter() - mark
     model = create(settings.backbone, len(data.classes), weights=settings.weights).eval()
     head = classifier(model)
     if not isinstance(head, nn.Linear):

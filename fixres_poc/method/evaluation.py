@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 def transforms_for(
     settings: ModelSettings, train_size: int, test_size: int, view: View = "center"
 ) -> dict[str, Transform]:
-    """`get_transforms` with the backbone's own mean, std and interpolation and the settings' resize mode."""
-    own: dict[str, Any] = {"mean_std": mean_std(settings.backbone), "interpolation": interpolation(settings.backbone)}
+    """`get_transforms` with the network's own mean, std and interpolation and the settings' resize mode."""
+    own: dict[str, Any] = {"mean_std": settings.mean_std or mean_std(settings.backbone)}
+    own["interpolation"] = interpolation(settings.backbone)
     return get_transforms(train_size, test_size, resize=settings.resize, view=view, **own)
 
 

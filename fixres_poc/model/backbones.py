@@ -14,9 +14,9 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
-from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES
+from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, Triple
 from fixres_poc.data.download import digest, fetch
-from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD, Triple
+from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model import weights as weight_files
 from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
 

@@ -134,6 +134,16 @@ class Tail(nn.Module):
         return cast(torch.Tensor, self._pool(after if self._add is None else self._add(after, maps[1])))
 
 
+def merged(model: nn.Module, tail: Tail) -> nn.Module:
+    """A copy of a network on the CPU, in eval mode, with an adapted tail in its place."""
+    network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    for old, new in [(last_batch_norm(network), tail.norm), (classifier(network), tail.classifier)]:
+        if old is not None and new is not None:
+            name = next(name for name, module in network.named_modules() if module is old)
+            network.set_submodule(name, copy.deepcopy(new).cpu())
+    return network.eval()
+
+
 def _rest_of_block(block: Any, maps: torch.Tensor, shortcut: torch.Tensor) -> Any:
     """What follows the last batch norm in the last block of a ResNet."""
     maps = block.se(maps) if getattr(block, "se", None) is not None else maps

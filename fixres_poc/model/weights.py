@@ -4,10 +4,13 @@ Known layouts: a plain state dict; one under the key "model" or "state_dict"; na
 FixRes authors' checkpoints.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,6 +19,7 @@ from fixres_poc.config.files import resolve
 from fixres_poc.data.download import digest
 
 NAMED = 3  # misfits that an error names
+TOLD = ("classes", "class_to_idx")
 
 
 def find(path: str) -> Path:
@@ -46,18 +50,61 @@ def load(model: nn.Module, path: Path, head: nn.Module) -> None:
         InputError: not a file of tensors only, or names or shapes that do not fit; the first few are named.
     """
     own, given = model.state_dict(), read(path)
-    prefix = next(name for name, module in model.named_modules() if module is head)
-    for name in (f"{prefix}.{part}" for part in head.state_dict()):
+    for name in _of(model, head):
         if name in given and given[name].shape[1:] == own[name].shape[1:] and len(given[name]) != len(own[name]):
             given[name] = own[name]
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # files from before 2018 have none
-    wrong = [f"{name} is missing" for name in own if name not in given.keys() | counters]
-    wrong += [f"{name} is unexpected" for name in given if name not in own]
-    both = [(name, list(given[name].shape), list(own[name].shape)) for name in own if name in given]
-    wrong += [f"{name} is {found} instead of {expected}" for name, found, expected in both if found != expected]
+    _fit(model, given, path.name)
+
+
+def load_trained(
+    model: nn.Module, path: Path, head: nn.Module, classes: Sequence[str], order: Sequence[str] | None = None
+) -> None:
+    """Load a network that was trained elsewhere, with its classifier `head`, whose rows are put into our order.
+
+    Args:
+        classes: of the data set, in its order.
+        order: the classes in the file's order; None for what the file itself says under `classes` or `class_to_idx`,
+            and where it says nothing for sorted names.
+
+    Raises:
+        InputError: as `load`; another number of classes, or other ones.
+    """
+    given, names = read(path), order or _told(path) or classes
+    for key in [key for key in _of(model, head) if key in given]:
+        if len(given[key]) != len(classes):
+            what = f"its classifier has {len(given[key])} classes, the data set has {len(classes)}"
+            raise InputError(f"weights {path.name}: {what}")
+        if other := sorted(set(classes) ^ set(names)):
+            where = "the data set" if other[0] in classes else "the weights file's order"
+            raise InputError(f"weights {path.name}: class {other[0]!r} is in {where} alone; both must name the same")
+        given[key] = given[key][[list(names).index(name) for name in classes]]
+    _fit(model, given, path.name)
+
+
+def _of(model: nn.Module, part: nn.Module) -> list[str]:
+    """Names of a part's tensors in the network's state dict."""
+    prefix = next(name for name, module in model.named_modules() if module is part)
+    return [f"{prefix}.{name}" for name in part.state_dict()]
+
+
+def _fit(model: nn.Module, given: dict[str, torch.Tensor], name: str) -> None:
+    """Load tensors into a network, strictly.
+
+    Args:
+        name: where they come from, for errors.
+
+    Raises:
+        InputError: names or shapes that do not fit; the first few are named.
+    """
+    own = model.state_dict()
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # files from before 2018 have none
+    wrong = [f"{key} is missing" for key in own if key not in given.keys() | counters]
+    wrong += [f"{key} is unexpected" for key in given if key not in own]
+    both = [(key, list(given[key].shape), list(own[key].shape)) for key in own if key in given]
+    wrong += [f"{key} is {found} instead of {expected}" for key, found, expected in both if found != expected]
     if wrong:
         more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise InputError(f"weights {path.name}: not of this backbone: {', '.join(wrong[:NAMED])}{more}")
+        raise InputError(f"weights {name}: not of this backbone: {', '.join(wrong[:NAMED])}{more}")
     model.load_state_dict(given)
 
 
@@ -79,3 +126,16 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not all(isinstance(each, torch.Tensor) for each in content.values()):
         raise InputError(f"weights {path.name}: no state dict in it, neither plain nor under 'model' or 'state_dict'")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _told(file: Path) -> list[str] | None:
+    """What a file says of its classes: `classes`, a list, or `class_to_idx`, as torchvision's ImageFolder has it."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            content: Any = {key: json.loads(value) for key, value in (opened.metadata() or {}).items() if key in TOLD}
+    else:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    found = content.get(TOLD[0]) if isinstance(content, dict) else None
+    if found is None and isinstance(content, dict) and isinstance(places := content.get(TOLD[1]), dict):
+        found = sorted(places, key=places.__getitem__)
+    return [str(name) for name in found] if isinstance(found, list | tuple) else None

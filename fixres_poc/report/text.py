@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from fixres_poc.analysis.cells import CANDIDATES, PAIR, Cell, aligned, keys
+from fixres_poc.analysis.cells import CANDIDATES, PAIR, Cell, keys
 from fixres_poc.analysis.questions import Answer
 from fixres_poc.analysis.results import Results
-from fixres_poc.analysis.statistics import Difference, paired_difference
+from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import ADAPTED, CONTROL
-from fixres_poc.method.zero_shot import ZeroShot
 
 ASKED = {
     "size": "Size: one training, tested larger than trained, against test = train",
@@ -159,6 +158,8 @@ def trust(results: Results) -> str:
         )
     if left_out := results.sweep.get("unreadable"):
         parts.append(f"{len(left_out)} unreadable image{'s' if len(left_out) > 1 else ''} left out")
+    if settings.get("head_start") == "file":
+        parts.append("the network was trained elsewhere: whether it has seen test images there, nobody here knows")
     if settings["dataset"] == "synthetic":
         parts.append(
             "the images are drawn, by constants that were chosen among about nine variants so that a larger size has "
@@ -204,26 +205,3 @@ def optimism(results: Results) -> str:
         f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "
         "is picked by luck as well as by merit."
     )
-
-
-def zero_shot_verdict(known: ZeroShot, baseline: pd.DataFrame) -> str:
-    """What the pre-trained classifier says about the baseline's accuracy, "" where there is nothing to ask."""
-    if known.obstacle:
-        return ""
-    mapped, every = len(known.mapped), known.classes
-    size = max(known.predictions["test_size"])
-    linear, own = aligned(*(_correct(each[each["test_size"] == size]) for each in (baseline, known.predictions)))
-    gain = paired_difference(linear, own)
-    told = "more" if gain.low > 0 else "less" if gain.high < 0 else "not told apart from that"
-    return (
-        f"Without any training here the backbone's own ImageNet classifier, asked for the {mapped} of {every} "
-        f"classes that it has by name, is right at {size} px on **{own.mean():.1%}** of their {len(own):,} test "
-        f"images. The linear baseline, which chooses among all {every} classes, is right on {linear.mean():.1%} of the "
-        f"same, {told} "
-        f"({gain.estimate * 100:+.1f} points, 95 % interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f})."
-    )
-
-
-def _correct(predictions: pd.DataFrame) -> "pd.Series[bool]":
-    test = predictions[predictions["split"] == "test"].astype({"image": str}).set_index("image")
-    return test["target"] == test["top1"]

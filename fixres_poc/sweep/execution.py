@@ -10,6 +10,7 @@ import sys
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder, sweep_folder
+from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.monitor import Monitor
@@ -48,6 +49,7 @@ def run_sweep(
         _check_start(sweep, replace)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
+        _check_trained(sweep)
         lay_out(sweep, fingerprint)
         monitor = Monitor(sweep, sys.stderr)
         ended = 0
@@ -104,6 +106,14 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
         backbones.check_use(sweep.backbone, sweep.adaptations, sizes, sweep.head_start)
         if terms := backbones.licence(sweep.backbone, sweep.weights):
             print(terms, file=sys.stderr)
+
+
+def _check_trained(sweep: SweepSettings) -> None:
+    """Refuse a trained network that does not fit these classes before anything runs."""
+    if sweep.head_start == "file":
+        from fixres_poc.method import baseline
+
+        baseline.from_file(sweep, images_record(sweep.name)["classes"])
 
 
 def prepare_data(sweep: SweepSettings) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fixres_poc.method.zero_shot import ZeroShot
-from fixres_poc.report.text import zero_shot_verdict
+from fixres_poc.report.run_text import zero_shot_verdict
 
 TARGETS = [0] * 4 + [1] * 4 + [2] * 4
 NAMES = [f"{index}.png" for index in range(12)]

@@ -25,7 +25,7 @@ PRELOADED = (
     *("scipy.stats", "sklearn.linear_model", "sklearn.metrics", "sklearn.pipeline", "statsmodels.stats.proportion"),
     *("fixres_poc.method.adaptations", "fixres_poc.method.zero_shot", "fixres_poc.analysis.results"),
     *("fixres_poc.data.leakage.audit", "fixres_poc.data.synthetic.generator", "fixres_poc.geometry.crops"),
-    *("fixres_poc.report.explorer", "fixres_poc.report.tables", "fixres_poc.report.text"),
+    *("fixres_poc.report.explorer", "fixres_poc.report.run_text", "fixres_poc.report.tables", "fixres_poc.report.text"),
     *("fixres_poc.report.plots.datasets", "fixres_poc.report.plots.networks", "fixres_poc.report.plots.results"),
 )
 
