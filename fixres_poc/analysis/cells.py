@@ -18,6 +18,7 @@ CELL_TYPES = {"train_size": "int16", "seed": "int32"}
 KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
 GRID = ["train_size", "test_size", "adaptation", "view"]
 PAIR = ["train_size", "test_size"]
+TIES = ["test_size", "crops", "rank", "train_size"]  # of equals on validation the smaller is preferred, in this order
 ONCE = ("baseline", "zero_shot")
 """What runs once for all pairs, at every test size; its train size is that test size."""
 CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")

@@ -30,6 +30,8 @@ class Answer:
         delta: the largest difference that does not matter.
         seeds: number of trainings per train size that all pairs have.
         ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan where not known.
+        apart: for each difference its estimate at every pair of cells, of which it is the mean.
+        ratios: `ratio` at every pair of cells.
     """
 
     question: Literal["size", "adaptation", "claim", "training"]
@@ -38,12 +40,14 @@ class Answer:
     delta: float = 0.01
     seeds: int = 0
     ratio: tuple[float, float] = (math.nan, math.nan)
+    apart: tuple[tuple[float, ...], ...] = ()
+    ratios: tuple[tuple[float, float], ...] = ()
 
     @property
-    def binding(self) -> tuple[Contrast, ...]:
-        """The pairs of cells of the smallest difference."""
-        ways = zip(self.differences, self.compared, strict=False)
-        return min(ways, key=lambda way: way[0].estimate, default=(None, ()))[1]
+    def binding(self) -> tuple[tuple[Contrast, ...], tuple[float, ...]]:
+        """The pairs of cells of the smallest difference, and what each of them has."""
+        ways = zip(self.differences, self.compared, self.apart, strict=False)
+        return min(ways, key=lambda way: way[0].estimate, default=(None, (), ()))[1:]
 
     @property
     def difference(self) -> Difference:
@@ -137,9 +141,23 @@ def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contr
     if not ways[0] or len(known) < len(found):
         return Answer(question, delta=delta)
     costs = [(training_cost(results, a), training_cost(results, b)) for a, b in ways[0]] if question == "claim" else []
-    ratio = tuple(sum(a[i] for a, _ in costs) / sum(b[i] for _, b in costs) if costs else math.nan for i in (0, 1))
-    seeds = min(len(results.common_seeds(way)) for way in ways)
-    return Answer(question, tuple(known), tuple(map(tuple, ways)), delta, seeds, (ratio[0], ratio[1]))
+    return Answer(
+        question,
+        tuple(known),
+        tuple(map(tuple, ways)),
+        delta,
+        seeds=min(len(results.common_seeds(way)) for way in ways),
+        ratio=_ratio(costs),
+        apart=tuple(tuple(results.mean_difference([pair]).estimate for pair in way) for way in ways),  # type: ignore[union-attr]
+        ratios=tuple(_ratio([each]) for each in costs),
+    )
+
+
+def _ratio(costs: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> tuple[float, float]:
+    """Sum of the first costs over the sum of the second ones, in FLOPs and in seconds."""
+    first, second = ([sum(pair[n][i] for pair in costs) for i in (0, 1)] for n in (0, 1))
+    flops, seconds = (a / b if costs and b else math.nan for a, b in zip(first, second, strict=True))
+    return flops, seconds
 
 
 def gain_path(results: Results) -> pd.DataFrame:
@@ -155,7 +173,7 @@ def gain_path(results: Results) -> pd.DataFrame:
     one_crop = chosen._replace(view="center")
     plain = one_crop._replace(adaptation="none")
     steps = {f"linear probe at {train}": results.once("baseline", train)}
-    steps[f"fine-tuned and tested at {train}"] = plain._replace(test_size=train)
+    steps[f"stage 1 at {train}, tested there"] = plain._replace(test_size=train)
     if train != test:
         steps[f"tested at {test} instead"] = plain
         if chosen.adaptation in ADAPTED:

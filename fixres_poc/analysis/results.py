@@ -21,6 +21,7 @@ from fixres_poc.analysis.cells import (
     KEY,
     ONCE,
     PAIR,
+    TIES,
     Cell,
     aligned,
     correct_by_cell,
@@ -35,7 +36,6 @@ from fixres_poc.config.validation import validate
 
 MEANS = ["size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece", "train_seconds"]
 MEANS += ["adapt_seconds", "eval_images_per_second"]
-VIEWS = tuple(CROPS)
 
 
 def _rows_by_seed(values: Collection["pd.Series[Any]"]) -> pd.DataFrame:
@@ -182,9 +182,8 @@ class Results:
         rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
         most = rows.groupby("train_size")["seeds"].transform("max") if by_train_size else rows["seeds"].max()
         rows = rows[(rows["seeds"] == most) | rows["adaptation"].isin(ONCE)]
-        ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(VIEWS.index)}
-        keys = ["loss", "test_size", "crops", "rank", "train_size"]
-        ranked: pd.DataFrame = rows.assign(loss=(1 - rows["val_top1"]).round(5), **ranks).sort_values(keys)
+        ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(CROPS)}
+        ranked: pd.DataFrame = rows.assign(loss=(1 - rows["val_top1"]).round(5), **ranks).sort_values(["loss", *TIES])
         return ranked
 
     def choose(self) -> Cell:
@@ -200,15 +199,16 @@ class Results:
 
     def stability(self, draws: int = 1000) -> float:
         """How often a bootstrap of the validation images picks the same pair of sizes as `choose`, in [0, 1]."""
-        ranked, correct = self.ranked(), correct_by_cell(self.predictions, "val")
+        chosen, correct = self.choose(), correct_by_cell(self.predictions, "val")
+        ranked = self.ranked().sort_values(TIES)
         hits = [
             pd.concat([correct[cell._replace(seed=seed)] for seed in self.seeds(cell)], axis=1).mean(axis=1)
             for cell in keys(ranked)
         ]
         table = pd.concat(hits, axis=1, join="inner").to_numpy()
         weights = np.random.default_rng(0).multinomial(len(table), np.full(len(table), 1 / len(table)), draws)
-        first = (weights @ table).round(9).argmax(axis=1)  # of equals the first, as in `ranked`
-        same = (ranked[PAIR] == ranked[PAIR].iloc[0]).all(axis=1).to_numpy()
+        first = (weights @ table).round(9).argmax(axis=1)  # of equals the first
+        same = (ranked[PAIR] == [chosen.train_size, chosen.test_size]).all(axis=1).to_numpy()
         return float(same[first].mean())
 
     def row(self, cell: Cell) -> "pd.Series[Any]":

@@ -1,4 +1,4 @@
-"""Commands that use a finished run."""
+"""Commands that use a finished run, or a network of one's own."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,8 @@ import typer
 from fixres_poc.cli.application import TEST_SIZE, Adaptation, Adaptations, Json, Run, app, records, say
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.settings import View
+
+Colour = tuple[float, float, float]
 
 
 @app.command(epilog="Example: fixres-poc predict dog.jpg holiday/ --sweep sweeps/demo.yml --top 3")
@@ -69,7 +71,7 @@ def evaluate(
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    text = f"{row['adaptation']:13} {row['top1']:6.1%} ({row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %)"
+    text = f"{row['adaptation']:13} {_interval(row)}"
     return f"{text}, top-5 {row['top5']:.1%}, mean of classes {row['macro_accuracy']:.1%}; {row['images']} images"
 
 
@@ -94,3 +96,48 @@ def export(
     text = f"{done.file}: {adaptation} of {network.folder.name}; the same on {done.images} test images, to "
     text += f"{done.from_network:.1g} of the network and {done.from_run:.1g} of what the run stored"
     say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
+
+
+@app.command(epilog="Example: fixres-poc adapt birds.pt resnet50 /my/birds --train-size 224 --test-size 288")
+def adapt(
+    weights: Annotated[Path, typer.Argument(help="a trained network: safetensors, or a pickle of tensors only")],
+    architecture: Annotated[str, typer.Argument(help="its name in timm, such as resnet50")],
+    dataset: Annotated[str, typer.Argument(help="folder of class folders")],
+    train_size: Annotated[int, typer.Option(min=32, max=2048, help="side of the crop that it was trained on, px")],
+    test_size: Annotated[int, TEST_SIZE],
+    output: Annotated[Path | None, typer.Option(help="safetensors file to write, for the same architecture")] = None,
+    classes: Annotated[Path | None, typer.Option(help="text file, a class a line, in the network's order")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the train part")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="at the first step; it falls to zero")] = 0.01,
+    mean: Annotated[Colour | None, typer.Option(help="that it was trained with, in [0, 1]; by default timm's")] = None,
+    std: Annotated[Colour | None, typer.Option(help="that it was trained with; given with --mean")] = None,
+    json: Json = False,
+) -> None:
+    """Adapt a network that was trained elsewhere to a test size, and measure what it gains.
+
+    Its classes are the sorted names of the folders, unless the file says otherwise (`classes`, `class_to_idx`).
+    """
+    from fixres_poc.inference import own_network
+
+    network, order = own_network.read(weights, architecture, classes)
+    if (mean is None) != (std is None):
+        raise InputError("mean and std: give both, or neither")
+    how: dict[str, Any] = {"adapt_epochs": epochs, "adapt_learning_rate": learning_rate}
+    how["mean_std"] = mean and std and (mean, std)
+    done = own_network.adapt(network, dataset, train_size, test_size, order, **how)
+    if output is not None:
+        done.save(output)
+    rows = records(done.accuracies)
+    lines = [f"{row['test_size']} px, {row['adaptation']:13} {_interval(row)} on test" for row in rows]
+    lines.append(f"validation prefers {done.adaptation} at {test_size} px: {done.gain.points()} over none, on test")
+    if hint := done.near_chance():
+        lines.append(hint)
+    say(
+        json,
+        {"adaptation": done.adaptation, "gain": done.gain[:3], "accuracies": rows, "output": output and str(output)},
+        *lines,
+    )
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{row['top1']:6.1%} ({row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %)"

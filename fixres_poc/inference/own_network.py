@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
+from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.analysis.cells import CANDIDATES
@@ -19,9 +20,11 @@ from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.transforms import Transform
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import Variant, adapt_tails, possible
-from fixres_poc.model import checkpoint
+from fixres_poc.model import checkpoint, weights
+from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place
 from fixres_poc.model.trunk import Tail, classifier, merged
+from fixres_poc.report import run_text
 
 SHOWN = ["test_size", "adaptation", "val_top1", "top1", "top1_low", "top1_high"]
 
@@ -48,6 +51,10 @@ class Adapted:
     gain: Difference
     settings: TrainSettings
     test_size: int
+
+    def near_chance(self) -> str:
+        """What may be wrong where the network as it was does hardly better than chance; empty otherwise."""
+        return run_text.near_chance(float(self.accuracies["top1_low"].iloc[0]), len(self.classes))
 
     def save(self, file: Path) -> None:
         """Write the state dict as safetensors, with classes, sizes and accuracies in its metadata."""
@@ -93,16 +100,49 @@ def adapt(
     rate, epochs = cast(float, chosen.adapt_learning_rate), cast(int, chosen.adapt_epochs)
     variants = {name: Variant(name, rate, epochs) for name in possible(network)}
     tails = {"none": Tail(network)} | adapt_tails(network, data, chosen, test_size, variants, accelerator).tails
+    return _measured(network, tails, data, chosen, test_size, accelerator)
+
+
+def _measured(
+    network: nn.Module,
+    tails: dict[str, Tail],
+    data: ImageDataset,
+    settings: TrainSettings,
+    test_size: int,
+    accelerator: Accelerator,
+) -> Adapted:
     tables = {}
-    for size, each in {train_size: {"none": tails["none"]}, test_size: tails}.items():
-        parts = [predict(network, each, data, part, chosen, size, accelerator).table for part in ("val", "test")]
+    for size, each in {settings.train_size: {"none": tails["none"]}, test_size: tails}.items():
+        parts = [predict(network, each, data, part, settings, size, accelerator).table for part in ("val", "test")]
         tables[size] = pd.concat(parts, ignore_index=True)
     rows = pd.concat([summarise(table).assign(test_size=size) for size, table in tables.items()], ignore_index=True)
     top1 = rows[rows["test_size"] == test_size].set_index("adaptation")["val_top1"]
     best = max((name for name in CANDIDATES if name in tails), key=lambda name: top1[name])  # the simplest of equals
-    framing = transforms_for(chosen, test_size, test_size)["val_test"]
-    network = merged(network, tails[best])
-    return Adapted(network, framing, data.classes, best, rows[SHOWN], _gain(tables[test_size], best), chosen, test_size)
+    frame, gain = transforms_for(settings, test_size, test_size)["val_test"], _gain(tables[test_size], best)
+    return Adapted(merged(network, tails[best]), frame, data.classes, best, rows[SHOWN], gain, settings, test_size)
+
+
+def read(file: Path, architecture: str, classes: Path | None = None) -> tuple[nn.Module, list[str] | None]:
+    """A trained timm network from its weights file, and its classes in its order; None where neither file names them.
+
+    Args:
+        architecture: its name in timm, with or without `timm:`.
+        classes: a text file with one class a line.
+
+    Raises:
+        InputError: no such file or architecture, or they do not fit.
+    """
+    content, name = weights.read(weights.find(str(file))), f"timm:{architecture.removeprefix('timm:')}"
+    model = create(name, pretrained=False)
+    head = next(key for key, module in model.named_modules() if module is classifier(model))
+    if f"{head}.weight" in content:
+        model = create(name, len(content[f"{head}.weight"]), pretrained=False)
+    weights.fit(model, content, file.name)
+    try:
+        lines = classes.read_text(encoding="utf-8").splitlines() if classes else weights.told(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"classes = {str(classes)!r}: cannot be read ({type(error).__name__})") from None
+    return model, lines and [line.strip() for line in lines if line.strip()]
 
 
 def _settings(

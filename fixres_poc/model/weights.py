@@ -53,7 +53,7 @@ def load(model: nn.Module, path: Path, head: nn.Module) -> None:
     for name in _of(model, head):
         if name in given and given[name].shape[1:] == own[name].shape[1:] and len(given[name]) != len(own[name]):
             given[name] = own[name]
-    _fit(model, given, path.name)
+    fit(model, given, path.name)
 
 
 def load_trained(
@@ -69,7 +69,7 @@ def load_trained(
     Raises:
         InputError: as `load`; another number of classes, or other ones.
     """
-    given, names = read(path), order or _told(path) or classes
+    given, names = read(path), order or told(path) or classes
     for key in [key for key in _of(model, head) if key in given]:
         if len(given[key]) != len(classes):
             what = f"its classifier has {len(given[key])} classes, the data set has {len(classes)}"
@@ -78,7 +78,7 @@ def load_trained(
             where = "the data set" if other[0] in classes else "the weights file's order"
             raise InputError(f"weights {path.name}: class {other[0]!r} is in {where} alone; both must name the same")
         given[key] = given[key][[list(names).index(name) for name in classes]]
-    _fit(model, given, path.name)
+    fit(model, given, path.name)
 
 
 def _of(model: nn.Module, part: nn.Module) -> list[str]:
@@ -87,7 +87,7 @@ def _of(model: nn.Module, part: nn.Module) -> list[str]:
     return [f"{prefix}.{name}" for name in part.state_dict()]
 
 
-def _fit(model: nn.Module, given: dict[str, torch.Tensor], name: str) -> None:
+def fit(model: nn.Module, given: dict[str, torch.Tensor], name: str) -> None:
     """Load tensors into a network, strictly.
 
     Args:
@@ -128,7 +128,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def _told(file: Path) -> list[str] | None:
+def told(file: Path) -> list[str] | None:
     """What a file says of its classes: `classes`, a list, or `class_to_idx`, as torchvision's ImageFolder has it."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as opened:

@@ -18,12 +18,15 @@ def starting_point(head_start: str, best_epoch: int, val_top1: float, size: int,
     if head_start != "file" or best_epoch > 0:
         return f"Epoch **{best_epoch}** is kept, with {val_top1:.1%} on validation at {size} px."
     text = f"The network of the weights file reaches **{val_top1:.1%}** on validation at {size} px, its own size."
-    if wilson_interval(round(val_top1 * images), images)[0] <= 1 / classes:
-        text += (
-            " **That is near chance: are its classes in another order (`class_order`), or was it trained with "
-            "other mean and std (`mean_std`)?**"
-        )
-    return text
+    hint = near_chance(wilson_interval(round(val_top1 * images), images)[0], classes)
+    return f"{text} **{hint}**" if hint else text
+
+
+def near_chance(low: float, classes: int) -> str:
+    """What may be wrong where the lower bound of a network's top-1 accuracy is not above chance; empty otherwise."""
+    if low > 1 / classes:
+        return ""
+    return "That is near chance: are its classes in another order, or was it trained with other mean and std?"
 
 
 def zero_shot_verdict(known: ZeroShot, baseline: pd.DataFrame) -> str:

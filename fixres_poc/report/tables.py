@@ -72,6 +72,8 @@ def cells(results: Results) -> pd.DataFrame:
             "status": table["status"],
         }
     )
+    tests = shown.columns[shown.columns.str.startswith("p (")]
+    shown = shown.drop(columns=[name for name in tests if (shown[name] == NOT_RUN).all()])  # not over several seeds
     if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
         shown.insert(5, "of images", table["n_test"])
     return shown

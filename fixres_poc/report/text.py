@@ -12,7 +12,6 @@ import pandas as pd
 from fixres_poc.analysis.cells import CANDIDATES, PAIR, Cell, keys
 from fixres_poc.analysis.questions import Answer
 from fixres_poc.analysis.results import Results
-from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import ADAPTED, CONTROL
 
 ASKED = {
@@ -27,10 +26,19 @@ SAID = {
     ("size", "loss"): "A larger test size loses accuracy: {points}.",
     ("size", "equivalent"): "A larger test size makes no difference of {delta} points or more: {points}.",
     ("size", "can't tell"): "Whether a larger test size pays can't be told: {points}; {detectable} would show.",
-    ("adaptation", "gain"): "Adapting there adds to it, and more than as much training at the train size: {points}.",
-    ("adaptation", "loss"): "Adapting there loses accuracy, against no adaptation or against its control: {points}.",
-    ("adaptation", "equivalent"): "Adapting there makes no difference of {delta} points or more: {points}.",
-    ("adaptation", "can't tell"): "That adapting there adds to it is not shown: {points}; {detectable} would show.",
+    ("adaptation", "gain"): "Adapting at a larger test size pays, and more than as long at the train size: {points}.",
+    (
+        "adaptation",
+        "loss",
+    ): "Adapting at a larger test size loses accuracy, against none or against its control: {points}.",
+    (
+        "adaptation",
+        "equivalent",
+    ): "Adapting at a larger test size makes no difference of {delta} points or more: {points}.",
+    (
+        "adaptation",
+        "can't tell",
+    ): "That adapting at a larger test size pays is not shown: {points}; {detectable} would show.",
     ("training", "gain"): "Fine-tuning is better than what needs none: {points}.",
     ("training", "loss"): "What needs no fine-tuning is better: {points}.",
     ("training", "equivalent"): "What needs no fine-tuning is as good, to {delta} points: {points}.",
@@ -88,20 +96,33 @@ def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
         row = {"question": ASKED[first.question], "compared": ", and ".join(cells)}
         for part, answers in by_part.items():
             each = answers[place]
-            row[f"points on {part} (95 %)"] = _points(each.difference) if each.differences else "not asked"
+            row[f"points on {part} (95 %)"] = _points(each) if each.differences else "not asked"
             row[f"verdict on {part}"] = _verdict(each)
         rows.append(row)
         if first.question == "claim":
             cost = {"question": "Training cost of the smaller size, over train = test", "compared": _compared(first)}
-            flops, seconds = (f"× {each:.2f}" if not math.isnan(each) else "n/a" for each in first.ratio)
+            flops, seconds = (_times(first.ratio[i], [each[i] for each in first.ratios]) for i in (0, 1))
             for part in by_part:
                 cost |= {f"points on {part} (95 %)": f"FLOPs {flops}", f"verdict on {part}": f"seconds {seconds}"}
             rows.append(cost)
     return pd.DataFrame(rows).assign(question=[f"{n}. {row['question']}" for n, row in enumerate(rows, start=1)])
 
 
-def _points(found: Difference) -> str:
-    return f"{found.estimate * 100:+.1f} ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
+def _points(answer: Answer) -> str:
+    found = answer.difference
+    text = f"{found.estimate * 100:+.1f} ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
+    return text + _each([f"{each * 100:+.1f}" for each in answer.binding[1]])
+
+
+def _times(all_pairs: float, each: Sequence[float]) -> str:
+    if math.isnan(all_pairs):
+        return "n/a"
+    return f"× {all_pairs:.2f}" + _each([f"× {one:.2f}" for one in each])
+
+
+def _each(values: Sequence[str]) -> str:
+    """What every pair of cells has, of which the value before is the mean."""
+    return f"; of {', '.join(values)}" if len(values) > 1 else ""
 
 
 def _verdict(answer: Answer) -> str:
@@ -117,7 +138,7 @@ def _verdict(answer: Answer) -> str:
 
 def _compared(answer: Answer) -> str:
     """The cells of the credited difference: those over which the gain is smallest."""
-    return "; ".join(f"{_short(a)} − {_short(b)}" for a, b in answer.binding) or "n/a"
+    return "; ".join(f"{_short(a)} − {_short(b)}" for a, b in answer.binding[0]) or "n/a"
 
 
 def _short(cell: Cell) -> str:
@@ -132,10 +153,14 @@ def choice(results: Results) -> str:
         found, count = results.on(part).accuracy(chosen), results.sweep["images"][part]
         interval = f"{found.estimate:.1%} (95 % interval {found.low:.1%} to {found.high:.1%})"
         reached.append(f"{interval} of {count:,} {part} images")
+    runs = results.sweep["runs"]
+    still = {run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0}
+    frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
+    frozen += " stage 1 trained nothing: of its rates validation chose 0, the frozen trunk." if still else ""
     return (
-        f"On validation the best of the grid is: {chosen.named()}. It classifies {', and '.join(reached)} correctly. "
-        f"The choice never uses a test part; a bootstrap of the validation images picks this pair of sizes in "
-        f"{results.stability():.0%} of draws."
+        f"On validation the best of the grid is: {chosen.named()}.{frozen} It classifies "
+        f"{', and '.join(reached)} correctly. The choice never uses a test part; a bootstrap of the validation images "
+        f"picks this pair of sizes in {results.stability():.0%} of draws."
     )
 
 

@@ -100,9 +100,9 @@ def test_training_is_held_against_the_better_of_what_needs_none_at_the_same_test
     assert alone.difference.estimate == pytest.approx(0.15)
     both = asked(grid(top1, once={"baseline": 0.50, "zero_shot": 0.70}))["training"]
     assert both.difference.estimate == pytest.approx(-0.05)
-    assert [pair[1].adaptation for pair in both.binding] == ["zero_shot"]
+    assert [pair[1].adaptation for pair in both.binding[0]] == ["zero_shot"]
     less = asked(grid(top1, once={"baseline": 0.50, "zero_shot": 0.40}))["training"]
-    assert [pair[1].adaptation for pair in less.binding] == ["baseline"]
+    assert [pair[1].adaptation for pair in less.binding[0]] == ["baseline"]
 
 
 def test_what_is_compared_hangs_on_validation_alone() -> None:

@@ -63,6 +63,8 @@ def test_questions_are_answered_on_each_test_part() -> None:
     assert len(table) == 5
     assert points.iloc[0].tolist() == ["+10.0", "+5.0"]
     assert table["verdict on test"].iloc[0].startswith("gain")
+    two = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.6), (96, 128): same(0.65)})
+    assert text.question_table({"test": answers(two)})["points on test (95 %)"].iloc[0].endswith("; of +10.0, +5.0")
     claim = table[table["question"].str.contains("claim")].iloc[0]
     assert claim["compared"] == "64/96 head − 96/96 head"
 
