@@ -24,7 +24,8 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "model": "weights trunk backbones checkpoint micro_batches device tracing memory_plan",
     "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
     "analysis": "statistics cells record collection results cost questions size_prediction",
-    "report": "published text run_text tables plots.style plots.datasets plots.networks plots.results explorer pages",
+    "report": "published text run_text tables plots.style plots.datasets plots.networks plots.results explorer pages "
+    "overview",
     "sweep": "monitor notebook_run warm.asking warm.forked warm.server snakemake workspace reporting execution plan",
     "inference": "finished_run export own_network",
     "cli": "application runs sweeps",

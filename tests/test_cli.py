@@ -41,6 +41,7 @@ def test_help_comes_at_once_and_lists_the_commands() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "fixres_poc", "--help"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert all(name in result.stdout for name in COMMANDS)
+    assert "..." not in result.stdout.partition("Commands:")[2], "a line is cut off"
     assert not {"torch", "pandas", "snakemake", "papermill"} & {line.split()[-1] for line in result.stderr.splitlines()}
 
 

@@ -57,7 +57,7 @@ def evaluate(
     adaptation: Adaptations = None,
     json: Json = False,
 ) -> None:
-    """Measure a finished run again: on another split or folder, in another view, at another test size."""
+    """Measure a finished run on other images, or at another size."""
     from fixres_poc.data.dataset import class_folders
     from fixres_poc.inference import finished_run
 
@@ -83,7 +83,9 @@ def export(
     format: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="by default by the file's suffix")] = None,
     json: Json = False,
 ) -> None:
-    """Write a finished run's network for other programs, checked against what the run predicted.
+    """Write a finished run's network for other programs.
+
+    It is checked against what the run predicted.
 
     ONNX needs `pip install fixres_poc[export]`; torch is a program of `torch.export`.
     """
@@ -113,7 +115,7 @@ def adapt(
     std: Annotated[Colour | None, typer.Option(help="that it was trained with; given with --mean")] = None,
     json: Json = False,
 ) -> None:
-    """Adapt a network that was trained elsewhere to a test size, and measure what it gains.
+    """Adapt a network that was trained elsewhere to a test size.
 
     Its classes are the sorted names of the folders, unless the file says otherwise (`classes`, `class_to_idx`).
     """

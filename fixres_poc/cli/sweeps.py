@@ -61,7 +61,10 @@ def train(
     weights: Weights = None,
     replace: Replace = False,
 ) -> None:
-    """Do only the trainings of a sweep, on several GPUs if `accelerate launch` starts it."""
+    """Do the trainings of a sweep alone.
+
+    On several GPUs, if `accelerate launch` starts it.
+    """
     from fixres_poc.sweep.execution import train_all
 
     train_all(load(file, dataset=dataset, backbone=backbone, weights=weights), replace)
@@ -77,7 +80,10 @@ def plan(
     tflops: Annotated[float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")] = None,
     json: Json = False,
 ) -> None:
-    """Say what a sweep will need, memory and time, without drawing, downloading or training anything."""
+    """Say how much memory and time a sweep will need.
+
+    Nothing is drawn, downloaded or trained.
+    """
     from fixres_poc.sweep import plan as planning
 
     settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
@@ -102,7 +108,10 @@ def audit(
     imagenet_list: Annotated[str | None, typer.Option(help="ImageNet's training images, one a line")] = None,
     json: Json = False,
 ) -> None:
-    """Are test images known to the backbone, or do near duplicates stand in two parts of the split or two classes?"""
+    """Look for leaked test images and near duplicates.
+
+    Leaked: the network may know them. Near duplicates are those in two parts of the split, or in two classes.
+    """
     from fixres_poc.config.validation import validate
     from fixres_poc.data.dataset import load_dataset
     from fixres_poc.data.leakage.audit import check_leakage
@@ -129,7 +138,7 @@ def report(
     form: Annotated[Format, typer.Option("--format", help="pdf and slides come besides html")] = Format.html,
     json: Json = False,
 ) -> None:
-    """Collect the runs of a sweep and render its report again, whatever exists."""
+    """Render the report of a sweep again, from whatever exists."""
     from fixres_poc.report.pages import export
     from fixres_poc.sweep.reporting import render
     from fixres_poc.sweep.workspace import locked
@@ -147,7 +156,7 @@ def run(
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
     time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds it may take")] = None,
 ) -> None:
-    """Run one notebook from its settings file; what a sweep calls for every run."""
+    """Run one notebook from its settings file, as a sweep does."""
     from fixres_poc.sweep import notebook_run
     from fixres_poc.sweep.warm import asking
 

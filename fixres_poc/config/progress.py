@@ -27,7 +27,8 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
         total: number of items, where `iterable` has no length.
     """
     if watched():
-        return tqdm(iterable, desc=description, total=total, leave=False, file=sys.stderr)
+        # disable=None: no bar where a log takes what a terminal would show; a notebook's widget is always shown
+        return tqdm(iterable, desc=description, total=total, leave=False, file=sys.stderr, disable=None)
     return _written(iterable, description, total, os.environ["FIXRES_PROGRESS"])
 
 

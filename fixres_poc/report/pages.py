@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,21 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     if not notebook.exists():
         return False
     page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
+    page["facts"] = _facts(each.run.parameters)
     page["made_from"] = hashlib.sha256((made_by + json.dumps(page)).encode() + notebook.read_bytes()).hexdigest()
     file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
     if not (file.exists() and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]):
         write_atomically(file, render(notebook, page))
     return True
+
+
+def _facts(given: Mapping[str, Any]) -> str:
+    """What a run was about: sizes, seed, network and data set."""
+    said = [f"train {given['train_size']} px"] if "train_size" in given else []
+    said += [f"test {given['test_size']} px"] if "test_size" in given else []
+    said += [f"seed {given['seed']}"] if said else []
+    network, images = str(given.get("backbone", "")), str(given.get("dataset", ""))
+    return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
 
 
 def export(sweep: str, form: str) -> Path:
@@ -130,28 +140,35 @@ def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
 
 
 def render(notebook: Path, page: dict[str, Any]) -> str:
+    """A notebook's file as `render_content` gives it, without the folders that its run's settings name."""
+    html = render_content(nbformat.read(notebook, as_version=4), page)  # type: ignore[no-untyped-call]
+    settings = notebook.with_name("settings.json")
+    given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
+    private = [given.get(key) for key in ("dataset", "weights", "imagenet_list")]
+    return impersonal(html, *private, (given.get("extra_test") or {}).get("folder"))
+
+
+def render_content(content: Any, page: dict[str, Any]) -> str:
     """A notebook as one self-contained page; no script runs in it but report.js.
 
     Args:
-        page: what the template shows besides the notebook, with plain text in it: `name`, `back` and `made_from` (a
-            run's page), `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide per section).
+        content: the notebook, as nbformat reads it.
+        page: what the template shows besides the notebook, with plain text in it: `name`, `facts`, `back` and
+            `made_from` (a run's page), `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide
+            per section).
 
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
     """
-    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     headings = _headings(content.cells)
-    title = next((text for level, _, text in headings if level == "h1"), notebook.stem)
+    title = next((text for level, _, text in headings if level == "h1"), "FixRes")
     contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
     _mark(content.cells)
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
     html, _ = _exporter().from_notebook_node(content, resources={"page": page | made})
-    settings = notebook.with_name("settings.json")
-    given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
-    private = [given.get(key) for key in ("dataset", "weights", "imagenet_list")]
-    return impersonal(html, *private, (given.get("extra_test") or {}).get("folder"))
+    return str(html)
 
 
 @functools.cache

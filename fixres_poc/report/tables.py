@@ -18,6 +18,10 @@ PLACE = ["adaptation", "train_size", "test_size"]
 COLOURS = "Yellow is high, dark blue low."
 
 
+MAIN = ["choice", "train", "test", "adaptation", "view", "test top-1 %", "95 % interval", "val top-1 %", "images/s"]
+MAIN += ["p (test = train), Holm"]
+
+
 def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
     """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
 
@@ -77,6 +81,14 @@ def cells(results: Results) -> pd.DataFrame:
     if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
         shown.insert(5, "of images", table["n_test"])
     return shown
+
+
+def every_cell(results: Results) -> HTML:
+    """The table of `cells`: the columns that matter most, and all of them where a reader unfolds it."""
+    table = cells(results)
+    first = table[[name for name in MAIN if name in table]]
+    whole = f"<details><summary>all columns</summary>{show(table, classes='sortable').data}</details>"
+    return HTML(f"{show(first, classes='sortable').data}\n{whole}")  # type: ignore[no-untyped-call]
 
 
 def _between(low: float, high: float) -> str:

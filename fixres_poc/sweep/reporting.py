@@ -26,7 +26,7 @@ def render(sweep: SweepSettings) -> Path:
         RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
     """
     from fixres_poc.analysis.collection import collect
-    from fixres_poc.report import pages
+    from fixres_poc.report import overview, pages
 
     _stamp(sweep).unlink(missing_ok=True)  # of a page that is no longer the one it was made for
     collect(sweep, found := outcomes(sweep))
@@ -39,6 +39,10 @@ def render(sweep: SweepSettings) -> Path:
     finally:
         pool.shutdown(cancel_futures=True)
     index = pages.write_index(sweep.name, found, linked, message)
+    try:
+        overview.write(sweep.name)
+    except ValueError as error:  # no pair ran to its end
+        log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
     if message:
         raise RuntimeError(f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}")
     return index

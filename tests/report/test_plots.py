@@ -53,7 +53,9 @@ def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
     axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"]), speeds).axes[0]
     assert set(np.asarray(axis.lines[0].get_xdata()).tolist()) == set(speeds["median"])
     assert [text.get_text() for text in axis.texts] == ["96/128", "96/96, baseline"]
-    assert len(np.asarray(axis.lines[0].get_xdata())) == len(table)
+    named = [line for line in axis.lines if str(line.get_label()).startswith("trained at")]
+    assert sum(len(np.asarray(line.get_xdata())) for line in named) == len(table)
+    assert len(named) == table["train_size"].nunique()
 
 
 def test_training_costs_have_a_panel_a_test_size_and_join_the_front() -> None:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pandas as pd
+from bs4 import BeautifulSoup
 from made_up import same, shaped, told
 
 from fixres_poc.report import tables
@@ -67,3 +68,12 @@ def test_heat_map_is_coloured_by_accuracy_and_names_what_failed() -> None:
     html = tables.heat_map(replace(found, table=table), ["none"]).data
     assert html.count("<td>failed</td>") == 2
     assert html.count("<small>") == 4
+
+
+def test_all_columns_unfold_below_those_that_matter() -> None:
+    found = told(same(0.60), same(0.65))
+    main, whole = tables.every_cell(found).data.split("<details>")
+    for part, names in ((main, set(tables.MAIN) & set(tables.cells(found))), (whole, set(tables.cells(found)))):
+        assert {cell.get_text() for cell in BeautifulSoup(part, "html.parser").select("thead th")} == names
+    several = told(same(0.60), same(0.62), same(0.50), same(0.5))
+    assert not [name for name in tables.cells(several) if str(name).startswith("p (")], "no p over several seeds"

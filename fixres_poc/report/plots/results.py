@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from fixres_poc.analysis.cells import ONCE
 from fixres_poc.analysis.statistics import confused_pairs, wilson_interval
 from fixres_poc.geometry.formulas import neutral_test_size
 from fixres_poc.report.plots.style import note, short_label, wrapped
@@ -49,6 +50,8 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
 def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame) -> Figure:
     """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
 
+    The colour is that of the train size; what was not trained here, probe and zero-shot, is grey.
+
     Args:
         front: as `cost.pareto_front` returns it; its rows without a speed are left out.
         speeds: as `cost.speeds` returns it.
@@ -57,9 +60,14 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
     speed, top1 = front["images_per_second"], front["top1"] * 100
     every = speeds["median"].reindex(pd.MultiIndex.from_frame(cells[["test_size", "view"]])).to_numpy()
     figure, axis = plt.subplots()
-    axis.plot(every, cells["top1"] * 100, ".", color="#999999", label="every cell")
+    trained, sizes = ~cells["adaptation"].isin(ONCE), sorted(set(cells["train_size"][~cells["adaptation"].isin(ONCE)]))
+    if not trained.all():
+        axis.plot(every[~trained], cells["top1"][~trained] * 100, ".", color="#999999", label="not trained here")
+    for number, size in enumerate(sizes):
+        own = trained & (cells["train_size"] == size)
+        axis.plot(every[own], cells["top1"][own] * 100, ".", color=f"C{number}", label=f"trained at {size} px")
     spread = np.stack([top1 - front["top1_low"] * 100, front["top1_high"] * 100 - top1])
-    axis.errorbar(speed, top1, spread, fmt="o-", label="none is better on validation at this cost")
+    axis.errorbar(speed, top1, spread, fmt="-", color="#333333", linewidth=1, zorder=0, label="best on validation")
     for _, cell in front.iterrows():
         view = "" if cell["view"] == "center" else f", {cell['view']}"
         kind = f", {cell['adaptation']}" if cell["adaptation"] in ("baseline", "full") else ""
