@@ -23,6 +23,8 @@ rule all:
 
 
 for notebook, files in OUTPUTS.items():
+    if notebook not in {run.notebook for run in RUNS.values()}:
+        continue
 
     rule:
         name:

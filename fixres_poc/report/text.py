@@ -153,7 +153,7 @@ def choice(results: Results) -> str:
         found, count = results.on(part).accuracy(chosen), results.sweep["images"][part]
         interval = f"{found.estimate:.1%} (95 % interval {found.low:.1%} to {found.high:.1%})"
         reached.append(f"{interval} of {count:,} {part} images")
-    runs = results.sweep["runs"]
+    runs = results.sweep["runs"] if results.sweep["settings"].get("head_start") != "file" else []
     still = {run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0}
     frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
     frozen += " stage 1 trained nothing: of its rates validation chose 0, the frozen trunk." if still else ""
