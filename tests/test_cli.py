@@ -21,6 +21,7 @@ from fixres_poc.sweep import execution
 
 SMOKE = "sweeps/smoke.yml"
 COMMANDS = ("sweep", "train", "plan", "data", "audit", "evaluate", "predict", "export", "report", "run")
+COMMANDS += ("adapt", "compare")
 RUN = "runs/tiny/train48_test64_seed0"
 
 

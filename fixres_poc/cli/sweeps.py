@@ -150,6 +150,21 @@ def report(
     say(json, {"report": str(page)}, f"report: {page}")
 
 
+@app.command(epilog="Example: fixres-poc compare dogs10 dogs10-tf_efficientnet_lite2")
+def compare(
+    names: Annotated[list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Put sweeps side by side: networks, or data sets.
+
+    On the same images networks are held against each other, image by image; on others only verdicts are.
+    """
+    from fixres_poc.report import overview
+
+    page = overview.compare(names)
+    say(json, {"page": str(page)}, f"comparison: {page}")
+
+
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
     settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
