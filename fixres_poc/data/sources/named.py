@@ -93,13 +93,15 @@ def prepare(name: str) -> Path:
     Raises:
         InputError: no answer from the server, a wrong checksum, an archive that cannot be used, a full disk.
     """
-    from fixres_poc.data.download import fetch
-
     source, target = SOURCES[name], folder(name)
     archives = target.with_name(f"{name}_archives")
+    if target.is_dir():
+        return target
     archives.mkdir(parents=True, exist_ok=True)
     with FileLock(archives / "lock"):
         if not target.is_dir():
+            from fixres_poc.data.download import fetch
+
             files = [fetch(url, archives, checksum, source.terms) for url, checksum in source.files.items()]
             _lay_out(source, files, archives / "unpacked", archives / "laid_out")
             os.replace(archives / "laid_out", target)
