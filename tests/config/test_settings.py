@@ -70,7 +70,7 @@ def error(values: dict[str, Any]) -> str:
         ({"show_images": "no"}, "show_images = 'no': should be a valid boolean"),
         (
             {"dataset": "stanford_dogs", "show_images": True},
-            "show_images = True: ImageNet's terms forbid it for stanford_dogs",
+            "show_images = True: the terms of stanford_dogs do not allow it",
         ),
         ({"dataset": None}, "dataset = None: should be a valid string"),
         (
