@@ -170,11 +170,18 @@ def run(
     settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
     time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds it may take")] = None,
+    turn: Annotated[
+        int, typer.Option(min=1, hidden=True, help="1 for the first try; others leave what fails by itself")
+    ] = 1,
 ) -> None:
     """Run one notebook from its settings file, as a sweep does."""
+    from fixres_poc.config import run_state
     from fixres_poc.sweep import notebook_run
     from fixres_poc.sweep.warm import asking
 
+    if turn > 1 and (line := run_state.failed_by_itself(settings_file.parent)):
+        print(f"failed: {settings_file.parent.name}: {line}", file=sys.stderr)
+        raise typer.Exit(1)
     if end_with_parent:
         notebook_run.end_with_parent()
     code = asking.ask(settings_file, time_limit)
