@@ -1,6 +1,7 @@
 # `make` lists the targets. Overrides: SWEEP=sweeps/x.yml DATASET=folder BACKBONE=name WEIGHTS=file CORES=n PROFILE=profiles/slurm
 # DATASET=path/to/birds makes a sweep of its own, images-birds, with its report in reports/images-birds/; so do another
 # BACKBONE= and WEIGHTS=. REPLACE=1 lets a sweep delete finished runs that were made with other settings.
+# For compare SWEEPS="a b", names of sweeps that have a report.
 # For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have.
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
@@ -15,12 +16,13 @@ FORMAT ?=
 MEMORY ?=
 TFLOPS ?=
 REPLACE ?=
+SWEEPS ?=
 SWEEP ?= $(if $(value DATASET),sweeps/images.yml,sweeps/demo.yml)
 PYTHON3 ?= python3
 VENV ?=
 
 # What the user gives reaches recipes as environment variables, word for word: neither make nor the shell looks into it.
-GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE FORMAT MEMORY TFLOPS REPLACE PYTHON3 VENV
+GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE FORMAT MEMORY TFLOPS REPLACE SWEEPS PYTHON3 VENV
 unexport $(GIVEN) SWEEP
 $(foreach name,$(GIVEN),$(eval export FIXRES_$(name) := $$(value $(name))))
 ifneq ($(filter command environment,$(origin SWEEP)),)
@@ -51,7 +53,7 @@ MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
 ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
 CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 
-.PHONY: help setup sweep plan data report lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab lint types unit nbval audit-deps clean
+.PHONY: help setup sweep plan data report compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -87,6 +89,9 @@ data: setup  ## draw or check the images of a sweep, without training
 
 report: setup  ## render a sweep's report again, from the runs that exist (FORMAT=html, pdf or slides)
 	@$(PYTHON) -m fixres_poc report $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(call option,format,FORMAT)
+
+compare: setup  ## sweeps side by side, networks or data sets, into reports/compare-*.html (SWEEPS="a b")
+	@$(PYTHON) -m fixres_poc compare $$FIXRES_SWEEPS
 
 lint: setup  ## ruff: rules and format, notebooks included
 	$(PYTHON) -m ruff check .

@@ -43,7 +43,9 @@ for notebook, files in OUTPUTS.items():
         threads: int(config.get("threads", 1))
         resources:
             gpu=int(notebook in TORCH_NOTEBOOKS),
+            turn=lambda wildcards, attempt: attempt,
         # Snakemake exports OMP_NUM_THREADS and the like; runs that are forked have one thread of OpenBLAS, so all do.
         # exec makes Snakemake the run's parent, which the run watches.
         shell:
-            f"export OPENBLAS_NUM_THREADS=1; exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} {{input[0]:q}}"
+            f"export OPENBLAS_NUM_THREADS=1; exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} "
+            "--turn {resources.turn} {input[0]:q}"

@@ -21,6 +21,7 @@ from fixres_poc.sweep import execution
 
 SMOKE = "sweeps/smoke.yml"
 COMMANDS = ("sweep", "train", "plan", "data", "audit", "evaluate", "predict", "export", "report", "run")
+COMMANDS += ("adapt", "compare")
 RUN = "runs/tiny/train48_test64_seed0"
 
 
@@ -126,6 +127,31 @@ def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file.parent.mkdir()
     file.write_text(json.dumps({"notebook": "00_state_of_the_art", "parameters": {}}))
     assert call("run", str(file)) == (1, "failed: a_run: NameError: name 'undefined' is not defined\n")
+
+
+def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Path] = []
+    monkeypatch.setattr("fixres_poc.sweep.notebook_run.run", lambda file, limit: ran.append(file) or 0)
+    file = tmp_path / "train64_seed0" / "settings.json"
+    file.parent.mkdir()
+    error, progress = file.with_name("error.txt"), file.with_name("progress.log")
+
+    def tried(turn: str) -> tuple[int, bool]:
+        before = len(ran)
+        done = CliRunner().invoke(app, ["run", "--turn", turn, str(file)])
+        return done.exit_code, len(ran) > before
+
+    assert tried("2") == (0, True), "killed before it began"
+    error.write_text("ValueError: wrong\n")
+    assert tried("1") == (0, True), "a sweep that was started again"
+    assert tried("2") == (1, False), "it would fail again"
+    progress.touch()
+    assert tried("2") == (0, True), "killed at work"
+    progress.unlink()
+    error.write_text("DeadKernelError: the notebook's process died\n")
+    assert tried("3") == (0, True), "its kernel was killed"
 
 
 def test_images_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: Path) -> None:

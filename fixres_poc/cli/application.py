@@ -23,8 +23,8 @@ from fixres_poc.config.sweep_settings import SweepSettings
 # jsonschema, which reads notebooks, would import this for a second, to check names of a kind that notebooks lack.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 SweepFile = Annotated[Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)]
-DATASET = "synthetic, stanford_dogs, or a folder of class folders; replaces the file's, and the sweep's name becomes "
-DATASET += "<file's stem>-<folder's name>, as in reports/images-birds"
+DATASET = "synthetic, a named one such as oxford_pets, or a folder of class folders; replaces the file's, and the "
+DATASET += "sweep's name becomes <file's stem>-<folder's name>, as in reports/images-birds"
 Dataset = Annotated[str | None, typer.Option(help=DATASET)]
 Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]

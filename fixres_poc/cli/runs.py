@@ -100,7 +100,7 @@ def export(
     say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
 
 
-@app.command(epilog="Example: fixres-poc adapt birds.pt resnet50 /my/birds --train-size 224 --test-size 288")
+@app.command(epilog="Example: fixres-poc adapt my_birds.pt resnet50 /my/birds --train-size 224 --test-size 288")
 def adapt(
     weights: Annotated[Path, typer.Argument(help="a trained network: safetensors, or a pickle of tensors only")],
     architecture: Annotated[str, typer.Argument(help="its name in timm, such as resnet50")],

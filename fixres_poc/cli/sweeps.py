@@ -150,16 +150,38 @@ def report(
     say(json, {"report": str(page)}, f"report: {page}")
 
 
+@app.command(epilog="Example: fixres-poc compare dogs10 dogs10-tf_efficientnet_lite2")
+def compare(
+    names: Annotated[list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Put sweeps side by side: networks, or data sets.
+
+    On the same images networks are held against each other, image by image; on others only verdicts are.
+    """
+    from fixres_poc.report import overview
+
+    page = overview.compare(names)
+    say(json, {"page": str(page)}, f"comparison: {page}")
+
+
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
     settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
     time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds it may take")] = None,
+    turn: Annotated[
+        int, typer.Option(min=1, hidden=True, help="1 for the first try; others leave what fails by itself")
+    ] = 1,
 ) -> None:
     """Run one notebook from its settings file, as a sweep does."""
+    from fixres_poc.config import run_state
     from fixres_poc.sweep import notebook_run
     from fixres_poc.sweep.warm import asking
 
+    if turn > 1 and (line := run_state.failed_by_itself(settings_file.parent)):
+        print(f"failed: {settings_file.parent.name}: {line}", file=sys.stderr)
+        raise typer.Exit(1)
     if end_with_parent:
         notebook_run.end_with_parent()
     code = asking.ask(settings_file, time_limit)

@@ -24,6 +24,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "04_fixres": ("metrics.json", "predictions.parquet"),
 }
 OTHER_SETTINGS = "made with other settings"
+KILLED = "DeadKernelError"
 SETTINGS, PROGRESS, ERROR = "settings.json", "progress.log", "error.txt"
 
 
@@ -123,6 +124,14 @@ def error_line(folder: Path) -> str:
     """The one-line message that a failed run has left."""
     lines = (_read(folder / ERROR) or "").strip().splitlines()
     return lines[0] if lines else "no message"
+
+
+def failed_by_itself(folder: Path) -> str:
+    """The error of a run that would fail again; "" where it was killed, or its kernel was, or it has not failed."""
+    if not (folder / ERROR).exists() or (folder / PROGRESS).exists():
+        return ""
+    line = error_line(folder)
+    return "" if line.startswith(KILLED) else line
 
 
 def _read(file: Path) -> str | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-EMBEDDED_BACKBONES = ("efficientnet_lite0",)
+EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
@@ -16,6 +16,8 @@ CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
 SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
+NAMED_DATASETS = {"stanford_dogs": False, "oxford_pets": True, "flowers102": False, "fgvc_aircraft": False}
+"""Data sets that are downloaded by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
 MOST_EPOCHS = 100_000
 
@@ -92,7 +94,7 @@ class ExtraTest(Settings):
 class DataSettings(Settings):
     """Which images, and how they are split."""
 
-    dataset: str = Field("synthetic", min_length=1, description="synthetic, stanford_dogs, or a folder")
+    dataset: str = Field("synthetic", min_length=1, description="synthetic, a named one, or a folder")
     image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(None, description="most images; None: all")
     split_seed: Seed = Field(0, description="seed of the split and of the drawing")
     extra_test: ExtraTest | None = Field(None, description="a second test part")
@@ -100,16 +102,16 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.show_images and self.dataset == "stanford_dogs":
-            raise ValueError("show_images = True: ImageNet's terms forbid it for stanford_dogs")
+        if self.show_images and not NAMED_DATASETS.get(self.dataset, True):
+            raise ValueError(f"show_images = True: the terms of {self.dataset} do not allow it")
         if self.dataset == "synthetic" and (self.image_limit or 0) > 100_000:
             raise ValueError(f"image_limit = {self.image_limit}: at most 100000 synthetic images are drawn")
         return self
 
     @property
     def images_shown(self) -> bool:
-        """Whether notebooks and report show images: as set, else all but those of stanford_dogs."""
-        return self.dataset != "stanford_dogs" if self.show_images is None else self.show_images
+        """Whether notebooks and report show images: as set, else by the terms of a named data set."""
+        return NAMED_DATASETS.get(self.dataset, True) if self.show_images is None else self.show_images
 
 
 class RunSettings(Settings):

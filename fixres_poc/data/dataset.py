@@ -21,7 +21,7 @@ from fixres_poc.config.progress import bar
 from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
 from fixres_poc.data import decoding
-from fixres_poc.data.sources import image_folder, splitting, stanford_dogs
+from fixres_poc.data.sources import image_folder, named, splitting, stanford_dogs
 from fixres_poc.data.synthetic import generator
 
 log = logging.getLogger(__name__)
@@ -108,14 +108,20 @@ def _listed(settings: DataSettings) -> ImageDataset:
         root = generator.folder(seed)
         rows = [(name, name.split("/")[1], name.split("/")[0]) for name in generator.prepare(seed, most)]
     else:
-        named = settings.dataset == "stanford_dogs"
-        root, rows = stanford_dogs.find(stanford_dogs.prepare() if named else resolve(settings.dataset), seed)
+        root, rows = stanford_dogs.find(_folder(settings.dataset), seed)
         rows = splitting.limit(rows, most, seed)
     classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
     table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
     data = ImageDataset(root, classes, table)
     return data if settings.extra_test is None else _with_extra(data, settings.extra_test)
+
+
+def _folder(dataset: str) -> Path:
+    """The folder of a data set, downloaded first where it is a named one."""
+    if dataset == "stanford_dogs":
+        return stanford_dogs.prepare()
+    return named.prepare(dataset) if dataset in named.SOURCES else resolve(dataset)
 
 
 def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:

@@ -18,20 +18,21 @@ CHUNK_BYTES = 2**20
 LARGEST_BYTES = 2**33
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, as 64 hex digits."""
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """SHA-256 of a file, as 64 hex digits, or another of hashlib's."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
+def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
     """The file of a URL, downloaded unless it lies in the folder already.
 
     What has arrived of a broken download stays as <name>.part. Several processes may ask at once: one works.
 
     Args:
         url: ends in the file's name.
-        sha256: what the file's SHA-256 begins with, all of its 64 hex digits or fewer.
+        checksum: what the file's SHA-256 begins with, all of its 64 hex digits or fewer; "md5:" before an MD5; "" where
+            its maker publishes none.
         terms: those of the file, for whoever has to fetch it by hand.
 
     Raises:
@@ -44,9 +45,9 @@ def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
             if file.exists():
-                _check(file, sha256, str(file))
+                _check(file, checksum, str(file))
             store = pooch.create(folder, url.removesuffix(name), registry={name: None}, retry_if_failed=RETRIES)
-            return Path(store.fetch(name, downloader=partial(_resume, sha256=sha256)))
+            return Path(store.fetch(name, downloader=partial(_resume, checksum=checksum)))
     except requests.HTTPError as error:
         reason = str(error)
     except requests.RequestException:
@@ -58,12 +59,13 @@ def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
     raise InputError(f"{reason}; or put {name} into {folder} by hand ({terms})") from None
 
 
-def _check(file: Path, sha256: str, source: str) -> None:
-    if not digest(file).startswith(sha256):
+def _check(file: Path, checksum: str, source: str) -> None:
+    algorithm, _, digits = checksum.rpartition(":")
+    if not digest(file, algorithm or "sha256").startswith(digits):
         raise ValueError(f"{source}: wrong checksum")
 
 
-def _resume(url: str, output_file: str, store: pooch.Pooch, sha256: str) -> None:
+def _resume(url: str, output_file: str, store: pooch.Pooch, checksum: str) -> None:
     """Downloader for pooch that goes on with <name>.part and checks the whole; pooch itself takes no part of a hash."""
     name = url.rsplit("/", 1)[-1]
     part = Path(store.path) / f"{name}.part"
@@ -80,4 +82,4 @@ def _resume(url: str, output_file: str, store: pooch.Pooch, sha256: str) -> None
                     if file.tell() > LARGEST_BYTES:
                         raise ValueError(f"{url}: more than {LARGEST_BYTES // 2**30} GiB, so not the file wanted")
     os.replace(part, output_file)
-    _check(Path(output_file), sha256, url)
+    _check(Path(output_file), checksum, url)

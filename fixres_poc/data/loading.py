@@ -19,7 +19,7 @@ from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.sources import image_folder, stanford_dogs
+from fixres_poc.data.sources import image_folder, named, stanford_dogs
 from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Transform
 
@@ -51,9 +51,10 @@ def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.T
         return []
     if settings.dataset == "synthetic":
         return [F.pil_to_tensor(generator.open_image(settings.split_seed, name)) for name in names]
-    if not resolve(settings.dataset).is_dir():
+    place = named.folder(settings.dataset) if settings.dataset in named.SOURCES else resolve(settings.dataset)
+    if not place.is_dir():
         return []
-    root = image_folder.root(stanford_dogs.images(resolve(settings.dataset)))
+    root = image_folder.root(stanford_dogs.images(place))
     paths = [root / name for name in names]
     return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []
 

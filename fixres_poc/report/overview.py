@@ -1,17 +1,31 @@
-"""reports/index.html: every sweep with a report, and its answer, which each report leaves in overview.json."""
+"""Pages over several sweeps: reports/index.html, with a line a sweep, and a comparison of some of them.
 
+Each report leaves its line in overview.json; a comparison reads the reports' own tables.
+"""
+
+import base64
 import datetime
 import html
+import io
 import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from nbformat import v4
 
+from fixres_poc.analysis import cost
+from fixres_poc.analysis.cells import aligned, correct_by_cell
 from fixres_poc.analysis.questions import Answer, answers
 from fixres_poc.analysis.results import Results, load_results
+from fixres_poc.analysis.statistics import Difference, mean_over_seeds, paired_difference
+from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home, report_folder, write_atomically
-from fixres_poc.report import pages, tables
+from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.report import pages, plots, tables
 
 LINE = "overview.json"
 INTRODUCTION = """# Sweeps
@@ -21,6 +35,22 @@ one training gain when tested at a larger size? *Adaptation*: does adapting the 
 over as much at the train size? *Claim*: is a smaller train size, adapted, as good as train = test, for less training?
 Differences in points of top-1 with 95 % intervals, on the second test part where there is one. *Gain of the best pair*:
 over the same training at test = train, without adaptation.
+"""
+
+SAME_IMAGES = """# Networks on the same images
+
+What each sweep says, on the second test part where there is one; then the cells that validation chose, held against
+each other on the same images.
+"""
+OTHER_IMAGES = """# The same question on several data sets
+
+Does FixRes pay there? What each sweep says, on the second test part where there is one. Their images differ, so their
+accuracies are not to be compared, but their verdicts are.
+"""
+COSTS = """## Accuracy and cost
+
+Every cell of the sweeps, in one crop: top-1 against FLOPs of one image, and against those of its training (probe,
+stage 1 at the chosen rate and stage 2; a training step is three forward passes).
 """
 
 
@@ -34,11 +64,27 @@ def write(sweep: str) -> Path:
     for name in table["sweep"]:
         cell = f"<td>{html.escape(name)}</td>"
         shown = shown.replace(cell, f'<td><a href="{name}/index.html">{html.escape(name)}</a></td>')
-    output = v4.new_output("display_data", {"text/html": shown})  # type: ignore[no-untyped-call]
-    cells = [v4.new_markdown_cell(INTRODUCTION), v4.new_code_cell(outputs=[output])]  # type: ignore[no-untyped-call]
-    page = home() / "reports" / "index.html"
+    return _page("index", INTRODUCTION, shown)
+
+
+def _page(name: str, *parts: Any) -> Path:
+    """Write reports/<name>.html from Markdown (text that begins with #), HTML and figures."""
+    cells = []
+    for part in parts:
+        if isinstance(part, str) and part.startswith("#"):
+            cells.append(v4.new_markdown_cell(part))  # type: ignore[no-untyped-call]
+            continue
+        shown = {"text/html": part} if isinstance(part, str) else {"image/png": _png(part)}
+        cells.append(v4.new_code_cell(outputs=[v4.new_output("display_data", shown)]))  # type: ignore[no-untyped-call]
+    page = home() / "reports" / f"{name}.html"
     write_atomically(page, pages.render_content(v4.new_notebook(cells=cells), {}))  # type: ignore[no-untyped-call]
     return page
+
+
+def _png(figure: Figure) -> str:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def line(results: Results) -> dict[str, str]:
@@ -76,3 +122,58 @@ def _told(answer: Answer) -> str:
         return "not asked"
     found = answer.difference
     return f"{answer.verdict}: {found.estimate * 100:+.1f} ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
+
+
+def compare(names: Sequence[str]) -> Path:
+    """Write reports/compare-<names>.html: networks on the same images, or one network's answers on several data sets.
+
+    Networks are held against each other by what validation chose of each, on the images that both were tested on.
+
+    Raises:
+        InputError: fewer than two sweeps, or one without a report.
+    """
+    if len(set(names)) < 2:
+        raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
+    every = {name: load_results(name) for name in names}
+    tested = [each.predictions[["image", "split"]].astype(str).drop_duplicates() for each in every.values()]
+    same = len({frozenset(each.itertuples(index=False, name=None)) for each in tested}) == 1
+    shown = tables.show(pd.DataFrame([line(each) for each in every.values()]), classes="sortable words").data
+    parts: list[Any] = [SAME_IMAGES if same else OTHER_IMAGES, str(shown)]
+    if same:
+        parts += ["## Differences on the same images", str(tables.show(differences(every), classes="sortable").data)]
+    costs = pd.concat([_costs(each).assign(sweep=name) for name, each in every.items()], ignore_index=True)
+    plots.use_style()
+    return _page(f"compare-{'-'.join(names)}", *parts, COSTS, plots.compared_costs(costs))
+
+
+def differences(every: Mapping[str, Results]) -> pd.DataFrame:
+    """Top-1 of one sweep's chosen cell minus another's, on the same images, for each pair of sweeps and test part."""
+    rows = []
+    for (first, one), (second, other) in combinations(every.items(), 2):
+        for part in [part for part in one.parts if part in other.parts]:
+            found = _difference(one.on(part), other.on(part))
+            if found is not None:
+                rows.append({"sweep": second, "minus": first, "on": part, "points (95 %)": found.points()})
+    return pd.DataFrame(rows, columns=["sweep", "minus", "on", "points (95 %)"])
+
+
+def _difference(first: Results, second: Results) -> Difference | None:
+    """The second's minus the first's, over the seeds that both have."""
+    hits = []
+    for results in (first, second):
+        cell = results.choose()
+        found = correct_by_cell(results.predictions, results.part)
+        hits.append({seed: found[cell._replace(seed=seed)] for seed in results.seeds(cell)})
+    pairs = [aligned(hits[1][seed], hits[0][seed]) for seed in hits[0] if seed in hits[1]]
+    if len(pairs) < 2:
+        return paired_difference(*pairs[0]) if pairs else None
+    apart = [own.astype(int) - other.astype(int) for own, other in pairs]
+    return mean_over_seeds(pd.concat(apart, axis=1, join="inner").T, least=-1)
+
+
+def _costs(results: Results) -> pd.DataFrame:
+    """Accuracy and cost of every cell in one crop that may be chosen, on the last test part."""
+    rows = cost.training_front(results.on(results.parts[-1]))
+    name, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
+    image = {size: parameters_and_flops(name, classes, size)[1] for size in set(rows["test_size"])}
+    return rows.assign(image_flops=rows["test_size"].map(image))

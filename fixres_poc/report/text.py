@@ -13,6 +13,7 @@ from fixres_poc.analysis.cells import CANDIDATES, PAIR, Cell, keys
 from fixres_poc.analysis.questions import Answer
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import ADAPTED, CONTROL
+from fixres_poc.data.sources import named
 
 ASKED = {
     "size": "Size: one training, tested larger than trained, against test = train",
@@ -191,7 +192,7 @@ def trust(results: Results) -> str:
             "something to show (docs/design/drawn_dogs.md): they prove nothing about photographs"
         )
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
-    return f"{'; '.join(parts)}. {leakage}"
+    return " ".join(filter(None, [f"{'; '.join(parts)}.", named.about(settings["dataset"]), leakage]))
 
 
 def adaptations(results: Results) -> str:

@@ -98,7 +98,7 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
     """Refuse what cannot be used before images are drawn, and name terms; the embedded one is known without torch."""
     if not replace:
         refuse_loss(sweep)
-    if sweep.backbone not in EMBEDDED_BACKBONES or sweep.weights is not None:
+    if sweep.backbone != EMBEDDED_BACKBONES[0] or sweep.weights is not None:
         from fixres_poc.model import backbones
 
         backbones.check(sweep.backbone, sweep.weights)

@@ -21,8 +21,13 @@ from fixres_poc.model.tracing import parameters_and_flops
 from fixres_poc.report.tables import readable
 
 GIB = 2**30
-STANFORD_DOGS = {"train": 10_200, "val": 1_800, "test": 8_580}
-"""The official 12,000 train images, of which 15 of each class's 100 become validation, and the official test part."""
+EXPECTED = {
+    "stanford_dogs": (10_200, 1_800, 8_580, 120),
+    "oxford_pets": (3_128, 552, 3_669, 37),
+    "flowers102": (1_020, 1_020, 6_149, 102),
+    "fgvc_aircraft": (3_334, 3_333, 3_333, 100),
+}
+"""Images in train, val and test, and classes, by official split; where it has no val, 15 % of train become it."""
 MEASURED_S = 3
 
 
@@ -47,9 +52,10 @@ def expected_images(sweep: SweepSettings) -> tuple[dict[str, int], int]:
         cells = generator.counts(sweep.image_limit)
         counts = {part: sum(n for (split, _), n in cells.items() if split == part) for part in SPLITS}
         return counts, len(generator.CLASSES)
-    if sweep.dataset == "stanford_dogs":
-        share = min(1.0, (sweep.image_limit or 20_580) / 20_580)
-        return {part: int(n * share) for part, n in STANFORD_DOGS.items()}, 120
+    if sweep.dataset in EXPECTED:
+        *images, classes = EXPECTED[sweep.dataset]
+        share = min(1.0, (sweep.image_limit or sum(images)) / sum(images))
+        return {part: int(n * share) for part, n in zip(SPLITS, images, strict=True)}, classes
     data = load_dataset(sweep.data_settings())
     return data.counts(), len(data.classes)
 

