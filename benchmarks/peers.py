@@ -113,7 +113,7 @@ class NoValidation(Callback):  # type: ignore[misc]
 
 def evaluate(settings: PairSettings, data: ImageDataset, model: nn.Module, size: int, split: str) -> float:
     """Top-1 accuracy on one split."""
-    made = learner(loaders(data, settings, size, "train", split, crops=False), model, 0.0)
+    made = learner(loaders(data, settings, size, split, split, crops=False), model, 0.0)
     probabilities, labels = made.get_preds(dl=made.dls.valid, with_loss=False)[:2]
     return float((probabilities.argmax(dim=1) == labels).float().mean())
 

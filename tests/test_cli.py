@@ -20,8 +20,10 @@ from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep import execution
 
 SMOKE = "sweeps/smoke.yml"
-COMMANDS = ("sweep", "train", "plan", "data", "audit", "evaluate", "predict", "export", "report", "run")
-COMMANDS += ("adapt", "compare")
+COMMANDS = [
+    *("sweep", "train", "plan", "data", "audit", "compare"),
+    *("evaluate", "predict", "export", "adapt", "report", "run"),
+]
 RUN = "runs/tiny/train48_test64_seed0"
 
 
@@ -133,7 +135,12 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Path] = []
-    monkeypatch.setattr("fixres_poc.sweep.notebook_run.run", lambda file, limit: ran.append(file) or 0)
+
+    def run(file: Path, limit: int | None) -> int:
+        ran.append(file)
+        return 0
+
+    monkeypatch.setattr("fixres_poc.sweep.notebook_run.run", run)
     file = tmp_path / "train64_seed0" / "settings.json"
     file.parent.mkdir()
     error, progress = file.with_name("error.txt"), file.with_name("progress.log")
