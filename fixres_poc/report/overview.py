@@ -60,11 +60,16 @@ def write(sweep: str) -> Path:
     found = sorted((home() / "reports").glob(f"*/{LINE}"))
     table = pd.DataFrame([json.loads(file.read_text(encoding="utf-8")) for file in found])
     table = table.sort_values("date", ascending=False, kind="stable")
-    shown = str(tables.show(table, classes="sortable words").data)
-    for name in table["sweep"]:
+    return _page("index", INTRODUCTION, _linked(table))
+
+
+def _linked(lines: pd.DataFrame) -> str:
+    """Lines of sweeps as a table, in which each name leads to the sweep's report."""
+    shown = str(tables.show(lines, classes="sortable words").data)
+    for name in lines["sweep"]:
         cell = f"<td>{html.escape(name)}</td>"
         shown = shown.replace(cell, f'<td><a href="{name}/index.html">{html.escape(name)}</a></td>')
-    return _page("index", INTRODUCTION, shown)
+    return shown
 
 
 def _page(name: str, *parts: Any) -> Path:
@@ -137,8 +142,8 @@ def compare(names: Sequence[str]) -> Path:
     every = {name: load_results(name) for name in names}
     tested = [each.predictions[["image", "split"]].astype(str).drop_duplicates() for each in every.values()]
     same = len({frozenset(each.itertuples(index=False, name=None)) for each in tested}) == 1
-    shown = tables.show(pd.DataFrame([line(each) for each in every.values()]), classes="sortable words").data
-    parts: list[Any] = [SAME_IMAGES if same else OTHER_IMAGES, str(shown)]
+    shown = _linked(pd.DataFrame([line(each) for each in every.values()]))
+    parts: list[Any] = [SAME_IMAGES if same else OTHER_IMAGES, shown]
     if same:
         parts += ["## Differences on the same images", str(tables.show(differences(every), classes="sortable").data)]
     costs = pd.concat([_costs(each).assign(sweep=name) for name, each in every.items()], ignore_index=True)
