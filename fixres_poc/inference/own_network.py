@@ -134,9 +134,8 @@ def read(file: Path, architecture: str, classes: Path | None = None) -> tuple[nn
     """
     content, name = weights.read(weights.find(str(file))), f"timm:{architecture.removeprefix('timm:')}"
     model = create(name, pretrained=False)
-    head = next(key for key, module in model.named_modules() if module is classifier(model))
-    if f"{head}.weight" in content:
-        model = create(name, len(content[f"{head}.weight"]), pretrained=False)
+    rows = [len(content[key]) for key in weights.names_of(model, classifier(model)) if key in content]
+    model = create(name, rows[0], pretrained=False) if rows else model
     weights.fit(model, content, file.name)
     try:
         lines = classes.read_text(encoding="utf-8").splitlines() if classes else weights.told(file)

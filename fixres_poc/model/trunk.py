@@ -46,6 +46,10 @@ def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
+def _name_of(model: nn.Module, part: nn.Module) -> str:
+    return next(str(name) for name, module in model.named_modules() if module is part)
+
+
 class _Tap(nn.Module):
     """Keeps its input and passes it on, or a copy of it where what follows would change it in place."""
 
@@ -86,8 +90,7 @@ class Trunk:
         self.network, self.taps = model, list[_Tap]()
         norm = last_batch_norm(model)
         if norm is not None:
-            name = next(name for name, module in model.named_modules() if module is norm)
-            self._replace(name, _Tap(copied=True))
+            self._replace(_name_of(model, norm), _Tap(copied=True))
         if norm is not None and isinstance(model, ResNet):
             *blocks, block = cast(Any, self.network).layer4
             tap = _Tap()
@@ -139,8 +142,7 @@ def merged(model: nn.Module, tail: Tail) -> nn.Module:
     network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     for old, new in [(last_batch_norm(network), tail.norm), (classifier(network), tail.classifier)]:
         if old is not None and new is not None:
-            name = next(name for name, module in network.named_modules() if module is old)
-            network.set_submodule(name, copy.deepcopy(new).cpu())
+            network.set_submodule(_name_of(network, old), copy.deepcopy(new).cpu())
     return network.eval()
 
 

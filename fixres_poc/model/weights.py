@@ -50,7 +50,7 @@ def load(model: nn.Module, path: Path, head: nn.Module) -> None:
         InputError: not a file of tensors only, or names or shapes that do not fit; the first few are named.
     """
     own, given = model.state_dict(), read(path)
-    for name in _of(model, head):
+    for name in names_of(model, head):
         if name in given and given[name].shape[1:] == own[name].shape[1:] and len(given[name]) != len(own[name]):
             given[name] = own[name]
     fit(model, given, path.name)
@@ -70,7 +70,7 @@ def load_trained(
         InputError: as `load`; another number of classes, or other ones.
     """
     given, names = read(path), order or told(path) or classes
-    for key in [key for key in _of(model, head) if key in given]:
+    for key in [key for key in names_of(model, head) if key in given]:
         if len(given[key]) != len(classes):
             what = f"its classifier has {len(given[key])} classes, the data set has {len(classes)}"
             raise InputError(f"weights {path.name}: {what}")
@@ -81,7 +81,7 @@ def load_trained(
     fit(model, given, path.name)
 
 
-def _of(model: nn.Module, part: nn.Module) -> list[str]:
+def names_of(model: nn.Module, part: nn.Module) -> list[str]:
     """Names of a part's tensors in the network's state dict."""
     prefix = next(name for name, module in model.named_modules() if module is part)
     return [f"{prefix}.{name}" for name in part.state_dict()]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import ADAPTATIONS, PHOTOS, TEST, VAL, same, shaped, told
+from made_up import ADAPTATIONS, PHOTOS, TEST, VAL, grid, same, shaped, told
 from scipy.stats import binom
 
 from fixres_poc.analysis.cells import Cell
@@ -143,3 +143,9 @@ def test_the_report_folder_needs_no_runs(found: Results, own_home: Path) -> None
 def test_images_that_are_gone_are_not_shown() -> None:
     found = shaped(2, 30, pairs=[[96, 96]])
     assert images_to_show(found.data_settings(), found.images["image"].head(3)) == []
+
+
+def test_draws_in_which_sizes_tie_go_to_the_smaller_one() -> None:
+    found = grid({(64, 96): same(0.60), (64, 128): same(0.61)})  # one validation image more
+    assert found.choose().test_size == 128
+    assert found.stability() == pytest.approx(1 - 0.99**100, abs=0.05)  # how often that image is drawn
