@@ -53,7 +53,7 @@ MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
 ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
 CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 
-.PHONY: help setup sweep plan data report compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab lint types unit nbval audit-deps clean
+.PHONY: help setup sweep plan data report compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab test-sabotage lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -90,7 +90,7 @@ data: setup  ## draw or check the images of a sweep, without training
 report: setup  ## render a sweep's report again, from the runs that exist (FORMAT=html, pdf or slides)
 	@$(PYTHON) -m fixres_poc report $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(call option,format,FORMAT)
 
-compare: setup  ## sweeps side by side, networks or data sets, into reports/compare-*.html (SWEEPS="a b")
+compare: setup  ## sweeps side by side, networks or datasets, into reports/compare-*.html (SWEEPS="a b")
 	@$(PYTHON) -m fixres_poc compare $$FIXRES_SWEEPS
 
 lint: setup  ## ruff: rules and format, notebooks included
@@ -127,9 +127,12 @@ test-cluster: setup  ## sweeps on a Slurm cluster of this machine alone; root, s
 test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a browser (Chromium or Chrome)
 	$(PYTHON) -m pytest -m lab tests/lab
 
+test-sabotage: setup  ## break the method in five ways, one at a time: nbval must turn red each time
+	$(PYTHON) -m pytest -m sabotage -s tests/sabotage
+
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
-	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name 'dogs10*' -exec rm -rf {} +; fi
+	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name bench.md ! -name '*dogs10*' -exec rm -rf {} +; fi
 
 .venv-peers/.installed: pyproject.toml constraints.txt
 	$(PYTHON3_GIVEN) -m venv .venv-peers

@@ -44,7 +44,7 @@ class Bench:
     """What all rows need.
 
     Attributes:
-        settings: batch size and data set; sizes are the rows'.
+        settings: batch size and dataset; sizes are the rows'.
         data: its images, all of them in the split "test".
         repeats: of short rows; the first, to warm up, comes on top.
         grid_repeats: of whole grids.
@@ -150,7 +150,7 @@ def train_step(bench: Bench) -> Result:
 
 
 def several_sizes(bench: Bench) -> Result:
-    """Evaluation at four test sizes."""
+    """Evaluation at four test resolutions."""
     bench.data, everything = bench.data.some("test", len(bench.data.table) // 2, 0), bench.data
     ways = {"usual": lambda: bench.usual_passes(SIZES), "own": lambda: bench.own_passes(SIZES)}
     seconds = measure.alternating(ways, bench.repeats)
@@ -195,7 +195,7 @@ def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> B
 def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
     """Measure those of the rows that are asked for, and write the page with all that were ever measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", help="folder of class folders; default: drawn images")
+    parser.add_argument("--dataset", help="folder of class folders; default: synthetic images")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps")
@@ -210,7 +210,7 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.only:
         print(name, file=sys.stderr)
-        result = rows[name](bench) | {"data": "photographs" if chosen.dataset else "drawn images"}
+        result = rows[name](bench) | {"data": "photographs" if chosen.dataset else "synthetic images"}
         write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
     found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
     write(chosen.output, found)

@@ -45,7 +45,7 @@ def seconds_a_step(model: nn.Module, loaded: Iterable[torch.Tensor], accelerator
 
 
 def files(settings: PairSettings, size: int, training: bool, format: torch.memory_format) -> Iterator[torch.Tensor]:
-    """Endless batches of a data set's train images, as stage 1 or an evaluation reads them."""
+    """Endless batches of a dataset's train images, as stage 1 or an evaluation reads them."""
     transform = transforms_for(settings, size, size)["train" if training else "val_test"]
     samples = SplitImages(load_dataset(settings), "train", transform, 0 if training else None)
     rows = [batch for batch in batches(samples, settings.batch_size) if len(batch) == settings.batch_size]
@@ -58,7 +58,7 @@ def measure(settings: PairSettings, size: int, training: bool, name: str, peak: 
     """One line of the result.
 
     Args:
-        settings: backbone, batch size, precision, data set.
+        settings: backbone, batch size, precision, dataset.
         size: side of the images in px.
         training: whether weights are updated.
         name: of the memory format.

@@ -23,7 +23,14 @@ TABLE = (  # row, what, against, slow, fast, reach
     ("drawing", "drawing 1,000 images", "one process", "one", "own", 1.85),
 )
 SHARES = (  # row, what, against, part, whole, at most
-    ("grid", "one more test size in a finished sweep", "a sweep of that pair alone", "one_more", "one_pair", 0.30),
+    (
+        "grid",
+        "one more test resolution in a finished sweep",
+        "a sweep of that pair alone",
+        "one_more",
+        "one_pair",
+        0.30,
+    ),
     ("memory", "peak memory with 2,000 images", "with 200", "many", "few", 1.1),
 )
 START_UP = (  # what, of which, at most

@@ -4,7 +4,7 @@ Runs in an environment that has fastai beside the project. Network, weights, ima
 are the same; the rest is what each does by itself.
 
 `python -m benchmarks.peers FILE...`, settings as JSON: a grid as fastai's user would do it, who trains once a train
-size, and from there for every test size with all but the last layers frozen.
+size, and from there for every test resolution with all but the last layers frozen.
 """
 
 import copy
@@ -76,7 +76,7 @@ def learner(loaded: DataLoaders, model: nn.Module, smoothing: float, *callbacks:
 
 
 def train(settings: PairSettings, data: ImageDataset, scratch: Path) -> nn.Module:
-    """Stage 1 at the train size; the epoch is chosen on validation."""
+    """Stage 1 at the train resolution; the epoch is chosen on validation."""
     torch.manual_seed(settings.seed)
     model = create(settings.backbone, len(data.classes))
     loaded = loaders(data, settings, settings.train_size, "train", "val", crops=True)
@@ -164,7 +164,7 @@ def epoch(made: bench.Bench) -> Result:
 
 
 def question(made: bench.Bench) -> Result:
-    """A grid of 2 x 4 pairs with three adaptations and two controls, drawn images, everything from the start."""
+    """A grid of 2 x 4 pairs with three adaptations and two controls, synthetic images, everything from the start."""
     found: Result = {"fastai": [], "own": [], "images": 1600, "top1": {}}
     common = PairSettings(image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64)
     sizes = itertools.product(processes.GRID["train_sizes"], processes.GRID["test_sizes"])

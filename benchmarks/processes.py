@@ -66,7 +66,7 @@ def start_up(repeats: int) -> Result:
 
 
 def grid(repeats: int) -> Result:
-    """The demo's images on a grid of 2 x 4 pairs, all results; then one more test size."""
+    """The demo's images on a grid of 2 x 4 pairs, all results; then one more test resolution."""
     found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "images": 1600}
     for _ in range(repeats):
         with TemporaryDirectory() as scratch:

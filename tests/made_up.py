@@ -89,9 +89,9 @@ def grid(
     """Results with these accuracies, the same on validation and on test.
 
     Args:
-        seeds: of each training, by train and test size and adaptation; None stands for a failed run. Controls that are
-            not named are as good as `none`.
-        once: of the linear probe (0.5 if not given), and of zero_shot where there is one, at every test size.
+        seeds: of each training, by train and test resolution and adaptation; None stands for a failed run. Controls
+            that are not named are as good as `none`.
+        once: of the linear probe (0.5 if not given), and of zero_shot where there is one, at every test resolution.
         photos: if not 0, accuracies on a second test part of that name, as a share of those on test.
         values: further settings of the sweep.
     """
@@ -126,12 +126,12 @@ def told(at_96: Top1, at_128: Top1 | None, *seed1: Top1 | None, **values: Any) -
 
 
 def shaped(classes: int, images: int, **values: object) -> Results:
-    """The runs of a sweep on a data set of any shape, nothing trained: an accuracy that grows with the test size.
+    """The runs of a sweep on a dataset of any shape, nothing trained: an accuracy that grows with the test resolution.
 
     Args:
         classes: number of classes, with names of many lengths; the first has half of the images, but for one each.
         images: number of images, of all splits; each class has one at least.
-        values: the sweep's settings, beside a data set of one's own that isn't at hand.
+        values: the sweep's settings, beside a dataset of one's own that isn't at hand.
     """
     rng = np.random.default_rng(0)
     sweep = validate(SweepSettings, {"name": "shape", "dataset": "birds", **values}, "shape.yml")

@@ -34,9 +34,9 @@ def test_processor_seconds_count_what_a_process_has_started(tmp_path: Path) -> N
 
 
 def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
-    drawing = {"one": [10.0, 11.0], "own": [8.0, 8.0], "images": 1000, "data": "drawn images"}
+    drawing = {"one": [10.0, 11.0], "own": [8.0, 8.0], "images": 1000, "data": "synthetic images"}
     start_up = {"pair": [2.0, 3.0, 2.25], "predict": [3.5]}
-    growth = {"pixels": {"100": [1.0], "400": [4.0]}, "data": "drawn images"}
+    growth = {"pixels": {"100": [1.0], "400": [4.0]}, "data": "synthetic images"}
     top1 = {"own": {"none": 0.5, "head": 0.625}, "fastai": {"none": 0.25, "head": 0.75}}
     peers = {"fastai": [30.0, 40.0], "own": [10.0, 10.0], "top1": top1}
     page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth, "start_up": start_up, "peers_grid": peers})

@@ -91,7 +91,7 @@ def test_missing_argument_is_wrong_use() -> None:
     ("error", "expected"),
     [
         (InputError("dataset = 'x': no such folder"), (2, "error: dataset = 'x': no such folder\n")),
-        (KeyboardInterrupt(), (130, "stopped; the same command goes on from here\n")),
+        (KeyboardInterrupt(), (130, "stopped; run the same command again to resume\n")),
         (OSError("disk\nfull"), (1, "error: OSError: disk full; traceback in {log}\n")),
     ],
     ids=lambda value: type(value).__name__,
@@ -214,7 +214,7 @@ def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -
     assert printed("audit", str(colour_folder))["across_classes"] == [["blue/00.png", "green/copy.png"]]
     text = CliRunner().invoke(app, ["audit", str(colour_folder)]).stdout
     assert re.search(r" 1  equal images in two classes\n", text)
-    assert "Doubtful labels. In two classes stand the same images: 1 byte for byte equal." in text
+    assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text
 
 
 def test_a_sweep_for_programs_prints_nothing_but_json(monkeypatch: pytest.MonkeyPatch) -> None:

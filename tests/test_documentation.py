@@ -11,6 +11,7 @@ import typer
 
 from fixres_poc.cli import app
 from fixres_poc.config.files import REPOSITORY
+from fixres_poc.config.sweep_settings import SweepSettings
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -40,6 +41,16 @@ def test_every_command_is_shown() -> None:
     assert "train sweeps/stanford_dogs.yml" in CALLS
     page = (REPOSITORY / "docs/command_line.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^fixres-poc (\w+)", page, re.MULTILINE)) | {"train"} == set(COMMANDS)
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    text = (REPOSITORY / "docs/settings.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    described = {name: default for names, default, *_ in rows for name in re.findall(r"`(\w+)`", names)}
+    fields = SweepSettings.model_fields
+    assert set(described) == set(fields) - {"name"}
+    plain = {name: fields[name].default for name in described if isinstance(fields[name].default, str | int | float)}
+    assert {name: described[name] for name in plain} == {name: f"{value}".lower() for name, value in plain.items()}
 
 
 def test_every_line_of_a_block_is_a_known_program() -> None:

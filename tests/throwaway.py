@@ -1,6 +1,7 @@
 """Notebooks that train nothing, for tests of what runs them; each appends its run's name to $FIXRES_HOME/ran.txt.
 
-A file `broken` in $FIXRES_HOME makes the pair at test size 96 fail, a file `slow` makes trainings wait until it goes.
+A file `broken` in $FIXRES_HOME makes the pair at test resolution 96 fail, a file `slow` makes trainings wait until it
+goes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The cells of a sweep's grid: train size x test size x adaptation x view x seed, and the columns of results.csv.
+"""The cells of a sweep's grid: train and test resolution x adaptation x view x seed, and the columns of results.csv.
 
 Each cell has a row per test part.
 """
@@ -20,7 +20,7 @@ GRID = ["train_size", "test_size", "adaptation", "view"]
 PAIR = ["train_size", "test_size"]
 TIES = ["test_size", "crops", "rank", "train_size"]  # of equals on validation the smaller is preferred, in this order
 ONCE = ("baseline", "zero_shot")
-"""What runs once for all pairs, at every test size; its train size is that test size."""
+"""What runs once for all pairs, at every test resolution; its train resolution is that test resolution."""
 CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
 """Adaptations that may be chosen, the simplest first."""
 

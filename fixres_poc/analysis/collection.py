@@ -75,7 +75,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
 
 
 def _placed(each: Outcome, table: pd.DataFrame) -> pd.DataFrame:
-    """A run's rows with seed and train size; what runs once was fitted at its test size."""
+    """A run's rows with seed and train resolution; what runs once was fitted at its test resolution."""
     return table.assign(
         seed=each.run.parameters["seed"], train_size=each.run.parameters.get("train_size", table["test_size"])
     )
@@ -129,7 +129,7 @@ def _with_ratios(table: pd.DataFrame, images: Path, resize: Resize) -> pd.DataFr
 
 
 def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The columns p_vs_baseline (at the same test size) and p_vs_same_size, by Holm's method for each reference."""
+    """The columns p_vs_baseline (same test resolution) and p_vs_same_size, by Holm's method for each reference."""
     correct = {part: correct_by_cell(predictions, part) for part in table["test_part"].unique()}
     probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "baseline"}
 

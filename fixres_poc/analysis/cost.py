@@ -1,8 +1,8 @@
 """What an image costs, and what a training costs: the cells that no other one beats at their cost.
 
-The cost of an image depends on the test size and on the number of crops alone: the train size and the adaptation leave
-the network's shape as it is. So speeds are medians over all runs of one test size and view. A multiply-add counts as 2
-FLOPs, and a training step as three forward passes.
+The cost of an image depends on the test resolution and on the number of crops alone: the train resolution and the
+adaptation leave the network's shape as it is. So speeds are medians over all runs of one test resolution and view. A
+multiply-add counts as 2 FLOPs, and a training step as three forward passes.
 """
 
 from itertools import pairwise
@@ -37,7 +37,7 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
 
 
 def training_front(results: Results) -> pd.DataFrame:
-    """For every cell in one crop that may be chosen: accuracy and training cost, and is it on its test size's front?
+    """Accuracy and training cost of every one-crop cell that may be chosen, and is it on its test resolution's front?
 
     Returns:
         Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no cell of that test
@@ -52,7 +52,7 @@ def training_front(results: Results) -> pd.DataFrame:
 
 
 def speeds(results: Results) -> pd.DataFrame:
-    """Evaluation speeds (images/s) over runs: median, min and max, by test size and view."""
+    """Evaluation speeds (images/s) over runs: median, min and max, by test resolution and view."""
     ran = results.table[results.table["status"] == "done"].sort_values("adaptation", key=lambda names: names.isin(ONCE))
     runs = ran.drop_duplicates([*PAIR, "view", "seed"])  # all adaptations of a run were measured together
     pairs = runs[~runs["adaptation"].isin(ONCE)]
@@ -109,37 +109,37 @@ def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
                 f"{low * 100:.1f} to {high * 100:.1f}"
                 for low, high in zip(front["top1_low"], front["top1_high"], strict=True)
             ],
-            "against the row before, on test": words,
+            "against the previous row, on test": words,
         }
     )
 
 
 def _against(low: float, high: float, text: str) -> str:
-    return f"not told apart: {text}" if low <= 0 <= high else text
+    return f"no difference shown: {text}" if low <= 0 <= high else text
 
 
 def advice(results: Results, front: pd.DataFrame) -> str:
     """Markdown: what to use without a limit, and the cheapest step that is not told apart from it."""
     if front.empty:
-        return "No pair was run to its end, so there is none to recommend."
+        return "No pair has finished, so there is none to recommend."
     each, place = keys(front), int(front["val_top1"].argmax())
-    lines = [f"- Without a limit validation prefers: {_with_cost(each[place], front.iloc[place])}."]
+    lines = [f"- Without a limit, validation prefers {_with_cost(each[place], front.iloc[place])}."]
     gains = [results.difference(each[place], cell) for cell in each[:place]]
     same = [(number, gain) for number, gain in enumerate(gains) if gain is not None and gain.low <= 0]
     if same:
         number, gain = same[0]
         lines.append(
-            f"- The cheapest that is not told apart from it on test: {_with_cost(each[number], front.iloc[number])}. "
-            f"What the dearer one adds there is {gain.points()}."
+            f"- The cheapest cell without a detectable difference on test is "
+            f"{_with_cost(each[number], front.iloc[number])}. The more expensive one adds {gain.points()}."
         )
     elif place and None not in gains:
-        lines.append("- Every cheaper row of the table is told apart from it on test, and is worse.")
+        lines.append("- Every cheaper row of the table is worse on test.")
     elif not place:
-        lines.append("- Nothing that was run is cheaper.")
+        lines.append("- No cheaper cell was run.")
     return "\n".join(lines)
 
 
 def _with_cost(cell: Cell, row: "pd.Series[float]") -> str:
     speed = f"{row['images_per_second']:.0f} images/s and " if row["images_per_second"] > 0 else ""
     name = f"the baseline at {cell.test_size} px" if cell.adaptation == "baseline" else cell.named()
-    return f"{name}, with {speed}{row['flops'] / 1e9:.3g} GFLOP an image"
+    return f"{name}, with {speed}{row['flops'] / 1e9:.3g} GFLOP per image"

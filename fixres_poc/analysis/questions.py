@@ -1,6 +1,7 @@
 """The five questions of a report. Each has one estimate, fixed beforehand in docs/design/evaluation_protocol.md.
 
-What is compared is chosen on validation, and averaged over train sizes with equal weight. Accuracies are fractions.
+What is compared is chosen on validation, and averaged over train resolutions with equal weight. Accuracies are
+fractions.
 """
 
 import math
@@ -26,9 +27,9 @@ class Answer:
 
     Attributes:
         differences: what is credited is the smallest, by estimate and by each bound; none where it could not be asked.
-        compared: for each difference the pairs of cells, one per train size.
+        compared: for each difference the pairs of cells, one per train resolution.
         delta: the largest difference that does not matter.
-        seeds: number of trainings per train size that all pairs have.
+        seeds: number of trainings per train resolution that all pairs have.
         ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan where not known.
         apart: for each difference its estimate at every pair of cells, of which it is the mean.
         ratios: `ratio` at every pair of cells.
@@ -121,7 +122,7 @@ def answers(results: Results) -> list[Answer]:
 
 
 def _claim(results: Results, ranked: pd.DataFrame) -> list[Contrast]:
-    """At each test size that is a train size too: a smaller train size, adapted there, against train = test, alike."""
+    """At each test resolution that is a train resolution too: a smaller one, adapted, against train = test, alike."""
     contrasts = list[Contrast]()
     for test in sorted(set(ranked["test_size"]) & set(ranked["train_size"])):
         rows = ranked[(ranked["test_size"] == test) & ranked["adaptation"].isin(ADAPTED)]

@@ -1,6 +1,6 @@
 """What one run leaves behind: predictions, metrics, versions and hardware, each file written atomically.
 
-A run's folder holds `predictions.parquet` (one row per image x test size x adaptation x view) and, written last,
+A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view) and, written last,
 `metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test part unless named val.
 """
 
@@ -17,9 +17,10 @@ import pandas as pd
 import psutil
 
 from fixres_poc.analysis.statistics import expected_calibration_error, macro_accuracy, wilson_interval
-from fixres_poc.config.files import write_atomically
+from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.provenance import environment
-from fixres_poc.config.settings import Settings
+from fixres_poc.config.settings import RunSettings, Settings
+from fixres_poc.data.dataset import ImageDataset
 
 TOP = ["top1", "top2", "top3", "top4", "top5"]
 TYPES = {"image": "category", "split": "category", "test_size": "int16", "adaptation": "category", "view": "category"}
@@ -33,13 +34,13 @@ class Metrics:
     classes: Sequence[str] | None = None  # names, in the order of the labels
     images: Mapping[str, int] | None = None  # number per split
     seconds: Mapping[str, Any] | None = None  # {"train": s, "adapt": {adaptation: s}, "evaluate": s}, or parts of it
-    eval_images_per_second: Mapping[str, float] | None = None  # by view; of the baseline by test size
+    eval_images_per_second: Mapping[str, float] | None = None  # by view; of the baseline by test resolution
     peak_memory_bytes: int | None = None
     images_at_once: int | None = None  # that passed the frozen network
     memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
     best_epoch: int | None = None  # of stage 1, from 1
-    choices: Mapping[str, Any] | None = None  # what was chosen on validation, from what the settings list
+    choices: Any = None  # a mapping or dataclass: what was chosen on validation, from what the settings list
     tried: Mapping[str, list[Any]] | None = None  # what it was chosen from, with validation accuracies
     moved: Mapping[str, float] | None = None  # how far each adaptation moved the affine weights of the last batch norm
     zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
@@ -62,6 +63,27 @@ def typed(predictions: pd.DataFrame) -> pd.DataFrame:
     if "train" in set(predictions["split"]):
         raise ValueError("split 'train': only val and test parts are predicted")
     return predictions[list(TYPES)].assign(probability=predictions["probability"].round(4)).astype(TYPES)
+
+
+def record_run(
+    settings: RunSettings, data: ImageDataset | None = None, predictions: pd.DataFrame | None = None, **measured: Any
+) -> None:
+    """Write what a notebook leaves in its run's folder: `write_run` with data, GPU and peak memory filled in.
+
+    Args:
+        measured: fields of `Metrics`; tables are kept by column.
+
+    Raises:
+        TypeError: `Metrics` has no such field.
+    """
+    from fixres_poc.model.device import device_name, peak_memory_bytes  # here, since it brings in torch
+
+    if data is not None:
+        measured |= {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
+    measured = {k: v.to_dict("list") if isinstance(v, pd.DataFrame) else v for k, v in measured.items()}
+    metrics = Metrics(**measured, peak_memory_bytes=peak_memory_bytes())
+    folder = run_folder(settings.sweep, settings.run_name)  # type: ignore[attr-defined]  # every notebook's has one
+    write_run(folder, settings, metrics, predictions, device_name())
 
 
 def write_run(
@@ -94,7 +116,7 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def summarise(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row per test size, adaptation, view and test part, in their order of appearance, "test" before an extra part.
+    """One row per test resolution, adaptation, view and test part, in order of appearance, "test" before an extra part.
 
     Returns:
         Columns test_size, adaptation, view, test_part, n_val, val_top1, n_test, top1, top1_low and top1_high (95 %

@@ -75,7 +75,7 @@ class Results:
         return correct_by_cell(self.predictions, self.part)
 
     def once(self, name: str, test_size: int) -> Cell:
-        """The cell of one of `ONCE` at a test size: the linear probe fitted there, or the zero-shot classifier."""
+        """The cell of one of `ONCE` at a test resolution: the linear probe fitted there, or zero-shot."""
         return Cell(test_size, test_size, name, self.sweep["settings"]["seeds"][0])
 
     @cached_property
@@ -176,7 +176,7 @@ class Results:
 
         Args:
             also: adaptations that compete besides, such as baseline; simpler ones win ties against them.
-            by_train_size: leave out cells that ran with fewer seeds than others of their train size, not than any.
+            by_train_size: leave out cells with fewer seeds than others of their train resolution, not than any.
         """
         order = (*CANDIDATES, *also)
         rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]

@@ -1,10 +1,10 @@
-"""Is the best test size where apparent size says, and which pairs contradict it?
+"""Is the best test resolution where apparent size says, and which pairs contradict it?
 
-The theory: for one train size, of two test sizes the one with a size ratio nearer 1 does not lose, where nothing is
-adapted (the adapted optimum lies higher, Touvron et al. 2019). A test size contradicts it when its ratio is further
-from 1 (as a factor, by both definitions of `geometry.crops`) than that of the nearest one tried, and yet its accuracy
-is higher, with a 95 % interval of the difference that leaves 0 out; otherwise the sweep agrees. With many sizes tried,
-one in forty would contradict by luck alone.
+The theory: for one train resolution, of two test resolutions the one with a size ratio nearer 1 does not lose, where
+nothing is adapted (the adapted optimum lies higher, Touvron et al. 2019). A test resolution contradicts it when its
+ratio is further from 1 (as a factor, by both definitions of `geometry.crops`) than that of the nearest one tried, and
+yet its accuracy is higher, with a 95 % interval of the difference that leaves 0 out; otherwise the sweep agrees. With
+many sizes tried, one in forty would contradict by luck alone.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ UNKNOWN = Difference(float("nan"), float("nan"), float("nan"))
 
 
 def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
-    """A sweep's test sizes against the predicted ones; with several seeds, gains are means over them.
+    """A sweep's test resolutions against the predicted ones; with several seeds, gains are means over them.
 
     Returns:
         One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds), top1 (test), the
@@ -63,7 +63,7 @@ def _compared(
 
 
 def _judged(rows: pd.DataFrame, gain: Callable[[int, int, int], Difference]) -> pd.DataFrame:
-    """Rows of one train size with the columns from `nearest` on."""
+    """Rows of one train resolution with the columns from `nearest` on."""
     distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
     nearest = int(distances[:, 0].argmin())
     train_size, reference = (int(rows[name].iloc[nearest]) for name in PAIR)
@@ -82,7 +82,7 @@ def _judged(rows: pd.DataFrame, gain: Callable[[int, int, int], Difference]) -> 
 
 
 def verdicts(comparison: pd.DataFrame, chosen_on: str = "validation") -> str:
-    """One Markdown line per train size: predicted and measured best size, and which sizes contradict the theory.
+    """One Markdown line per train resolution: predicted and measured best size, and which sizes contradict the theory.
 
     Args:
         chosen_on: the name of the part on which the best size was chosen.
@@ -93,20 +93,18 @@ def verdicts(comparison: pd.DataFrame, chosen_on: str = "validation") -> str:
 def _verdict(rows: pd.DataFrame, chosen_on: str) -> str:
     near, best = rows[rows["nearest"]].iloc[0], rows[rows["best"]].iloc[0]
     text = (
-        f"Trained at {near['train_size']} px: objects look as large as in training at {near['predicted']:.0f} px "
+        f"Trained at {near['train_size']} px: objects look equally large at {near['predicted']:.0f} px "
         f"({near['predicted_low']:.0f} to {near['predicted_high']:.0f} px, both definitions); "
     )
     if len(rows) == 1:
-        return (
-            f"{text}only {near['test_size']} px was tried (ratio {near['mean_of_ratios']:.2f}), so nothing is tested."
-        )
-    text += f"of the sizes tried {near['test_size']} px is nearest (ratio {near['mean_of_ratios']:.2f}). "
+        return f"{text}only {near['test_size']} px was run (ratio {near['mean_of_ratios']:.2f}), which tests nothing."
+    text += f"the nearest resolution of the sweep is {near['test_size']} px (ratio {near['mean_of_ratios']:.2f}). "
     if best["nearest"]:
-        text += f"The best size on {chosen_on} is that one."
+        text += f"It is also the best on {chosen_on}."
     else:
-        side = "larger" if best["test_size"] > near["test_size"] else "smaller"
-        text += f"The best size on {chosen_on} is {best['test_size']} px (ratio {best['mean_of_ratios']:.2f}), {side}; "
-        text += f"on test it is {Difference(*best[['gain', 'gain_low', 'gain_high']]).points()} against it."
+        side = "higher" if best["test_size"] > near["test_size"] else "lower"
+        text += f"The best on {chosen_on} is {best['test_size']} px (ratio {best['mean_of_ratios']:.2f}), {side}; "
+        text += f"on test the difference is {Difference(*best[['gain', 'gain_low', 'gain_high']]).points()}."
     against = rows[rows["contradicts"]]
     sizes = ", ".join(f"{size} px" for size in against["test_size"])
-    return f"{text} " + (f"**Against the theory: {sizes}.**" if sizes else "No size tried contradicts the theory.")
+    return f"{text} " + (f"**Against the theory: {sizes}.**" if sizes else "No resolution contradicts the theory.")

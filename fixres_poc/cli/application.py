@@ -29,9 +29,9 @@ Dataset = Annotated[str | None, typer.Option(help=DATASET)]
 Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
 Replace = Annotated[bool, typer.Option("--replace", help="delete finished runs made with other settings")]
-Json = Annotated[bool, typer.Option("--json", help="print for programs; fractions, seconds, bytes")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, in fractions, seconds and bytes")]
 Run = Annotated[str, typer.Argument(help="a finished run's folder, runs/<sweep>/<run>", show_default=False)]
-ADAPTATION = "which of the run's; by default the one that validation prefers"
+ADAPTATION = "an adaptation of the run; default: the best on validation"
 Adaptation = Annotated[str | None, typer.Option(help=ADAPTATION, show_default=False)]
 Adaptations = Annotated[list[str] | None, typer.Option("--adaptation", help="may be given several times")]
 TEST_SIZE: Any = typer.Option(min=32, max=2048, help="side of the test crop in px", show_default=False)
@@ -46,7 +46,7 @@ class OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            print("stopped; run the same command again to resume", file=sys.stderr)
             raise typer.Exit(130) from None
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
@@ -93,7 +93,7 @@ app = typer.Typer(
 
 @app.callback()
 def describe() -> None:
-    """Does FixRes help on my images, at which train and test size, and at what cost?"""
+    """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
     gc.set_threshold(1_000_000, 20, 100)  # looking for garbage among what imports leave took a fifth of their time
     for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
         if isinstance(stream, io.TextIOWrapper):

@@ -25,8 +25,8 @@ def predict(
 ) -> None:
     """Name the classes of images, with probabilities.
 
-    Without --run and --sweep it is the sweep of the newest finished pair. Of a sweep it takes the pair, adaptation and
-    view that validation prefers. An image that cannot be read is told after the others, with exit code 2.
+    The default is the sweep of the newest finished pair. In a sweep, the pair, adaptation and view are the best on
+    validation. Unreadable images are listed after the others, with exit code 2.
     """
     from fixres_poc.inference import finished_run
 
@@ -95,8 +95,8 @@ def export(
     network = finished_run.load(run)
     adaptation = adaptation or network.best()
     done = exporting.export(network, adaptation, output, format or ("torch" if output.suffix == ".pt2" else "onnx"))
-    text = f"{done.file}: {adaptation} of {network.folder.name}; the same on {done.images} test images, to "
-    text += f"{done.from_network:.1g} of the network and {done.from_run:.1g} of what the run stored"
+    text = f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, probabilities "
+    text += f"differ by at most {done.from_network:.1g} from the network and {done.from_run:.1g} from the stored run"
     say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
 
 
@@ -115,7 +115,7 @@ def adapt(
     std: Annotated[Colour | None, typer.Option(help="that it was trained with; given with --mean")] = None,
     json: Json = False,
 ) -> None:
-    """Adapt a network that was trained elsewhere to a test size.
+    """Adapt a network that was trained elsewhere to a test resolution.
 
     Its classes are the sorted names of the folders, unless the file says otherwise (`classes`, `class_to_idx`).
     """

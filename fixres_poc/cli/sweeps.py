@@ -1,4 +1,4 @@
-"""Commands about sweeps and data sets."""
+"""Commands about sweeps and datasets."""
 
 import contextlib
 import sys
@@ -36,7 +36,7 @@ def sweep(
     replace: Replace = False,
     json: Json = False,
 ) -> None:
-    """Do everything that a sweep still lacks: images, runs, report."""
+    """Run all missing parts of a sweep: images, runs, report."""
     from fixres_poc.config.run_state import failures
     from fixres_poc.sweep.execution import run_sweep
 
@@ -61,9 +61,9 @@ def train(
     weights: Weights = None,
     replace: Replace = False,
 ) -> None:
-    """Do the trainings of a sweep alone.
+    """Run only the trainings of a sweep.
 
-    On several GPUs, if `accelerate launch` starts it.
+    `accelerate launch` runs them on several GPUs.
     """
     from fixres_poc.sweep.execution import train_all
 
@@ -155,9 +155,9 @@ def compare(
     names: Annotated[list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Put sweeps side by side: networks, or data sets.
+    """Put sweeps side by side: networks, or datasets.
 
-    On the same images networks are held against each other, image by image; on others only verdicts are.
+    Networks on the same images are compared image by image. On different images, only verdicts are compared.
     """
     from fixres_poc.report import overview
 

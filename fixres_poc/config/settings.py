@@ -11,13 +11,13 @@ Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "
 View = Literal["center", "five_crop", "ten_crop"]
 ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
 ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn")
-"""Adaptations of a tail on images. Each has a control: the same one, done at the train size."""
+"""Adaptations of a tail on images. Each has a control: the same one, done at the train resolution."""
 CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
 SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
 NAMED_DATASETS = {"stanford_dogs": False, "oxford_pets": True, "flowers102": False, "fgvc_aircraft": False}
-"""Data sets that are downloaded by name, and whether their terms allow to show images."""
+"""Datasets that are downloaded by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
 MOST_EPOCHS = 100_000
 
@@ -87,7 +87,7 @@ class ExtraTest(Settings):
     @model_validator(mode="after")
     def _of_its_own(self) -> Self:
         if self.name in SPLITS:
-            raise ValueError(f"name = {self.name!r}: one of the data set's own parts; allowed is another name")
+            raise ValueError(f"name = {self.name!r}: one of the dataset's own parts; allowed is another name")
         return self
 
 
@@ -110,7 +110,7 @@ class DataSettings(Settings):
 
     @property
     def images_shown(self) -> bool:
-        """Whether notebooks and report show images: as set, else by the terms of a named data set."""
+        """Whether notebooks and report show images: as set, else by the terms of a named dataset."""
         return NAMED_DATASETS.get(self.dataset, True) if self.show_images is None else self.show_images
 
 
@@ -180,11 +180,11 @@ class BaselineSettings(ModelSettings, RunSettings):
 
 
 class TrainSettings(MethodSettings, RunSettings):
-    """Stage 1 at the train size, and the controls adapted there (notebook 03)."""
+    """Stage 1 at the train resolution, and the controls adapted there (notebook 03)."""
 
     seed: Seed = 0
     train_size: Size
-    tuning_size: Size | None = Field(None, description="where stage 2's lists are chosen from; None: train size")
+    tuning_size: Size | None = Field(None, description="where stage 2's lists are chosen from; None: train resolution")
     tuned_by: Seed | None = Field(None, description="seed of the training whose choices hold here; None: chosen here")
 
     @property
@@ -204,7 +204,7 @@ def pair_name(train_size: int, test_size: int, seed: int) -> str:
 
 
 class PairSettings(TrainSettings):
-    """Stage 2 and evaluation at the test size (notebook 04)."""
+    """Stage 2 and evaluation at the test resolution (notebook 04)."""
 
     test_size: Size
     adaptations: Adaptations = ADAPTATIONS
@@ -216,7 +216,7 @@ class PairSettings(TrainSettings):
         return pair_name(self.train_size, self.test_size, self.seed)
 
     def train_settings(self) -> TrainSettings:
-        """The settings of the training that this pair shares with the others of its train size."""
+        """The settings of the training that this pair shares with the others of its train resolution."""
         return TrainSettings(**self.model_dump(include=set(TrainSettings.model_fields)))
 
 

@@ -30,7 +30,7 @@ from fixres_poc.config.settings import (
 )
 
 NEUTRAL = 1.24
-"""Test size over train size at which objects look as large as in training (`geometry.formulas`)."""
+"""Test resolution over train resolution at which objects look as large as in training (`geometry.formulas`)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class SweepSettings(MethodSettings):
         return DataSettings(**self.model_dump(include=set(DataSettings.model_fields)))
 
     def runs(self) -> tuple[Run, ...]:
-        """Every notebook run of the sweep but the report's own: one training a train size and seed, one run a pair."""
+        """Every notebook run of the sweep but the report's: one per train resolution and seed, one per pair."""
         shared = self.model_dump() | {"sweep": self.name}
         sizes = tuple(sorted({BASELINE_SIZE, *(test for _, test in self.resolution_pairs())}))
         stems = ["00_state_of_the_art", "01_dataset_eda", "02_baseline"]
@@ -129,7 +129,7 @@ class SweepSettings(MethodSettings):
         return tuple(runs.values())
 
     def _of_train_size(self, train_size: int) -> dict[str, Any]:
-        """What all runs of a train size have in common: epochs, and where the lists of stage 2 are chosen from."""
+        """What all runs of a train resolution share: epochs, and where the lists of stage 2 are chosen from."""
         pairs, own = self.resolution_pairs(), dict[str, Any]()
         if self.equal_compute:
             own["epochs"] = self._epochs(train_size, max(train for train, _ in pairs))

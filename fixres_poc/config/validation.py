@@ -90,7 +90,7 @@ def _brief(value: Any) -> str:
 
 
 def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
-    """Read a sweep file; its name is the stem, and <stem>-<name> with another data set, backbone or weights file.
+    """Read a sweep file; its name is the stem, and <stem>-<name> with another dataset, backbone or weights file.
 
     Args:
         overrides: keys that replace those of the file (None values are passed over).
@@ -113,7 +113,7 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 
 def _short(key: str, value: str) -> str:
-    """What another data set, network or weights file adds to a sweep's name."""
+    """What another dataset, network or weights file adds to a sweep's name."""
     name = value.removeprefix("timm:") if key == "backbone" else resolve(value).name
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
 

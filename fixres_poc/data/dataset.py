@@ -1,4 +1,4 @@
-"""Images of a data set as one table: which, with what class, in which split. No torch in here.
+"""Images of a dataset as one table: which, with what class, in which split. No torch in here.
 
 Notebooks call `load_dataset`; a sweep calls `prepare_dataset` once, before any training: it draws what is drawn,
 decodes every image to find broken ones, and writes the table.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """The images of a data set."""
+    """The images of a dataset."""
 
     root: Path
     classes: tuple[str, ...]  # names, sorted; a label is an index into it
@@ -118,14 +118,14 @@ def _listed(settings: DataSettings) -> ImageDataset:
 
 
 def _folder(dataset: str) -> Path:
-    """The folder of a data set, downloaded first where it is a named one."""
+    """The folder of a dataset, downloaded first where it is a named one."""
     if dataset == "stanford_dogs":
         return stanford_dogs.prepare()
     return named.prepare(dataset) if dataset in named.SOURCES else resolve(dataset)
 
 
 def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
-    """The data set with a second test part."""
+    """The dataset with a second test part."""
     more, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
     if unknown:
         log.warning(printable(f"{extra.folder}: left out, as there are no such classes: {', '.join(unknown)}"))
@@ -183,7 +183,7 @@ def _measured(data: ImageDataset, skip: bool = False, decode: bool = True) -> tu
 
 
 def object_boxes(settings: DataSettings, data: ImageDataset, most: int = 200) -> pd.DataFrame | None:
-    """The objects' boxes of at most `most` randomly chosen images, for drawn dogs and Stanford Dogs.
+    """The objects' boxes of at most `most` randomly chosen images, for synthetic dogs and Stanford Dogs.
 
     Returns:
         One row per object: image, left, top, right, bottom, width, height (of the image), px; None without boxes.

@@ -127,5 +127,5 @@ def loader(
 ) -> DataLoader[tuple[torch.Tensor, int, int]]:
     """Images (n, 3, K, K), labels (n,) and row numbers (n,) of batches; process `rank` gets its part of each."""
     own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
-    pinned, whole = torch.cuda.is_available(), tuple  # the data set makes whole batches
+    pinned, whole = torch.cuda.is_available(), tuple  # the dataset makes whole batches
     return DataLoader(samples, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=whole)

@@ -1,9 +1,9 @@
 """How large objects appear in train crops and in the test framing, measured on what the transforms themselves draw.
 
 Tables of images have columns width and height in px; tables of boxes also left, top, right and bottom, a row per
-object. An enlargement is linear: the square root of the area's. An object's apparent size is the side
-sqrt(width * height) of its box times the enlargement, in px, whether or not the crop cuts it. "mean of ratios" is the
-mean over crops of test size / train size, as in `formulas.size_ratio`; "ratio of means" is the mean size at test over
+object. An enlargement is linear: the square root of the area's. An object's apparent size is the side sqrt(width *
+height) of its box times the enlargement, in px, whether or not the crop cuts it. "mean of ratios" is the mean over
+crops of test resolution / train resolution, as in `formulas.size_ratio`; "ratio of means" is the mean size at test over
 the mean size at train, the smaller one (about 0.74 against 0.81 at 443 x 386 px), since small crops weigh more in it.
 """
 
@@ -24,7 +24,7 @@ DRAWS = 10_000
 
 
 def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
-    """Train crops of randomly chosen images, each as often as any other to within one crop; for any train size.
+    """Train crops of randomly chosen images, each as often as any other to within one crop; for any train resolution.
 
     Returns:
         `draws` rows with columns row (number of the image in the table), width, height, and crop_side (square root
@@ -85,15 +85,15 @@ def pair_ratios(crops: pd.DataFrame, pairs: Iterable[tuple[int, int]], resize: R
 
 
 def neutral_test_sizes(crops: pd.DataFrame, train_sizes: Iterable[int], resize: Resize = "short_side") -> pd.DataFrame:
-    """The test sizes at which objects look as large as in training: the predicted best ones.
+    """The test resolutions at which objects look as large as in training: the predicted best ones.
 
     The interval is about the average over images like these: it joins the 95 % bootstrap intervals (images drawn again
     300 times with all their crops) of the two definitions, and is mostly the distance between these. It is not where
     the accuracy's best size must lie: single crops scatter by a quarter around the mean, so no size suits all of them.
 
     Returns:
-        One row per train size: train_size, mean_of_ratios and ratio_of_means (the test size, px, at which that
-        statistic is 1), low and high.
+        One row per train resolution: train_size, mean_of_ratios and ratio_of_means (the test resolution, px, at which
+        that statistic is 1), low and high.
     """
     counts = np.bincount(crops["row"]).astype(np.float64)
     images = np.flatnonzero(counts)

@@ -42,5 +42,5 @@ def size_ratio(train_size: int, test_size: int, width: float = 1, height: float 
 
 
 def neutral_test_size(train_size: int) -> float:
-    """The test size, in px, at which `size_ratio` of a square image is 1 (about 1.24 * train_size)."""
+    """The test resolution, in px, at which `size_ratio` of a square image is 1 (about 1.24 * train_size)."""
     return train_size / size_ratio(1, 1)

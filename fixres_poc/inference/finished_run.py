@@ -1,7 +1,7 @@
 """A finished run as a network to use: read back from what the run stored, and asked about any images.
 
 A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a pair whose test
-size is its train size. The network itself is not in a pair's folder but in that of its training, beside it.
+size is its train resolution. The network itself is not in a pair's folder but in that of its training, beside it.
 """
 
 import json
@@ -77,7 +77,7 @@ class FinishedRun:
 
         Args:
             images: N images, uint8 (3, H, W).
-            size: side of the crop in px, the run's test size by default.
+            size: side of the crop in px, the run's test resolution by default.
         """
         size = size or self.settings.test_size
         frame = transforms_for(self.settings, size, size, view)["val_test"]

@@ -1,4 +1,4 @@
-"""A network of one's own, adapted to a test size on a folder of images: FixRes in one call, without a sweep."""
+"""A network of one's own, adapted to a test resolution on a folder of images: FixRes in one call, without a sweep."""
 
 import copy
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ class Adapted:
         classes: in the order of the network's outputs.
         adaptation: what validation prefers; "none" where nothing is better than the network as it was.
         accuracies: one row per size and adaptation: test_size, adaptation, val_top1, top1 on test with its 95 % Wilson
-            interval, top1_low and top1_high. "none" at the train size is the network as it was trained.
-        gain: top-1 on test of `adaptation` minus "none", at the test size, on the same images.
+            interval, top1_low and top1_high. "none" at the train resolution is the network as it was trained.
+        gain: top-1 on test of `adaptation` minus "none", at the test resolution, on the same images.
     """
 
     model: nn.Module
@@ -73,11 +73,11 @@ def adapt(
     mean_std: tuple[Triple, Triple] | None = None,
     **settings: Any,
 ) -> Adapted:
-    """Adapt the last layers of a trained timm network to a test size, and measure what that gives.
+    """Adapt the last layers of a trained timm network to a test resolution, and measure what that gives.
 
     All of `stage2`'s adaptations that the network can have are done in one pass over the frozen trunk, and the one that
     validation prefers is taken. Whether the network saw the folder's test part when it was trained, only its maker
-    knows. What more training at the train size would have given, a sweep with `trained:` tells.
+    knows. What more training at the train resolution would have given, a sweep with `trained:` tells.
 
     Args:
         model: a ResNet, ResNeXt, EfficientNet or MobileNetV3 of timm, which stays as it is.
@@ -166,7 +166,7 @@ def _gain(predictions: pd.DataFrame, adaptation: str) -> Difference:
 
 
 def _ordered(data: ImageDataset, classes: Sequence[str] | None) -> ImageDataset:
-    """The data set with its classes in another order."""
+    """The dataset with its classes in another order."""
     if classes is None:
         return data
     if other := sorted(set(classes) ^ set(data.classes)):

@@ -6,8 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adaptations": ["adapt_pair", "changed", "costs", "moved", "predict_pair", "save"],
-        "baseline": ["train_baseline"],
+        "baseline": ["features", "train_baseline"],
+        "evaluation": ["transforms_for"],
         "stage1": ["train_or_load"],
+        "stage2": ["free"],
         "zero_shot": ["predict_zero_shot"],
     },
 )

@@ -1,8 +1,8 @@
 """Stage 2 of one pair of sizes: every adaptation that is asked for, and how each of them classifies.
 
-Besides the tails of `stage2` and their controls, adapted by the training run at the train size, there are: `none`;
-`equalised`, which maps the activations back without training; and `full`, the upper reference, all weights fine-tuned
-at the test size with stage 2's framing, and epochs and rate of `head_bn`.
+Besides the tails of `stage2` and their controls, adapted by the training run at the train resolution, there are:
+`none`; `equalised`, which maps the activations back without training; and `full`, the upper reference, all weights
+fine-tuned at the test resolution with stage 2's framing, and epochs and rate of `head_bn`.
 """
 
 import itertools
@@ -68,7 +68,7 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
     if "equalised" in wanted:
         start = now(accelerator)
         adapted.activations = equalise.distributions(model, data, settings, accelerator)
-        framings = list(adapted.activations.values())  # two where test size = train size
+        framings = list(adapted.activations.values())  # two where test resolution = train resolution
         tails["equalised"] = equalise.equalise(model, framings[0], framings[-1])
         seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
@@ -93,7 +93,7 @@ class PairPredictions:
 def predict_pair(
     model: nn.Module, adapted: AdaptedPair, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> PairPredictions:
-    """Classify val and every test part at the test size, with every adaptation and in every view of the settings."""
+    """Classify val and every test part at the test resolution, with every adaptation and view of the settings."""
     of_stage_1 = {name: tail for name, tail in adapted.tails.items() if name != "full"}
     networks = [(model, of_stage_1)] if of_stage_1 else []
     if adapted.full is not None:

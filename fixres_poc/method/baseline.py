@@ -1,7 +1,9 @@
 """The linear probe: frozen features and a logistic regression. It is the baseline, and stage 1 may start from it."""
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,12 +14,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import run_folder
 from fixres_poc.config.progress import bar
+from fixres_poc.config.provenance import library_hash
 from fixres_poc.config.settings import BaselineSettings, MethodSettings, ModelSettings, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import log, prediction_table, transforms_for
-from fixres_poc.model import weights
+from fixres_poc.model import checkpoint, weights
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place, workers
 from fixres_poc.model.micro_batches import Portion
@@ -117,7 +121,7 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> tuple[nn.Module | None, float]:
-    """The pre-trained network with the linear probe of the train size as its classifier, and the seconds it took.
+    """The pre-trained network with the linear probe of the train resolution as its classifier, and the seconds it took.
 
     Linear probing before fine-tuning keeps features from being distorted by a random classifier (Kumar et al. 2022,
     arXiv 2202.10054). None with `head_start: random`; with `file` the network of the weights file as it is.
@@ -146,7 +150,7 @@ class Baseline:
 
     Attributes:
         choices: one row per size and penalty: test_size, C, val_top1, chosen.
-        images_per_second: by test size, as text.
+        images_per_second: by test resolution, as text.
     """
 
     predictions: pd.DataFrame  # on val and every test part
@@ -156,23 +160,50 @@ class Baseline:
 
 
 def train_baseline(settings: BaselineSettings, data: ImageDataset) -> Baseline:
-    """Frozen pre-trained features and logistic regression, fitted and tested at each of the settings' sizes alike."""
+    """Frozen pre-trained features and logistic regression, fitted and tested at each of the settings' sizes alike.
+
+    Each size is kept in the run's folder, so that one more test resolution costs no more than that.
+    """
     accelerator = accelerator_for(settings.precision)
-    model = place(create(settings.backbone, weights=settings.weights), settings, accelerator)
-    parts, rows, tables, speed = ["train", "val", *data.test_parts], list[dict[str, Any]](), list[pd.DataFrame](), {}
-    seconds = {"features": 0.0, "fit": 0.0}
-    y = {part: data.split(part)["label"].to_numpy() for part in parts}
+    model = functools.cache(lambda: place(create(settings.backbone, weights=settings.weights), settings, accelerator))
+    rows, tables, speed, seconds = list[dict[str, Any]](), list[pd.DataFrame](), {}, {"features": 0.0, "fit": 0.0}
+    own = settings.model_dump(exclude={"sweep", "test_sizes", "show_images", "dataset", "image_limit", "extra_test"})
+    record: dict[str, Any] = {"settings": own, "weights": weights.fingerprint(settings.weights)}
+    record |= {"classes": data.classes, "images": data.fingerprint(), "library": library_hash()}
     for size in settings.test_sizes:
-        start = time.perf_counter()
-        x = {part: features(model, data, part, settings, size, accelerator) for part in parts}
-        extracted = time.perf_counter()
-        probe = fit_probe(x["train"], y["train"], x["val"], y["val"])
-        for c, top1 in probe.val_top1.items():
-            rows.append({"test_size": size, "C": c, "val_top1": top1, "chosen": c == probe.penalty})
-        for part in parts[1:]:
-            found = probe.probabilities(x[part], len(data.classes))
-            tables.append(prediction_table(data.split(part), "baseline", found, size))
-        speed[str(size)] = sum(map(len, x.values())) / (extracted - start)
-        seconds["features"] += extracted - start
-        seconds["fit"] += time.perf_counter() - extracted
+        found, facts = _at_size(settings, data, size, model, accelerator, record)
+        rows += facts["choices"]
+        tables += [prediction_table(data.split(part), "baseline", found[part].numpy(), size) for part in _tested(data)]
+        speed[str(size)] = facts["images_per_second"]
+        seconds = {name: seconds[name] + facts["seconds"][name] for name in seconds}
     return Baseline(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), seconds, speed)
+
+
+def _tested(data: ImageDataset) -> list[str]:
+    return ["val", *data.test_parts]
+
+
+def _at_size(
+    settings: BaselineSettings,
+    data: ImageDataset,
+    size: int,
+    model: Callable[[], nn.Module],
+    accelerator: Accelerator,
+    record: Mapping[str, Any],
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Probabilities (N, C) by part of the probe of one size, and how they came about; read where they are there."""
+    file = run_folder(settings.sweep, settings.run_name) / f"probe_{size}.safetensors"
+    with suppress(InputError):  # absent, damaged, or of other settings or images
+        return checkpoint.load(file, record)
+    start, parts = time.perf_counter(), ["train", *_tested(data)]
+    x = {part: features(model(), data, part, settings, size, accelerator) for part in parts}
+    y = {part: data.split(part)["label"].to_numpy() for part in ("train", "val")}
+    extracted = time.perf_counter()
+    probe = fit_probe(x["train"], y["train"], x["val"], y["val"])
+    found = {part: torch.as_tensor(probe.probabilities(x[part], len(data.classes))) for part in _tested(data)}
+    tried = [{"test_size": size, "C": c, "val_top1": top1} for c, top1 in probe.val_top1.items()]
+    facts: dict[str, Any] = {"choices": [row | {"chosen": row["C"] == probe.penalty} for row in tried]}
+    facts["images_per_second"] = sum(map(len, x.values())) / (extracted - start)
+    facts["seconds"] = {"features": extracted - start, "fit": time.perf_counter() - extracted}
+    checkpoint.save(file, found, {**record, **facts})
+    return found, facts

@@ -1,7 +1,8 @@
-"""What enters the classifier, and how a larger test size changes it: the second effect that FixRes repairs.
+"""What enters the classifier, and how a larger test resolution changes it: the second effect that FixRes repairs.
 
-At a larger test size the maps before global pooling are larger, so that their means are zero less often and spread less
-(Touvron et al. 2019, section 3.2 and figure 3). `equalise` maps the distribution back without training (section 4).
+At a larger test resolution the maps before global pooling are larger, so that their means are zero less often and
+spread less (Touvron et al. 2019, section 3.2 and figure 3). `equalise` maps the distribution back without training
+(section 4).
 """
 
 import math
@@ -96,7 +97,7 @@ def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
 
     Args:
         seen: pooled features of what the classifier was trained on, (N, D).
-        given: pooled features at the test size, (M, D).
+        given: pooled features at the test resolution, (M, D).
 
     Raises:
         InputError: the classifier is not a linear layer.

@@ -61,7 +61,7 @@ def predict(
     accelerator: Accelerator,
     view: View = "center",
 ) -> Predictions:
-    """Classify one split at one test size, in px, with every tail, by adaptation; the model is left in eval mode.
+    """Classify one split at one test resolution, in px, with every tail, by adaptation; the model is left in eval mode.
 
     The tails share one pass of the model's frozen trunk. Of several crops of an image the probabilities are averaged.
     """

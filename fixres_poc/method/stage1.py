@@ -1,4 +1,4 @@
-"""Stage 1: fine-tune the whole network at the train size, and the checkpoint that all pairs of that size share."""
+"""Stage 1: fine-tune the whole network at the train resolution, and the checkpoint that all its pairs share."""
 
 import copy
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen on validation for a train size, from what the settings list."""
+    """What was chosen on validation for a train resolution, from what the settings list."""
 
     learning_rate: float  # of stage 1; 0 where the pre-trained trunk stays as it is
     batch_norm: BatchNorm  # of stage 1, frozen or in train mode
@@ -51,13 +51,13 @@ class Trained:
     """A fine-tuned network.
 
     The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), loss (mean over the epoch),
-    val_top1 (at the train size), micro_batch_size (images that passed at once), seconds.
+    val_top1 (at the train resolution), micro_batch_size (images that passed at once), seconds.
     """
 
     model: nn.Module  # in eval mode, on its device, with the weights of the best epoch
     history: pd.DataFrame
     memory: dict[str, Any] = field(default_factory=dict)  # how a batch was made to fit, for metrics.json
-    controls: dict[str, Tail] = field(default_factory=dict)  # by adaptation, adapted at the train size
+    controls: dict[str, Tail] = field(default_factory=dict)  # by adaptation, adapted at the train resolution
     choices: Choices | None = None
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # "stage1", "stage2": what was tried, in rows
     seconds: dict[str, Any] = field(default_factory=dict)  # "probe", "train" (the chosen rate), "tuning", "adapt"
@@ -74,7 +74,7 @@ class Trained:
 
 
 def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator | None = None) -> Trained:
-    """The training of a train size and seed, from its checkpoint where that fits, else done now and kept."""
+    """The training of a train resolution and seed, from its checkpoint where that fits, else done now and kept."""
     accelerator = accelerator or accelerator_for(settings.precision)
     path, record = run_folder(settings.sweep, settings.run_name) / CHECKPOINT, _record(settings, data)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Stage 2: fine-tune the last layers at the test size, with test framing.
+"""Stage 2: fine-tune the last layers at the test resolution, with test framing.
 
 | name | classifier | last batch norm's running statistics | its affine weights | where from |
 |---|---|---|---|---|

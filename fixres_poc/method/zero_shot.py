@@ -32,8 +32,8 @@ class ZeroShot:
     """The pre-trained classifier's answers for the val and test images of the mapped classes."""
 
     predictions: pd.DataFrame  # with adaptation "zero_shot"; empty where there is nothing to ask
-    mapped: dict[str, str]  # data set's class to ImageNet's name of it
-    classes: int  # number of the data set's classes
+    mapped: dict[str, str]  # dataset's class to ImageNet's name of it
+    classes: int  # number of the dataset's classes
     seconds: float = 0.0  # for reading, transforming and classifying
     obstacle: str = ""  # why there is nothing to ask, "" where there is
 
@@ -71,10 +71,10 @@ def has_imagenet_classifier(settings: ModelSettings) -> bool:
 
 
 class Restricted(nn.Module):
-    """ImageNet's classifier as one of the data set's classes: those that are not mapped are never chosen."""
+    """ImageNet's classifier as one of the dataset's classes: those that are not mapped are never chosen."""
 
     def __init__(self, head: nn.Module, mapped: dict[int, int], classes: int) -> None:
-        """Take over the 1,000-class `head`, with `mapped` as from `mapping` and the data set's number of classes."""
+        """Take over the 1,000-class `head`, with `mapped` as from `mapping` and the dataset's number of classes."""
         super().__init__()
         self.head, self.classes = head, classes
         self.own, self.imagenet = list(mapped), list(mapped.values())

@@ -52,7 +52,7 @@ def _training_peak(backbone: str, *how: Any) -> int:
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
-    """Predicted peak of tensor bytes of stage 2 at the test size, with all its tails; evaluation needs no more."""
+    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails; evaluation needs no more."""
     tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
     half = settings.precision != "fp32"
     return _adapting_peak(settings.backbone, classes, settings.test_size, half, tails, settings.batch_size)

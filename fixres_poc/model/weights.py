@@ -62,7 +62,7 @@ def load_trained(
     """Load a network that was trained elsewhere, with its classifier `head`, whose rows are put into our order.
 
     Args:
-        classes: of the data set, in its order.
+        classes: of the dataset, in its order.
         order: the classes in the file's order; None for what the file itself says under `classes` or `class_to_idx`,
             and where it says nothing for sorted names.
 
@@ -72,10 +72,10 @@ def load_trained(
     given, names = read(path), order or told(path) or classes
     for key in [key for key in names_of(model, head) if key in given]:
         if len(given[key]) != len(classes):
-            what = f"its classifier has {len(given[key])} classes, the data set has {len(classes)}"
+            what = f"its classifier has {len(given[key])} classes, the dataset has {len(classes)}"
             raise InputError(f"weights {path.name}: {what}")
         if other := sorted(set(classes) ^ set(names)):
-            where = "the data set" if other[0] in classes else "the weights file's order"
+            where = "the dataset" if other[0] in classes else "the weights file's order"
             raise InputError(f"weights {path.name}: class {other[0]!r} is in {where} alone; both must name the same")
         given[key] = given[key][[list(names).index(name) for name in classes]]
     fit(model, given, path.name)

@@ -1,4 +1,4 @@
-"""Pages over several sweeps: reports/index.html, with a line a sweep, and a comparison of some of them.
+"""Pages over several sweeps: reports/index.html, with one row per sweep, and a comparison of some of them.
 
 Each report leaves its line in overview.json; a comparison reads the reports' own tables.
 """
@@ -30,27 +30,27 @@ from fixres_poc.report import pages, plots, tables
 LINE = "overview.json"
 INTRODUCTION = """# Sweeps
 
-Does FixRes pay, on which images, at which pair of sizes? One row a sweep; its name leads to its report. *Size*: does
-one training gain when tested at a larger size? *Adaptation*: does adapting the last layers there gain, over none and
-over as much at the train size? *Claim*: is a smaller train size, adapted, as good as train = test, for less training?
-Differences in points of top-1 with 95 % intervals, on the second test part where there is one. *Gain of the best pair*:
-over the same training at test = train, without adaptation.
+Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links to its report.
+*Resolution*: does one training gain when it is tested at a higher resolution? *Adaptation*: does adapting the last
+layers there gain, over none and over the control at the train resolution? *Claim*: is a lower train resolution,
+adapted, as good as train = test, for less training? Differences are in points of top-1 with 95 % intervals, on the
+second test part if there is one. *Gain of the best pair*: over the same training at test = train, without adaptation.
 """
 
 SAME_IMAGES = """# Networks on the same images
 
-What each sweep says, on the second test part where there is one; then the cells that validation chose, held against
-each other on the same images.
+The answers of each sweep, on the second test part if there is one. Then paired differences between the cells that
+validation chose, on the same images.
 """
-OTHER_IMAGES = """# The same question on several data sets
+OTHER_IMAGES = """# The same question on several datasets
 
-Does FixRes pay there? What each sweep says, on the second test part where there is one. Their images differ, so their
-accuracies are not to be compared, but their verdicts are.
+The answers of each sweep, on the second test part if there is one. The images differ, so compare the verdicts, not the
+accuracies.
 """
 COSTS = """## Accuracy and cost
 
-Every cell of the sweeps, in one crop: top-1 against FLOPs of one image, and against those of its training (probe,
-stage 1 at the chosen rate and stage 2; a training step is three forward passes).
+All cells with one crop: top-1 against the FLOPs of one image, and against those of training (probe, stage 1 at the
+chosen rate, stage 2; a training step counts as three forward passes).
 """
 
 
@@ -106,7 +106,7 @@ def line(results: Results) -> dict[str, str]:
     view = "" if best.view == "center" else f" {best.view}"
     return {
         "sweep": settings["name"],
-        "size": _told(size),
+        "resolution": _told(size),
         "adaptation": _told(adaptation),
         "claim": held,
         "best pair": f"{best.train_size}/{best.test_size} {best.adaptation}{view}",
@@ -130,7 +130,7 @@ def _told(answer: Answer) -> str:
 
 
 def compare(names: Sequence[str]) -> Path:
-    """Write reports/compare-<names>.html: networks on the same images, or one network's answers on several data sets.
+    """Write reports/compare-<names>.html: networks on the same images, or one network's answers on several datasets.
 
     Networks are held against each other by what validation chose of each, on the images that both were tested on.
 

@@ -80,6 +80,8 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
         return False
     page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
     page["facts"] = _facts(each.run.parameters)
+    if each.status == "done":
+        page["facts"] += f", took {_duration(each.wall_seconds())}"
     page["made_from"] = hashlib.sha256((made_by + json.dumps(page)).encode() + notebook.read_bytes()).hexdigest()
     file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
     if not (file.exists() and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]):
@@ -88,7 +90,7 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
 
 
 def _facts(given: Mapping[str, Any]) -> str:
-    """What a run was about: sizes, seed, network and data set."""
+    """What a run was about: sizes, seed, network and dataset."""
     said = [f"train {given['train_size']} px"] if "train_size" in given else []
     said += [f"test {given['test_size']} px"] if "test_size" in given else []
     said += [f"seed {given['seed']}"] if said else []
@@ -133,10 +135,14 @@ def _printed(page: Path) -> Path:
 
 
 def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
-    minutes, seconds = divmod(round(each.wall_seconds()), 60)
-    time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    time = _duration(each.wall_seconds()) if each.status == "done" else ""
     row = {"name": each.run.name, "status": each.status, "error": each.error}
-    return row | {"time": time if each.status == "done" else "", "link": f"notebooks/{each.run.name}.html" * written}
+    return row | {"time": time, "link": f"notebooks/{each.run.name}.html" * written}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def render(notebook: Path, page: dict[str, Any]) -> str:
@@ -160,11 +166,12 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
     """
+    content.cells = _applicable(content.cells)
+    _mark(content.cells)
     headings = _headings(content.cells)
     title = next((text for level, _, text in headings if level == "h1"), "FixRes")
     contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
-    _mark(content.cells)
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
     html, _ = _exporter().from_notebook_node(content, resources={"page": page | made})
@@ -203,6 +210,23 @@ def _webp(png: str) -> str:
     image.save(near, "WEBP", quality=85)
     photograph = exact.tell() > 3 * near.tell()
     return base64.b64encode((near if photograph else exact).getvalue()).decode()
+
+
+def _applicable(cells: Sequence[Any]) -> list[Any]:
+    """All cells but those tagged `optional`, text and the code after it, of which no code has an output."""
+    groups: list[list[Any]] = []
+    for cell in cells:
+        optional = "optional" in cell.metadata.get("tags", [])
+        goes_on = optional and groups and "optional" in groups[-1][-1].metadata.get("tags", [])
+        if goes_on and (cell.cell_type == "code" or groups[-1][-1].cell_type == "markdown"):
+            groups[-1].append(cell)
+        else:
+            groups.append([cell])
+    empty = [
+        "optional" in group[0].metadata.get("tags", []) and not any(cell.get("outputs") for cell in group)
+        for group in groups
+    ]
+    return [cell for group, nothing in zip(groups, empty, strict=True) for cell in group if not nothing]
 
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:

@@ -24,10 +24,10 @@ def imagenet() -> pd.DataFrame:
     """ImageNet top-1 (fraction) of networks in the two FixRes papers.
 
     Returns:
-        Columns model, year, parameters_millions, gmacs (10^9 multiply-adds of one image at the test size, as
+        Columns model, year, parameters_millions, gmacs (10^9 multiply-adds of one image at the test resolution, as
         `tracing.parameters_and_flops` counts them), train_size and test_size (px), adapted (were the last layers
-        fine-tuned at the test size?), batch_norm (does one stand before the global pooling, so that every adaptation
-        works?), top1, extra_data, licence (of the weights), source.
+        fine-tuned at the test resolution?), batch_norm (does one stand before the global pooling, so that every
+        adaptation works?), top1, extra_data, licence (of the weights), source.
     """
     return _read("imagenet.csv").fillna({"extra_data": "none"})
 
@@ -36,11 +36,11 @@ def networks() -> pd.DataFrame:
     """The rows of `imagenet` and those of other networks up to 2024, the same columns and three more.
 
     timm's own results give top1, parameters and multiply-adds, its release 1.0.31 the sizes (of the last training)
-    and the licence. Rows of one network differ in the test size alone. What was not read is missing.
+    and the licence. Rows of one network differ in the test resolution alone. What was not read is missing.
 
     Returns:
         Further columns: weights (timm's name, or the authors'), paper (its first version gives the year), ratio (test
-        size / train size).
+        size / train resolution).
     """
     since = _read("imagenet_since.csv").fillna({"extra_data": "none"})
     table = pd.concat([imagenet(), since], ignore_index=True)
@@ -63,10 +63,10 @@ def undominated(models: pd.DataFrame, cost: str) -> pd.Series:
 
 
 def size_gains(models: pd.DataFrame) -> pd.DataFrame:
-    """What another test size alone changed, for networks with a row at test size = train size and others beside it.
+    """What another test resolution alone changed, for networks with a row at test = train and others beside it.
 
     Returns:
-        Columns model, train_size, test_size, ratio, adapted, gain (fraction, against test size = train size).
+        Columns model, train_size, test_size, ratio, adapted, gain (fraction, against test = train).
     """
     same = models[models["ratio"] == 1].drop_duplicates(["model", "train_size"])
     pairs = models[models["ratio"] != 1].merge(same, on=["model", "train_size"], suffixes=("", "_same"))
@@ -135,20 +135,16 @@ def _best_adapted(cells: pd.DataFrame) -> pd.DataFrame:
     return best[[*PAIR, "adaptation", "top1_adapted"]]
 
 
-def beside_2020(results: Results, compared: pd.DataFrame | None) -> str:
-    """What the comparison shows, or why there is none, in a line or two."""
+def beside_2020(results: Results, compared: pd.DataFrame) -> str:
+    """What the comparison shows, in two sentences."""
     settings = results.sweep["settings"]
-    if settings["dataset"] != DATASET:
-        return "Nothing to compare with: the table of 2020 is about another data set, Stanford Dogs."
-    if compared is None:
-        return "Nothing to compare with: none of the pairs of sizes in the table of 2020 is in this sweep."
     judged = compared[compared["inside"] != ""]
     probes = results.cells[results.cells["adaptation"] == "baseline"]
     baseline = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
     ours = f"{baseline.iloc[0]:.1%}" if len(baseline) else "not run"
     inside = (judged["inside"] == "yes").sum()
     return (
-        f"{inside} of {len(judged)} figures of 2020 lie in the 95 % interval of this sweep's. "
+        f"{inside} of {len(judged)} accuracies of 2020 lie in the 95 % interval of this sweep. "
         f"Baseline: {STANFORD_DOGS_2020_BASELINE:.1%} in 2020, {ours} here.\n"
         f"Network: resnext101_32x48d_wsl in 2020, {settings['backbone']} here, "
         f"on {results.sweep['images']['test']:,} test images."

@@ -96,7 +96,7 @@ def _between(low: float, high: float) -> str:
 
 
 def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
-    """Top-1 accuracy on test (%), one crop, with its 95 % interval: train size down, test size across, coloured.
+    """Top-1 accuracy on test (%), one crop, with its 95 % interval, by train (rows) and test resolution (columns).
 
     Args:
         results: the sweep's; several seeds give means, and a pair that did not run gives its status.
@@ -111,9 +111,8 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
     across = "".join(f'<th scope="col">{size}</th>' for size in sizes)
     caption = f"Top-1 accuracy on {html.escape(results.part)}, %, and its 95 % interval. {COLOURS}"
     text = f'<table class="heat"><caption>{caption}</caption>'
-    text += (
-        f'<thead><tr><th scope="col">train px</th><th colspan="{len(sizes)}" scope="colgroup">test size, px</th></tr>'
-    )
+    over = f'<th colspan="{len(sizes)}" scope="colgroup">test resolution, px</th>'
+    text += f'<thead><tr><th scope="col">train px</th>{over}</tr>'
     text += f"<tr><td></td>{across}</tr></thead>"
     for name in names:
         text += f'<tbody><tr><th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th></tr>'

@@ -16,48 +16,47 @@ from fixres_poc.config.settings import ADAPTED, CONTROL
 from fixres_poc.data.sources import named
 
 ASKED = {
-    "size": "Size: one training, tested larger than trained, against test = train",
-    "adaptation": "Adaptation: adapted at the larger test size, against none and against the same at the train size",
-    "claim": "FixRes's claim: at one test size, trained smaller and adapted, against train = test, adapted alike",
-    "training": "Training at all: against the linear probe and, where there is one, zero-shot at the same test size",
+    "size": "Resolution: one training, tested at a higher resolution, against test = train",
+    "adaptation": "Adaptation: at the higher test resolution, against none and against its control",
+    "claim": "FixRes's claim: at one test resolution, trained smaller and adapted, against train = test, adapted alike",
+    "training": "Training: against the linear probe and, if there is one, zero-shot at the same test resolution",
 }
 """The questions of `analysis.questions`, in words."""
 SAID = {
-    ("size", "gain"): "A larger test size pays: {points}.",
-    ("size", "loss"): "A larger test size loses accuracy: {points}.",
-    ("size", "equivalent"): "A larger test size makes no difference of {delta} points or more: {points}.",
-    ("size", "can't tell"): "Whether a larger test size pays can't be told: {points}; {detectable} would show.",
-    ("adaptation", "gain"): "Adapting at a larger test size pays, and more than as long at the train size: {points}.",
-    (
-        "adaptation",
-        "loss",
-    ): "Adapting at a larger test size loses accuracy, against none or against its control: {points}.",
-    (
-        "adaptation",
-        "equivalent",
-    ): "Adapting at a larger test size makes no difference of {delta} points or more: {points}.",
-    (
-        "adaptation",
-        "can't tell",
-    ): "That adapting at a larger test size pays is not shown: {points}; {detectable} would show.",
-    ("training", "gain"): "Fine-tuning is better than what needs none: {points}.",
-    ("training", "loss"): "What needs no fine-tuning is better: {points}.",
-    ("training", "equivalent"): "What needs no fine-tuning is as good, to {delta} points: {points}.",
-    ("training", "can't tell"): "Whether fine-tuning is better than what needs none can't be told: {points}; "
-    "{detectable} would show.",
+    "size": {
+        "gain": "A higher test resolution pays: {points}.",
+        "loss": "A higher test resolution loses accuracy: {points}.",
+        "equivalent": "A higher test resolution makes no difference of {delta} points or more: {points}.",
+        "can't tell": "It is unclear on these images whether a higher test resolution pays: {points}; {detectable}.",
+    },
+    "adaptation": {
+        "gain": "Adaptation at a higher test resolution pays, also over its control: {points}.",
+        "loss": "Adaptation at a higher test resolution loses accuracy, against none or its control: {points}.",
+        "equivalent": "Adaptation at a higher test resolution makes no difference of {delta} points or more: {points}.",
+        "can't tell": "It is unclear on these images whether adaptation at a higher test resolution pays: {points}; "
+        "{detectable}.",
+    },
+    "training": {
+        "gain": "Fine-tuning is better than the linear probe and zero-shot: {points}.",
+        "loss": "The linear probe or zero-shot, which need no fine-tuning, is better: {points}.",
+        "equivalent": "The linear probe or zero-shot, which need no fine-tuning, is as good, to {delta} points: "
+        "{points}.",
+        "can't tell": "It is unclear on these images whether fine-tuning is better than the linear probe and "
+        "zero-shot: {points}; {detectable}.",
+    },
 }
 CLAIM = {
-    True: "**FixRes's claim holds here**: trained smaller and adapted is not worse by {delta} points or more "
-    "({points}), at {ratio} of the training FLOPs.",
-    False: "**FixRes's claim does not hold here**: trained smaller and adapted is {points} from train = test, "
-    "at {ratio} of the training FLOPs.",
-    None: "**Whether FixRes's claim holds here can't be told**: {points}; {detectable} would show.",
+    True: "**FixRes's claim holds here**: a lower train resolution, adapted, is not worse by {delta} points or more "
+    "({points}), at {ratio} the training FLOPs.",
+    False: "**FixRes's claim does not hold here**: a lower train resolution, adapted, differs by "
+    "{points} from train = test, at {ratio} the training FLOPs.",
+    None: "**It is unclear on these images whether FixRes's claim holds**: {points}; {detectable}.",
 }
 COSTLIER = (
-    "**FixRes's claim does not hold here**: trained smaller and adapted is not worse by {delta} points or more "
-    "({points}), but costs {ratio} of the training FLOPs."
+    "**FixRes's claim does not hold here**: a lower train resolution, adapted, is not worse by {delta} points or more "
+    "({points}), but costs {ratio} the training FLOPs."
 )
-NOT_ASKED = "**FixRes's claim was not asked here**: no such pair of cells was run, adapted, to its end."
+NOT_ASKED = "**FixRes's claim was not tested here**: no pair of cells for it has finished."
 
 
 def conclusion(answers: Sequence[Answer], seeds: int = 2) -> str:
@@ -74,9 +73,9 @@ def conclusion(answers: Sequence[Answer], seeds: int = 2) -> str:
     parts = [said.format(**_numbers(claim)) if claim.differences else NOT_ASKED]
     for name in ("size", "adaptation", "training"):
         if by_name[name].verdict != "not asked":
-            parts.append(SAID[name, by_name[name].verdict].format(**_numbers(by_name[name])))
+            parts.append(SAID[name][str(by_name[name].verdict)].format(**_numbers(by_name[name])))
     if seeds == 1:
-        parts.append("With one seed all of this is about this one training per size.")
+        parts.append("With one seed, all of this holds for one training per resolution.")
     return " ".join(parts)
 
 
@@ -84,8 +83,8 @@ def _numbers(answer: Answer) -> dict[str, str]:
     return {
         "points": answer.difference.points(),
         "delta": f"{answer.delta * 100:g}",
-        "detectable": f"a difference of {answer.detectable * 100:.1f} points",
-        "ratio": f"{answer.ratio[0]:.2f}" if not math.isnan(answer.ratio[0]) else "an unknown share",
+        "detectable": f"a difference of {answer.detectable * 100:.1f} points would be detected",
+        "ratio": f"{answer.ratio[0]:.2f} times" if not math.isnan(answer.ratio[0]) else "an unknown share of",
     }
 
 
@@ -101,7 +100,7 @@ def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
             row[f"verdict on {part}"] = _verdict(each)
         rows.append(row)
         if first.question == "claim":
-            cost = {"question": "Training cost of the smaller size, over train = test", "compared": _compared(first)}
+            cost = {"question": "Training cost of the lower train resolution", "compared": _compared(first)}
             flops, seconds = (_times(first.ratio[i], [each[i] for each in first.ratios]) for i in (0, 1))
             for part in by_part:
                 cost |= {f"points on {part} (95 %)": f"FLOPs {flops}", f"verdict on {part}": f"seconds {seconds}"}
@@ -133,7 +132,7 @@ def _verdict(answer: Answer) -> str:
     if answer.question == "claim":
         verdict = {True: "holds", False: "does not hold", None: "can't tell"}[answer.holds]
     trained = f"{answer.seeds} seed{'s' if answer.seeds > 1 else ''}"
-    limits = f"equivalent from δ = {answer.smallest_delta * 100:.1f}, detectable: {answer.detectable * 100:.1f}"
+    limits = f"equivalent if δ ≥ {answer.smallest_delta * 100:.1f}, detectable from {answer.detectable * 100:.1f}"
     return f"{verdict} ({trained}, {limits})"
 
 
@@ -157,11 +156,11 @@ def choice(results: Results) -> str:
     runs = results.sweep["runs"] if results.sweep["settings"].get("head_start") != "file" else []
     still = {run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0}
     frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
-    frozen += " stage 1 trained nothing: of its rates validation chose 0, the frozen trunk." if still else ""
+    frozen += " validation chose the rate 0 for stage 1: the trunk stays frozen." if still else ""
     return (
         f"On validation the best of the grid is: {chosen.named()}.{frozen} It classifies "
         f"{', and '.join(reached)} correctly. The choice never uses a test part; a bootstrap of the validation images "
-        f"picks this pair of sizes in {results.stability():.0%} of draws."
+        f"picks this pair of resolutions in {results.stability():.0%} of draws."
     )
 
 
@@ -177,26 +176,26 @@ def trust(results: Results) -> str:
     done = (table["status"] == "done").groupby([table[name] for name in PAIR])
     missing, some = done.any()[lambda any_done: ~any_done], done.all()[lambda all_done: ~all_done]
     if len(some) > len(missing):
-        parts.append(f"{len(some) - len(missing)} size pairs lack the results of some seeds")
+        parts.append(f"{len(some) - len(missing)} pairs of resolutions lack the results of some seeds")
     if len(missing):
         parts.append(
-            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} size pairs, the probes counted, lack results"
+            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs of resolutions (with probes) lack results"
         )
     if left_out := results.sweep.get("unreadable"):
         parts.append(f"{len(left_out)} unreadable image{'s' if len(left_out) > 1 else ''} left out")
     if settings.get("head_start") == "file":
-        parts.append("the network was trained elsewhere: whether it has seen test images there, nobody here knows")
+        parts.append("the network was trained elsewhere; it may have seen test images there")
     if settings["dataset"] == "synthetic":
         parts.append(
-            "the images are drawn, by constants that were chosen among about nine variants so that a larger size has "
-            "something to show (docs/design/drawn_dogs.md): they prove nothing about photographs"
+            "the images are synthetic, with constants chosen among about nine variants so that a higher resolution has "
+            "something to show (docs/design/synthetic_dogs.md): they prove nothing about photographs"
         )
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
     return " ".join(filter(None, [f"{'; '.join(parts)}.", named.about(settings["dataset"]), leakage]))
 
 
 def adaptations(results: Results) -> str:
-    """Each adaptation against `none` and against its control, over the pairs with a larger test size."""
+    """Each adaptation against `none` and against its control, over the pairs with a larger test resolution."""
     ok = results.cells[(results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])]
     ok = ok[ok["view"] == "center"]
     lines = []
@@ -210,10 +209,10 @@ def adaptations(results: Results) -> str:
                 mean = sum(gain.estimate for gain in known) / len(known) * 100
                 lines.append(
                     f"`{adaptation}` against `{reference}`: {mean:+.1f} points on average over {len(known)} pairs "
-                    f"with a larger test size; a gain in {wins}, a loss in {losses}, "
-                    f"not told apart in {len(known) - wins - losses}."
+                    f"with a higher test resolution; a gain in {wins}, a loss in {losses}, "
+                    f"no difference shown in {len(known) - wins - losses}."
                 )
-    return "\n".join(f"- {line}" for line in lines) or "- No pair with a larger test size than train size was adapted."
+    return "\n".join(f"- {line}" for line in lines) or "- No pair with test resolution > train resolution was adapted."
 
 
 def optimism(results: Results) -> str:
@@ -229,5 +228,5 @@ def optimism(results: Results) -> str:
     return (
         f"The highest test accuracy of the grid is {highest:.1%} ({best.named()}), "
         f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "
-        "is picked by luck as well as by merit."
+        "is partly luck."
     )

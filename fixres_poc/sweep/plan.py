@@ -92,7 +92,7 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
         tflops: 10^12 FLOP/s that training achieves there; None to measure here, or to leave out with `memory`.
 
     Returns:
-        "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train size, precision,
+        "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train resolution, precision,
         checkpointing and micro-batch. "pairs": FLOPs of one image's forward pass, what is chosen, bytes and seconds:
         of one seed, and `tuning_s` what lists of rates and epochs cost on the first seed, without decoding of images.
 
@@ -157,7 +157,7 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
 def text(tables: dict[str, pd.DataFrame]) -> str:
     """The tables of `plan` as the command line prints them."""
     titles = {
-        "steps": "Stage 1, peak of a step by train size, precision, checkpointing and micro-batch:",
+        "steps": "Stage 1, peak of a step by train resolution, precision, checkpointing and micro-batch:",
         "pairs": "Pairs: FLOPs of one forward pass, how stage 1 is run, peaks, and time of one seed without decoding:",
     }
     parts = [readable(tables["sweep"]).T.to_string(header=False)]

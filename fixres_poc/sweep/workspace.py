@@ -38,10 +38,13 @@ def locked(sweep: str) -> Iterator[int]:
 def refuse_loss(sweep: SweepSettings) -> None:
     """Refuse a sweep that would delete finished runs because they were made with other settings.
 
+    A baseline with other test resolutions is no loss: the probes that it has stay in its folder.
+
     Raises:
         InputError: there are such runs; each is named, with the settings that differ.
     """
-    made = [each for each in outcomes(sweep) if each.error.startswith(OTHER_SETTINGS)]
+    other = [each for each in outcomes(sweep) if each.error.startswith(OTHER_SETTINGS)]
+    made = [each for each in other if each.error != f"{OTHER_SETTINGS}: test_sizes"]
     if made:
         lost = "; ".join(f"{each.run.name} ({each.error.removeprefix(OTHER_SETTINGS)[2:]})" for each in made)
         raise InputError(

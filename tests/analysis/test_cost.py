@@ -78,17 +78,17 @@ def test_crops_cost_their_number(found: Results) -> None:
 
 def test_steps_and_advice_say_what_is_not_told_apart(found: Results) -> None:
     front = cost.pareto_front(found)
-    words = cost.steps(found, front)["against the row before, on test"]
+    words = cost.steps(found, front)["against the previous row, on test"]
     assert words.iloc[0] == ""
     gains = [found.difference(*pair) for pair in pairwise(keys(front))]
     told_apart = [gain is not None and not gain.low <= 0 <= gain.high for gain in gains]
-    assert [not each.startswith("not told apart") for each in words[1:]] == told_apart
-    assert "Without a limit validation prefers" in cost.advice(found, front)
+    assert [not each.startswith("no difference shown") for each in words[1:]] == told_apart
+    assert "Without a limit, validation prefers" in cost.advice(found, front)
     even = changed(found, val_top1=found.table["test_size"] / 1000)  # chosen by size alone, adaptation none throughout
     front = cost.pareto_front(even)
     assert list(front["test_size"]) == [64, 96, 128, 224]
-    assert "told apart from it on test" in cost.advice(even, front)
-    assert "Nothing that was run is cheaper" in cost.advice(found, front.head(1))
+    assert "Every cheaper row of the table is worse on test" in cost.advice(even, front)
+    assert "No cheaper cell was run" in cost.advice(found, front.head(1))
 
 
 def test_nothing_to_recommend_where_nothing_ran(found: Results) -> None:

@@ -7,8 +7,10 @@ import psutil
 import pytest
 from made_up import predictions
 
-from fixres_poc.analysis.record import Metrics, summarise, typed, write_run
-from fixres_poc.config.settings import PairSettings
+from fixres_poc.analysis.record import Metrics, record_run, summarise, typed, write_run
+from fixres_poc.config.files import run_folder
+from fixres_poc.config.settings import DatasetSettings, PairSettings
+from fixres_poc.data.dataset import load_dataset
 
 SETTINGS = PairSettings(train_size=96, test_size=96)
 TABLE = predictions("none", right=(12, 40), images=(20, 60))
@@ -24,6 +26,20 @@ def test_metrics_hold_settings_environment_and_accuracies(tmp_path: Path) -> Non
     assert metrics["versions"]["pandas"] == pd.__version__
     assert metrics["accuracies"][0]["top1"] == pytest.approx(40 / 60)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "predictions.parquet"]
+
+
+def test_a_notebook_leaves_its_numbers_with_data_and_tables_by_column(colour_folder: Path) -> None:
+    settings = DatasetSettings(dataset=str(colour_folder))
+    data = load_dataset(settings)
+    record_run(settings, data, history=pd.DataFrame({"epoch": [1, 2]}), best_epoch=2)
+    metrics = json.loads((run_folder("notebooks", "dataset") / "metrics.json").read_text())
+    assert (metrics["history"], metrics["best_epoch"]) == ({"epoch": [1, 2]}, 2)
+    assert (metrics["data"], metrics["classes"], metrics["images"]) == (
+        data.fingerprint(),
+        ["blue", "green", "red"],
+        data.counts(),
+    )
+    assert metrics["peak_memory_bytes"] > 0
 
 
 def test_a_misspelt_metric_is_refused_by_python_itself() -> None:

@@ -84,7 +84,7 @@ def test_stability_is_the_share_of_draws_that_choose_the_same_pair() -> None:
     even = told(same(0.50), same(0.50), adaptations=["none"])
     other_half = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1 - even.predictions["top1"])
     alike = replace(even, predictions=even.predictions.assign(top1=other_half))
-    ties = binom.pmf(VAL / 2, VAL, 0.5)  # go to the smaller test size, which is chosen
+    ties = binom.pmf(VAL / 2, VAL, 0.5)  # go to the smaller test resolution, which is chosen
     assert alike.stability() == pytest.approx((1 + ties) / 2, abs=0.05)
     better = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1)
     wins = even.table["val_top1"].where(even.table["test_size"] == 96, 1.0)

@@ -16,7 +16,7 @@ SIZES = pd.DataFrame({"width": [500, 500, 375], "height": [375, 333, 500]})
 
 
 def sweep(at_96: float, at_128: float, adapted: float | None = None, **values: Any) -> Results:
-    """Trained at 96 px; of its test sizes 128 px is the one near the prediction (115 to 126 px)."""
+    """Trained at 96 px; of its test resolutions 128 px is the one near the prediction (115 to 126 px)."""
     told(same(at_96), same(at_128) | ({} if adapted is None else {"head_bn": adapted}), **values)
     SIZES.assign(image=["a", "b", "c"], label=0, split="test").to_csv(report_folder("told") / "images.csv", index=False)
     return load_results("told")
@@ -28,8 +28,8 @@ def test_agreeing_results_contradict_nothing() -> None:
     assert table["mean_of_ratios"].tolist() == pytest.approx([0.84, 1.13], abs=0.02)
     assert table["gain"][0] == pytest.approx(-0.20)
     assert not table["contradicts"].any()
-    assert "128 px is nearest" in verdicts(table)
-    assert "that one. No size tried contradicts" in verdicts(table)
+    assert "nearest resolution of the sweep is 128 px" in verdicts(table)
+    assert "It is also the best on validation. No resolution contradicts" in verdicts(table)
 
 
 def test_a_clearly_better_size_further_off_contradicts() -> None:
@@ -37,7 +37,7 @@ def test_a_clearly_better_size_further_off_contradicts() -> None:
     assert table["contradicts"].tolist() == [True, False]
     assert table["gain_low"][0] > 0.1
     assert "is 96 px (ratio 0.8" in verdicts(table)
-    assert "smaller; on test it is +20.0 points" in verdicts(table)
+    assert "lower; on test the difference is +20.0 points" in verdicts(table)
     assert verdicts(table).endswith("**Against the theory: 96 px.**")
 
 
@@ -45,7 +45,7 @@ def test_a_better_size_further_off_within_chance_does_not_contradict() -> None:
     table = compare_with_measured(sweep(0.605, 0.60))
     assert table["best"].tolist() == [True, False]
     assert not table["contradicts"].any()
-    assert verdicts(table).endswith("No size tried contradicts the theory.")
+    assert verdicts(table).endswith("No resolution contradicts the theory.")
 
 
 @pytest.mark.parametrize(("of_means", "contradicts"), [(1.02, False), (1.30, True)])
@@ -77,4 +77,4 @@ def test_adaptations_are_judged_on_their_own() -> None:
 
 def test_one_size_alone_tests_nothing() -> None:
     table = compare_with_measured(sweep(0.60, 0.80))
-    assert "only 96 px was tried" in verdicts(table[:1].assign(nearest=True, best=True))
+    assert "only 96 px was run" in verdicts(table[:1].assign(nearest=True, best=True))

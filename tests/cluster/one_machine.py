@@ -1,6 +1,6 @@
-"""A Slurm cluster of this machine alone: munged, slurmctld and slurmd in a folder of their own, ended by their ids.
+"""A Slurm cluster of this machine alone: munged, slurmctld and two slurmd in a folder of their own, ended by their ids.
 
-It has no accounting, and its two GPUs are make-believe: links to /dev/null. Everything listens on 127.0.0.1 only.
+It has no accounting, and its GPUs, one per node, are make-believe: links to /dev/null. Everything listens on 127.0.0.1.
 """
 
 import contextlib
@@ -13,24 +13,25 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from throwaway import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
-CPUS, GPUS, MEMORY_MB = 2, 2, 3000
+NODES, MEMORY_MB = ("node0", "node1"), 1500  # of one core and one GPU each
 CONF = """
 ClusterName=here
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldPort={port}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 SlurmUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmdTimeout=10
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -41,9 +42,10 @@ MpiDefault=none
 ReturnToService=2
 KillWait=2
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus}
+{nodes}
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory={memory_mb} Gres=gpu:1"
 
 
 def missing() -> str:
@@ -54,13 +56,36 @@ def missing() -> str:
     return "" if os.getuid() == 0 else "slurmd needs root"
 
 
+class Cluster:
+    """What is up, and how a node of it dies."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder, self.stack = folder, stack
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, node: str) -> None:
+        """Start a node, and wait until it takes jobs."""
+        command = ["slurmd", "-D", "-N", node]
+        self.nodes[node] = self.stack.enter_context(daemon(self.folder / f"{node}.log", command))
+        until(lambda: say("sinfo", "--noheader", f"--nodes={node}", "--format=%t") == "idle", 60)
+
+    def kill(self, node: str) -> None:
+        """Kill a node with all of its jobs, as if its power had failed."""
+        self.nodes[node].kill()
+        for job in say("squeue", "--noheader", f"--nodelist={node}", "--format=%A").split():
+            for each in psutil.process_iter(["cmdline"]):
+                if f"slurmstepd: [{job}." in " ".join(each.info["cmdline"] or []):
+                    for process in [*each.children(recursive=True), each]:
+                        process.kill()
+
+
 @contextlib.contextmanager
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[Cluster]:
     """Start it and let Slurm's commands find it; all that was started is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="slurm"))
     folder.chmod(0o755)  # munged is another user
-    for name in ("munge", "state", "spool", "bin"):
-        (folder / name).mkdir()
+    for name in ("munge", "state", "bin", *(f"spool/{node}" for node in NODES)):
+        (folder / name).mkdir(parents=True)
     shutil.chown(folder / "munge", "munge", "munge")
     configure(folder)
     log = f"--log-file={folder}/munge/log"
@@ -74,28 +99,30 @@ def cluster() -> Iterator[None]:
         stack.enter_context(daemon(folder / "munged.log", ["munged", *munge], user="munge"))
         until((folder / "munge/socket").exists)
         stack.enter_context(daemon(folder / "slurmctld.log", ["slurmctld", "-D", "-i"]))
-        stack.enter_context(daemon(folder / "slurmd.log", ["slurmd", "-D"]))
-        until(lambda: say("sinfo", "--noheader", "--format=%T") == "idle")
+        started = Cluster(folder, stack)
+        for node in NODES:
+            started.start(node)
         stack.callback(say, "scancel", "--user=root")
-        yield
+        yield started
 
 
 def configure(folder: Path) -> None:
-    """Write the key, slurm.conf, gres.conf with a device for each GPU, and a way for srun to find them."""
+    """Write the key, slurm.conf, gres.conf with a device for each node, and a way for srun to find them."""
     key = folder / "munge/key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     shutil.chown(key, "munge", "munge")
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in (*NODES, "slurmctld")]
+        for each in sockets:
             each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in (one, other)]
-    host = socket.gethostname().split(".")[0]
-    text = CONF.format(folder=folder, host=host, ports=ports, cpus=CPUS, gpus=GPUS, memory_mb=MEMORY_MB)
+        ports = [each.getsockname()[1] for each in sockets]
+    common = {"host": socket.gethostname().split(".")[0], "memory_mb": MEMORY_MB}
+    nodes = [NODE.format(name=name, port=port, **common) for name, port in zip(NODES, ports, strict=False)]
+    text = CONF.format(folder=folder, port=ports[-1], nodes="\n".join(nodes), **common)
     (folder / "slurm.conf").write_text(text)
-    for index in range(GPUS):
-        (folder / f"gpu{index}").symlink_to("/dev/null")
-    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
+    (folder / "gpu0").symlink_to("/dev/null")
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n")
     # The plugin's job step forgets SLURM_CONF, which a cluster with /etc/slurm/slurm.conf does without.
     srun = folder / "bin/srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
@@ -103,12 +130,12 @@ def configure(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def daemon(log: Path, command: list[str], user: str | None = None) -> Iterator[None]:
+def daemon(log: Path, command: list[str], user: str | None = None) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a daemon in the foreground; ended politely, then killed."""
     with open(log, "wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, user=user, group=user, start_new_session=True)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:

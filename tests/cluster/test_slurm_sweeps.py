@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 from one_machine import say
 from throwaway import until
 
+from fixres_poc.config import run_state
 from fixres_poc.config.files import REPOSITORY, report_folder
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.sweep import execution, snakemake
@@ -28,30 +30,35 @@ TRAINING = "train64_seed0"
 NOTE = """
 import json
 with open(home() / "jobs.txt", "a") as jobs:
-    names = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    names = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     print(json.dumps({"run": folder.name} | {name: os.environ.get(name) for name in names}), file=jobs)
 """
 TIMES = ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """profiles/slurm for 2 cores and 3 GB, with Slurm asked every few seconds, while the cluster is up."""
+def cluster() -> Iterator[one_machine.Cluster]:
+    with one_machine.cluster() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def profile(cluster: one_machine.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """profiles/slurm for nodes of one core and 1.5 GB, with Slurm asked every few seconds."""
     settings = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
     settings |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}
     settings["set-threads"] = dict.fromkeys(settings["set-threads"], 1)
     settings["default-resources"]["mem_mb"] = 1000
     folder = tmp_path_factory.mktemp("profile")
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    with one_machine.cluster():
-        yield folder
+    return folder
 
 
 class Story:
     """One sweep folder in which steps follow each other; the tests look at what each did."""
 
-    def __init__(self, home: Path, profile: Path) -> None:
-        self.home, self.profile = home, profile
+    def __init__(self, home: Path, profile: Path, cluster: one_machine.Cluster) -> None:
+        self.home, self.profile, self.cluster = home, profile, cluster
         self.folder = home / "runs/tiny"
         self.jobs: dict[str, list[dict[str, Any]]] = {}
         self.codes: dict[str, int] = {}
@@ -93,6 +100,14 @@ class Story:
         until(lambda: len(self.trainings()) == 2, 120)
         self.end("job cancelled", process)
 
+    def kill_a_node(self) -> None:
+        process = self.start()
+        node = next(job["SLURMD_NODENAME"] for job in self.noted() if job["run"] == TRAINING)
+        self.cluster.kill(node)
+        until(lambda: len(self.trainings()) == 2, 240)
+        self.end("node killed", process)
+        self.cluster.start(node)
+
     def kill_the_sweep(self) -> None:
         process = self.start()
         for each in [*psutil.Process(process.pid).children(recursive=True), process]:
@@ -109,13 +124,14 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(profile: Path, cluster: one_machine.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = tmp_path_factory.mktemp("home")
         monkeypatch.setattr(throwaway, "START", throwaway.START + NOTE)
         throwaway.use(monkeypatch, home)
-        story = Story(home, profile)
+        story = Story(home, profile, cluster)
         story.cancel_a_job()
+        story.kill_a_node()
         story.kill_the_sweep()
         story.stop_the_sweep()
     return story
@@ -136,6 +152,12 @@ def test_only_runs_that_train_ask_for_a_gpu_and_each_sees_its_own(story: Story) 
     assert {job["OMP_NUM_THREADS"] for job in story.first} == {"1"}
 
 
+def test_the_training_of_a_dead_node_is_done_on_the_other(story: Story) -> None:
+    tried = [job["SLURMD_NODENAME"] for job in story.jobs["node killed"] if job["run"] == TRAINING]
+    assert sorted(tried) == sorted(one_machine.NODES)
+    assert (story.codes["node killed"], story.left["node killed"]) == (0, [])
+
+
 def test_jobs_of_a_killed_sweep_are_ended_by_the_next_one(story: Story) -> None:
     jobs = story.jobs["sweep killed"]
     assert story.left["kill"] == [jobs[0]["SLURM_JOB_ID"]]
@@ -148,10 +170,23 @@ def test_a_stopped_sweep_leaves_no_job(story: Story) -> None:
     assert [job["run"] for job in story.jobs["sweep stopped"]] == [TRAINING]
 
 
-def test_results_are_those_of_a_sweep_without_slurm(profile: Path, own_home: Path) -> None:
-    sweep, tables = load_sweep("sweeps/smoke.yml"), []
+def lose_a_node(cluster: one_machine.Cluster, training: Path) -> None:
+    """Kill the node of a training once that is at work."""
+    until((training / run_state.PROGRESS).exists, 300)
+    shown = say("squeue", "--noheader", "--states=RUNNING", "--format=%N %k %j")
+    node = next(line.split()[0] for line in shown.splitlines() if training.name in line)
+    cluster.kill(node)
+
+
+def test_results_are_those_of_a_sweep_without_slurm_even_if_a_node_dies(
+    profile: Path, cluster: one_machine.Cluster, own_home: Path
+) -> None:
+    sweep, tables = load_sweep("sweeps/smoke.yml"), list[pd.DataFrame]()
     for each in (snakemake.LOCAL_PROFILE, str(profile)):
-        assert execution.run_sweep(sweep, 2 if each == snakemake.LOCAL_PROFILE else None, each)
+        with ThreadPoolExecutor(1) as pool:
+            lost = pool.submit(lose_a_node, cluster, own_home / "runs/smoke/train64_seed0") if tables else None
+            assert execution.run_sweep(sweep, 2 if each == snakemake.LOCAL_PROFILE else None, each)
+        assert lost is None or lost.result() is None
         tables.append(pd.read_csv(report_folder(sweep.name) / "results.csv").drop(columns=TIMES))
         shutil.move(own_home / "runs/smoke", own_home / f"runs/smoke{len(tables)}")
     assert set(tables[0]["status"]) == {"done"}

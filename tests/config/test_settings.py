@@ -104,7 +104,7 @@ def test_images_are_shown_as_wished_else_by_their_licence(dataset: str, wish: bo
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_an_extra_test_part_has_a_name_of_its_own(name: str) -> None:
-    message = f"name = {name!r}: one of the data set's own parts; allowed is another name"
+    message = f"name = {name!r}: one of the dataset's own parts; allowed is another name"
     assert error(BASE | {"extra_test": {"name": name, "folder": "y"}}).endswith(message)
 
 

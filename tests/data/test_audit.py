@@ -30,7 +30,7 @@ def test_imagenet_training_names_are_counted_on_the_test_part(colour_folder: Pat
     leakage = found(colour_folder)
     assert leakage.named_like_imagenet == 4 / 12
     assert "33% of the test images are named like ImageNet" in leakage.verdict()
-    assert "pre-trained on ImageNet, and only such a one" in leakage.verdict()
+    assert "pre-trained on ImageNet (and no other)" in leakage.verdict()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_equal_images_across_a_given_split_and_across_classes_are_listed(split_f
     assert leakage.twins == 1 / 7
     assert "..." not in str(leakage.summary())
     assert "Warning: leakage" in leakage.verdict()
-    assert "Doubtful labels.** In two classes stand the same images: 1 byte" in leakage.verdict()
+    assert "Doubtful labels.** The same images occur in two classes: 1 byte" in leakage.verdict()
     assert json.loads(json.dumps(leakage.record()))["across_split"][0][0] == "test/a/again.png"
 
 

@@ -1,4 +1,4 @@
-"""The table of a data set's images: its fingerprint, and the preparation that finds broken images."""
+"""The table of a dataset's images: its fingerprint, and the preparation that finds broken images."""
 
 import json
 from pathlib import Path

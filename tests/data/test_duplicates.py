@@ -1,4 +1,4 @@
-"""Near duplicates, made by hand from drawn images."""
+"""Near duplicates, made by hand from synthetic images."""
 
 import hashlib
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_classes_and_sides_are_counted_apart_and_equal_bytes_left_out(tmp_path: 
     assert outside == set()
     verdict = audit.check_leakage(data).verdict()
     assert verdict.startswith("**No sign of leakage**")
-    assert "In two classes stand the same images: 3 nearly equal." in verdict
+    assert "The same images occur in two classes: 3 nearly equal." in verdict
 
 
 def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets by name: archives of the published layouts, made here, fetched from a folder, and laid out."""
+"""Datasets by name: archives of the published layouts, made here, fetched from a folder, and laid out."""
 
 import hashlib
 import io

@@ -44,7 +44,7 @@ def save_list(path: Path, indices: range) -> None:
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Path:
-    """The data set as it lies on disk: the first six images of each breed are train, three are test."""
+    """The dataset as it lies on disk: the first six images of each breed are train, three are test."""
     folder = tmp_path / "unpacked"
     for number, breed in enumerate(BREEDS):
         (folder / "Annotation" / breed).mkdir(parents=True)
@@ -59,7 +59,7 @@ def unpacked(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def asked(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was downloaded, in place of which archives of the small data set are taken, from archives/."""
+    """What was downloaded, in place of which archives of the small dataset are taken, from archives/."""
     found, archives = list[str](), unpacked.with_name("archives")
     archives.mkdir()
     for name, parts in {"images": ["Images"], "annotation": ["Annotation"], "lists": LISTS}.items():

@@ -1,4 +1,4 @@
-"""The drawn data set: pure, sized and shared out as promised, and its classes not given away by colour."""
+"""The synthetic dataset: pure, sized and shared out as promised, and its classes not given away by colour."""
 
 import shutil
 from pathlib import Path

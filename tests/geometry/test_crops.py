@@ -121,7 +121,7 @@ def measured_object_sizes(boxes: pd.DataFrame, train_size: int, test_size: int, 
 
 
 @pytest.mark.parametrize("resize", ["short_side", "height"])
-def test_predicted_sizes_of_drawn_dogs_are_those_of_rendered_images(resize: Resize) -> None:
+def test_predicted_sizes_of_synthetic_dogs_are_those_of_rendered_images(resize: Resize) -> None:
     names = [generator.relative_path("train", label, index) for label in range(10) for index in range(3)]
     boxes = generator.boxes(0, names)
     shown = ["mean", "25%", "50%", "75%"]

@@ -151,11 +151,11 @@ def test_stage_1_is_read_in_whatever_order_its_classes_are(colour_folder: Path, 
 def test_a_file_of_other_classes_is_refused(colour_folder: Path, tmp_path: Path) -> None:
     weights, model = tmp_path / "own.pt", timm.create_model("test_resnet", num_classes=4)
     torch.save(model.state_dict(), weights)
-    with pytest.raises(InputError, match=r"own.pt: its classifier has 4 classes, the data set has 3"):
+    with pytest.raises(InputError, match=r"own.pt: its classifier has 4 classes, the dataset has 3"):
         read_as_stage_1(colour_folder, weights)
     three: Any = timm.create_model("test_resnet", num_classes=3)
     torch.save(three.state_dict(), weights)
-    with pytest.raises(InputError, match="class 'green' is in the data set alone"):
+    with pytest.raises(InputError, match="class 'green' is in the dataset alone"):
         read_as_stage_1(colour_folder, weights, class_order=("blue", "red", "violet"))
 
 

@@ -1,8 +1,10 @@
 """The linear probe on frozen features."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,27 @@ def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every
     assert best.to_dict() == {size: cells["mean"][size, "val"] for size in (96, 224)}
     assert len(done.choices) == 2 * len(baseline.PENALTIES)
     assert done.images_per_second.keys() == {"96", "224"}
+
+
+def test_one_more_size_leaves_the_others_as_they_are(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extracted: list[int] = []
+    plain = baseline.features
+
+    def features(*given: Any, **more: Any) -> np.ndarray:
+        extracted.append(given[4])
+        return plain(*given, **more)
+
+    monkeypatch.setattr(baseline, "features", features)
+    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16, test_sizes=(64,))
+    data = load_dataset(settings)
+    alone = baseline.train_baseline(settings, data)
+    both = baseline.train_baseline(settings.model_copy(update={"test_sizes": (64, 96)}), data)
+    assert extracted == [64] * 3 + [96] * 3
+    pd.testing.assert_frame_equal(both.predictions[both.predictions["test_size"] == 64], alone.predictions)
+    assert both.images_per_second["64"] == alone.images_per_second["64"]
+    fewer = data.without([data.split("test")["image"].iloc[0]])
+    baseline.train_baseline(settings, fewer)
+    assert extracted[6:] == [64] * 3
 
 
 def test_a_penalty_at_the_edge_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

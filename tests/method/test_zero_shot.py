@@ -1,4 +1,4 @@
-"""The backbone's own ImageNet classifier on a data set's classes, with a network that sees nothing but colour."""
+"""The backbone's own ImageNet classifier on a dataset's classes, with a network that sees nothing but colour."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ def test_a_line_says_what_the_report_says() -> None:
     found = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.9)}, photos=0.5)
     said = overview.line(found)
     size = answers(found.on("photos"))[0].difference
-    assert said["size"] == f"gain: {size.estimate * 100:+.1f} ({size.low * 100:+.1f} to {size.high * 100:+.1f})"
+    assert said["resolution"] == f"gain: {size.estimate * 100:+.1f} ({size.low * 100:+.1f} to {size.high * 100:+.1f})"
     assert said["claim"] == "does not hold"
     assert (said["best pair"], said["gain of the best pair"]) == ("96/96 none", "n/a")
     assert said["on"].endswith("photos images")
@@ -64,7 +64,7 @@ def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
     few = replace(better, predictions=better.predictions[better.predictions["image"] != "test/000"])
     reported("c", own_home, few)
     text = overview.compare(["a", "c"]).read_text(encoding="utf-8")
-    assert "The same question on several data sets" in text
+    assert "The same question on several datasets" in text
     assert "points (95 %)" not in text
 
 

@@ -108,10 +108,38 @@ def test_report_has_every_run(home: Path) -> None:
     links = {str(link["href"]) for link in html.select("table.runs a")}
     assert links == {f"notebooks/{run.name}.html" for run in SWEEP.runs() if run.name != MISSING}
     assert {f"notebooks/{file.name}" for file in stale.parent.iterdir()} == links
+    assert (
+        "seed 0, efficientnet_lite0, synthetic, took 1 min 1 s"
+        in page(index.parent / "notebooks/train64_seed0.html").text
+    )
     failed = page(index.parent / "notebooks" / f"{FAILED}.html")
+    assert "took" not in failed.text
     assert_harmless(failed)
     assert EVIL in failed.select(".failure")[0].text
     assert failed.select('a[href="../index.html"]')
+
+
+def test_checks_and_sections_that_do_not_apply_are_left_out() -> None:
+    def cell(text: str, tag: str = "", shown: str = "") -> Any:
+        made = new_code_cell(text) if shown or text == "code" else new_markdown_cell(text)  # type: ignore[no-untyped-call]
+        made.metadata["tags"] = [tag] if tag else []
+        if shown:
+            made.outputs = [new_output("stream", name="stdout", text=shown)]  # type: ignore[no-untyped-call]
+        return made
+
+    cells = [cell("# Title"), cell("## Boxes", "optional"), cell("code", "optional")]
+    cells += [cell("## Pairs", "optional"), cell("code", "optional", "two pairs"), cell("the first", "optional")]
+    cells += [
+        cell("code", "optional"),
+        cell("## Check", "check"),
+        cell("code", "check", "the band holds"),
+        cell("code"),
+    ]
+    html = BeautifulSoup(pages.render_content(new_notebook(cells=cells), {}), "html.parser")  # type: ignore[no-untyped-call]
+    assert [each.text.removesuffix("#") for each in html("h2")] == ["Pairs"]
+    assert "two pairs" in html.text
+    assert not [words for words in ("Boxes", "the first", "band") if words in html.text]
+    assert len(html.select("details.code")) == 2
 
 
 def test_a_run_page_is_made_again_only_if_something_of_it_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

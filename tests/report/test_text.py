@@ -84,7 +84,7 @@ def test_adaptations_are_counted_against_none_and_against_their_controls() -> No
     lines = text.adaptations(told(same(0.60), same(0.65) | {"head_bn": 0.80, "control_head_bn": 0.85})).splitlines()
     (against_none, against_control) = [line for line in lines if line.startswith("- `head_bn` ")]
     assert "`none`: +15.0 points on average over 1 pairs" in against_none
-    assert "a gain in 1, a loss in 0, not told apart in 0" in against_none
+    assert "a gain in 1, a loss in 0, no difference shown in 0" in against_none
     assert "`control_head_bn`: -5.0 points" in against_control
     assert "a gain in 0, a loss in 1" in against_control
 
@@ -99,8 +99,8 @@ def test_where_validation_misled_the_loss_is_named() -> None:
 
 def test_failed_runs_and_missing_references_are_named() -> None:
     found = told(same(0.60), None)
-    assert "1 of 4 size pairs, the probes counted, lack results" in text.trust(found)
-    assert "No pair with a larger test size" in text.adaptations(found)
+    assert "1 of 4 pairs of resolutions (with probes) lack results" in text.trust(found)
+    assert "No pair with test resolution > train resolution" in text.adaptations(found)
 
 
 def test_over_two_seeds_everything_is_a_mean() -> None:

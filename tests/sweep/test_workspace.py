@@ -99,3 +99,5 @@ def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> Non
     workspace.refuse_loss(throwaway.tiny())
     with pytest.raises(InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"):
         workspace.refuse_loss(throwaway.tiny(batch_size=8))
+    lay_out(home, content=json.dumps({"settings": {"test_sizes": [64]}}))
+    workspace.refuse_loss(throwaway.tiny())

@@ -1,1 +1,1 @@
-"""Has the network seen the test images, and do images stand in a data set twice?"""
+"""Has the network seen the test images, and do images stand in a dataset twice?"""

@@ -36,10 +36,10 @@ class Leakage:
         rows = {  # pandas cuts what is longer than 50 characters
             "test images named like ImageNet's training ones": f"{self.named_like_imagenet:.1%}",
             "test images in the given list of ImageNet's": "no list given" if listed is None else f"{listed:.1%}",
-            "equal images on both sides of the split": str(len(self.across_split)),
+            "equal images in more than one split": str(len(self.across_split)),
             "equal images in two classes": str(len(self.across_classes)),
             f"nearly equal pairs (at most {NEAR_BITS} of {BITS} bits)": str(self.near.pairs),
-            "nearly equal pairs on both sides of the split": str(self.near.across_split),
+            "nearly equal pairs in two splits": str(self.near.across_split),
             "nearly equal pairs in two classes": str(self.near.across_classes),
             "test images with such a twin in train or val": f"{self.twins:.1%}",
             "images too plain to be compared": str(self.near.plain),
@@ -50,7 +50,7 @@ class Leakage:
         """A few sentences for a reader."""
         leaks = _stand(len(self.across_split), self.near.across_split, "more than one of train, val and test")
         if leaks:
-            leaks += f" That is {self.twins:.1%} of the test images, and accuracies can be too high by as much."
+            leaks += f" That is {self.twins:.1%} of the test images, and accuracies can be too high by up to that."
         text = f"{self._seen()} {leaks}".strip()
         text = f"**Warning: leakage.** {text}" if text else "**No sign of leakage** in names, bytes or near duplicates."
         labels = _stand(len(self.across_classes), self.near.across_classes, "two classes")
@@ -64,9 +64,7 @@ class Leakage:
             found = f"{listed:.1%} of the test images are, by name, in the given list of ImageNet *training* images."
         else:
             return ""
-        found += (
-            " A backbone that was pre-trained on ImageNet, and only such a one, has then seen them with their labels:"
-        )
+        found += " A backbone pre-trained on ImageNet (and no other) has seen them with their labels:"
         return f"{found} accuracies are optimistic; compare rows with each other only."
 
     def record(self) -> dict[str, Any]:
@@ -76,11 +74,11 @@ class Leakage:
 
 def _stand(equal: int, near: int, where: str) -> str:
     counts = [f"{equal} byte for byte equal"] * bool(equal) + [f"{near} nearly equal"] * bool(near)
-    return f"In {where} stand the same images: {' and '.join(counts)}." if counts else ""
+    return f"The same images occur in {where}: {' and '.join(counts)}." if counts else ""
 
 
 def check_leakage(data: ImageDataset, imagenet_list: str | None = None) -> Leakage:
-    """Check names, bytes and looks of a data set; decodes every image once.
+    """Check names, bytes and looks of a dataset; decodes every image once.
 
     Raises:
         InputError: as `share_listed`; an image that cannot be decoded.

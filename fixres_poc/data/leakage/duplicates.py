@@ -1,4 +1,4 @@
-"""Images that stand in a data set more than once: with equal bytes, or nearly equal to the eye.
+"""Images that stand in a dataset more than once: with equal bytes, or nearly equal to the eye.
 
 The near ones are found by a difference hash (dHash): whether the grey image, shrunk to 17 x 16, gets brighter from
 each place to the next, 256 bits. It survives another size, compression or brightness, but neither crop nor mirror.
@@ -32,7 +32,7 @@ MOST_LISTED = 1000
 
 
 class Pair(NamedTuple):
-    """Two images, relative to the data set's folder, and the number of bits in which their hashes differ."""
+    """Two images, relative to the dataset's folder, and the number of bits in which their hashes differ."""
 
     first: str
     second: str

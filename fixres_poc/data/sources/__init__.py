@@ -1,1 +1,1 @@
-"""Where a data set comes from: a folder of class folders, or a named data set."""
+"""Where a dataset comes from: a folder of class folders, or a named dataset."""

@@ -1,4 +1,4 @@
-"""Data sets by name that torchvision knows: downloaded, checked, unpacked safely, and laid out by official split.
+"""Datasets by name that torchvision knows: downloaded, checked, unpacked safely, and laid out by official split.
 
 torchvision says where the archives are, which images belong to which split, and their labels. It would extract without
 a filter, so that is done here. Archives go to data/<name>_archives/, which may be removed later, and images to
@@ -25,7 +25,7 @@ VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of torchvision.
+    """A dataset of torchvision.
 
     Attributes:
         loader: name of the class in `torchvision.datasets`.
@@ -78,12 +78,12 @@ SOURCES = {
 
 
 def about(name: str) -> str:
-    """Terms of a named data set, and what is known about ImageNet in it; "" for any other."""
+    """Terms of a named dataset, and what is known about ImageNet in it; "" for any other."""
     return f"{SOURCES[name].terms} {OVERLAP}" if name in SOURCES else ""
 
 
 def folder(name: str) -> Path:
-    """Where a named data set lies, as train/, test/ and perhaps val/ of class folders."""
+    """Where a named dataset lies, as train/, test/ and perhaps val/ of class folders."""
     return home() / "data" / name
 
 

@@ -43,7 +43,7 @@ LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
 
 
 def folder() -> Path:
-    """Where the unpacked data set lies."""
+    """Where the unpacked dataset lies."""
     return home() / "data" / "stanford_dogs"
 
 

@@ -1,1 +1,1 @@
-"""The synthetic data set: ten made-up dog breeds, drawn."""
+"""The synthetic dataset: ten made-up dog breeds, drawn."""

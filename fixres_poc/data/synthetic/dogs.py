@@ -20,7 +20,7 @@ class Breed:
     """A made-up breed; lengths are in trunk lengths of an average dog, angles in degrees (0 ahead, 90 up)."""
 
     name: str
-    images: int  # its share of the data set, in the unit of Stanford Dogs' class sizes
+    images: int  # its share of the dataset, in the unit of Stanford Dogs' class sizes
     coat: Coat
     body_length: float = 1.0
     body_depth: float = 1.0
@@ -45,7 +45,7 @@ _BASSET = replace(
     tail_length=0.5, tail_angle=125.0, tail_curl=8.0, hair=0.03, points=1.0,
 )  # fmt: skip
 # Within a build only the markings differ, above all in their size (spots, lines) and direction (stripes): what a larger
-# test size resolves. Their scales leave a network trained at 64 or 96 px something to gain there.
+# test resolution resolves. Their scales leave a network trained at 64 or 96 px something to gain there.
 BREEDS = (
     replace(_HOUND, name="speckled_pointer", images=212, coat=Coat(0.028)),
     replace(_HOUND, name="brindle_courser", images=160, coat=Coat(0.02, 4.0, 80.0)),

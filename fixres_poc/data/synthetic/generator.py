@@ -1,4 +1,4 @@
-"""A drawn data set of ten made-up dog breeds, to study FixRes without any download.
+"""A synthetic dataset of ten made-up dog breeds, to study FixRes without any download.
 
 An image is a pure function of (seed, split, label, index), drawn where it is missing; `dogs` has the drawing. Image
 sizes and class imbalance are those of Stanford Dogs. Labels count from 0.
@@ -32,7 +32,7 @@ CLASSES = tuple(f"{number:02d}-{breed.name}" for number, breed in enumerate(BREE
 
 
 def counts(limit: int | None) -> dict[tuple[str, int], int]:
-    """Number of images of each (split, label) in a data set of `limit` images, 1,600 for None.
+    """Number of images of each (split, label) in a dataset of `limit` images, 1,600 for None.
 
     Shares follow Webster's (Sainte-Laguë) method, which gives exactly `limit` and never takes an image back when the
     limit grows. From 30 images on none is 0.

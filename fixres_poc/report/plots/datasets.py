@@ -1,4 +1,4 @@
-"""Figures of data sets: classes, sizes, apparent sizes, sample images, framings."""
+"""Figures of datasets: classes, sizes, apparent sizes, sample images, framings."""
 
 import math
 import textwrap
@@ -76,7 +76,11 @@ def size_ratios(ratios: pd.DataFrame) -> Figure:
     octaves = grid.map(np.log2)
     sns.heatmap(octaves, annot=grid, fmt=".2f", cmap="RdBu_r", vmin=-1, vmax=1, cbar=False, linewidths=1, ax=axis)
     axis.grid(False)
-    axis.set(title="apparent size, test / train (mean of ratios)", xlabel="test size (px)", ylabel="train size (px)")
+    axis.set(
+        title="apparent size, test / train (mean of ratios)",
+        xlabel="test resolution (px)",
+        ylabel="train resolution (px)",
+    )
     axis.tick_params(axis="y", rotation=0)
     return figure
 

@@ -1,4 +1,4 @@
-"""Figures of published networks: accuracy against cost, and what the test size does."""
+"""Figures of published networks: accuracy against cost, and what the test resolution does."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -37,7 +37,7 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
     ring = models[models["model"] == ringed]
     axis.scatter(ring[cost], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
     best = models[published.undominated(models, cost)].sort_values(cost)
-    axis.step(best[cost], best["top1"], where="post", color="#555555", linewidth=1, zorder=0, label="none is better")
+    axis.step(best[cost], best["top1"], where="post", color="#555555", linewidth=1, zorder=0, label="Pareto front")
     height = 0.0
     for _, row in best.drop_duplicates("model", keep="last").iterrows():
         height = max(row["top1"] + 0.15, height + 0.5)  # names may not lie on each other; above the line is room
@@ -51,7 +51,7 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
 
 
 def size_gains(gains: pd.DataFrame) -> Figure:
-    """Gain in ImageNet top-1 (points) of each network at larger test sizes, with the sizes (px) and their ratio.
+    """Gain in ImageNet top-1 (points) of each network at larger test resolutions, with the sizes (px) and their ratio.
 
     Args:
         gains: as `published.size_gains` returns.
@@ -60,7 +60,7 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.3 * len(names)))
     for adapted, colour, marker in (("no", "C0", "o"), ("yes", "C1", "D")):
         rows = gains[gains["adapted"] == adapted]
-        label = "last layers adapted at the test size" if adapted == "yes" else "as trained"
+        label = "last layers adapted at the test resolution" if adapted == "yes" else "as trained"
         axis.plot(rows["gain"] * 100, rows["model"].map(names.index), marker, color=colour, label=label)
     most = gains.groupby("model")["gain"].transform("max")
     for (_, row), largest in zip(gains.iterrows(), most, strict=True):
@@ -69,7 +69,10 @@ def size_gains(gains: pd.DataFrame) -> Figure:
         place = (row["gain"] * 100, names.index(row["model"]))
         axis.annotate(text, place, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7.5)
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel="gain over test size = train size, ImageNet top-1 (points)", xlim=(0, gains["gain"].max() * 130))
+    axis.set(
+        xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",
+        xlim=(0, gains["gain"].max() * 130),
+    )
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

@@ -21,9 +21,10 @@ PERCENT = "top-1 accuracy on test (%)"
 
 
 def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figure:
-    """Top-1 accuracy against test size, a line per train size, one crop, with 95 % bands.
+    """Top-1 accuracy against test resolution, a line per train resolution, one crop, with 95 % bands.
 
-    A ring marks test size = train size, a dotted line the size at which objects look as large as in training.
+    A ring marks test resolution = train resolution, a dotted line the size at which objects look as large as in
+    training.
 
     Args:
         cells: as `Results.cells`: means over seeds, with their intervals.
@@ -38,9 +39,11 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
         same = line[line["test_size"] == size]
         axis.plot(same["test_size"], same["top1"] * 100, "o", markersize=11, markerfacecolor="none", color=color)
         axis.axvline(neutral_test_size(size), color=color, linestyle=":", linewidth=1.2)
-    axis.plot([], [], "o", markersize=9, markerfacecolor="none", color="#555555", label="test size = train size")
+    axis.plot(
+        [], [], "o", markersize=9, markerfacecolor="none", color="#555555", label="test resolution = train resolution"
+    )
     axis.plot([], [], ":", color="#555555", linewidth=1.2, label="same apparent size")
-    axis.set(title=f"adaptation: {adaptation}", xlabel="test size (px)", ylabel=PERCENT)
+    axis.set(title=f"adaptation: {adaptation}", xlabel="test resolution (px)", ylabel=PERCENT)
     ticks = sorted(means["test_size"].unique())
     axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 9 else 0)
     figure.legend(loc="outside lower center", ncols=2)
@@ -50,7 +53,7 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
 def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame) -> Figure:
     """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
 
-    The colour is that of the train size; what was not trained here, probe and zero-shot, is grey.
+    The colour is that of the train resolution; what was not trained here, probe and zero-shot, is grey.
 
     Args:
         front: as `cost.pareto_front` returns it; its rows without a speed are left out.
@@ -67,7 +70,7 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
         own = trained & (cells["train_size"] == size)
         axis.plot(every[own], cells["top1"][own] * 100, ".", color=f"C{number}", label=f"trained at {size} px")
     spread = np.stack([top1 - front["top1_low"] * 100, front["top1_high"] * 100 - top1])
-    axis.errorbar(speed, top1, spread, fmt="-", color="#333333", linewidth=1, zorder=0, label="best on validation")
+    axis.errorbar(speed, top1, spread, fmt="-", color="#333333", linewidth=1, zorder=0, label="Pareto front")
     for _, cell in front.iterrows():
         view = "" if cell["view"] == "center" else f", {cell['view']}"
         kind = f", {cell['adaptation']}" if cell["adaptation"] in ("baseline", "full") else ""
@@ -78,17 +81,17 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(x=0.12)
-    axis.set(xlabel="evaluation speed (images per second)", ylabel=PERCENT, title="named: train/test size (px)")
+    axis.set(xlabel="throughput (images/s)", ylabel=PERCENT, title="named: train/test resolution (px)")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def training_cost(front: pd.DataFrame, most: int = 6) -> Figure:
-    """Top-1 accuracy (95 %) against training FLOPs, a panel per test size, those that none beats on validation joined.
+    """Top-1 accuracy (95 %) against training FLOPs, a panel per test resolution; the line joins the Pareto front.
 
     Args:
         front: as `cost.training_front` returns it.
-        most: number of panels, the largest test sizes.
+        most: number of panels, the largest test resolutions.
     """
     sizes = sorted(front["test_size"].unique())[-most:]
     figure, axes = plt.subplots(len(sizes), 1, figsize=(5.6, 1.2 + 1.5 * len(sizes)), sharex=True, squeeze=False)

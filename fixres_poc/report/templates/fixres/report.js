@@ -67,13 +67,13 @@ function addLimits(table) {
     answer.value = best
       ? `Train at ${said("train")}, test at ${said("test")} px, ${said("adaptation")} ${said("view")}: `
         + `${said("test top-1 %")} % right on test (${said("95 % interval")}), ${said("images/s")} images/s, `
-        + `${said("GFLOP/image")} GFLOP an image.`
-      : "No pair of this sweep is as cheap as that; a smaller test size may be.";
+        + `${said("GFLOP/image")} GFLOP per image.`
+      : "No pair of this sweep is as cheap as that; a smaller test resolution may be.";
   };
   fastest.oninput = cheapest.oninput = choose;
   table.parentElement.before(make("div", { className: "control" },
     make("label", {}, "At least ", fastest, " images/s"), " ",
-    make("label", {}, "At most ", cheapest, " GFLOP an image"), answer));
+    make("label", {}, "At most ", cheapest, " GFLOP per image"), answer));
   choose();
 }
 
