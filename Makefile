@@ -128,7 +128,7 @@ test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a br
 	$(PYTHON) -m pytest -m lab tests/lab
 
 test-sabotage: setup  ## break the method in five ways, one at a time: nbval must turn red each time
-	$(PYTHON) -m pytest -m sabotage -s tests/sabotage
+	OMP_NUM_THREADS=$(HALF) $(PYTHON) -m pytest -m sabotage -s tests/sabotage
 
 clean:  ## remove runs/ and the reports that are not committed; data/ stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

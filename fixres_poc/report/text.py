@@ -26,34 +26,33 @@ SAID = {
     "size": {
         "gain": "A higher test resolution pays: {points}.",
         "loss": "A higher test resolution loses accuracy: {points}.",
-        "equivalent": "A higher test resolution makes no difference of {delta} points or more: {points}.",
+        "equivalent": "A higher test resolution makes no difference of {delta} or more: {points}.",
         "can't tell": "It is unclear on these images whether a higher test resolution pays: {points}; {detectable}.",
     },
     "adaptation": {
         "gain": "Adaptation at a higher test resolution pays, also over its control: {points}.",
         "loss": "Adaptation at a higher test resolution loses accuracy, against none or its control: {points}.",
-        "equivalent": "Adaptation at a higher test resolution makes no difference of {delta} points or more: {points}.",
+        "equivalent": "Adaptation at a higher test resolution makes no difference of {delta} or more: {points}.",
         "can't tell": "It is unclear on these images whether adaptation at a higher test resolution pays: {points}; "
         "{detectable}.",
     },
     "training": {
         "gain": "Fine-tuning is better than the linear probe and zero-shot: {points}.",
         "loss": "The linear probe or zero-shot, which need no fine-tuning, is better: {points}.",
-        "equivalent": "The linear probe or zero-shot, which need no fine-tuning, is as good, to {delta} points: "
-        "{points}.",
+        "equivalent": "The linear probe or zero-shot, which need no fine-tuning, is as good, to {delta}: {points}.",
         "can't tell": "It is unclear on these images whether fine-tuning is better than the linear probe and "
         "zero-shot: {points}; {detectable}.",
     },
 }
 CLAIM = {
-    True: "**FixRes's claim holds here**: a lower train resolution, adapted, is not worse by {delta} points or more "
+    True: "**FixRes's claim holds here**: a lower train resolution, adapted, is not worse by {delta} or more "
     "({points}), at {ratio} the training FLOPs.",
     False: "**FixRes's claim does not hold here**: a lower train resolution, adapted, differs by "
     "{points} from train = test, at {ratio} the training FLOPs.",
     None: "**It is unclear on these images whether FixRes's claim holds**: {points}; {detectable}.",
 }
 COSTLIER = (
-    "**FixRes's claim does not hold here**: a lower train resolution, adapted, is not worse by {delta} points or more "
+    "**FixRes's claim does not hold here**: a lower train resolution, adapted, is not worse by {delta} or more "
     "({points}), but costs {ratio} the training FLOPs."
 )
 NOT_ASKED = "**FixRes's claim was not tested here**: no pair of cells for it has finished."
@@ -82,7 +81,7 @@ def conclusion(answers: Sequence[Answer], seeds: int = 2) -> str:
 def _numbers(answer: Answer) -> dict[str, str]:
     return {
         "points": answer.difference.points(),
-        "delta": f"{answer.delta * 100:g}",
+        "delta": f"{answer.delta * 100:g} point{'s' if answer.delta != 0.01 else ''}",
         "detectable": f"a difference of {answer.detectable * 100:.1f} points would be detected",
         "ratio": f"{answer.ratio[0]:.2f} times" if not math.isnan(answer.ratio[0]) else "an unknown share of",
     }

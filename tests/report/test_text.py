@@ -49,7 +49,7 @@ def test_a_conclusion_names_its_numbers() -> None:
     assert all(number in first for number in (" 3 points", MADE["gain"][0].points(), "0.51"))
     costlier = text.conclusion([Answer("claim", MADE["gain"], ratio=(1.26, 1)), *others])
     assert "does not hold" in costlier
-    assert f"is not worse by 1 points or more ({MADE['gain'][0].points()}), but costs 1.26" in costlier
+    assert f"is not worse by 1 point or more ({MADE['gain'][0].points()}), but costs 1.26" in costlier
     assert "but costs" not in text.conclusion([Answer("claim", MADE["loss"], ratio=(1.26, 1)), *others])
     assert MADE["loss"][0].points() in size
     detectable = MADE["can't tell"][0].detectable() * 100
