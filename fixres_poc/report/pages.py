@@ -42,6 +42,7 @@ TAGS = (
     "strong sub summary sup table tbody td tfoot th thead tr u ul"
 )
 ATTRIBUTES = {"*": ["class", "id", "title", "style", "colspan", "rowspan", "scope", "open"], "a": ["href"]}
+LEFT_OUT = {"navigation", "check"}  # tags of cells: for the reader of a notebook, and for nbval
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
@@ -213,20 +214,20 @@ def _webp(png: str) -> str:
 
 
 def _applicable(cells: Sequence[Any]) -> list[Any]:
-    """All cells but those tagged `optional`, text and the code after it, of which no code has an output."""
+    """All cells but those of `LEFT_OUT`, and those tagged `optional`, text and the code after it, without an output."""
+    tags = {id(cell): set(cell.metadata.get("tags", [])) for cell in cells}
     groups: list[list[Any]] = []
-    for cell in cells:
-        optional = "optional" in cell.metadata.get("tags", [])
-        goes_on = optional and groups and "optional" in groups[-1][-1].metadata.get("tags", [])
-        if goes_on and (cell.cell_type == "code" or groups[-1][-1].cell_type == "markdown"):
+    for cell in [cell for cell in cells if not LEFT_OUT & tags[id(cell)]]:
+        before = groups[-1][-1] if groups else cell
+        goes_on = before is not cell and "optional" in tags[id(cell)] & tags[id(before)]
+        if goes_on and (cell.cell_type == "code" or before.cell_type == "markdown"):
             groups[-1].append(cell)
         else:
             groups.append([cell])
-    empty = [
-        "optional" in group[0].metadata.get("tags", []) and not any(cell.get("outputs") for cell in group)
-        for group in groups
+    shown = [
+        group for group in groups if "optional" not in tags[id(group[0])] or any(cell.get("outputs") for cell in group)
     ]
-    return [cell for group, nothing in zip(groups, empty, strict=True) for cell in group if not nothing]
+    return [cell for group in shown for cell in group]
 
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:

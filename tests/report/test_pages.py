@@ -137,6 +137,7 @@ def test_checks_and_sections_that_do_not_apply_are_left_out() -> None:
     ]
     html = BeautifulSoup(pages.render_content(new_notebook(cells=cells), {}), "html.parser")  # type: ignore[no-untyped-call]
     assert [each.text.removesuffix("#") for each in html("h2")] == ["Pairs"]
+    assert [link.text for link in html.select("nav a")] == ["Pairs"]
     assert "two pairs" in html.text
     assert not [words for words in ("Boxes", "the first", "band") if words in html.text]
     assert len(html.select("details.code")) == 2

@@ -1,4 +1,4 @@
-"""The committed notebooks turn red when the method is broken: a copy of the library with one sabotage, then nbval up to the first red cell.
+"""The committed notebooks turn red when the method is broken: one sabotage in a copy of the library, then nbval.
 
 Each sabotage replaces one piece of code that occurs once. The copy of the library alone, unbroken, must stay green.
 """
@@ -53,7 +53,7 @@ def test_nbval_is_red_exactly_if_the_method_is_broken(name: str, tmp_path: Path)
         "-q",
         "-x",
         *files,
-    ]  # one red cell will do
+    ]  # -x: one red cell will do
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True)
     red = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     print(f"{name}: {red[0] if red else 'green'}")
