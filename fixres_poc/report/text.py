@@ -157,7 +157,7 @@ def choice(results: Results) -> str:
     frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
     frozen += " validation chose the rate 0 for stage 1: the trunk stays frozen." if still else ""
     return (
-        f"On validation the best of the grid is: {chosen.named()}.{frozen} It classifies "
+        f"On validation the best trained and adapted cell is: {chosen.named()}.{frozen} It classifies "
         f"{', and '.join(reached)} correctly. The choice never uses a test part; a bootstrap of the validation images "
         f"picks this pair of resolutions in {results.stability():.0%} of draws."
     )
@@ -223,7 +223,7 @@ def optimism(results: Results) -> str:
     highest = results.accuracy(best).estimate
     gap = highest - results.accuracy(chosen).estimate
     if gap <= 0:
-        return "No cell has a higher test accuracy than the one chosen on validation."
+        return "No other cell that was trained here has a higher test accuracy than the chosen one."
     return (
         f"The highest test accuracy of the grid is {highest:.1%} ({best.named()}), "
         f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "

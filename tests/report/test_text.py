@@ -109,4 +109,4 @@ def test_over_two_seeds_everything_is_a_mean() -> None:
     assert "It classifies 76.0% (95 % interval" in text.choice(found)
     assert text.trust(found).startswith("2 training seeds: accuracies are means over them")
     assert "`head_bn` against `none`: +17.0 points on average over 1 pairs" in text.adaptations(found)
-    assert "No cell has a higher test accuracy" in text.optimism(found)
+    assert "No other cell that was trained here has a higher test accuracy" in text.optimism(found)
