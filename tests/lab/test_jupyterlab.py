@@ -170,6 +170,6 @@ def test_reader_runs_changes_a_size_and_runs_again(lab: tuple[str, Path], tmp_pa
         (explorer,) = [cell for cell in content["cells"] if "explore(data.root" in "".join(cell["source"])]
         assert any("image/png" in each.get("data", {}) for each in explorer["outputs"])
 
-        page.get_by_role("link", name="and the controls", exact=False).first.scroll_into_view_if_needed()
+        page.get_by_role("link", name="controls", exact=True).first.scroll_into_view_if_needed()
         page.screenshot(path=tmp_path / "contents.png")
         browser.close()
