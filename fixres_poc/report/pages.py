@@ -215,19 +215,19 @@ def _webp(png: str) -> str:
 
 def _applicable(cells: Sequence[Any]) -> list[Any]:
     """All cells but those of `LEFT_OUT`, and those tagged `optional`, text and the code after it, without an output."""
-    tags = {id(cell): set(cell.metadata.get("tags", [])) for cell in cells}
-    groups: list[list[Any]] = []
-    for cell in [cell for cell in cells if not LEFT_OUT & tags[id(cell)]]:
-        before = groups[-1][-1] if groups else cell
-        goes_on = before is not cell and "optional" in tags[id(cell)] & tags[id(before)]
-        if goes_on and (cell.cell_type == "code" or before.cell_type == "markdown"):
-            groups[-1].append(cell)
-        else:
-            groups.append([cell])
-    shown = [
-        group for group in groups if "optional" not in tags[id(group[0])] or any(cell.get("outputs") for cell in group)
-    ]
-    return [cell for group in shown for cell in group]
+    sections: list[list[Any]] = []
+    for cell in [cell for cell in cells if not LEFT_OUT & _tags(cell)]:
+        before = sections[-1][-1] if sections else cell
+        both = before is not cell and "optional" in _tags(before) & _tags(cell)
+        if not both or (before.cell_type, cell.cell_type) == ("code", "markdown"):
+            sections.append([])
+        sections[-1].append(cell)
+    shown = [each for each in sections if "optional" not in _tags(each[0]) or any(cell.get("outputs") for cell in each)]
+    return [cell for section in shown for cell in section]
+
+
+def _tags(cell: Any) -> set[str]:
+    return set(cell.metadata.get("tags", []))
 
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import throwaway
 
+from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.run_state import OUTPUTS, state
 from fixres_poc.sweep import workspace
@@ -99,5 +100,10 @@ def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> Non
     workspace.refuse_loss(throwaway.tiny())
     with pytest.raises(InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"):
         workspace.refuse_loss(throwaway.tiny(batch_size=8))
-    lay_out(home, content=json.dumps({"settings": {"test_sizes": [64]}}))
+    metrics = home / "runs/tiny/baseline/metrics.json"
+    metrics.write_text(json.dumps({"settings": {"test_sizes": [64]}}))  # one test resolution more: no loss
+    assert run_state.outcomes(throwaway.tiny())[2].error == "made with other settings: test_sizes"
     workspace.refuse_loss(throwaway.tiny())
+    metrics.write_text(json.dumps({"settings": {"test_sizes": [64], "batch_size": 8}}))
+    with pytest.raises(InputError, match=r"1 finished runs .* baseline \(test_sizes, batch_size\)"):
+        workspace.refuse_loss(throwaway.tiny())
