@@ -12,7 +12,6 @@ BACKBONE ?=
 WEIGHTS ?=
 CORES ?=
 PROFILE ?=
-FORMAT ?=
 MEMORY ?=
 TFLOPS ?=
 REPLACE ?=
@@ -22,7 +21,7 @@ PYTHON3 ?= python3
 VENV ?=
 
 # What the user gives reaches recipes as environment variables, word for word: neither make nor the shell looks into it.
-GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE FORMAT MEMORY TFLOPS REPLACE SWEEPS PYTHON3 VENV
+GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS REPLACE SWEEPS PYTHON3 VENV
 unexport $(GIVEN) SWEEP
 $(foreach name,$(GIVEN),$(eval export FIXRES_$(name) := $$(value $(name))))
 ifneq ($(filter command environment,$(origin SWEEP)),)
@@ -78,7 +77,7 @@ notebooks: setup  ## run the committed notebooks again, in place
 	FIXRES_PROGRESS=/dev/null $(PYTHON) -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 $(NOTEBOOKS)
 
-bench: setup  ## speed against the usual loop, into reports/bench.md: an hour on 2 cores (DATASET=)
+bench: setup  ## speed against the usual loop, into docs/bench.md: an hour on 2 cores (DATASET=)
 	$(PYTHON) -m benchmarks.bench $(OVERRIDES)
 
 bench-peers: .venv-peers/.installed  ## the same against fastai, in an environment of its own: half an hour (DATASET=)
@@ -87,8 +86,8 @@ bench-peers: .venv-peers/.installed  ## the same against fastai, in an environme
 data: setup  ## draw or check the images of a sweep, without training
 	@$(PYTHON) -m fixres_poc data $(SWEEP_FILE) $(OVERRIDES)
 
-report: setup  ## render a sweep's report again, from the runs that exist (FORMAT=html, pdf or slides)
-	@$(PYTHON) -m fixres_poc report $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(call option,format,FORMAT)
+report: setup  ## render a sweep's report again, from the runs that exist (SWEEP= or FROM=docs/reports/x)
+	@$(PYTHON) -m fixres_poc report $(SWEEP_FILE) $(OVERRIDES) $(MODEL)
 
 compare: setup  ## sweeps side by side, networks or datasets, into reports/compare-*.html (SWEEPS="a b")
 	@$(PYTHON) -m fixres_poc compare $$FIXRES_SWEEPS
@@ -130,9 +129,9 @@ test-lab: setup  ## a notebook in JupyterLab, run, changed and run again in a br
 test-sabotage: setup  ## break the method in five ways, one at a time: nbval must turn red each time
 	OMP_NUM_THREADS=$(HALF) $(PYTHON) -m pytest -m sabotage -s tests/sabotage
 
-clean:  ## remove runs/ and the reports that are not committed; data/ stays
+clean:  ## remove runs/ and reports/; data/ and docs/reports/ stay
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
-	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name demo ! -name bench.md ! -name '*dogs10*' -exec rm -rf {} +; fi
+	@if [ -d reports ]; then find reports -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +; fi
 
 .venv-peers/.installed: pyproject.toml constraints.txt
 	$(PYTHON3_GIVEN) -m venv .venv-peers

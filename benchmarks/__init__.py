@@ -1,1 +1,1 @@
-"""How fast the project is against what a user would run instead: `make bench` writes reports/bench.md."""
+"""How fast the project is against what a user would run instead: `make bench` writes docs/bench.md."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.bench`: this project against the usual loop, alternating, into reports/bench.md.
+"""`python -m benchmarks.bench`: this project against the usual loop, alternating, into docs/bench.md.
 
 Every row leaves its raw seconds in runs/bench/<row>.json, so that rows can be measured again one by one (`--only`); the
 page is written from all that are there.
@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import measure, processes, usual
 from benchmarks.page import write
-from fixres_poc.config.files import home, write_atomically
+from fixres_poc.config.files import REPOSITORY, home, write_atomically
 from fixres_poc.config.settings import BASELINE_SIZE, PairSettings
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.loading import SplitImages, batches, loader
@@ -200,7 +200,7 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps")
     parser.add_argument("--only", nargs="*", choices=list(rows), default=list(rows))
-    parser.add_argument("--output", type=Path, default=home() / "reports" / "bench.md")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "bench.md")
     chosen = parser.parse_args()
     os.environ["FIXRES_PROGRESS"] = os.devnull
     torch.set_num_threads(usual.CORES)

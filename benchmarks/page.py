@@ -1,4 +1,4 @@
-"""reports/bench.md from the seconds that were measured."""
+"""docs/bench.md from the seconds that were measured."""
 
 import statistics
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`make bench-peers`: this project against fastai and the usual loop, alternating; rows of reports/bench.md.
+"""`make bench-peers`: this project against fastai and the usual loop, alternating; rows of docs/bench.md.
 
 Runs in an environment that has fastai beside the project. Network, weights, images, sizes, batch size, epochs and rates
 are the same; the rest is what each does by itself.

@@ -203,8 +203,8 @@ def test_a_run_is_measured_again_and_on_other_images(tmp_path: Path) -> None:
 
 def test_a_run_is_exported(tmp_path: Path) -> None:
     small_run.make()
-    done = printed("export", RUN, "--output", str(tmp_path / "net.pt2"))
-    assert Path(done["file"]) == tmp_path / "net.pt2"
+    done = printed("export", RUN, "--output", str(tmp_path / "net.onnx"))
+    assert Path(done["file"]) == tmp_path / "net.onnx"
     assert Path(done["file"]).is_file()
     assert done["from_network"] < 1e-5
 

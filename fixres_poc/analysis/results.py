@@ -230,15 +230,15 @@ class Results:
         return validate(DataSettings, values, "sweep.json")
 
 
-def load_results(name: str) -> Results:
-    """Read the tables of a sweep's report.
+def load_results(report: str) -> Results:
+    """Read the tables of a sweep's report, or of those in a folder (see `files.report_folder`).
 
     Raises:
         InputError: there are none.
     """
-    folder = report_folder(name)
+    folder = report_folder(report)
     if not (folder / "results.csv").exists():
-        raise InputError(f"sweep {name}: no results yet (reports/{name}/results.csv); run `make sweep` first")
+        raise InputError(f"report {report!r}: no results in {folder}; run `make sweep` first")
     images = folder / "images.csv"
     listed = pd.read_csv(images) if images.exists() else pd.DataFrame(columns=IMAGE_COLUMNS)
     table = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""], dtype=COUNTS)

@@ -9,7 +9,6 @@ import io
 import json as plain_json
 import sys
 import traceback
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +34,6 @@ ADAPTATION = "an adaptation of the run; default: the best on validation"
 Adaptation = Annotated[str | None, typer.Option(help=ADAPTATION, show_default=False)]
 Adaptations = Annotated[list[str] | None, typer.Option("--adaptation", help="may be given several times")]
 TEST_SIZE: Any = typer.Option(min=32, max=2048, help="side of the test crop in px", show_default=False)
-Format = StrEnum("Format", ["html", "pdf", "slides"])
 
 
 class OneLineErrors(TyperGroup):

@@ -78,23 +78,20 @@ def _accuracy(row: dict[str, Any]) -> str:
 @app.command(epilog="Example: fixres-poc export runs/demo/train96_test160_seed0 --output dogs.onnx")
 def export(
     run: Run,
-    output: Annotated[Path, typer.Option(help="the file, .onnx or .pt2", show_default=False)],
+    output: Annotated[Path, typer.Option(help="the file, .onnx", show_default=False)],
     adaptation: Adaptation = None,
-    format: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="by default by the file's suffix")] = None,
     json: Json = False,
 ) -> None:
-    """Write a finished run's network for other programs.
+    """Write a finished run's network as ONNX.
 
-    It is checked against what the run predicted.
-
-    ONNX needs `pip install fixres_poc[export]`; torch is a program of `torch.export`.
+    The file is checked against the run's predictions. Needs `pip install fixres_poc[export]`.
     """
     from fixres_poc.inference import export as exporting
     from fixres_poc.inference import finished_run
 
     network = finished_run.load(run)
     adaptation = adaptation or network.best()
-    done = exporting.export(network, adaptation, output, format or ("torch" if output.suffix == ".pt2" else "onnx"))
+    done = exporting.export(network, adaptation, output)
     text = f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, probabilities "
     text += f"differ by at most {done.from_network:.1g} from the network and {done.from_run:.1g} from the stored run"
     say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)

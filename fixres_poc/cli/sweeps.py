@@ -7,19 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fixres_poc.cli.application import (
-    Backbone,
-    Dataset,
-    Format,
-    Json,
-    Replace,
-    SweepFile,
-    Weights,
-    app,
-    load,
-    records,
-    say,
-)
+from fixres_poc.cli.application import Backbone, Dataset, Json, Replace, SweepFile, Weights, app, load, records, say
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, resolve
 from fixres_poc.config.settings import DatasetSettings
@@ -129,24 +117,17 @@ def audit(
     say(json, found.record(), *summary, *twins, found.verdict().replace("**", ""))
 
 
-@app.command(epilog="Example: fixres-poc report sweeps/demo.yml --format pdf")
+@app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
 def report(
-    file: SweepFile,
-    dataset: Dataset = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    form: Annotated[Format, typer.Option("--format", help="pdf and slides come besides html")] = Format.html,
-    json: Json = False,
+    file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None, json: Json = False
 ) -> None:
     """Render the report of a sweep again, from whatever exists."""
-    from fixres_poc.report.pages import export
     from fixres_poc.sweep.reporting import render
     from fixres_poc.sweep.workspace import locked
 
     settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
     with locked(settings.name):
-        render(settings)
-        page = export(settings.name, form)
+        page = render(settings)
     say(json, {"report": str(page)}, f"report: {page}")
 
 

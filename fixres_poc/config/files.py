@@ -56,9 +56,15 @@ def run_folder(sweep: str, name: str) -> Path:
     return home() / "runs" / sweep / name
 
 
-def report_folder(sweep: str) -> Path:
-    """Folder of a sweep's report, such as reports/demo."""
-    return home() / "reports" / sweep
+def report_folder(report: str) -> Path:
+    """Folder of a report.
+
+    Args:
+        report: name of a sweep, whose report is in reports/<sweep>; or a folder, such as docs/reports/demo. A relative
+            one is looked for in `home`, then in the repository.
+    """
+    folder = home() / (report if "/" in report else f"reports/{report}")
+    return REPOSITORY / report if "/" in report and not folder.exists() else folder
 
 
 @contextlib.contextmanager

@@ -223,7 +223,7 @@ class PairSettings(TrainSettings):
 class ResultsSettings(Settings):
     """The report (notebook 05)."""
 
-    sweep: Name = Field("demo", description="the sweep to report on: reports/<sweep>/")
+    report: str = Field("docs/reports/demo", min_length=1, description="folder with the tables of a report")
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {

@@ -1,7 +1,7 @@
-"""A finished run's network as one file for other programs: ONNX, or a `torch.export` program.
+"""A finished run's network as one ONNX file for other programs.
 
 It takes images that are resized and cropped already, RGB in [0, 1], and gives probabilities; mean and std are inside.
-The file describes itself (see `description`): in ONNX's metadata, or in the program's extra file `fixres_poc.json`.
+ONNX's metadata describe the file (see `description`).
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -27,13 +27,10 @@ from fixres_poc.inference.finished_run import FinishedRun
 from fixres_poc.model.backbones import interpolation, licence, mean_std
 from fixres_poc.model.trunk import Tail, merged
 
-Format = Literal["onnx", "torch"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 CHECKED = 16
 SAME_NETWORK = 1e-4
 SAME_RUN = {"fp32": 0.005}  # what stands in the run is rounded to 4 decimals, and a GPU's convolutions are less exact
 SAME_RUN_REDUCED = 0.05
-DESCRIBED = "fixres_poc.json"
 
 
 class Network(nn.Module):
@@ -59,7 +56,7 @@ class Exported(NamedTuple):
     """An exported file, and how well it agrees with the run.
 
     Attributes:
-        data: number of test images it was checked on.
+        images: number of test images it was checked on.
         from_network: largest difference of a probability from the run's network.
         from_run: largest difference of the first class's probability from what the run had stored.
     """
@@ -70,18 +67,17 @@ class Exported(NamedTuple):
     from_run: float
 
 
-def export(run: FinishedRun, adaptation: str, output: Path, format: Format) -> Exported:
+def export(run: FinishedRun, adaptation: str, output: Path) -> Exported:
     """Write the file, and check it on test images of the run; one that answers differently is not left behind.
 
     Args:
         output: the file, replaced if it is there; ONNX keeps networks above 2 GB in a second file beside it.
-        format: "onnx" needs the packages of the extra `export`.
 
     Raises:
         InputError: packages are missing, a wrong suffix or folder, or no predictions to check it with.
         RuntimeError: the file does not answer as the run did.
     """
-    _refuse(output, format)
+    _refuse(output)
     network = Network(run.trained.model, run.tail(adaptation), _mean_std(run))
     stored, images = _examples(run, adaptation)
     batch = torch.export.Dim("batch", min=1)
@@ -90,8 +86,8 @@ def export(run: FinishedRun, adaptation: str, output: Path, format: Format) -> E
         node.meta.pop("stack_trace", None)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         file = Path(folder) / output.name
-        _write(program, file, format, description(run, adaptation))
-        differences = _compare(_read(file, format), network, images, stored)
+        _write(program, file, description(run, adaptation))
+        differences = _compare(_reader(file), network, images, stored)
         allowed = (SAME_NETWORK, SAME_RUN.get(run.settings.precision, SAME_RUN_REDUCED))
         if not all(found <= most for found, most in zip(differences, allowed, strict=True)):
             raise RuntimeError(
@@ -107,14 +103,14 @@ def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
     return run.settings.mean_std or mean_std(run.settings.backbone)
 
 
-def _refuse(output: Path, format: Format) -> None:
-    if output.suffix != SUFFIXES[format]:
-        raise InputError(f"output = {str(output)!r}: a file of format {format} ends in {SUFFIXES[format]}")
+def _refuse(output: Path) -> None:
+    if output.suffix != ".onnx":
+        raise InputError(f"output = {str(output)!r}: the name of an ONNX file ends in .onnx")
     if not output.parent.is_dir():
         raise InputError(f"output = {str(output)!r}: no folder {str(output.parent)!r}")
     lacking = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if format == "onnx" and lacking:
-        raise InputError(f"format = 'onnx': needs {', '.join(lacking)}; install fixres_poc[export], or use torch")
+    if lacking:
+        raise InputError(f"export needs {', '.join(lacking)}; install fixres_poc[export]")
 
 
 def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Tensor]:
@@ -191,20 +187,14 @@ def _leakage(run: FinishedRun) -> str:
     return " ".join(said).replace("**", "").strip()
 
 
-def _write(program: torch.export.ExportedProgram, file: Path, format: Format, described: dict[str, str]) -> None:
-    if format == "torch":
-        torch.export.save(program, file, extra_files={DESCRIBED: json.dumps(described, indent=1)})
-        return
+def _write(program: torch.export.ExportedProgram, file: Path, described: dict[str, str]) -> None:
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
     made = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},), **names)
     made.model.metadata_props.update(described)  # type: ignore[union-attr]
     made.save(file)  # type: ignore[union-attr]
 
 
-def _read(file: Path, format: Format) -> Callable[[torch.Tensor], np.ndarray]:
-    if format == "torch":
-        network = torch.export.load(file).module()
-        return lambda images: cast(np.ndarray, network(images).numpy())
+def _reader(file: Path) -> Callable[[torch.Tensor], np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -9,11 +9,7 @@ import base64
 import functools
 import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -26,15 +22,12 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from PIL import Image
 
-from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import impersonal, report_folder, run_folder, write_atomically
 from fixres_poc.config.run_state import Outcome
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = (TEMPLATES / "fixres" / "report.js").read_text(encoding="utf-8")
 SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-PRINT_LIMIT_S = 120
 HEAD = 1000  # characters of a page in which it says what it was made from
 TABLES = ("results.csv", "predictions.parquet", "images.csv", "sweep.json")
 TAGS = (
@@ -99,42 +92,6 @@ def _facts(given: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
 
 
-def export(sweep: str, form: str) -> Path:
-    """The written report in another form, beside index.html.
-
-    Args:
-        form: "html" (index.html itself), "slides" (slides.html, a slide per section, code left out) or "pdf"
-            (report.pdf, printed by Chromium or Chrome: LaTeX would show tables as plain text).
-
-    Raises:
-        InputError: pdf without such a browser.
-    """
-    index = report_folder(sweep) / "index.html"
-    if form == "slides":
-        slides = index.with_name("slides.html")
-        write_atomically(slides, render(run_folder(sweep, "results") / "notebook.ipynb", {"slides": True}))
-        return slides
-    return _printed(index) if form == "pdf" else index
-
-
-def _printed(page: Path) -> Path:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise InputError(
-            f"format = 'pdf': needs Chromium or Chrome to print, and there is none of {', '.join(BROWSERS)} on PATH; "
-            f"install one (Debian: apt-get install chromium), or print {page} from any browser"
-        )
-    target = page.with_name("report.pdf")
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        options += ["--no-sandbox"] * (os.geteuid() == 0)  # root cannot use it
-        options += [f"--user-data-dir={profile}", "--no-pdf-header-footer", f"--print-to-pdf={profile}/report.pdf"]
-        command = [browser, *options, page.resolve().as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=PRINT_LIMIT_S)
-        write_atomically(target, Path(profile, "report.pdf").read_bytes())
-    return target
-
-
 def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
     time = _duration(each.wall_seconds()) if each.status == "done" else ""
     row = {"name": each.run.name, "status": each.status, "error": each.error}
@@ -161,8 +118,7 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Args:
         content: the notebook, as nbformat reads it.
         page: what the template shows besides the notebook, with plain text in it: `name`, `facts`, `back` and
-            `made_from` (a run's page), `status` and `error`, `runs` and `files` (the index), `slides` (true for a slide
-            per section).
+            `made_from` (a run's page), `status` and `error`, `runs` and `files` (the index).
 
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
@@ -188,10 +144,9 @@ def _exporter() -> HTMLExporter:
 
 
 def _mark(cells: Collection[Any]) -> None:
-    """Say where slides begin, describe figures that lack it by their section, make PNGs smaller, drop tracebacks."""
+    """Describe figures that lack it by their section, make PNGs smaller, drop tracebacks."""
     section = ""
     for cell in cells:
-        cell.metadata["new_slide"] = cell.cell_type == "markdown" and cell.source.startswith(("## ", "### "))
         if cell.cell_type == "markdown" and (found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)):
             section = found[-1]
         for output in cell.get("outputs", []):

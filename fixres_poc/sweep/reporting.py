@@ -62,7 +62,7 @@ def _write_page(sweep: str, each: Outcome, made_by: str) -> bool:
 def _execute_results(sweep: SweepSettings) -> str | None:
     folder = run_folder(sweep.name, "results")
     (folder / "notebook.ipynb").unlink(missing_ok=True)
-    settings = {"notebook": REPORT_NOTEBOOK, "parameters": {"sweep": sweep.name}}
+    settings = {"notebook": REPORT_NOTEBOOK, "parameters": {"report": f"reports/{sweep.name}"}}
     write_atomically(folder / "settings.json", json.dumps(settings))
     code = asking.ask(folder / "settings.json", sweep.run_time_limit)
     if code is None:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
-from fixres_poc.report.pages import BROWSERS
-
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

@@ -1,9 +1,7 @@
 """The report's pages in a real browser: what they load, how they read, and what their script does."""
 
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,14 +11,14 @@ from chromium import DESK, NEEDED, PHONE, opened
 from playwright.sync_api import Browser, Error, Page
 
 from fixres_poc.analysis.cells import GRID, ONCE
-from fixres_poc.config.files import REPOSITORY, report_folder
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.validation import load_sweep
-from fixres_poc.report.pages import SCRIPT_HASH, export, render
+from fixres_poc.report.pages import SCRIPT_HASH, render
 
 pytest_plugins = ["chromium"]
 pytestmark = NEEDED
 LARGEST_BYTES = 3_000_000
-DEMO = pd.read_csv(REPOSITORY / "reports/demo/results.csv").drop_duplicates(GRID)
+DEMO = pd.read_csv(REPOSITORY / "docs/reports/demo/results.csv").drop_duplicates(GRID)
 RUN = {"name": "demo", "status": "done", "error": "", "time": "2 s", "link": "notebooks/demo.html"}
 MAIN = ".output > .scroll > .sortable"
 """The table of all cells, with the columns that matter; what unfolds below it has all columns."""
@@ -28,11 +26,10 @@ MAIN = ".output > .scroll > .sortable"
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Addresses of an index, its slides and a run's page, made by the present template from stored notebooks."""
+    """Addresses of an index and a run's page, made by the present template from stored notebooks."""
     folder = tmp_path_factory.mktemp("pages")
     made: dict[str, tuple[str, dict[str, Any]]] = {
         "index": ("05_results", {"runs": [RUN]}),
-        "slides": ("05_results", {"slides": True}),
         "run": ("04_fixres", {"name": "run", "back": "report"}),
     }
     for name, (stem, page) in made.items():
@@ -47,7 +44,7 @@ def page(browser: Browser, pages: dict[str, str]) -> Iterator[Page]:
         yield page
 
 
-@pytest.mark.parametrize("name", ["index", "slides", "run"])
+@pytest.mark.parametrize("name", ["index", "run"])
 def test_page_asks_no_host_and_fits_a_phone(browser: Browser, pages: dict[str, str], name: str) -> None:
     with opened(browser, pages[name], PHONE) as (page, asked, said):
         assert said == []
@@ -56,7 +53,7 @@ def test_page_asks_no_host_and_fits_a_phone(browser: Browser, pages: dict[str, s
         assert all(len(alt or "") > 10 for alt in page.eval_on_selector_all("img", "all => all.map(each => each.alt)"))
 
 
-@pytest.mark.parametrize("name", ["index", "slides", "run"])
+@pytest.mark.parametrize("name", ["index", "run"])
 @pytest.mark.parametrize(("scheme", "width"), [("light", PHONE), ("dark", DESK)])
 def test_no_serious_fault_of_access(
     browser: Browser, pages: dict[str, str], name: str, scheme: str, width: int
@@ -142,17 +139,8 @@ def test_no_other_script_runs(page: Page) -> None:
     assert page.title() != "taken over"
 
 
-def test_pdf_is_printed(pages: dict[str, str]) -> None:
-    folder = report_folder("printed")
-    folder.mkdir(parents=True)
-    shutil.copy(Path(pages["run"].removeprefix("file://")), folder / "index.html")
-    made = export("printed", "pdf").read_bytes()
-    assert made.startswith(b"%PDF")
-    assert len(re.findall(rb"/Type ?/Page\b", made)) > 1
-
-
 def test_the_committed_report_is_small_and_complete() -> None:
-    folder = REPOSITORY / "reports" / "demo"
+    folder = REPOSITORY / "docs" / "reports" / "demo"
     index = (folder / "index.html").read_text(encoding="utf-8")
     assert sum(file.stat().st_size for file in folder.rglob("*.*")) < LARGEST_BYTES
     assert SCRIPT_HASH in index, "render the demo's report again"

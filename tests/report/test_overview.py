@@ -78,5 +78,5 @@ def test_several_seeds_are_compared_seed_by_seed(own_home: Path) -> None:
 def test_a_comparison_needs_two_reports() -> None:
     with pytest.raises(InputError, match="needs two or more"):
         overview.compare(["a", "a"])
-    with pytest.raises(InputError, match="no results yet"):
+    with pytest.raises(InputError, match="no results in"):
         overview.compare(["a", "b"])

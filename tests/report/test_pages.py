@@ -15,7 +15,6 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
@@ -87,8 +86,8 @@ def assert_harmless(html: BeautifulSoup) -> None:
 
 
 def test_report_has_every_run(home: Path) -> None:
-    cells = [new_code_cell("sweep = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
-    cells += [new_markdown_cell("## Answer"), new_code_cell("print('sweep', sweep)")]  # type: ignore[no-untyped-call]
+    cells = [new_code_cell("report = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
+    cells += [new_markdown_cell("## Answer"), new_code_cell("print('report', report)")]  # type: ignore[no-untyped-call]
     write_notebook(home / "notebooks/05_results.ipynb", "The question?", *cells)
     stale = home / "reports/tiny/notebooks/train32_seed0.html"
     stale.parent.mkdir(parents=True)
@@ -98,7 +97,7 @@ def test_report_has_every_run(home: Path) -> None:
     assert_harmless(html)
     assert html.title is not None
     assert html.title.text == "The question?"
-    assert "sweep tiny" in html.text
+    assert "report reports/tiny" in html.text
     assert [link.text for link in html.select("nav a")] == ["Answer", "Every run and its notebook"]
     rows = {row.td.contents[0].text: row.text for row in html.select("table.runs tbody tr") if row.td}
     assert set(rows) == {run.name for run in SWEEP.runs()}
@@ -120,7 +119,7 @@ def test_report_has_every_run(home: Path) -> None:
 
 
 def test_a_run_page_is_made_again_only_if_something_of_it_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [new_code_cell("sweep = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
+    cells = [new_code_cell("report = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
     write_notebook(home / "notebooks/05_results.ipynb", "The question?", *cells)
     made: list[str] = []
     plain = pages.render
@@ -190,21 +189,6 @@ def test_figures_have_an_alternative_text(tmp_path: Path) -> None:
     write_notebook(tmp_path / "a.ipynb", "Title", own, other)
     html = BeautifulSoup(pages.render(tmp_path / "a.ipynb", {}), "html.parser")
     assert [image["alt"] for image in html("img")] == [f"a line {EVIL}", "figure of the section: Title"]
-
-
-def test_slides_have_a_section_each_and_no_code(home: Path) -> None:
-    cells = [new_markdown_cell("## One"), new_code_cell("code()"), new_markdown_cell("### Two")]  # type: ignore[no-untyped-call]
-    write_notebook(run_folder("tiny", "results") / "notebook.ipynb", "Title", *cells)
-    html = page(pages.export("tiny", "slides"))
-    assert_harmless(html)
-    assert [section.get_text(" ", strip=True).split()[0] for section in html("section")] == ["Title", "One", "Two"]
-    assert "code()" not in str(html.main)
-
-
-def test_pdf_without_a_browser_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match="format = 'pdf': needs Chromium or Chrome"):
-        pages.export("tiny", "pdf")
 
 
 def test_one_torn_notebook_costs_its_own_page_only(home: Path) -> None:
