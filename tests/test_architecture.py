@@ -119,11 +119,11 @@ def test_a_package_alone_brings_in_neither_torch_nor_pandas(package: str) -> Non
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("inference.finished_run", ["scipy.stats", "statsmodels", "sklearn", "matplotlib", "IPython", "papermill"]),
-        ("method.adaptations", ["scipy.stats", "statsmodels", "sklearn", "matplotlib"]),
-        ("analysis.questions", ["scipy.stats", "statsmodels", "sklearn", "matplotlib"]),
+        ("inference.finished_run", ["scipy.stats", "sklearn", "matplotlib", "IPython", "papermill"]),
+        ("method.adaptations", ["scipy.stats", "sklearn", "matplotlib"]),
+        ("analysis.questions", ["scipy.stats", "sklearn", "matplotlib"]),
         ("sweep.notebook_run", ["numpy", "torch", "pandas", "matplotlib", "papermill"]),
-        ("report.text", ["scipy.stats", "statsmodels", "sklearn", "matplotlib"]),
+        ("report.text", ["scipy.stats", "sklearn", "matplotlib"]),
     ],
 )
 def test_what_a_command_does_not_need_is_not_imported(module: str, heavy: list[str]) -> None:

@@ -19,8 +19,6 @@ from fixres_poc.config.files import REPOSITORY
 PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 CITATION: dict[str, Any] = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
-# conda-forge splits these packages or names them otherwise.
-CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
 OF_TORCH = ("nvidia-", "cuda-", "triton")
 
 
@@ -51,13 +49,11 @@ def add_needed(lines: list[str], extras: tuple[str, ...], found: set[str]) -> No
 
 
 def test_conda_environment_is_in_step_with_pyproject() -> None:
-    content = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
-    plain = [line for line in content if isinstance(line, str) and line != "pip"]
-    conda = {CONDA_NAMES.get(name, name): each for name, each in requirements(plain).items()}
-    assert str(conda.pop("python").specifier) == PROJECT["requires-python"]
-    conda |= requirements(next(each["pip"] for each in content if isinstance(each, dict)))
-    wanted = {name: str(each.specifier) for name, each in EVERY.items()}
-    assert {name: str(each.specifier) for name, each in conda.items()} == wanted
+    *conda, pip = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
+    ranges = {name: str(each.specifier) for name, each in requirements(conda).items() if each.specifier}
+    wanted = {"pytorch": str(EVERY["torch"].specifier), "torchvision": str(EVERY["torchvision"].specifier)}
+    assert ranges == wanted | {"python": PROJECT["requires-python"]}
+    assert pip == {"pip": ["-e .[dev]"]}
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))

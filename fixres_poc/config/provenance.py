@@ -24,7 +24,7 @@ from fixres_poc.config.files import REPOSITORY, home, write_atomically
 RESULT_PACKAGES = ("data", "geometry", "model", "method")
 REPORT_FILES = (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy"]
-PACKAGES += ["statsmodels", "papermill", "nbconvert"]
+PACKAGES += ["papermill", "nbconvert"]
 T = TypeVar("T")
 
 
