@@ -65,12 +65,11 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / "predictions.parquet", parquet(predictions))
-    extra = sweep.extra_test.folder if sweep.extra_test else None
-    private = (sweep.dataset, sweep.weights, sweep.imagenet_list, extra)  # the report may be passed on
-    summary = json.dumps(_summary(sweep, outcomes.values()), indent=1, ensure_ascii=False)
-    write_atomically(folder / "sweep.json", impersonal(summary, *private))
-    safe = table.assign(error=table["error"].map(guarded))
-    write_atomically(folder / "results.csv", impersonal(safe.to_csv(index=False, float_format="%.6g"), *private))
+    given = sweep.model_dump()  # the report may be passed on
+    summary = impersonal(_summary(sweep, outcomes.values()), given)
+    write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
+    safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), given))))
+    write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
     return table
 
 
