@@ -212,12 +212,7 @@ def chosen(sweep: str | None) -> tuple[Path, str, View]:
         name = max(reported, key=lambda file: file.stat().st_mtime).parents[1].name
     else:
         name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
-    try:
-        cell = load_results(name).choose()
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"sweep {name}: {error}") from None
+    cell = load_results(name).choose()
     return (
         run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed)),
         cell.adaptation,
