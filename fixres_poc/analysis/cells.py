@@ -65,7 +65,7 @@ def read_table(file: Path) -> pd.DataFrame:
         InputError: it cannot be read as a table.
     """
     try:
-        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, str) | COUNTS, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str") | COUNTS, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as a table ({type(error).__name__}: {error})") from None
     return table.fillna(dict.fromkeys(TEXT, ""))

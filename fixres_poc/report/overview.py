@@ -75,13 +75,10 @@ def _line_of(file: Path, columns: Collection[str]) -> dict[str, str] | None:
     """The line that a report has left; None, with a warning, where this version cannot show it."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if all(isinstance(found[name], str) for name in columns):
-            return {name: found[name] for name in columns} | {"sweep": file.parent.name}
-        problem = "its values are no text"
+        return {name: str.strip(found[name]) for name in columns} | {"sweep": file.parent.name}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    log.warning(printable(f"{file}: left out of reports/index.html ({problem}); render that report again"))
-    return None
+        log.warning(printable(f"{file}: left out of reports/index.html ({type(error).__name__}: {error})"))
+        return None
 
 
 def _linked(lines: pd.DataFrame) -> str:
