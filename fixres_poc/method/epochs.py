@@ -27,9 +27,10 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY
-from fixres_poc.model.backbones import create, recompute, spare_single_values
+from fixres_poc.model.backbones import create, recompute
 from fixres_poc.model.device import place, workers
 from fixres_poc.model.memory_plan import StepPlan
+from fixres_poc.model.micro_batches import spare_single_values
 from fixres_poc.model.trunk import Tail
 
 KEPT = ("model", "optimizer", "schedule")

@@ -27,9 +27,8 @@ from fixres_poc.config.settings import ADAPTED, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import predict, transforms_for
-from fixres_poc.model.backbones import spare_single_values
 from fixres_poc.model.device import now, workers
-from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.micro_batches import Portion, spare_single_values
 from fixres_poc.model.trunk import Tail, folded, last_batch_norm
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of both stages, as in the paper

@@ -11,7 +11,6 @@ import timm
 import torch
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
@@ -241,27 +240,3 @@ def _count_batch_once(momentum: float | None, norm: nn.Module, _: Any) -> None:
     cast(Any, norm).momentum = 0.0 if again else momentum
     if again:
         cast(Any, norm).num_batches_tracked.sub_(1)
-
-
-def spare_single_values(model: nn.Module) -> list[RemovableHandle]:
-    """Let batch norms in train mode use their running statistics for a single value per channel, in place.
-
-    torch refuses to normalise such a value, which one image has where maps are 1 px wide: it has no variance. It
-    changes no statistics. For all other inputs nothing changes.
-
-    Returns:
-        The hooks that do so.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    # always: recomputation leaves a forward pass by an exception
-    after = [norm.register_forward_hook(_resume_training, always_call=True) for norm in norms]
-    return after + [norm.register_forward_pre_hook(_pause_training) for norm in norms]
-
-
-def _pause_training(norm: Any, inputs: tuple[torch.Tensor]) -> None:
-    norm.paused = norm.training and inputs[0].numel() <= inputs[0].shape[1]
-    norm.training = norm.training and not norm.paused
-
-
-def _resume_training(norm: Any, *_: Any) -> None:
-    norm.training = norm.training or norm.paused

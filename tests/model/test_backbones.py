@@ -114,15 +114,3 @@ def test_networks_that_cannot_recompute_are_refused() -> None:
     message = r"^gradient_checkpointing = True: timm cannot do it for VGG; allowed .* auto$"
     with pytest.raises(InputError, match=message):
         backbones.recompute(backbones.create("timm:vgg11", classes=5, pretrained=False))
-
-
-def test_a_single_value_per_channel_is_normalised_with_running_statistics() -> None:
-    norm, plain = (torch.nn.BatchNorm2d(3, momentum=0.5) for _ in range(2))
-    backbones.spare_single_values(norm)
-    for images in (torch.randn(2, 3, 1, 1), torch.randn(1, 3, 2, 2)):
-        assert torch.equal(norm(images), plain(images))
-    one = torch.randn(1, 3, 1, 1)
-    assert torch.equal(norm(one), plain.eval()(one))
-    assert (norm.training, torch.equal(norm.running_mean, plain.running_mean)) == (True, True)
-    assert not norm.eval()(one).isnan().any()
-    assert not norm.training
