@@ -38,10 +38,13 @@ READY :=
 endif
 PYTHON := "$$FIXRES_VENV/bin/python"
 PYTHON3_GIVEN := "$$FIXRES_PYTHON3"
-NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Two notebooks at a time share the cores, and so do two sweeps' runs.
 HALF := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 1 ? n / 2 : 1)))
 
+# Recipes say $$PWD: what make puts into a recipe, the shell would run. PYTHONPATH separates folders by colons.
+ifneq ($(findstring :,$(CURDIR)),)
+$(error the path of this folder has a colon in it, which Python cannot search; rename or move the folder)
+endif
 export PYTHONPATH := $(CURDIR)
 export JUPYTER_PREFER_ENV_PATH := 1
 
@@ -55,7 +58,7 @@ CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 .PHONY: help setup sweep plan data report compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab test-sabotage lint types unit nbval audit-deps clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, images, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE= REPLACE=)
 	@$(PYTHON) -m fixres_poc sweep $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(ENGINE)
@@ -70,12 +73,12 @@ setup: $(READY)  ## make .venv with the tested versions (not with VENV=)
 		{ echo 'error: no Python 3.11 or newer there; VENV= names an environment, PYTHON3= a python' >&2; exit 2; }
 
 lab: setup  ## open the notebooks in JupyterLab, for this machine only
-	$(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
+	$(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: setup  ## run the committed notebooks again, in place
 	@rm -rf runs/notebooks
 	FIXRES_PROGRESS=/dev/null $(PYTHON) -m nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 $(NOTEBOOKS)
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb
 
 bench: setup  ## speed against the usual loop, into docs/bench.md: an hour on 2 cores (DATASET=)
 	$(PYTHON) -m benchmarks.bench $(OVERRIDES)

@@ -33,6 +33,7 @@ from torch import nn
 
 from benchmarks import bench, measure, processes, usual
 from benchmarks.processes import Result
+from fixres_poc.analysis.cells import read_table
 from fixres_poc.config.files import home, write_atomically
 from fixres_poc.config.settings import BASELINE_SIZE, Adaptation, PairSettings, several
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -179,7 +180,7 @@ def question(made: bench.Bench) -> Result:
                 write_atomically(file, pair.model_dump_json())
             arguments = ["-m", "benchmarks.peers", *map(str, files)]
             found["fastai"].append(measure.run(arguments, folder))
-            own = pd.read_csv(folder / "reports" / "grid" / "results.csv")
+            own = read_table(folder / "reports" / "grid" / "results.csv")
             top1 = own[own["adaptation"].isin(NAMES)].groupby("adaptation")["top1"].mean().to_dict()
             theirs = pd.Series(json.loads((folder / TOP1).read_text(encoding="utf-8")))
             found["top1"] = {"own": top1, "fastai": theirs.groupby(theirs.index.str.split().str[1]).mean().to_dict()}

@@ -3,9 +3,12 @@
 Each cell has a row per test part.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
+
+from fixres_poc.config.errors import InputError
 
 COLUMNS = ["train_size", "test_size", "size_ratio", "adaptation", "view", "test_part", "seed", "n_val", "val_top1"]
 COLUMNS += ["n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_baseline"]
@@ -14,6 +17,7 @@ COLUMNS += ["status", "error"]
 COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
+TEXT = ["image", "split", "adaptation", "view", "test_part", "status", "error"]
 CELL_TYPES = {"train_size": "int16", "seed": "int32"}
 KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
 GRID = ["train_size", "test_size", "adaptation", "view"]
@@ -52,6 +56,19 @@ def guarded(text: str) -> str:
 def unguarded(text: str) -> str:
     """The text that `guarded` has marked."""
     return text.removeprefix("'")
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A CSV table of ours. Text is what was written (`NA`, `null`, `007`, `TRUE`); an empty cell is a missing number.
+
+    Raises:
+        InputError: it cannot be read as a table.
+    """
+    try:
+        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str") | COUNTS, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as a table ({type(error).__name__}: {error})") from None
+    return table.fillna(dict.fromkeys(TEXT, ""))
 
 
 def keys(table: pd.DataFrame) -> list[Cell]:

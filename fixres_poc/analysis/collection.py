@@ -26,6 +26,7 @@ from fixres_poc.analysis.cells import (
     correct_by_cell,
     guarded,
     keys,
+    read_table,
 )
 from fixres_poc.analysis.record import TYPES, parquet, summarise
 from fixres_poc.analysis.statistics import holm, mcnemar_p
@@ -61,16 +62,15 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     rows = pd.concat([_rows(each, outcomes, tables.get(each.run.name)) for each in shown], ignore_index=True)
     table = _with_ratios(_with_tests(rows.astype(COUNTS | MEASURED), predictions), images, sweep.resize)
     if images.exists():
-        listed = pd.read_csv(images).assign(image=lambda table: table["image"].map(guarded))
+        listed = read_table(images).assign(image=lambda table: table["image"].map(guarded))
         text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / "predictions.parquet", parquet(predictions))
-    extra = sweep.extra_test.folder if sweep.extra_test else None
-    private = (sweep.dataset, sweep.weights, sweep.imagenet_list, extra)  # the report may be passed on
-    summary = json.dumps(_summary(sweep, outcomes.values()), indent=1, ensure_ascii=False)
-    write_atomically(folder / "sweep.json", impersonal(summary, *private))
-    safe = table.assign(error=table["error"].map(guarded))
-    write_atomically(folder / "results.csv", impersonal(safe.to_csv(index=False, float_format="%.6g"), *private))
+    given = sweep.model_dump()  # the report may be passed on
+    summary = impersonal(_summary(sweep, outcomes.values()), given)
+    write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
+    safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), given))))
+    write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
     return table
 
 
@@ -121,7 +121,7 @@ def _with_ratios(table: pd.DataFrame, images: Path, resize: Resize) -> pd.DataFr
     """The column size_ratio: mean of ratios over crops of these very images, nan where their sizes are not known."""
     if not images.exists():
         return table.assign(size_ratio=float("nan"))
-    listed = pd.read_csv(images)
+    listed = read_table(images)
     crops = sample_crops(listed[listed["split"].isin(SPLITS)])
     pairs = table[PAIR].drop_duplicates().itertuples(index=False, name=None)
     ratios = pair_ratios(crops, pairs, resize).set_index(PAIR)["mean_of_ratios"]
@@ -161,6 +161,6 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
     known = {key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts}
     if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
         known["leakage"] = known["leakage"] | {"verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"}
-    known["unreadable"] = images_record(sweep.name).get("unreadable")
+    known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     return {"settings": sweep.model_dump(mode="json"), "runs": runs, **known}

@@ -14,8 +14,8 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import (
     CANDIDATES,
+    CELL_TYPES,
     COLUMNS,
-    COUNTS,
     GRID,
     IMAGE_COLUMNS,
     KEY,
@@ -26,8 +26,10 @@ from fixres_poc.analysis.cells import (
     aligned,
     correct_by_cell,
     keys,
+    read_table,
     unguarded,
 )
+from fixres_poc.analysis.record import TYPES
 from fixres_poc.analysis.statistics import Difference, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, sweep_folder
@@ -92,15 +94,8 @@ class Results:
         if not table.duplicated(GRID).any():
             return table
         groups = table.assign(seed=table["seed"].where(ok)).groupby(GRID, sort=False, as_index=False)
-        cells = groups.agg(
-            {
-                "seed": "first",
-                "test_part": "first",
-                **dict.fromkeys(MEANS, "mean"),
-                "seeds": "sum",
-                "status": _joint_status,
-            }
-        )
+        means = dict.fromkeys(MEANS, "mean")
+        cells = groups.agg({"seed": "first", "test_part": "first", **means, "seeds": "sum", "status": _joint_status})
         cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
         bounds = {"top1_low": [each.low for each in found], "top1_high": [each.high for each in found]}
@@ -190,11 +185,11 @@ class Results:
         """The first cell of `ranked`, with the first of its seeds.
 
         Raises:
-            ValueError: no pair was run to its end.
+            InputError: no pair was run to its end.
         """
         ranked = self.ranked()
         if ranked.empty:
-            raise ValueError("no resolution pair was run to its end")
+            raise InputError(f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end")
         return keys(ranked)[0]
 
     def stability(self, draws: int = 1000) -> float:
@@ -234,17 +229,21 @@ def load_results(report: str) -> Results:
     """Read the tables of a sweep's report, or of those in a folder (see `files.report_folder`).
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or they are damaged or of another version.
     """
     folder = report_folder(report)
     if not (folder / "results.csv").exists():
         raise InputError(f"report {report!r}: no results in {folder}; run `make sweep` first")
     images = folder / "images.csv"
-    listed = pd.read_csv(images) if images.exists() else pd.DataFrame(columns=IMAGE_COLUMNS)
-    table = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""], dtype=COUNTS)
-    return Results(
-        table=table.assign(error=table["error"].astype(object).fillna("").map(unguarded)),
-        predictions=pd.read_parquet(folder / "predictions.parquet"),
-        images=listed.assign(image=listed["image"].map(unguarded)),
-        sweep=json.loads((folder / "sweep.json").read_text(encoding="utf-8")),
-    )
+    listed = read_table(images) if images.exists() else pd.DataFrame(columns=IMAGE_COLUMNS)
+    table = read_table(folder / "results.csv")
+    try:
+        sweep = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        return Results(
+            table=table[COLUMNS].assign(error=table["error"].map(unguarded)),
+            predictions=pd.read_parquet(folder / "predictions.parquet", columns=[*TYPES, *CELL_TYPES]),
+            images=listed.assign(image=listed[IMAGE_COLUMNS]["image"].map(unguarded)),
+            sweep=sweep | {key: sweep[key] for key in ("settings", "runs", "classes", "images", "versions")},
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder}: not the tables of a report of this version ({error})") from None

@@ -6,11 +6,12 @@ No large package is imported here: what does little else starts at once.
 import contextlib
 import html
 import os
+import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fixres_poc.config.errors import InputError
 
@@ -36,14 +37,33 @@ def resolve(path: str | Path) -> Path:
         raise InputError(f"path {str(path)!r}: cannot be resolved ({error})") from None
 
 
-def impersonal(text: str, *paths: str | None) -> str:
-    """The text with the given absolute paths, and the folders of this machine and its user, cut down to their names."""
-    folders = [str(path) for path in (home(), REPOSITORY, Path.home(), sys.prefix) if len(Path(path).parts) > 1]
-    private = folders + [path for path in paths if path and Path(path).is_absolute()]
-    for path in sorted(private, key=len, reverse=True):
-        for written in {path, html.escape(path)}:
-            text = text.replace(written, html.escape(Path(path).name) if written != path else Path(path).name)
-    return text
+def impersonal(value: Any, settings: Mapping[str, Any]) -> Any:
+    """Text, or nested lists and mappings of it, with the folders of this machine and its user cut to their names.
+
+    A path is cut where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in `/data/birds2`, a URL or a
+    closing tag. It is for text and for a notebook's cells, not for finished pages. Images (keys image/...) stay.
+
+    Args:
+        settings: of a run or a sweep; the files and folders that they name are cut as well.
+    """
+    extra = (settings.get("extra_test") or {}).get("folder")
+    given = filter(None, [*(settings.get(key) for key in ("dataset", "weights", "imagenet_list")), extra])
+    names = {str(path): path.name for path in (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))}
+    for each in given:
+        names |= dict.fromkeys([str(Path(each)), str(resolve(each))], os.path.basename(os.path.abspath(each)))
+    names |= {html.escape(path): html.escape(name) for path, name in names.items()}
+    private = [re.escape(path) for path in sorted(names, key=len, reverse=True) if path[0] == "/" and names[path]]
+    before = r"\x1b\[[\d;]*m|\\[nrt]|file://|(?<![\w.~/<-])(?<!&lt;)"  # a colour, or a line end in a quoted text, may
+    pattern = re.compile(rf"({before})({'|'.join(private)})(?![\w~-]|\.\w)")
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, str):
+            return pattern.sub(lambda found: found[1] + names[found[2]], value)
+        if isinstance(value, Mapping):
+            return {key: each if str(key).startswith("image/") else cut(each) for key, each in value.items()}
+        return [cut(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return cut(value)
 
 
 def sweep_folder(sweep: str) -> Path:

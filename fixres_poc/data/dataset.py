@@ -202,8 +202,8 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
     """Draw, list and check the images of a sweep once, give their fingerprint; files passed over are told each time.
 
     Args:
-        folder: gets images.csv (image, label, split, width, height) and images.json (classes, fingerprint,
-            `unreadable`: name to reason); what lies there is kept when no image changed.
+        folder: gets images.csv (image, label, split, width, height), images.json (classes, fingerprint, `parts`: those
+            of the test parts, `unreadable`: name to reason); what lies there is kept when no image changed.
         skip_unreadable: leave out what cannot be decoded. The split is made before, so that it moves no other image.
 
     Raises:
@@ -215,12 +215,13 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
         log.warning(printable(f"{listed.root}: {others.total()} passed over for not being images: {named}"))
     whole, record = listed.fingerprint(), folder / "images.json"
     before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
+    if before.get("listed") == whole and "parts" in before and (skip_unreadable or not before["unreadable"]):
         broken, fingerprint = before["unreadable"], before["fingerprint"]
     else:
         data, broken = _measured(listed, skip_unreadable)
         fingerprint = data.fingerprint() if broken else whole
         content = {"fingerprint": fingerprint, "listed": whole, "classes": data.classes, "unreadable": broken}
+        content["parts"] = {part: data.only(part).fingerprint() for part in data.test_parts}
         text = io.StringIO()
         data.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text.getvalue())

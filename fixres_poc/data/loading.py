@@ -111,15 +111,24 @@ def _split(transform: Transform) -> tuple[Transform, Transform]:
 def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
     """Row numbers of every batch of an epoch: with a seed, for training, shuffled by (seed, epoch), else in order.
 
-    `batch_size` is the largest batch. For training all are of one size, but for one image: a last batch of a few images
-    would count as much as a full one, and its batch norm would be noise.
+    For training the sizes differ by one image at most (see `parts_of`): a last batch of a few images would count as
+    much as a full one, and its batch norm would be noise.
     """
     count = len(samples)
     if samples.seed is None:
         return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     shuffle = torch.Generator().manual_seed(samples.seed * 1_000_003 + samples.epoch)
     order = torch.randperm(count, generator=shuffle)
-    return [part.tolist() for part in order.tensor_split(max(1, math.ceil(count / batch_size)))]
+    return [part.tolist() for part in order.tensor_split(parts_of(count, batch_size))]
+
+
+def parts_of(images: int, most: int) -> int:
+    """Number of parts of about equal size, of `most` images each, that images are trained in.
+
+    None has one image alone, with which batch norm cannot train: it joins another part, which then has `most` + 1
+    (2 images at a time, 13 in all: a part of 3 and five of 2). With `most` = 1 every part has one image.
+    """
+    return max(1, images if most == 1 else min(math.ceil(images / most), images // 2))
 
 
 def loader(

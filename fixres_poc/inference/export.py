@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import impersonal
 from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
@@ -158,14 +159,14 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
     provenance = {
         "run": f"{run.folder.parent.name}/{run.folder.name}",
         "adaptation": adaptation,
-        "settings": settings.model_dump(mode="json", exclude={"dataset", "weights"}),
+        "settings": settings.model_dump(mode="json", exclude={"dataset", "weights", "extra_test"}),
         "dataset": Path(settings.dataset).name,
         "images": run.metrics.get("data"),
         "made_with": run.metrics["versions"],
         "exported_with": environment()["versions"] | {"library": library_hash()},
     }
     terms = licence(settings.backbone, settings.weights and Path(settings.weights).name)
-    return {
+    described = {
         "input": f"images: float32 (N, 3, {size}, {size}), RGB, values in [0, 1], resized and cropped",
         "output": f"probabilities: float32 (N, {len(run.classes)})",
         "preprocessing": json.dumps(preprocessing),
@@ -175,6 +176,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "leakage": _leakage(run),
         "provenance": json.dumps(provenance),
     }
+    return cast(dict[str, str], impersonal(described, settings.model_dump()))
 
 
 def _leakage(run: FinishedRun) -> str:

@@ -30,6 +30,7 @@ from fixres_poc.method.equalise import Equalised
 from fixres_poc.method.evaluation import predict, probabilities, transforms_for
 from fixres_poc.method.stage1 import Trained
 from fixres_poc.model import checkpoint
+from fixres_poc.model.backbones import check_sizes
 from fixres_poc.model.device import accelerator_for, device_name
 from fixres_poc.model.micro_batches import Portion
 from fixres_poc.model.trunk import Tail, Trunk
@@ -123,7 +124,11 @@ class FinishedRun:
         Returns:
             One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 % Wilson), top5,
             macro_accuracy, ece.
+
+        Raises:
+            InputError: the network does not take images of `size` px.
         """
+        check_sizes(self.trained.model, self.settings.backbone, [size] if size else [])
         tails = {name: self.tail(name) for name in adaptations}
         common = (self.settings, size or self.settings.test_size, self.accelerator, view)
         table = predict(self.trained.model, tails, data, split, *common).table
@@ -207,12 +212,7 @@ def chosen(sweep: str | None) -> tuple[Path, str, View]:
         name = max(reported, key=lambda file: file.stat().st_mtime).parents[1].name
     else:
         name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
-    try:
-        cell = load_results(name).choose()
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"sweep {name}: {error}") from None
+    cell = load_results(name).choose()
     return (
         run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed)),
         cell.adaptation,

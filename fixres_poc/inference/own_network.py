@@ -21,7 +21,7 @@ from fixres_poc.data.transforms import Transform
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import Variant, adapt_tails, possible
 from fixres_poc.model import checkpoint, weights
-from fixres_poc.model.backbones import create
+from fixres_poc.model.backbones import check_sizes, create
 from fixres_poc.model.device import accelerator_for, place
 from fixres_poc.model.trunk import Tail, classifier, merged
 from fixres_poc.report import run_text
@@ -97,6 +97,7 @@ def adapt(
         raise InputError(f"the network has {outputs} outputs, {folder} has {len(data.classes)} classes")
     accelerator = accelerator_for(chosen.precision)
     network = place(copy.deepcopy(model).eval(), chosen, accelerator)
+    check_sizes(network, chosen.backbone, (train_size, test_size))
     rate, epochs = cast(float, chosen.adapt_learning_rate), cast(int, chosen.adapt_epochs)
     variants = {name: Variant(name, rate, epochs) for name in possible(network)}
     tails = {"none": Tail(network)} | adapt_tails(network, data, chosen, test_size, variants, accelerator).tails

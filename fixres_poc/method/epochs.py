@@ -2,11 +2,11 @@
 
 A step's batch is that of the settings, on any number of processes. Where it does not fit at once, gradients of parts
 are added up. Only a batch norm in train mode sees the difference: it normalises its own part. A frozen one does not.
+No batch has one image alone. A part of a batch may, where memory or several processes ask for it.
 """
 
 import itertools
 import json
-import math
 import time
 import zipfile
 from collections.abc import Mapping
@@ -24,12 +24,13 @@ from fixres_poc.config.files import replacing
 from fixres_poc.config.progress import bar
 from fixres_poc.config.settings import BatchNorm, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.loading import SplitImages, batches, loader
+from fixres_poc.data.loading import SplitImages, batches, loader, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY
 from fixres_poc.model.backbones import create, recompute
 from fixres_poc.model.device import place, workers
 from fixres_poc.model.memory_plan import StepPlan
+from fixres_poc.model.micro_batches import spare_single_values
 from fixres_poc.model.trunk import Tail
 
 KEPT = ("model", "optimizer", "schedule")
@@ -139,13 +140,14 @@ def begin(
     model = create(settings.backbone, len(data.classes), pretrained=start is None, weights=settings.weights)
     if start is not None:
         model.load_state_dict(start.state_dict())
+    spare_single_values(model)
     model = place(model, settings, accelerator)
     if plan.gradient_checkpointing:
         recompute(model)
     network = accelerator.prepare(model) if accelerator.num_processes > 1 else model
     rate, way = recipe.learning_rate, {"fused": accelerator.device.type in ("cpu", "cuda"), "foreach": False}
     sgd = torch.optim.SGD(model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, **way)
-    steps = math.ceil(len(data.split("train")) / settings.batch_size) * recipe.epochs
+    steps = parts_of(len(data.split("train")), settings.batch_size) * recipe.epochs
     cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, rate, max(steps, 2), pct_start=0.15, cycle_momentum=False)
     optimizer, schedule = accelerator.prepare(sgd, cycle)
     return State(recipe, model, network, optimizer, schedule, plan)
@@ -193,7 +195,7 @@ def step(
         The sum of the losses of the n images, without gradient.
     """
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing, reduction="sum")
-    parts = max(1, math.ceil(len(images) / state.plan.micro_batch_size))
+    parts = parts_of(len(images), state.plan.micro_batch_size)
     total = torch.zeros((), device=accelerator.device)
     for index, (part, targets) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
         with accelerator.no_sync(state.network) if index < parts - 1 else nullcontext():

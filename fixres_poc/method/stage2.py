@@ -28,7 +28,7 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.model.device import now, workers
-from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.micro_batches import Portion, spare_single_values
 from fixres_poc.model.trunk import Tail, folded, last_batch_norm
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of both stages, as in the paper
@@ -90,6 +90,7 @@ def adapt_tails(
     samples = SplitImages(data, "train", transforms_for(settings, size, size)["val_train"], settings.seed)
     tails, steps = {name: Tail(model) for name in variants}, len(batches(samples, settings.batch_size))
     optimizers = {name: _optimizer(tails[name], each, steps, accelerator) for name, each in variants.items()}
+    hooks = spare_single_values(nn.ModuleList(tails.values()))  # of several processes one may have one image
     trunk, portion, seconds = folded(model, size), Portion(settings.batch_size), dict.fromkeys(tails, 0.0)
     last = max((each.epochs for each in variants.values()), default=0)
     for epoch in range(1, last + 1):
@@ -109,6 +110,8 @@ def adapt_tails(
         for buffer in tail.requires_grad_(False).eval().buffers():
             if accelerator.num_processes > 1:  # each process has seen other images: all get the first one's statistics
                 buffer.copy_(broadcast(buffer))
+    for hook in hooks:
+        hook.remove()
     return AdaptedTails(tails, seconds)
 
 

@@ -82,11 +82,16 @@ def check(name: str, weights: str | None = None) -> None:
         raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
 
 
-def check_use(name: str, adaptations: Sequence[str], sizes: Iterable[int], head_start: str = "random") -> None:
+def check_use(
+    name: str, adaptations: Sequence[str], sizes: Iterable[int], head_start: str = "random", traced: bool = False
+) -> None:
     """Refuse a timm network that cannot be adapted as asked, or not used at the sizes, before anything is trained.
 
     One random image per size, in px, the baseline's included, goes through the network with random weights. The
     networks that the project names itself are known to serve, and cost nothing here.
+
+    Args:
+        traced: follow shapes alone, on the meta device: no memory is needed, and what the tail computes is not checked.
 
     Raises:
         InputError: it cannot be built, its last batch norm is not known, it does not take a size, or its classifier is
@@ -95,7 +100,8 @@ def check_use(name: str, adaptations: Sequence[str], sizes: Iterable[int], head_
     if name in EMBEDDED_BACKBONES or name in WSL:
         return
     try:
-        model = create(name, 2, pretrained=False).eval()
+        with torch.device("meta" if traced else "cpu"):
+            model = create(name, 2, pretrained=False).eval()
     except (AssertionError, AttributeError, ImportError, TypeError) as error:
         raise InputError(f"backbone {name!r}: cannot be built ({_first_line(error)})") from error
     norm = last_batch_norm(model)
@@ -107,22 +113,33 @@ def check_use(name: str, adaptations: Sequence[str], sizes: Iterable[int], head_
     if (head_start == "probe" or "equalised" in adaptations) and not isinstance(classifier(model), nn.Linear):
         what = "its classifier is more than a linear layer; set head_start: random, and adaptations without equalised"
         raise InputError(f"backbone {name!r}: {what}")
-    reasons = {size: _refusal(model, size) for size in sorted({*sizes, BASELINE_SIZE})}
+    check_sizes(model, name, {*sizes, BASELINE_SIZE})
+
+
+def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
+    """Refuse sizes, in px, that a network in eval mode does not take.
+
+    Raises:
+        InputError: there are such sizes; each is named, and the network with them.
+    """
+    reasons = {size: _refusal(model, size) for size in sorted(sizes)}
     if refused := {size: reason for size, reason in reasons.items() if reason}:
         taken = ", ".join(str(size) for size in reasons if size not in refused)
         what = f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
         what += f", only at {taken}" if taken else ""
-        raise InputError(f"backbone {name!r}: {what}; set other sizes (the baseline needs {BASELINE_SIZE}) or backbone")
+        hint = f" (the baseline needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
+        raise InputError(f"backbone {name!r}: {what}; set other sizes{hint} or another backbone")
 
 
 @torch.no_grad()
 def _refusal(model: nn.Module, size: int) -> str:
     """Why the network cannot be split into trunk and tail at this size; empty where it can."""
-    images = torch.randn(1, 3, size, size)
+    images = torch.randn(1, 3, size, size, device=next(model.parameters()).device)
     try:
-        same = torch.allclose(Tail(model)(*Trunk(model)(images)), model(images), rtol=1e-3, atol=1e-4, equal_nan=True)
+        split, whole = Tail(model)(*Trunk(model)(images)), model(images)
     except Exception as error:  # a network may raise whatever it likes
         return _first_line(error)
+    same = images.is_meta or torch.allclose(split, whole, rtol=1e-3, atol=1e-4, equal_nan=True)
     return "" if same else "its classifier is not all that follows the pooled features"
 
 

@@ -5,10 +5,12 @@ import logging
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from fixres_poc.config.errors import InputError
 
@@ -93,3 +95,27 @@ class Portion:
             self.size //= 2
             log.warning("out of memory: on with %d images at once, which changes no result", self.size)
             release()
+
+
+def spare_single_values(model: nn.Module) -> list[RemovableHandle]:
+    """Let batch norms in train mode use their running statistics for a single value per channel, in place.
+
+    torch refuses to normalise such a value, which one image has where maps are 1 px wide: it has no variance. It
+    changes no statistics. For all other inputs nothing changes.
+
+    Returns:
+        The hooks that do so.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    # always: recomputation leaves a forward pass by an exception
+    after = [norm.register_forward_hook(_resume_training, always_call=True) for norm in norms]
+    return after + [norm.register_forward_pre_hook(_pause_training) for norm in norms]
+
+
+def _pause_training(norm: Any, inputs: tuple[torch.Tensor]) -> None:
+    norm.paused = norm.training and inputs[0].numel() <= inputs[0].shape[1]
+    norm.training = norm.training and not norm.paused
+
+
+def _resume_training(norm: Any, *_: Any) -> None:
+    norm.training = norm.training or norm.paused

@@ -8,10 +8,12 @@ import datetime
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,12 +24,13 @@ from fixres_poc.analysis.cells import aligned, correct_by_cell
 from fixres_poc.analysis.questions import Answer, answers
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.analysis.statistics import Difference, mean_over_seeds, paired_difference
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, report_folder, write_atomically
 from fixres_poc.model.tracing import parameters_and_flops
 from fixres_poc.report import pages, plots, tables
 
 LINE = "overview.json"
+log = logging.getLogger(__name__)
 INTRODUCTION = """# Sweeps
 
 Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links to its report.
@@ -47,6 +50,11 @@ OTHER_IMAGES = """# The same question on several datasets
 The answers of each sweep, on the second test part if there is one. The images differ, so compare the verdicts, not the
 accuracies.
 """
+UNKNOWN_IMAGES = """## Images that are not known
+
+These reports do not record which images were tested: {names}. They are not compared image by image. To compare them,
+run their sweeps again.
+"""
 COSTS = """## Accuracy and cost
 
 All cells with one crop: top-1 against the FLOPs of one image, and against those of training (probe, stage 1 at the
@@ -56,11 +64,21 @@ chosen rate, stage 2; a training step counts as three forward passes).
 
 def write(sweep: str) -> Path:
     """Note a sweep's line beside its report, and write the page over all sweeps that have one; returns the page."""
-    write_atomically(report_folder(sweep) / LINE, json.dumps(line(load_results(sweep)), indent=1))
-    found = sorted((home() / "reports").glob(f"*/{LINE}"))
-    table = pd.DataFrame([json.loads(file.read_text(encoding="utf-8")) for file in found])
-    table = table.sort_values("date", ascending=False, kind="stable")
+    own = line(load_results(sweep))
+    write_atomically(report_folder(sweep) / LINE, json.dumps(own, indent=1))
+    found = [_line_of(file, own) for file in sorted((home() / "reports").glob(f"*/{LINE}"))]
+    table = pd.DataFrame(filter(None, found)).sort_values("date", ascending=False, kind="stable")
     return _page("index", INTRODUCTION, _linked(table))
+
+
+def _line_of(file: Path, columns: Collection[str]) -> dict[str, str] | None:
+    """The line that a report has left; None, with a warning, where this version cannot show it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {name: str.strip(found[name]) for name in columns} | {"sweep": file.parent.name}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        log.warning(printable(f"{file}: left out of reports/index.html ({type(error).__name__}: {error})"))
+        return None
 
 
 def _linked(lines: pd.DataFrame) -> str:
@@ -68,7 +86,7 @@ def _linked(lines: pd.DataFrame) -> str:
     shown = str(tables.show(lines, classes="sortable words").data)
     for name in lines["sweep"]:
         cell = f"<td>{html.escape(name)}</td>"
-        shown = shown.replace(cell, f'<td><a href="{name}/index.html">{html.escape(name)}</a></td>')
+        shown = shown.replace(cell, f'<td><a href="{quote(name)}/index.html">{html.escape(name)}</a></td>')
     return shown
 
 
@@ -132,20 +150,20 @@ def _told(answer: Answer) -> str:
 def compare(names: Sequence[str]) -> Path:
     """Write reports/compare-<names>.html: networks on the same images, or one network's answers on several datasets.
 
-    Networks are held against each other by what validation chose of each, on the images that both were tested on.
+    Networks are held against each other by what validation chose of each, on the test parts that both share.
 
     Raises:
-        InputError: fewer than two sweeps, or one without a report.
+        InputError: fewer than two sweeps, or one without a report or without a finished pair.
     """
     if len(set(names)) < 2:
         raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
     every = {name: load_results(name) for name in names}
-    tested = [each.predictions[["image", "split"]].astype(str).drop_duplicates() for each in every.values()]
-    same = len({frozenset(each.itertuples(index=False, name=None)) for each in tested}) == 1
-    shown = _linked(pd.DataFrame([line(each) for each in every.values()]))
-    parts: list[Any] = [SAME_IMAGES if same else OTHER_IMAGES, shown]
-    if same:
-        parts += ["## Differences on the same images", str(tables.show(differences(every), classes="sortable").data)]
+    same = all(_shared(*pair) for pair in combinations(every.values(), 2))
+    parts: list[Any] = [SAME_IMAGES if same else OTHER_IMAGES, _linked(pd.DataFrame(map(line, every.values())))]
+    if unknown := [name for name, each in every.items() if not each.sweep.get("parts")]:
+        parts.append(UNKNOWN_IMAGES.format(names=", ".join(unknown)))
+    if len(table := differences(every)):
+        parts += ["## Differences on the same images", str(tables.show(table, classes="sortable").data)]
     costs = pd.concat([_costs(each).assign(sweep=name) for name, each in every.items()], ignore_index=True)
     plots.use_style()
     return _page(f"compare-{'-'.join(names)}", *parts, COSTS, plots.compared_costs(costs))
@@ -155,11 +173,17 @@ def differences(every: Mapping[str, Results]) -> pd.DataFrame:
     """Top-1 of one sweep's chosen cell minus another's, on the same images, for each pair of sweeps and test part."""
     rows = []
     for (first, one), (second, other) in combinations(every.items(), 2):
-        for part in [part for part in one.parts if part in other.parts]:
+        for part in _shared(one, other):
             found = _difference(one.on(part), other.on(part))
             if found is not None:
                 rows.append({"sweep": second, "minus": first, "on": part, "points (95 %)": found.points()})
     return pd.DataFrame(rows, columns=["sweep", "minus", "on", "points (95 %)"])
+
+
+def _shared(first: Results, second: Results) -> list[str]:
+    """Test parts that have the same images, with the same labels, by the digests that both reports record."""
+    one, other = (each.sweep.get("parts") or {} for each in (first, second))
+    return [part for part in first.parts if part in one and one[part] == other.get(part)]
 
 
 def _difference(first: Results, second: Results) -> Difference | None:

@@ -105,11 +105,10 @@ def _duration(seconds: float) -> str:
 
 def render(notebook: Path, page: dict[str, Any]) -> str:
     """A notebook's file as `render_content` gives it, without the folders that its run's settings name."""
-    html = render_content(nbformat.read(notebook, as_version=4), page)  # type: ignore[no-untyped-call]
     settings = notebook.with_name("settings.json")
     given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
-    private = [given.get(key) for key in ("dataset", "weights", "imagenet_list")]
-    return impersonal(html, *private, (given.get("extra_test") or {}).get("folder"))
+    content, page = impersonal([nbformat.read(notebook, as_version=4), page], given)  # type: ignore[no-untyped-call]
+    return render_content(nbformat.from_dict(content), page)  # type: ignore[no-untyped-call]
 
 
 def render_content(content: Any, page: dict[str, Any]) -> str:

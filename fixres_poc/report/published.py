@@ -9,7 +9,7 @@ from importlib import resources
 
 import pandas as pd
 
-from fixres_poc.analysis.cells import CANDIDATES, PAIR
+from fixres_poc.analysis.cells import CANDIDATES, PAIR, read_table
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import BASELINE_SIZE
 
@@ -94,7 +94,7 @@ def stanford_dogs_2020() -> pd.DataFrame:
 
 def _read(name: str) -> pd.DataFrame:
     with resources.as_file(resources.files(__package__) / "published_data" / name) as path:
-        return pd.read_csv(path)
+        return read_table(path)
 
 
 def compared_with_2020(results: Results) -> pd.DataFrame | None:

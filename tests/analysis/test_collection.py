@@ -169,3 +169,27 @@ def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path, sweep: Resu
     found = load_results("tiny")
     assert found.images["image"].tolist() == table["image"].tolist()
     assert set(found.table["error"][-2:]) == {f"@{own_home.name}/x: birds: bad"}
+
+
+def test_text_in_tables_is_what_was_written(tmp_path: Path) -> None:
+    names = ["NA", "nan", "None", "null", "1e5", "007", "TRUE", "a, b", ""]
+    table = pd.DataFrame({"image": names, "split": names, "test_part": names, "top1": [0.5, *[None] * 8], "label": 3})
+    table.to_csv(tmp_path / "own.csv", index=False)
+    found = cells.read_table(tmp_path / "own.csv")
+    assert [found[name].tolist() for name in ("image", "split", "test_part")] == [names] * 3
+    assert (found["top1"].count(), found["label"].sum()) == (1, 27)
+
+
+@pytest.mark.parametrize("name", ["NA", "007"])
+def test_a_test_part_may_be_called_like_a_missing_value(name: str) -> None:
+    own = SWEEP.model_copy(update={"extra_test": ExtraTest(name=name, folder="x")})
+    images = [predictions("baseline", (10, 30, 5), (*IMAGES, 8), size).replace({"photos": name}) for size in (96, 128)]
+    write(own, "baseline", Metrics(), *images)
+    listed = pd.DataFrame({"image": ["NA", "b"], "label": 0, "split": [name, "train"], "width": 9, "height": 9})
+    write_atomically(run_folder("tiny", "images.csv"), listed.to_csv(index=False))
+    write_atomically(run_folder("tiny", "images.json"), json.dumps({"parts": {name: "x"}}))
+    found = loaded(own)
+    assert found.parts == ["test", name]
+    assert found.images[["image", "split"]].to_numpy().tolist() == [["NA", name], ["b", "train"]]
+    assert found.on(name).cells["n_test"].max() == 8
+    assert found.sweep["parts"] == {name: "x"}

@@ -14,3 +14,33 @@ def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp
     assert files.report_folder("demo") == tmp_path / "reports/demo"
     monkeypatch.delenv("FIXRES_HOME")
     assert files.home() == files.REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("dataset", "text", "expected"),
+    [
+        ("/code", "/code/a.jpg '/code' </code> https://x.org/code /code2 x/code /code-old", None),
+        ("/p", "<td>/p/1.jpg</td><p>/path</p> a/p+b == ../p /p.", "<td>p/1.jpg</td><p>/path</p> a/p+b == ../p p."),
+        ("/data/birds/", "file:///data/birds/x \x1b[31m/data/birds/y", "file://birds/x \x1b[31mbirds/y"),
+        ("/a&b/c&d", "&quot;/a&amp;b/c&amp;d&quot; /a&b/c&d", "&quot;c&amp;d&quot; c&d"),
+        ("/", "/ </b> //", "/ </b> //"),
+        ("/no", r"'no: \n/no/x' /no/..", r"'no: \nno/x' no/.."),
+        (
+            "here/birds",
+            f"{files.REPOSITORY}/here/birds/1.jpg {files.REPOSITORY}",
+            f"birds/1.jpg {files.REPOSITORY.name}",
+        ),
+    ],
+)
+def test_paths_of_the_machine_are_cut_where_they_stand_alone(dataset: str, text: str, expected: str | None) -> None:
+    expected = expected or "code/a.jpg 'code' </code> https://x.org/code /code2 x/code /code-old"
+    assert files.impersonal(text, {"dataset": dataset}) == expected
+    nested = {"text": [text], "image/png": "/code/p", "number": 1}
+    assert files.impersonal(nested, {"dataset": dataset}) == {"text": [expected], "image/png": "/code/p", "number": 1}
+
+
+def test_the_target_of_a_link_is_cut_as_well(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "birds").symlink_to(tmp_path / "secret")
+    settings = {"extra_test": {"name": "new", "folder": str(tmp_path / "birds")}}
+    assert files.impersonal(f"{tmp_path}/secret/1.jpg", settings) == "birds/1.jpg"

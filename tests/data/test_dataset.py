@@ -126,6 +126,18 @@ def test_the_fingerprint_and_the_preparation_look_at_the_extra_part(extra: DataS
     assert pd.read_csv(tmp_path / "run" / "images.csv")["split"].eq("unseen").sum() == 2
 
 
+def test_each_test_part_has_a_digest_of_its_own(extra: DataSettings, tmp_path: Path) -> None:
+    def parts() -> dict[str, str]:
+        prepare_dataset(extra, tmp_path / "run")
+        return dict(json.loads((tmp_path / "run" / "images.json").read_text())["parts"])
+
+    before = parts()
+    save_image(tmp_path / "more" / "red" / "a.png", (99, 99, 99), seed=7)
+    after = parts()
+    assert before["test"] == after["test"]
+    assert before["unseen"] != after["unseen"]
+
+
 def test_a_missing_extra_part_is_one_line(colour_folder: Path, tmp_path: Path) -> None:
     more = ExtraTest(name="unseen", folder=str(tmp_path / "none"))
     with pytest.raises(InputError, match=r"none': no such folder$"):

@@ -8,7 +8,7 @@ import torch
 
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data.dataset import ImageDataset, load_dataset
-from fixres_poc.data.loading import SplitImages, batches, loader, read_image
+from fixres_poc.data.loading import SplitImages, batches, loader, parts_of, read_image
 from fixres_poc.data.transforms import get_transforms
 
 
@@ -41,6 +41,11 @@ def test_an_epoch_has_batches_of_one_size_and_every_image(data: ImageDataset) ->
     assert batches(samples, 8) != first
     in_order = batches(SplitImages(data, "train", lambda image: image), 8)
     assert list(itertools.chain(*in_order)) == list(range(18))
+
+
+@pytest.mark.parametrize(("images", "most", "parts"), [(18, 8, 3), (18, 2, 9), (17, 2, 8), (3, 1, 3), (1, 2, 1)])
+def test_no_part_has_one_image_alone(images: int, most: int, parts: int) -> None:
+    assert parts_of(images, most) == parts
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 3)])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_run
+import timm
 from conftest import COLOURS, save_image
 
 from fixres_poc.config.errors import InputError
@@ -105,6 +106,13 @@ def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -
     shutil.rmtree(other / "blue")
     with pytest.raises(InputError, match=r"its folders \(a_grey\) are none of the classes, such as blue"):
         class_folders(str(other), run.classes)
+
+
+def test_a_size_that_the_network_does_not_take_is_refused(pair: Path) -> None:
+    run = finished_run.load(pair)
+    run.trained.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    with pytest.raises(InputError, match="64 px"):
+        run.accuracies(run.data(), "test", ["none"], size=64)
 
 
 def test_changed_images_are_noticed(pair: Path) -> None:

@@ -106,6 +106,8 @@ def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
         adapt(three, colour_folder, 48, 64, speed=1)
     with pytest.raises(InputError, match="Linear: not made by timm"):
         adapt(nn.Linear(1, 3), colour_folder, 48, 64)
+    with pytest.raises(InputError, match="64 px"):
+        adapt(timm.create_model("vit_tiny_patch16_224", num_classes=3), colour_folder, 224, 64)
 
 
 def test_the_command_says_what_it_gains_and_leaves_the_network(colour_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -51,6 +52,28 @@ def test_a_data_set_alone_takes_the_sweep_file_for_folders(environment: Path, tm
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     said = (tmp_path / "said").read_text().splitlines()
     assert said == ["-m", "fixres_poc", "data", "sweeps/images.yml", "--dataset=/my/birds"]
+
+
+@pytest.mark.parametrize("name", ["$(touch x)", "`touch x`", "a;touch x", "$$HOME #%", "'\"", "two\nlines "])
+def test_a_clone_lies_in_a_folder_of_any_name(name: str, environment: Path, tmp_path: Path) -> None:
+    clone = tmp_path / name
+    (clone / "notebooks").mkdir(parents=True)
+    (clone / f"notebooks/{name}.ipynb").touch()
+    shutil.copy(REPOSITORY / "Makefile", clone)
+    said = []
+    for target in ("help", "lab", "notebooks"):
+        subprocess.run(["make", target, f"VENV={environment}"], cwd=clone, check=True, capture_output=True)
+        said.append((tmp_path / "said").read_text() if target != "help" else "")
+    assert f"--ServerApp.root_dir={clone}\n" in said[1]
+    assert f"notebooks/{name}.ipynb\n" in said[2]
+    assert not list(tmp_path.rglob("x"))
+
+
+def test_a_folder_that_python_cannot_search_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    shutil.copy(REPOSITORY / "Makefile", tmp_path / "a:b")
+    refused = subprocess.run(["make", "lab"], cwd=tmp_path / "a:b", capture_output=True, text=True)
+    assert (refused.returncode, "colon" in refused.stderr) == (2, True)
 
 
 AUDITED = {"name": "torch", "version": "2", "vulns": []}

@@ -1,19 +1,22 @@
 """Steps and epochs of stage 1: the gradient of the whole batch, and on from the last finished epoch."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from tiny_training import first_step, same, settings_for, state_of, train
+from tiny_training import first_step, recipe_for, same, settings_for, state_of, train
 
 from fixres_poc.config.files import run_folder
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method import epochs, stage1
+from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model.device import accelerator_for
+from fixres_poc.model.memory_plan import StepPlan
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch(colour_folder: Path) -> None:
@@ -42,6 +45,29 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(colour_folder
     first, again, other = (state_of(train(each, data).model) for each in (settings, settings, largest))
     assert same(first, again)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_images_may_pass_one_by_one_where_maps_are_one_pixel_wide(colour_folder: Path) -> None:
+    settings, accelerator = settings_for(colour_folder, train_size=32, batch_size=4), accelerator_for("fp32")
+    data, plan = load_dataset(settings), StepPlan(1, True, 0)
+    state = epochs.begin(recipe_for(settings), settings, data, accelerator, plan)
+    samples = SplitImages(data, "train", transforms_for(settings, 32, 32)["train"], seed=0)
+    assert epochs.run_epoch(state, samples, settings, accelerator, "") > 0
+    assert all(module.training for module in state.model.modules())
+    assert int(state.model.get_buffer("bn1.num_batches_tracked")) == len(samples)
+
+
+def test_two_images_at_a_time_are_trained_with_an_odd_number_of_them(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, train_size=32, batch_size=2, epochs=1)
+    data, seen = load_dataset(settings), list[int]()
+    odd = replace(data, table=data.table.drop(index=data.split("train").index[:1]))
+    assert odd.counts()["train"] % 2 == 1
+    state = epochs.begin(recipe_for(settings), settings, odd, accelerator_for("fp32"), StepPlan(2, False, 0))
+    state.model.register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0])) if module.training else None
+    )
+    epochs.fine_tune(state, settings, odd, accelerator_for("fp32"), None)
+    assert (sum(seen), set(seen)) == (odd.counts()["train"], {2, 3})
 
 
 class KilledError(Exception):

@@ -62,6 +62,15 @@ def test_a_tail_adapted_beside_others_for_longer_or_shorter_equals_one_adapted_a
     assert 0 < together.seconds["short"] < together.seconds["long"]
 
 
+def test_a_process_may_get_one_image(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage2, "batches", lambda *_: [[0], [1, 2]])
+    model, settings = create("efficientnet_lite0", 3, pretrained=False), TrainSettings(train_size=32, batch_size=6)
+    data = load_dataset(DataSettings(dataset=str(colour_folder)))
+    variants = {"head_bn": Variant("head_bn", 0.1, 1)}
+    tail = stage2.adapt_tails(model, data, settings, 32, variants, accelerator_for("fp32")).tails["head_bn"]
+    assert int(tail.get_buffer("norm.num_batches_tracked")) == 1  # the lone image is in no statistics
+
+
 def test_the_head_moves_as_softmax_gradients_do(colour_folder: Path) -> None:
     model = create("efficientnet_lite0", 3, pretrained=False)
     rate = 0.5

@@ -9,7 +9,7 @@ import torch
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.model.backbones import create
-from fixres_poc.model.micro_batches import Portion, first_that_fits, out_of_memory
+from fixres_poc.model.micro_batches import Portion, first_that_fits, out_of_memory, spare_single_values
 from fixres_poc.model.trunk import Trunk
 
 FAULTS = """
@@ -72,3 +72,15 @@ def test_a_frozen_network_takes_fewer_images_at_once_and_gives_the_same(caplog: 
     assert "on with 2 images at once" in caplog.text
     with pytest.raises(MemoryError):
         Portion(4).run(lambda part: (_ for _ in ()).throw(MemoryError()), images)
+
+
+def test_a_single_value_per_channel_is_normalised_with_running_statistics() -> None:
+    norm, plain = (torch.nn.BatchNorm2d(3, momentum=0.5) for _ in range(2))
+    spare_single_values(norm)
+    for images in (torch.randn(2, 3, 1, 1), torch.randn(1, 3, 2, 2)):
+        assert torch.equal(norm(images), plain(images))
+    one = torch.randn(1, 3, 1, 1)
+    assert torch.equal(norm(one), plain.eval()(one))
+    assert (norm.training, torch.equal(norm.running_mean, plain.running_mean)) == (True, True)
+    assert not norm.eval()(one).isnan().any()
+    assert not norm.training

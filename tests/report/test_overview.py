@@ -4,13 +4,14 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_run
 from made_up import grid, same
 
 from fixres_poc.analysis import answers
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.report import overview
 
@@ -38,6 +39,31 @@ def test_every_report_has_its_line_and_link(own_home: Path) -> None:
     assert str(own_home) not in text
 
 
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"null", b"3", b"{bad", b"\xff", b"[" * 100_000, None])
+def test_a_line_of_another_version_is_left_out(own_home: Path, caplog: pytest.LogCaptureFixture, content: Any) -> None:
+    small_run.make()
+    other = own_home / "reports" / "other" / overview.LINE
+    other.parent.mkdir()
+    other.mkdir() if content is None else other.write_bytes(content)
+    text = overview.write("tiny").read_text(encoding="utf-8")
+    assert re.findall(r'<td><a href="(\w+)/index.html">', text) == ["tiny"]
+    assert str(other) in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["results.csv", "sweep.json", "predictions.parquet"])
+def test_tables_of_another_version_are_one_line(own_home: Path, lost: str) -> None:
+    small_run.make()
+    file = own_home / "reports" / "tiny" / lost
+    file.write_text("[]" if lost == "sweep.json" else "train_size,error\n3,\n")
+    with pytest.raises(InputError, match="reports/tiny"):
+        load_results("tiny")
+
+
+def digests(found: Results, **parts: str) -> Results:
+    """The results with a digest of each test part."""
+    return replace(found, sweep=found.sweep | {"parts": parts})
+
+
 def reported(name: str, home: Path, found: Results) -> None:
     """A report's tables, as `load_results` reads them."""
     folder = home / "reports" / name
@@ -49,8 +75,8 @@ def reported(name: str, home: Path, found: Results) -> None:
 
 
 def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
-    found = grid({(64, 64): same(0.6), (64, 96): same(0.7)})
-    better = grid({(64, 64): same(0.6), (64, 96): same(0.8)})
+    found = digests(grid({(64, 64): same(0.6), (64, 96): same(0.7)}), test="x")
+    better = digests(grid({(64, 64): same(0.6), (64, 96): same(0.8)}), test="x")
     reported("a", own_home, found)
     reported("b", own_home, better)
     (row,) = overview.differences({"a": found, "b": better}).to_dict("records")
@@ -61,17 +87,30 @@ def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
     assert page.name == "compare-a-b.html"
     assert "Networks on the same images" in text
     assert "+10.0 points" in text
-    few = replace(better, predictions=better.predictions[better.predictions["image"] != "test/000"])
-    reported("c", own_home, few)
+
+
+@pytest.mark.parametrize("parts", [{"test": "y"}, {}])
+def test_images_of_the_same_names_are_not_taken_for_the_same(own_home: Path, parts: dict[str, str]) -> None:
+    found = grid({(64, 64): same(0.6), (64, 96): same(0.7)})
+    reported("a", own_home, digests(found, test="x"))
+    reported("c", own_home, digests(found, **parts))
     text = overview.compare(["a", "c"]).read_text(encoding="utf-8")
     assert "The same question on several datasets" in text
     assert "points (95 %)" not in text
+    assert ("not known" in text) == (not parts)
+
+
+def test_only_the_test_parts_that_two_sweeps_share_are_compared() -> None:
+    found = grid({(64, 64): same(0.6), (64, 96): same(0.7)}, photos=0.5)
+    every = {"a": digests(found, test="x", photos="y"), "b": digests(found, test="z", photos="y")}
+    assert overview.differences(every)["on"].tolist() == ["photos"]
 
 
 def test_several_seeds_are_compared_seed_by_seed(own_home: Path) -> None:
     first = grid({(64, 64): same(0.6), (64, 96): same(0.7)}, {(64, 64): same(0.6), (64, 96): same(0.72)})
     second = grid({(64, 64): same(0.6), (64, 96): same(0.8)}, {(64, 64): same(0.6), (64, 96): same(0.82)})
-    (row,) = overview.differences({"a": first, "b": second}).to_dict("records")
+    every = {"a": digests(first, test="x"), "b": digests(second, test="x")}
+    (row,) = overview.differences(every).to_dict("records")
     assert row["points (95 %)"].startswith("+10.0 points")
 
 

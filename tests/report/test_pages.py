@@ -225,3 +225,17 @@ def test_no_path_of_the_machine_and_no_traceback_is_passed_on(home: Path) -> Non
     assert f"{home.name}/x {Path.home().name}/y birds/z w.pth" in html
     assert "ValueError: no" in html
     assert "the frames" not in html
+
+
+@pytest.mark.parametrize("folder", ["/code", "/main", "/p", "/d", "/scroll", "/style", "/"])
+def test_a_folder_named_like_a_tag_changes_nothing_of_the_page(tmp_path: Path, folder: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    png = BytesIO()
+    Image.fromarray(image).save(png, "PNG")
+    shown = code_cell(image_png=base64.b64encode(png.getvalue()).decode(), text_html="<p><code>x</code></p>")
+    write_notebook(tmp_path / "notebook.ipynb", "`x`", shown)
+    made = []
+    for dataset in ("synthetic", folder):
+        (tmp_path / "settings.json").write_text(json.dumps({"parameters": {"dataset": dataset}}))
+        made.append(pages.render(tmp_path / "notebook.ipynb", {"error": f"{folder}x"}))
+    assert made[0] == made[1]

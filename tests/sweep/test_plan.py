@@ -46,6 +46,11 @@ def test_images_are_counted_without_drawing_or_downloading(colour_folder: Path) 
     assert not home().exists()
 
 
+def test_a_size_that_the_network_does_not_take_is_refused() -> None:
+    with pytest.raises(InputError, match=r"vit_tiny_patch16_224.* 64, 96 px"):
+        plan.plan(sweep(backbone="timm:vit_tiny_patch16_224", adaptations=["none", "head"]), 16 * GIB, tflops=0.1)
+
+
 def test_seconds_are_flops_over_the_rate() -> None:
     tables = plan.plan(sweep(epochs=2, adapt_epochs=1, seeds=[0, 1]), 16 * GIB, tflops=0.1)
     pairs, facts = tables["pairs"], tables["sweep"].iloc[0]
