@@ -9,7 +9,7 @@ import sys
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import run_folder, sweep_folder
+from fixres_poc.config.files import report_folder, run_folder, sweep_folder
 from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -61,12 +61,29 @@ def run_sweep(
         failed = _explained_failures(sweep)
         if ended and not failed:
             raise RuntimeError(f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}")
-        for name, message in failed.items():
-            print(f"failed: {name}: {message}", file=sys.stderr)
-        page = render_if_changed(sweep)
-    runs = len(sweep.runs())
-    print(f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}")
+        _report(sweep, failed)
     return not failed
+
+
+def _report(sweep: SweepSettings, failed: dict[str, str]) -> None:
+    """Print what failed, and render the report; if no pair succeeded, the first failure is said last."""
+    lines = [f"failed: {name}: {message}" for name, message in failed.items()]
+    no_pair = all(run.name in failed for run in sweep.runs() if run.notebook == "04_fixres")
+    for line in lines[no_pair:]:
+        print(line, file=sys.stderr)
+    try:
+        page = render_if_changed(sweep)
+    except RuntimeError:
+        if not no_pair:  # without pairs notebook 05 always fails, which explains nothing
+            raise
+        page = report_folder(sweep.name) / "index.html"
+    runs = len(sweep.runs())
+    print(
+        f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}",
+        flush=True,
+    )
+    if no_pair:
+        print(lines[0], file=sys.stderr)
 
 
 def train_all(sweep: SweepSettings, replace: bool = False) -> None:
@@ -128,13 +145,15 @@ def prepare_data(sweep: SweepSettings) -> str:
 
 
 def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
-    """The failed runs' messages, after an error was left for every run that neither finished nor said why."""
+    """The failed runs' messages, after an error was left for every run that is not valid and did not say why."""
     failed, said = set(run_state.failures(sweep)), last_error(sweep_folder(sweep.name) / "snakemake.log")
-    for run in sweep.runs():
-        if (found := run_state.state(sweep.name, run)) in ("done", "failed"):
+    for each in run_state.outcomes(sweep):
+        run = each.run
+        if each.status in ("done", "failed"):
             continue
-        cause = next((name for name in run.needs if name in failed), None)
-        own = "ended without a word: killed?" if found == "active" else f"not done; snakemake: {said}"
+        cause = None if each.error else next((name for name in run.needs if name in failed), None)
+        own = "ended without a word: killed?" if each.status == "active" else f"not done; snakemake: {said}"
+        own = f"{each.error}; start the sweep again" if each.error else own  # changed while it was at work
         failed.add(run.name)
         folder = run_folder(sweep.name, run.name)
         run_state.fail(folder, f"not run, because {cause} failed" if cause else own)
