@@ -149,7 +149,9 @@ def load(run: str | Path) -> FinishedRun:
     """
     folder = next((each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None)
     if folder is None:
-        raise InputError(f"run = {str(run)!r}: no finished run there; allowed is a folder such as {EXAMPLE}")
+        raise InputError(
+            f"run = {str(Path(run).absolute())!r}: no finished run there; allowed is one such as {EXAMPLE}"
+        )
     folder = folder.resolve()
     metrics = read_record(folder / "metrics.json", settings=dict, classes=list, used=dict | None)
     if not metrics:

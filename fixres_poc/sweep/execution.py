@@ -5,6 +5,7 @@ Snakemake hold, so that two sweeps of one name never work at the same time and a
 """
 
 import contextlib
+import resource
 import sys
 
 from fixres_poc.config import run_state
@@ -25,6 +26,8 @@ from fixres_poc.sweep.snakemake import (
     run_snakemake,
 )
 from fixres_poc.sweep.workspace import lay_out, locked, refuse_loss
+
+FEWEST_FILES, MANY_FILES = 256, 4096
 
 
 def run_sweep(
@@ -113,6 +116,7 @@ def train_all(sweep: SweepSettings, replace: bool = False) -> None:
 
 def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
     """Refuse what cannot be used before images are drawn, and name terms; the embedded one is known without torch."""
+    _allow_files()
     if not replace:
         refuse_loss(sweep)
     if sweep.backbone != EMBEDDED_BACKBONES[0] or sweep.weights is not None:
@@ -121,8 +125,19 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
         backbones.check(sweep.backbone, sweep.weights)
         sizes = {size for pair in sweep.resolution_pairs() for size in pair}
         backbones.check_use(sweep.backbone, sweep.adaptations, sizes, sweep.head_start)
+        backbones.check_published(sweep.backbone, sweep.weights)
         if terms := backbones.licence(sweep.backbone, sweep.weights):
             print(terms, file=sys.stderr)
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files as far as it may be, for all that the sweep starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed, now = (sys.maxsize if each == resource.RLIM_INFINITY else each for each in (hard, soft))
+    if allowed < FEWEST_FILES:
+        raise InputError(f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}")
+    if now < MANY_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(allowed, MANY_FILES), hard))
 
 
 def _check_trained(sweep: SweepSettings) -> None:
