@@ -3,10 +3,8 @@
 All of it is put into the environment, which Snakemake, runs and kernels inherit.
 """
 
-import getpass
 import os
 import warnings
-from pathlib import Path
 
 from fixres_poc.config.files import home
 
@@ -21,11 +19,6 @@ def shield() -> None:
     os.environ["MATPLOTLIBRC"] = os.devnull
     runs = home() / "runs"
     os.environ["IPYTHONDIR"] = str(runs / ".ipython")
-    try:
-        Path.home()
-    except RuntimeError:
+    if os.path.expanduser("~") == "~":  # neither $HOME nor an entry in /etc/passwd
         os.environ["HOME"] = str(runs / ".cache")
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["USER"] = str(os.getuid())
+    os.environ.setdefault("USER", str(os.getuid()))  # Snakemake asks for a name

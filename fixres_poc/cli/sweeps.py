@@ -40,7 +40,8 @@ def sweep(
 ) -> None:
     """Run all missing parts of a sweep: images, runs, report."""
     from fixres_poc.config.run_state import failures
-    from fixres_poc.sweep.execution import LOCAL_PROFILE, run_sweep
+    from fixres_poc.sweep.execution import run_sweep
+    from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
     if profile and not (here(profile) / "config.yaml").is_file():
         raise InputError(f"profile = {str(here(profile))!r}: no folder with a config.yaml; see profiles/slurm")

@@ -108,9 +108,9 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     other = [key for key in NAMED if key in given and _place(key, given[key]) != _place(key, content.get(key))]
     name = "-".join([file.stem, *(_short(key, given[key]) for key in other)])
     if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
-        what = "letters A to Z, digits, '_', '.' and '-', with a letter or digit first"
-        what += f", at most {LONGEST_NAME} in all" + (f" with the names of {' and '.join(other)}" if other else "")
-        raise InputError(f"{path}: the file's name names the sweep, so {name!r} is not allowed; allowed are {what}")
+        what = f"at most {LONGEST_NAME} of A to Z, digits, '_', '.' and '-', a letter or digit first"
+        made = " and ".join(["the file's name", *other])
+        raise InputError(f"{path}: {made} name the sweep, and {name!r} is not allowed; allowed: {what}")
     sweep = validate(SweepSettings, content | given | {"name": name}, str(path))
     _refuse_name_of_another(sweep)
     return sweep

@@ -99,22 +99,15 @@ def check_published(name: str, weights: str | None = None) -> None:
     if published is None or not published.has_weights:
         raise InputError(f"backbone {name!r}: timm has no weights of it; give a file as weights")
     hub = (published.hf_hub_id or "").partition("@")[0]
-    files = filter(None, (published.hf_hub_filename, *HUB_FILES))
-    if hub and any(isinstance(try_to_load_from_cache(hub, file), str) for file in files):
+    if not hub or any(isinstance(try_to_load_from_cache(hub, file), str) for file in HUB_FILES):
         return
-    if not hub and (Path(torch.hub.get_dir()) / "checkpoints" / str(published.url).rsplit("/", 1)[-1]).is_file():
-        return
-    server = constants.ENDPOINT if hub else published.url
     try:
-        if hub and constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             raise requests.ConnectionError
-        requests.head(server, timeout=ANSWER_S)
+        requests.head(constants.ENDPOINT, timeout=ANSWER_S)
     except requests.RequestException:
-        kept = constants.HF_HUB_CACHE if hub else torch.hub.get_dir()
-        what = f"its weights are not in {kept}, and {server} does not answer; give a file as weights"
-        raise InputError(
-            f"backbone {name!r}: {what}, let HF_HOME name a folder that has them, or go online once"
-        ) from None
+        what = f"its weights are not in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} does not answer; give a file"
+        raise InputError(f"backbone {name!r}: {what} as weights, set HF_HOME, or run once online") from None
 
 
 def check_use(name: str, adaptations: Sequence[str], sizes: Iterable[int], head_start: str = "random") -> None:

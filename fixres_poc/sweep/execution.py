@@ -133,11 +133,10 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
 def _allow_files() -> None:
     """Raise the limit of open files as far as it may be, for all that the sweep starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed, now = (sys.maxsize if each == resource.RLIM_INFINITY else each for each in (hard, soft))
-    if allowed < FEWEST_FILES:
+    if 0 <= hard < FEWEST_FILES:  # a negative number stands for no limit
         raise InputError(f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}")
-    if now < MANY_FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(allowed, MANY_FILES), hard))
+    if 0 <= soft < MANY_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MANY_FILES) if hard > 0 else MANY_FILES, hard))
 
 
 def _check_trained(sweep: SweepSettings) -> None:

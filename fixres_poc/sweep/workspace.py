@@ -85,6 +85,7 @@ def _weights(sweep: SweepSettings) -> dict[str, Any]:
     """What settings.json says of a weights file, so that another one at the same path is noticed."""
     if sweep.weights is None:
         return {}
+    from fixres_poc.data.download import digest
     from fixres_poc.model import weights
 
-    return {"weights": weights.digest(weights.find(sweep.weights))}
+    return {"weights": digest(weights.find(sweep.weights))}

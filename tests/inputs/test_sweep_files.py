@@ -52,7 +52,7 @@ def test_a_files_name_that_names_no_sweep_is_told_as_that(tmp_path: Path, stem: 
 
 def test_a_name_that_gets_too_long_with_the_datasets_names_it(tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text(GOOD)
-    with pytest.raises(InputError, match="with the names of dataset"):
+    with pytest.raises(InputError, match="name and dataset"):
         load_sweep(tmp_path / "a.yml", {"dataset": "x" * 200})
 
 
