@@ -1,4 +1,6 @@
+import getpass
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import throwaway
 import typer
 from typer.testing import CliRunner
 
-from fixres_poc.cli import app
+from fixres_poc.cli import app, surroundings
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY, home
@@ -61,18 +63,18 @@ def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sweep", "sweeps/none.yml"], "sweeps/none.yml: cannot be read as a sweep file (No such file or directory)"),
-        (["sweep", SMOKE, "--backbone", "resnet"], f"{SMOKE}: backbone = 'resnet': unknown backbone"),
-        (["sweep", SMOKE, "--profile", "profiles/none"], "profile = 'profiles/none': no folder"),
-        (["data", SMOKE, "--dataset", ""], f"{SMOKE}: dataset = ''"),
+        (["sweep", "sweeps/none.yml"], f"{Path.cwd()}/sweeps/none.yml: cannot be read as a sweep file (No such file"),
+        (["sweep", SMOKE, "--backbone", "resnet"], f"{Path.cwd()}/{SMOKE}: backbone = 'resnet': unknown backbone"),
+        (["sweep", SMOKE, "--profile", "profiles/none"], f"profile = '{Path.cwd()}/profiles/none': no folder"),
+        (["data", SMOKE, "--dataset", ""], f"{Path.cwd()}/{SMOKE}: dataset = ''"),
         (["plan", SMOKE, "--memory", "16 apples"], "memory = '16 apples': allowed is a number of GiB"),
         (["audit", "none"], "dataset '"),
-        (["audit", "sweeps/none.yml"], "sweeps/none.yml: cannot be read"),
-        (["evaluate", "runs/none"], "run = 'runs/none': no finished run there; allowed is"),
-        (["export", "runs/none", "--output", "x.onnx"], "run = 'runs/none': no finished run there"),
+        (["audit", "sweeps/none.yml"], f"{Path.cwd()}/sweeps/none.yml: cannot be read"),
+        (["evaluate", "runs/none"], f"run = '{Path.cwd()}/runs/none': no finished run there; allowed is"),
+        (["export", "runs/none", "--output", "x.onnx"], f"run = '{Path.cwd()}/runs/none': no finished run there"),
         (["predict", "x.jpg"], "no sweep in "),
         (["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"], "run and sweep: give one of the two"),
-        (["run", "none/settings.json"], "none/settings.json: cannot be read as a settings file"),
+        (["run", "none/settings.json"], f"{Path.cwd()}/none/settings.json: cannot be read as a settings file"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -119,7 +121,72 @@ def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--dataset", "a b", "--backbone", "timm:resnet18", "--weights", "w.pth"]
     arguments += ["--cores", "3", "--profile", "profiles/slurm", "--replace"]
     assert call("sweep", SMOKE, *arguments)[0] == 1
-    assert seen == ["smoke-a-b-resnet18-w.pth", "a b", "timm:resnet18", "w.pth", 3, "profiles/slurm", True]
+    here = str(REPOSITORY)
+    name, profile = "smoke-a-b-resnet18-w.pth", f"{here}/profiles/slurm"
+    assert seen == [name, f"{here}/a b", "timm:resnet18", f"{here}/w.pth", 3, profile, True]
+
+
+def test_paths_of_the_command_line_are_relative_to_the_working_folder(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(colour_folder.parent)
+    shutil.copytree(colour_folder, "synthetic")
+    Path("birds.yml").write_text(f"dataset: {colour_folder}\npairs: [[64, 96]]\n")
+    for option in ((), ("--dataset", "colours")):
+        assert printed("data", "birds.yml", *option)["sweep"] == "birds", "the same folder, however it is written"
+    assert printed("data", "birds.yml", "--dataset", "./synthetic")["dataset"] == str(
+        colour_folder.parent / "synthetic"
+    )
+    assert printed("audit", "colours")["across_classes"] == []
+    sizes = ["--train-size", "64", "--test-size", "96"]
+    for arguments in (["data", "birds.yml", "--dataset", "none"], ["adapt", "none", "resnet18", "colours", *sizes]):
+        assert f"{colour_folder.parent}/none" in call(*arguments)[1]
+
+
+def test_a_folder_with_the_name_of_a_dataset_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic").mkdir()
+    monkeypatch.setattr(execution, "prepare_data", lambda sweep: sweep.dataset)
+    result = CliRunner().invoke(app, ["data", str(REPOSITORY / SMOKE), "--dataset", "synthetic", "--json"])
+    assert json.loads(result.stdout)["fingerprint"] == "synthetic"
+    assert str(tmp_path / "synthetic") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "named"),
+    [
+        ("/tmp/other", {}, "/tmp/other"),
+        ("03_train", {"train_size": 64, "import os; x": 1}, "import os"),
+        ("01_dataset_eda", {"sweep": "../../x"}, "sweep"),
+        (3, {}, "settings file"),
+    ],
+)
+def test_settings_that_no_sweep_has_written_are_not_run(
+    tmp_path: Path, notebook: object, parameters: dict[str, object], named: str
+) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({"notebook": notebook, "parameters": parameters}))
+    code, said = call("run", str(tmp_path / "settings.json"))
+    assert (code, named in said) == (2, True)
+
+
+def test_the_users_own_settings_and_an_unknown_user_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in surroundings.FOREIGN:
+        monkeypatch.setenv(name, "error")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("IPYTHONDIR", "theirs")
+    monkeypatch.setenv("MATPLOTLIBRC", "theirs")
+    surroundings.shield()
+    assert Path.home().is_relative_to(home())
+    assert getpass.getuser() == str(os.getuid())
+    assert not set(surroundings.FOREIGN) & set(os.environ)
+    assert "theirs" not in (os.environ["IPYTHONDIR"], os.environ["MATPLOTLIBRC"])
 
 
 def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +210,7 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
     monkeypatch.setattr("fixres_poc.sweep.notebook_run.run", run)
     file = tmp_path / "train64_seed0" / "settings.json"
     file.parent.mkdir()
+    file.write_text(json.dumps({"notebook": "03_train", "parameters": {"train_size": 64}}))
     error, progress = file.with_name("error.txt"), file.with_name("progress.log")
 
     def tried(turn: str) -> tuple[int, bool]:

@@ -24,11 +24,12 @@ from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 from fixres_poc.sweep.warm import asking
 
 START = """
-import os, time
+import json, os, time
 from pathlib import Path
 from fixres_poc.config import InputError
 from fixres_poc.config.files import home
 folder = Path(os.environ["FIXRES_PROGRESS"]).parent
+used = json.dumps({"used": json.loads((folder / "settings.json").read_text())["wanted"]})
 with open(home() / "ran.txt", "a") as ran:
     print(folder.name, file=ran)
 """
@@ -72,7 +73,7 @@ def write_notebook(file: Path, *sources: str) -> Path:
 def write_notebooks(folder: Path) -> None:
     """The five notebooks of a sweep."""
     for stem, files in run_state.OUTPUTS.items():
-        end = "\n".join(f'(folder / "{name}").write_text("{{}}")' for name in reversed(files))
+        end = "\n".join(f'(folder / "{name}").write_text(used)' for name in reversed(files))
         write_notebook(folder / f"{stem}.ipynb", "train_size = test_size = 0", START, MIDDLE.get(stem, "pass"), end)
 
 

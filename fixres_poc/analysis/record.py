@@ -18,7 +18,7 @@ import psutil
 
 from fixres_poc.analysis.statistics import expected_calibration_error, macro_accuracy, wilson_interval
 from fixres_poc.config.files import run_folder, write_atomically
-from fixres_poc.config.provenance import environment
+from fixres_poc.config.provenance import LIBRARY, environment
 from fixres_poc.config.settings import RunSettings, Settings
 from fixres_poc.data.dataset import ImageDataset
 
@@ -49,6 +49,7 @@ class Metrics:
     parameters: int | None = None  # of the backbone
     published: int | None = None  # number of published networks shown
     data: str | None = None  # fingerprint of the images that were read
+    checkpoint: str | None = None  # digest of the training's checkpoint, which a training wrote and a pair used
 
 
 def typed(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +106,18 @@ def write_run(
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
         content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
     measured = {key: value for key, value in asdict(metrics).items() if value is not None}
+    content["used"] = _used(settings) | {key: measured.pop(key) for key in ("data", "checkpoint") if key in measured}
     write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
+
+
+def _used(settings: Settings) -> dict[str, str]:
+    """Digests of what this process has used; whoever runs the notebook adds that of its code."""
+    used = {"library": LIBRARY}
+    if path := getattr(settings, "weights", None):
+        from fixres_poc.model.weights import fingerprint  # here, since it brings in torch
+
+        used["weights"] = str(fingerprint(path))
+    return used
 
 
 def parquet(table: pd.DataFrame) -> bytes:

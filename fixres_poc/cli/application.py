@@ -15,8 +15,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from fixres_poc.cli import surroundings
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import home
+from fixres_poc.config.files import home, resolve
+from fixres_poc.config.settings import NAMED_DATASETS
 from fixres_poc.config.sweep_settings import SweepSettings
 
 # jsonschema, which reads notebooks, would import this for a second, to check names of a kind that notebooks lack.
@@ -72,11 +74,27 @@ def say(json: bool, value: Any, *lines: str) -> None:
         print(printable(line))  # names in it may hold what a terminal would obey
 
 
+def here(path: str | Path) -> Path:
+    """Absolute form of a path that the command line gives: relative ones are relative to the working folder."""
+    return resolve(path, Path.cwd())
+
+
+def dataset_here(given: str) -> str:
+    """The name of a named dataset, or the absolute path of a folder."""
+    if given in ("", "synthetic", *NAMED_DATASETS):
+        if given and Path(given).is_dir():
+            print(f"dataset {given}: the one of that name, not the folder {here(given)}; ./{given} is", file=sys.stderr)
+        return given
+    return str(here(given))
+
+
 def load(file: Path, **overrides: str | None) -> SweepSettings:
     """The settings of a sweep file, with the options that were given."""
     from fixres_poc.config.validation import load_sweep
 
-    return load_sweep(file, overrides)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    given |= {key: str(here(given[key])) for key in ("weights", "imagenet_list") if given.get(key)}
+    return load_sweep(here(file), given | {key: dataset_here(given[key]) for key in given if key == "dataset"})
 
 
 def records(table: Any) -> Any:
@@ -93,6 +111,7 @@ app = typer.Typer(
 def describe() -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
     gc.set_threshold(1_000_000, 20, 100)  # looking for garbage among what imports leave took a fifth of their time
+    surroundings.shield()
     for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

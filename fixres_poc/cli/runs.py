@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fixres_poc.cli.application import TEST_SIZE, Adaptation, Adaptations, Json, Run, app, records, say
+from fixres_poc.cli.application import (
+    TEST_SIZE,
+    Adaptation,
+    Adaptations,
+    Json,
+    Run,
+    app,
+    dataset_here,
+    here,
+    records,
+    say,
+)
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.settings import View
 
@@ -62,7 +73,7 @@ def evaluate(
     from fixres_poc.inference import finished_run
 
     network = finished_run.load(run)
-    data, unknown = class_folders(str(Path(dataset).resolve()), network.classes) if dataset else (network.data(), [])
+    data, unknown = class_folders(str(here(dataset)), network.classes) if dataset else (network.data(), [])
     if unknown:
         print(printable(f"left out, as the run has no such class: {', '.join(unknown)}"), file=sys.stderr)
     names = adaptation or list(network.tails)
@@ -91,7 +102,7 @@ def export(
 
     network = finished_run.load(run)
     adaptation = adaptation or network.best()
-    done = exporting.export(network, adaptation, output)
+    done = exporting.export(network, adaptation, here(output))
     text = f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, probabilities "
     text += f"differ by at most {done.from_network:.1g} from the network and {done.from_run:.1g} from the stored run"
     say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
@@ -118,14 +129,14 @@ def adapt(
     """
     from fixres_poc.inference import own_network
 
-    network, order = own_network.read(weights, architecture, classes)
+    network, order = own_network.read(here(weights), architecture, classes and here(classes))
     if (mean is None) != (std is None):
         raise InputError("mean and std: give both, or neither")
     how: dict[str, Any] = {"adapt_epochs": epochs, "adapt_learning_rate": learning_rate}
     how["mean_std"] = mean and std and (mean, std)
-    done = own_network.adapt(network, dataset, train_size, test_size, order, **how)
+    done = own_network.adapt(network, dataset_here(dataset), train_size, test_size, order, **how)
     if output is not None:
-        done.save(output)
+        done.save(here(output))
     rows = records(done.accuracies)
     lines = [f"{row['test_size']} px, {row['adaptation']:13} {_interval(row)} on test" for row in rows]
     lines.append(f"validation prefers {done.adaptation} at {test_size} px: {done.gain.points()} over none, on test")

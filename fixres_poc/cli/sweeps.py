@@ -7,9 +7,22 @@ from typing import Annotated
 
 import typer
 
-from fixres_poc.cli.application import Backbone, Dataset, Json, Replace, SweepFile, Weights, app, load, records, say
+from fixres_poc.cli.application import (
+    Backbone,
+    Dataset,
+    Json,
+    Replace,
+    SweepFile,
+    Weights,
+    app,
+    dataset_here,
+    here,
+    load,
+    records,
+    say,
+)
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import report_folder, resolve
+from fixres_poc.config.files import report_folder
 from fixres_poc.config.settings import DatasetSettings
 
 
@@ -20,19 +33,20 @@ def sweep(
     backbone: Backbone = None,
     weights: Weights = None,
     cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
-    profile: Annotated[str, typer.Option(help="folder of a Snakemake profile")] = "profiles/local",
+    profile: Annotated[Path | None, typer.Option(help="folder of a Snakemake profile; default: this machine")] = None,
     replace: Replace = False,
     json: Json = False,
 ) -> None:
     """Run all missing parts of a sweep: images, runs, report."""
     from fixres_poc.config.run_state import failures
     from fixres_poc.sweep.execution import run_sweep
+    from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
-    if not (resolve(profile) / "config.yaml").is_file():
-        raise InputError(f"profile = {profile!r}: no folder with a config.yaml; there are profiles/local and /slurm")
+    if profile and not (here(profile) / "config.yaml").is_file():
+        raise InputError(f"profile = {str(here(profile))!r}: no folder with a config.yaml; see profiles/slurm")
     settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
     with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
-        succeeded = run_sweep(settings, cores, profile, replace)
+        succeeded = run_sweep(settings, cores, str(here(profile)) if profile else LOCAL_PROFILE, replace)
     if json:
         page = report_folder(settings.name) / "index.html"
         runs = [each.name for each in settings.runs()]
@@ -108,8 +122,7 @@ def audit(
         given = load(Path(images), imagenet_list=imagenet_list)
         values = given.model_dump(include=set(DatasetSettings.model_fields))
     else:
-        folder = str(Path(images).resolve()) if Path(images).is_dir() else images
-        values = {"dataset": folder, "imagenet_list": imagenet_list}
+        values = {"dataset": dataset_here(images), "imagenet_list": imagenet_list and str(here(imagenet_list))}
     settings = validate(DatasetSettings, values, "audit")
     found = check_leakage(load_dataset(settings), settings.imagenet_list)
     twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
@@ -156,10 +169,11 @@ def run(
     ] = 1,
 ) -> None:
     """Run one notebook from its settings file, as a sweep does."""
-    from fixres_poc.config import run_state
+    from fixres_poc.config import run_state, validation
     from fixres_poc.sweep import notebook_run
     from fixres_poc.sweep.warm import asking
 
+    validation.check_run(settings_file)
     if turn > 1 and (line := run_state.failed_by_itself(settings_file.parent)):
         print(f"failed: {settings_file.parent.name}: {line}", file=sys.stderr)
         raise typer.Exit(1)

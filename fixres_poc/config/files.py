@@ -5,6 +5,7 @@ No large package is imported here: what does little else starts at once.
 
 import contextlib
 import html
+import json
 import os
 import re
 import sys
@@ -23,14 +24,17 @@ def home() -> Path:
     return Path(os.environ.get("FIXRES_HOME", REPOSITORY)).resolve()
 
 
-def resolve(path: str | Path) -> Path:
-    """Absolute form of a path; relative ones are relative to the repository, `~` is the user's home.
+def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
+    """Absolute form of a path; `~` is the user's home.
+
+    Args:
+        base: folder of relative paths: the repository, as for all settings; of the command line, the working folder.
 
     Raises:
         InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown user's home.
     """
     try:
-        resolved = (REPOSITORY / Path(path).expanduser()).resolve()
+        resolved = (base / Path(path).expanduser()).resolve()
         resolved.exists()  # fails where a name is too long, as is_file() would later
         return resolved
     except (OSError, RuntimeError, ValueError) as error:
@@ -87,13 +91,32 @@ def report_folder(report: str) -> Path:
     return REPOSITORY / report if "/" in report and not folder.exists() else folder
 
 
+def read_record(file: Path, **types: Any) -> dict[str, Any]:
+    """A JSON file of ours as a table; empty where it is absent or damaged, so that it is made anew.
+
+    Args:
+        types: of entries that it must have, such as `fingerprint=str`; `dict | None` where the entry may be absent.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    fits = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in types.items())
+    return content if fits else {}
+
+
 @contextlib.contextmanager
 def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the path's place once it is whole; its folder is made.
 
     Args:
         lasting: wait until it is on the disk, so that it is whole also after a power cut.
+
+    Raises:
+        InputError: a folder lies in the file's place.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder lies where a file of that name is to be written; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +19,14 @@ import psutil
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import REPOSITORY, home, write_atomically
+from fixres_poc.config.files import REPOSITORY, home, read_record, write_atomically
 
 RESULT_PACKAGES = ("data", "geometry", "model", "method")
 REPORT_FILES = (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy"]
 PACKAGES += ["papermill", "nbconvert"]
+INJECTED = "injected-parameters"
+"""Tag of the cell that papermill adds."""
 T = TypeVar("T")
 
 
@@ -47,6 +49,10 @@ def library_hash(everything: bool = False) -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
+LIBRARY = library_hash()
+"""Of the code that this process runs: the files may be edited while it does."""
+
+
 def kept(function: Callable[..., T]) -> Callable[..., T]:
     """Like `functools.cache`, and for later processes too: in runs/.cache, by arguments, library, torch and timm.
 
@@ -59,10 +65,9 @@ def kept(function: Callable[..., T]) -> Callable[..., T]:
         versions = [metadata.version(name) for name in ("torch", "timm")]
         key = json.dumps([function.__module__, function.__qualname__, arguments, library_hash(), versions])
         file = home() / "runs" / ".cache" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(file.read_text(encoding="utf-8"))
-            if found["key"] == key:
-                return tuple(found["result"]) if isinstance(found["result"], list) else found["result"]  # type: ignore[return-value]
+        found = read_record(file)
+        if found.get("key") == key and "result" in found:
+            return tuple(found["result"]) if isinstance(found["result"], list) else found["result"]  # type: ignore[return-value]
         result = function(*arguments)
         with contextlib.suppress(OSError):
             write_atomically(file, json.dumps({"key": key, "result": result}))
@@ -76,19 +81,21 @@ def notebook_path(stem: str) -> Path:
     return Path(os.environ.get("FIXRES_NOTEBOOKS", REPOSITORY / "notebooks")) / f"{stem}.ipynb"
 
 
-def code_hash(notebook: Path, kinds: tuple[str, ...] = ("code",)) -> str:
-    """16 hex digits that change with a notebook's code cells, but not with its text or its outputs.
+def code_hash(notebook: Path | Mapping[str, Any], kinds: tuple[str, ...] = ("code",)) -> str:
+    """16 hex digits that change with a notebook's code cells, but not with its text, outputs or injected parameters.
 
     Args:
+        notebook: its file or its content.
         kinds: the cells to look at, with "markdown" for the text as well.
 
     Raises:
         InputError: no such notebook, or it is not a notebook.
     """
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        content = json.loads(notebook.read_text(encoding="utf-8")) if isinstance(notebook, Path) else notebook
+        cells = [cell for cell in content["cells"] if INJECTED not in cell["metadata"].get("tags", ())]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] in kinds]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{notebook}: cannot be read as a notebook ({type(error).__name__}: {error})") from None
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 

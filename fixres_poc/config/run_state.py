@@ -3,6 +3,9 @@
 runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run is at work, which
 stays if it is killed; `error.txt` after a failure: the one-line message, then the traceback; after success what
 `OUTPUTS` names, `metrics.json` last. `state` looks at which files are there; `checked` reads them as well.
+
+settings.json says what is `wanted`: digests of the notebook's code, the library, the weights file and the images.
+metrics.json says what was `used`. A run is valid if they agree.
 """
 
 import hashlib
@@ -12,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.files import read_record, run_folder, write_atomically
+from fixres_poc.config.provenance import code_hash
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
@@ -25,7 +29,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 OTHER_SETTINGS = "made with other settings"
 KILLED = "DeadKernelError"
-SETTINGS, PROGRESS, ERROR = "settings.json", "progress.log", "error.txt"
+SETTINGS, METRICS, PROGRESS, ERROR = "settings.json", "metrics.json", "progress.log", "error.txt"
+USED = {"notebook": "notebook", "library": "library code", "weights": "weights", "data": "images"}
+"""What a run records that it used, in words."""
 
 
 @dataclass(frozen=True)
@@ -61,40 +67,55 @@ def state(sweep: str, run: Run) -> State:
     return "waiting" if (folder / SETTINGS).exists() else "missing"
 
 
-def checked(sweep: str, run: Run, laid_out: str | None = None) -> Outcome:
-    """The state after what a done run left was read and compared with what it should be.
+def checked(sweep: str, run: Run) -> Outcome:
+    """The state after what a done run used was compared with what is wanted.
 
-    Args:
-        laid_out: what settings.json has to hold; None accepts a run of another version of the code.
+    A run by hand has no settings.json, so only its settings and images are compared.
 
     Returns:
         "damaged" where metrics or predictions are not what was written; "outdated" where the run was made with other
-        settings, from other images, or other than `laid_out` says.
+        settings or used anything else than is wanted.
     """
     folder, found = run_folder(sweep, run.name), state(sweep, run)
     if found != "done":
         return Outcome(run, found, error_line(folder) if found == "failed" else "")
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        settings, written = metrics.get("settings", {}), metrics.get("predictions_sha256")
-        if written and hashlib.sha256((folder / "predictions.parquet").read_bytes()).hexdigest() != written:
-            return Outcome(run, "damaged", "predictions.parquet is not what the run has written")
-    except (OSError, ValueError, AttributeError):
-        return Outcome(run, "damaged", "metrics.json cannot be read")
-    wanted = json.loads(json.dumps(run.parameters))
-    if changed := [key for key, value in settings.items() if wanted.get(key, value) != value]:
+    metrics = read_record(folder / METRICS, settings=dict | None, used=dict | None)
+    if not metrics:
+        return Outcome(run, "damaged", f"{METRICS} cannot be read")
+    written, predictions = metrics.get("predictions_sha256"), folder / "predictions.parquet"
+    found_digest = hashlib.sha256(predictions.read_bytes()).hexdigest() if predictions.is_file() else None
+    if written not in (None, found_digest):
+        return Outcome(run, "damaged", f"{predictions.name} is not what the run has written")
+    parameters = json.loads(json.dumps(run.parameters))
+    settings = metrics.get("settings") or {}
+    if changed := [key for key, value in settings.items() if parameters.get(key, value) != value]:
         return Outcome(run, "outdated", f"{OTHER_SETTINGS}: {', '.join(changed)}")
-    now = images_record(sweep).get("fingerprint")
-    if now and metrics.get("data") not in (None, now):
-        return Outcome(run, "outdated", "made from other images than there are now")
-    if laid_out is not None and _read(folder / SETTINGS) != laid_out:
-        return Outcome(run, "outdated", "made with other code or weights")
+    wanted = read_record(folder / SETTINGS, wanted=dict).get("wanted", {})
+    wanted |= {"data": images_record(sweep).get("fingerprint", wanted.get("data"))}
+    used = {"data": wanted["data"]} | metrics.get("used", {})  # some notebooks read no images
+    if changed := [key for key in USED if wanted.get(key) not in (None, used.get(key))]:
+        names = USED | {"notebook": f"code of {run.notebook}", "weights": f"weights {run.parameters.get('weights')}"}
+        return Outcome(run, "outdated", f"made with other {', '.join(names[key] for key in changed)}")
     return Outcome(run, "done", metrics=metrics)
 
 
 def outcomes(sweep: SweepSettings) -> list[Outcome]:
-    """What every run of a sweep left."""
-    return [checked(sweep.name, run) for run in sweep.runs()]
+    """What every run of a sweep left; outdated is also what used an outdated training.
+
+    A pair that finds no checkpoint, or another one than it wants, trains again. Then the training's own record is of a
+    network that is no longer there.
+    """
+    found = {run.name: checked(sweep.name, run) for run in sweep.runs()}
+    for each in list(found.values()):
+        if each.run.notebook == "04_fixres" and (used := each.get("used", "checkpoint")):
+            training = found[each.run.needs[0]]
+            if training.get("used", "checkpoint") not in (None, used):
+                found[training.run.name] = Outcome(training.run, "outdated", "its network was trained again since")
+    for name, each in found.items():  # a training stands before its pairs
+        stale = [need for need in each.run.needs if found[need].status == "outdated"]
+        if stale and each.status == "done":
+            found[name] = Outcome(each.run, "outdated", f"made with {stale[0]}, which is outdated")
+    return list(found.values())
 
 
 def failures(sweep: SweepSettings) -> dict[str, str]:
@@ -115,6 +136,17 @@ def end(folder: Path) -> None:
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
+def record_notebook(folder: Path, executed: Mapping[str, Any]) -> None:
+    """Add to a run's metrics the digest of the code that was executed, after the run's end.
+
+    Args:
+        executed: content of the notebook, as executed.
+    """
+    if metrics := read_record(folder / METRICS):
+        used = metrics.get("used", {}) | {"notebook": code_hash(executed)}
+        write_atomically(folder / METRICS, json.dumps(metrics | {"used": used}, indent=1))
+
+
 def fail(folder: Path, message: str, trace: str = "") -> None:
     """Let a run's folder say that the run failed."""
     write_atomically(folder / ERROR, f"{message}\n\n{trace}".rstrip() + "\n")
@@ -122,7 +154,8 @@ def fail(folder: Path, message: str, trace: str = "") -> None:
 
 def error_line(folder: Path) -> str:
     """The one-line message that a failed run has left."""
-    lines = (_read(folder / ERROR) or "").strip().splitlines()
+    file = folder / ERROR
+    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file.is_file() else []
     return lines[0] if lines else "no message"
 
 
@@ -134,14 +167,10 @@ def failed_by_itself(folder: Path) -> str:
     return "" if line.startswith(KILLED) else line
 
 
-def _read(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.exists() else None
-
-
 def images_record(sweep: str) -> dict[str, Any]:
     """What the preparation of a sweep's images left in images.json: `fingerprint`, `unreadable` (name to reason)...
 
     Returns:
         The file's content, nothing where they have not been prepared.
     """
-    return dict(json.loads(_read(run_folder(sweep, "images.json")) or "{}"))
+    return read_record(run_folder(sweep, "images.json"), fingerprint=str, unreadable=dict | None)

@@ -64,7 +64,8 @@ Smoothing = Annotated[float, Field(ge=0, lt=1)]
 T = TypeVar("T")
 Triple = tuple[float, float, float]
 Names = Annotated[tuple[Text, ...], Field(min_length=2), AfterValidator(unique)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+NAME, LONGEST_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", 100
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 
 
 class Settings(BaseModel):

@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import home, resolve
-from fixres_poc.config.settings import Settings
+from fixres_poc.config.files import home, read_record, resolve
+from fixres_poc.config.settings import LONGEST_NAME, NAME, NOTEBOOKS, Settings
 from fixres_poc.config.sweep_settings import SweepSettings
 
 S = TypeVar("S", bound=Settings)
@@ -96,8 +95,8 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         overrides: keys that replace those of the file (None values are passed over).
 
     Raises:
-        InputError: no such file, not YAML, not a table of keys, a wrong key or value, or a name that another folder's
-            sweep has already.
+        InputError: no such file, not YAML, not a table of keys, a wrong key or value, a name that is not allowed,
+            or a name that another folder's sweep has already.
     """
     file = resolve(path)
     content = _content(path, file)
@@ -106,10 +105,20 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     if "name" in content:
         raise InputError(f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}")
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    names = [file.stem, *(_short(key, given[key]) for key in NAMED if key in given and given[key] != content.get(key))]
-    sweep = validate(SweepSettings, content | given | {"name": "-".join(names)}, str(path))
+    other = [key for key in NAMED if key in given and _place(key, given[key]) != _place(key, content.get(key))]
+    name = "-".join([file.stem, *(_short(key, given[key]) for key in other)])
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+        what = f"at most {LONGEST_NAME} of A to Z, digits, '_', '.' and '-', a letter or digit first"
+        made = " and ".join(["the file's name", *other])
+        raise InputError(f"{path}: {made} name the sweep, and {name!r} is not allowed; allowed: {what}")
+    sweep = validate(SweepSettings, content | given | {"name": name}, str(path))
     _refuse_name_of_another(sweep)
     return sweep
+
+
+def _place(key: str, value: Any) -> Any:
+    """The value, of a path the absolute one."""
+    return resolve(value) if key != "backbone" and isinstance(value, str) else value
 
 
 def _short(key: str, value: str) -> str:
@@ -125,7 +134,7 @@ def _content(path: str | Path, file: Path) -> Any:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read as a sweep file ({reason})") from None
+        raise InputError(f"{file}: cannot be read as a sweep file ({reason})") from None
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -139,8 +148,7 @@ def _content(path: str | Path, file: Path) -> Any:
 
 def _refuse_name_of_another(sweep: SweepSettings) -> None:
     """Two folders or files of one name would take each other's runs away."""
-    record = home() / "runs" / sweep.name / "sweep.json"
-    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    before = read_record(home() / "runs" / sweep.name / "sweep.json", dataset=str, weights=str | None)
     for key in ("dataset", "weights"):
         now, then = getattr(sweep, key), before.get(key)
         if now and then and resolve(now) != resolve(then):
@@ -148,6 +156,20 @@ def _refuse_name_of_another(sweep: SweepSettings) -> None:
                 f"{key} = {now!r}: the runs of {then!r} are in runs/{sweep.name} already; rename one of the two, "
                 "copy the sweep file under another name, or remove those runs"
             )
+
+
+def check_run(settings_file: Path) -> None:
+    """Refuse a settings file that no sweep has written: papermill turns the keys of its parameters into code.
+
+    Raises:
+        InputError: it cannot be read, or names another notebook or other parameters than the project has.
+    """
+    given = read_record(settings_file, notebook=str, parameters=dict)
+    if not given:
+        raise InputError(f"{settings_file.absolute()}: cannot be read as a settings file")
+    if given["notebook"] not in NOTEBOOKS:
+        raise InputError(f"{settings_file}: notebook = {given['notebook']!r}: allowed: {', '.join(NOTEBOOKS)}")
+    validate(NOTEBOOKS[given["notebook"]], given["parameters"], str(settings_file))
 
 
 def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:

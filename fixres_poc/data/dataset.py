@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import resolve, write_atomically
+from fixres_poc.config.files import read_record, resolve, write_atomically
 from fixres_poc.config.progress import bar
 from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
@@ -99,7 +99,7 @@ def load_dataset(settings: DataSettings) -> ImageDataset:
         InputError: folder missing, empty, or with a class too small to split; a download that failed.
     """
     data, sweep = _listed(settings), getattr(settings, "sweep", None)
-    return data.without(images_record(sweep).get("unreadable", {}) if sweep else {})
+    return data.without((sweep and images_record(sweep).get("unreadable")) or {})
 
 
 def _listed(settings: DataSettings) -> ImageDataset:
@@ -214,8 +214,8 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
         named = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
         log.warning(printable(f"{listed.root}: {others.total()} passed over for not being images: {named}"))
     whole, record = listed.fingerprint(), folder / "images.json"
-    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if before.get("listed") == whole and "parts" in before and (skip_unreadable or not before["unreadable"]):
+    before = read_record(record, listed=str, fingerprint=str, classes=list, unreadable=dict, parts=dict)
+    if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
         broken, fingerprint = before["unreadable"], before["fingerprint"]
     else:
         data, broken = _measured(listed, skip_unreadable)

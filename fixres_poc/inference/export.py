@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import impersonal
+from fixres_poc.config.files import impersonal, read_record
 from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
@@ -161,7 +161,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "adaptation": adaptation,
         "settings": settings.model_dump(mode="json", exclude={"dataset", "weights", "extra_test"}),
         "dataset": Path(settings.dataset).name,
-        "images": run.metrics.get("data"),
+        "images": run.metrics["used"].get("data"),
         "made_with": run.metrics["versions"],
         "exported_with": environment()["versions"] | {"library": library_hash()},
     }
@@ -184,7 +184,7 @@ def _leakage(run: FinishedRun) -> str:
     found: dict[str, Any] = {}
     for name in ("dataset", "baseline"):
         file = run.folder.parent / name / "metrics.json"
-        found |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found |= read_record(file, leakage=dict | None)
     said = [found.get("leakage", {}).get("verdict", "not checked"), found.get("zero_shot") or ""]
     return " ".join(said).replace("**", "").strip()
 

@@ -4,7 +4,6 @@ A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a trainin
 size is its train resolution. The network itself is not in a pair's folder but in that of its training, beside it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import home, report_folder, run_folder
+from fixres_poc.config.files import home, read_record, report_folder, run_folder
 from fixres_poc.config.settings import PairSettings, View, pair_name
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -142,7 +141,7 @@ class FinishedRun:
             InputError: as `load_dataset`, or they are others now, so that the split may be another as well.
         """
         found = load_dataset(self.settings)
-        if self.metrics.get("data") != found.fingerprint():
+        if self.metrics["used"].get("data") != found.fingerprint():
             raise InputError(f"dataset = {self.settings.dataset!r}: the images have changed since {self.folder.name}")
         return found
 
@@ -155,9 +154,14 @@ def load(run: str | Path) -> FinishedRun:
     """
     folder = next((each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None)
     if folder is None:
-        raise InputError(f"run = {str(run)!r}: no finished run there; allowed is a folder such as {EXAMPLE}")
+        raise InputError(
+            f"run = {str(Path(run).absolute())!r}: no finished run there; allowed is one such as {EXAMPLE}"
+        )
     folder = folder.resolve()
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_record(folder / "metrics.json", settings=dict, classes=list, used=dict | None)
+    if not metrics:
+        raise InputError(f"{folder / 'metrics.json'}: damaged; the next sweep does this run again")
+    metrics.setdefault("used", {"data": metrics.get("data")})  # where an older version wrote it
     values = metrics["settings"]
     if "train_size" not in values:
         raise InputError(f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}")
@@ -168,8 +172,8 @@ def load(run: str | Path) -> FinishedRun:
         "fp32" if settings.precision == "fp16" and device_name() is None else settings.precision
     )
     train, known = settings.train_settings(), {"classes": metrics["classes"]}
-    if metrics.get("data"):
-        known["images"] = metrics["data"]
+    if metrics["used"].get("data"):
+        known["images"] = metrics["used"]["data"]
     trained = stage1.finished(folder.parent / train.run_name, train, known, accelerator)
     tails = {"none": Tail(trained.model)}
     if "test_size" in metrics["settings"]:

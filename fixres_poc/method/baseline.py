@@ -16,7 +16,7 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.progress import bar
-from fixres_poc.config.provenance import library_hash
+from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import BaselineSettings, MethodSettings, ModelSettings, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
@@ -169,7 +169,7 @@ def train_baseline(settings: BaselineSettings, data: ImageDataset) -> Baseline:
     rows, tables, speed, seconds = list[dict[str, Any]](), list[pd.DataFrame](), {}, {"features": 0.0, "fit": 0.0}
     own = settings.model_dump(exclude={"sweep", "test_sizes", "show_images", "dataset", "image_limit", "extra_test"})
     record: dict[str, Any] = {"settings": own, "weights": weights.fingerprint(settings.weights)}
-    record |= {"classes": data.classes, "images": data.fingerprint(), "library": library_hash()}
+    record |= {"classes": data.classes, "images": data.fingerprint(), "library": LIBRARY}
     for size in settings.test_sizes:
         found, facts = _at_size(settings, data, size, model, accelerator, record)
         rows += facts["choices"]

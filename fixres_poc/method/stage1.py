@@ -18,7 +18,7 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
-from fixres_poc.config.provenance import library_hash
+from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import CONTROL, BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.baseline import head_started
@@ -61,6 +61,7 @@ class Trained:
     choices: Choices | None = None
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # "stage1", "stage2": what was tried, in rows
     seconds: dict[str, Any] = field(default_factory=dict)  # "probe", "train" (the chosen rate), "tuning", "adapt"
+    digest: str | None = None  # of its checkpoint, once that was read or written
 
     @property
     def best_epoch(self) -> int:
@@ -77,11 +78,11 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
     """The training of a train resolution and seed, from its checkpoint where that fits, else done now and kept."""
     accelerator = accelerator or accelerator_for(settings.precision)
     path, record = run_folder(settings.sweep, settings.run_name) / CHECKPOINT, _record(settings, data)
-    if path.is_file():
-        try:
+    try:
+        if path.is_file():
             return _restore(path, record, settings, accelerator)
-        except InputError as error:  # a checkpoint of other settings or images, or a damaged one
-            log.warning("%s; training again", error)
+    except InputError as error:  # a checkpoint of other settings or images, or a damaged one
+        log.warning("%s; training again", error)
     trained = _train_all(settings, data, accelerator, path.parent)
     tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
     for name, tail in trained.controls.items():
@@ -89,7 +90,7 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
     if accelerator.is_main_process:
         done = {key: getattr(trained, key) for key in ("seconds", "memory", "tried")}
         done |= {"history": trained.history.to_dict("list"), "choices": asdict(cast(Choices, trained.choices))}
-        checkpoint.save(path, tensors, record | done)
+        trained.digest = checkpoint.save(path, tensors, record | done)
         for state in path.parent.glob(STATE.format("*")):
             state.unlink()
     accelerator.wait_for_everyone()
@@ -156,7 +157,7 @@ def _record(settings: TrainSettings, data: ImageDataset) -> dict[str, Any]:
         "weights": weights.fingerprint(settings.weights),
         "classes": data.classes,
         "images": data.fingerprint(),
-        "library": library_hash(),
+        "library": LIBRARY,
     }
 
 
@@ -173,8 +174,8 @@ def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, accele
     for name, tail in controls.items():
         tail.load_state_dict(parts[CONTROL + name])
         tail.requires_grad_(False).eval()
-    history = pd.DataFrame(stored["history"])
-    return Trained(model, history, stored["memory"], controls, choices, stored["tried"], stored["seconds"])
+    known = {key: stored[key] for key in ("memory", "tried", "seconds", "digest")}
+    return Trained(model, pd.DataFrame(stored["history"]), controls=controls, choices=choices, **known)
 
 
 def train(

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import requests
 import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
@@ -33,7 +35,10 @@ WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 o
     WSL_BACKBONES[2]: (32, 468_530_472, "e4b90b00"),
     WSL_BACKBONES[3]: (48, 828_411_176, "3e41cc8a"),
 }
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where timm looks for weights in a repository of the Hugging Face Hub."""
 WITHOUT_NORM = ("none", "head", "equalised", "full")
+ANSWER_S = 5
 NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
@@ -80,6 +85,29 @@ def check(name: str, weights: str | None = None) -> None:
         close = close or difflib.get_close_matches(plain, timm.list_models())
         hint = f"; near it: {', '.join(close)}" if close else ""
         raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
+
+
+def check_published(name: str, weights: str | None = None) -> None:
+    """Refuse a timm network whose own weights are neither at hand nor within reach, before anything is drawn.
+
+    Raises:
+        InputError: timm has none, or their server does not answer within seconds.
+    """
+    if weights is not None or name in EMBEDDED_BACKBONES or name in WSL:
+        return
+    published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    if published is None or not published.has_weights:
+        raise InputError(f"backbone {name!r}: timm has no weights of it; give a file as weights")
+    hub = (published.hf_hub_id or "").partition("@")[0]
+    if not hub or any(isinstance(try_to_load_from_cache(hub, file), str) for file in HUB_FILES):
+        return
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise requests.ConnectionError
+        requests.head(constants.ENDPOINT, timeout=ANSWER_S)
+    except requests.RequestException:
+        what = f"its weights are not in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} does not answer; give a file"
+        raise InputError(f"backbone {name!r}: {what} as weights, set HF_HOME, or run once online") from None
 
 
 def check_use(

@@ -20,6 +20,8 @@ from fixres_poc.data.download import digest
 
 NAMED = 3  # misfits that an error names
 TOLD = ("classes", "class_to_idx")
+USED: dict[Path, str] = {}
+"""SHA-256 of the files that this process trains from, by file: a run records what it has loaded."""
 
 
 def find(path: str) -> Path:
@@ -30,17 +32,27 @@ def find(path: str) -> Path:
     """
     file = resolve(path)
     if not file.is_file():
-        raise InputError(f"weights = {path!r}: no such file")
+        where = "" if path == str(file) else f", looked for at {file}"
+        raise InputError(f"weights = {path!r}: no such file{where}")
     return file
 
 
 def fingerprint(path: str | None) -> str | None:
-    """SHA-256 of the file of the setting `weights`, None without one.
+    """SHA-256 of the file of the setting `weights`, None without one; for this process it may not change any more.
 
     Raises:
         InputError: no such file.
     """
-    return None if path is None else digest(find(path))
+    if path is None:
+        return None
+    if (file := find(path)) not in USED:
+        USED[file] = digest(file)
+    return USED[file]
+
+
+def _refuse_change(file: Path) -> None:
+    if USED.get(file) not in (None, digest(file)):
+        raise InputError(f"weights {file}: changed since this run began; run it again, in a new kernel")
 
 
 def load(model: nn.Module, path: Path, head: nn.Module) -> None:
@@ -54,6 +66,7 @@ def load(model: nn.Module, path: Path, head: nn.Module) -> None:
         if name in given and given[name].shape[1:] == own[name].shape[1:] and len(given[name]) != len(own[name]):
             given[name] = own[name]
     fit(model, given, path.name)
+    _refuse_change(path)
 
 
 def load_trained(
@@ -79,6 +92,7 @@ def load_trained(
             raise InputError(f"weights {path.name}: class {other[0]!r} is in {where} alone; both must name the same")
         given[key] = given[key][[list(names).index(name) for name in classes]]
     fit(model, given, path.name)
+    _refuse_change(path)
 
 
 def names_of(model: nn.Module, part: nn.Module) -> list[str]:

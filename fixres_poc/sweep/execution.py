@@ -5,11 +5,12 @@ Snakemake hold, so that two sweeps of one name never work at the same time and a
 """
 
 import contextlib
+import resource
 import sys
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import run_folder, sweep_folder
+from fixres_poc.config.files import report_folder, run_folder, sweep_folder
 from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -25,6 +26,8 @@ from fixres_poc.sweep.snakemake import (
     run_snakemake,
 )
 from fixres_poc.sweep.workspace import lay_out, locked, refuse_loss
+
+FEWEST_FILES, MANY_FILES = 256, 4096
 
 
 def run_sweep(
@@ -61,12 +64,29 @@ def run_sweep(
         failed = _explained_failures(sweep)
         if ended and not failed:
             raise RuntimeError(f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}")
-        for name, message in failed.items():
-            print(f"failed: {name}: {message}", file=sys.stderr)
-        page = render_if_changed(sweep)
-    runs = len(sweep.runs())
-    print(f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}")
+        _report(sweep, failed)
     return not failed
+
+
+def _report(sweep: SweepSettings, failed: dict[str, str]) -> None:
+    """Print what failed, and render the report; if no pair succeeded, the first failure is said last."""
+    lines = [f"failed: {name}: {message}" for name, message in failed.items()]
+    no_pair = all(run.name in failed for run in sweep.runs() if run.notebook == "04_fixres")
+    for line in lines[no_pair:]:
+        print(line, file=sys.stderr)
+    try:
+        page = render_if_changed(sweep)
+    except RuntimeError:
+        if not no_pair:  # without pairs notebook 05 always fails, which explains nothing
+            raise
+        page = report_folder(sweep.name) / "index.html"
+    runs = len(sweep.runs())
+    print(
+        f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}",
+        flush=True,
+    )
+    if no_pair:
+        print(lines[0], file=sys.stderr)
 
 
 def train_all(sweep: SweepSettings, replace: bool = False) -> None:
@@ -96,6 +116,7 @@ def train_all(sweep: SweepSettings, replace: bool = False) -> None:
 
 def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
     """Refuse what cannot be used before images are drawn, and name terms; the embedded one is known without torch."""
+    _allow_files()
     if not replace:
         refuse_loss(sweep)
     if sweep.backbone != EMBEDDED_BACKBONES[0] or sweep.weights is not None:
@@ -104,8 +125,18 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
         backbones.check(sweep.backbone, sweep.weights)
         sizes = {size for pair in sweep.resolution_pairs() for size in pair}
         backbones.check_use(sweep.backbone, sweep.adaptations, sizes, sweep.head_start)
+        backbones.check_published(sweep.backbone, sweep.weights)
         if terms := backbones.licence(sweep.backbone, sweep.weights):
             print(terms, file=sys.stderr)
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files as far as it may be, for all that the sweep starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < FEWEST_FILES:  # a negative number stands for no limit
+        raise InputError(f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}")
+    if 0 <= soft < MANY_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MANY_FILES) if hard > 0 else MANY_FILES, hard))
 
 
 def _check_trained(sweep: SweepSettings) -> None:
@@ -128,13 +159,15 @@ def prepare_data(sweep: SweepSettings) -> str:
 
 
 def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
-    """The failed runs' messages, after an error was left for every run that neither finished nor said why."""
+    """The failed runs' messages, after an error was left for every run that is not valid and did not say why."""
     failed, said = set(run_state.failures(sweep)), last_error(sweep_folder(sweep.name) / "snakemake.log")
-    for run in sweep.runs():
-        if (found := run_state.state(sweep.name, run)) in ("done", "failed"):
+    for each in run_state.outcomes(sweep):
+        run = each.run
+        if each.status in ("done", "failed"):
             continue
-        cause = next((name for name in run.needs if name in failed), None)
-        own = "ended without a word: killed?" if found == "active" else f"not done; snakemake: {said}"
+        cause = None if each.error else next((name for name in run.needs if name in failed), None)
+        own = "ended without a word: killed?" if each.status == "active" else f"not done; snakemake: {said}"
+        own = f"{each.error}; start the sweep again" if each.error else own  # changed while it was at work
         failed.add(run.name)
         folder = run_folder(sweep.name, run.name)
         run_state.fail(folder, f"not run, because {cause} failed" if cause else own)

@@ -1,7 +1,7 @@
 """One notebook run: its settings file in, its executed notebook out, its error in one line where it fails.
 
-The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `version`, `code`, `data` and `parameters`; what
-else lies in the folder stands in `run_state`. The notebook itself writes its outputs.
+The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `wanted` and `parameters`; what else lies in the
+folder stands in `run_state`. The notebook itself writes its outputs.
 """
 
 import contextlib
@@ -109,11 +109,12 @@ def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> N
     )
     with _log_to(folder / "run.log"), _silent_when_interrupted():
         try:
-            once()
+            executed = once()
         except RuntimeError as error:  # another program may have taken one of the kernel's ports before it did
             if "Kernel didn't respond" not in str(error):
                 raise
-            once()
+            executed = once()
+    run_state.record_notebook(folder, executed)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import printable
-from fixres_poc.config.files import report_folder, run_folder, sweep_folder, write_atomically
+from fixres_poc.config.files import read_record, report_folder, run_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, error_line, failures, outcomes
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -74,7 +74,7 @@ def render_if_changed(sweep: SweepSettings) -> Path:
     """The report's page, rendered unless nothing has changed since it was."""
     page, stamp = report_folder(sweep.name) / "index.html", _stamp(sweep)
     made_from = json.dumps(_made_from(sweep), indent=1)
-    if not (page.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == made_from):
+    if not page.exists() or read_record(stamp) != json.loads(made_from):
         page = render(sweep)
         write_atomically(stamp, made_from)
     return page

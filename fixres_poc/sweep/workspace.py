@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fixres_poc import __version__
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import run_folder, sweep_folder, write_atomically
+from fixres_poc.config.files import read_record, run_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
-from fixres_poc.config.run_state import ERROR, OTHER_SETTINGS, OUTPUTS, PROGRESS, SETTINGS, checked, outcomes
+from fixres_poc.config.run_state import ERROR, OTHER_SETTINGS, OUTPUTS, PROGRESS, SETTINGS, outcomes
 from fixres_poc.config.sweep_settings import SweepSettings
 
 
@@ -61,29 +60,32 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     """
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
     codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
-    library, weights = library_hash(), _weights(sweep)
-    removed: set[str] = set()
+    shared, weights = {"library": library_hash(), "data": fingerprint}, _weights(sweep)
     for run in sweep.runs():
-        folder = run_folder(sweep.name, run.name)
-        settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "library": library}
-        own = weights if "weights" in run.parameters else {}
-        text = json.dumps(settings | own | {"data": fingerprint, "parameters": run.parameters}, indent=1)
-        if checked(sweep.name, run, laid_out=text).status != "done" or removed & set(run.needs):
+        wanted = {"notebook": codes[run.notebook]} | shared | (weights if "weights" in run.parameters else {})
+        content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
+        file, text = run_folder(sweep.name, run.name) / SETTINGS, json.dumps(content, indent=1)
+        if read_record(file) != json.loads(text):
+            write_atomically(file, text)
+    removed: set[str] = set()
+    for each in outcomes(sweep):
+        run, folder = each.run, run_folder(sweep.name, each.run.name)
+        if each.status != "done" or removed & set(run.needs):
             removed.add(run.name)
             for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
                 temporary.unlink()
             for name in (ERROR, PROGRESS, *OUTPUTS[run.notebook]):
                 (folder / name).unlink(missing_ok=True)
-            write_atomically(folder / SETTINGS, text)  # last, so that a crash before it leaves the run as outdated
-        for each in folder.glob("*.*"):  # if the clock was set back; Snakemake takes what follows for a failure
-            if each.stat().st_mtime > time.time():
-                os.utime(each)
+        for each_file in folder.glob("*.*"):  # if the clock was set back; Snakemake takes what follows for a failure
+            if each_file.stat().st_mtime > time.time():
+                os.utime(each_file)
 
 
 def _weights(sweep: SweepSettings) -> dict[str, Any]:
     """What settings.json says of a weights file, so that another one at the same path is noticed."""
     if sweep.weights is None:
         return {}
+    from fixres_poc.data.download import digest
     from fixres_poc.model import weights
 
-    return {"weights": weights.fingerprint(sweep.weights)}
+    return {"weights": digest(weights.find(sweep.weights))}

@@ -9,6 +9,7 @@ from made_up import predictions
 
 from fixres_poc.analysis.record import Metrics, record_run, summarise, typed, write_run
 from fixres_poc.config.files import run_folder
+from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import DatasetSettings, PairSettings
 from fixres_poc.data.dataset import load_dataset
 
@@ -19,7 +20,7 @@ TABLE = predictions("none", right=(12, 40), images=(20, 60))
 def test_metrics_hold_settings_environment_and_accuracies(tmp_path: Path) -> None:
     write_run(tmp_path, SETTINGS, Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5), TABLE)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    keys = ["settings", "versions", "hardware", "wall_seconds", "predictions_sha256", "accuracies", "seconds"]
+    keys = ["settings", "versions", "hardware", "wall_seconds", "predictions_sha256", "accuracies", "used", "seconds"]
     assert list(metrics) == [*keys, "peak_memory_bytes"]
     assert metrics["wall_seconds"] == pytest.approx(time.time() - psutil.Process().create_time(), abs=2)
     assert metrics["settings"]["test_size"] == 96
@@ -34,11 +35,8 @@ def test_a_notebook_leaves_its_numbers_with_data_and_tables_by_column(colour_fol
     record_run(settings, data, history=pd.DataFrame({"epoch": [1, 2]}), best_epoch=2)
     metrics = json.loads((run_folder("notebooks", "dataset") / "metrics.json").read_text())
     assert (metrics["history"], metrics["best_epoch"]) == ({"epoch": [1, 2]}, 2)
-    assert (metrics["data"], metrics["classes"], metrics["images"]) == (
-        data.fingerprint(),
-        ["blue", "green", "red"],
-        data.counts(),
-    )
+    assert metrics["used"] == {"library": LIBRARY, "data": data.fingerprint()}
+    assert (metrics["classes"], metrics["images"]) == (["blue", "green", "red"], data.counts())
     assert metrics["peak_memory_bytes"] > 0
 
 

@@ -3,12 +3,14 @@ from pathlib import Path
 import pytest
 
 from fixres_poc.config import files
+from fixres_poc.config.errors import InputError
 
 
 def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert files.resolve("data/a") == files.REPOSITORY / "data/a"
     assert files.resolve("/a") == Path("/a")
+    assert files.resolve("a", tmp_path) == tmp_path / "a"
     monkeypatch.setenv("FIXRES_HOME", str(tmp_path))
     assert files.run_folder("demo", "baseline") == tmp_path / "runs/demo/baseline"
     assert files.report_folder("demo") == tmp_path / "reports/demo"
@@ -44,3 +46,17 @@ def test_the_target_of_a_link_is_cut_as_well(tmp_path: Path) -> None:
     (tmp_path / "birds").symlink_to(tmp_path / "secret")
     settings = {"extra_test": {"name": "new", "folder": str(tmp_path / "birds")}}
     assert files.impersonal(f"{tmp_path}/secret/1.jpg", settings) == "birds/1.jpg"
+
+
+def test_a_file_in_whose_place_a_folder_lies_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=str(tmp_path)):
+        files.write_atomically(tmp_path, "content")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 99_999, b'{"b": 1}', b'{"a": "1"}'])
+def test_damaged_records_are_taken_for_absent(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    assert files.read_record(file, a=int) == files.read_record(tmp_path, a=int) == {}
+    file.write_text('{"a": 1}')
+    assert files.read_record(file, a=int, b=str | None) == {"a": 1}

@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import throwaway
 
 from fixres_poc.config import run_state
 from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.provenance import code_hash
 from fixres_poc.config.run_state import OUTPUTS, Outcome, State, checked, failures, outcomes, state
 from fixres_poc.config.sweep_settings import Run
 
 SWEEP = throwaway.tiny()
 RUN = next(run for run in SWEEP.runs() if run.name == "baseline")
-CONTENT = {"settings.json": "laid out", "metrics.json": "{}", "predictions.parquet": "table"}
+WANTED = {"notebook": "n", "library": "l", "data": "a"}
+CONTENT = {"settings.json": json.dumps({"wanted": WANTED}), "metrics.json": json.dumps({"used": WANTED})}
+CONTENT |= {"predictions.parquet": "table"}
 ALL = tuple(CONTENT)
 
 
@@ -23,8 +28,8 @@ def put(*names: str, **contents: str) -> None:
         write_atomically(run_folder("tiny", RUN.name) / name, content)
 
 
-def done(**metrics: object) -> None:
-    put(*ALL, **{"metrics.json": json.dumps(metrics)})
+def done(used: dict[str, str] | None = None, **metrics: object) -> None:
+    put(*ALL, **{"metrics.json": json.dumps({"used": WANTED | (used or {}), **metrics})})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_a_run_is_done_once_all_of_its_notebooks_outputs_are_there(run: Run) -> 
     assert state("tiny", run) == "done"
 
 
-@pytest.mark.parametrize("content", ["", '{"half": ', "[]", "\udcff"])
+@pytest.mark.parametrize("content", ["", '{"half": ', "[]", "null", '"a"', '{"used": 1}', "[" * 9999, "\udcff"])
 def test_metrics_that_cannot_be_read_are_damaged_which_names_alone_do_not_tell(content: str) -> None:
     put(*ALL)
     (run_folder("tiny", RUN.name) / "metrics.json").write_bytes(content.encode(errors="surrogateescape"))
@@ -66,28 +71,61 @@ def test_predictions_that_were_not_written_by_the_run_are_damaged_whatever_else_
     done(predictions_sha256=hashlib.sha256(b"table").hexdigest(), settings={"seed": 7})
     assert checked("tiny", RUN).status == "outdated"
     put(**{"predictions.parquet": "tablE"})
-    assert checked("tiny", RUN, "other") == Outcome(
-        RUN, "damaged", "predictions.parquet is not what the run has written"
-    )
+    assert checked("tiny", RUN) == Outcome(RUN, "damaged", "predictions.parquet is not what the run has written")
 
 
 def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else() -> None:
-    write_atomically(run_folder("tiny", "images.json"), '{"fingerprint": "a"}')
-    done(settings=RUN.parameters, data="b")
-    assert checked("tiny", RUN).error == "made from other images than there are now"
-    done(settings=RUN.parameters | {"seed": 7, "batch_size": 2}, data="b")
-    assert checked("tiny", RUN, "other") == Outcome(RUN, "outdated", "made with other settings: batch_size, seed")
-    done(settings={"of_an_older_version": 1}, data="a")
+    write_atomically(run_folder("tiny", "images.json"), '{"fingerprint": "b"}')
+    done(settings=RUN.parameters)
+    assert "images" in checked("tiny", RUN).error
+    done(settings=RUN.parameters | {"seed": 7, "batch_size": 2})
+    assert checked("tiny", RUN) == Outcome(RUN, "outdated", "made with other settings: batch_size, seed")
+    done({"data": "b"}, settings={"of_an_older_version": 1})
     assert checked("tiny", RUN).status == "done"
 
 
-def test_other_code_counts_where_it_was_asked_for() -> None:
+@pytest.mark.parametrize(("used", "named"), [("notebook", "02_baseline"), ("library", "library"), ("weights", "w.pth")])
+def test_a_run_that_used_something_else_than_wanted_is_outdated(used: str, named: str) -> None:
+    run = replace(RUN, parameters=RUN.parameters | {"weights": "w.pth"})
+    wanted = {"settings.json": json.dumps({"wanted": WANTED | {"weights": "w"}})}
+    done({"weights": "w"})
+    put(**wanted)
+    assert checked("tiny", run).status == "done"
+    done({"weights": "w", used: "other"})
+    put(**wanted)
+    assert checked("tiny", run).status == "outdated"
+    assert named in checked("tiny", run).error
+    (run_folder("tiny", RUN.name) / "settings.json").unlink()
+    assert checked("tiny", run).status == "done", "by hand nothing is wanted"
+
+
+def test_the_code_that_was_executed_is_recorded_without_injected_parameters(tmp_path: Path) -> None:
+    notebook = throwaway.write_notebook(tmp_path / "a.ipynb", "x = 1", "print(x)")
+    executed = json.loads(notebook.read_text())
+    cell = {"cell_type": "code", "source": "x = 2", "metadata": {"tags": ["injected-parameters"]}}
+    executed["cells"].insert(2, cell)
+    done()
+    run_state.record_notebook(folder := run_folder("tiny", RUN.name), executed)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["used"] == WANTED | {"notebook": code_hash(notebook)}
+
+
+@pytest.mark.parametrize(
+    ("training", "pair", "expected"),
+    [("a", "a", "done"), ("b", "a", "outdated"), (None, "a", "done"), ("a", None, "done")],
+)
+def test_a_pair_belongs_to_the_training_that_it_used(training: str | None, pair: str | None, expected: State) -> None:
+    for run, checkpoint in zip(SWEEP.runs()[3:5], (training, pair), strict=True):
+        for name in OUTPUTS[run.notebook]:
+            write_atomically(run_folder("tiny", run.name) / name, json.dumps({"used": {"checkpoint": checkpoint}}))
+    assert [each.status for each in outcomes(SWEEP)[3:5]] == [expected, expected]
+
+
+def test_what_a_run_measured_is_found_by_keys() -> None:
     done(seconds={"train": 3, "adapt": {"head": 2.5, "head_bn": 1}}, wall_seconds=8.5)
-    assert checked("tiny", RUN, "laid out").status == checked("tiny", RUN).status == "done"
-    assert checked("tiny", RUN, "other") == Outcome(RUN, "outdated", "made with other code or weights")
     found = checked("tiny", RUN)
     assert (found.get("seconds", "adapt", "head"), found.get("seconds", "train", "none")) == (2.5, None)
-    assert (found.wall_seconds(), checked("tiny", RUN, "other").wall_seconds()) == (8.5, 0)
+    assert (found.wall_seconds(), Outcome(RUN, "missing").wall_seconds()) == (8.5, 0)
 
 
 def test_outcomes_and_failures_are_those_of_every_run() -> None:

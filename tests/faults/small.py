@@ -42,7 +42,7 @@ write_run(folder, settings, Metrics(**facts, seconds=done.seconds), done.predict
 """
 TRAINING = """
 trained = train_or_load(settings, data)
-write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=trained.seconds))
+write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=trained.seconds, checkpoint=trained.digest))
 """
 PAIR = """
 from fixres_poc.model import accelerator_for
@@ -52,7 +52,7 @@ adapted = adapt_pair(trained, data, settings, accelerator)
 classified = predict_pair(trained.model, adapted, data, settings, accelerator)
 seconds = {"adapt": adapted.seconds, "evaluate": classified.seconds}
 save(adapted, trained.model, folder, settings, data.classes)
-write_run(folder, settings, Metrics(**facts, seconds=seconds), classified.table)
+write_run(folder, settings, Metrics(**facts, seconds=seconds, checkpoint=trained.digest), classified.table)
 """
 LIGHT = "write_run(folder, settings, Metrics())"
 RESULTS = "from fixres_poc.analysis import load_results\nload_results(sweep).choose()"

@@ -118,7 +118,7 @@ def test_a_size_that_the_network_does_not_take_is_refused(pair: Path) -> None:
 def test_changed_images_are_noticed(pair: Path) -> None:
     run = finished_run.load(pair)
     for data in ("f" * 16, None):
-        run.metrics["data"] = data
+        run.metrics["used"]["data"] = data
         with pytest.raises(InputError, match="the images have changed since train48_test64_seed0"):
             run.data()
 
@@ -134,9 +134,11 @@ def test_tails_of_another_training_are_refused(pair: Path) -> None:
 
 def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
     metrics = json.loads((pair / "metrics.json").read_text())
-    for key, value, named in (("classes", ["blue", "green", "pink"], "classes"), ("data", "f" * 16, "images")):
-        (pair / "metrics.json").write_text(json.dumps(metrics | {key: value}))
-        with pytest.raises(InputError, match=f"made with {named} = "):
+    other = {"made with classes = ": {"classes": ["blue", "green", "pink"]}, "metrics.json: damaged": {"settings": []}}
+    other["made with images = "] = {"used": {"data": "f" * 16}}
+    for named, values in other.items():
+        (pair / "metrics.json").write_text(json.dumps(metrics | values))
+        with pytest.raises(InputError, match=named):
             finished_run.load(pair)
     for folder in (pair.parent, pair / "none"):
         with pytest.raises(InputError, match="no finished run there; allowed is a folder such as"):

@@ -16,7 +16,7 @@ from fixres_poc.config.settings import ADAPTED, TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import baseline, epochs, stage1
 from fixres_poc.method.evaluation import predict
-from fixres_poc.model import checkpoint, memory_plan
+from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.trunk import Tail
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_does_not_fit_is_trained_anew(
     path = run_folder(settings.sweep, settings.run_name) / stage1.CHECKPOINT
     first = state_of(stage1.train_or_load(settings, load_dataset(settings)).model)
     if change == "library":
-        monkeypatch.setattr(stage1, "library_hash", lambda: "0" * 16)
+        monkeypatch.setattr(stage1, "LIBRARY", "0" * 16)
     elif change == "images":
         (colour_folder / "red" / "00.png").rename(colour_folder / "red" / "renamed.png")
     else:
@@ -164,6 +164,7 @@ def test_own_weights_are_used_and_another_file_at_the_same_path_is_trained_anew(
     file.rename(tmp_path / "moved.pth")
     stage1.train_or_load(settings.model_copy(update={"weights": str(tmp_path / "moved.pth")}), data)
     assert not caplog.text
+    weights.USED.clear()  # of this process, as if the next training ran in another
     torch.save({key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()}, file)
     stage1.train_or_load(settings, data)
     assert "made with weights = " in caplog.text

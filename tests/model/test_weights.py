@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import home
+from fixres_poc.config.files import REPOSITORY, home
 from fixres_poc.config.settings import WSL_BACKBONES
 from fixres_poc.method import stage1
 from fixres_poc.method.epochs import Saved
@@ -156,6 +156,7 @@ def test_damaged_files_and_those_without_a_state_dict_are_one_line(state: State,
     assert "no state dict" in error(save(tmp_path, [torch.ones(1)]))
     assert "no state dict" in error(save(tmp_path, {"model": {"epoch": 3}}))
     assert error(tmp_path / "none.pth") == f"weights = '{tmp_path}/none.pth': no such file"
+    assert f"{REPOSITORY}/none.pth" in error("none.pth")
 
 
 def test_other_backbones_take_a_file_as_well(tmp_path: Path) -> None:
@@ -168,6 +169,16 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     assert weights.fingerprint(str(tmp_path / "a")) == hashlib.sha256(b"x").hexdigest()
     assert weights.fingerprint(None) is None
+
+
+def test_a_file_that_changes_while_it_is_used_is_refused(state: State, tmp_path: Path) -> None:
+    file = save(tmp_path, state)
+    before = weights.fingerprint(file)
+    assert same(backbones.create(NAME, weights=file), state)
+    save(tmp_path, state | {next(iter(state)): torch.zeros_like(next(iter(state.values())))})
+    assert weights.fingerprint(file) == before, "what was used, not what is there now"
+    with pytest.raises(InputError, match=f"{file}: changed"):
+        backbones.create(NAME, weights=file)
 
 
 def test_relative_paths_are_the_repositorys_and_terms_are_said() -> None:

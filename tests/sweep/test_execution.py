@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import throwaway
 
+from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.run_state import failures
+from fixres_poc.model import backbones
 from fixres_poc.sweep import execution
 
 PAIRS = ["train64_test64_seed0", "train64_test96_seed0"]
@@ -191,6 +194,44 @@ def test_terms_are_said_where_the_weights_are_chosen(
             execution.run_sweep(throwaway.tiny(backbone=backbone))
     expected = "weights of resnext101_32x48d_wsl: CC BY-NC 4.0: non-commercial use only\n"
     assert capsys.readouterr().err == expected
+
+
+def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "prepare_data", lambda sweep: pytest.fail("drawn"))
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="timm:resnet18"):
+        execution.run_sweep(throwaway.tiny(backbone="timm:resnet18"))
+    file = home / "resnet18.safetensors"
+    file.touch()
+    monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        execution.run_sweep(throwaway.tiny(backbone="timm:resnet18", weights=str(file)))
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: str(file))
+    with pytest.raises(InterruptedError):
+        execution.run_sweep(throwaway.tiny(backbone="timm:resnet18"))
+
+
+@pytest.mark.usefixtures("home")
+def test_too_few_open_files_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (48, 48))
+    with pytest.raises(InputError, match="ulimit -n = 48"):
+        execution.run_sweep(throwaway.tiny())
+
+
+def test_without_any_pair_the_first_failure_is_the_last_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in throwaway.RUNS[3:]:
+        run_state.fail(home / "runs/tiny" / name, f"{name}: no")
+    monkeypatch.setattr(execution, "render_if_changed", Mock(side_effect=RuntimeError("no pair")))
+    execution._report(throwaway.tiny(), failures(throwaway.tiny()))
+    assert capsys.readouterr().err.splitlines()[-1] == "failed: train64_seed0: train64_seed0: no"
+    (home / "runs/tiny" / PAIRS[0] / "error.txt").unlink()
+    with pytest.raises(RuntimeError, match="no pair"):
+        execution._report(throwaway.tiny(), failures(throwaway.tiny()))
 
 
 def test_missing_notebook_is_named(home: Path) -> None:

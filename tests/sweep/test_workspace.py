@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import throwaway
@@ -24,14 +25,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def lay_out(home: Path, fingerprint: str = "a", content: str = "{}", **values: object) -> set[str]:
-    """Lay a sweep out, then do what its runs would; returns the names of those that had to be done."""
-    sweep = throwaway.tiny(weights=str(home / "weights.pth"), **values)
+def lay_out(home: Path, fingerprint: str = "a", values: dict[str, Any] | None = None, **settings: object) -> set[str]:
+    """Lay a sweep out, then do what its runs would; returns the names of those that had to be done.
+
+    Args:
+        values: for metrics.json, beside what was used.
+    """
+    sweep = throwaway.tiny(weights=str(home / "weights.pth"), **settings)
     workspace.lay_out(sweep, fingerprint)
     lacking = [run for run in sweep.runs() if state(sweep.name, run) != "done"]
     for run in lacking:
+        folder = home / "runs/tiny" / run.name
+        used = {"used": json.loads((folder / "settings.json").read_text())["wanted"]}
+        metrics = {"settings": json.loads(json.dumps(run.parameters))} | used | (values or {})
         for file in OUTPUTS[run.notebook]:
-            (home / "runs/tiny" / run.name / file).write_text(content)
+            (folder / file).write_text(json.dumps(metrics))
     return {run.name for run in lacking}
 
 
@@ -52,7 +60,8 @@ def test_settings_file_says_what_decides_a_run_and_is_not_touched_again(home: Pa
     assert lay_out(home) == EVERY
     file = home / "runs/tiny/train64_test96_seed0/settings.json"
     written, content = file.stat().st_mtime_ns, json.loads(file.read_text())
-    assert sorted(content) == ["code", "data", "library", "notebook", "parameters", "version", "weights"]
+    assert sorted(content) == ["notebook", "parameters", "wanted"]
+    assert sorted(content["wanted"]) == ["data", "library", "notebook", "weights"]
     assert (content["notebook"], content["parameters"]["test_size"]) == ("04_fixres", 96)
     assert lay_out(home) == set()
     assert file.stat().st_mtime_ns == written
@@ -82,7 +91,7 @@ def test_other_images_and_other_settings_make_outdated_what_used_them(home: Path
 
 
 def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path) -> None:
-    lay_out(home, content=json.dumps({"predictions_sha256": hashlib.sha256(b"whole").hexdigest()}))
+    lay_out(home, values={"predictions_sha256": hashlib.sha256(b"whole").hexdigest()})
     folder = home / "runs/tiny/baseline"
     (folder / "predictions.parquet").write_bytes(b"whole")
     assert "baseline" not in lay_out(home)
@@ -96,7 +105,7 @@ def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path)
 
 
 def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> None:
-    lay_out(home, content=json.dumps({"settings": {"batch_size": 32, "train_size": 64}}))
+    lay_out(home, values={"settings": {"batch_size": 32, "train_size": 64}})
     workspace.refuse_loss(throwaway.tiny())
     with pytest.raises(InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"):
         workspace.refuse_loss(throwaway.tiny(batch_size=8))

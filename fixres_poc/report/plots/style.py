@@ -14,6 +14,7 @@ LOOK = Path(__file__).with_name("fixres.mplstyle")
 
 def use_style() -> None:
     """Let pyplot draw in the project's look, and in a notebook give every figure `described` as alternative text."""
+    plt.rcdefaults()  # a matplotlibrc of the user's own may want LaTeX, or another size
     plt.style.use(LOOK)
     if shell := get_ipython():
         shell.display_formatter.mimebundle_formatter.for_type(
