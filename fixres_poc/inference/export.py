@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import check_output
 from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
@@ -108,10 +109,7 @@ def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
 
 
 def _refuse(output: Path, format: Format) -> None:
-    if output.suffix != SUFFIXES[format]:
-        raise InputError(f"output = {str(output)!r}: a file of format {format} ends in {SUFFIXES[format]}")
-    if not output.parent.is_dir():
-        raise InputError(f"output = {str(output)!r}: no folder {str(output.parent)!r}")
+    check_output(output, SUFFIXES[format])
     lacking = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if format == "onnx" and lacking:
         raise InputError(f"format = 'onnx': needs {', '.join(lacking)}; install fixres_poc[export], or use torch")
