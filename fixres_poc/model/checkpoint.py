@@ -35,12 +35,13 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
         with safe_open(path, framework="pt") as file:
             stored = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})") from None
     for key, value in record.items():
         wanted = json.loads(json.dumps(value))
-        if stored.get(key) != wanted:
-            raise InputError(f"checkpoint {path.name}: made with {_difference(key, stored.get(key), wanted)}")
+        difference = "" if stored.get(key) == wanted else _difference(key, stored.get(key), wanted)
+        if difference:  # older versions lack settings that are None
+            raise InputError(f"checkpoint {path.name}: made with {difference}")
     if stored.pop("digest", None) != digest(tensors):
         raise InputError(f"checkpoint {path.name}: damaged, its tensors are not those that were written")
     return tensors, stored

@@ -26,6 +26,14 @@ def test_a_refusal_names_what_differs_and_nothing_else(tmp_path: Path, change: d
         checkpoint.load(tmp_path / "x", {"classes": ["a", "b"]})
 
 
+def test_a_record_of_an_older_version_lacks_settings_that_are_none(tmp_path: Path) -> None:
+    settings = TrainSettings(train_size=48)
+    checkpoint.save(tmp_path / "x", {}, {"settings": settings.model_dump(exclude_none=True)})
+    checkpoint.load(tmp_path / "x", {"settings": settings.model_dump()})
+    with pytest.raises(InputError, match="weights_key"):
+        checkpoint.load(tmp_path / "x", {"settings": {**settings.model_dump(), "weights_key": "ema"}})
+
+
 def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "x", {"a": torch.ones(1000), "b": torch.ones(3).bfloat16()}, {})
     content = bytearray((tmp_path / "x").read_bytes())
