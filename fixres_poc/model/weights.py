@@ -120,7 +120,9 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
     if len(under) > 1:
         log.warning("%s: %s taken; others, by weights_key: %s", name, plain[0], ", ".join({*under} - {*plain}))
     given = found[plain[0]]
-    if large := [each for each, tensor in given.items() if tensor.nbytes > path.stat().st_size]:
+    if large := [
+        each for each, tensor in given.items() if tensor.numel() * tensor.element_size() > path.stat().st_size
+    ]:
         raise InputError(f"{name}: {large[0]} {list(given[large[0]].shape)} is larger than the file")
     return given
 

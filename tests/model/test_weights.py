@@ -217,6 +217,8 @@ def test_files_without_a_state_dict_are_one_line(state: State, tmp_path: Path) -
 
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     assert "larger than the file" in error(save(tmp_path, {"fc.weight": torch.ones(1, 1).expand(10**9, 2048)}))
+    sparse = torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**9,))
+    assert "larger than the file" in error(save(tmp_path, {"fc.bias": sparse}))
 
 
 def test_dictionaries_that_refer_to_each_other_are_read_once(state: State, tmp_path: Path) -> None:
