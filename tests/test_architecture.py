@@ -21,7 +21,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "synthetic.painting synthetic.dogs synthetic.generator decoding dataset transforms loading "
     "leakage.duplicates leakage.audit",
     "geometry": "formulas crops",
-    "model": "weights trunk backbones checkpoint micro_batches device tracing memory_plan",
+    "model": "weight_files weights trunk backbones checkpoint micro_batches device tracing memory_plan",
     "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
     "analysis": "statistics cells record collection results cost questions size_prediction",
     "report": "published text run_text tables plots.style plots.datasets plots.networks plots.results explorer pages "
@@ -31,7 +31,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "cli": "surroundings application runs sweeps",
 }
 ORDER = [f"{package}.{module}" for package, modules in HOUSE.items() for module in modules.split()]
-MODULES, LINES, FUNCTION_LINES, NOTEBOOK_MODULES = 8, 350, 45, 15
+MODULES, LINES, FUNCTION_LINES, NOTEBOOK_MODULES = 9, 350, 45, 15
 
 
 @cache

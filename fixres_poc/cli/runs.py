@@ -19,6 +19,7 @@ from fixres_poc.cli.application import (
     say,
 )
 from fixres_poc.config.errors import InputError, printable
+from fixres_poc.config.files import check_output
 from fixres_poc.config.settings import View
 
 Colour = tuple[float, float, float]
@@ -100,9 +101,11 @@ def export(
     from fixres_poc.inference import export as exporting
     from fixres_poc.inference import finished_run
 
+    output = here(output)
+    check_output(output, ".onnx")
     network = finished_run.load(run)
     adaptation = adaptation or network.best()
-    done = exporting.export(network, adaptation, here(output))
+    done = exporting.export(network, adaptation, output)
     text = f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, probabilities "
     text += f"differ by at most {done.from_network:.1g} from the network and {done.from_run:.1g} from the stored run"
     say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
@@ -110,7 +113,7 @@ def export(
 
 @app.command(epilog="Example: fixres-poc adapt my_birds.pt resnet50 /my/birds --train-size 224 --test-size 288")
 def adapt(
-    weights: Annotated[Path, typer.Argument(help="a trained network: safetensors, or a pickle of tensors only")],
+    weights: Annotated[Path, typer.Argument(help="a trained network: safetensors, or what torch.save wrote")],
     architecture: Annotated[str, typer.Argument(help="its name in timm, such as resnet50")],
     dataset: Annotated[str, typer.Argument(help="folder of class folders")],
     train_size: Annotated[int, typer.Option(min=32, max=2048, help="side of the crop that it was trained on, px")],
@@ -118,6 +121,7 @@ def adapt(
     output: Annotated[Path | None, typer.Option(help="safetensors file to write, for the same architecture")] = None,
     classes: Annotated[Path | None, typer.Option(help="text file, a class a line, in the network's order")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the train part")] = 2,
+    weights_key: Annotated[str | None, typer.Option(help="entry of the weights file, such as model_ema")] = None,
     learning_rate: Annotated[float, typer.Option(help="at the first step; it falls to zero")] = 0.01,
     mean: Annotated[Colour | None, typer.Option(help="that it was trained with, in [0, 1]; by default timm's")] = None,
     std: Annotated[Colour | None, typer.Option(help="that it was trained with; given with --mean")] = None,
@@ -129,14 +133,17 @@ def adapt(
     """
     from fixres_poc.inference import own_network
 
-    network, order = own_network.read(here(weights), architecture, classes and here(classes))
     if (mean is None) != (std is None):
         raise InputError("mean and std: give both, or neither")
-    how: dict[str, Any] = {"adapt_epochs": epochs, "adapt_learning_rate": learning_rate}
-    how["mean_std"] = mean and std and (mean, std)
-    done = own_network.adapt(network, dataset_here(dataset), train_size, test_size, order, **how)
+    output = output and here(output)
     if output is not None:
-        done.save(here(output))
+        check_output(output, ".safetensors")
+    network, names, source = own_network.read(here(weights), architecture, classes and here(classes), weights_key)
+    how: dict[str, Any] = {"adapt_epochs": epochs, "adapt_learning_rate": learning_rate}
+    how |= {"mean_std": mean and std and (mean, std), "source": source}
+    done = own_network.adapt(network, dataset_here(dataset), train_size, test_size, names, **how)
+    if output is not None:
+        done.save(output)
     rows = records(done.accuracies)
     lines = [f"{row['test_size']} px, {row['adaptation']:13} {_interval(row)} on test" for row in rows]
     lines.append(f"validation prefers {done.adaptation} at {test_size} px: {done.gain.points()} over none, on test")

@@ -130,6 +130,18 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def check_output(path: Path, suffix: str) -> None:
+    """Refuse a file to write before the work for it is done.
+
+    Raises:
+        InputError: another suffix than the given one, a folder, or no folder around it that may be written to.
+    """
+    if path.suffix != suffix or path.is_dir():
+        raise InputError(f"output = {str(path)!r}: allowed is a file whose name ends in {suffix}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"output = {str(path)!r}: the folder {str(path.parent)!r} is not there, or not writable")
+
+
 def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
     """Write a file so that it is either complete or as it was before (see `replacing`)."""
     with replacing(path, lasting) as file:

@@ -140,6 +140,7 @@ class ModelSettings(DataSettings):
 
     backbone: Backbone = "efficientnet_lite0"
     weights: Text | None = Field(None, description="file to load instead of the backbone's own weights")
+    weights_key: Text | None = Field(None, description="entry of that file; None: the plain weights")
     mean_std: tuple[Triple, Triple] | None = Field(None, description="per channel, in [0, 1]; None: the backbone's")
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -167,6 +168,8 @@ class MethodSettings(ModelSettings):
             raise ValueError("learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe")
         if self.head_start == "file" and self.weights is None:
             raise ValueError("head_start = 'file': the classifier of a weights file; allowed with weights")
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError("weights_key: an entry of a weights file; allowed with weights")
         if self.class_order is not None and self.head_start != "file":
             raise ValueError("class_order: of a weights file's classifier; allowed with head_start: file")
         return self

@@ -46,10 +46,11 @@ class Run:
 class TrainedNetwork(Settings):
     """A network that was trained elsewhere: stage 1 is read from its file, not run."""
 
-    path: Text = Field(description="safetensors, or a pickle of tensors only")
+    path: Text = Field(description="safetensors, or what torch.save wrote")
     architecture: Backbone | None = Field(None, description="None: the sweep's backbone")
     train_size: Size | None = Field(None, description="side of the crop that it was trained on, px; None: train_sizes")
     classes: Names | None = Field(None, description="in the file's order; None: what the file says, else sorted")
+    weights_key: Text | None = Field(None, description="entry of the file; None: the plain weights")
 
 
 class SweepSettings(MethodSettings):
@@ -80,6 +81,7 @@ class SweepSettings(MethodSettings):
         if not isinstance(given, Mapping):
             return values
         own = {"weights": given.get("path"), "backbone": given.get("architecture"), "class_order": given.get("classes")}
+        own["weights_key"] = given.get("weights_key")
         own["train_sizes"] = given.get("train_size") and (given["train_size"],)
         own = {key: value for key, value in own.items() if value is not None} | {"head_start": "file"}
         own["learning_rate"] = 0.0

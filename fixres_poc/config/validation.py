@@ -49,13 +49,15 @@ def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
         InputError: unknown key, missing key or impossible value, in one line that names it and what is allowed.
     """
     try:
-        return model.model_validate({key: _as_tuple(value) for key, value in values.items()})
+        return model.model_validate(_as_tuple(dict(values)))
     except ValidationError as error:
         raise InputError(f"{source}: {_explain(error, model)}") from None
 
 
 def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, dict):
+        return {key: _as_tuple(item) for key, item in value.items()}
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 def _explain(error: ValidationError, model: type[Settings]) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import impersonal, read_record
+from fixres_poc.config.files import check_output, impersonal, read_record
 from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
@@ -105,10 +105,7 @@ def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
 
 
 def _refuse(output: Path) -> None:
-    if output.suffix != ".onnx":
-        raise InputError(f"output = {str(output)!r}: the name of an ONNX file ends in .onnx")
-    if not output.parent.is_dir():
-        raise InputError(f"output = {str(output)!r}: no folder {str(output.parent)!r}")
+    check_output(output, ".onnx")
     lacking = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if lacking:
         raise InputError(f"export needs {', '.join(lacking)}; install fixres_poc[export]")

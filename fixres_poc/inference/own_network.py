@@ -1,5 +1,6 @@
 """A network of one's own, adapted to a test resolution on a folder of images: FixRes in one call, without a sweep."""
 
+import codecs
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.statistics import Difference, paired_difference
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import check_output
 from fixres_poc.config.settings import TrainSettings, Triple
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -21,9 +23,9 @@ from fixres_poc.data.transforms import Transform
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import Variant, adapt_tails, possible
 from fixres_poc.model import checkpoint, weights
-from fixres_poc.model.backbones import check_sizes, create
+from fixres_poc.model.backbones import check_sizes, trained_elsewhere
 from fixres_poc.model.device import accelerator_for, place
-from fixres_poc.model.trunk import Tail, classifier, merged
+from fixres_poc.model.trunk import Tail, merged
 from fixres_poc.report import run_text
 
 SHOWN = ["test_size", "adaptation", "val_top1", "top1", "top1_low", "top1_high"]
@@ -56,12 +58,17 @@ class Adapted:
         """What may be wrong where the network as it was does hardly better than chance; empty otherwise."""
         return run_text.near_chance(float(self.accuracies["top1_low"].iloc[0]), len(self.classes))
 
-    def save(self, file: Path) -> None:
-        """Write the state dict as safetensors, with classes, sizes and accuracies in its metadata."""
+    def save(self, file: str | Path) -> None:
+        """Write the state dict as safetensors, with classes, sizes and accuracies in its metadata.
+
+        Raises:
+            InputError: the name does not end in .safetensors, or its folder cannot be written to.
+        """
+        check_output(Path(file), ".safetensors")
         record = {"classes": self.classes, "adaptation": self.adaptation, "test_size": self.test_size}
         record |= {"settings": self.settings.model_dump(mode="json", exclude={"dataset", "weights", "extra_test"})}
         record["accuracies"] = self.accuracies.to_dict("records")
-        checkpoint.save(file, self.model.state_dict(), record)
+        checkpoint.save(Path(file), self.model.state_dict(), record)
 
 
 def adapt(
@@ -71,6 +78,7 @@ def adapt(
     test_size: int,
     classes: Sequence[str] | None = None,
     mean_std: tuple[Triple, Triple] | None = None,
+    source: str = "the network",
     **settings: Any,
 ) -> Adapted:
     """Adapt the last layers of a trained timm network to a test resolution, and measure what that gives.
@@ -86,15 +94,18 @@ def adapt(
         test_size: side of the crop in px to adapt it to.
         classes: names of the folders in the order of the network's outputs; None for sorted.
         mean_std: that it was trained with, per channel, for images in [0, 1]; None for timm's.
+        source: where the network and its classes come from, for errors.
         settings: others of `TrainSettings`, such as adapt_epochs, adapt_learning_rate, batch_size, seed.
 
     Raises:
         InputError: no such folder, other classes than the network's, or a network or settings that cannot be used.
     """
     chosen = _settings(model, folder, train_size, mean_std, settings)
-    data, outputs = _ordered(load_dataset(chosen), classes), getattr(classifier(model), "out_features", None)
-    if outputs != len(data.classes):
-        raise InputError(f"the network has {outputs} outputs, {folder} has {len(data.classes)} classes")
+    data = load_dataset(chosen)
+    names = None if classes is None else weights.class_list(tuple(classes), source)
+    places = weights.outputs_of(data.classes, names, cast(Any, model).num_classes, source, str(folder))
+    labels = data.table["label"].map(dict(enumerate(places)))
+    data = replace(data, classes=tuple(names or data.classes), table=data.table.assign(label=labels))
     accelerator = accelerator_for(chosen.precision)
     network = place(copy.deepcopy(model).eval(), chosen, accelerator)
     check_sizes(network, chosen.backbone, (train_size, test_size))
@@ -123,26 +134,28 @@ def _measured(
     return Adapted(merged(network, tails[best]), frame, data.classes, best, rows[SHOWN], gain, settings, test_size)
 
 
-def read(file: Path, architecture: str, classes: Path | None = None) -> tuple[nn.Module, list[str] | None]:
-    """A trained timm network from its weights file, and its classes in its order; None where neither file names them.
+def read(
+    file: Path, architecture: str, classes: Path | None = None, weights_key: str | None = None
+) -> tuple[nn.Module, list[str] | None, str]:
+    """A trained timm network from its weights file, its classes, and where they come from, as `trained_elsewhere`.
 
     Args:
         architecture: its name in timm, with or without `timm:`.
-        classes: a text file with one class a line.
+        classes: a text file with one class a line, in the network's order; UTF-8, or UTF-16 with its mark.
+        weights_key: which of several sets of weights in the file.
 
     Raises:
         InputError: no such file or architecture, or they do not fit.
     """
-    content, name = weights.read(weights.find(str(file))), f"timm:{architecture.removeprefix('timm:')}"
-    model = create(name, pretrained=False)
-    rows = [len(content[key]) for key in weights.names_of(model, classifier(model)) if key in content]
-    model = create(name, rows[0], pretrained=False) if rows else model
-    weights.fit(model, content, file.name)
+    source, names = f"classes = {str(classes)!r}", None
     try:
-        lines = classes.read_text(encoding="utf-8").splitlines() if classes else weights.told(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"classes = {str(classes)!r}: cannot be read ({type(error).__name__})") from None
-    return model, lines and [line.strip() for line in lines if line.strip()]
+        if classes is not None:
+            content = classes.read_bytes()
+            codec = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            names = [line.strip() for line in content.decode(codec).splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{source}: cannot be read as text in UTF-8 ({type(error).__name__})") from None
+    return trained_elsewhere(f"timm:{architecture.removeprefix('timm:')}", str(file), weights_key, names, source)
 
 
 def _settings(
@@ -164,13 +177,3 @@ def _gain(predictions: pd.DataFrame, adaptation: str) -> Difference:
     test = predictions[predictions["split"] == "test"]
     hits = test.assign(hit=test["top1"] == test["target"]).pivot(index="image", columns="adaptation", values="hit")
     return paired_difference(hits[adaptation], hits["none"])
-
-
-def _ordered(data: ImageDataset, classes: Sequence[str] | None) -> ImageDataset:
-    """The dataset with its classes in another order."""
-    if classes is None:
-        return data
-    if other := sorted(set(classes) ^ set(data.classes)):
-        raise InputError(f"class {other[0]!r} is only {'given' if other[0] in classes else 'in the folder'}")
-    labels = data.table["label"].map({old: list(classes).index(name) for old, name in enumerate(data.classes)})
-    return replace(data, classes=tuple(classes), table=data.table.assign(label=labels))

@@ -22,7 +22,7 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import log, prediction_table, transforms_for
 from fixres_poc.model import checkpoint, weights
-from fixres_poc.model.backbones import create
+from fixres_poc.model.backbones import create, trained_elsewhere
 from fixres_poc.model.device import accelerator_for, place, workers
 from fixres_poc.model.micro_batches import Portion
 from fixres_poc.model.trunk import Tail, classifier, folded
@@ -110,11 +110,13 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
     """The network of the weights file with its own classifier, for these classes in this order.
 
     Raises:
-        InputError: as `weights.load_trained`.
+        InputError: as `trained_elsewhere`; another number of classes, or other ones.
     """
-    model = create(settings.backbone, len(classes), pretrained=False)
-    file = weights.find(cast(str, settings.weights))
-    weights.load_trained(model, file, classifier(model), classes, settings.class_order)
+    file = cast(str, settings.weights)
+    model, names, source = trained_elsewhere(settings.backbone, file, settings.weights_key, settings.class_order)
+    places = weights.outputs_of(classes, names, cast(Any, model).num_classes, source, "the dataset")
+    head = classifier(model)
+    head.load_state_dict({name: value[places] for name, value in head.state_dict().items()})
     return model
 
 
@@ -135,7 +137,7 @@ def head_started(
     if settings.head_start == "file":
         model = from_file(settings, data.classes)
         return place(model.eval(), settings, accelerator), time.perf_counter() - mark
-    model = create(settings.backbone, len(data.classes), weights=settings.weights).eval()
+    model = create(settings.backbone, len(data.classes), True, settings.weights, settings.weights_key).eval()
     head = classifier(model)
     if not isinstance(head, nn.Linear):
         raise InputError("head_start = 'probe': the classifier is more than a linear layer; set head_start: random")
@@ -165,7 +167,8 @@ def train_baseline(settings: BaselineSettings, data: ImageDataset) -> Baseline:
     Each size is kept in the run's folder, so that one more test resolution costs no more than that.
     """
     accelerator = accelerator_for(settings.precision)
-    model = functools.cache(lambda: place(create(settings.backbone, weights=settings.weights), settings, accelerator))
+    network = functools.partial(create, settings.backbone, weights=settings.weights, weights_key=settings.weights_key)
+    model = functools.cache(lambda: place(network(), settings, accelerator))
     rows, tables, speed, seconds = list[dict[str, Any]](), list[pd.DataFrame](), {}, {"features": 0.0, "fit": 0.0}
     own = settings.model_dump(exclude={"sweep", "test_sizes", "show_images", "dataset", "image_limit", "extra_test"})
     record: dict[str, Any] = {"settings": own, "weights": weights.fingerprint(settings.weights)}

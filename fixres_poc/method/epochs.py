@@ -137,7 +137,7 @@ def begin(
 ) -> State:
     """A training before its first epoch, from the weights of `start`; None for the pre-trained ones."""
     set_seed(settings.seed)
-    model = create(settings.backbone, len(data.classes), pretrained=start is None, weights=settings.weights)
+    model = create(settings.backbone, len(data.classes), start is None, settings.weights, settings.weights_key)
     if start is not None:
         model.load_state_dict(start.state_dict())
     spare_single_values(model)

@@ -42,13 +42,20 @@ ANSWER_S = 5
 NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
-def create(name: str, classes: int | None = None, pretrained: bool = True, weights: str | None = None) -> nn.Module:
+def create(
+    name: str,
+    classes: int | None = None,
+    pretrained: bool = True,
+    weights: str | None = None,
+    weights_key: str | None = None,
+) -> nn.Module:
     """A network with a new classifier of `classes` outputs, or with its own one.
 
     Args:
         name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another of `WSL`, or
             "timm:<name>".
         weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
+        weights_key: which of several sets of weights in that file.
 
     Raises:
         InputError: unknown name, weights that cannot be fetched, or a file that is not the published one or unfit.
@@ -63,28 +70,54 @@ def create(name: str, classes: int | None = None, pretrained: bool = True, weigh
     else:
         model = _timm(name.removeprefix("timm:"), own)
     if pretrained and weights is not None:
-        weight_files.load(model, weight_files.find(weights), classifier(model))
+        weight_files.load(model, weight_files.find(weights), classifier(model), weights_key)
     if classes is not None:
         model.reset_classifier(classes)
     return cast(nn.Module, model)
 
 
-def check(name: str, weights: str | None = None) -> None:
-    """Refuse a backbone or a weights file that does not exist, before anything is drawn.
+def trained_elsewhere(
+    name: str, weights: str, weights_key: str | None = None, classes: Any = None, source: str = "class_order"
+) -> tuple[nn.Module, list[str] | None, str]:
+    """A network with the classifier that its weights file has.
+
+    Args:
+        name: of the backbone.
+        weights_key: which of several sets of weights in that file.
+        classes: names in the file's order; None for what the file itself says.
+        source: where `classes` come from, for errors.
+
+    Returns:
+        The network, the classes in the order of its outputs (None where nobody names them), and where both come from.
 
     Raises:
-        InputError: no such file or package, or timm has no network of that name; names near it are given.
+        InputError: no such file or backbone, they do not fit, or classes that are no list of names.
     """
-    if weights is not None:
-        weight_files.find(weights)
-    elif name in EMBEDDED_BACKBONES:
-        create(name)
+    model, file = create(name, pretrained=False), weight_files.find(weights)
+    given = weight_files.read(file, weights_key, model)
+    heads = [given[key] for key in weight_files.names_of(model, classifier(model)) if key in given]
+    if heads and heads[0].dim():
+        cast(Any, model).reset_classifier(len(heads[0]))
+    weight_files.fit(model, given, file.name)
+    source = f"weights {file.name}" + (f", {source}" if classes is not None else "")
+    return model, weight_files.told(file) if classes is None else weight_files.class_list(classes, source), source
+
+
+def check(name: str, weights: str | None = None, weights_key: str | None = None) -> None:
+    """Refuse a backbone or a weights file that cannot be used, before anything is drawn.
+
+    Raises:
+        InputError: no such file or package, one that does not fit, or timm has no network of that name; names near it
+            are given.
+    """
     plain = name.removeprefix("timm:")
     if name not in (*EMBEDDED_BACKBONES, *WSL) and not timm.is_model(plain):
         close = timm.list_models(f"*{plain.split('.')[0][:8]}*")[:3]
         close = close or difflib.get_close_matches(plain, timm.list_models())
         hint = f"; near it: {', '.join(close)}" if close else ""
         raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
+    if weights is not None or name in EMBEDDED_BACKBONES:
+        create(name, weights=weights, weights_key=weights_key)
 
 
 def check_published(name: str, weights: str | None = None) -> None:

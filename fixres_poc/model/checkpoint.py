@@ -40,7 +40,7 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
         with safe_open(path, framework="pt") as file:
             stored = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})") from None
     for key, value in record.items():
         wanted = json.loads(json.dumps(value))

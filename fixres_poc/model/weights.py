@@ -1,27 +1,33 @@
-"""Weights files: safetensors, or a pickle that holds tensors only, loaded strictly. Nothing in a file is ever executed.
+"""Weights of a network from a file, loaded strictly. `weight_files` opens the file.
 
-Known layouts: a plain state dict; one under the key "model" or "state_dict"; names that begin with "module.", as in the
-FixRes authors' checkpoints.
+A file may hold several sets of weights: averaged ones beside the plain ones, a teacher beside a student. Names may
+begin with those of wrappers: "module.", "_orig_mod.", "model.". A set is found by the names of the network's tensors.
 """
 
 import json
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import resolve
 from fixres_poc.data.download import digest
+from fixres_poc.model.weight_files import contents
 
-NAMED = 3  # misfits that an error names
-TOLD = ("classes", "class_to_idx")
+log = logging.getLogger(__name__)
+State = dict[str, torch.Tensor]
 USED: dict[Path, str] = {}
 """SHA-256 of the files that this process trains from, by file: a run records what it has loaded."""
+NAMED = 3  # names of each kind in an error
+CLASS_ENTRIES = ("classes", "class_to_idx")
+AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|teacher|momentum|target|shadow)(?![a-z])", re.IGNORECASE)
+DEEPEST = 20  # dots in the name of a dictionary with weights
 
 
 def find(path: str) -> Path:
@@ -50,49 +56,20 @@ def fingerprint(path: str | None) -> str | None:
     return USED[file]
 
 
-def _refuse_change(file: Path) -> None:
-    if USED.get(file) not in (None, digest(file)):
-        raise InputError(f"weights {file}: changed since this run began; run it again, in a new kernel")
+def load(model: nn.Module, path: Path, head: nn.Module, key: str | None = None) -> None:
+    """Load a file into a network, strictly but for its classifier `head`.
 
-
-def load(model: nn.Module, path: Path, head: nn.Module) -> None:
-    """Load a file into a network, strictly but for its classifier `head` of another number of classes: that stays new.
+    The classifier stays new where the file has none, or one of another number of classes.
 
     Raises:
-        InputError: not a file of tensors only, or names or shapes that do not fit; the first few are named.
+        InputError: as `read` and `fit`.
     """
-    own, given = model.state_dict(), read(path)
+    own, given = model.state_dict(), read(path, key, model)
     for name in names_of(model, head):
-        if name in given and given[name].shape[1:] == own[name].shape[1:] and len(given[name]) != len(own[name]):
+        found = given.get(name, torch.empty(0, *own[name].shape[1:]))
+        if found.shape[1:] == own[name].shape[1:] and found.shape != own[name].shape:
             given[name] = own[name]
     fit(model, given, path.name)
-    _refuse_change(path)
-
-
-def load_trained(
-    model: nn.Module, path: Path, head: nn.Module, classes: Sequence[str], order: Sequence[str] | None = None
-) -> None:
-    """Load a network that was trained elsewhere, with its classifier `head`, whose rows are put into our order.
-
-    Args:
-        classes: of the dataset, in its order.
-        order: the classes in the file's order; None for what the file itself says under `classes` or `class_to_idx`,
-            and where it says nothing for sorted names.
-
-    Raises:
-        InputError: as `load`; another number of classes, or other ones.
-    """
-    given, names = read(path), order or told(path) or classes
-    for key in [key for key in names_of(model, head) if key in given]:
-        if len(given[key]) != len(classes):
-            what = f"its classifier has {len(given[key])} classes, the dataset has {len(classes)}"
-            raise InputError(f"weights {path.name}: {what}")
-        if other := sorted(set(classes) ^ set(names)):
-            where = "the dataset" if other[0] in classes else "the weights file's order"
-            raise InputError(f"weights {path.name}: class {other[0]!r} is in {where} alone; both must name the same")
-        given[key] = given[key][[list(names).index(name) for name in classes]]
-    fit(model, given, path.name)
-    _refuse_change(path)
 
 
 def names_of(model: nn.Module, part: nn.Module) -> list[str]:
@@ -101,55 +78,155 @@ def names_of(model: nn.Module, part: nn.Module) -> list[str]:
     return [f"{prefix}.{name}" for name in part.state_dict()]
 
 
-def fit(model: nn.Module, given: dict[str, torch.Tensor], name: str) -> None:
-    """Load tensors into a network, strictly.
+def fit(model: nn.Module, given: State, name: str) -> None:
+    """Load tensors into a network, strictly but for counters of batch norms, which files from before 2018 lack.
 
     Args:
         name: where they come from, for errors.
 
     Raises:
-        InputError: names or shapes that do not fit; the first few are named.
-    """
-    own = model.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}  # files from before 2018 have none
-    wrong = [f"{key} is missing" for key in own if key not in given.keys() | counters]
-    wrong += [f"{key} is unexpected" for key in given if key not in own]
-    both = [(key, list(given[key].shape), list(own[key].shape)) for key in own if key in given]
-    wrong += [f"{key} is {found} instead of {expected}" for key, found, expected in both if found != expected]
-    if wrong:
-        more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise InputError(f"weights {name}: not of this backbone: {', '.join(wrong[:NAMED])}{more}")
-    model.load_state_dict(given)
-
-
-def read(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name, on the CPU, without "module." before the names.
-
-    Raises:
-        InputError: damaged, or it holds anything but tensors.
+        InputError: names or shapes that do not fit; the first few of the network and of the file are named.
     """
     try:
-        plain = path.suffix == ".safetensors"
-        content: Any = load_file(path) if plain else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise errors of many kinds
-        reason = f"damaged, or more than tensors in it ({type(error).__name__})"
-        raise InputError(f"weights {path.name}: {reason}; allowed: safetensors, a pickled state dict") from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(each, torch.Tensor) for each in content.values()):
-        raise InputError(f"weights {path.name}: no state dict in it, neither plain nor under 'model' or 'state_dict'")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+        missing, unexpected = model.load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        wrong = str(error).split("\n\t")[1:]
+    else:
+        wrong = [f"the network's {_first(missing)} missing"] if missing else []
+        wrong += [f"the file's {_first(unexpected)} unexpected"] if unexpected else []
+    if wrong:
+        raise InputError(f"weights {name}: not of this backbone: {_first(wrong)}")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> State:
+    """One set of weights of a file by name, on the CPU, without the names of wrappers.
+
+    Of averaged and plain weights the plain ones are taken, unless `key` says otherwise, and a warning names the others.
+
+    Args:
+        key: dotted name of the set in the file, or what it begins with.
+        model: whose names to look for; None for all names of the file.
+
+    Raises:
+        InputError: as `contents`; the file was changed since `fingerprint` read it; no tensors, no set of that name, or
+            several from which to choose.
+    """
+    flat, name = _flat(contents(path)), f"weights {path.name}"
+    if path in USED and USED[path] != digest(path):
+        raise InputError(f"{name}: changed since this run began; run it again, in a new kernel")
+    if not flat:
+        raise InputError(f"{name}: no state dict in it")
+    found = _sets(flat, model.state_dict() if model else ())
+    under = [each for each in found if key is None or f"{each}.".startswith(f"{key}.")]
+    if not under:
+        raise InputError(f"{name}: weights_key = {key!r}: no such weights; allowed: {', '.join(found)}")
+    plain = [each for each in under if not AVERAGED.search(each)] or under
+    if len(plain) > 1:
+        raise InputError(f"{name}: several sets of weights; choose one by weights_key: {', '.join(plain)}")
+    if len(under) > 1:
+        log.warning("%s: %s taken; others, by weights_key: %s", name, plain[0], ", ".join({*under} - {*plain}))
+    given = found[plain[0]]
+    if large := [
+        each for each, tensor in given.items() if tensor.numel() * tensor.element_size() > path.stat().st_size
+    ]:
+        raise InputError(f"{name}: {large[0]} {list(given[large[0]].shape)} is larger than the file")
+    return given
+
+
+def _flat(content: dict[Any, Any], place: str = "") -> State:
+    """All tensors in nested dictionaries by dotted name, but for those of optimizers; the dictionaries are emptied.
+
+    So each one is read once, however often others refer to it.
+    """
+    found = State()
+    for key in [*content]:
+        value = content.pop(key, None)
+        if not isinstance(key, str) or key.startswith("optim") or place.count(".") > DEEPEST:
+            continue
+        if isinstance(value, torch.Tensor):
+            found[place + key] = value
+        elif isinstance(value, dict):
+            found |= _flat(value, f"{place}{key}.")
+    return found
+
+
+def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
+    """Sets of tensors by what their names begin with: those with half of a network's names, or the best one."""
+    known = {name for name in own if not name.endswith("num_batches_tracked")}
+    starts = {name.removesuffix(each) for each in known for name in flat if f".{name}".endswith(f".{each}")}
+    hits = {start: sum(start + each in flat for each in known) for start in sorted(starts)} or {"": 0}
+    good = [start for start, count in hits.items() if 2 * count > len(known)] or [max(hits, key=hits.__getitem__)]
+    found = {start: State() for start in good}
+    for name, tensor in flat.items():
+        if within := [start for start in found if name.startswith(start)]:
+            found[max(within, key=len)][name.removeprefix(max(within, key=len))] = tensor
+    return {start.removesuffix("."): each for start, each in found.items()}
 
 
 def told(file: Path) -> list[str] | None:
-    """What a file says of its classes: `classes`, a list, or `class_to_idx`, as torchvision's ImageFolder has it."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            content: Any = {key: json.loads(value) for key, value in (opened.metadata() or {}).items() if key in TOLD}
-    else:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    found = content.get(TOLD[0]) if isinstance(content, dict) else None
-    if found is None and isinstance(content, dict) and isinstance(places := content.get(TOLD[1]), dict):
-        found = sorted(places, key=places.__getitem__)
-    return [str(name) for name in found] if isinstance(found, list | tuple) else None
+    """What a file says of its classes: `classes`, a list, or `class_to_idx`, as torchvision's ImageFolder has it.
+
+    Raises:
+        InputError: as `contents` and `class_list`.
+    """
+    content = contents(file)
+    entry = next((name for name in CLASS_ENTRIES if content.get(name) is not None), None)
+    return None if entry is None else class_list(content[entry], f"weights {file.name}, its entry {entry!r}")
+
+
+def class_list(value: Any, source: str) -> list[str]:
+    """Names of classes in order.
+
+    Args:
+        value: a list, an array, a dictionary between names and indices, either way round, or text: JSON, or names
+            between commas.
+        source: where it comes from, for errors.
+
+    Raises:
+        InputError: the order is not clear, a name is no text or number, or stands twice.
+    """
+    names: list[str] = []
+    value = value.tolist() if hasattr(value, "tolist") else value
+    with suppress(
+        TypeError, ValueError, RecursionError
+    ):  # of indices that are none, and numbers too long to be written
+        if isinstance(value, str):
+            value = json.loads(value) if value[:1] in "[{" else re.split(r"\s*[,\n]\s*", value.strip())
+        if isinstance(value, Mapping):
+            if all(isinstance(each, str) for each in value.values()):
+                value = {name: int(index) for index, name in value.items()}
+            ordered = sorted(value, key=value.__getitem__)
+            value = ordered if [value[name] for name in ordered] == [*range(len(ordered))] else None
+        if isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value):
+            names = [*map(str, value)]
+    if not names or len(set(names)) < len(names):
+        what = "no list of different names in order; give the classes (in a sweep file's trained, or by --classes)"
+        raise InputError(f"{source}: {what}")
+    return names
+
+
+def outputs_of(
+    classes: Sequence[str], names: Sequence[str] | None, outputs: int, source: str, images: str
+) -> list[int]:
+    """The network's output for each class of a dataset.
+
+    Args:
+        names: of the network's outputs, in order; None where they are `classes`.
+        outputs: how many it has.
+        source: where the network and `names` come from, for errors.
+        images: where `classes` come from, for errors.
+
+    Raises:
+        InputError: another number of classes, or other ones.
+    """
+    if outputs != len(classes):
+        raise InputError(f"{source}: its classifier has {outputs} classes, {images} has {len(classes)}")
+    places = {name: place for place, name in enumerate(names or classes)}
+    if other := sorted(places.keys() - set(classes)) or sorted(set(classes) - places.keys()):
+        where = images if other[0] in classes else "its list of classes"
+        raise InputError(f"{source}: class {other[0]!r} is in {where} alone; {images} has {_first(classes)}")
+    return [places[name] for name in classes]

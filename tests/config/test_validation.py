@@ -37,6 +37,15 @@ def test_sweep_is_named_after_its_file_and_what_is_given_beside_it(
     assert {key: value for key, value in overrides.items() if value}.items() <= sweep.model_dump().items()
 
 
+def test_a_table_holds_lists_and_its_key_reaches_every_run_that_reads_the_file(tmp_path: Path) -> None:
+    trained = "{path: n.pt, train_size: 64, classes: [c, a, b], weights_key: ema}"
+    sweep = load_sweep(sweep_file(tmp_path, f"dataset: synthetic\ntest_sizes: [64]\ntrained: {trained}\n"))
+    assert sweep.class_order == ("c", "a", "b")
+    assert [run.parameters["weights_key"] for run in sweep.runs() if "weights" in run.parameters] == ["ema", "ema"]
+    with pytest.raises(InputError, match="weights_key"):
+        load_sweep(sweep_file(tmp_path, f"{PAIR}weights_key: ema\n"))
+
+
 @pytest.mark.parametrize("key", ["dataset", "weights"])
 def test_another_folder_or_file_of_the_same_name_is_refused(tmp_path: Path, own_home: Path, key: str) -> None:
     file = sweep_file(tmp_path)

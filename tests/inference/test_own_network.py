@@ -85,6 +85,8 @@ def test_what_comes_back_is_a_plain_timm_network(colour_folder: Path, architectu
         assert framed.shape == (1, 3, 64, 64)
         assert torch.equal(plain(framed), adapted.model(framed))
     assert own_network.read(tmp_path / "adapted.safetensors", architecture)[1] == list(ORDER)
+    with pytest.raises(InputError, match=r"adapted\.pt.*\.safetensors"):
+        adapted.save(tmp_path / "adapted.pt")
 
 
 def test_classes_in_another_order_are_near_chance(colour_folder: Path) -> None:
@@ -95,11 +97,13 @@ def test_classes_in_another_order_are_near_chance(colour_folder: Path) -> None:
 
 def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
     two: Any = timm.create_model("test_resnet", num_classes=2)
-    with pytest.raises(InputError, match=r"the network has 2 outputs, .* has 3 classes"):
+    with pytest.raises(InputError, match=r"the network.* 2 classes, .*colours has 3"):
         adapt(two, colour_folder, 48, 64)
     three: Any = timm.create_model("test_resnet", num_classes=3)
-    with pytest.raises(InputError, match="class 'red' is only in the folder"):
+    with pytest.raises(InputError, match="class 'violet' is in its list"):
         adapt(three, colour_folder, 48, 64, classes=["blue", "green", "violet"])
+    with pytest.raises(InputError, match="different names"):
+        adapt(three, colour_folder, 48, 64, classes=["blue", "green", "red", "red"])
     with pytest.raises(InputError, match="one value each"):
         adapt(three, colour_folder, 48, 64, adapt_epochs=[1, 2])
     with pytest.raises(InputError, match="unknown key 'speed'"):
@@ -125,6 +129,42 @@ def test_the_command_says_what_it_gains_and_leaves_the_network(colour_folder: Pa
     assert (wrong.exit_code, "not of this backbone" in wrong.output) == (2, True)
     half = CliRunner().invoke(cli.app, arguments[:-4])
     assert (half.exit_code, "give both, or neither" in half.output) == (2, True)
+
+
+WRONG = {  # an option, and what the error names
+    "suffix": (["--output", "{}/out.pt"], r"out\.pt.*\.safetensors"),
+    "no folder": (["--output", "{}/none/out.safetensors"], r"none/out\.safetensors.*not there"),
+    "classes": (["--classes", "{}/names.txt"], r"own\.pt, classes = .*names\.txt.*'violet'"),
+    "no classes": (["--classes", "{}/none.txt"], r"classes = .*none\.txt"),
+    "no key": (["--weights-key", "model_emma"], r"own\.pt.*'model_emma'.*model_ema"),
+}
+
+
+@pytest.mark.parametrize(("option", "named"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_options_are_told_apart(colour_folder: Path, tmp_path: Path, option: list[str], named: str) -> None:
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    torch.save({"model": state, "model_ema": dict(state)}, tmp_path / "own.pt")
+    (tmp_path / "names.txt").write_text("violet\nred\ngreen")
+    arguments = [
+        "adapt",
+        f"{tmp_path}/own.pt",
+        "test_resnet",
+        str(colour_folder),
+        "--train-size",
+        "48",
+        "--test-size",
+        "64",
+    ]
+    done = CliRunner().invoke(cli.app, [*arguments, *(each.format(tmp_path) for each in option)])
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    assert re.search(named, done.output)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_class_file_of_any_editor_is_read(tmp_path: Path, codec: str) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "own.pt")
+    (tmp_path / "names.txt").write_bytes("Ñandú \r\n\r\nkiwi\r\n".encode(codec))
+    assert own_network.read(tmp_path / "own.pt", "test_resnet", tmp_path / "names.txt")[1] == ["Ñandú", "kiwi"]
 
 
 def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:
@@ -157,7 +197,7 @@ def test_a_file_of_other_classes_is_refused(colour_folder: Path, tmp_path: Path)
         read_as_stage_1(colour_folder, weights)
     three: Any = timm.create_model("test_resnet", num_classes=3)
     torch.save(three.state_dict(), weights)
-    with pytest.raises(InputError, match="class 'green' is in the dataset alone"):
+    with pytest.raises(InputError, match=r"own.pt, class_order: class 'violet' is in its list"):
         read_as_stage_1(colour_folder, weights, class_order=("blue", "red", "violet"))
 
 
