@@ -62,7 +62,9 @@ def evaluate(
     from fixres_poc.inference import finished_run
 
     network = finished_run.load(run)
-    data, unknown = class_folders(str(Path(dataset).resolve()), network.classes) if dataset else (network.data(), [])
+    data, unknown = class_folders(str(Path(dataset).absolute()), network.classes) if dataset else (network.data(), [])
+    for note in data.notes:
+        print(printable(note), file=sys.stderr)
     if unknown:
         print(printable(f"left out, as the run has no such class: {', '.join(unknown)}"), file=sys.stderr)
     names = adaptation or list(network.tails)

@@ -25,13 +25,17 @@ def home() -> Path:
 def resolve(path: str | Path) -> Path:
     """Absolute form of a path; relative ones are relative to the repository, `~` is the user's home.
 
+    Links stay as they are given, so that no message names what they lead to.
+
     Raises:
         InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown user's home.
     """
     try:
-        resolved = (REPOSITORY / Path(path).expanduser()).resolve()
-        resolved.exists()  # fails where a name is too long, as is_file() would later
-        return resolved
+        absolute = REPOSITORY / Path(path).expanduser()
+        target = absolute.resolve()
+        target.exists()  # fails where a name is too long, as is_file() would later
+        plain = Path(os.path.abspath(absolute))
+        return plain if plain.resolve() == target else target  # `..` behind a link leads elsewhere
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"path {str(path)!r}: cannot be resolved ({error})") from None
 
