@@ -25,7 +25,7 @@ MEMORY = {"WEBP": 2}  # bytes that decoding takes per pixel, relative to other f
 MOST_BYTES, BYTES_PER_PIXEL = 2**26, 16  # file size: pixels, and room for a film, layers or pages beside them
 MOST_READS, BYTES_PER_READ = 10_000, 256  # the header of a photograph takes a few hundred, its pixels one for 64 KiB
 MOST_HEADER_BYTES, MOST_TIFF_BYTES = 2**28, 2**22  # a WebP is read whole; a TIFF's header is slow to understand
-MOST_SLOW_PIXELS, MOST_SCANS = 2_000_000, 100
+MOST_SLOW_PIXELS, MOST_SLOW_BYTES, MOST_SCANS = 2_000_000, 2**25, 100
 Size = tuple[int, int] | str  # width and height in px, or why the image cannot be read
 _change, _pixels_at_work = threading.Condition(), [0]
 
@@ -91,13 +91,13 @@ def opens(path: Path) -> bool:
 
 
 def _refuse_slow(image: Image.Image, file: _File) -> None:
-    pixels, codec = image.width * image.height, image.tile[0][0] if image.tile else ""
+    pixels, codec = image.width * image.height, next(iter(getattr(image, "tile", [])), [""])[0]
     if file.size > MOST_BYTES + BYTES_PER_PIXEL * pixels:
         raise UnfitError(f"{file.size} bytes, more than an image of {image.width} x {image.height} px has")
-    if codec.startswith("ppm"):  # text or an unusual depth: decoded in Python, pixel by pixel
+    if codec.startswith(("ppm", "bmp_rle")):  # text, an unusual depth, runs: decoded in Python, byte by byte
         file.reads = math.inf
-        if pixels > MOST_SLOW_PIXELS:
-            raise UnfitError(f"a PPM of more than {MOST_SLOW_PIXELS} px, and slow to decode; convert it to PNG")
+        if pixels > MOST_SLOW_PIXELS or file.size > MOST_SLOW_BYTES:
+            raise UnfitError(f"more than {MOST_SLOW_PIXELS} px of a kind that is slow to decode; convert it to PNG")
     mark = b"#" if codec == "ppm_plain" else b"\xff\xda" if "progressive" in image.info else b""
     if mark and file.seek(0) == 0 and file.read().count(mark) > MOST_SCANS:
         raise UnfitError(f"more than {MOST_SCANS} scans or comments")
@@ -154,7 +154,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     ranged = image.mode != "F" and (image.mode != "I" or image.format in ("PNG", "PPM"))
     if not ranged or set(tags.get(ExifTags.Base.SampleFormat, (1,))) != {1}:
         raise UnfitError("signed, float or 32-bit values without a range; convert it to 8 or 16 bits")
-    deep = image.mode.startswith("I") or ";16" in str(image.tile) or "ppm" in str(image.tile)
+    deep = image.mode.startswith("I") or any(kind in str(getattr(image, "tile", "")) for kind in (";16", "ppm"))
     image.load()
     upright = ImageOps.exif_transpose(image) if orientation(image) > 1 else image
     if upright.mode.startswith("I"):
@@ -170,7 +170,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> bool:
-    return all(low == high for low, high in image.getextrema())
+    lows, highs = np.asarray(image.getextrema()).reshape(-1, 2).T
+    return bool((lows == highs).all())
 
 
 def _grey(image: Image.Image, white: int, inverted: bool) -> Image.Image:

@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pooch
 import requests
@@ -68,14 +69,14 @@ def _check(file: Path, checksum: str, source: str) -> None:
         raise ValueError(f"{source}: wrong checksum, so cut or damaged; delete {file} and run again")
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, compressed or not, into a folder; nothing is written elsewhere.
+def unpack(archive: Path, folder: Path, mode: Literal["r", "r:"] = "r") -> None:
+    """Unpack a tar archive into a folder, with mode "r:" one that is not compressed; nothing is written elsewhere.
 
     Raises:
         InputError: it is cut or damaged, would write elsewhere, or the disk is full.
     """
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, mode) as tar:
             tar.extractall(folder, members=bar(tar, f"unpacking {archive.name}"), filter="data")
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         advice = "" if isinstance(error, OSError) and error.errno else "; delete it and run again to download it"

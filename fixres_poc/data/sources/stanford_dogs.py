@@ -75,7 +75,7 @@ def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         for archive in archives:
-            unpack(archive, fresh)
+            unpack(archive, fresh, "r:")
         os.replace(fresh, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
