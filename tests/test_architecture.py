@@ -17,8 +17,8 @@ from fixres_poc.config.files import REPOSITORY
 PACKAGE = REPOSITORY / "fixres_poc"
 HOUSE = {  # bottom first; a module imports only what stands before it
     "config": "errors files settings sweep_settings progress validation provenance run_state",
-    "data": "sources.splitting sources.image_folder download sources.stanford_dogs sources.named "
-    "synthetic.painting synthetic.dogs synthetic.generator decoding dataset transforms loading "
+    "data": "decoding sources.splitting sources.image_folder download sources.stanford_dogs sources.named "
+    "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading "
     "leakage.duplicates leakage.audit",
     "geometry": "formulas crops",
     "model": "weight_files weights trunk backbones checkpoint micro_batches device tracing memory_plan",

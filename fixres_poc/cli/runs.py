@@ -75,6 +75,8 @@ def evaluate(
 
     network = finished_run.load(run)
     data, unknown = class_folders(str(here(dataset)), network.classes) if dataset else (network.data(), [])
+    for note in data.notes:
+        print(printable(note), file=sys.stderr)
     if unknown:
         print(printable(f"left out, as the run has no such class: {', '.join(unknown)}"), file=sys.stderr)
     names = adaptation or list(network.tails)

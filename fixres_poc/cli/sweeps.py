@@ -21,7 +21,7 @@ from fixres_poc.cli.application import (
     records,
     say,
 )
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import report_folder
 from fixres_poc.config.settings import DatasetSettings
 
@@ -124,7 +124,10 @@ def audit(
     else:
         values = {"dataset": dataset_here(images), "imagenet_list": imagenet_list and str(here(imagenet_list))}
     settings = validate(DatasetSettings, values, "audit")
-    found = check_leakage(load_dataset(settings), settings.imagenet_list)
+    data = load_dataset(settings)
+    for note in data.notes:
+        print(printable(note), file=sys.stderr)
+    found = check_leakage(data, settings.imagenet_list)
     twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
     summary = [f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)]
     say(json, found.record(), *summary, *twins, found.verdict().replace("**", ""))

@@ -30,13 +30,17 @@ def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
     Args:
         base: folder of relative paths: the repository, as for all settings; of the command line, the working folder.
 
+    Links stay as they are given, so that no message names what they lead to.
+
     Raises:
         InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown user's home.
     """
     try:
-        resolved = (base / Path(path).expanduser()).resolve()
-        resolved.exists()  # fails where a name is too long, as is_file() would later
-        return resolved
+        absolute = base / Path(path).expanduser()
+        target = absolute.resolve()
+        target.exists()  # fails where a name is too long, as is_file() would later
+        plain = Path(os.path.abspath(absolute))
+        return plain if plain.resolve() == target else target  # `..` behind a link leads elsewhere
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"path {str(path)!r}: cannot be resolved ({error})") from None
 

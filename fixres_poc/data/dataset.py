@@ -35,6 +35,7 @@ class ImageDataset:
     classes: tuple[str, ...]  # names, sorted; a label is an index into it
     table: pd.DataFrame  # columns image (see `paths`), label (int), split (of `SPLITS`, or the extra part's name)
     extra_root: Path | None = None  # folder of the extra test part's class folders
+    notes: tuple[str, ...] = ()  # lines for the user: how folders were read, and what was skipped in them
 
     @property
     def paths(self) -> list[Path]:
@@ -103,17 +104,17 @@ def load_dataset(settings: DataSettings) -> ImageDataset:
 
 
 def _listed(settings: DataSettings) -> ImageDataset:
-    seed, most = settings.split_seed, settings.image_limit
+    seed, most, notes = settings.split_seed, settings.image_limit, list[str]()
     if settings.dataset == "synthetic":
         root = generator.folder(seed)
         rows = [(name, name.split("/")[1], name.split("/")[0]) for name in generator.prepare(seed, most)]
     else:
-        root, rows = stanford_dogs.find(_folder(settings.dataset), seed)
+        root, rows, notes = stanford_dogs.find(_folder(settings.dataset), seed)
         rows = splitting.limit(rows, most, seed)
     classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
     table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
-    data = ImageDataset(root, classes, table)
+    data = ImageDataset(root, classes, table, notes=tuple(notes))
     return data if settings.extra_test is None else _with_extra(data, settings.extra_test)
 
 
@@ -130,7 +131,8 @@ def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
     if unknown:
         log.warning(printable(f"{extra.folder}: left out, as there are no such classes: {', '.join(unknown)}"))
     table = more.table.assign(image=f"{extra.name}/" + more.table["image"], split=extra.name)
-    return replace(data, table=pd.concat([data.table, table], ignore_index=True), extra_root=more.root)
+    whole = pd.concat([data.table, table], ignore_index=True)
+    return replace(data, table=whole, extra_root=more.root, notes=data.notes + more.notes)
 
 
 def class_folders(folder: str, classes: Sequence[str], key: str = "dataset") -> tuple[ImageDataset, list[str]]:
@@ -148,13 +150,16 @@ def class_folders(folder: str, classes: Sequence[str], key: str = "dataset") -> 
     if not resolve(folder).is_dir():
         raise InputError(f"{key} = {folder!r}: no such folder")
     root = image_folder.root(resolve(folder))
-    found = image_folder.images(root, root)
+    names, skipped = image_folder.walk(root)
+    found = image_folder.images(root, names)
+    skipped["outside class folders"] = len(names) - sum(map(len, found.values()))
     rows = [(name, classes.index(label)) for label, names in found.items() if label in classes for name in names]
     if not rows:
         some = ", ".join(list(found)[:3])
         raise InputError(f"{key} = {folder!r}: its folders ({some}) are none of the classes, such as {classes[0]}")
     table = pd.DataFrame(rows, columns=["image", "label"]).sort_values("image").assign(split="test")
-    return ImageDataset(root, tuple(classes), table), [label for label in found if label not in classes]
+    notes = tuple(image_folder.told(root, skipped))
+    return ImageDataset(root, tuple(classes), table, notes=notes), [label for label in found if label not in classes]
 
 
 def image_sizes(data: ImageDataset, decode: bool = True) -> pd.DataFrame:
@@ -203,29 +208,28 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
 
     Args:
         folder: gets images.csv (image, label, split, width, height), images.json (classes, fingerprint, `parts`: those
-            of the test parts, `unreadable`: name to reason); what lies there is kept when no image changed.
+            of the test parts, `unreadable`: name to reason, `notes`); what lies there is kept when no image changed.
         skip_unreadable: leave out what cannot be decoded. The split is made before, so that it moves no other image.
 
     Raises:
         InputError: as `load_dataset` and `image_sizes`, or a class with no readable image in a split.
     """
     listed = _listed(settings)
-    if settings.dataset != "synthetic" and (others := image_folder.passed_over(listed.root)):
-        named = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
-        log.warning(printable(f"{listed.root}: {others.total()} passed over for not being images: {named}"))
+    for note in listed.notes:
+        log.warning(printable(note))
     whole, record = listed.fingerprint(), folder / "images.json"
-    before = read_record(record, listed=str, fingerprint=str, classes=list, unreadable=dict, parts=dict)
-    if before.get("listed") == whole and (skip_unreadable or not before["unreadable"]):
-        broken, fingerprint = before["unreadable"], before["fingerprint"]
-    else:
+    notes = list(listed.notes)
+    content = read_record(record, listed=str, fingerprint=str, classes=list, unreadable=dict, parts=dict)
+    if content.get("listed") != whole or (content["unreadable"] and not skip_unreadable):
         data, broken = _measured(listed, skip_unreadable)
-        fingerprint = data.fingerprint() if broken else whole
-        content = {"fingerprint": fingerprint, "listed": whole, "classes": data.classes, "unreadable": broken}
-        content["parts"] = {part: data.only(part).fingerprint() for part in data.test_parts}
+        parts = {part: data.only(part).fingerprint() for part in data.test_parts}
+        content = data.counts() | {"listed": whole, "classes": data.classes, "unreadable": broken, "parts": parts}
+        content["fingerprint"] = data.fingerprint() if broken else whole
         text = io.StringIO()
         data.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text.getvalue())
-        write_atomically(record, json.dumps(data.counts() | content, indent=1))
-    if broken:
+    if content.get("notes") != notes:
+        write_atomically(record, json.dumps(content | {"notes": notes}, indent=1))
+    if broken := content["unreadable"]:
         log.warning(printable(f"{listed.root}: {len(broken)} unreadable images are left out; {record} lists them"))
-    return str(fingerprint)
+    return str(content["fingerprint"])

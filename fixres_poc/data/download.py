@@ -1,10 +1,14 @@
 """Downloads that go on where they stopped and are used only with the right checksum. No torch in here."""
 
 import hashlib
+import lzma
 import math
 import os
+import tarfile
+import zlib
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pooch
 import requests
@@ -62,7 +66,21 @@ def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
 def _check(file: Path, checksum: str, source: str) -> None:
     algorithm, _, digits = checksum.rpartition(":")
     if not digest(file, algorithm or "sha256").startswith(digits):
-        raise ValueError(f"{source}: wrong checksum")
+        raise ValueError(f"{source}: wrong checksum, so cut or damaged; delete {file} and run again")
+
+
+def unpack(archive: Path, folder: Path, mode: Literal["r", "r:"] = "r") -> None:
+    """Unpack a tar archive into a folder, with mode "r:" one that is not compressed; nothing is written elsewhere.
+
+    Raises:
+        InputError: it is cut or damaged, would write elsewhere, or the disk is full.
+    """
+    try:
+        with tarfile.open(archive, mode) as tar:
+            tar.extractall(folder, members=bar(tar, f"unpacking {archive.name}"), filter="data")
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        advice = "" if isinstance(error, OSError) and error.errno else "; delete it and run again to download it"
+        raise InputError(f"{archive}: cannot be unpacked ({error}){advice}") from None
 
 
 def _resume(url: str, output_file: str, store: pooch.Pooch, checksum: str) -> None:

@@ -40,9 +40,7 @@ def read_image(path: Path) -> torch.Tensor:
                     return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
             return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
     except Exception as error:  # damaged files raise errors of many kinds
-        decoding.raise_passing(error, path)
-        reason = str(error) if isinstance(error, decoding.UnfitError) else type(error).__name__
-        raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from None
+        raise InputError(f"{path}: {decoding.reason(error, path)}; repair or remove it") from None
 
 
 def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:

@@ -29,7 +29,7 @@ def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: st
     assert np.abs(image.float().mean((1, 2)).numpy() - colour).max() < 6
 
 
-@pytest.mark.parametrize(("suffix", "dtype"), [("png", "uint16"), ("tif", "uint16"), ("tif", "int32")])
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", "uint16"), ("tif", "uint16"), ("ppm", "uint16")])
 def test_grey_images_of_16_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str, dtype: str) -> None:
     Image.fromarray(np.array([[0, 128, 257, 25700, 32896, 65535]], dtype)).save(tmp_path / f"x.{suffix}")
     assert read_image(tmp_path / f"x.{suffix}").tolist() == [[[0, 0, 1, 100, 128, 255]]] * 3
@@ -57,7 +57,7 @@ def test_large_grey_images_are_scaled_in_strips_as_in_one(tmp_path: Path) -> Non
 @pytest.mark.parametrize("form", ["EPS", "PCX", "PDF"])
 def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path, form: str) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "x.png", form)
-    with pytest.raises(InputError, match=r"not a readable image \(UnidentifiedImageError\)"):
+    with pytest.raises(InputError, match=r"not a readable image \(cannot identify"):
         read_image(tmp_path / "x.png")
     assert "cannot identify" in str(*decoding.measure([tmp_path / "x.png"]))
 

@@ -1,5 +1,6 @@
 """Folders of images: their layouts, their split, what is passed over in them, and what is refused."""
 
+import json
 from itertools import count
 from pathlib import Path
 
@@ -40,6 +41,77 @@ def test_a_split_folder_keeps_its_test_part(tmp_path: Path, parts: list[str]) ->
     data, val = load(tmp_path / "data"), len(parts) == 3
     assert data.counts() == {"train": 10 if val else 8, "val": 10 if val else 2, "test": 10}
     assert all(name.lower().startswith("test") for name in data.split("test")["image"])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *[(name, "train") for name in ("TRAIN", "training", "train_set", "Training Set", "images-train", "traindata")],
+        *[(name, "val") for name in ("valid", "validation_set", "dev", "Eval", "val_images")],
+        *[(name, "test") for name in ("testing", "testset", "test-set", "holdout", "hold_out", "split=test")],
+        *[(name, None) for name in ("trains", "train station", "test tube", "invalid", "contest", "trained", "extra")],
+    ],
+)
+def test_usual_names_of_parts_are_known(name: str, meant: str | None) -> None:
+    assert image_folder.part(name) == meant
+
+
+@pytest.mark.parametrize("parts", [["train", "dev"], ["training_set/training_set", "test_set/test_set"]])
+def test_other_names_of_parts_are_no_classes(tmp_path: Path, parts: list[str]) -> None:
+    save_split(tmp_path, parts, images=5)
+    data = load(tmp_path)
+    assert data.classes == ("a", "b")
+    assert data.counts() == {"train": 8, "val": 2, "test": 10}
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (["train", "training", "test"], ["train/", "training/"]),
+        (["train", "val", "valid", "test"], ["val/", "valid/"]),
+        (["foo", "bar"], ["foo/", "bar/"]),
+        (["fold1/fold1", "fold2/fold2"], ["fold1/", "fold2/"]),
+        (["train", "foo"], ["train/", "foo/"]),
+        (["val", "test"], ["train"]),
+        (["foo/train", "foo/test", "bar/train", "bar/test"], ["foo/", "bar/"]),
+    ],
+)
+def test_a_folder_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, parts: list[str], named: list[str]) -> None:
+    save_split(tmp_path, parts, images=3)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    assert all(name in str(caught.value) for name in named)
+
+
+def test_parts_without_class_folders_are_refused(tmp_path: Path) -> None:
+    save_split(tmp_path, ["train"], images=3)
+    save_image(tmp_path / "test" / "0.png", (1, 2, 3), seed=99)
+    with pytest.raises(InputError, match="test/"):
+        load(tmp_path)
+
+
+def test_class_folders_may_hold_folders_and_be_named_as_parts(tmp_path: Path) -> None:
+    for seed, name in enumerate(
+        f"{label}/{index}.png" for label in ("cat", "train", "dog/x", "dog/y") for index in "123"
+    ):
+        save_image(tmp_path / name, (9, 9, 9), seed)
+    assert load(tmp_path).classes == ("cat", "dog", "train")
+
+
+def test_what_is_beside_the_parts_is_told(tmp_path: Path) -> None:
+    save_split(tmp_path, ["train", "test", "extra"], images=4)
+    save_image(tmp_path / "train" / "preview.png", (1, 2, 3), seed=99)
+    data = load(tmp_path)
+    assert not any(name.startswith("extra") for name in data.table["image"])
+    assert all(any(told in note for note in data.notes) for told in ("8 in extra/", "1 outside", "no part for val"))
+
+
+def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
+    save_split(tmp_path, ["train"], images=10)
+    (tmp_path / "val").mkdir()
+    data = load(tmp_path)
+    assert data.counts() == {"train": 10, "val": 4, "test": 6}
+    assert "only train/" in data.notes[0]
 
 
 def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:
@@ -84,7 +156,8 @@ def test_what_is_passed_over_is_told(colour_folder: Path, tmp_path: Path, caplog
         (colour_folder / "red" / name).touch()
     prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
     assert len(pd.read_csv(tmp_path / "run" / "images.csv")) == 37
-    assert "3 passed over for not being images: .txt (2), no suffix (1)" in caplog.text
+    assert all(told in caplog.text for told in ("2 .txt", "1 without suffix", "1 hidden"))
+    assert "2 .txt" in json.loads((tmp_path / "run" / "images.json").read_text())["notes"][0]
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:

@@ -125,10 +125,27 @@ def test_official_splits_and_labels_are_kept(
 
 def test_an_archive_that_would_write_elsewhere_is_refused(server: Path, tmp_path: Path) -> None:
     packed(server, {"images.tar.gz": {"../../../../escaped.jpg": jpeg(0)}})
-    with pytest.raises(InputError, match="cannot be used as OxfordIIITPet"):
+    with pytest.raises(InputError, match=r"images\.tar\.gz: cannot be unpacked"):
         load_dataset(DataSettings(dataset="oxford_pets"))
     assert not list(tmp_path.rglob("escaped.jpg"))
     assert not named.folder("oxford_pets").exists()
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(
+    server: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    archive = server / "fgvc-aircraft-2013b.tar.gz"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(len(whole) * kept)])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"2013b\.tar\.gz: .*delete it"):
+            load_dataset(DataSettings(dataset="fgvc_aircraft"))
+    assert not named.folder("fgvc_aircraft").exists()
+    archives = named.folder("fgvc_aircraft").with_name("fgvc_aircraft_archives")
+    (archives / archive.name).unlink()
+    archive.write_bytes(whole)
+    assert sum(load_dataset(DataSettings(dataset="fgvc_aircraft")).counts().values()) == 36
 
 
 def test_without_network_the_folder_to_fill_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

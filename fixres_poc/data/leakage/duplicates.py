@@ -4,9 +4,6 @@ The near ones are found by a difference hash (dHash): whether the grey image, sh
 each place to the next, 256 bits. It survives another size, compression or brightness, but neither crop nor mirror.
 """
 
-import hashlib
-import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +12,13 @@ from typing import NamedTuple
 
 import imagehash
 import numpy as np
-from PIL import ImageOps
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.progress import bar
+from fixres_poc.config.provenance import cores
+from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.decoding import opened, raise_passing
+from fixres_poc.data.sources import splitting
 
 HASH_SIDE = 16
 BITS = HASH_SIDE**2
@@ -59,22 +57,19 @@ def fingerprints(data: ImageDataset) -> tuple[list[str], np.ndarray]:
     Raises:
         InputError: an image that cannot be decoded, named.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_fingerprint, data.paths)
-        done = list(bar(found, "looking for duplicates", len(data.table)))
-    return [digest for digest, _ in done], np.array([bits for _, bits in done]).reshape(-1, BITS)
+    with ThreadPoolExecutor(cores()) as pool:
+        found = pool.map(_difference_hash, data.paths)
+        hashes = list(bar(found, "looking for duplicates", len(data.table)))
+    return splitting.digests(data.paths), np.array(hashes).reshape(-1, BITS)
 
 
-def _fingerprint(path: Path) -> tuple[str, np.ndarray]:
+def _difference_hash(path: Path) -> np.ndarray:
     try:
-        content = path.read_bytes()
-        with opened(io.BytesIO(content)) as image:
+        with decoding.opened(path) as image:
             image.draft("L", DRAFT)
-            bits = imagehash.dhash(ImageOps.exif_transpose(image), hash_size=HASH_SIDE).hash
+            return np.ravel(imagehash.dhash(decoding.as_rgb(image), hash_size=HASH_SIDE).hash)
     except Exception as error:  # damaged files raise errors of many kinds
-        raise_passing(error, path)
-        raise InputError(f"{path}: not a readable image ({type(error).__name__}); repair or remove it") from None
-    return hashlib.sha256(content).hexdigest(), bits.ravel()
+        raise InputError(f"{path}: {decoding.reason(error, path)}; repair or remove it") from None
 
 
 def near_duplicates(data: ImageDataset, digests: Sequence[str], hashes: np.ndarray) -> tuple[NearDuplicates, set[str]]:

@@ -7,7 +7,6 @@ data/<name>/<split>/<class>/. Where there is no official validation part, one is
 
 import os
 import shutil
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
-from fixres_poc.config.progress import bar
 
 OVERLAP = "It was not cut from ImageNet; overlap is not excluded, and the audit looks for near duplicates and names."
 VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
@@ -112,6 +110,8 @@ def _lay_out(source: Source, files: list[Path], unpacked: Path, fresh: Path) -> 
     """Unpack the files, and sort the images by split and class into `fresh`, which is then complete."""
     import torchvision.datasets
 
+    from fixres_poc.data.download import unpack
+
     for each in (unpacked, fresh):
         shutil.rmtree(each, ignore_errors=True)
     try:
@@ -121,8 +121,7 @@ def _lay_out(source: Source, files: list[Path], unpacked: Path, fresh: Path) -> 
             if file.suffix == ".mat":
                 shutil.copy(file, base)
                 continue
-            with tarfile.open(file) as tar:
-                tar.extractall(base, members=bar(tar, f"unpacking {file.name}"), filter="data")
+            unpack(file, base)
         for own, theirs in source.splits.items():
             loaded: Any = getattr(torchvision.datasets, source.loader)(unpacked, split=theirs)
             images = getattr(loaded, "_images", None) or loaded._image_files
@@ -131,8 +130,11 @@ def _lay_out(source: Source, files: list[Path], unpacked: Path, fresh: Path) -> 
                 place = fresh / own / name
                 place.mkdir(parents=True, exist_ok=True)
                 _put(Path(image), place / Path(image).name, source.banner)
-    except (tarfile.TarError, OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
-        raise InputError(f"{files[0].parent}: cannot be used as {source.loader} ({error})") from None
+    except InputError:
+        raise
+    except Exception as error:  # damaged lists raise errors of many kinds
+        advice = "delete the archives there and run again to download them"
+        raise InputError(f"{files[0].parent}: cannot be used as {source.loader} ({error}); {advice}") from None
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
 

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.provenance import cores
+from fixres_poc.data import decoding
 
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
-END_BYTES = 256 * 1024
+END_BYTES, LARGE_BYTES = 256 * 1024, 2**24
 UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 Row = tuple[str, str, str]  # image (path relative to the folder, with /), class name, split
 
@@ -51,7 +53,8 @@ def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
     """SHA-256 of every image's bytes.
 
     `whole` False looks at size and both ends of a large compressed image only: two of equal size differ there, and
-    every run of a sweep asks for it, which for photographs of many megabytes would take minutes.
+    every run of a sweep asks for it, which for photographs of many megabytes would take minutes. Of what is too large
+    and no image, such as a sparse file, no more than that is ever read.
     """
 
     # Not cached by modification time, which copying tools preserve or renew.
@@ -59,14 +62,15 @@ def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            if whole or size <= 2 * END_BYTES or path.suffix.lower() in UNCOMPRESSED:
+            ends = size > 2 * END_BYTES and not (whole or path.suffix.lower() in UNCOMPRESSED)
+            if not ends and (size <= LARGE_BYTES or decoding.opens(path)):
                 return hashlib.file_digest(file, "sha256").hexdigest()
             content = hashlib.sha256(file.read(END_BYTES))
             file.seek(-END_BYTES, os.SEEK_END)
             content.update(file.read(END_BYTES))
         return f"{size} {content.hexdigest()}"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(digest, paths))
 
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -24,7 +23,6 @@ from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
-from fixres_poc.config.progress import bar
 from fixres_poc.data.sources import image_folder, splitting
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -72,14 +70,15 @@ def prepare() -> Path:
 
 def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
     """Unpack into a folder of their own first, so that the target is complete or not there."""
+    from fixres_poc.data.download import unpack
+
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         for archive in archives:
-            with tarfile.open(archive, "r:") as tar:
-                tar.extractall(fresh, members=bar(tar, f"unpacking {archive.name}"), filter="data")
+            unpack(archive, fresh, "r:")
         os.replace(fresh, target)
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{archive}: cannot be unpacked ({error})") from None
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -95,7 +94,7 @@ def lists(folder: Path) -> Path | None:
     return next((each for each in places if all((each / name).is_file() for name in LISTS.values())), None)
 
 
-def find(folder: Path, split_seed: int) -> tuple[Path, list[splitting.Row]]:
+def find(folder: Path, split_seed: int) -> tuple[Path, list[splitting.Row], list[str]]:
     """As `image_folder.find`, but with the official train and test part where the folder holds the official lists.
 
     A validation part is then cut from train; the folder may hold some of the breeds only.
@@ -106,7 +105,8 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[splitting.Row]]:
     root, place = images(folder), lists(folder)
     if place is None:
         return image_folder.find(root, split_seed)
-    present = {each.name for each in root.iterdir()}
+    listed, skipped = image_folder.walk(root)
+    present = {name.split("/")[0] for name in listed}
     train, test = ([name for name in entries(place / file) if _breed(name) in present] for file in LISTS.values())
     if missing := [name for name in train + test if not (root / name).is_file()]:
         raise InputError(f"{root / missing[0]}: missing, as are {len(missing) - 1} more images of the official lists")
@@ -114,7 +114,8 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[splitting.Row]]:
     if len(classes) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders of the official lists in {root}")
     rows = splitting.stratify(classes, root, split_seed, test=False)
-    return root, sorted(rows + [(name, _breed(name), "test") for name in test])
+    skipped["not in the official lists"] = len(set(listed) - set(train) - set(test))
+    return root, sorted(rows + [(name, _breed(name), "test") for name in test]), image_folder.told(root, skipped)
 
 
 def _breed(name: str) -> str:
