@@ -6,6 +6,7 @@ A run's folder holds `predictions.parquet` (one row per image x test resolution 
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +18,9 @@ import pandas as pd
 import psutil
 
 from fixres_poc.analysis.statistics import expected_calibration_error, macro_accuracy, wilson_interval
-from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.files import CHECKPOINT, run_folder, write_atomically
 from fixres_poc.config.provenance import environment
+from fixres_poc.config.run_state import file_sha256
 from fixres_poc.config.settings import RunSettings, Settings
 from fixres_poc.data.dataset import ImageDataset
 
@@ -97,7 +99,10 @@ def write_run(
         gpu: name of the accelerator.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
-    content["wall_seconds"] = time.time() - psutil.Process().create_time()  # since the notebook's kernel was started
+    begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())  # a sweep's kernel has it
+    content["wall_seconds"] = time.time() - begun
+    if (checkpoint := folder / CHECKPOINT).exists():
+        content["checkpoint_sha256"] = file_sha256(checkpoint)
     if predictions is not None:
         predictions = typed(predictions)
         packed = parquet(predictions)

@@ -15,6 +15,8 @@ from typing import BinaryIO
 from fixres_poc.config.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file in a training's folder that all its pairs read."""
 
 
 def home() -> Path:

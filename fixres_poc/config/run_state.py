@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.files import CHECKPOINT, run_folder, write_atomically
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
@@ -20,12 +20,12 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "00_state_of_the_art": ("metrics.json",),
     "01_dataset_eda": ("metrics.json",),
     "02_baseline": ("metrics.json", "predictions.parquet"),
-    "03_train": ("metrics.json",),  # its checkpoint is none: it may have been made before, on several GPUs
+    "03_train": ("metrics.json",),  # its checkpoint is another matter, see `checkpoint_is_intact`
     "04_fixres": ("metrics.json", "predictions.parquet"),
 }
 OTHER_SETTINGS = "made with other settings"
 KILLED = "DeadKernelError"
-SETTINGS, PROGRESS, ERROR = "settings.json", "progress.log", "error.txt"
+SETTINGS, PROGRESS, ERROR, JOB_DONE = "settings.json", "progress.log", "error.txt", "job.done"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def checked(sweep: str, run: Run, laid_out: str | None = None) -> Outcome:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         settings, written = metrics.get("settings", {}), metrics.get("predictions_sha256")
-        if written and hashlib.sha256((folder / "predictions.parquet").read_bytes()).hexdigest() != written:
+        if written and file_sha256(folder / "predictions.parquet") != written:
             return Outcome(run, "damaged", "predictions.parquet is not what the run has written")
     except (OSError, ValueError, AttributeError):
         return Outcome(run, "damaged", "metrics.json cannot be read")
@@ -90,6 +90,19 @@ def checked(sweep: str, run: Run, laid_out: str | None = None) -> Outcome:
     if laid_out is not None and _read(folder / SETTINGS) != laid_out:
         return Outcome(run, "outdated", "made with other code or weights")
     return Outcome(run, "done", metrics=metrics)
+
+
+def checkpoint_is_intact(sweep: str, training: Outcome) -> bool:
+    """Whether the checkpoint of a training that is done is there, as it was written. Only pairs need it."""
+    file = run_folder(sweep, training.run.name) / CHECKPOINT
+    written = training.get("checkpoint_sha256")
+    return file.exists() and written in (None, file_sha256(file))
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's content, in hex digits."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def outcomes(sweep: SweepSettings) -> list[Outcome]:
