@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import run_folder
+from fixres_poc.config.files import CHECKPOINT, run_folder
 from fixres_poc.config.provenance import library_hash
 from fixres_poc.config.settings import CONTROL, BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
@@ -30,7 +30,7 @@ from fixres_poc.model.device import accelerator_for, format_name, place
 from fixres_poc.model.micro_batches import first_that_fits, out_of_memory
 from fixres_poc.model.trunk import Tail
 
-CHECKPOINT, STATE = "checkpoint.safetensors", "training_{}.pt"
+STATE = "training_{}.pt"
 log = logging.getLogger(__name__)
 
 
@@ -94,6 +94,21 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
             state.unlink()
     accelerator.wait_for_everyone()
     return trained
+
+
+def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
+    """The training of a train resolution and seed, from the checkpoint that notebook 03 left.
+
+    Raises:
+        InputError: there is none, a damaged one, or one of other settings, images or code.
+    """
+    path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
+    if not path.is_file():
+        raise InputError(f"training {settings.run_name} is missing; run notebook 03_train with these parameters first")
+    try:
+        return _restore(path, _record(settings, data), settings, accelerator)
+    except InputError as error:
+        raise InputError(f"training {settings.run_name}: {error}; run notebook 03_train again") from None
 
 
 def _train_all(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path) -> Trained:
