@@ -135,14 +135,11 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Path] = []
-
-    def run(file: Path, limit: int | None) -> int:
-        ran.append(file)
-        return 0
-
-    monkeypatch.setattr("fixres_poc.sweep.notebook_run.run", run)
+    monkeypatch.setattr("fixres_poc.sweep.notebook_run._execute", lambda folder, *_: ran.append(folder) or "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     file = tmp_path / "train64_seed0" / "settings.json"
     file.parent.mkdir()
+    file.write_text(json.dumps({"notebook": "03_train", "parameters": {}}))
     error, progress = file.with_name("error.txt"), file.with_name("progress.log")
 
     def tried(turn: str) -> tuple[int, bool]:

@@ -45,7 +45,7 @@ def run_sweep(
         KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
     """
     folder = sweep_folder(sweep.name)
-    with on_stop_signals(interrupt), locked(sweep.name) as lock, contextlib.ExitStack() as at_work:
+    with on_stop_signals(interrupt), locked(sweep.name) as lock:
         _check_start(sweep, replace)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
@@ -54,8 +54,7 @@ def run_sweep(
         monitor = Monitor(sweep, sys.stderr)
         ended = 0
         if monitor.count("done") < len(sweep.runs()):
-            command = command_line(folder, cores, profile)
-            ended = at_work.enter_context(run_snakemake(sweep, command, lock, monitor))
+            ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock, monitor)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again")
         failed = _explained_failures(sweep)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,17 @@ from fixres_poc import __version__
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
-from fixres_poc.config.run_state import ERROR, OTHER_SETTINGS, OUTPUTS, PROGRESS, SETTINGS, checked, outcomes
+from fixres_poc.config.run_state import (
+    ERROR,
+    JOB_DONE,
+    OTHER_SETTINGS,
+    OUTPUTS,
+    PROGRESS,
+    SETTINGS,
+    checked,
+    checkpoint_is_intact,
+    outcomes,
+)
 from fixres_poc.config.sweep_settings import SweepSettings
 
 
@@ -56,28 +66,54 @@ def refuse_loss(sweep: SweepSettings) -> None:
 def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     """Write sweep.json and the runs' settings.json; a run that is not done goes, with all that used it.
 
+    A training is not done, either, if a pair is not and the checkpoint that it needs is missing or damaged.
+
     Args:
         fingerprint: of the images, from `prepare_dataset`.
     """
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
+    texts = _settings_files(sweep, fingerprint)
+    removed: set[str] = set()
+    for job, runs in sweep.jobs().items():
+        found = [checked(sweep.name, run, laid_out=texts[run.name]) for run in runs]
+        lacking = {each.run.name for each in found if each.status != "done"}
+        if lacking and runs[0].notebook == "03_train" and not checkpoint_is_intact(sweep.name, found[0]):
+            lacking.add(runs[0].name)
+        for run in runs:
+            if run.name in lacking or removed & set(run.needs):
+                removed.add(run.name)
+                _clear(run_folder(sweep.name, run.name), OUTPUTS[run.notebook], texts[run.name])
+            _no_later_than_now(run_folder(sweep.name, run.name))
+        if removed & {run.name for run in runs}:
+            (run_folder(sweep.name, job) / JOB_DONE).unlink(missing_ok=True)
+
+
+def _settings_files(sweep: SweepSettings, fingerprint: str) -> dict[str, str]:
+    """What each run's settings.json has to hold."""
     codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
     library, weights = library_hash(), _weights(sweep)
-    removed: set[str] = set()
+    texts = {}
     for run in sweep.runs():
-        folder = run_folder(sweep.name, run.name)
         settings = {"notebook": run.notebook, "version": __version__, "code": codes[run.notebook], "library": library}
         own = weights if "weights" in run.parameters else {}
-        text = json.dumps(settings | own | {"data": fingerprint, "parameters": run.parameters}, indent=1)
-        if checked(sweep.name, run, laid_out=text).status != "done" or removed & set(run.needs):
-            removed.add(run.name)
-            for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
-                temporary.unlink()
-            for name in (ERROR, PROGRESS, *OUTPUTS[run.notebook]):
-                (folder / name).unlink(missing_ok=True)
-            write_atomically(folder / SETTINGS, text)  # last, so that a crash before it leaves the run as outdated
-        for each in folder.glob("*.*"):  # if the clock was set back; Snakemake takes what follows for a failure
-            if each.stat().st_mtime > time.time():
-                os.utime(each)
+        texts[run.name] = json.dumps(settings | own | {"data": fingerprint, "parameters": run.parameters}, indent=1)
+    return texts
+
+
+def _clear(folder: Path, outputs: Iterable[str], settings: str) -> None:
+    """Remove what a run has left, but for a training's checkpoint, and write its settings.json."""
+    for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
+        temporary.unlink()
+    for name in (ERROR, PROGRESS, *outputs):
+        (folder / name).unlink(missing_ok=True)
+    write_atomically(folder / SETTINGS, settings)  # last, so that a crash before it leaves the run as outdated
+
+
+def _no_later_than_now(folder: Path) -> None:
+    """If the clock was set back: Snakemake takes what follows for a failure."""
+    for each in folder.glob("*.*"):
+        if each.stat().st_mtime > time.time():
+            os.utime(each)
 
 
 def _weights(sweep: SweepSettings) -> dict[str, Any]:
