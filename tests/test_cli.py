@@ -135,7 +135,12 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Path] = []
-    monkeypatch.setattr("fixres_poc.sweep.notebook_run._execute", lambda folder, *_: ran.append(folder) or "")
+
+    def execute(folder: Path, *_: object) -> str:
+        ran.append(folder)
+        return ""
+
+    monkeypatch.setattr("fixres_poc.sweep.notebook_run._execute", execute)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     file = tmp_path / "train64_seed0" / "settings.json"
     file.parent.mkdir()

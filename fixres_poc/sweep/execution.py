@@ -128,14 +128,18 @@ def prepare_data(sweep: SweepSettings) -> str:
 
 def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
     """The failed runs' messages, after an error was left for every run that neither finished nor said why."""
+    jobs = sweep.jobs()
     failed, said = set(run_state.failures(sweep)), last_error(sweep_folder(sweep.name) / "snakemake.log")
     for run in sweep.runs():
         if (found := run_state.state(sweep.name, run)) in ("done", "failed"):
             continue
-        cause = next((name for name in run.needs if name in failed), None)
-        own = "ended without a word: killed?" if found == "active" else f"not done; snakemake: {said}"
+        unfinished = {job for job, runs in jobs.items() if failed.intersection(each.name for each in runs)}
+        message = "ended without a word: killed?" if found == "active" else f"not done; snakemake: {said}"
+        for name in run.needs:
+            if name in failed or name in unfinished:
+                message = f"not run, because {name if name in failed else f'a pair of {name}'} failed"
         failed.add(run.name)
         folder = run_folder(sweep.name, run.name)
-        run_state.fail(folder, f"not run, because {cause} failed" if cause else own)
+        run_state.fail(folder, message)
         run_state.end(folder)
     return run_state.failures(sweep)

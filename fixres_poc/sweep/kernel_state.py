@@ -15,17 +15,17 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
 GARBAGE = (50_000, 20, 10)
 """Looking for garbage at the default pace takes a fifth of the time of imports: they leave many objects."""
-BEGUN = "FIXRES_BEGUN"
-"""Environment variable with the time at which the present notebook began (`time.time()`)."""
-Restore = Callable[[], object]
-_restores: list[Restore] = []
+Noted = list[tuple[Callable[[Any], object], Any]]
+"""Functions that put a value back, and the values."""
+_noted: Noted = []
 
 
 def note(notebooks: Sequence[str]) -> None:
@@ -34,22 +34,28 @@ def note(notebooks: Sequence[str]) -> None:
         _import(Path(name))
     gc.collect()
     gc.freeze()
-    noting = {"numpy": _numpy, "pandas": _pandas, "matplotlib.pyplot": _matplotlib, "torch": _torch}
-    noting |= {"tqdm": _tqdm, "ipywidgets": _widgets}
-    _restores[:] = [_namespace()] + [noted() for name, noted in noting.items() if name in sys.modules] + [_python()]
+    libraries = {"numpy": _numpy, "pandas": _pandas, "matplotlib.pyplot": _matplotlib, "torch": _torch}
+    _noted[:] = _namespace()
+    for name in libraries.keys() & sys.modules.keys():
+        _noted.extend(libraries[name]())
+    _noted.extend(_python())
 
 
 def restore(variables: Mapping[str, str]) -> None:
     """Put the noted state back, free memory, and set the environment variables of the next notebook."""
-    for each in _restores:
-        each()
+    if tqdm := sys.modules.get("tqdm.std"):
+        for bar in list(getattr(tqdm.tqdm, "_instances", ())):
+            bar.close()
+    if widgets := sys.modules.get("ipywidgets"):
+        widgets.Widget.close_all()
+    for put_back, value in _noted:
+        put_back(value)
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    os.environ.update(variables)
-    os.environ[BEGUN] = str(time.time())
+    os.environ.update(variables, FIXRES_BEGUN=str(time.time()))
 
 
 def _import(notebook: Path) -> None:
@@ -58,133 +64,92 @@ def _import(notebook: Path) -> None:
     for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
         with contextlib.suppress(Exception):
             tree = ast.parse(source)
-            imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-            exec(compile(ast.Module(imports, []), str(notebook), "exec"), {})
+            tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(tree, str(notebook), "exec"), {})
 
 
-def _namespace() -> Restore:
+def _namespace() -> Noted:
     from IPython import get_ipython
 
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
-    names = dict(shell.user_ns)
+    shell: Any = get_ipython()
 
-    def restore() -> None:
-        shell.reset(new_session=True)  # its history, too
+    def begin(names: dict[str, Any]) -> None:
+        shell.reset(new_session=True)  # its history and counts, too
         for name, value in names.items():
             shell.user_ns.setdefault(name, value)
 
-    return restore
+    return [(begin, dict(shell.user_ns))]
 
 
-def _python() -> Restore:
-    environment, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
-    filters, state = list(warnings.filters), random.getstate()
-
-    def restore() -> None:
+def _python() -> Noted:
+    def set_environment(values: dict[str, str]) -> None:
         os.environ.clear()
-        os.environ.update(environment)
-        os.chdir(folder)
-        sys.path[:] = path
+        os.environ.update(values)
+
+    def set_filters(filters: Any) -> None:
         warnings.resetwarnings()
         warnings.filters[:] = filters  # type: ignore[index]
-        random.setstate(state)
 
-    return restore
+    set_path = partial(sys.path.__setitem__, slice(None))
+    values = dict(os.environ), os.getcwd(), list(sys.path), list(warnings.filters), random.getstate()
+    return list(zip((set_environment, os.chdir, set_path, set_filters, random.setstate), values, strict=True))
 
 
-def _numpy() -> Restore:
+def _numpy() -> Noted:
     import numpy as np
 
-    options, errors, state = np.get_printoptions(), np.geterr(), np.random.get_state()
-
-    def restore() -> None:
-        np.set_printoptions(**options)
-        np.seterr(**errors)
-        np.random.set_state(state)
-
-    return restore
+    return [
+        (lambda options: np.set_printoptions(**options), np.get_printoptions()),
+        (lambda errors: np.seterr(**errors), np.geterr()),
+        (np.random.set_state, np.random.get_state()),
+    ]
 
 
-def _pandas() -> Restore:
-    from pandas._config import config
+def _pandas() -> Noted:
+    from pandas._config import config as imported
+
+    config: Any = imported
 
     def values() -> dict[str, Any]:
-        return {key: config.get_option(key) for key in config._registered_options}
+        with warnings.catch_warnings(action="ignore"):  # options that pandas will drop
+            return {key: config.get_option(key) for key in config._registered_options}
 
-    with _no_warnings():  # options that pandas will drop
-        options = values()
+    def put_back(options: dict[str, Any]) -> None:
+        for key, value in values().items():
+            if value is not options[key]:
+                config.set_option(key, options[key])
 
-    def restore() -> None:
-        with _no_warnings():
-            for key, value in values().items():
-                if value is not options[key]:
-                    config.set_option(key, options[key])
-
-    return restore
+    return [(put_back, values())]
 
 
-def _matplotlib() -> Restore:
+def _matplotlib() -> Noted:
     import matplotlib.pyplot as plt
 
-    parameters, backend = dict(plt.rcParams.copy()), plt.get_backend()
+    def set_backend(name: str) -> None:
+        if plt.get_backend() != name:
+            plt.switch_backend(name)
 
-    def restore() -> None:
-        plt.close("all")
-        if plt.get_backend() != backend:
-            plt.switch_backend(backend)
-        dict.update(plt.rcParams, parameters)  # as matplotlib.rc_context: nothing to validate
-
-    return restore
+    plt.switch_backend(plt.get_backend())  # loads it, which sets parameters
+    set_parameters = partial(dict.update, plt.rcParams)  # as matplotlib.rc_context: nothing to validate
+    return [(plt.close, "all"), (set_backend, plt.get_backend()), (set_parameters, dict(plt.rcParams.copy()))]
 
 
-def _torch() -> Restore:
+def _torch() -> Noted:
     import torch
 
-    threads, dtype, seed, state = (
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.initial_seed(),
-        torch.get_rng_state(),
-    )
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
-    flags = {name: getattr(cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")}
-
-    def restore() -> None:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_default_device(None)
-        torch.set_grad_enabled(True)
-        torch.use_deterministic_algorithms(False)
-        torch.set_float32_matmul_precision(precision)
-        for name, value in flags.items():
-            setattr(cudnn, name, value)
-        torch.cuda.manual_seed_all(seed)
-        torch.set_rng_state(state)
-
-    return restore
-
-
-def _tqdm() -> Restore:
-    from tqdm.std import tqdm
-
-    def restore() -> None:
-        for bar in list(getattr(tqdm, "_instances", ())):
-            bar.close()
-
-    return restore
-
-
-def _widgets() -> Restore:
-    from ipywidgets import Widget
-
-    return Widget.close_all  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    cudnn = torch.backends.cudnn
+    flags = ("benchmark", "deterministic", "allow_tf32")
+    return [
+        (torch.set_num_threads, torch.get_num_threads()),
+        (torch.set_default_dtype, torch.get_default_dtype()),
+        (torch.set_default_device, None),
+        (torch.set_grad_enabled, True),
+        (torch.use_deterministic_algorithms, False),
+        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        (torch.cuda.manual_seed_all, torch.initial_seed()),
+        (torch.set_rng_state, torch.get_rng_state()),
+        *((partial(setattr, cudnn, name), getattr(cudnn, name)) for name in flags),
+    ]
 
 
 def start_kernel(parent: int) -> None:

@@ -72,11 +72,12 @@ def run(shared: kernel.Kernel, notebook: Path, **variables: str) -> list[dict[st
 
 
 def test_a_notebook_finds_what_it_would_in_a_kernel_of_its_own_and_leaves_nothing(notebooks: Path) -> None:
-    look = write(notebooks, "look", f"{IMPORTS}\nfrom tqdm.std import tqdm", LOOK)
+    look = write(notebooks, "look", f"{IMPORTS}\nfrom tqdm.std import tqdm", "line = plt.plot([1, 2])", LOOK)
     pollute = write(notebooks, "pollute", f"{IMPORTS}\nfrom tqdm.std import tqdm", "", POLLUTE)
     with kernel.Kernel([look, pollute]) as shared:
         cold = run(shared, look, OWN="1")
-    assert [cell["execution_count"] for cell in cold] == [1, 2, 3, 4]
+    assert [cell["execution_count"] for cell in cold] == [1, 2, 3, 4, 5]
+    assert "image/png" in cold[-2]["outputs"][0]["data"]
     assert '"OWN": "1"' in "".join(cold[-1]["outputs"][0]["text"])
     with kernel.Kernel([look, pollute]) as shared:
         run(shared, pollute, OWN="2", OTHER="3")
