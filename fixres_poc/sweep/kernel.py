@@ -7,11 +7,11 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.utils import run_sync
+from jupyter_client.utils import run_sync
 from papermill import execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
@@ -21,6 +21,8 @@ from fixres_poc.config.provenance import library_hash
 
 ENGINE = "shared_kernel"
 KERNEL_START_S = 150
+NOT_BEGUN = ("Kernel didn't respond", "Kernel died before replying")
+"""Errors before the first cell: another program may have taken a port of the kernel, or killed it meanwhile."""
 
 
 class _Manager(AsyncKernelManager):
@@ -55,14 +57,6 @@ class Kernel:
         self._manager: _Manager | None = None
         self._library = ""
 
-    def __enter__(self) -> Self:
-        """Nothing is started yet."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End it."""
-        self.close()
-
     def close(self) -> None:
         """End the kernel; the next notebook gets a fresh one."""
         manager, self._manager = self._manager, None
@@ -94,8 +88,7 @@ class Kernel:
                 return
             except BaseException as error:
                 self.close()
-                # another program may have taken one of the kernel's ports before it did
-                if last or not (isinstance(error, RuntimeError) and "Kernel didn't respond" in str(error)):
+                if last or not str(error).startswith(NOT_BEGUN):
                     raise
 
     @contextlib.contextmanager

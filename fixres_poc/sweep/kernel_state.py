@@ -31,7 +31,8 @@ _noted: Noted = []
 def note(notebooks: Sequence[str]) -> None:
     """Import what these notebooks import, and note the state that every notebook begins with."""
     for name in notebooks:
-        _import(Path(name))
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # papermill says what is wrong with it
+            _import(Path(name))
     gc.collect()
     gc.freeze()
     libraries = {"numpy": _numpy, "pandas": _pandas, "matplotlib.pyplot": _matplotlib, "torch": _torch}
@@ -53,6 +54,7 @@ def restore(variables: Mapping[str, str]) -> None:
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(torch.initial_seed())
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     os.environ.update(variables, FIXRES_BEGUN=str(time.time()))
@@ -146,7 +148,6 @@ def _torch() -> Noted:
         (torch.set_grad_enabled, True),
         (torch.use_deterministic_algorithms, False),
         (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
-        (torch.cuda.manual_seed_all, torch.initial_seed()),
         (torch.set_rng_state, torch.get_rng_state()),
         *((partial(setattr, cudnn, name), getattr(cudnn, name)) for name in flags),
     ]

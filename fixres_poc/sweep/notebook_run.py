@@ -82,10 +82,10 @@ def execute(settings_file: Path, time_limit: int | None = None) -> str:
         return _execute(settings_file.resolve().parent, run, kernel, time_limit)
 
 
-def _kernel(runs: Collection[Run]) -> "Kernel":
+def _kernel(runs: Collection[Run]) -> "contextlib.closing[Kernel]":
     from fixres_poc.sweep.kernel import Kernel
 
-    return Kernel([notebook_path(run.notebook) for run in runs])
+    return contextlib.closing(Kernel([notebook_path(run.notebook) for run in runs]))
 
 
 def _read(settings_file: Path) -> Run:
