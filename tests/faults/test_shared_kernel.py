@@ -22,8 +22,8 @@ pytestmark = pytest.mark.faults
 TRAINING, PAIRS = "train32_seed0", ("train32_test48_seed0", "train32_test64_seed0")
 KEYS = {"dataset": "synthetic", "image_limit": 60, "pairs": [[32, 48], [32, 64]], "epochs": 1, "adapt_epochs": 1}
 MEASURED = {"wall_seconds", "seconds", "peak_memory_bytes", "eval_images_per_second", "checkpoint_sha256"}
-DIFFERENT = ("budget", "price", "step_table", "memory", "seconds")  # times and memory
-DIFFERENT += ("crop(image)", "plots.framing", "fork_rng")  # what is drawn without a seed
+MEASURING = ["budget", "price", "step_table", "memory", "seconds"]
+DRAWN = ["crop(image)", "plots.framing", "fork_rng"]  # without a seed
 POLLUTE = """
 import os, sys, warnings
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -80,7 +80,7 @@ def left(folder: Path) -> dict[str, Any]:
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     found["counts"] = [cell["execution_count"] for cell in code]
     for index, cell in enumerate(code):
-        if not any(word in "".join(cell["source"]) for word in DIFFERENT):
+        if not any(word in "".join(cell["source"]) for word in MEASURING + DRAWN):
             found[f"outputs of cell {index}"] = [strip(each) for each in cell["outputs"]]
     for file in folder.glob("*.safetensors"):
         found[file.name] = checkpoint.digest(load_file(file))
