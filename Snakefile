@@ -1,12 +1,12 @@
-# One sweep as a graph of files. `python -m fixres_poc sweep` starts it inside runs/<sweep>/, after it has written
-# sweep.json there and a settings.json into every run's folder; a run depends on its settings.json, not on the sweep's.
+# One sweep as a graph of jobs. `python -m fixres_poc sweep` starts it inside runs/<sweep>/, after it has written
+# sweep.json there and a settings.json into every run's folder. A job runs notebooks one after another in one kernel.
 import json
 import re
 import shlex
 import sys
 from pathlib import Path
 
-from fixres_poc.config.run_state import OUTPUTS
+from fixres_poc.config.run_state import JOB_DONE, state
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.sweep.notebook_run import TORCH_NOTEBOOKS
@@ -14,38 +14,40 @@ from fixres_poc.sweep.notebook_run import TORCH_NOTEBOOKS
 SWEEP = validate(SweepSettings, json.loads(Path("sweep.json").read_text(encoding="utf-8")), "sweep.json")
 LIMIT = f" --time-limit {SWEEP.run_time_limit}" if SWEEP.run_time_limit else ""
 PYTHON = re.sub(r"([{}])", r"\1\1", shlex.quote(sys.executable))  # Snakemake would fill in what stands in braces
-RUNS = {run.name: run for run in SWEEP.runs()}
+JOBS = SWEEP.jobs()
+
+
+def settings_files(job):
+    return [f"{run.name}/settings.json" for run in JOBS[job]]
+
+
+def awaited(job):
+    """Jobs that are waited for: of seed 0, whose choices later seeds take over, unless its training is done already."""
+    known = {run.name: run for runs in JOBS.values() for run in runs}
+    needs = {name for run in JOBS[job] for name in run.needs} - {job}
+    return [f"{name}/{JOB_DONE}" for name in needs if state(SWEEP.name, known[name]) != "done"]
 
 
 rule all:
     input:
-        [f"{run.name}/{file}" for run in RUNS.values() for file in OUTPUTS[run.notebook]],
+        [f"{job}/{JOB_DONE}" for job in JOBS],
 
 
-for notebook, files in OUTPUTS.items():
-    if notebook not in {run.notebook for run in RUNS.values()}:
-        continue
-
-    rule:
-        name:
-            notebook.split("_", 1)[1]
-        # What is outdated is gone before we start, so no file's age counts: clocks may go backwards.
-        input:
-            ancient("{run}/settings.json"),
-            lambda wildcards: [ancient(f"{name}/metrics.json") for name in RUNS[wildcards.run].needs],
-        output:
-            [f"{{run}}/{file}" for file in files],
-        # Logs outlive a failure, outputs do not. error.txt is no log, since Snakemake makes an empty one after success.
-        log:
-            "{run}/notebook.ipynb",
-        wildcard_constraints:
-            run="|".join(re.escape(run.name) for run in RUNS.values() if run.notebook == notebook),
-        threads: int(config.get("threads", 1))
-        resources:
-            gpu=int(notebook in TORCH_NOTEBOOKS),
-            turn=lambda wildcards, attempt: attempt,
-        # Snakemake exports OMP_NUM_THREADS and the like; runs that are forked have one thread of OpenBLAS, so all do.
-        # exec makes Snakemake the run's parent, which the run watches.
-        shell:
-            f"export OPENBLAS_NUM_THREADS=1; exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} "
-            "--turn {resources.turn} {input[0]:q}"
+rule job:
+    # What is outdated is gone before we start, so no file's age counts: clocks may go backwards.
+    input:
+        settings=lambda wildcards: [ancient(file) for file in settings_files(wildcards.job)],
+        awaited=lambda wildcards: [ancient(file) for file in awaited(wildcards.job)],
+    # No run's outputs: Snakemake deletes those of a failed job, and with them the runs that were done.
+    output:
+        f"{{job}}/{JOB_DONE}",
+    wildcard_constraints:
+        job="|".join(map(re.escape, JOBS)),
+    threads: int(config.get("threads", 1))
+    resources:
+        gpu=lambda wildcards: int(any(run.notebook in TORCH_NOTEBOOKS for run in JOBS[wildcards.job])),
+        turn=lambda wildcards, attempt: attempt,
+    # exec makes Snakemake the job's parent, which the job watches.
+    shell:
+        f"exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} "
+        "--turn {resources.turn} --done {output:q} {input.settings:q}"

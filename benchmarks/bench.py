@@ -30,7 +30,7 @@ from fixres_poc.model.device import accelerator_for, place
 from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.micro_batches import Portion
 from fixres_poc.model.trunk import Tail, folded
-from fixres_poc.sweep.notebook_run import GARBAGE
+from fixres_poc.sweep.kernel_state import GARBAGE
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)

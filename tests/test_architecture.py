@@ -26,7 +26,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "analysis": "statistics cells record collection results cost questions size_prediction",
     "report": "published text run_text tables plots.style plots.datasets plots.networks plots.results explorer pages "
     "overview",
-    "sweep": "monitor notebook_run warm.asking warm.forked warm.server snakemake workspace reporting execution plan",
+    "sweep": "monitor kernel_state kernel notebook_run snakemake workspace reporting execution plan",
     "inference": "finished_run export own_network",
     "cli": "surroundings application runs sweeps",
 }

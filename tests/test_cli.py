@@ -203,11 +203,12 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
 ) -> None:
     ran: list[Path] = []
 
-    def run(file: Path, limit: int | None) -> int:
-        ran.append(file)
-        return 0
+    def execute(folder: Path, *_: object) -> str:
+        ran.append(folder)
+        return ""
 
-    monkeypatch.setattr("fixres_poc.sweep.notebook_run.run", run)
+    monkeypatch.setattr("fixres_poc.sweep.notebook_run._execute", execute)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     file = tmp_path / "train64_seed0" / "settings.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"notebook": "03_train", "parameters": {"train_size": 64}}))

@@ -21,40 +21,24 @@ from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.sweep import execution, reporting
 from fixres_poc.sweep.snakemake import LOCAL_PROFILE
-from fixres_poc.sweep.warm import asking
 
 START = """
-import json, os, time
+import hashlib, json, os, time
 from pathlib import Path
 from fixres_poc.config import InputError
 from fixres_poc.config.files import home
 folder = Path(os.environ["FIXRES_PROGRESS"]).parent
-used = json.dumps({"used": json.loads((folder / "settings.json").read_text())["wanted"]})
+wanted = json.loads((folder / "settings.json").read_text())["wanted"]
+used = json.dumps({"used": wanted | {"checkpoint": hashlib.sha256(b"").hexdigest()}})
 with open(home() / "ran.txt", "a") as ran:
     print(folder.name, file=ran)
 """
 MIDDLE = {
-    "03_train": 'while (home() / "slow").exists():\n    time.sleep(0.1)',
+    "03_train": 'while (home() / "slow").exists():\n    time.sleep(0.1)\n(folder / "checkpoint.safetensors").touch()',
     "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
 }
 SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
 RUNS = ("state_of_the_art", "dataset", "baseline", "train64_seed0", "train64_test64_seed0", "train64_test96_seed0")
-
-
-LIGHT = """
-import sys
-from fixres_poc.sweep.warm import server
-server.PRELOADED = ("papermill", "ipykernel.kernelapp", "setproctitle", {})
-sys.exit(server.main(sys.argv[1:]))
-"""
-plain_command = asking.command
-
-
-def light_command(snakemake: list[str], threads: int = 1, more: str = "") -> list[str]:
-    """As `asking.command`, with a server that imports what stand-ins need, and some code more."""
-    command = plain_command(snakemake, threads)
-    start = command.index("-m")
-    return [*command[:start], "-c", LIGHT.format(more), *command[start + 2 :]]
 
 
 def write_notebook(file: Path, *sources: str) -> Path:
@@ -85,7 +69,6 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     write_notebooks(folder / "notebooks")
     monkeypatch.setattr(execution, "prepare_data", prepare_data)
     monkeypatch.setattr(reporting, "render", render)
-    monkeypatch.setattr(asking, "command", light_command)
 
 
 def prepare_data(sweep: SweepSettings) -> str:
@@ -139,7 +122,6 @@ def processes() -> list[psutil.Process]:
 if __name__ == "__main__":  # a whole sweep with the stand-ins, in a process that tests can kill; [profile]
     execution.prepare_data = prepare_data
     reporting.render = render
-    asking.command = light_command
     try:
         profile = sys.argv[1] if sys.argv[1:] else LOCAL_PROFILE
         sys.exit(0 if execution.run_sweep(tiny(), profile=profile) else 1)

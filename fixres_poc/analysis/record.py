@@ -6,6 +6,7 @@ A run's folder holds `predictions.parquet` (one row per image x test resolution 
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,7 +50,7 @@ class Metrics:
     parameters: int | None = None  # of the backbone
     published: int | None = None  # number of published networks shown
     data: str | None = None  # fingerprint of the images that were read
-    checkpoint: str | None = None  # digest of the training's checkpoint, which a training wrote and a pair used
+    checkpoint: str | None = None  # SHA-256 of the training's checkpoint
 
 
 def typed(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -98,7 +99,8 @@ def write_run(
         gpu: name of the accelerator.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
-    content["wall_seconds"] = time.time() - psutil.Process().create_time()  # since the notebook's kernel was started
+    begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())  # a sweep's kernel has it
+    content["wall_seconds"] = time.time() - begun
     if predictions is not None:
         predictions = typed(predictions)
         packed = parquet(predictions)

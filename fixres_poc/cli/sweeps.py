@@ -164,23 +164,23 @@ def compare(
 
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
-    settings_file: Annotated[Path, typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
+    settings_files: Annotated[list[Path], typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
-    time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds it may take")] = None,
+    time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds that each may take")] = None,
     turn: Annotated[
         int, typer.Option(min=1, hidden=True, help="1 for the first try; others leave what fails by itself")
     ] = 1,
+    done: Annotated[Path | None, typer.Option(hidden=True, help="file to make at the end; skips what is done")] = None,
 ) -> None:
-    """Run one notebook from its settings file, as a sweep does."""
-    from fixres_poc.config import run_state, validation
-    from fixres_poc.sweep import notebook_run
-    from fixres_poc.sweep.warm import asking
+    """Run notebooks from their settings files, as a sweep does.
 
-    validation.check_run(settings_file)
-    if turn > 1 and (line := run_state.failed_by_itself(settings_file.parent)):
-        print(f"failed: {settings_file.parent.name}: {line}", file=sys.stderr)
-        raise typer.Exit(1)
+    They run one after another in one kernel.
+    """
+    from fixres_poc.config.validation import check_run
+    from fixres_poc.sweep import notebook_run
+
+    for file in settings_files:
+        check_run(file)
     if end_with_parent:
         notebook_run.end_with_parent()
-    code = asking.ask(settings_file, time_limit)
-    raise typer.Exit(notebook_run.run(settings_file, time_limit) if code is None else code)
+    raise typer.Exit(notebook_run.run_job(settings_files, time_limit, done, turn))

@@ -4,6 +4,7 @@ No large package is imported here: what does little else starts at once.
 """
 
 import contextlib
+import hashlib
 import html
 import json
 import os
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 from fixres_poc.config.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file in a training's folder that all its pairs read."""
 
 
 def home() -> Path:
@@ -93,6 +96,14 @@ def report_folder(report: str) -> Path:
     """
     folder = home() / (report if "/" in report else f"reports/{report}")
     return REPOSITORY / report if "/" in report and not folder.exists() else folder
+
+
+def file_digest(file: Path, algorithm: str = "sha256") -> str | None:
+    """Digest of a file's content in hex digits, None where there is no such file."""
+    if not file.is_file():
+        return None
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, algorithm).hexdigest()
 
 
 def read_record(file: Path, **types: Any) -> dict[str, Any]:

@@ -8,14 +8,13 @@ settings.json says what is `wanted`: digests of the notebook's code, the library
 metrics.json says what was `used`. A run is valid if they agree.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fixres_poc.config.files import read_record, run_folder, write_atomically
+from fixres_poc.config.files import CHECKPOINT, file_digest, read_record, run_folder, write_atomically
 from fixres_poc.config.provenance import code_hash
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
@@ -24,12 +23,13 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "00_state_of_the_art": ("metrics.json",),
     "01_dataset_eda": ("metrics.json",),
     "02_baseline": ("metrics.json", "predictions.parquet"),
-    "03_train": ("metrics.json",),  # its checkpoint is none: it may have been made before, on several GPUs
+    "03_train": ("metrics.json",),  # its checkpoint is another matter, see `checkpoint_is_intact`
     "04_fixres": ("metrics.json", "predictions.parquet"),
 }
 OTHER_SETTINGS = "made with other settings"
 KILLED = "DeadKernelError"
 SETTINGS, METRICS, PROGRESS, ERROR = "settings.json", "metrics.json", "progress.log", "error.txt"
+JOB_DONE = "job.done"
 USED = {"notebook": "notebook", "library": "library code", "weights": "weights", "data": "images"}
 """What a run records that it used, in words."""
 
@@ -83,8 +83,7 @@ def checked(sweep: str, run: Run) -> Outcome:
     if not metrics:
         return Outcome(run, "damaged", f"{METRICS} cannot be read")
     written, predictions = metrics.get("predictions_sha256"), folder / "predictions.parquet"
-    found_digest = hashlib.sha256(predictions.read_bytes()).hexdigest() if predictions.is_file() else None
-    if written not in (None, found_digest):
+    if written not in (None, file_digest(predictions)):
         return Outcome(run, "damaged", f"{predictions.name} is not what the run has written")
     parameters = json.loads(json.dumps(run.parameters))
     settings = metrics.get("settings") or {}
@@ -99,22 +98,21 @@ def checked(sweep: str, run: Run) -> Outcome:
     return Outcome(run, "done", metrics=metrics)
 
 
-def outcomes(sweep: SweepSettings) -> list[Outcome]:
-    """What every run of a sweep left; outdated is also what used an outdated training.
+def checkpoint_is_intact(sweep: str, training: Outcome) -> bool:
+    """Whether the checkpoint of a training is the one that its metrics name. Only pairs need it."""
+    written = training.get("used", "checkpoint")
+    return written is not None and written == file_digest(run_folder(sweep, training.run.name) / CHECKPOINT)
 
-    A pair that finds no checkpoint, or another one than it wants, trains again. Then the training's own record is of a
-    network that is no longer there.
-    """
-    found = {run.name: checked(sweep.name, run) for run in sweep.runs()}
-    for each in list(found.values()):
-        if each.run.notebook == "04_fixres" and (used := each.get("used", "checkpoint")):
-            training = found[each.run.needs[0]]
-            if training.get("used", "checkpoint") not in (None, used):
-                found[training.run.name] = Outcome(training.run, "outdated", "its network was trained again since")
-    for name, each in found.items():  # a training stands before its pairs
-        stale = [need for need in each.run.needs if found[need].status == "outdated"]
-        if stale and each.status == "done":
-            found[name] = Outcome(each.run, "outdated", f"made with {stale[0]}, which is outdated")
+
+def outcomes(sweep: SweepSettings) -> list[Outcome]:
+    """What every run of a sweep left; outdated is also a run whose training is outdated or was done again since."""
+    found: dict[str, Outcome] = {}
+    for run in sweep.runs():  # a training stands before its pairs
+        found[run.name] = outcome = checked(sweep.name, run)
+        for training in [found[name] for name in run.needs] if outcome.status == "done" else []:
+            used = outcome.get("used", "checkpoint") if run.notebook == "04_fixres" else None
+            if training.status == "outdated" or used not in (None, training.get("used", "checkpoint")):
+                found[run.name] = Outcome(run, "outdated", f"made with {training.run.name} as it was before")
     return list(found.values())
 
 

@@ -130,6 +130,23 @@ class SweepSettings(MethodSettings):
             runs |= {each.name: runs.get(each.name, each) for each in (training, pair)}
         return tuple(runs.values())
 
+    def jobs(self) -> dict[str, tuple[Run, ...]]:
+        """The runs of each job, which one kernel does in this order: a training and its pairs; all that needs neither.
+
+        Returns:
+            By name of the folder that its `job.done` lies in, a run's.
+        """
+        jobs: dict[str, tuple[Run, ...]] = {}
+        for run in self.runs():
+            own = run.needs[0] if run.notebook == "04_fixres" else run.name if run.notebook == "03_train" else "dataset"
+            jobs[own] = (*jobs.get(own, ()), run)
+        return jobs
+
+    def trainings_at_once(self) -> int:
+        """Most trainings that do not wait for one another."""
+        waiting = [bool(run.needs) for run in self.runs() if run.notebook == "03_train"]
+        return max(waiting.count(True), waiting.count(False))
+
     def _of_train_size(self, train_size: int) -> dict[str, Any]:
         """What all runs of a train resolution share: epochs, and where the lists of stage 2 are chosen from."""
         pairs, own = self.resolution_pairs(), dict[str, Any]()

@@ -1,6 +1,5 @@
 """Downloads that go on where they stopped and are used only with the right checksum. No torch in here."""
 
-import hashlib
 import lzma
 import math
 import os
@@ -15,17 +14,12 @@ import requests
 from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import file_digest
 from fixres_poc.config.progress import bar
 
 RETRIES = 3
 CHUNK_BYTES = 2**20
 LARGEST_BYTES = 2**33
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """SHA-256 of a file, as 64 hex digits, or another of hashlib's."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
@@ -65,7 +59,7 @@ def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
 
 def _check(file: Path, checksum: str, source: str) -> None:
     algorithm, _, digits = checksum.rpartition(":")
-    if not digest(file, algorithm or "sha256").startswith(digits):
+    if not str(file_digest(file, algorithm or "sha256")).startswith(digits):
         raise ValueError(f"{source}: wrong checksum, so cut or damaged; delete {file} and run again")
 
 

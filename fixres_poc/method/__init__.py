@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "adaptations": ["adapt_pair", "changed", "costs", "moved", "predict_pair", "save"],
         "baseline": ["features", "train_baseline"],
         "evaluation": ["transforms_for"],
-        "stage1": ["train_or_load"],
+        "stage1": ["load_training", "train_or_load"],
         "stage2": ["free"],
         "zero_shot": ["predict_zero_shot"],
     },

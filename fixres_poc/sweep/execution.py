@@ -48,7 +48,7 @@ def run_sweep(
         KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
     """
     folder = sweep_folder(sweep.name)
-    with on_stop_signals(interrupt), locked(sweep.name) as lock, contextlib.ExitStack() as at_work:
+    with on_stop_signals(interrupt), locked(sweep.name) as lock:
         _check_start(sweep, replace)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
@@ -57,8 +57,7 @@ def run_sweep(
         monitor = Monitor(sweep, sys.stderr)
         ended = 0
         if monitor.count("done") < len(sweep.runs()):
-            command = command_line(folder, cores, profile)
-            ended = at_work.enter_context(run_snakemake(sweep, command, lock, monitor))
+            ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock, monitor)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again")
         failed = _explained_failures(sweep)
@@ -160,16 +159,21 @@ def prepare_data(sweep: SweepSettings) -> str:
 
 def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
     """The failed runs' messages, after an error was left for every run that is not valid and did not say why."""
+    jobs = sweep.jobs()
     failed, said = set(run_state.failures(sweep)), last_error(sweep_folder(sweep.name) / "snakemake.log")
     for each in run_state.outcomes(sweep):
         run = each.run
         if each.status in ("done", "failed"):
             continue
-        cause = None if each.error else next((name for name in run.needs if name in failed), None)
-        own = "ended without a word: killed?" if each.status == "active" else f"not done; snakemake: {said}"
-        own = f"{each.error}; start the sweep again" if each.error else own  # changed while it was at work
+        unfinished = {job for job, runs in jobs.items() if failed.intersection(one.name for one in runs)}
+        message = "ended without a word: killed?" if each.status == "active" else f"not done; snakemake: {said}"
+        for name in run.needs:
+            if name in failed or name in unfinished:
+                message = f"not run, because {name if name in failed else f'a pair of {name}'} failed"
+        if each.error:  # changed while it was at work
+            message = f"{each.error}; start the sweep again"
         failed.add(run.name)
         folder = run_folder(sweep.name, run.name)
-        run_state.fail(folder, f"not run, because {cause} failed" if cause else own)
+        run_state.fail(folder, message)
         run_state.end(folder)
     return run_state.failures(sweep)

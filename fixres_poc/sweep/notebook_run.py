@@ -1,4 +1,4 @@
-"""One notebook run: its settings file in, its executed notebook out, its error in one line where it fails.
+"""Notebook runs from their settings files, one after another in one kernel; an error becomes one line.
 
 The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `wanted` and `parameters`; what else lies in the
 folder stands in `run_state`. The notebook itself writes its outputs.
@@ -6,7 +6,6 @@ folder stands in `run_state`. The notebook itself writes its outputs.
 
 import contextlib
 import errno
-import functools
 import json
 import logging
 import os
@@ -19,102 +18,104 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock, Timeout
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import REPOSITORY, home
+from fixres_poc.config.files import home
 from fixres_poc.config.provenance import notebook_path
+from fixres_poc.config.sweep_settings import Run
+
+if TYPE_CHECKING:
+    from fixres_poc.sweep.kernel import Kernel
 
 TORCH_NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 LONGEST_MESSAGE = 400
 DISK_FULL = os.strerror(errno.ENOSPC)
-# Linux kills the kernel with its run, for it may be stuck in code that hears no signal and lets no thread run; 1 is
-# PR_SET_PDEATHSIG. The kernel asks for it itself: code between fork and exec can hang a process that has threads.
-ASK = "__import__('ctypes').CDLL(None).prctl(1, 9);" if sys.platform == "linux" else ""
-# By default, looking for garbage among the many objects that imports leave takes a fifth of their time, and goes on.
-GARBAGE = (50_000, 20, 10)
-KERNEL_START_S = 150
-START_KERNEL = [f"--IPKernelApp.exec_lines={ASK}__import__('gc').set_threshold{GARBAGE}"]
 
 
-def execute(settings_file: Path, time_limit: int | None = None) -> str | None:
-    """Run the notebook that a settings file names, and keep what it says.
+def run_job(
+    settings_files: Sequence[Path], time_limit: int | None = None, done: Path | None = None, turn: int = 1
+) -> int:
+    """Run notebooks one after another in one kernel, and say of each that fails what went wrong.
+
+    A failed notebook stops no other, but a training that failed stops the pairs after it.
+
+    Args:
+        settings_files: of the runs, a training before its pairs.
+        time_limit: most seconds for each notebook.
+        done: file to make once every run is done; runs that are done already are then left alone.
+        turn: 1 for the first try; later ones do not repeat a run that failed by itself.
 
     Returns:
-        None after success, otherwise the one-line message that `error.txt` begins with.
+        The exit code: 0 if nothing failed.
 
     Raises:
-        InputError: no such settings file.
+        InputError: a settings file cannot be read.
     """
-    folder = settings_file.resolve().parent
+    failed: list[str] = []
+    runs = {file.resolve().parent: _read(file) for file in settings_files}
+    left = {folder: run for folder, run in runs.items() if done is None or not _is_done(folder, run)}
+    with own_gpu([run.notebook for run in left.values()]), _kernel(left.values()) as kernel:
+        for folder, run in left.items():
+            if run.notebook == "04_fixres" and "03_train" in failed:
+                break
+            message = run_state.failed_by_itself(folder) if turn > 1 else ""
+            if message := message or _execute(folder, run, kernel, time_limit):
+                print(f"failed: {run.name}: {message}", file=sys.stderr)
+                failed.append(run.notebook)
+    if done and not failed:
+        done.touch()
+    return int(bool(failed))
+
+
+def execute(settings_file: Path, time_limit: int | None = None) -> str:
+    """Run one notebook in a kernel of its own; returns "" or the one-line message that `error.txt` begins with."""
+    run = _read(settings_file)
+    with own_gpu([run.notebook]), _kernel([run]) as kernel:
+        return _execute(settings_file.resolve().parent, run, kernel, time_limit)
+
+
+def _kernel(runs: Collection[Run]) -> "contextlib.closing[Kernel]":
+    from fixres_poc.sweep.kernel import Kernel
+
+    return contextlib.closing(Kernel([notebook_path(run.notebook) for run in runs]))
+
+
+def _read(settings_file: Path) -> Run:
     try:
         settings = json.loads(settings_file.read_text(encoding="utf-8"))
-        stem, parameters = settings["notebook"], settings["parameters"]
+        return Run(settings_file.resolve().parent.name, settings["notebook"], settings["parameters"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{settings_file}: cannot be read as a settings file ({type(error).__name__})") from None
+
+
+def _is_done(folder: Path, run: Run) -> bool:
+    return run_state.checked(folder.parent.name, run).status == "done"
+
+
+def _execute(folder: Path, run: Run, kernel: "Kernel", time_limit: int | None) -> str:
     progress, over = run_state.begin(folder), threading.Event()
+    variables = {"FIXRES_PROGRESS": str(progress), "FIXRES_HOME": str(home())}
+    message = ""
     try:
-        variables = _environment(FIXRES_PROGRESS=str(progress), FIXRES_HOME=str(home()))
-        with variables, own_gpu(stem), _limited(time_limit, over):
-            _run_notebook(notebook_path(stem), folder, parameters)
+        with _limited(time_limit, over), _log_to(folder / "run.log"), _silent_when_interrupted():
+            executed = kernel.run(notebook_path(run.notebook), folder / "notebook.ipynb", run.parameters, variables)
+            run_state.record_notebook(folder, executed)
     except Exception as error:
         message, trace = _explain(error)
         if over.is_set():
             message = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
         with contextlib.suppress(OSError):  # where there is not even room for this, stderr has it
             run_state.fail(folder, message, trace)
-        run_state.end(folder)
-        return message
     run_state.end(folder)
-    return None
-
-
-def run(settings_file: Path, time_limit: int | None = None) -> int:
-    """As `execute`, for a process of its own: says what went wrong, and gives the exit code."""
-    message = execute(settings_file, time_limit)
-    if message is not None:
-        print(f"failed: {settings_file.parent.name}: {message}", file=sys.stderr)
-    return int(message is not None)
-
-
-def _run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-    from papermill import execute_notebook
-
-    class SameInterpreter(AsyncKernelManager):
-        """Starts ipykernel with this very interpreter, whatever kernel the user has registered as `python3`."""
-
-        def __init__(self, **values: Any) -> None:
-            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **values)
-
-    once = functools.partial(
-        execute_notebook,
-        *(re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, folder / "notebook.ipynb")),  # no fields
-        parameters,
-        kernel_name="python3",
-        progress_bar=False,
-        start_timeout=KERNEL_START_S,
-        cwd=REPOSITORY,
-        kernel_manager_class=SameInterpreter,
-        shutdown_kernel="immediate",
-        extra_arguments=["--log-level=ERROR", *START_KERNEL],
-    )
-    with _log_to(folder / "run.log"), _silent_when_interrupted():
-        try:
-            executed = once()
-        except RuntimeError as error:  # another program may have taken one of the kernel's ports before it did
-            if "Kernel didn't respond" not in str(error):
-                raise
-            executed = once()
-    run_state.record_notebook(folder, executed)
+    return message
 
 
 @contextlib.contextmanager
@@ -201,9 +202,9 @@ def gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def own_gpu(notebook: str) -> Iterator[None]:
-    """Give the run one of several GPUs to itself; a job of its own on a cluster has one only."""
-    names = gpus() if notebook in TORCH_NOTEBOOKS else []
+def own_gpu(notebooks: Collection[str]) -> Iterator[None]:
+    """Give a job one of several GPUs to itself; on a cluster it has one only."""
+    names = [] if set(notebooks).isdisjoint(TORCH_NOTEBOOKS) else gpus()
     with contextlib.ExitStack() as stack:
         while len(names) > 1:
             name = next((name for name in names if _claimed(name, stack)), None)

@@ -9,10 +9,9 @@ from fixres_poc import __version__
 from fixres_poc.config.errors import printable
 from fixres_poc.config.files import read_record, report_folder, run_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
-from fixres_poc.config.run_state import Outcome, error_line, failures, outcomes
+from fixres_poc.config.run_state import Outcome, failures, outcomes
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.notebook_run import execute
-from fixres_poc.sweep.warm import asking
 
 REPORT_NOTEBOOK = "05_results"
 log = logging.getLogger(__name__)
@@ -59,15 +58,12 @@ def _write_page(sweep: str, each: Outcome, made_by: str) -> bool:
         return False
 
 
-def _execute_results(sweep: SweepSettings) -> str | None:
+def _execute_results(sweep: SweepSettings) -> str:
     folder = run_folder(sweep.name, "results")
     (folder / "notebook.ipynb").unlink(missing_ok=True)
     settings = {"notebook": REPORT_NOTEBOOK, "parameters": {"report": f"reports/{sweep.name}"}}
     write_atomically(folder / "settings.json", json.dumps(settings))
-    code = asking.ask(folder / "settings.json", sweep.run_time_limit)
-    if code is None:
-        return execute(folder / "settings.json", sweep.run_time_limit)
-    return error_line(folder) if code else None
+    return execute(folder / "settings.json", sweep.run_time_limit)
 
 
 def render_if_changed(sweep: SweepSettings) -> Path:

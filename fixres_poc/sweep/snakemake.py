@@ -5,10 +5,8 @@ Such jobs know nothing of the sweep's lock, and outlive it where Snakemake was k
 
 import contextlib
 import os
-import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,6 @@ from fixres_poc.config.provenance import cores as available_cores
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.monitor import Monitor
 from fixres_poc.sweep.notebook_run import gpus
-from fixres_poc.sweep.warm import asking
 
 LOCAL_PROFILE = "profiles/local"
 GRACE_S = 3.0
@@ -31,55 +28,56 @@ LONGEST_END_S = 180
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def command_line(folder: Path, cores: int | None, profile: str) -> list[str]:
-    """Snakemake's command for a sweep's folder; the local profile uses all cores unless told otherwise."""
+def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[str]:
+    """Snakemake's command for a sweep; the local profile uses all cores unless told otherwise.
+
+    Trainings that can be at work at once share the cores, whatever is left of the sweep, so that results stay equal.
+    """
     local = resolve(profile) == resolve(LOCAL_PROFILE)
-    cores = cores or (available_cores() if local else None)
     cards = len(gpus()) if local else 0
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-    command += ["--directory", str(folder), "--profile", str(resolve(profile)), "--workflow-profile", "none"]
-    threads = max(1, (cores or 1) // max(2, cards))
+    command += [
+        "--directory",
+        str(sweep_folder(sweep.name)),
+        "--profile",
+        str(resolve(profile)),
+        "--workflow-profile",
+        "none",
+    ]
+    cores = cores or (available_cores() if local else None)
+    threads = (cores or 1) // min(sweep.trainings_at_once(), cards or sys.maxsize, cores or 1)
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "--nocolor"]
     command += ["--config", f"threads={threads}"]
     command += ["--cores", str(cores)] if cores else []
     command += ["--resources", f"gpu={cards}"] if cards else []
-    return asking.command(command, threads) if local else command
+    return command
 
 
-@contextlib.contextmanager
-def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> Iterator[int]:
-    """Run Snakemake, and give its exit code.
-
-    Runs can start warm until this is left; then whatever was started is gone.
-    """
+def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: Monitor) -> int:
+    """Run Snakemake to its end, and give its exit code; whatever was started is gone then."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
     cache = os.path.expanduser("~/.cache")
     if not os.access(cache if os.path.exists(cache) else os.path.dirname(cache), os.W_OK):  # Snakemake makes it
         environment.setdefault("XDG_CACHE_HOME", str(home() / "runs" / ".cache"))
-    line, theirs = socket.socketpair()
-    with line, open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
+    with open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
-            stdin=theirs.fileno(),
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
             pass_fds=[lock],
         )
-        theirs.close()
         try:
-            while not select.select([line], [], [], 0.3)[0]:
+            while process.poll() is None:
                 monitor.show()
+                time.sleep(0.3)
             monitor.show()
-            monitor.close()
-            code = line.recv(100)
-            with asking.reachable(process.pid):
-                yield int(code) if code else process.wait()
+            return process.returncode
         finally:
             monitor.close()
-            line.close()
             with on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
                 _stop(process)
                 cancel_jobs(sweep_folder(sweep.name))

@@ -56,7 +56,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     keys = {"name": "evil", "dataset": str(folder), "pairs": [[64, 64], [64, 96]], "skip_unreadable": True}
     sweep = validate(SweepSettings, keys | {"adaptations": ["none", "head"]}, "test")
     workspace.lay_out(sweep, execution.prepare_data(sweep))
-    assert execute(run_folder("evil", "dataset") / "settings.json") is None
+    assert execute(run_folder("evil", "dataset") / "settings.json") == ""
     data = load_dataset(sweep.data_settings()).without([f"{NAMES[0]}/{UNREADABLE}"])
     facts: dict[str, Any] = {"classes": data.classes, "images": data.counts(), "data": data.fingerprint()}
     probes = [predictions(data, "baseline", 0, size) for size in (64, 96, 224)]

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import file_digest
 from fixres_poc.config.settings import NAMED_DATASETS, DataSettings
 from fixres_poc.data import download
 from fixres_poc.data.dataset import load_dataset
@@ -161,6 +162,6 @@ def test_terms_and_checksums_are_known(tmp_path: Path) -> None:
     assert named.about("/my/birds") == ""
     file = tmp_path / "a"
     file.write_bytes(b"abc")
-    assert download.digest(file, "md5") == "900150983cd24fb0d6963f7d28e17f72"
+    assert file_digest(file, "md5") == "900150983cd24fb0d6963f7d28e17f72"
     with pytest.raises(ValueError, match="do not allow it"):
         DataSettings(dataset="flowers102", show_images=True)

@@ -32,7 +32,7 @@ folder = run_folder(settings.sweep, settings.run_name)
 """
 IMAGES = """
 from fixres_poc.data import load_dataset
-from fixres_poc.method import adapt_pair, predict_pair, save, train_baseline, train_or_load
+from fixres_poc.method import adapt_pair, load_training, predict_pair, save, train_baseline, train_or_load
 data = load_dataset(settings)
 facts = {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
 """
@@ -47,7 +47,7 @@ write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=trai
 PAIR = """
 from fixres_poc.model import accelerator_for
 accelerator = accelerator_for(settings.precision)
-trained = train_or_load(settings.train_settings(), data, accelerator)
+trained = load_training(settings.train_settings(), data, accelerator)
 adapted = adapt_pair(trained, data, settings, accelerator)
 classified = predict_pair(trained.model, adapted, data, settings, accelerator)
 seconds = {"adapt": adapted.seconds, "evaluate": classified.seconds}

@@ -68,7 +68,7 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     home = tmp_path / "{dataset} '; $(touch executed) \"#%s"
     monkeypatch.setenv("FIXRES_HOME", str(home))
     monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
-    monkeypatch.setattr("fixres_poc.sweep.notebook_run.REPOSITORY", tmp_path)  # the notebook's folder
+    monkeypatch.setattr("fixres_poc.sweep.kernel.REPOSITORY", tmp_path)  # the notebook's folder
     names = sorted({name for model in MODELS for name in model.model_fields})
     defaults = "\n".join(f"{name} = ''" for name in names)
     keep = f"import json, pathlib\npathlib.Path('got.json').write_text(json.dumps([{', '.join(names)}]))"
@@ -78,6 +78,6 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     file = files.run_folder("x", "state_of_the_art") / "settings.json"
     write_atomically(file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters}))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(files.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    assert execute(file) is None
+    assert execute(file) == ""
     assert json.loads((tmp_path / "got.json").read_text()) == texts
     assert not list(tmp_path.rglob("executed"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_training import first_step, recipe_for, same, settings_for, state_of, train
 
-from fixres_poc.config.files import run_folder
+from fixres_poc.config.files import CHECKPOINT, run_folder
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method import epochs, stage1
@@ -95,7 +95,7 @@ def test_a_killed_training_ends_the_same(colour_folder: Path, monkeypatch: pytes
     assert same(state_of(undisturbed.model), state_of(resumed.model))
     times = ["seconds"]
     pd.testing.assert_frame_equal(resumed.history.drop(columns=times), undisturbed.history.drop(columns=times))
-    assert [file.name for file in run_folder("notebooks", settings.run_name).iterdir()] == [stage1.CHECKPOINT]
+    assert [file.name for file in run_folder("notebooks", settings.run_name).iterdir()] == [CHECKPOINT]
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "other settings"])

@@ -11,7 +11,7 @@ import torch
 from tiny_training import recipe_for, same, settings_for, state_of, train
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import run_folder
+from fixres_poc.config.files import CHECKPOINT, run_folder
 from fixres_poc.config.settings import ADAPTED, TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import baseline, epochs, stage1
@@ -54,7 +54,7 @@ def test_a_batch_is_done_in_parts(colour_folder: Path, monkeypatch: pytest.Monke
     settings = settings_for(colour_folder)
     trained = stage1.train_or_load(settings, load_dataset(settings))
     assert seen == [6, 6, 3] + [2] * 27  # 3 epochs of 3 batches of 6 images
-    kept = checkpoint.load(run_folder("notebooks", settings.run_name) / stage1.CHECKPOINT, {})[1]["memory"]
+    kept = checkpoint.load(run_folder("notebooks", settings.run_name) / CHECKPOINT, {})[1]["memory"]
     assert kept == trained.memory
     assert (kept["batch_size"], kept["micro_batch_size"], kept["gradient_checkpointing"]) == (8, 2, True)
     assert kept["note"] == "batch norm saw 2 images at a time"
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_does_not_fit_is_trained_anew(
     colour_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     settings = settings_for(colour_folder, epochs=1)
-    path = run_folder(settings.sweep, settings.run_name) / stage1.CHECKPOINT
+    path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
     first = state_of(stage1.train_or_load(settings, load_dataset(settings)).model)
     if change == "library":
         monkeypatch.setattr(stage1, "LIBRARY", "0" * 16)
@@ -143,11 +143,20 @@ def test_a_checkpoint_that_does_not_fit_is_trained_anew(
         (colour_folder / "red" / "00.png").rename(colour_folder / "red" / "renamed.png")
     else:
         path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="training train48_seed0: checkpoint"):
+        stage1.load_training(settings, load_dataset(settings), accelerator_for("fp32"))
     again = state_of(stage1.train_or_load(settings, load_dataset(settings)).model)
     assert (f"made with {change} = " if change != "damage" else "cannot be read") in caplog.text
     assert "training again" in caplog.text
     assert change == "images" or same(first, again)
-    assert [each.name for each in path.parent.iterdir()] == [stage1.CHECKPOINT]
+    assert [each.name for each in path.parent.iterdir()] == [CHECKPOINT]
+
+
+def test_what_was_not_trained_is_missing(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    with pytest.raises(InputError, match="training train48_seed0 is missing"):
+        stage1.load_training(settings, load_dataset(settings), accelerator_for("fp32"))
+    assert not run_folder(settings.sweep, settings.run_name).exists()
 
 
 def test_own_weights_are_used_and_another_file_at_the_same_path_is_trained_anew(

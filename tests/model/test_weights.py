@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import REPOSITORY, home
+from fixres_poc.config.files import CHECKPOINT, REPOSITORY, home
 from fixres_poc.config.settings import WSL_BACKBONES
 from fixres_poc.method import stage1
 from fixres_poc.method.epochs import Saved
@@ -195,10 +195,10 @@ def test_a_file_that_would_execute_code_is_refused_and_does_nothing(state: State
     assert (tmp_path / "executed").exists()  # so the file was a dangerous one
 
 
-@pytest.mark.parametrize("name", [stage1.CHECKPOINT, stage1.STATE.format("0.01")])
+@pytest.mark.parametrize("name", [CHECKPOINT, stage1.STATE.format("0.01")])
 def test_a_planted_pickle_in_place_of_what_a_training_left_does_nothing(tmp_path: Path, name: str) -> None:
     torch.save({"record": "{}", "model": Malicious(tmp_path / "executed")}, tmp_path / name)
-    if name != stage1.CHECKPOINT:
+    if name != CHECKPOINT:
         Saved(tmp_path / name, {}).resume(None, None)  # type: ignore[arg-type]  # as if it were not there
     else:
         with pytest.raises(InputError, match=r"checkpoint\.safetensors: cannot be read"):

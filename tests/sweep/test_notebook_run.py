@@ -13,7 +13,7 @@ import throwaway
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY
-from fixres_poc.sweep import notebook_run
+from fixres_poc.sweep import kernel, notebook_run, workspace
 
 PARAMETERS = 'train_size = 64\nname = "default"'
 LOOK = """
@@ -29,7 +29,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs/tiny/train64_seed0"
 
 
-def execute(run_folder: Path, *sources: str, time_limit: int | None = None, **parameters: object) -> str | None:
+def execute(run_folder: Path, *sources: str, time_limit: int | None = None, **parameters: object) -> str:
     lay(run_folder, *sources, **parameters)
     return notebook_run.execute(run_folder / "settings.json", time_limit)
 
@@ -58,14 +58,13 @@ def test_notebook_gets_parameters_and_runs_in_this_interpreter(
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     run_folder.mkdir(parents=True)
     (run_folder / "error.txt").write_text("an old error")
-    assert execute(run_folder, LOOK, name="given", unknown=1) is None
+    assert execute(run_folder, LOOK, name="given", unknown=1) == ""
     executed = json.loads((run_folder / "notebook.ipynb").read_text())
     expected = ["64", "given", sys.executable, str(REPOSITORY), str(run_folder / "progress.log")]
     assert "".join(executed["cells"][-1]["outputs"][0]["text"]).split() == expected
     assert sorted(file.name for file in run_folder.iterdir()) == ["notebook.ipynb", "run.log", "settings.json"]
     assert "unknown parameter: unknown" in (run_folder / "run.log").read_text()
     assert "unknown parameter" not in "".join(capfd.readouterr())
-    assert os.environ["FIXRES_PROGRESS"] == "/dev/null"
 
 
 def test_wrong_input_is_told_in_its_own_words(run_folder: Path) -> None:
@@ -92,11 +91,9 @@ def test_nothing_that_a_terminal_would_obey_is_left_in_a_message(run_folder: Pat
     )
 
 
-@pytest.mark.parametrize(
-    ("failures", "message"), [(1, None), (2, "RuntimeError: Kernel didn't respond in 150 seconds")]
-)
+@pytest.mark.parametrize(("failures", "message"), [(1, ""), (2, "RuntimeError: Kernel didn't respond in 150 seconds")])
 def test_a_kernel_that_does_not_start_is_started_once_more(
-    monkeypatch: pytest.MonkeyPatch, run_folder: Path, failures: int, message: str | None
+    monkeypatch: pytest.MonkeyPatch, run_folder: Path, failures: int, message: str
 ) -> None:
     left = [RuntimeError("Kernel didn't respond in 150 seconds")] * failures
 
@@ -104,7 +101,7 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
         if left:
             raise left.pop()
 
-    monkeypatch.setattr("papermill.execute_notebook", start)
+    monkeypatch.setattr(kernel, "execute_notebook", start)
     assert execute(run_folder, "x = 1") == message
     assert not left
 
@@ -129,7 +126,7 @@ def test_kernel_that_hears_nothing_is_killed_at_its_time_limit(run_folder: Path)
     assert execute(run_folder, STUCK, time_limit=4) == "run_time_limit = 4: not done after 4 s, so it was ended"
     left = psutil.Process().children(recursive=True)
     assert all(each.status() == psutil.STATUS_ZOMBIE for each in left)
-    assert execute(run_folder, "print('quick')", time_limit=60) is None
+    assert execute(run_folder, "print('quick')", time_limit=60) == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
@@ -143,6 +140,36 @@ def test_kernel_that_hears_nothing_is_killed_with_its_run(run_folder: Path) -> N
     kernel = psutil.Process(int(progress.read_text()))
     process.kill()
     kernel.wait(timeout=5)
+
+
+def job(home: Path, **values: object) -> tuple[int, list[str], Path]:
+    """Do what a training of four pairs lacks, as Snakemake would: the exit code, what ran, and the mark of its end."""
+    sweep = throwaway.tiny(**{"pairs": [[64, size] for size in (64, 80, 96, 112)]} | values)
+    workspace.lay_out(sweep, "a")
+    runs = sweep.jobs()["train64_seed0"]
+    files = [home / "runs/tiny" / run.name / "settings.json" for run in runs]
+    done = files[0].with_name("job.done")
+    return notebook_run.run_job(files, done=done), throwaway.ran(home), done
+
+
+def test_a_pair_that_fails_stops_no_other_and_what_is_done_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throwaway.use(monkeypatch, tmp_path)
+    every = ["train64_seed0", *(f"train64_test{size}_seed0" for size in (112, 64, 80, 96))]
+    (tmp_path / "broken").touch()
+    code, ran, done = job(tmp_path)
+    assert (code, ran, done.exists()) == (1, every, False)
+    (tmp_path / "broken").unlink()
+    assert job(tmp_path) == (0, ["train64_test96_seed0"], done)
+    assert done.exists()
+    assert job(tmp_path, pairs=[[64, size] for size in (64, 96, 128)])[:2] == (0, ["train64_test128_seed0"])
+
+
+def test_without_its_training_no_pair_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    throwaway.use(monkeypatch, tmp_path)
+    throwaway.write_notebook(tmp_path / "notebooks/03_train.ipynb", "pass", throwaway.START, "1 / 0")
+    assert job(tmp_path)[:2] == (1, ["train64_seed0"])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])
@@ -174,15 +201,15 @@ def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.Monk
 def test_locks_of_gpus_lie_in_a_folder_of_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with notebook_run.own_gpu("03_train"):
+    with notebook_run.own_gpu(["03_train"]):
         (folder,) = tmp_path.iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run.own_gpu("03_train"):
+    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run.own_gpu(["03_train"]):
         pass
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path)
-    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run.own_gpu("03_train"):
+    with pytest.raises(InputError, match="is not a folder of this user's alone"), notebook_run.own_gpu(["03_train"]):
         pass
 
 
@@ -191,10 +218,10 @@ def test_two_trainings_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with notebook_run.own_gpu("03_train"):
+    with notebook_run.own_gpu(["03_train"]):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-        with notebook_run.own_gpu("04_fixres"):
+        with notebook_run.own_gpu(["04_fixres"]):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    with notebook_run.own_gpu("01_dataset_eda"):
+    with notebook_run.own_gpu(["01_dataset_eda"]):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5"

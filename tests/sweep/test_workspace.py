@@ -37,9 +37,14 @@ def lay_out(home: Path, fingerprint: str = "a", values: dict[str, Any] | None = 
     for run in lacking:
         folder = home / "runs/tiny" / run.name
         used = {"used": json.loads((folder / "settings.json").read_text())["wanted"]}
+        used["used"]["checkpoint"] = hashlib.sha256(b"").hexdigest()
         metrics = {"settings": json.loads(json.dumps(run.parameters))} | used | (values or {})
         for file in OUTPUTS[run.notebook]:
             (folder / file).write_text(json.dumps(metrics))
+        if run.notebook == "03_train":
+            (folder / "checkpoint.safetensors").touch()
+    for job in sweep.jobs():
+        (home / "runs/tiny" / job / "job.done").touch()
     return {run.name for run in lacking}
 
 
@@ -102,6 +107,28 @@ def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path)
     workspace.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
     for name in ("baseline", "dataset", "state_of_the_art"):
         assert [file.name for file in (home / "runs/tiny" / name).iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("damaged")])
+def test_a_training_without_its_checkpoint_is_done_again_if_a_pair_is_to_be_done(
+    home: Path, damage: Callable[[Path], object]
+) -> None:
+    lay_out(home)
+    training = home / "runs/tiny/train64_seed0"
+    assert lay_out(home, pairs=[[64, 64], [64, 96], [64, 128]]) == {"train64_test128_seed0", "baseline"}
+    damage(training / "checkpoint.safetensors")
+    assert lay_out(home) == {"baseline"}
+    (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
+    assert lay_out(home) == TRAINED
+
+
+def test_a_job_is_to_be_done_again_if_one_of_its_runs_is(home: Path) -> None:
+    lay_out(home)
+    done = {job: home / "runs/tiny" / job / "job.done" for job in ("dataset", "train64_seed0")}
+    assert all(file.exists() for file in done.values())
+    (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
+    workspace.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
+    assert [job for job, file in done.items() if file.exists()] == ["dataset"]
 
 
 def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> None:

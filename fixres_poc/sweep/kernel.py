@@ -1,0 +1,125 @@
+"""A kernel that several notebooks share; each finds it as if it had just been started (`kernel_state`)."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.utils import run_sync  # type: ignore[attr-defined]
+from papermill import execute_notebook
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+
+from fixres_poc.config.files import REPOSITORY
+from fixres_poc.config.provenance import library_hash
+
+ENGINE = "shared_kernel"
+KERNEL_START_S = 150
+NOT_BEGUN = ("Kernel didn't respond", "Kernel died before replying")
+"""Errors before the first cell: another program may have taken a port of the kernel, or killed it meanwhile."""
+
+
+class _Manager(AsyncKernelManager):
+    """Starts a kernel with this very interpreter, whatever kernel the user has registered as `python3`."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        command = [sys.executable, "-m", "fixres_poc.sweep.kernel_state", str(os.getpid()), "-f", "{connection_file}"]
+        return KernelSpec(argv=command, language="python", display_name="Python 3")
+
+
+class _Engine(NBClientEngine):  # type: ignore[misc]
+    """Papermill's own engine but for the kernel, which outlives the notebook."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, kernel: "Kernel", variables: Mapping[str, str], **_: Any
+    ) -> Any:
+        with kernel.client(nb_man, kernel_name, variables) as client:
+            return client.execute()
+
+
+papermill_engines.register(ENGINE, _Engine)
+
+
+class Kernel:
+    """Started by the first notebook that needs one, ended by `close` or by a notebook that fails."""
+
+    def __init__(self, notebooks: Sequence[Path]) -> None:
+        """Note which notebooks it is for: what they import is imported at its start."""
+        self._notebooks = [str(notebook) for notebook in notebooks]
+        self._manager: _Manager | None = None
+        self._library = ""
+
+    def close(self) -> None:
+        """End the kernel; the next notebook gets a fresh one."""
+        manager, self._manager = self._manager, None
+        if manager:
+            with contextlib.suppress(RuntimeError):  # there was none any more
+                run_sync(manager.shutdown_kernel)(now=True)
+            run_sync(manager.cleanup_resources)()
+
+    def run(self, notebook: Path, executed: Path, parameters: Mapping[str, Any], variables: Mapping[str, str]) -> Any:
+        """Execute a notebook and return it; a kernel that died, or has older library code, is replaced before.
+
+        Args:
+            executed: where the notebook is written with its outputs.
+            variables: of the environment, for this notebook alone.
+
+        Raises:
+            PapermillExecutionError: a cell failed.
+            DeadKernelError: the kernel died.
+        """
+        library = library_hash(everything=True)
+        if self._manager and (library != self._library or not run_sync(self._manager.is_alive)()):
+            self.close()
+        self._library = library
+        paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]  # papermill fills in fields
+        given = {"engine_name": ENGINE, "kernel": self, "variables": variables, "cwd": REPOSITORY}
+        for last in (False, True):
+            try:
+                return execute_notebook(*paths, parameters, kernel_name="python3", progress_bar=False, **given)
+            except BaseException as error:
+                self.close()
+                if last or not str(error).startswith(NOT_BEGUN):
+                    raise
+
+    @contextlib.contextmanager
+    def client(self, nb_man: Any, kernel_name: str, variables: Mapping[str, str]) -> Iterator[PapermillNotebookClient]:
+        """A client for one notebook, once the kernel is as it was at its start, with these variables."""
+        fresh = self._manager is None
+        manager = self._manager = self._manager or _Manager(kernel_name=kernel_name)
+        client = PapermillNotebookClient(
+            nb_man,
+            km=manager,
+            kernel_name=kernel_name,
+            startup_timeout=KERNEL_START_S,
+            extra_arguments=["--log-level=ERROR"],
+            log=logging.getLogger("papermill"),
+        )
+        if fresh:
+            client.start_new_kernel()
+        connection = client.start_new_kernel_client()
+        try:
+            if fresh:
+                _call(client, "note", self._notebooks)
+            _call(client, "restore", dict(variables))
+            yield client
+        finally:
+            connection.stop_channels()
+            connection.context.destroy(linger=0)
+
+
+def _call(client: PapermillNotebookClient, function: str, argument: object) -> None:
+    """Call a function of `kernel_state` in the kernel, which leaves no trace in the notebook's namespace."""
+    code = f"__import__('fixres_poc.sweep.kernel_state', fromlist=['']).{function}({argument!r})"
+    message = client.kc.execute(code, silent=True, store_history=False, allow_stdin=False)
+    reply = client.wait_for_reply(message)["content"]
+    if reply["status"] != "ok":
+        raise RuntimeError(f"kernel_state.{function}: {reply.get('ename')}: {reply.get('evalue')}")

@@ -1,0 +1,171 @@
+"""What runs inside a job's kernel: its start, and the state that each of its notebooks begins with.
+
+`python -m fixres_poc.sweep.kernel_state <parent's process number> <arguments of ipykernel>` starts a kernel. `note` is
+called once after that, `restore` before every notebook, both by `kernel.Kernel`.
+"""
+
+import ast
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+GARBAGE = (50_000, 20, 10)
+"""Looking for garbage at the default pace takes a fifth of the time of imports: they leave many objects."""
+Noted = list[tuple[Callable[[Any], object], Any]]
+"""Functions that put a value back, and the values."""
+_noted: Noted = []
+
+
+def note(notebooks: Sequence[str]) -> None:
+    """Import what these notebooks import, and note the state that every notebook begins with."""
+    for name in notebooks:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # papermill says what is wrong with it
+            _import(Path(name))
+    gc.collect()
+    gc.freeze()
+    libraries = {"numpy": _numpy, "pandas": _pandas, "matplotlib.pyplot": _matplotlib, "torch": _torch}
+    _noted[:] = _namespace()
+    for name in libraries.keys() & sys.modules.keys():
+        _noted.extend(libraries[name]())
+    _noted.extend(_python())
+
+
+def restore(variables: Mapping[str, str]) -> None:
+    """Put the noted state back, free memory, and set the environment variables of the next notebook."""
+    if tqdm := sys.modules.get("tqdm.std"):
+        for bar in list(getattr(tqdm.tqdm, "_instances", ())):
+            bar.close()
+    if widgets := sys.modules.get("ipywidgets"):
+        widgets.Widget.close_all()
+    for put_back, value in _noted:
+        put_back(value)
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(torch.initial_seed())
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    os.environ.update(variables, FIXRES_BEGUN=str(time.time()))
+
+
+def _import(notebook: Path) -> None:
+    """Do a notebook's imports as its cells do them; what fails fails again in its cell, where it is shown."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+        with contextlib.suppress(Exception):
+            tree = ast.parse(source)
+            tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(tree, str(notebook), "exec"), {})
+
+
+def _namespace() -> Noted:
+    from IPython import get_ipython
+
+    shell: Any = get_ipython()
+
+    def begin(names: dict[str, Any]) -> None:
+        shell.reset(new_session=True)  # its history and counts, too
+        for name, value in names.items():
+            shell.user_ns.setdefault(name, value)
+
+    return [(begin, dict(shell.user_ns))]
+
+
+def _python() -> Noted:
+    def set_environment(values: dict[str, str]) -> None:
+        os.environ.clear()
+        os.environ.update(values)
+
+    def set_filters(filters: Any) -> None:
+        warnings.resetwarnings()
+        warnings.filters[:] = filters  # type: ignore[index]
+
+    set_path = partial(sys.path.__setitem__, slice(None))
+    values = dict(os.environ), os.getcwd(), list(sys.path), list(warnings.filters), random.getstate()
+    return list(zip((set_environment, os.chdir, set_path, set_filters, random.setstate), values, strict=True))
+
+
+def _numpy() -> Noted:
+    import numpy as np
+
+    return [
+        (lambda options: np.set_printoptions(**options), np.get_printoptions()),
+        (lambda errors: np.seterr(**errors), np.geterr()),
+        (np.random.set_state, np.random.get_state()),
+    ]
+
+
+def _pandas() -> Noted:
+    from pandas._config import config as imported
+
+    config: Any = imported
+
+    def values() -> dict[str, Any]:
+        with warnings.catch_warnings(action="ignore"):  # options that pandas will drop
+            return {key: config.get_option(key) for key in config._registered_options}
+
+    def put_back(options: dict[str, Any]) -> None:
+        for key, value in values().items():
+            if value is not options[key]:
+                config.set_option(key, options[key])
+
+    return [(put_back, values())]
+
+
+def _matplotlib() -> Noted:
+    import matplotlib.pyplot as plt
+
+    def set_backend(name: str) -> None:
+        if plt.get_backend() != name:
+            plt.switch_backend(name)
+
+    plt.switch_backend(plt.get_backend())  # loads it, which sets parameters
+    set_parameters = partial(dict.update, plt.rcParams)  # as matplotlib.rc_context: nothing to validate
+    return [(plt.close, "all"), (set_backend, plt.get_backend()), (set_parameters, dict(plt.rcParams.copy()))]
+
+
+def _torch() -> Noted:
+    import torch
+
+    cudnn = torch.backends.cudnn
+    flags = ("benchmark", "deterministic", "allow_tf32")
+    return [
+        (torch.set_num_threads, torch.get_num_threads()),
+        (torch.set_default_dtype, torch.get_default_dtype()),
+        (torch.set_default_device, None),
+        (torch.set_grad_enabled, True),
+        (torch.use_deterministic_algorithms, False),
+        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        (torch.set_rng_state, torch.get_rng_state()),
+        *((partial(setattr, cudnn, name), getattr(cudnn, name)) for name in flags),
+    ]
+
+
+def start_kernel(parent: int) -> None:
+    """Be a kernel that Linux kills with its parent: it may be stuck in code that hears no signal."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before we asked
+        sys.exit(1)
+    gc.set_threshold(*GARBAGE)
+    if Path(sys.path[0]) == Path.cwd():  # ipykernel puts the present folder there by its own name
+        del sys.path[0]
+    from ipykernel.kernelapp import launch_new_instance
+
+    launch_new_instance()
+
+
+if __name__ == "__main__":
+    start_kernel(int(sys.argv.pop(1)))
