@@ -81,12 +81,20 @@ def left(folder: Path) -> dict[str, Any]:
     found["counts"] = [cell["execution_count"] for cell in code]
     for index, cell in enumerate(code):
         if not any(word in "".join(cell["source"]) for word in MEASURING + DRAWN):
-            found[f"outputs of cell {index}"] = [strip(each) for each in cell["outputs"]]
+            found[f"outputs of cell {index}"] = (
+                printed(cell),
+                [strip(each) for each in cell["outputs"] if "text" not in each],
+            )
     for file in folder.glob("*.safetensors"):
         found[file.name] = checkpoint.digest(load_file(file))
     if (file := folder / "predictions.parquet").exists():
         found[file.name] = run_state.file_sha256(file)
     return found
+
+
+def printed(cell: dict[str, Any]) -> str:
+    """Text that may have come in several parts."""
+    return "".join("".join(each["text"]) for each in cell["outputs"] if "text" in each)
 
 
 def strip(output: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def cold(home: Path) -> dict[str, Any]:
     "order",
     [
         (TRAINING, *PAIRS),
-        (PAIRS[1], PAIRS[0], TRAINING),
+        (PAIRS[1], PAIRS[0]),
         ("pollute", TRAINING, "pollute", PAIRS[0]),
         ("raise", PAIRS[0], "interrupt", PAIRS[1]),
     ],
