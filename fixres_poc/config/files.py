@@ -61,7 +61,10 @@ def impersonal(value: Any, settings: Mapping[str, Any]) -> Any:
     given = filter(None, [*(settings.get(key) for key in ("dataset", "weights", "imagenet_list")), extra])
     names = {str(path): path.name for path in (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))}
     for each in given:
-        names |= dict.fromkeys([str(Path(each)), str(resolve(each))], os.path.basename(os.path.abspath(each)))
+        names |= dict.fromkeys(
+            [str(Path(each)), str(resolve(each)), os.path.realpath(resolve(each))],
+            os.path.basename(os.path.abspath(each)),
+        )
     names |= {html.escape(path): html.escape(name) for path, name in names.items()}
     private = [re.escape(path) for path in sorted(names, key=len, reverse=True) if path[0] == "/" and names[path]]
     before = r"\x1b\[[\d;]*m|\\[nrt]|file://|(?<![\w.~/<-])(?<!&lt;)"  # a colour, or a line end in a quoted text, may

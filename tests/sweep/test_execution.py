@@ -10,6 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 import throwaway
+import timm
+from safetensors.torch import save_file
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
@@ -205,7 +207,7 @@ def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
     with pytest.raises(InputError, match="timm:resnet18"):
         execution.run_sweep(throwaway.tiny(backbone="timm:resnet18"))
     file = home / "resnet18.safetensors"
-    file.touch()
+    save_file(timm.create_model("resnet18").state_dict(), file)
     monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
     with pytest.raises(InterruptedError):
         execution.run_sweep(throwaway.tiny(backbone="timm:resnet18", weights=str(file)))

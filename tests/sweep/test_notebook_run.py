@@ -131,7 +131,7 @@ def test_kernel_that_hears_nothing_is_killed_at_its_time_limit(run_folder: Path)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
 def test_kernel_that_hears_nothing_is_killed_with_its_run(run_folder: Path) -> None:
-    lay(run_folder, STUCK)
+    lay(run_folder, STUCK, train_size=64)
     progress = run_folder / "progress.log"
     process = subprocess.Popen([sys.executable, "-m", "fixres_poc", "run", str(run_folder / "settings.json")])
     while not (progress.exists() and progress.read_text().endswith("\n")):
