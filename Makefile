@@ -15,13 +15,14 @@ PROFILE ?=
 MEMORY ?=
 TFLOPS ?=
 REPLACE ?=
+FROM ?=
 SWEEPS ?=
 SWEEP ?= $(if $(value DATASET),sweeps/images.yml,sweeps/demo.yml)
 PYTHON3 ?= python3
 VENV ?=
 
 # What the user gives reaches recipes as environment variables, word for word: neither make nor the shell looks into it.
-GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS REPLACE SWEEPS PYTHON3 VENV
+GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS REPLACE FROM SWEEPS PYTHON3 VENV
 unexport $(GIVEN) SWEEP
 $(foreach name,$(GIVEN),$(eval export FIXRES_$(name) := $$(value $(name))))
 ifneq ($(filter command environment,$(origin SWEEP)),)
@@ -55,7 +56,7 @@ MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
 ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
 CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
 
-.PHONY: help setup sweep plan data report compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab test-sabotage lint types unit nbval audit-deps clean
+.PHONY: help setup sweep plan data report publish compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab test-sabotage lint types unit nbval audit-deps clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -89,8 +90,11 @@ bench-peers: .venv-peers/.installed  ## the same against fastai, in an environme
 data: setup  ## draw or check the images of a sweep, without training
 	@$(PYTHON) -m fixres_poc data $(SWEEP_FILE) $(OVERRIDES)
 
-report: setup  ## render a sweep's report again, from the runs that exist (SWEEP= or FROM=docs/reports/x)
-	@$(PYTHON) -m fixres_poc report $(SWEEP_FILE) $(OVERRIDES) $(MODEL)
+report: setup  ## render a report again: of a sweep (SWEEP=), or of a folder's tables (FROM=docs/reports/x)
+	@$(PYTHON) -m fixres_poc report "$${FIXRES_FROM:-$$FIXRES_SWEEP}" $(OVERRIDES) $(MODEL)
+
+publish: setup  ## copy a sweep's report to docs/reports, where reports are committed (SWEEP= DATASET=)
+	@$(PYTHON) -m fixres_poc publish $(SWEEP_FILE) $(OVERRIDES) $(MODEL)
 
 compare: setup  ## sweeps side by side, networks or datasets, into reports/compare-*.html (SWEEPS="a b")
 	@$(PYTHON) -m fixres_poc compare $$FIXRES_SWEEPS

@@ -15,7 +15,6 @@ import typer
 from typer.testing import CliRunner
 
 from fixres_poc.cli import app, surroundings
-from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY, home
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -35,11 +34,16 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
+def said(*arguments: str) -> str:
+    """What a command that succeeds prints."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
 def printed(*arguments: str) -> Any:
     """What a command prints for programs."""
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+    return json.loads(said(*arguments, "--json"))
 
 
 def test_help_comes_at_once_and_lists_the_commands() -> None:
@@ -133,10 +137,8 @@ def test_paths_of_the_command_line_are_relative_to_the_working_folder(
     shutil.copytree(colour_folder, "synthetic")
     Path("birds.yml").write_text(f"dataset: {colour_folder}\npairs: [[64, 96]]\n")
     for option in ((), ("--dataset", "colours")):
-        assert printed("data", "birds.yml", *option)["sweep"] == "birds", "the same folder, however it is written"
-    assert printed("data", "birds.yml", "--dataset", "./synthetic")["dataset"] == str(
-        colour_folder.parent / "synthetic"
-    )
+        assert said("data", "birds.yml", *option).startswith("birds:"), "the same folder, however it is written"
+    assert str(colour_folder.parent / "synthetic") in said("data", "birds.yml", "--dataset", "./synthetic")
     assert printed("audit", "colours")["across_classes"] == []
     sizes = ["--train-size", "64", "--test-size", "96"]
     for arguments in (["data", "birds.yml", "--dataset", "none"], ["adapt", "none", "resnet18", "colours", *sizes]):
@@ -149,8 +151,8 @@ def test_a_folder_with_the_name_of_a_dataset_is_not_taken_for_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic").mkdir()
     monkeypatch.setattr(execution, "prepare_data", lambda sweep: sweep.dataset)
-    result = CliRunner().invoke(app, ["data", str(REPOSITORY / SMOKE), "--dataset", "synthetic", "--json"])
-    assert json.loads(result.stdout)["fingerprint"] == "synthetic"
+    result = CliRunner().invoke(app, ["data", str(REPOSITORY / SMOKE), "--dataset", "synthetic"])
+    assert "fingerprint synthetic" in result.stdout
     assert str(tmp_path / "synthetic") in result.stderr
 
 
@@ -272,10 +274,8 @@ def test_a_run_is_measured_again_and_on_other_images(tmp_path: Path) -> None:
 
 def test_a_run_is_exported(tmp_path: Path) -> None:
     small_run.make()
-    done = printed("export", RUN, "--output", str(tmp_path / "net.onnx"))
-    assert Path(done["file"]) == tmp_path / "net.onnx"
-    assert Path(done["file"]).is_file()
-    assert done["from_network"] < 1e-5
+    assert str(tmp_path / "net.onnx") in said("export", RUN, "--output", str(tmp_path / "net.onnx"))
+    assert (tmp_path / "net.onnx").is_file()
 
 
 def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -> None:
@@ -284,14 +284,6 @@ def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -
     text = CliRunner().invoke(app, ["audit", str(colour_folder)]).stdout
     assert re.search(r" 1  equal images in two classes\n", text)
     assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text
-
-
-def test_a_sweep_for_programs_prints_nothing_but_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "run_sweep", lambda *_: print("6 of 6 runs") or True)
-    monkeypatch.setattr(run_state, "failures", lambda _: {})
-    answer = printed("sweep", SMOKE)
-    assert answer["failed"] == {}
-    assert "train64_test96_seed0" in answer["runs"]
 
 
 def test_names_that_a_terminal_would_obey_are_escaped(tmp_path: Path) -> None:

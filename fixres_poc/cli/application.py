@@ -68,9 +68,9 @@ def _tell(error: Exception) -> int:
     return 1
 
 
-def say(json: bool, value: Any, *lines: str) -> None:
-    """Print the value for programs, or the lines for people."""
-    for line in plain_json.dumps(value, indent=1).split("\n") if json else lines:
+def say(*lines: str, json: Any = None) -> None:
+    """Print lines for people, or a value for programs in their place."""
+    for line in plain_json.dumps(json, indent=1).split("\n") if json else lines:
         print(printable(line))  # names in it may hold what a terminal would obey
 
 

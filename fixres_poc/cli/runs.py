@@ -51,7 +51,8 @@ def predict(
     answers = network.classify(images, adaptation, view, top)
     named = [(each["image"], each["classes"].items()) for each in answers if "classes" in each]
     lines = [f"{image}: {', '.join(f'{name} {p:.1%}' for name, p in classes)}" for image, classes in named]
-    say(json, {"run": str(network.folder), "adaptation": adaptation, "view": view, "answers": answers}, *lines)
+    answer = {"run": str(network.folder), "adaptation": adaptation, "view": view, "answers": answers}
+    say(*lines, json=json and answer)
     broken = [each["error"] for each in answers if "error" in each]
     for error in broken:
         print(f"error: {error}", file=sys.stderr)
@@ -81,7 +82,8 @@ def evaluate(
         print(printable(f"left out, as the run has no such class: {', '.join(unknown)}"), file=sys.stderr)
     names = adaptation or list(network.tails)
     rows = records(network.accuracies(data, "test" if dataset else split, names, view, test_size))
-    say(json, {"run": str(network.folder), "left_out": unknown, "accuracies": rows}, *map(_accuracy, rows))
+    answer = {"run": str(network.folder), "left_out": unknown, "accuracies": rows}
+    say(*map(_accuracy, rows), json=json and answer)
 
 
 def _accuracy(row: dict[str, Any]) -> str:
@@ -94,7 +96,6 @@ def export(
     run: Run,
     output: Annotated[Path, typer.Option(help="the file, .onnx", show_default=False)],
     adaptation: Adaptation = None,
-    json: Json = False,
 ) -> None:
     """Write a finished run's network as ONNX.
 
@@ -108,9 +109,10 @@ def export(
     network = finished_run.load(run)
     adaptation = adaptation or network.best()
     done = exporting.export(network, adaptation, output)
-    text = f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, probabilities "
-    text += f"differ by at most {done.from_network:.1g} from the network and {done.from_run:.1g} from the stored run"
-    say(json, {"adaptation": adaptation, **done._asdict(), "file": str(done.file)}, text)
+    say(
+        f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, probabilities "
+        f"differ by at most {done.from_network:.1g} from the network and {done.from_run:.1g} from the stored run"
+    )
 
 
 @app.command(epilog="Example: fixres-poc adapt my_birds.pt resnet50 /my/birds --train-size 224 --test-size 288")
@@ -127,7 +129,6 @@ def adapt(
     learning_rate: Annotated[float, typer.Option(help="at the first step; it falls to zero")] = 0.01,
     mean: Annotated[Colour | None, typer.Option(help="that it was trained with, in [0, 1]; by default timm's")] = None,
     std: Annotated[Colour | None, typer.Option(help="that it was trained with; given with --mean")] = None,
-    json: Json = False,
 ) -> None:
     """Adapt a network that was trained elsewhere to a test resolution.
 
@@ -146,16 +147,11 @@ def adapt(
     done = own_network.adapt(network, dataset_here(dataset), train_size, test_size, names, **how)
     if output is not None:
         done.save(output)
-    rows = records(done.accuracies)
-    lines = [f"{row['test_size']} px, {row['adaptation']:13} {_interval(row)} on test" for row in rows]
-    lines.append(f"validation prefers {done.adaptation} at {test_size} px: {done.gain.points()} over none, on test")
+    for row in records(done.accuracies):
+        say(f"{row['test_size']} px, {row['adaptation']:13} {_interval(row)} on test")
+    say(f"validation prefers {done.adaptation} at {test_size} px: {done.gain.points()} over none, on test")
     if hint := done.near_chance():
-        lines.append(hint)
-    say(
-        json,
-        {"adaptation": done.adaptation, "gain": done.gain[:3], "accuracies": rows, "output": output and str(output)},
-        *lines,
-    )
+        say(hint)
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Commands about sweeps and datasets."""
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,6 @@ from fixres_poc.cli.application import (
     say,
 )
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import report_folder
 from fixres_poc.config.settings import DatasetSettings
 
 
@@ -35,23 +33,15 @@ def sweep(
     cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
     profile: Annotated[Path | None, typer.Option(help="folder of a Snakemake profile; default: this machine")] = None,
     replace: Replace = False,
-    json: Json = False,
 ) -> None:
     """Run all missing parts of a sweep: images, runs, report."""
-    from fixres_poc.config.run_state import failures
     from fixres_poc.sweep.execution import run_sweep
     from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
     if profile and not (here(profile) / "config.yaml").is_file():
         raise InputError(f"profile = {str(here(profile))!r}: no folder with a config.yaml; see profiles/slurm")
     settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
-    with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
-        succeeded = run_sweep(settings, cores, str(here(profile)) if profile else LOCAL_PROFILE, replace)
-    if json:
-        page = report_folder(settings.name) / "index.html"
-        runs = [each.name for each in settings.runs()]
-        say(True, {"sweep": settings.name, "runs": runs, "failed": failures(settings), "report": str(page)})
-    if not succeeded:
+    if not run_sweep(settings, cores, str(here(profile)) if profile else LOCAL_PROFILE, replace):
         raise typer.Exit(1)
 
 
@@ -90,18 +80,18 @@ def plan(
 
     settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
     tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
-    say(json, {name: records(table) for name, table in tables.items()}, *planning.text(tables).split("\n"))
+    answer = {name: records(table) for name, table in tables.items()}
+    say(*planning.text(tables).split("\n"), json=json and answer)
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")
-def data(file: SweepFile, dataset: Dataset = None, json: Json = False) -> None:
+def data(file: SweepFile, dataset: Dataset = None) -> None:
     """Draw or check the images of a sweep, without any training."""
     from fixres_poc.sweep.execution import prepare_data
 
     settings = load(file, dataset=dataset)
     fingerprint = prepare_data(settings)
-    value = {"dataset": settings.dataset, "sweep": settings.name, "fingerprint": fingerprint}
-    say(json, value, f"the images of {settings.dataset} are ready, fingerprint {fingerprint}")
+    say(f"{settings.name}: the images of {settings.dataset} are ready, fingerprint {fingerprint}")
 
 
 @app.command(epilog="Example: fixres-poc audit /my/birds --json")
@@ -130,27 +120,40 @@ def audit(
     found = check_leakage(data, settings.imagenet_list)
     twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
     summary = [f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)]
-    say(json, found.record(), *summary, *twins, found.verdict().replace("**", ""))
+    say(*summary, *twins, found.verdict().replace("**", ""), json=json and found.record())
 
 
 @app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
 def report(
-    file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None, json: Json = False
+    source: Annotated[Path, typer.Argument(help="a sweep file, or the folder of a report", show_default=False)],
+    dataset: Dataset = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
 ) -> None:
-    """Render the report of a sweep again, from whatever exists."""
-    from fixres_poc.sweep.reporting import render
+    """Render a report again: of a sweep from whatever exists, of a folder from the tables in it."""
+    from fixres_poc.sweep import reporting
     from fixres_poc.sweep.workspace import locked
 
-    settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
-    with locked(settings.name):
-        page = render(settings)
-    say(json, {"report": str(page)}, f"report: {page}")
+    if here(source).is_dir():
+        page = reporting.rebuild(here(source))
+    else:
+        settings = load(source, dataset=dataset, backbone=backbone, weights=weights)
+        with locked(settings.name):
+            page = reporting.render(settings)
+    say(f"report: {page}")
+
+
+@app.command(epilog="Example: fixres-poc publish sweeps/demo.yml")
+def publish(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
+    """Copy a report to docs/reports, where reports are committed."""
+    from fixres_poc.sweep import reporting
+
+    say(f"published: {reporting.publish(load(file, dataset=dataset, backbone=backbone, weights=weights).name)}")
 
 
 @app.command(epilog="Example: fixres-poc compare dogs10 dogs10-tf_efficientnet_lite2")
 def compare(
     names: Annotated[list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)],
-    json: Json = False,
 ) -> None:
     """Put sweeps side by side: networks, or datasets.
 
@@ -158,8 +161,7 @@ def compare(
     """
     from fixres_poc.report import overview
 
-    page = overview.compare(names)
-    say(json, {"page": str(page)}, f"comparison: {page}")
+    say(f"comparison: {overview.compare(names)}")
 
 
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")

@@ -39,23 +39,20 @@ LEFT_OUT = {"navigation", "check"}  # tags of cells: for the reader of a noteboo
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
-def write_index(sweep: str, outcomes: Sequence[Outcome], linked: Collection[str], message: str | None) -> Path:
-    """Write index.html from the executed notebook 05, and remove the pages of runs that are not in the sweep.
+def write_index(folder: Path, notebook: Path, message: str) -> Path:
+    """Write a report's index.html from the executed notebook 05, with links to the pages of runs that are there.
 
     Args:
-        linked: names of the runs that have a page.
-        message: why notebook 05 failed, None where it did not; the page is written nevertheless, as far as it came.
+        folder: of the report; its sweep.json lists the runs.
+        message: why notebook 05 failed, empty where it did not; the page is written nevertheless, as far as it came.
 
     Returns:
         Path of index.html.
     """
-    folder, notebook = report_folder(sweep), run_folder(sweep, "results") / "notebook.ipynb"
-    for file in (folder / "notebooks").glob("*.html"):
-        if file.stem not in linked:
-            file.unlink()
     if notebook.exists():
-        page: dict[str, Any] = {"runs": [_run_row(each, each.run.name in linked) for each in outcomes]}
-        page |= {"error": message, "status": "failed", "files": [name for name in TABLES if (folder / name).exists()]}
+        runs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
+        page: dict[str, Any] = {"runs": [_run_row(run, folder) for run in runs], "error": message, "status": "failed"}
+        page["files"] = [name for name in TABLES if (folder / name).exists()]
         write_atomically(folder / "index.html", render(notebook, page))
     return folder / "index.html"
 
@@ -92,10 +89,11 @@ def _facts(given: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
 
 
-def _run_row(each: Outcome, written: bool) -> dict[str, Any]:
-    time = _duration(each.wall_seconds()) if each.status == "done" else ""
-    row = {"name": each.run.name, "status": each.status, "error": each.error}
-    return row | {"time": time, "link": f"notebooks/{each.run.name}.html" * written}
+def _run_row(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    link = f"notebooks/{run['name']}.html"
+    row = {key: run[key] for key in ("name", "status", "error")}
+    time = _duration(run["wall_seconds"] or 0) if run["status"] == "done" else ""
+    return row | {"time": time, "link": link if (folder / link).exists() else ""}
 
 
 def _duration(seconds: float) -> str:

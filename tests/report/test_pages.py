@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from fixres_poc.config.files import run_folder
+from fixres_poc.config.files import report_folder, run_folder, write_atomically
+from fixres_poc.config.run_state import Outcome
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.report import pages
@@ -58,9 +60,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def render_report(sweep: SweepSettings) -> Path:
-    """The pages of the runs as they are, without result tables."""
+    """The pages of the runs as they are, without result tables but for the list of runs."""
+
+    def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> None:
+        rows = [{"name": each.run.name, "status": each.status, "error": each.error} for each in done]
+        runs = [row | {"wall_seconds": each.wall_seconds()} for row, each in zip(rows, done, strict=True)]
+        write_atomically(report_folder(sweep.name) / "sweep.json", json.dumps({"runs": runs}))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fixres_poc.analysis.collection.collect", lambda *_: None)
+        patch.setattr("fixres_poc.analysis.collection.collect", collect)
         return reporting.render(sweep)
 
 
