@@ -25,7 +25,7 @@ from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 START = """
 import hashlib, json, os, time
 from pathlib import Path
-from fixres_poc.config import InputError
+from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
 folder = Path(os.environ["FIXRES_PROGRESS"]).parent
 wanted = json.loads((folder / "settings.json").read_text())["wanted"]

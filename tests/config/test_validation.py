@@ -97,7 +97,10 @@ READ = "given = read_parameters(PairSettings, globals())"
 def run_cells(*cells: str) -> Any:
     """The namespace after these cells have run as in a notebook; raises what a cell raises."""
     shell: Any = InteractiveShell()  # type: ignore[no-untyped-call]
-    for cell in ("from fixres_poc.config import PairSettings, read_parameters", *cells):
+    for cell in (
+        "from fixres_poc.config.settings import PairSettings\nfrom fixres_poc.config.validation import read_parameters",
+        *cells,
+    ):
         shell.run_cell(cell, store_history=True).raise_error()
     return shell.user_ns
 

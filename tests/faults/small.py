@@ -24,15 +24,18 @@ with open(home() / "ran.txt", "a") as ran:
     print(Path(os.environ["FIXRES_PROGRESS"]).parent.name, file=ran)
 """
 START = """
-from fixres_poc.analysis import Metrics, write_run
-from fixres_poc.config import BaselineSettings, DatasetSettings, OverviewSettings, PairSettings, TrainSettings
-from fixres_poc.config import read_parameters, run_folder
+from fixres_poc.analysis.record import Metrics, write_run
+from fixres_poc.config.settings import BaselineSettings, DatasetSettings, OverviewSettings, PairSettings, TrainSettings
+from fixres_poc.config.files import run_folder
+from fixres_poc.config.validation import read_parameters
 settings = read_parameters({}, globals())
 folder = run_folder(settings.sweep, settings.run_name)
 """
 IMAGES = """
-from fixres_poc.data import load_dataset
-from fixres_poc.method import adapt_pair, load_training, predict_pair, save, train_baseline, train_or_load
+from fixres_poc.data.dataset import load_dataset
+from fixres_poc.method.adaptations import adapt_pair, predict_pair, save
+from fixres_poc.method.baseline import train_baseline
+from fixres_poc.method.stage1 import load_training, train_or_load
 data = load_dataset(settings)
 facts = {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
 """
@@ -45,7 +48,7 @@ trained = train_or_load(settings, data)
 write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=trained.seconds, checkpoint=trained.digest))
 """
 PAIR = """
-from fixres_poc.model import accelerator_for
+from fixres_poc.model.device import accelerator_for
 accelerator = accelerator_for(settings.precision)
 trained = load_training(settings.train_settings(), data, accelerator)
 adapted = adapt_pair(trained, data, settings, accelerator)
@@ -55,7 +58,7 @@ save(adapted, trained.model, folder, settings, data.classes)
 write_run(folder, settings, Metrics(**facts, seconds=seconds, checkpoint=trained.digest), classified.table)
 """
 LIGHT = "write_run(folder, settings, Metrics())"
-RESULTS = "from fixres_poc.analysis import load_results\nload_results(sweep).choose()"
+RESULTS = "from fixres_poc.analysis.results import load_results\nload_results(sweep).choose()"
 SOURCES = {
     "00_state_of_the_art": (START.format("OverviewSettings"), LIGHT),
     "01_dataset_eda": (START.format("DatasetSettings"), LIGHT),

@@ -10,7 +10,7 @@ import pytest
 import small_run
 from made_up import grid, same
 
-from fixres_poc.analysis import answers
+from fixres_poc.analysis.questions import answers
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.report import overview

@@ -1,29 +1,43 @@
 """Figures."""
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "datasets": [
-            "apparent_sizes",
-            "class_distribution",
-            "framing",
-            "sample_sheet",
-            "size_distribution",
-            "size_ratios",
-        ],
-        "networks": ["accuracy_by_cost", "compared_costs", "size_gains"],
-        "results": [
-            "accuracy_by_test_size",
-            "activations",
-            "confusions",
-            "cost_accuracy",
-            "gain_path",
-            "reliability",
-            "training_cost",
-            "training_history",
-        ],
-        "style": ["use_style"],
-    },
+from fixres_poc.report.plots.datasets import (
+    apparent_sizes,
+    class_distribution,
+    framing,
+    sample_sheet,
+    size_distribution,
+    size_ratios,
 )
+from fixres_poc.report.plots.networks import accuracy_by_cost, compared_costs, size_gains
+from fixres_poc.report.plots.results import (
+    accuracy_by_test_size,
+    activations,
+    confusions,
+    cost_accuracy,
+    gain_path,
+    reliability,
+    training_cost,
+    training_history,
+)
+from fixres_poc.report.plots.style import use_style
+
+__all__ = [
+    "accuracy_by_cost",
+    "accuracy_by_test_size",
+    "activations",
+    "apparent_sizes",
+    "class_distribution",
+    "compared_costs",
+    "confusions",
+    "cost_accuracy",
+    "framing",
+    "gain_path",
+    "reliability",
+    "sample_sheet",
+    "size_distribution",
+    "size_gains",
+    "size_ratios",
+    "training_cost",
+    "training_history",
+    "use_style",
+]
