@@ -143,7 +143,7 @@ def as_rgb(image: ImageFile) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> bool:
-    return all(low == high for low, high in image.getextrema())
+    return image.getcolors(1) is not None  # None: more than one
 
 
 def measure(paths: Iterable[Path], decode: bool = True) -> Iterator[Size]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
+from PIL.ImageFile import ImageFile
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
@@ -315,7 +316,7 @@ def test_threads_share_one_budget_of_pixels(tmp_path: Path, monkeypatch: pytest.
         PHOTO.save(file)
     at_once, most, real = [0], [0], decoding.as_rgb
 
-    def watched(image: Image.Image) -> Image.Image:
+    def watched(image: ImageFile) -> Image.Image:
         at_once[0] += 1
         most.append(at_once[0])
         time.sleep(0.01)
