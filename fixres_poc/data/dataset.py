@@ -111,10 +111,9 @@ def _listed(settings: DataSettings) -> ImageDataset:
     else:
         root, rows, notes = stanford_dogs.find(_folder(settings.dataset), seed)
         rows = splitting.limit(rows, most, seed)
-    classes = tuple(sorted({label for _, label, _ in rows}))
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
-    table["label"] = table["label"].map({name: index for index, name in enumerate(classes)})
-    data = ImageDataset(root, classes, table, notes=tuple(notes))
+    table["label"], classes = pd.factorize(table["label"], sort=True)
+    data = ImageDataset(root, tuple(classes), table, notes=tuple(notes))
     return data if settings.extra_test is None else _with_extra(data, settings.extra_test)
 
 

@@ -4,14 +4,14 @@ import io
 import math
 import os
 import stat
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock, Semaphore
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.provenance import cores
@@ -20,115 +20,90 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What Pillow may take a file for, whatever its name: other plug-ins start programs (EPS) or read other files.
 
 MPO, several JPEG images in one file, is opened as JPEG."""
-MOST_PIXELS, MOST_ASPECT, STRIP = 120_000_000, 100, 256
-MEMORY = {"WEBP": 2}  # bytes that decoding takes per pixel, relative to other formats
-MOST_BYTES, BYTES_PER_PIXEL = 2**26, 16  # file size: pixels, and room for a film, layers or pages beside them
-MOST_READS, BYTES_PER_READ = 10_000, 256  # the header of a photograph takes a few hundred, its pixels one for 64 KiB
-MOST_HEADER_BYTES, MOST_TIFF_BYTES = 2**28, 2**22  # a WebP is read whole; a TIFF's header is slow to understand
-MOST_SLOW_PIXELS, MOST_SLOW_BYTES, MOST_SCANS = 2_000_000, 2**25, 100
+MOST_BYTES, MOST_HEADER_BYTES, MOST_READS, MOST_SCANS = 2**29, 2**23, 300_000, 100
+SMALL_BYTES = 2**18  # a smaller file takes no longer than a photograph, whatever is in it
+MOST_PIXELS, MOST_ASPECT = 120_000_000, 100
+COSTS = {"WEBP": 2, "ppm": 60, "ppm_plain": 60, "bmp_rle": 60}
+"""Memory or time per pixel, relative to other formats and codecs: Pillow decodes the last three in Python."""
+UNIT = 1_000_000  # pixels
+_budget, _queue = Semaphore(MOST_PIXELS // UNIT), Lock()
 Size = tuple[int, int] | str  # width and height in px, or why the image cannot be read
-_change, _pixels_at_work = threading.Condition(), [0]
 
 
-class UnfitError(ValueError):
-    """An image that can be decoded, but not used."""
+class UnreadableError(InputError):
+    """An image file that cannot be used; `reason` says why without its path."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Name the file in the message."""
+        self.reason = f"not a readable image ({reason})"
+        super().__init__(f"{path}: {self.reason}; repair or remove it")
 
 
 class _File(io.BufferedReader):
-    """A file that is read in bounded time and memory, whatever its header says."""
+    """A file whose header and pixels take a bounded number of reads, whatever they say; slower than `open`."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-        self.size = os.fstat(self.fileno()).st_size
-        self.reads: float = MOST_READS + self.size // BYTES_PER_READ
-        self.header: float = MOST_TIFF_BYTES if self.peek(2)[:2] in (b"II", b"MM") else MOST_HEADER_BYTES
+    reads, header_bytes = MOST_READS, float(MOST_HEADER_BYTES)  # that are left
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads -= 1
-        self.header -= self.size if size is None or size < 0 else size
-        if min(self.reads, self.header) < 0:
-            raise UnfitError("its header is too long, or it is in too many pieces")
+        self.header_bytes -= size or 0  # -1, all of the file, is how Pillow reads WebP
+        if min(self.reads, self.header_bytes) < 0:
+            raise ValueError("its header is too long, or it is in too many pieces")
         return super().read(size)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[ImageFile]:
     """An image whose header alone was read: the one place where files are opened as images.
 
     All threads together hold images of at most `MOST_PIXELS` open; others wait.
 
     Raises:
-        UnfitError: more than 120 million pixels (WebP: half of that), one side more than 100 times the other, more
-            bytes than such an image has, no regular file, or one that is made to take long.
-        OSError, SyntaxError, ValueError...: what Pillow raises for damaged files and other formats.
+        UnreadableError: a damaged file or another format; no regular file; a file of more than 512 MiB or made to take
+            long; more than 120 million pixels, fewer in formats that cost more; one side more than 100 times the other;
+            and every error that the code using the image raises, apart from the following.
+        InputError, MemoryError: a fault of the disk, the network, access rights or memory, not of the image.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise UnfitError("no regular file")
-    with _File(path) as file:
-        try:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise ValueError(f"no regular file, or one of more than {MOST_BYTES} bytes")
+        with open(path, "rb") if status.st_size <= SMALL_BYTES else _File(io.FileIO(path)) as file:
             image = Image.open(file, formats=FORMATS)
-        except UnidentifiedImageError:
-            raise UnidentifiedImageError("cannot identify image file") from None  # Pillow's text names an object
-        file.header = math.inf
-        width, height = image.size
-        weight = width * height * MEMORY.get(str(image.format), 1)
-        if weight > MOST_PIXELS:
-            raise UnfitError(f"{width} x {height} px, more than {MOST_PIXELS * width * height // weight} in all")
-        if max(width, height) > MOST_ASPECT * min(width, height):
-            raise UnfitError(f"{width} x {height} px, so one side is more than {MOST_ASPECT} times the other")
-        _refuse_slow(image, file)
-        with _held(weight):
-            yield image
+            if isinstance(file, _File):
+                file.header_bytes = math.inf
+            units = _cost(image, file)
+            with _queue:  # two threads that each hold half of what they need would wait for ever
+                for _ in range(units):
+                    _budget.acquire()
+            try:
+                yield image
+            finally:
+                _budget.release(units)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # damaged files raise errors of many kinds
+        if number := getattr(error, "errno", None):
+            raise InputError(f"{path}: cannot be read ({os.strerror(number)})") from None
+        text = str(error).partition(" <")[0]  # Pillow may name a Python object behind it
+        raise UnreadableError(path, text or type(error).__name__) from None
 
 
-def opens(path: Path) -> bool:
-    """Whether a file's header is one of an image that can be used."""
-    try:
-        with opened(path):
-            return True
-    except Exception:  # damaged files raise errors of many kinds
-        return False
-
-
-def _refuse_slow(image: Image.Image, file: _File) -> None:
-    pixels, codec = image.width * image.height, next(iter(getattr(image, "tile", [])), [""])[0]
-    if file.size > MOST_BYTES + BYTES_PER_PIXEL * pixels:
-        raise UnfitError(f"{file.size} bytes, more than an image of {image.width} x {image.height} px has")
-    if codec.startswith(("ppm", "bmp_rle")):  # text, an unusual depth, runs: decoded in Python, byte by byte
-        file.reads = math.inf
-        if pixels > MOST_SLOW_PIXELS or file.size > MOST_SLOW_BYTES:
-            raise UnfitError(f"more than {MOST_SLOW_PIXELS} px of a kind that is slow to decode; convert it to PNG")
-    mark = b"#" if codec == "ppm_plain" else b"\xff\xda" if "progressive" in image.info else b""
-    if mark and file.seek(0) == 0 and file.read().count(mark) > MOST_SCANS:
-        raise UnfitError(f"more than {MOST_SCANS} scans or comments")
-
-
-@contextmanager
-def _held(weight: int) -> Iterator[None]:
-    with _change:
-        _change.wait_for(lambda: _pixels_at_work[0] + weight <= MOST_PIXELS)
-        _pixels_at_work[0] += weight
-    try:
-        yield
-    finally:
-        with _change:
-            _pixels_at_work[0] -= weight
-            _change.notify_all()
-
-
-def reason(error: Exception, path: Path) -> str:
-    """Why an image cannot be used; errors that the file's content did not cause are raised again.
+def _cost(image: ImageFile, file: io.BufferedReader) -> int:
+    """Units of the budget that decoding an image takes.
 
     Raises:
-        InputError, MemoryError: too little memory, and faults of disk, network and rights.
+        ValueError: too many pixels, too long a shape, or content that is slow to decode for its size.
     """
-    if isinstance(error, MemoryError):
-        raise error
-    if isinstance(error, OSError) and error.errno is not None:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if isinstance(error, UnfitError):
-        return str(error)
-    return f"not a readable image ({str(error) or type(error).__name__})"
+    (width, height), codec = image.size, image.tile[0].codec_name if image.tile else ""
+    factor = COSTS.get(str(image.format), COSTS.get(codec, 1))
+    cost, most = width * height * factor, MOST_PIXELS // factor
+    if cost > MOST_PIXELS or max(width, height) > MOST_ASPECT * min(width, height):
+        raise ValueError(f"{width} x {height} px: more than {most}, or a side more than {MOST_ASPECT} times the other")
+    mark = b"#" if codec == "ppm_plain" else b"\xff\xda" if "progressive" in image.info else b""
+    if mark and file.seek(0) == 0 and file.read().count(mark) > MOST_SCANS:
+        raise ValueError(f"more than {MOST_SCANS} scans or comments")
+    return math.ceil(cost / UNIT)
 
 
 def orientation(image: Image.Image) -> int:
@@ -140,49 +115,35 @@ def orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: ImageFile) -> Image.Image:
     """An image as it is read everywhere: upright by its EXIF orientation, RGB, 8 bits a channel.
 
     An orientation that cannot be read counts as none. Transparency is dropped, so that the colours under it show. Of
     an animation or of several pages it is the first. Grey values of 12 and 16 bits are scaled, where Pillow would clip.
 
     Raises:
-        UnfitError: signed, float or 32-bit values, whose range no file says; an image that has all of its content in
+        ValueError: signed, float or 32-bit values, whose range no file says; an image that has all of its content in
             its transparency, or in the low bits of 16.
     """
-    tags = getattr(image, "tag_v2", {})
-    ranged = image.mode != "F" and (image.mode != "I" or image.format in ("PNG", "PPM"))
-    if not ranged or set(tags.get(ExifTags.Base.SampleFormat, (1,))) != {1}:
-        raise UnfitError("signed, float or 32-bit values without a range; convert it to 8 or 16 bits")
-    deep = image.mode.startswith("I") or any(kind in str(getattr(image, "tile", "")) for kind in (";16", "ppm"))
+    tags, coded = getattr(image, "tag_v2", {}), str(image.tile[:1])
+    unranged = image.mode == "F" or (image.mode == "I" and image.format == "TIFF")
+    if unranged or set(tags.get(ExifTags.Base.SampleFormat, (1,))) != {1}:
+        raise ValueError("signed, float or 32-bit values without a range; convert it to 8 or 16 bits")
+    deep = image.mode.startswith("I") or ";16" in coded or "ppm" in coded
     image.load()
     upright = ImageOps.exif_transpose(image) if orientation(image) > 1 else image
     if upright.mode.startswith("I"):
-        white = 2 ** int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0]) - 1
-        upright = _grey(upright, white, tags.get(ExifTags.Base.PhotometricInterpretation) == 0)
+        scale = 255 / (2 ** int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0]) - 1)
+        slope, start = (-scale, 255.5) if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else (scale, 0.5)
+        upright = upright.point(lambda value: value * slope + start).convert("L")
     rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-    if (deep or upright.has_transparency_data) and _plain(rgb):
-        if deep:
-            raise UnfitError("of one colour in 8 bits; scale it to 8 bits yourself")
-        if not _plain(upright.convert("RGBA")):
-            raise UnfitError("of one colour but for its transparency; put it on a background")
+    if (deep or upright.has_transparency_data) and _plain(rgb) and (deep or not _plain(upright.convert("RGBA"))):
+        raise ValueError("of one colour in 8 bits without transparency; scale it, or put it on a background")
     return rgb
 
 
 def _plain(image: Image.Image) -> bool:
-    lows, highs = np.asarray(image.getextrema()).reshape(-1, 2).T
-    return bool((lows == highs).all())
-
-
-def _grey(image: Image.Image, white: int, inverted: bool) -> Image.Image:
-    """Grey values from 0 to `white` as 8 bits."""
-    grey = Image.new("L", image.size)
-    for top in range(0, image.height, STRIP):  # all at once would take ten times the image's memory
-        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
-        values = np.clip(np.asarray(strip), 0, white).astype(np.uint32)
-        values = ((white - values if inverted else values) * 255 + white // 2) // white
-        grey.paste(Image.fromarray(values.astype(np.uint8)), (0, top))
-    return grey
+    return image.getcolors(1) is not None  # None: more than one
 
 
 def measure(paths: Iterable[Path], decode: bool = True) -> Iterator[Size]:
@@ -201,8 +162,8 @@ def measure(paths: Iterable[Path], decode: bool = True) -> Iterator[Size]:
                 width, height = (as_rgb(image) if decode else image).size
                 if not decode and orientation(image) > 4:  # on its side, which `as_rgb` has turned
                     width, height = height, width
-        except Exception as error:  # damaged files raise errors of many kinds
-            return reason(error, path)
+        except UnreadableError as error:
+            return error.reason
         return width, height
 
     with ThreadPoolExecutor(cores()) as pool:

@@ -3,8 +3,10 @@
 import lzma
 import math
 import os
+import shutil
 import tarfile
 import zlib
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -55,6 +57,44 @@ def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
     except OSError as error:
         reason = f"{file}: {error.strerror}"
     raise InputError(f"{reason}; or put {name} into {folder} by hand ({terms})") from None
+
+
+def install(
+    target: Path, whole: Callable[[], object], files: Mapping[str, str], terms: str, lay_out: Callable[..., Path]
+) -> Path:
+    """Download and lay out a dataset that is not there yet, completely or not at all; archives stay beside it.
+
+    Several processes may call this at once: one works, the others wait.
+
+    Args:
+        target: the dataset's folder, which is returned.
+        whole: says whether the dataset lies there.
+        files: URL to checksum, as for `fetch`.
+        lay_out: gets the files and an empty folder to work in, and returns the finished dataset's folder in that.
+
+    Raises:
+        InputError: as `fetch` and `lay_out`; something else lies in the target; it cannot be written.
+    """
+    archives = target.with_name(f"{target.name}_archives")
+    if whole():
+        return target
+    archives.mkdir(parents=True, exist_ok=True)
+    with FileLock(archives / "lock"):
+        if whole():
+            return target
+        if target.exists():
+            raise InputError(f"{target}: there, but not whole; add what is missing or remove it")
+        fetched = [fetch(url, archives, checksum, terms) for url, checksum in files.items()]
+        work = archives / "unpacked"
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            work.mkdir()
+            os.replace(lay_out(fetched, work), target)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror})") from None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return target
 
 
 def _check(file: Path, checksum: str, source: str) -> None:

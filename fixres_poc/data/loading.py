@@ -14,7 +14,6 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
 
-from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
@@ -33,14 +32,11 @@ def read_image(path: Path) -> torch.Tensor:
     Raises:
         InputError: the file is missing or cannot be decoded.
     """
-    try:
-        with decoding.opened(path) as image:
-            if image.format == "JPEG" and decoding.orientation(image) == 1:
-                with suppress(RuntimeError):  # what libjpeg refuses, such as odd colour spaces, goes to Pillow
-                    return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
-            return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
-    except Exception as error:  # damaged files raise errors of many kinds
-        raise InputError(f"{path}: {decoding.reason(error, path)}; repair or remove it") from None
+    with decoding.opened(path) as image:
+        if image.format == "JPEG" and decoding.orientation(image) == 1:
+            with suppress(RuntimeError):  # what libjpeg refuses, such as odd colour spaces, goes to Pillow
+                return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
+        return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
 
 
 def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:

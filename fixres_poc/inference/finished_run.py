@@ -98,7 +98,7 @@ class FinishedRun:
             `image` and `classes`, name to probability from the highest, an image; `error`, one line, where it cannot
             be read.
         """
-        files = [file for path in paths for file in (path.is_dir() and image_folder.below(path)) or [path]]
+        files = [path / name for path in paths for name in (path.is_dir() and image_folder.walk(path)[0]) or [""]]
         answers: list[dict[str, Any]] = []
         for start in range(0, len(files), self.settings.batch_size):
             images, readable = [], []

@@ -103,7 +103,7 @@ def test_what_is_beside_the_parts_is_told(tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "preview.png", (1, 2, 3), seed=99)
     data = load(tmp_path)
     assert not any(name.startswith("extra") for name in data.table["image"])
-    assert all(any(told in note for note in data.notes) for told in ("8 in extra/", "1 outside", "no part for val"))
+    assert all(any(told in note for note in data.notes) for told in ("8 in extra/", "1 outside", "val cut from train/"))
 
 
 def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     data = load(tmp_path)
     assert data.counts() == {"train": 10, "val": 4, "test": 6}
-    assert "only train/" in data.notes[0]
+    assert "val and test cut from train/" in data.notes[0]
 
 
 def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
+from PIL.ImageFile import ImageFile
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
@@ -258,8 +260,7 @@ def test_a_gradient_in_an_odd_tiff(tmp_path: Path, values: np.ndarray, bits: int
         assert read_image(tmp_path / "x.tif")[0, 0, [0, -1]].tolist() == [0, 255]
 
 
-def test_a_gradient_in_a_bmp_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MOST_READS", 100)
+def test_a_gradient_in_a_bmp_of_runs(tmp_path: Path) -> None:
     row = b"".join(bytes([1, int(value * 255)]) for value in GRADIENT[0]) + b"\0\0"
     runs = row * len(GRADIENT) + b"\0\1"
     palette = b"".join(bytes([value] * 3 + [0]) for value in range(256))
@@ -315,7 +316,7 @@ def test_threads_share_one_budget_of_pixels(tmp_path: Path, monkeypatch: pytest.
         PHOTO.save(file)
     at_once, most, real = [0], [0], decoding.as_rgb
 
-    def watched(image: Image.Image) -> Image.Image:
+    def watched(image: ImageFile) -> Image.Image:
         at_once[0] += 1
         most.append(at_once[0])
         time.sleep(0.01)
@@ -323,7 +324,7 @@ def test_threads_share_one_budget_of_pixels(tmp_path: Path, monkeypatch: pytest.
         return real(image)
 
     monkeypatch.setattr(decoding, "cores", lambda: 6)
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 2 * PHOTO.width * PHOTO.height)
+    monkeypatch.setattr(decoding, "_budget", threading.Semaphore(2))
     monkeypatch.setattr(decoding, "as_rgb", watched)
     assert list(decoding.measure(files)) == [PHOTO.size] * 12
     assert max(most) == 2

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import imagehash
 import numpy as np
 
-from fixres_poc.config.errors import InputError
 from fixres_poc.config.progress import bar
 from fixres_poc.config.provenance import cores
 from fixres_poc.data import decoding
@@ -64,12 +63,9 @@ def fingerprints(data: ImageDataset) -> tuple[list[str], np.ndarray]:
 
 
 def _difference_hash(path: Path) -> np.ndarray:
-    try:
-        with decoding.opened(path) as image:
-            image.draft("L", DRAFT)
-            return np.ravel(imagehash.dhash(decoding.as_rgb(image), hash_size=HASH_SIDE).hash)
-    except Exception as error:  # damaged files raise errors of many kinds
-        raise InputError(f"{path}: {decoding.reason(error, path)}; repair or remove it") from None
+    with decoding.opened(path) as image:
+        image.draft("L", DRAFT)
+        return np.ravel(imagehash.dhash(decoding.as_rgb(image), hash_size=HASH_SIDE).hash)
 
 
 def near_duplicates(data: ImageDataset, digests: Sequence[str], hashes: np.ndarray) -> tuple[NearDuplicates, set[str]]:

@@ -6,12 +6,12 @@ lie one level down.
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from pathlib import Path
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import NAMED_DATASETS
+from fixres_poc.config.settings import NAMED_DATASETS, SPLITS
 from fixres_poc.data.sources.splitting import Row, stratify
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -49,30 +49,28 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row], list[str]]:
         )
     top = root(folder)
     names, skipped = walk(top)
-    held = _by_folder(names)
+    held = images(top, names)
     classes = {name: _class_folders(name, own) for name, own in held.items()}
-    parts = {name: found for name, found in classes.items() if part(name)}
+    named = [name for name in held if part(name)]
     notes: list[str] = []
-    if len(parts) > 1 or any(len(found) > 1 for found in parts.values()):
-        others = [name for name in held if name not in parts]
-        rows, notes = _presplit(top, parts, others, split_seed)
-        skipped.update({f"in {name}/, which is no known part": len(held[name]) for name in others})
-        names = [name for name in names if name.split("/")[0] not in others]
+    if len(named) > 1 or any(len(classes[name]) > 1 for name in named):
+        rows, notes = _presplit(top, classes, split_seed)
+        for name in held.keys() - named:
+            skipped[f"in {name}/, which is no known part"] = len(held[name])
+            skipped["outside class folders"] -= len(held[name])
     else:
         _refuse_unknown_parts(top, held, classes)
-        rows = stratify(images(top, names), top, split_seed)
+        rows = stratify(held, top, split_seed)
     if len({label for _, label, _ in rows}) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders with images ({ALLOWED})")
-    skipped["outside class folders"] = len(names) - len(rows)
+    skipped["outside class folders"] += len(names) - len(rows)
     return top, sorted(rows), notes + told(top, skipped)
 
 
 def told(root: Path, skipped: Counter[str]) -> list[str]:
     """One line about what was skipped in a folder, from reasons to numbers; none where nothing was."""
-    reasons = (+skipped).most_common()
-    shown = [f"{count} {reason}" for reason, count in reasons[:MOST_REASONS]]
-    rest = sum(count for _, count in reasons[MOST_REASONS:])
-    return [f"{root}: skipped {', '.join(shown + [f'{rest} for other reasons'] * bool(rest))}"] if reasons else []
+    shown = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
+    return [f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"] if shown else []
 
 
 def part(name: str) -> str | None:
@@ -98,11 +96,6 @@ def images(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def below(folder: Path) -> list[Path]:
-    """Images in a folder by their suffix, however deep, sorted."""
-    return [folder / name for name in walk(folder)[0]]
-
-
 def walk(top: Path) -> tuple[list[str], Counter[str]]:
     """List a folder, however deep: the one place where folders of images are listed.
 
@@ -114,22 +107,24 @@ def walk(top: Path) -> tuple[list[str], Counter[str]]:
     Raises:
         InputError: a folder that cannot be listed, or an image whose name is not UTF-8.
     """
-    found, skipped, folders, links = list[str](), Counter[str](), [""], list[str]()
-    seen = {(each.stat().st_dev, each.stat().st_ino) for each in top.resolve().parents}
-    while folders or links:
-        place = folders.pop() if folders else links.pop(0)  # links last: a folder keeps its own name
-        identity, entries = _listing(top / place)
-        if identity in seen:
+    found, skipped, waiting = list[str](), Counter[str](), deque([""])
+    seen = {os.path.realpath(each) for each in top.resolve().parents}
+    while waiting:
+        place = waiting.popleft()
+        if (target := os.path.realpath(top / place)) in seen:
             skipped["links to folders that are read already"] += 1
             continue
-        seen.add(identity)
+        seen.add(target)
+        entries = _listing(top / place)
         skipped["empty folders"] += not entries
         for entry in entries:
             name, kind = f"{place}{entry.name}", _kind(entry)
-            if kind in (FOLDER, LINK):
-                (folders if kind == FOLDER else links).append(f"{name}/")
-            elif kind == IMAGE:
+            if kind == IMAGE:
                 found.append(name)
+            elif kind == FOLDER:
+                waiting.appendleft(f"{name}/")
+            elif kind == LINK:
+                waiting.append(f"{name}/")  # links last: a folder keeps its own name
             else:
                 skipped[kind] += 1
     for wrong in (name for name in found if name != name.encode(errors="ignore").decode()):
@@ -137,17 +132,15 @@ def walk(top: Path) -> tuple[list[str], Counter[str]]:
     return sorted(found), skipped
 
 
-def _listing(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
-    """Device and inode of a folder, which tell it from others whatever its name, and what it holds."""
+def _listing(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        status = folder.stat()
-        return (status.st_dev, status.st_ino), sorted(os.scandir(folder), key=lambda entry: entry.name)
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _listing(folder)[1] if _kind(entry) in (FOLDER, LINK)]
+    return [Path(entry.path) for entry in _listing(folder) if _kind(entry) in (FOLDER, LINK)]
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -156,13 +149,10 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "hidden"
     if SYSTEM.fullmatch(entry.name):
         return "left by other systems"
-    try:
-        if entry.is_dir():
-            return LINK if entry.is_symlink() else FOLDER
-        if not entry.is_file():
-            return "broken links" if entry.is_symlink() else "no regular files"
-    except OSError:  # a link in a circle, or to where nothing may be read
-        return "broken links"
+    if os.path.isdir(entry):
+        return LINK if entry.is_symlink() else FOLDER
+    if not os.path.isfile(entry):  # also a link in a circle, or to where nothing may be read
+        return "broken links" if entry.is_symlink() else "no regular files"
     suffix = os.path.splitext(entry.name)[1].lower()
     return IMAGE if suffix in SUFFIXES else f"{suffix or 'without suffix'} (no image)"
 
@@ -182,49 +172,43 @@ def _class_folders(name: str, names: list[str]) -> dict[str, list[str]]:
     return _by_folder(names, 2) if len(found) == 1 and part(*found) == part(name) else found
 
 
-def _parts(root: Path, found: dict[str, dict[str, list[str]]], others: list[str]) -> dict[str, str]:
-    """Which folder is which part of the split, from the class folders in each."""
+def _presplit(root: Path, classes: dict[str, dict[str, list[str]]], seed: int) -> tuple[list[Row], list[str]]:
+    """Rows of a folder that is split already, and a line about the parts that are cut from train.
+
+    Where val is there and test is not, val is the test part.
+    """
     where, folders = f"dataset {str(root)!r}", dict[str, str]()
-    for name, classes in found.items():
-        if (other := folders.setdefault(str(part(name)), name)) != name:
-            raise InputError(f"{where}: {other}/ and {name}/ both mean {part(name)}; join them or remove one")
-        if not classes:
-            raise InputError(f"{where}: {name}/ is taken for its part {part(name)}, but holds no class folders")
-    if "train" not in folders or (others and len(folders) == 1):
-        what = "there is no train" if "train" not in folders else f"{others[0]}/ is not"
-        raise InputError(f"{where}: {name}/ is a part of a split, but {what}; name parts train, val, test")
-    return folders
-
-
-def _presplit(
-    root: Path, found: dict[str, dict[str, list[str]]], others: list[str], seed: int
-) -> tuple[list[Row], list[str]]:
-    """Rows of a folder that is split already; a part that is missing is cut: val from train, test is val's name."""
-    folders, notes = _parts(root, found, others), list[str]()
-    parts = {split: found[name] for split, name in folders.items()}
-    if len(parts) == 1:
-        return stratify(parts["train"], root, seed), [f"{root}: only {folders['train']}/ holds images; it is split"]
-    if "test" not in parts:
-        notes = [f"{root}: no part for test; {folders['val']}/ is the test part, and val is cut from train"]
-        folders["test"], parts["test"] = folders["val"], parts.pop("val")
-    elif "val" not in parts:
-        notes = [f"{root}: no part for val; it is cut from {folders['train']}/"]
-    for split in parts:
-        if unknown := sorted(parts[split].keys() - parts["train"].keys()):
-            raise InputError(f"class {unknown[0]!r} of {str(root / folders[split])!r} has no images in train")
-    cut = {} if "val" in parts else parts.pop("train")
-    rows = [(name, label, split) for split, own in parts.items() for label, names in own.items() for name in names]
-    return rows + stratify(cut, root, seed, test=False), notes
+    for name, found in classes.items():
+        if meant := part(name):
+            if (other := folders.setdefault(meant, name)) != name:
+                raise InputError(f"{where}: {other}/ and {name}/ both mean {meant}; join them or remove one")
+            if not found:
+                raise InputError(f"{where}: {name}/ is taken for its part {meant}, but holds no class folders")
+    if "train" not in folders or len(folders) == 1 < len(classes):
+        raise InputError(f"{where}: of {'/, '.join(classes)}/ some are parts of a split; name parts train, val, test")
+    if "test" not in folders and "val" in folders:
+        folders["test"] = folders.pop("val")
+    train, cut = folders["train"], [split for split in SPLITS if split not in folders]
+    rows = stratify(classes[train], root, seed, test="test" in cut) if cut else []
+    for split, name in folders.items():
+        if unknown := sorted(classes[name].keys() - classes[train].keys()):
+            raise InputError(f"class {unknown[0]!r} of {str(root / name)!r} has no images in train")
+        if not cut or name != train:
+            rows += [(image, label, split) for label, names in classes[name].items() for image in names]
+    tested = f", test is {folders['test']}/" if "test" in folders else ""
+    return rows, [f"{root}: {' and '.join(cut)} cut from {train}/{tested}"] if cut else []
 
 
 def _refuse_unknown_parts(root: Path, held: dict[str, list[str]], classes: dict[str, dict[str, list[str]]]) -> None:
     """Refuse folders that hold the same folders: they may be parts of unknown names, and would be taken for classes."""
     count = Counter(inner for found in classes.values() for inner in found)
-    nested = [name for name, found in classes.items() if sum(map(len, found.values())) == len(held[name])]
-    alike = [name for name in nested if sum(count[inner] > 1 for inner in classes[name]) > 1]
+    alike = []
+    for name, found in classes.items():
+        shared = [inner for inner in found if count[inner] > 1]
+        if len(shared) > 1 and sum(map(len, found.values())) == len(held[name]):
+            alike.append(f"{name}/ ({', '.join(shared[:2])})")
     if len(alike) > 1 and 2 * len(alike) >= len(held):
-        inner = " and ".join(list(classes[alike[0]])[:2])
         raise InputError(
-            f"dataset {str(root)!r}: {alike[0]}/ and {alike[1]}/ both hold {inner}: name parts train, val, test, or put"
-            " all images of a class into one folder"
+            f"dataset {str(root)!r}: {' and '.join(alike[:2])} hold the same folders: name parts train, val, test, or"
+            " put all images of a class into one folder"
         )

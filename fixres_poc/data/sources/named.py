@@ -9,10 +9,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
@@ -91,43 +90,31 @@ def prepare(name: str) -> Path:
     Raises:
         InputError: no answer from the server, a wrong checksum, an archive that cannot be used, a full disk.
     """
+    from fixres_poc.data.download import install
+
     source, target = SOURCES[name], folder(name)
-    archives = target.with_name(f"{name}_archives")
-    if target.is_dir():
-        return target
-    archives.mkdir(parents=True, exist_ok=True)
-    with FileLock(archives / "lock"):
-        if not target.is_dir():
-            from fixres_poc.data.download import fetch
-
-            files = [fetch(url, archives, checksum, source.terms) for url, checksum in source.files.items()]
-            _lay_out(source, files, archives / "unpacked", archives / "laid_out")
-            os.replace(archives / "laid_out", target)
-    return target
+    return install(target, target.is_dir, source.files, source.terms, partial(_lay_out, source))
 
 
-def _lay_out(source: Source, files: list[Path], unpacked: Path, fresh: Path) -> None:
-    """Unpack the files, and sort the images by split and class into `fresh`, which is then complete."""
+def _lay_out(source: Source, files: list[Path], work: Path) -> Path:
+    """Unpack the files, and sort the images by split and class."""
     import torchvision.datasets
 
     from fixres_poc.data.download import unpack
 
-    for each in (unpacked, fresh):
-        shutil.rmtree(each, ignore_errors=True)
+    base, fresh = work / "unpacked" / source.base, work / "laid_out"
+    base.mkdir(parents=True)
     try:
-        base = unpacked / source.base
-        base.mkdir(parents=True)
         for file in files:
             if file.suffix == ".mat":
                 shutil.copy(file, base)
-                continue
-            unpack(file, base)
+            else:
+                unpack(file, base)
         for own, theirs in source.splits.items():
-            loaded: Any = getattr(torchvision.datasets, source.loader)(unpacked, split=theirs)
+            loaded: Any = getattr(torchvision.datasets, source.loader)(work / "unpacked", split=theirs)
             images = getattr(loaded, "_images", None) or loaded._image_files
             for image, label in zip(images, loaded._labels, strict=True):
-                name = loaded.classes[label].replace("/", "-").replace(" ", "_")
-                place = fresh / own / name
+                place = fresh / own / loaded.classes[label].replace("/", "-").replace(" ", "_")
                 place.mkdir(parents=True, exist_ok=True)
                 _put(Path(image), place / Path(image).name, source.banner)
     except InputError:
@@ -135,8 +122,7 @@ def _lay_out(source: Source, files: list[Path], unpacked: Path, fresh: Path) -> 
     except Exception as error:  # damaged lists raise errors of many kinds
         advice = "delete the archives there and run again to download them"
         raise InputError(f"{files[0].parent}: cannot be used as {source.loader} ({error}); {advice}") from None
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+    return fresh
 
 
 def _put(image: Path, place: Path, banner: int) -> None:

@@ -12,7 +12,7 @@ from fixres_poc.config.provenance import cores
 from fixres_poc.data import decoding
 
 TEST_SHARE, VAL_SHARE = 0.30, 0.15
-END_BYTES, LARGE_BYTES = 256 * 1024, 2**24
+END_BYTES = 256 * 1024
 UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 Row = tuple[str, str, str]  # image (path relative to the folder, with /), class name, split
 
@@ -53,8 +53,8 @@ def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
     """SHA-256 of every image's bytes.
 
     `whole` False looks at size and both ends of a large compressed image only: two of equal size differ there, and
-    every run of a sweep asks for it, which for photographs of many megabytes would take minutes. Of what is too large
-    and no image, such as a sparse file, no more than that is ever read.
+    every run of a sweep asks for it, which for photographs of many megabytes would take minutes. Of a file that is too
+    large for an image, such as a sparse one, no more than that is ever read.
     """
 
     # Not cached by modification time, which copying tools preserve or renew.
@@ -62,8 +62,8 @@ def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            ends = size > 2 * END_BYTES and not (whole or path.suffix.lower() in UNCOMPRESSED)
-            if not ends and (size <= LARGE_BYTES or decoding.opens(path)):
+            every_byte = whole or path.suffix.lower() in UNCOMPRESSED
+            if size <= (decoding.MOST_BYTES if every_byte else 2 * END_BYTES):
                 return hashlib.file_digest(file, "sha256").hexdigest()
             content = hashlib.sha256(file.read(END_BYTES))
             file.seek(-END_BYTES, os.SEEK_END)

@@ -8,9 +8,7 @@ the same layout, or Kaggle's.
 
 import itertools
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +17,6 @@ from xml.etree.ElementTree import ParseError
 
 import pandas as pd
 from defusedxml import ElementTree
-from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
@@ -48,39 +45,21 @@ def folder() -> Path:
 def prepare() -> Path:
     """Download and unpack what is not there yet; a broken download goes on where it stopped.
 
-    Several processes may call this at once: one works, the others wait.
-
     Raises:
         InputError: no answer from the server, a wrong checksum, an archive that would write elsewhere, a full disk.
     """
-    from fixres_poc.data.download import fetch
+    from fixres_poc.data.download import install
 
-    target, archives = folder(), folder().with_name("stanford_dogs_archives")
-    if lists(target) is not None:
-        return target
-    archives.mkdir(parents=True, exist_ok=True)
-    with FileLock(archives / "lock"):
-        if lists(target) is None:
-            if target.exists():
-                raise InputError(f"{target}: there, but without {' and '.join(LISTS.values())}; add them or remove it")
-            files = [fetch(URL + name, archives, sha256, TERMS) for name, sha256 in SHA256.items()]
-            _unpack(files, archives / "unpacked", target)
-    return target
+    files = {URL + name: checksum for name, checksum in SHA256.items()}
+    return install(folder(), lambda: lists(folder()), files, TERMS, _unpack)
 
 
-def _unpack(archives: Sequence[Path], fresh: Path, target: Path) -> None:
-    """Unpack into a folder of their own first, so that the target is complete or not there."""
+def _unpack(archives: Sequence[Path], work: Path) -> Path:
     from fixres_poc.data.download import unpack
 
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        for archive in archives:
-            unpack(archive, fresh, "r:")
-        os.replace(fresh, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    for archive in archives:
+        unpack(archive, work, "r:")
+    return work
 
 
 def images(folder: Path) -> Path:
