@@ -219,7 +219,7 @@ def outputs_of(
     if outputs != len(classes):
         raise InputError(f"{source}: its classifier has {outputs} classes, {images} has {len(classes)}")
     places = {name: place for place, name in enumerate(names or classes)}
-    if other := sorted(places.keys() ^ set(classes)):
+    if other := sorted(places.keys() - set(classes)) or sorted(set(classes) - places.keys()):
         where = images if other[0] in classes else "its list of classes"
         raise InputError(f"{source}: class {other[0]!r} is in {where} alone; {images} has {_first(classes)}")
     return [places[name] for name in classes]
