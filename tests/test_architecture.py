@@ -20,7 +20,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading "
     "leakage.duplicates leakage.audit",
     "geometry": "formulas crops",
-    "model": "weight_files weights trunk backbones checkpoint micro_batches device tracing memory_plan",
+    "model": "trunk weight_files weights backbones checkpoint micro_batches device tracing memory_plan",
     "method": "evaluation baseline zero_shot equalise stage2 epochs stage1 adaptations",
     "analysis": "statistics cells record collection results cost questions size_prediction",
     "report": "published text run_text tables plots.style plots.datasets plots.networks plots.results explorer pages "

@@ -31,7 +31,7 @@ from fixres_poc.analysis.cells import (
 from fixres_poc.analysis.record import TYPES, parquet, summarise
 from fixres_poc.analysis.statistics import holm, mcnemar_p
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import impersonal, report_folder, run_folder, write_atomically
+from fixres_poc.config.files import impersonal, named_paths, report_folder, run_folder, write_atomically
 from fixres_poc.config.run_state import Outcome, images_record
 from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -66,10 +66,10 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / "predictions.parquet", parquet(predictions))
-    given = sweep.model_dump()  # the report may be passed on
-    summary = impersonal(_summary(sweep, outcomes.values()), given)
+    private = named_paths(sweep.model_dump())  # the report may be passed on
+    summary = impersonal(_summary(sweep, outcomes.values()), *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
-    safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), given))))
+    safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
     write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
     return table
 

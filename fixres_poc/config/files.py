@@ -48,23 +48,19 @@ def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
         raise InputError(f"path {str(path)!r}: cannot be resolved ({error})") from None
 
 
-def impersonal(value: Any, settings: Mapping[str, Any]) -> Any:
+def impersonal(value: Any, *paths: str | None) -> Any:
     """Text, or nested lists and mappings of it, with the folders of this machine and its user cut to their names.
 
     A path is cut where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in `/data/birds2`, a URL or a
     closing tag. It is for text and for a notebook's cells, not for finished pages. Images (keys image/...) stay.
 
     Args:
-        settings: of a run or a sweep; the files and folders that they name are cut as well.
+        paths: files and folders that are cut as well, such as those of `named_paths`.
     """
-    extra = (settings.get("extra_test") or {}).get("folder")
-    given = filter(None, [*(settings.get(key) for key in ("dataset", "weights", "imagenet_list")), extra])
     names = {str(path): path.name for path in (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))}
-    for each in given:
-        names |= dict.fromkeys(
-            [str(Path(each)), str(resolve(each)), os.path.realpath(resolve(each))],
-            os.path.basename(os.path.abspath(each)),
-        )
+    for each in filter(None, paths):
+        known = [str(Path(each)), str(resolve(each)), os.path.realpath(resolve(each))]
+        names |= dict.fromkeys(known, os.path.basename(os.path.abspath(each)))
     names |= {html.escape(path): html.escape(name) for path, name in names.items()}
     private = [re.escape(path) for path in sorted(names, key=len, reverse=True) if path[0] == "/" and names[path]]
     before = r"\x1b\[[\d;]*m|\\[nrt]|file://|(?<![\w.~/<-])(?<!&lt;)"  # a colour, or a line end in a quoted text, may
@@ -78,6 +74,12 @@ def impersonal(value: Any, settings: Mapping[str, Any]) -> Any:
         return [cut(each) for each in value] if isinstance(value, list | tuple) else value
 
     return cut(value)
+
+
+def named_paths(settings: Mapping[str, Any]) -> list[str | None]:
+    """Files and folders that the settings of a run or a sweep name."""
+    extra = settings.get("extra_test") or {}
+    return [*(settings.get(key) for key in ("dataset", "weights", "imagenet_list")), extra.get("folder")]
 
 
 def sweep_folder(sweep: str) -> Path:

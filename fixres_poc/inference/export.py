@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import check_output, impersonal, read_record
+from fixres_poc.config.files import check_output, impersonal, named_paths, read_record
 from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
@@ -173,7 +173,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "leakage": _leakage(run),
         "provenance": json.dumps(provenance),
     }
-    return cast(dict[str, str], impersonal(described, settings.model_dump()))
+    return cast(dict[str, str], impersonal(described, *named_paths(settings.model_dump())))
 
 
 def _leakage(run: FinishedRun) -> str:

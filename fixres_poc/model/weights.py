@@ -7,6 +7,8 @@ begin with those of wrappers: "module.", "_orig_mod.", "model.". A set is found 
 import json
 import logging
 import re
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +19,14 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, resolve
+from fixres_poc.model.trunk import classifier
 from fixres_poc.model.weight_files import contents
 
 log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
 USED: dict[Path, str] = {}
 """SHA-256 of the files that this process trains from, by file: a run records what it has loaded."""
-NAMED = 3  # names of each kind in an error
+NAMED, LONGEST = 3, 200  # names or lines in an error, and characters in each line
 CLASS_ENTRIES = ("classes", "class_to_idx")
 AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|teacher|momentum|target|shadow)(?![a-z])", re.IGNORECASE)
 DEEPEST = 20  # dots in the name of a dictionary with weights
@@ -55,30 +58,29 @@ def fingerprint(path: str | None) -> str | None:
     return USED[file]
 
 
-def load(model: nn.Module, path: Path, head: nn.Module, key: str | None = None) -> None:
-    """Load a file into a network, strictly but for its classifier `head`.
+def load(model: nn.Module, path: Path, key: str | None = None) -> None:
+    """Load a file into a network, strictly but for its classifier.
 
-    The classifier stays new where the file has none, or one of another number of classes.
+    The classifier stays new where the file has none, or one of another shape.
 
     Raises:
         InputError: as `read` and `fit`.
     """
     own, given = model.state_dict(), read(path, key, model)
-    for name in names_of(model, head):
-        found = given.get(name, torch.empty(0, *own[name].shape[1:]))
-        if found.shape[1:] == own[name].shape[1:] and found.shape != own[name].shape:
+    for name in classifier_names(model):
+        if name not in given or given[name].shape != own[name].shape:
             given[name] = own[name]
     fit(model, given, path.name)
 
 
-def names_of(model: nn.Module, part: nn.Module) -> list[str]:
-    """Names of a part's tensors in the network's state dict."""
-    prefix = next(name for name, module in model.named_modules() if module is part)
-    return [f"{prefix}.{name}" for name in part.state_dict()]
+def classifier_names(model: nn.Module) -> list[str]:
+    """Names of the classifier's tensors in the network's state dict."""
+    head = classifier(model)
+    return [f"{place}.{name}" for place, part in model.named_modules() if part is head for name in head.state_dict()]
 
 
 def fit(model: nn.Module, given: State, name: str) -> None:
-    """Load tensors into a network, strictly but for counters of batch norms, which files from before 2018 lack.
+    """Load tensors into a network, strictly. torch lets the counters of batch norms be missing, as before 2018.
 
     Args:
         name: where they come from, for errors.
@@ -87,14 +89,10 @@ def fit(model: nn.Module, given: State, name: str) -> None:
         InputError: names or shapes that do not fit; the first few of the network and of the file are named.
     """
     try:
-        missing, unexpected = model.load_state_dict(given, strict=False)
+        model.load_state_dict(given)
     except RuntimeError as error:
-        wrong = str(error).split("\n\t")[1:]
-    else:
-        wrong = [f"the network's {_first(missing)} missing"] if missing else []
-        wrong += [f"the file's {_first(unexpected)} unexpected"] if unexpected else []
-    if wrong:
-        raise InputError(f"weights {name}: not of this backbone: {_first(wrong)}")
+        wrong = [textwrap.shorten(each, LONGEST) for each in str(error).split("\n\t")[1:]]
+        raise InputError(f"weights {name}: not of this backbone: {_first(wrong)}") from None
 
 
 def _first(names: Sequence[str]) -> str:
@@ -128,18 +126,16 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
         raise InputError(f"{name}: several sets of weights; choose one by weights_key: {', '.join(plain)}")
     if len(under) > 1:
         log.warning("%s: %s taken; others, by weights_key: %s", name, plain[0], ", ".join({*under} - {*plain}))
-    given = found[plain[0]]
-    if large := [
-        each for each, tensor in given.items() if tensor.numel() * tensor.element_size() > path.stat().st_size
-    ]:
-        raise InputError(f"{name}: {large[0]} {list(given[large[0]].shape)} is larger than the file")
-    return given
+    for each, tensor in found[plain[0]].items():
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:
+            raise InputError(f"{name}: {each} {list(tensor.shape)} is larger than the file")
+    return found[plain[0]]
 
 
 def _flat(content: dict[Any, Any], place: str = "") -> State:
-    """All tensors in nested dictionaries by dotted name, but for those of optimizers; the dictionaries are emptied.
+    """All tensors in nested dictionaries by dotted name, except those of optimizers.
 
-    So each one is read once, however often others refer to it.
+    The dictionaries are emptied, so that each one is read once, however often others refer to it.
     """
     found = State()
     for key in [*content]:
@@ -154,16 +150,15 @@ def _flat(content: dict[Any, Any], place: str = "") -> State:
 
 
 def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
-    """Sets of tensors by what their names begin with: those with half of a network's names, or the best one."""
-    known = {name for name in own if not name.endswith("num_batches_tracked")}
-    starts = {name.removesuffix(each) for each in known for name in flat if f".{name}".endswith(f".{each}")}
-    hits = {start: sum(start + each in flat for each in known) for start in sorted(starts)} or {"": 0}
-    good = [start for start, count in hits.items() if 2 * count > len(known)] or [max(hits, key=hits.__getitem__)]
-    found = {start: State() for start in good}
-    for name, tensor in flat.items():
-        if within := [start for start in found if name.startswith(start)]:
-            found[max(within, key=len)][name.removeprefix(max(within, key=len))] = tensor
-    return {start.removesuffix("."): each for start, each in found.items()}
+    """Sets of tensors by the prefix of their names: those with most of a network's names, or else the best one."""
+    known = [name for name in own if not name.endswith("num_batches_tracked")]
+    hits = Counter(name.removesuffix(each) for name in flat for each in known if f".{name}".endswith(f".{each}"))
+    good = [start for start, count in hits.items() if 2 * count > len(known)] or [*dict(hits.most_common(1)), ""][:1]
+    found = dict[str, State]()
+    for start in sorted(good, key=len, reverse=True):  # one may lie within another
+        names = [name for name in flat if name.startswith(start)]
+        found[start.removesuffix(".")] = {name.removeprefix(start): flat.pop(name) for name in names}
+    return found
 
 
 def told(file: Path) -> list[str] | None:
@@ -190,9 +185,7 @@ def class_list(value: Any, source: str) -> list[str]:
     """
     names: list[str] = []
     value = value.tolist() if hasattr(value, "tolist") else value
-    with suppress(
-        TypeError, ValueError, RecursionError
-    ):  # of indices that are none, and numbers too long to be written
+    with suppress(TypeError, ValueError, RecursionError):
         if isinstance(value, str):
             value = json.loads(value) if value[:1] in "[{" else re.split(r"\s*[,\n]\s*", value.strip())
         if isinstance(value, Mapping):

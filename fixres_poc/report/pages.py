@@ -22,7 +22,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from PIL import Image
 
-from fixres_poc.config.files import impersonal, report_folder, run_folder, write_atomically
+from fixres_poc.config.files import impersonal, named_paths, report_folder, run_folder, write_atomically
 from fixres_poc.config.run_state import Outcome
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -105,7 +105,7 @@ def render(notebook: Path, page: dict[str, Any]) -> str:
     """A notebook's file as `render_content` gives it, without the folders that its run's settings name."""
     settings = notebook.with_name("settings.json")
     given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
-    content, page = impersonal([nbformat.read(notebook, as_version=4), page], given)  # type: ignore[no-untyped-call]
+    content, page = impersonal([nbformat.read(notebook, as_version=4), page], *named_paths(given))  # type: ignore[no-untyped-call]
     return render_content(nbformat.from_dict(content), page)  # type: ignore[no-untyped-call]
 
 

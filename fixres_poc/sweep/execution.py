@@ -121,10 +121,7 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
     if sweep.backbone != EMBEDDED_BACKBONES[0] or sweep.weights is not None:
         from fixres_poc.model import backbones
 
-        backbones.check(sweep.backbone, sweep.weights, sweep.weights_key)
-        sizes = {size for pair in sweep.resolution_pairs() for size in pair}
-        backbones.check_use(sweep.backbone, sweep.adaptations, sizes, sweep.head_start)
-        backbones.check_published(sweep.backbone, sweep.weights)
+        backbones.check(sweep)
         if terms := backbones.licence(sweep.backbone, sweep.weights):
             print(terms, file=sys.stderr)
 

@@ -97,10 +97,9 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
         of one seed, and `tuning_s` what lists of rates and epochs cost on the first seed, without decoding of images.
 
     Raises:
-        InputError: as `expected_images`, `check_use` and `accelerator_for`.
+        InputError: as `expected_images`, `backbones.check` and `accelerator_for`.
     """
-    used = {size for pair in sweep.resolution_pairs() for size in pair}
-    backbones.check_use(sweep.backbone, sweep.adaptations, used, sweep.head_start, traced=True)
+    backbones.check(sweep, traced=True)
     counts, classes = expected_images(sweep)
     budget = budget_bytes() if memory is None else int(memory * CARD_SHARE)
     rate, source = (

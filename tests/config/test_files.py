@@ -36,16 +36,16 @@ def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp
 )
 def test_paths_of_the_machine_are_cut_where_they_stand_alone(dataset: str, text: str, expected: str | None) -> None:
     expected = expected or "code/a.jpg 'code' </code> https://x.org/code /code2 x/code /code-old"
-    assert files.impersonal(text, {"dataset": dataset}) == expected
+    assert files.impersonal(text, dataset) == expected
     nested = {"text": [text], "image/png": "/code/p", "number": 1}
-    assert files.impersonal(nested, {"dataset": dataset}) == {"text": [expected], "image/png": "/code/p", "number": 1}
+    assert files.impersonal(nested, dataset) == {"text": [expected], "image/png": "/code/p", "number": 1}
 
 
 def test_the_target_of_a_link_is_cut_as_well(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "birds").symlink_to(tmp_path / "secret")
     settings = {"extra_test": {"name": "new", "folder": str(tmp_path / "birds")}}
-    assert files.impersonal(f"{tmp_path}/secret/1.jpg", settings) == "birds/1.jpg"
+    assert files.impersonal(f"{tmp_path}/secret/1.jpg", *files.named_paths(settings)) == "birds/1.jpg"
 
 
 def test_a_file_in_whose_place_a_folder_lies_is_told(tmp_path: Path) -> None:

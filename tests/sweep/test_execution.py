@@ -10,8 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import throwaway
-import timm
-from safetensors.torch import save_file
+import torch
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
@@ -206,8 +205,8 @@ def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="timm:resnet18"):
         execution.run_sweep(throwaway.tiny(backbone="timm:resnet18"))
-    file = home / "resnet18.safetensors"
-    save_file(timm.create_model("resnet18").state_dict(), file)
+    file = home / "resnet18.pt"
+    torch.save(backbones.create("timm:resnet18", pretrained=False).state_dict(), file)
     monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
     with pytest.raises(InterruptedError):
         execution.run_sweep(throwaway.tiny(backbone="timm:resnet18", weights=str(file)))
