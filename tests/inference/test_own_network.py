@@ -24,6 +24,7 @@ from fixres_poc.inference import own_network
 from fixres_poc.inference.own_network import adapt
 from fixres_poc.method import stage1
 from fixres_poc.model.device import accelerator_for
+from fixres_poc.model.weights import USED
 
 NAMES = ("blue", "green", "red")
 ORDER = ("red", "blue", "green")
@@ -168,6 +169,7 @@ def test_a_class_file_of_any_editor_is_read(tmp_path: Path, codec: str) -> None:
 
 
 def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:
+    USED.clear()  # as if it ran in a kernel of its own
     values: dict[str, Any] = {"dataset": str(folder), "weights": str(weights), "head_start": "file", "train_size": 48}
     values |= {"backbone": "timm:test_resnet", "learning_rate": 0.0, "mean_std": HALVES, "batch_size": 6, **more}
     settings = TrainSettings(sweep="own", **values)
