@@ -130,7 +130,10 @@ def report(
     backbone: Backbone = None,
     weights: Weights = None,
 ) -> None:
-    """Render a report again: of a sweep from whatever exists, of a folder from the tables in it."""
+    """Render a report again.
+
+    Of a sweep it is made from the runs that exist, of a folder from the tables in it.
+    """
     from fixres_poc.sweep import reporting
     from fixres_poc.sweep.workspace import locked
 

@@ -187,7 +187,7 @@ def test_a_test_part_may_be_called_like_a_missing_value(name: str) -> None:
     write(own, "baseline", Metrics(), *images)
     listed = pd.DataFrame({"image": ["NA", "b"], "label": 0, "split": [name, "train"], "width": 9, "height": 9})
     write_atomically(run_folder("tiny", "images.csv"), listed.to_csv(index=False))
-    write_atomically(run_folder("tiny", "images.json"), json.dumps({"parts": {name: "x"}}))
+    write_atomically(run_folder("tiny", "images.json"), json.dumps({"fingerprint": "x", "parts": {name: "x"}}))
     found = loaded(own)
     assert found.parts == ["test", name]
     assert found.images[["image", "split"]].to_numpy().tolist() == [["NA", name], ["b", "train"]]

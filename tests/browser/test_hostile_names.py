@@ -1,5 +1,6 @@
 """Names of classes and images that try to be more than text, in every page of a report, in a real browser."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser
 from fixres_poc.analysis.record import Metrics
 from fixres_poc.config import run_state
 from fixres_poc.config.files import report_folder, run_folder
+from fixres_poc.config.provenance import notebook_path
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -63,6 +65,9 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(sweep, "baseline", Metrics(**facts), *probes)
     tables = [predictions(data, name, wrong) for wrong, name in enumerate(sweep.adaptations)]
     write(sweep, "train64_test64_seed0", Metrics(**facts, eval_images_per_second={"center": 9.0}), *tables)
+    for name in ("baseline", "train64_test64_seed0"):
+        notebook = {run.name: run.notebook for run in sweep.runs()}[name]
+        run_state.record_notebook(run_folder("evil", name), json.loads(notebook_path(notebook).read_text()))
     run_state.fail(run_folder("evil", "train64_test96_seed0"), ERROR)
     return reporting.render(sweep)
 

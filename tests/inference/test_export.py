@@ -104,7 +104,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     training = finished_run.load(run.folder.parent / "train48_seed0")
     for other, name, file, message in [
         (run, "head", "net.pt", "ends in .onnx"),
-        (run, "head", "none/net.onnx", "no folder"),
+        (run, "head", "none/net.onnx", "not there"),
         (run, "full", "net.onnx", "adaptation = 'full': train48_test64_seed0 holds none, equalised, "),
         (training, "none", "net.onnx", "a training has no predictions to check with"),
     ]:

@@ -83,7 +83,7 @@ def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
         folder, adaptation, view = finished_run.chosen(sweep)
         assert (folder, view) == (pair, "center")
         assert adaptation in finished_run.load(pair).tails
-    with pytest.raises(InputError, match="sweep none: no results yet"):
+    with pytest.raises(InputError, match="no results in"):
         finished_run.chosen("none")
 
 
@@ -141,5 +141,5 @@ def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
         with pytest.raises(InputError, match=named):
             finished_run.load(pair)
     for folder in (pair.parent, pair / "none"):
-        with pytest.raises(InputError, match="no finished run there; allowed is a folder such as"):
+        with pytest.raises(InputError, match="no finished run there"):
             finished_run.load(folder)

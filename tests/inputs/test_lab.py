@@ -23,7 +23,7 @@ def command() -> list[str]:
     made = ["make", "--dry-run", "lab", f"VENV={sys.prefix}"]
     lines = subprocess.run(made, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
     (line,) = [line for line in lines if "jupyterlab" in line]
-    return shlex.split(line.replace("$FIXRES_VENV", sys.prefix))
+    return shlex.split(line.replace("$FIXRES_VENV", sys.prefix).replace("$PWD", str(REPOSITORY)))
 
 
 @pytest.fixture

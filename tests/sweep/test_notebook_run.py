@@ -68,7 +68,9 @@ def test_notebook_gets_parameters_and_runs_in_this_interpreter(
 
 
 def test_wrong_input_is_told_in_its_own_words(run_folder: Path) -> None:
-    source = 'print("before")\nfrom fixres_poc.config import InputError\nraise InputError("epochs = 0: too\\nfew")'
+    source = (
+        'print("before")\nfrom fixres_poc.config.errors import InputError\nraise InputError("epochs = 0: too\\nfew")'
+    )
     assert execute(run_folder, source, 'print("after")') == r"epochs = 0: too\nfew"
     first, *rest = (run_folder / "error.txt").read_text().splitlines()
     assert first == r"epochs = 0: too\nfew"
