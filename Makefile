@@ -110,11 +110,10 @@ unit: setup  ## unit tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile tests
 
 # 04 reads what 03 has trained.
-TRAINING := notebooks/03_train.ipynb
 nbval: setup  ## the notebooks against their stored outputs
-	FIXRES_PROGRESS=/dev/null $(PYTHON) -m pytest --nbval --nbval-current-env $(TRAINING)
+	FIXRES_PROGRESS=/dev/null $(PYTHON) -m pytest --nbval --nbval-current-env notebooks/03_train.ipynb
 	FIXRES_PROGRESS=/dev/null OMP_NUM_THREADS=$(HALF) $(PYTHON) -m pytest \
-		--nbval --nbval-current-env -n 2 --dist loadscope $(filter-out $(TRAINING),$(NOTEBOOKS))
+		--nbval --nbval-current-env -n 2 --dist loadscope notebooks/0[!3]*.ipynb
 
 AUDIT = $(PYTHON) -m pip_audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 audit-deps: setup  ## known vulnerabilities of the pinned versions, where their database can be reached
