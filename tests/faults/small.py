@@ -58,7 +58,7 @@ save(adapted, trained.model, folder, settings, data.classes)
 write_run(folder, settings, Metrics(**facts, seconds=seconds, checkpoint=trained.digest), classified.table)
 """
 LIGHT = "write_run(folder, settings, Metrics())"
-RESULTS = "from fixres_poc.analysis.results import load_results\nload_results(sweep).choose()"
+RESULTS = "from fixres_poc.analysis.results import load_results\nload_results(report).choose()"
 SOURCES = {
     "00_state_of_the_art": (START.format("OverviewSettings"), LIGHT),
     "01_dataset_eda": (START.format("DatasetSettings"), LIGHT),
