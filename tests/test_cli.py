@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import small_run
@@ -18,6 +19,7 @@ from fixres_poc.cli import app, surroundings
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY, home
 from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.inference.export import Exported
 from fixres_poc.sweep import execution
 
 SMOKE = "sweeps/smoke.yml"
@@ -272,10 +274,13 @@ def test_a_run_is_measured_again_and_on_other_images(tmp_path: Path) -> None:
     assert re.search(r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%", text, re.MULTILINE)
 
 
-def test_a_run_is_exported(tmp_path: Path) -> None:
+def test_a_run_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_run.make()
-    assert str(tmp_path / "net.onnx") in said("export", RUN, "--output", str(tmp_path / "net.onnx"))
-    assert (tmp_path / "net.onnx").is_file()
+    done = Mock(side_effect=lambda run, adaptation, file: Exported(file, 16, 0.0, 0.0))
+    monkeypatch.setattr("fixres_poc.inference.export.export", done)
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path / "net.onnx") in said("export", RUN, "--output", "net.onnx", "--adaptation", "head")
+    assert done.call_args.args[1:] == ("head", tmp_path / "net.onnx")
 
 
 def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -> None:

@@ -75,8 +75,9 @@ def test_other_adaptations_and_networks(
     assert session.run(None, {"images": np.zeros((5, 3, 64, 64), np.float32)})[0].shape == (5, 3)
 
 
-def test_a_file_that_answers_differently_is_not_left(tmp_path: Path) -> None:
-    run = finished_run.load(small_run.make())
+def test_a_file_that_answers_differently_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixres_poc.model.backbones._timm", lambda name, _: timm.create_model(name))
+    run = finished_run.load(small_run.make("timm:test_resnet"))
     stored = pd.read_parquet(run.folder / "predictions.parquet")
     stored.assign(top1=(stored["top1"] + 1) % 3).astype({"top1": "int16"}).to_parquet(
         run.folder / "predictions.parquet"
