@@ -70,7 +70,7 @@ def lab(tmp_path: Path, own_home: Path) -> Iterator[tuple[str, Path]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said = ["make", "-n", "lab", f"VENV={sys.prefix}", f"CURDIR={tmp_path / 'copy'}"]
+    said = ["make", "-n", "lab", f"VENV={sys.prefix}"]
     lines = subprocess.run(said, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
     (command,) = [line for line in lines if "-m jupyterlab" in line]
     mine = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=reader"]
@@ -89,7 +89,7 @@ def lab(tmp_path: Path, own_home: Path) -> Iterator[tuple[str, Path]]:
     settings.write_text('{"windowingMode": "none"}')  # cells out of sight are on the page, too
     with open(tmp_path / "lab.log", "wb") as log:
         given = ["sh", "-c", f"exec {command} {shlex.join(mine)}"]
-        server = subprocess.Popen(given, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(given, env=environment, cwd=tmp_path / "copy", stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status?token=reader", server)
         yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{STEM}.ipynb?token=reader", file
