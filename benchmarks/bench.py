@@ -26,9 +26,8 @@ from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method import epochs
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.model.backbones import create
-from fixres_poc.model.device import accelerator_for, place
+from fixres_poc.model.device import Portion, accelerator_for, place
 from fixres_poc.model.memory_plan import StepPlan
-from fixres_poc.model.micro_batches import Portion
 from fixres_poc.model.trunk import Tail, folded
 from fixres_poc.sweep.kernel_state import GARBAGE
 

@@ -21,7 +21,7 @@ from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import FORMATS, accelerator_for, now, workers
-from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.model.memory_plan import parameters_and_flops
 
 WARM_UP, STEPS, CLASSES = 3, 10, 120
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import gpu, measure, page, usual
 from fixres_poc.config.settings import Adaptation, PairSettings
-from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.model.memory_plan import parameters_and_flops
 
 
 def test_ways_take_turns_and_the_first_round_does_not_count() -> None:

@@ -36,7 +36,7 @@ from fixres_poc.config.run_state import Outcome, images_record
 from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.transforms import Resize
-from fixres_poc.geometry.crops import pair_ratios, sample_crops
+from fixres_poc.method.apparent_size import pair_ratios, sample_crops
 
 
 def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def audit(
     """
     from fixres_poc.config.validation import validate
     from fixres_poc.data.dataset import load_dataset
-    from fixres_poc.data.leakage.audit import check_leakage
+    from fixres_poc.data.leakage import check_leakage
 
     if images.endswith((".yml", ".yaml")):
         given = load(Path(images), imagenet_list=imagenet_list)
@@ -135,7 +135,7 @@ def report(
     Of a sweep it is made from the runs that exist, of a folder from the tables in it.
     """
     from fixres_poc.sweep import reporting
-    from fixres_poc.sweep.workspace import locked
+    from fixres_poc.sweep.execution import locked
 
     if here(source).is_dir():
         page = reporting.rebuild(here(source))

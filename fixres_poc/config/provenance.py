@@ -21,7 +21,7 @@ from fixres_poc import __version__
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY, home, read_record, write_atomically
 
-RESULT_PACKAGES = ("data", "geometry", "model", "method")
+RESULT_PACKAGES = ("data", "model", "method")
 REPORT_FILES = (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy"]
 PACKAGES += ["papermill", "nbconvert"]

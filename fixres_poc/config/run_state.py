@@ -9,14 +9,44 @@ metrics.json says what was `used`. A run is valid if they agree.
 """
 
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from tqdm.auto import tqdm
+from tqdm.std import tqdm as text_tqdm
 
 from fixres_poc.config.files import CHECKPOINT, file_digest, read_record, run_folder, write_atomically
 from fixres_poc.config.provenance import code_hash
 from fixres_poc.config.sweep_settings import Run, SweepSettings
+
+T = TypeVar("T")
+
+
+def watched() -> bool:
+    """Whether a person may be watching: $FIXRES_PROGRESS is not set, as a sweep, nbval and `make notebooks` set it."""
+    return "FIXRES_PROGRESS" not in os.environ
+
+
+def bar(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """The same items, with a bar that says how many are done and how long the rest takes.
+
+    Args:
+        total: number of items, where `iterable` has no length.
+    """
+    if watched():
+        # disable=None: no bar where a log takes what a terminal would show; a notebook's widget is always shown
+        return tqdm(iterable, desc=description, total=total, leave=False, file=sys.stderr, disable=None)
+    return _written(iterable, description, total, os.environ["FIXRES_PROGRESS"])
+
+
+def _written(iterable: Iterable[T], description: str, total: int | None, target: str) -> Iterable[T]:
+    with open(target, "a", encoding="utf-8") as file:
+        yield from text_tqdm(iterable, desc=description, total=total, file=file, ncols=79, mininterval=1, ascii=True)
+
 
 State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
 OUTPUTS: dict[str, tuple[str, ...]] = {

@@ -30,7 +30,7 @@ from fixres_poc.config.settings import (
 )
 
 NEUTRAL = 1.24
-"""Test resolution over train resolution at which objects look as large as in training (`geometry.formulas`)."""
+"""Test resolution over train resolution at which objects look as large as in training (`method.apparent_size`)."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ import pandas as pd
 
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import read_record, resolve, write_atomically
-from fixres_poc.config.progress import bar
-from fixres_poc.config.run_state import images_record
+from fixres_poc.config.run_state import bar, images_record
 from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
 from fixres_poc.data import decoding
-from fixres_poc.data.sources import image_folder, named, splitting, stanford_dogs
+from fixres_poc.data.sources import image_folder, named, stanford_dogs
 from fixres_poc.data.synthetic import generator
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class ImageDataset:
         """16 hex digits that change when an image is added, removed, renamed, replaced or moved to another split."""
         digest = hashlib.sha256()
         rows = self.table[["image", "label", "split"]].itertuples(index=False)
-        for (image, label, split), content in zip(rows, splitting.digests(self.paths, whole=False), strict=True):
+        for (image, label, split), content in zip(rows, image_folder.digests(self.paths, whole=False), strict=True):
             digest.update(f"{image}\0{self.classes[label]}\0{split}\0{content}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -110,7 +109,7 @@ def _listed(settings: DataSettings) -> ImageDataset:
         rows = [(name, name.split("/")[1], name.split("/")[0]) for name in generator.prepare(seed, most)]
     else:
         root, rows, notes = stanford_dogs.find(_folder(settings.dataset), seed)
-        rows = splitting.limit(rows, most, seed)
+        rows = image_folder.limit(rows, most, seed)
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
     table["label"], classes = pd.factorize(table["label"], sort=True)
     data = ImageDataset(root, tuple(classes), table, notes=tuple(notes))

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest
-from fixres_poc.config.progress import bar
+from fixres_poc.config.run_state import bar
 
 RETRIES = 3
 CHUNK_BYTES = 2**20

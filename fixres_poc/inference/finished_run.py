@@ -25,13 +25,12 @@ from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.sources import image_folder
 from fixres_poc.method import stage1
-from fixres_poc.method.equalise import Equalised
 from fixres_poc.method.evaluation import predict, probabilities, transforms_for
 from fixres_poc.method.stage1 import Trained
+from fixres_poc.method.stage2 import Equalised
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
-from fixres_poc.model.device import accelerator_for, device_name
-from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.device import Portion, accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
 EXAMPLE = "runs/demo/train96_test160_seed0"

@@ -20,7 +20,7 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import ADAPTED, CONTROL, PairSettings
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.method import equalise
+from fixres_poc.method import stage2
 from fixres_poc.method.epochs import Recipe
 from fixres_poc.method.evaluation import Predictions, predict
 from fixres_poc.method.stage1 import Choices, Trained, train
@@ -37,11 +37,11 @@ class AdaptedPair:
     tails: dict[str, Tail]  # by adaptation, in the settings' order, then controls; on the trunk of stage 1, but `full`
     seconds: dict[str, float]  # what each would have cost alone; `none` and controls cost nothing here
     full: Trained | None = None  # the network of `full`
-    activations: dict[str, np.ndarray] = field(default_factory=dict)  # from `equalise.distributions`, for `equalised`
+    activations: dict[str, np.ndarray] = field(default_factory=dict)  # from `stage2.distributions`, for `equalised`
 
     def entering(self) -> pd.DataFrame:
-        """What enters the classifier, see `equalise.summary`; empty without `equalised`."""
-        return equalise.summary(self.activations) if self.activations else pd.DataFrame()
+        """What enters the classifier, see `stage2.summary`; empty without `equalised`."""
+        return stage2.summary(self.activations) if self.activations else pd.DataFrame()
 
 
 def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator) -> AdaptedPair:
@@ -67,9 +67,9 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
     adapted = AdaptedPair(tails, seconds)
     if "equalised" in wanted:
         start = now(accelerator)
-        adapted.activations = equalise.distributions(model, data, settings, accelerator)
+        adapted.activations = stage2.distributions(model, data, settings, accelerator)
         framings = list(adapted.activations.values())  # two where test resolution = train resolution
-        tails["equalised"] = equalise.equalise(model, framings[0], framings[-1])
+        tails["equalised"] = stage2.equalise(model, framings[0], framings[-1])
         seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
         like = variants.get("head_bn", variants["head"])

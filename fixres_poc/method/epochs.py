@@ -21,16 +21,15 @@ from accelerate.utils import broadcast, set_seed
 from torch import nn
 
 from fixres_poc.config.files import replacing
-from fixres_poc.config.progress import bar
+from fixres_poc.config.run_state import bar
 from fixres_poc.config.settings import BatchNorm, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY
 from fixres_poc.model.backbones import create, recompute
-from fixres_poc.model.device import place, workers
+from fixres_poc.model.device import place, spare_single_values, workers
 from fixres_poc.model.memory_plan import StepPlan
-from fixres_poc.model.micro_batches import spare_single_values
 from fixres_poc.model.trunk import Tail
 
 KEPT = ("model", "optimizer", "schedule")

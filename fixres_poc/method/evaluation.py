@@ -11,14 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc.config.progress import bar
+from fixres_poc.config.run_state import bar
 from fixres_poc.config.settings import ModelSettings, View
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.data.transforms import Transform, get_transforms
 from fixres_poc.model.backbones import interpolation, mean_std
-from fixres_poc.model.device import workers
-from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.device import Portion, workers
 from fixres_poc.model.trunk import Tail, Trunk, folded
 
 log = logging.getLogger(__name__)

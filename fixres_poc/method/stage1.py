@@ -21,13 +21,12 @@ from fixres_poc.config.files import CHECKPOINT, file_digest, run_folder
 from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import CONTROL, BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.method.baseline import head_started
 from fixres_poc.method.epochs import Recipe, Saved, begin, fine_tune, recipes, val_top1
+from fixres_poc.method.linear_probe import head_started
 from fixres_poc.method.stage2 import Variant, adapt_tails, choose
 from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
-from fixres_poc.model.device import accelerator_for, format_name, place
-from fixres_poc.model.micro_batches import first_that_fits, out_of_memory
+from fixres_poc.model.device import accelerator_for, first_that_fits, format_name, out_of_memory, place
 from fixres_poc.model.trunk import Tail
 
 STATE = "training_{}.pt"

@@ -2,16 +2,102 @@
 
 import hashlib
 import json
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import replacing
+
+SAVE = "torch.save(network.state_dict(), 'weights.pt')"
+MOST_UNPACKED = 2  # times the file's size; torch.save stores tensors uncompressed
+KINDS = {  # by the first bytes, or by "PK" and the names in an archive; empty for what torch.save writes
+    rb"^PK.*constants\.pkl": f"TorchScript; convert it: {SAVE}, with network = torch.jit.load(file)",
+    rb"^PK.*(archive_format|exported_program\.json)": (
+        "a program of torch.export; convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
+    ),
+    rb"^PK.*/data\.pkl|^\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "",  # of now, and before torch 1.6
+    rb"^PK.*\.npy|^\x80|^\x89HDF": f"NumPy's, a plain pickle or HDF5; load it where it was made, and use {SAVE}",
+    rb"^PK|^\x1f\x8b|^BZh|^\xfd7zXZ|^\x28\xb5\x2f\xfd": "an archive, or compressed; unpack it",
+    rb"^\s*<": "a web page, as of a failed download; download the file again",
+    rb"^version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+    rb"": "no weights file, or an empty one; allowed: safetensors, and what torch.save writes",
+}
+BESIDE_TENSORS = (
+    "argparse.Namespace types.SimpleNamespace uuid.UUID datetime.date datetime.datetime datetime.time "
+    "datetime.timedelta datetime.timezone builtins.bool builtins.dict builtins.float builtins.frozenset builtins.int "
+    "builtins.list builtins.range builtins.slice builtins.str builtins.tuple numpy.float32 numpy.float64 numpy.int64 "
+    "pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath pathlib._local.PosixPath "
+    "pathlib._local.WindowsPath pathlib._local.PurePosixPath pathlib._local.PureWindowsPath"
+)
+
+
+class _Inert:
+    """Stands for an object beside the tensors: takes whatever the file says of it, and keeps and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    __setstate__ = __init__
+
+
+HARMLESS: list[Any] = [(_Inert, name) for name in BESIDE_TENSORS.split()]
+HARMLESS += [(lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"), np.ndarray, np.dtype]
+HARMLESS += {type(np.dtype(code)) for code in np.typecodes["All"]}
+for each in (np.ones(1), np.float64()):  # arrays and scalars of NumPy 1 and 2
+    function: Any = each.__reduce__()[0]
+    HARMLESS += [(function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")]
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a weights file holds by name, tensors on the CPU; of safetensors the metadata as well, as text.
+
+    Raises:
+        InputError: of another kind, damaged, much larger than it seems, or with objects that only code can read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(99)
+        is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+        content = _safetensors(path) if is_safetensors else _pickled(path, head)
+    except InputError as error:
+        raise InputError(f"weights {path.name}: {error}") from None
+    except Exception as error:  # damaged files raise errors of many kinds
+        what = f"damaged, or cannot be read ({type(error).__name__}); copy or save it again"
+        raise InputError(f"weights {path.name}: {what}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return {**(file.metadata() or {}), **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+
+
+def _pickled(path: Path, head: bytes) -> Any:
+    unpacked = 0
+    if head.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(path) as archive:
+            head = " ".join(["PK", *archive.namelist()]).encode()
+            unpacked = sum(each.file_size for each in archive.infolist())
+    if kind := next(kind for pattern, kind in KINDS.items() if re.search(pattern, head)):
+        raise InputError(kind)
+    if unpacked > MOST_UNPACKED * path.stat().st_size:
+        raise InputError(f"{unpacked} bytes unpacked; allowed: archives as torch.save writes them, uncompressed")
+    try:
+        with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:  # of a path torch looks at the suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
+        what = f"holds more than tensors, as a whole network does ({found[0] if found else 'unknown'})"
+        raise InputError(f"{what}, and no code in it is run; save tensors only, where it was made: {SAVE}") from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:

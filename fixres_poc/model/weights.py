@@ -19,8 +19,8 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, resolve
+from fixres_poc.model.checkpoint import contents
 from fixres_poc.model.trunk import classifier
-from fixres_poc.model.weight_files import contents
 
 log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]

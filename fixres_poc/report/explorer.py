@@ -14,10 +14,10 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fixres_poc.config.progress import watched
+from fixres_poc.config.run_state import watched
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.transforms import Resize, as_array, plain_transforms
-from fixres_poc.geometry.crops import predicted_object_sizes
+from fixres_poc.method.apparent_size import predicted_object_sizes
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384)
 DRAWS = 500

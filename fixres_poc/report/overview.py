@@ -26,7 +26,7 @@ from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.analysis.statistics import Difference, mean_over_seeds, paired_difference
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, report_folder, write_atomically
-from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.model.memory_plan import parameters_and_flops
 from fixres_poc.report import pages, plots, tables
 
 LINE = "overview.json"

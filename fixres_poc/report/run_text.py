@@ -19,7 +19,7 @@ def dataset_summary(sizes: pd.DataFrame, classes: Sequence[str], neutral: pd.Dat
 
     Args:
         sizes: one row per image: label, width and height in px.
-        neutral: of `geometry.neutral_test_sizes`; its largest train resolution is reported.
+        neutral: of `apparent_size.neutral_test_sizes`; its largest train resolution is reported.
         leakage: the verdict of the leakage check.
     """
     counts, short = sizes["label"].value_counts(), sizes[["width", "height"]].min(axis=1)

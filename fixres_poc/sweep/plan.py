@@ -16,8 +16,14 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.synthetic import generator
 from fixres_poc.model import backbones
 from fixres_poc.model.device import accelerator_for, device_name, now, place
-from fixres_poc.model.memory_plan import CARD_SHARE, adapting_bytes, budget_bytes, step_plans, step_table
-from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.model.memory_plan import (
+    CARD_SHARE,
+    adapting_bytes,
+    budget_bytes,
+    parameters_and_flops,
+    step_plans,
+    step_table,
+)
 from fixres_poc.report.tables import readable
 
 GIB = 2**30

@@ -21,7 +21,7 @@ from fixres_poc.config.run_state import outcomes
 from fixres_poc.config.settings import ExtraTest
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.geometry.crops import pair_ratios, sample_crops
+from fixres_poc.method.apparent_size import pair_ratios, sample_crops
 from fixres_poc.report import tables
 
 KEYS = {"name": "tiny", "dataset": "synthetic", "adaptations": ["none", "head"]}

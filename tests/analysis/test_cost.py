@@ -13,7 +13,7 @@ from fixres_poc.analysis import cost
 from fixres_poc.analysis.cells import Cell, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import CROPS
-from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.model.memory_plan import parameters_and_flops
 
 SIZES = {"train_sizes": [64, 96], "test_sizes": [64, 96, 128]}
 

@@ -10,7 +10,7 @@ from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.questions import Answer, answers
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
-from fixres_poc.model.tracing import parameters_and_flops
+from fixres_poc.model.memory_plan import parameters_and_flops
 
 OWN, LARGER = (96, 96), (96, 128)
 

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from made_up import same, told
 
-from fixres_poc.analysis import size_prediction
+from fixres_poc.analysis import cost
+from fixres_poc.analysis.cost import compare_with_measured, verdicts
 from fixres_poc.analysis.results import Results, load_results
-from fixres_poc.analysis.size_prediction import compare_with_measured, verdicts
 from fixres_poc.config.files import report_folder
-from fixres_poc.geometry.crops import pair_ratios
+from fixres_poc.method.apparent_size import pair_ratios
 
 SIZES = pd.DataFrame({"width": [500, 500, 375], "height": [375, 333, 500]})
 
@@ -55,7 +55,7 @@ def test_what_hangs_on_the_definition_does_not_contradict(
     def ratios(*given: Any) -> pd.DataFrame:
         return pair_ratios(*given).assign(mean_of_ratios=[0.99, 1.13], ratio_of_means=[0.91, of_means])
 
-    monkeypatch.setattr(size_prediction, "pair_ratios", ratios)
+    monkeypatch.setattr(cost, "pair_ratios", ratios)
     assert compare_with_measured(sweep(0.60, 0.80))["contradicts"].tolist() == [False, contradicts]
 
 

@@ -18,7 +18,7 @@ from fixres_poc.config.provenance import notebook_path
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
-from fixres_poc.sweep import execution, reporting, workspace
+from fixres_poc.sweep import execution, reporting
 from fixres_poc.sweep.notebook_run import execute
 
 pytest_plugins = ["chromium"]
@@ -57,7 +57,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / NAMES[0] / UNREADABLE).write_bytes(b"")
     keys = {"name": "evil", "dataset": str(folder), "pairs": [[64, 64], [64, 96]], "skip_unreadable": True}
     sweep = validate(SweepSettings, keys | {"adaptations": ["none", "head"]}, "test")
-    workspace.lay_out(sweep, execution.prepare_data(sweep))
+    execution.lay_out(sweep, execution.prepare_data(sweep))
     assert execute(run_folder("evil", "dataset") / "settings.json") == ""
     data = load_dataset(sweep.data_settings()).without([f"{NAMES[0]}/{UNREADABLE}"])
     facts: dict[str, Any] = {"classes": data.classes, "images": data.counts(), "data": data.fingerprint()}

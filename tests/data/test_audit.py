@@ -10,17 +10,17 @@ from conftest import save_image
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings, ExtraTest
+from fixres_poc.data import leakage
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.data.leakage import audit
 
 
-def found(folder: Path, imagenet_list: Path | None = None) -> audit.Leakage:
+def found(folder: Path, imagenet_list: Path | None = None) -> leakage.Leakage:
     data = load_dataset(DataSettings(dataset=str(folder)))
-    return audit.check_leakage(data, None if imagenet_list is None else str(imagenet_list))
+    return leakage.check_leakage(data, None if imagenet_list is None else str(imagenet_list))
 
 
 def test_a_clean_folder_has_no_sign_of_leakage(colour_folder: Path) -> None:
-    assert found(colour_folder) == audit.Leakage(0.0, (), ())
+    assert found(colour_folder) == leakage.Leakage(0.0, (), ())
     assert "No sign" in found(colour_folder).verdict()
 
 
@@ -66,9 +66,9 @@ def test_equal_images_in_an_extra_test_part_are_leaks_from_train_and_not_from_te
     for name in ("train/a/0.png", "test/a/1.png"):
         shutil.copy(split_folder / name, more / "a" / name.replace("/", "_"))
     extra = ExtraTest(name="unseen", folder=str(more))
-    leakage = audit.check_leakage(load_dataset(DataSettings(dataset=str(split_folder), extra_test=extra)))
-    assert leakage.across_split == (("train/a/0.png", "unseen/a/train_a_0.png"),)
-    assert leakage.twins == 1 / 8
+    checked = leakage.check_leakage(load_dataset(DataSettings(dataset=str(split_folder), extra_test=extra)))
+    assert checked.across_split == (("train/a/0.png", "unseen/a/train_a_0.png"),)
+    assert checked.twins == 1 / 8
 
 
 LISTS = {
@@ -96,11 +96,11 @@ def test_a_given_list_decides_instead_of_the_form_of_the_names(colour_folder: Pa
 def test_a_list_without_names_of_imagenet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("00.png\n")
     with pytest.raises(InputError, match="no name like n02088364_1234"):
-        audit.share_listed(["a/00.png"], str(tmp_path / "x.txt"))
+        leakage.share_listed(["a/00.png"], str(tmp_path / "x.txt"))
     with pytest.raises(InputError, match=r"nowhere.txt': cannot be read \(no such file"):
-        audit.share_listed(["a/00.png"], str(tmp_path / "nowhere.txt"))
+        leakage.share_listed(["a/00.png"], str(tmp_path / "nowhere.txt"))
     (tmp_path / "endless.txt").write_text("x" * 1_000_000)
     with pytest.raises(InputError, match="no name like"):
-        audit.share_listed(["a/00.png"], str(tmp_path / "endless.txt"))
+        leakage.share_listed(["a/00.png"], str(tmp_path / "endless.txt"))
     with pytest.raises(InputError, match="no regular one"):
-        audit.share_listed(["a/00.png"], "/dev/zero")
+        leakage.share_listed(["a/00.png"], "/dev/zero")

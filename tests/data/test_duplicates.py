@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.data import leakage
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.leakage import audit, duplicates
-from fixres_poc.data.leakage.duplicates import NearDuplicates, Pair
+from fixres_poc.data.leakage import NearDuplicates, Pair
 
 
 def drawn(seed: int, size: int = 320) -> Image.Image:
@@ -33,7 +33,7 @@ def folder(root: Path, content: dict[str, Image.Image], quality: int = 92) -> Im
 
 
 def near(data: ImageDataset) -> tuple[NearDuplicates, set[str]]:
-    return duplicates.near_duplicates(data, *duplicates.fingerprints(data))
+    return leakage.near_duplicates(data, *leakage.fingerprints(data))
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -72,7 +72,7 @@ def test_classes_and_sides_are_counted_apart_and_equal_bytes_left_out(tmp_path: 
     assert (found.pairs, found.across_split, found.across_classes) == (5, 0, 3)
     assert {pair.second for pair in found.listed} == {"train/b/near.png"}
     assert outside == set()
-    verdict = audit.check_leakage(data).verdict()
+    verdict = leakage.check_leakage(data).verdict()
     assert verdict.startswith("**No sign of leakage**")
     assert "The same images occur in two classes: 3 nearly equal." in verdict
 
@@ -95,8 +95,8 @@ def test_images_of_one_colour_or_of_hardly_anything_are_not_compared(tmp_path: P
 
 
 def test_more_images_than_a_block_are_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "MOST_LISTED", 2)
-    monkeypatch.setattr(duplicates, "BLOCK", 7)
+    monkeypatch.setattr(leakage, "MOST_LISTED", 2)
+    monkeypatch.setattr(leakage, "BLOCK", 7)
     generator = np.random.default_rng(0)
     hashes = generator.random((50, 256)) < 0.5
     for copy, bits in ((20, 0), (30, 10), (40, 11)):
@@ -105,7 +105,7 @@ def test_more_images_than_a_block_are_all_compared(monkeypatch: pytest.MonkeyPat
     names = [f"{index}.png" for index in range(50)]
     table = pd.DataFrame({"image": names, "label": 0, "split": ["train"] * 25 + ["test"] * 25})
     digests = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    found, outside = duplicates.near_duplicates(ImageDataset(Path(), ("a",), table), digests, hashes)
+    found, outside = leakage.near_duplicates(ImageDataset(Path(), ("a",), table), digests, hashes)
     expected = [(i, j) for i in range(50) for j in range(i + 1, 50) if (hashes[i] != hashes[j]).sum() <= 10]
     assert expected == [(3, 20), (3, 30), (20, 30), (30, 40)]
     assert (found.pairs, found.across_split) == (4, 2)
@@ -117,4 +117,4 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     data = folder(tmp_path, {"train/a/0.jpg": drawn(1)})
     (tmp_path / "train/a/0.jpg").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"0\.jpg: not a readable image"):
-        duplicates.fingerprints(data)
+        leakage.fingerprints(data)

@@ -34,7 +34,7 @@ folder = run_folder(settings.sweep, settings.run_name)
 IMAGES = """
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method.adaptations import adapt_pair, predict_pair, save
-from fixres_poc.method.baseline import train_baseline
+from fixres_poc.method.linear_probe import train_baseline
 from fixres_poc.method.stage1 import load_training, train_or_load
 data = load_dataset(settings)
 facts = {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}

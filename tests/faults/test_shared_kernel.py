@@ -15,7 +15,7 @@ from fixres_poc.config.files import REPOSITORY, file_digest, run_folder, write_a
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.model import checkpoint
-from fixres_poc.sweep import execution, notebook_run, workspace
+from fixres_poc.sweep import execution, notebook_run
 
 pytestmark = pytest.mark.faults
 TRAINING, PAIRS = "train32_seed0", ("train32_test48_seed0", "train32_test64_seed0")
@@ -56,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("PYTHONPATH", str(REPOSITORY))
         sweep = validate(SweepSettings, KEYS | {"name": "own"}, "own.yml")
-        workspace.lay_out(sweep, execution.prepare_data(sweep))
+        execution.lay_out(sweep, execution.prepare_data(sweep))
         for name in OTHERS:
             write_atomically(run_folder("own", name) / "settings.json", f'{{"notebook": "{name}", "parameters": {{}}}}')
         yield folder

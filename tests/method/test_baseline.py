@@ -11,13 +11,13 @@ from torch import nn
 
 from fixres_poc.config.settings import BaselineSettings, ExtraTest
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method import baseline
+from fixres_poc.method import linear_probe
 
 
 def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every_part(colour_folder: Path) -> None:
     again = ExtraTest(name="again", folder=str(colour_folder))
     settings = BaselineSettings(dataset=str(colour_folder), batch_size=16, test_sizes=(96, 224), extra_test=again)
-    done = baseline.train_baseline(settings, load_dataset(settings))
+    done = linear_probe.train_baseline(settings, load_dataset(settings))
     right = done.predictions.assign(right=done.predictions["top1"] == done.predictions["target"])
     cells = right.groupby(["test_size", "split"], observed=True)["right"].agg(["size", "mean"])
     assert cells["size"].to_dict() == {
@@ -26,34 +26,34 @@ def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every
     assert cells["mean"].min() > 0.9
     best = done.choices[done.choices["chosen"]].set_index("test_size")["val_top1"]
     assert best.to_dict() == {size: cells["mean"][size, "val"] for size in (96, 224)}
-    assert len(done.choices) == 2 * len(baseline.PENALTIES)
+    assert len(done.choices) == 2 * len(linear_probe.PENALTIES)
     assert done.images_per_second.keys() == {"96", "224"}
 
 
 def test_one_more_size_leaves_the_others_as_they_are(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extracted: list[int] = []
-    plain = baseline.features
+    plain = linear_probe.features
 
     def features(*given: Any, **more: Any) -> np.ndarray:
         extracted.append(given[4])
         return plain(*given, **more)
 
-    monkeypatch.setattr(baseline, "features", features)
+    monkeypatch.setattr(linear_probe, "features", features)
     settings = BaselineSettings(dataset=str(colour_folder), batch_size=16, test_sizes=(64,))
     data = load_dataset(settings)
-    alone = baseline.train_baseline(settings, data)
-    both = baseline.train_baseline(settings.model_copy(update={"test_sizes": (64, 96)}), data)
+    alone = linear_probe.train_baseline(settings, data)
+    both = linear_probe.train_baseline(settings.model_copy(update={"test_sizes": (64, 96)}), data)
     assert extracted == [64] * 3 + [96] * 3
     pd.testing.assert_frame_equal(both.predictions[both.predictions["test_size"] == 64], alone.predictions)
     assert both.images_per_second["64"] == alone.images_per_second["64"]
     fewer = data.without([data.split("test")["image"].iloc[0]])
-    baseline.train_baseline(settings, fewer)
+    linear_probe.train_baseline(settings, fewer)
     assert extracted[6:] == [64] * 3
 
 
 def test_a_penalty_at_the_edge_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline, "PENALTIES", (0.1, 1.0))
-    baseline.fit_probe(np.eye(2), np.arange(2), np.eye(2), np.arange(2))
+    monkeypatch.setattr(linear_probe, "PENALTIES", (0.1, 1.0))
+    linear_probe.fit_probe(np.eye(2), np.arange(2), np.eye(2), np.arange(2))
     assert "at an edge of those tried" in caplog.text
 
 
@@ -61,7 +61,7 @@ def test_a_penalty_at_the_edge_is_told(caplog: pytest.LogCaptureFixture, monkeyp
 def test_a_linear_layer_takes_over_the_probes_answers(present: list[int], classes: int) -> None:
     labels, generator = np.resize(present, 60), np.random.default_rng(0)
     features = generator.normal(5, 3, (60, 8)) + labels[:, None]
-    probe, head = baseline.fit_probe(features, labels, features, labels), nn.Linear(8, classes)
+    probe, head = linear_probe.fit_probe(features, labels, features, labels), nn.Linear(8, classes)
     probe.put_into(head)
     found = head(torch.as_tensor(features, dtype=torch.float32)).softmax(dim=1).detach().numpy()
     np.testing.assert_allclose(found[:, present], probe.fitted.predict_proba(features), atol=1e-4)

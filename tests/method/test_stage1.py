@@ -14,7 +14,7 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, run_folder
 from fixres_poc.config.settings import ADAPTED, TrainSettings
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method import baseline, epochs, stage1
+from fixres_poc.method import epochs, linear_probe, stage1
 from fixres_poc.method.evaluation import predict
 from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
@@ -221,8 +221,8 @@ def test_at_the_rate_0_the_trunk_stays_as_it_is_and_the_head_is_the_probe(colour
     trained = stage1.train_or_load(settings, data, accelerator)
     state, given = state_of(trained.model), state_of(plain)
     assert [key for key in given if not torch.equal(state[key], given[key])] == ["classifier.weight", "classifier.bias"]
-    probe = baseline.probe_at(plain, data, settings, 48, accelerator)
-    expected = probe.probabilities(baseline.features(plain, data, "test", settings, 48, accelerator), 3)
+    probe = linear_probe.probe_at(plain, data, settings, 48, accelerator)
+    expected = probe.probabilities(linear_probe.features(plain, data, "test", settings, 48, accelerator), 3)
     table = predict(trained.model, {"none": Tail(trained.model)}, data, "test", settings, 48, accelerator).table
     assert table["top1"].tolist() == expected.argmax(axis=1).tolist()
     assert table["probability"].tolist() == pytest.approx(expected.max(axis=1), abs=1e-3)
@@ -249,8 +249,8 @@ def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: 
     random = settings_for(colour_folder, epochs=1)
     probed = random.model_copy(update={"head_start": "probe"})
     data, accelerator = load_dataset(random), accelerator_for("fp32")
-    assert baseline.head_started(random, data, accelerator) == (None, 0.0)
-    start, seconds = baseline.head_started(probed, data, accelerator)
+    assert linear_probe.head_started(random, data, accelerator) == (None, 0.0)
+    start, seconds = linear_probe.head_started(probed, data, accelerator)
     assert start is not None
     assert seconds > 0
     plan = memory_plan.StepPlan(8, False, 0)

@@ -16,7 +16,7 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.method.epochs import train_mode
-from fixres_poc.model import backbones, memory_plan, tracing
+from fixres_poc.model import backbones, memory_plan
 from fixres_poc.model.memory_plan import step_plans, training_bytes
 
 NETWORKS = ("efficientnet_lite0", "timm:resnext50_32x4d")
@@ -91,7 +91,7 @@ def test_recorder_agrees_with_the_tracker_of_torch() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_any_batch_size_follows_from_the_two_that_are_traced(batch: int) -> None:
-    exact = tracing.training_trace(NETWORKS[0], 10, 64, True, True, batch)
+    exact = memory_plan.training_trace(NETWORKS[0], 10, 64, True, True, batch)
     predicted = training_bytes(settings(batch=32, precision="bf16"), 64, 10, batch, True)
     assert predicted == exact.peak(accumulating=True)
 
@@ -99,11 +99,11 @@ def test_any_batch_size_follows_from_the_two_that_are_traced(batch: int) -> None
 @pytest.mark.parametrize("backbone", ["timm:convnext_atto", "timm:vit_tiny_patch16_224"])
 def test_networks_without_batch_norm_are_predicted(backbone: str) -> None:
     plain, recomputed = (training_bytes(settings(backbone, 224), 224, 10, 8, each) for each in (False, True))
-    assert tracing.parameters_and_flops(backbone, 10, 224)[0] * 12 < recomputed < plain
+    assert memory_plan.parameters_and_flops(backbone, 10, 224)[0] * 12 < recomputed < plain
 
 
 def test_flops_are_those_published() -> None:
-    parameters, flops = tracing.parameters_and_flops("timm:resnet50", 1000, 224)
+    parameters, flops = memory_plan.parameters_and_flops("timm:resnet50", 1000, 224)
     assert parameters == 25_557_032  # torchvision's table of models, as are the 4.09 G multiply-adds
     assert flops / 2 == pytest.approx(4.09e9, rel=0.005)
 
@@ -142,8 +142,8 @@ def test_a_network_that_cannot_recompute_gets_smaller_batches() -> None:
 
 def test_predicting_leaves_random_numbers_alone() -> None:
     before = torch.random.get_rng_state()
-    tracing.training_trace.cache_clear()
-    assert tracing.training_trace(NETWORKS[0], 10, 64, half=True, recompute=True, batch=3).peak(accumulating=True)
+    memory_plan.training_trace.cache_clear()
+    assert memory_plan.training_trace(NETWORKS[0], 10, 64, half=True, recompute=True, batch=3).peak(accumulating=True)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

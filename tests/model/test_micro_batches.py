@@ -9,14 +9,14 @@ import torch
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.model.backbones import create
-from fixres_poc.model.micro_batches import Portion, first_that_fits, out_of_memory, spare_single_values
+from fixres_poc.model.device import Portion, first_that_fits, out_of_memory, spare_single_values
 from fixres_poc.model.trunk import Trunk
 
 FAULTS = """
 import resource, sys, torch
-from fixres_poc.model import micro_batches
+from fixres_poc.model import device
 if sys.argv[1] == "kept":
-    micro_batches.keep_freed()
+    device.keep_freed()
 for _ in range(4):
     torch.ones(20_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

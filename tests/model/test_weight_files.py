@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.model.weight_files import contents
+from fixres_poc.model.checkpoint import contents
 
 STATE = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
 

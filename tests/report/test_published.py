@@ -8,7 +8,7 @@ import timm
 import torch
 
 from fixres_poc.analysis.results import Results
-from fixres_poc.model import backbones, tracing, trunk
+from fixres_poc.model import backbones, memory_plan, trunk
 from fixres_poc.report import published
 from fixres_poc.report.published import beside_2020, compared_with_2020
 
@@ -82,7 +82,7 @@ def test_sizes_and_licence_are_those_of_timm(weights: str) -> None:
 )
 def test_cost_counted_again(model: str, backbone: str, size: int) -> None:
     row = NETWORKS[(NETWORKS["model"] == model) & (NETWORKS["test_size"] == size)].iloc[0]
-    parameters, flops = tracing.parameters_and_flops(backbone, 1000, size)
+    parameters, flops = memory_plan.parameters_and_flops(backbone, 1000, size)
     assert row["parameters_millions"] == pytest.approx(parameters / 1e6, rel=0.005)
     assert row["gmacs"] == pytest.approx(flops / 2e9, rel=0.03)
 

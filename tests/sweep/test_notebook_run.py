@@ -13,7 +13,7 @@ import throwaway
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY
-from fixres_poc.sweep import kernel, notebook_run, workspace
+from fixres_poc.sweep import execution, kernel, notebook_run
 
 PARAMETERS = 'train_size = 64\nname = "default"'
 LOOK = """
@@ -147,7 +147,7 @@ def test_kernel_that_hears_nothing_is_killed_with_its_run(run_folder: Path) -> N
 def job(home: Path, **values: object) -> tuple[int, list[str], Path]:
     """Do what a training of four pairs lacks, as Snakemake would: the exit code, what ran, and the mark of its end."""
     sweep = throwaway.tiny(**{"pairs": [[64, size] for size in (64, 80, 96, 112)]} | values)
-    workspace.lay_out(sweep, "a")
+    execution.lay_out(sweep, "a")
     runs = sweep.jobs()["train64_seed0"]
     files = [home / "runs/tiny" / run.name / "settings.json" for run in runs]
     done = files[0].with_name("job.done")

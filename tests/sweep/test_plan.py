@@ -13,7 +13,7 @@ from fixres_poc.config.files import home
 from fixres_poc.config.settings import TrainSettings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.model import memory_plan, tracing
+from fixres_poc.model import memory_plan
 from fixres_poc.report.tables import readable
 from fixres_poc.sweep import plan
 
@@ -54,7 +54,7 @@ def test_a_size_that_the_network_does_not_take_is_refused() -> None:
 def test_seconds_are_flops_over_the_rate() -> None:
     tables = plan.plan(sweep(epochs=2, adapt_epochs=1, seeds=[0, 1]), 16 * GIB, tflops=0.1)
     pairs, facts = tables["pairs"], tables["sweep"].iloc[0]
-    small, large, base = (tracing.parameters_and_flops("efficientnet_lite0", 10, size)[1] for size in (64, 96, 224))
+    small, large, base = (memory_plan.parameters_and_flops("efficientnet_lite0", 10, size)[1] for size in (64, 96, 224))
     # the probe's features, two epochs with validation after each, the controls
     train = (801 + 191 + 3 * 2 * 801 + 2 * 191 + 801) * small / 1e11
     assert pairs["train_s"].tolist() == pytest.approx([train, train])
@@ -68,7 +68,7 @@ def test_lists_cost_the_first_seed_other_rates_and_one_more_pass() -> None:
     few = {"epochs": 2, "adapt_epochs": 4}
     lists = {"learning_rate": [0, 0.01, 0.1], "batch_norm": ["train", "frozen"], "adapt_epochs": [1, 4]}
     one, several = (plan.plan(sweep(seeds=[0, 1], **few | more), 16 * GIB, tflops=0.1) for more in ({}, lists))
-    small, large = (tracing.parameters_and_flops("efficientnet_lite0", 10, size)[1] / 1e11 for size in (64, 96))
+    small, large = (memory_plan.parameters_and_flops("efficientnet_lite0", 10, size)[1] / 1e11 for size in (64, 96))
     tuning = 3 * 2 * (3 * 801 + 191) * small + (4 * 801 + 191) * large  # at the rate 0 nothing is trained
     assert several["pairs"]["tuning_s"].tolist() == pytest.approx([tuning, tuning])
     assert one["pairs"]["tuning_s"].tolist() == [0, 0]

@@ -12,7 +12,7 @@ import throwaway
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.run_state import OUTPUTS, state
-from fixres_poc.sweep import workspace
+from fixres_poc.sweep import execution
 
 EVERY = set(throwaway.RUNS)
 TRAINED = {"train64_seed0", "train64_test64_seed0", "train64_test96_seed0"}
@@ -32,7 +32,7 @@ def lay_out(home: Path, fingerprint: str = "a", values: dict[str, Any] | None = 
         values: for metrics.json, beside what was used.
     """
     sweep = throwaway.tiny(weights=str(home / "weights.pth"), **settings)
-    workspace.lay_out(sweep, fingerprint)
+    execution.lay_out(sweep, fingerprint)
     lacking = [run for run in sweep.runs() if state(sweep.name, run) != "done"]
     for run in lacking:
         folder = home / "runs/tiny" / run.name
@@ -54,7 +54,7 @@ def edit_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def edit_library(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "library_hash", lambda: "0" * 16)
+    monkeypatch.setattr(execution, "library_hash", lambda: "0" * 16)
 
 
 def replace_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path)
     (folder / ".checkpoint.safetensors.x").touch()
     (home / "runs/tiny/dataset/metrics.json").write_text('{"half": ')
     (home / "runs/tiny/state_of_the_art/progress.log").touch()
-    workspace.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
+    execution.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
     for name in ("baseline", "dataset", "state_of_the_art"):
         assert [file.name for file in (home / "runs/tiny" / name).iterdir()] == ["settings.json"]
 
@@ -127,19 +127,19 @@ def test_a_job_is_to_be_done_again_if_one_of_its_runs_is(home: Path) -> None:
     done = {job: home / "runs/tiny" / job / "job.done" for job in ("dataset", "train64_seed0")}
     assert all(file.exists() for file in done.values())
     (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
-    workspace.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
+    execution.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
     assert [job for job, file in done.items() if file.exists()] == ["dataset"]
 
 
 def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> None:
     lay_out(home, values={"settings": {"batch_size": 32, "train_size": 64}})
-    workspace.refuse_loss(throwaway.tiny())
+    execution.refuse_loss(throwaway.tiny())
     with pytest.raises(InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"):
-        workspace.refuse_loss(throwaway.tiny(batch_size=8))
+        execution.refuse_loss(throwaway.tiny(batch_size=8))
     metrics = home / "runs/tiny/baseline/metrics.json"
     metrics.write_text(json.dumps({"settings": {"test_sizes": [64]}}))  # one test resolution more: no loss
     assert run_state.outcomes(throwaway.tiny())[2].error == "made with other settings: test_sizes"
-    workspace.refuse_loss(throwaway.tiny())
+    execution.refuse_loss(throwaway.tiny())
     metrics.write_text(json.dumps({"settings": {"test_sizes": [64], "batch_size": 8}}))
     with pytest.raises(InputError, match=r"1 finished runs .* baseline \(test_sizes, batch_size\)"):
-        workspace.refuse_loss(throwaway.tiny())
+        execution.refuse_loss(throwaway.tiny())

@@ -20,7 +20,7 @@ from defusedxml import ElementTree
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home
-from fixres_poc.data.sources import image_folder, splitting
+from fixres_poc.data.sources import image_folder
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 SHA256 = {
@@ -73,7 +73,7 @@ def lists(folder: Path) -> Path | None:
     return next((each for each in places if all((each / name).is_file() for name in LISTS.values())), None)
 
 
-def find(folder: Path, split_seed: int) -> tuple[Path, list[splitting.Row], list[str]]:
+def find(folder: Path, split_seed: int) -> tuple[Path, list[image_folder.Row], list[str]]:
     """As `image_folder.find`, but with the official train and test part where the folder holds the official lists.
 
     A validation part is then cut from train; the folder may hold some of the breeds only.
@@ -92,7 +92,7 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[splitting.Row], list
     classes = {breed: list(names) for breed, names in itertools.groupby(sorted(train), _breed)}
     if len(classes) < 2:
         raise InputError(f"dataset {str(folder)!r}: needs at least two class folders of the official lists in {root}")
-    rows = splitting.stratify(classes, root, split_seed, test=False)
+    rows = image_folder.stratify(classes, root, split_seed, test=False)
     skipped["not in the official lists"] = len(set(listed) - set(train) - set(test))
     return root, sorted(rows + [(name, _breed(name), "test") for name in test]), image_folder.told(root, skipped)
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from fixres_poc.analysis.cells import ONCE
 from fixres_poc.analysis.statistics import confused_pairs, wilson_interval
-from fixres_poc.geometry.formulas import neutral_test_size
+from fixres_poc.method.apparent_size import neutral_test_size
 from fixres_poc.report.plots.style import note, short_label, wrapped
 
 PERCENT = "top-1 accuracy on test (%)"

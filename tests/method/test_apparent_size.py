@@ -6,11 +6,11 @@ import math
 import pandas as pd
 import pytest
 import torch
+from fixres_poc.method import apparent_size as crops_module
 
 from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Resize, Transform, plain_transforms
-from fixres_poc.geometry import crops as crops_module
-from fixres_poc.geometry.crops import (
+from fixres_poc.method.apparent_size import (
     enlargement_at_test,
     neutral_test_sizes,
     pair_ratios,

@@ -15,16 +15,15 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
-from fixres_poc.config.progress import bar
 from fixres_poc.config.provenance import LIBRARY
+from fixres_poc.config.run_state import bar
 from fixres_poc.config.settings import BaselineSettings, MethodSettings, ModelSettings, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import log, prediction_table, transforms_for
 from fixres_poc.model import checkpoint, weights
 from fixres_poc.model.backbones import create, trained_elsewhere
-from fixres_poc.model.device import accelerator_for, place, workers
-from fixres_poc.model.micro_batches import Portion
+from fixres_poc.model.device import Portion, accelerator_for, place, workers
 from fixres_poc.model.trunk import Tail, classifier, folded
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)

@@ -1,1 +1,0 @@
-"""Has the network seen the test images, and do images stand in a dataset twice?"""
