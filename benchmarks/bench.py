@@ -1,7 +1,7 @@
 """`python -m benchmarks.bench`: this project against the usual loop, alternating, into docs/bench.md.
 
-Every row leaves its raw seconds in runs/bench/<row>.json, so that rows can be measured again one by one (`--only`); the
-page is written from all that are there.
+Every row leaves its raw seconds in runs/bench/<row>.json, so that rows can be measured again one by
+one (`--only`); the page is written from all that are there.
 """
 
 import argparse
@@ -60,7 +60,9 @@ class Bench:
         classes = len(self.data.classes)
         torch.manual_seed(0)
         self.plain = create(self.settings.backbone, classes).eval()
-        self.placed = place(create(self.settings.backbone, classes).eval(), self.settings, self.accelerator)
+        self.placed = place(
+            create(self.settings.backbone, classes).eval(), self.settings, self.accelerator
+        )
         self.placed.load_state_dict(self.plain.state_dict())
 
     def usual_passes(self, sizes: tuple[int, ...], batch: int | None = None) -> None:
@@ -91,14 +93,21 @@ class Bench:
 def predictions(bench: Bench) -> Result:
     """JPEG files to predictions at 224 px."""
     batch = bench.best_batch
-    ways = {"usual": lambda: bench.usual_passes((BASELINE_SIZE,)), "own": lambda: bench.own_passes((BASELINE_SIZE,))}
-    return measure.alternating(ways, bench.repeats) | {"images": len(bench.data.table), "batch": batch}
+    ways = {
+        "usual": lambda: bench.usual_passes((BASELINE_SIZE,)),
+        "own": lambda: bench.own_passes((BASELINE_SIZE,)),
+    }
+    return measure.alternating(ways, bench.repeats) | {
+        "images": len(bench.data.table),
+        "batch": batch,
+    }
 
 
 def network_alone(bench: Bench) -> Result:
     """The same number of images as ready tensors through the project's network, and the files read and not classified.
 
-    Their sum is what files to predictions can reach where the network uses all cores, so that nothing overlaps.
+    Their sum is what files to predictions can reach where the network uses all cores, so that
+    nothing overlaps.
     """
     transform = transforms_for(bench.settings, BASELINE_SIZE, BASELINE_SIZE)["val_test"]
     samples = SplitImages(bench.data, "test", transform)
@@ -128,7 +137,10 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
     part = bench.data.some("test", TRAINED_IMAGES, 0)
     part = ImageDataset(part.root, part.classes, part.table.assign(split="train"))
     transform = transforms_for(settings, TRAIN_SIZE, TRAIN_SIZE)["train"]
-    recipe, plan = epochs.Recipe(TRAIN_SIZE, "train", 1, 1e-4), StepPlan(settings.batch_size, False, 0)
+    recipe, plan = (
+        epochs.Recipe(TRAIN_SIZE, "train", 1, 1e-4),
+        StepPlan(settings.batch_size, False, 0),
+    )
     state = epochs.begin(recipe, settings, part, bench.accelerator, plan)
     samples = SplitImages(part, "train", transform, seed=0)
     loaded = usual.loader(part, "train", settings, TRAIN_SIZE, "train")
@@ -137,7 +149,9 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
     steady = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     state.schedule.step = lambda: None  # its cycle is as long as one epoch
     return part, {
-        "usual": lambda: usual.epoch(model, model.train(), loaded, optimizer, steady, settings.label_smoothing),
+        "usual": lambda: usual.epoch(
+            model, model.train(), loaded, optimizer, steady, settings.label_smoothing
+        ),
         "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator, "stage 1"),
     }
 
@@ -145,7 +159,10 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
 def train_step(bench: Bench) -> Result:
     """An epoch of stage 1."""
     part, ways = training(bench)
-    return measure.alternating(ways, bench.repeats) | {"images": len(part.table), "batch": bench.settings.batch_size}
+    return measure.alternating(ways, bench.repeats) | {
+        "images": len(part.table),
+        "batch": bench.settings.batch_size,
+    }
 
 
 def several_sizes(bench: Bench) -> Result:
@@ -161,10 +178,16 @@ def growth(bench: Bench) -> Result:
     """Seconds against images, pixels and pairs."""
     found: Result = {}
     parts = {count: bench.data.some("test", count, 0) for count in (125, 250, 500, 1000)}
-    ways = {str(count): lambda part=part: bench.own_passes((128,), part) for count, part in parts.items()}
+    ways = {
+        str(count): lambda part=part: bench.own_passes((128,), part)
+        for count, part in parts.items()
+    }
     found["images"] = measure.alternating(ways, bench.repeats)
     small = bench.data.some("test", 250, 0)
-    sizes = {str(size**2): lambda size=size: bench.own_passes((size,), small) for size in (96, 128, 160, 192, 224, 256)}
+    sizes = {
+        str(size**2): lambda size=size: bench.own_passes((size,), small)
+        for size in (96, 128, 160, 192, 224, 256)
+    }
     found["pixels"] = measure.alternating(sizes, bench.repeats)
     found["pairs"] = processes.pairs(bench.grid_repeats)
     return found
@@ -185,7 +208,9 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
 
 def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> Bench:
     """The images, drawn ones by default, all as one split, and the networks."""
-    settings = PairSettings(train_size=64, test_size=64, dataset=dataset or "synthetic", image_limit=count)
+    settings = PairSettings(
+        train_size=64, test_size=64, dataset=dataset or "synthetic", image_limit=count
+    )
     data = load_dataset(settings)
     data = ImageDataset(data.root, data.classes, data.table.assign(split="test"))
     return Bench(settings, data, repeats, grid_repeats)
@@ -197,7 +222,9 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
     parser.add_argument("--dataset", help="folder of class folders; default: synthetic images")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps")
+    parser.add_argument(
+        "--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps"
+    )
     parser.add_argument("--only", nargs="*", choices=list(rows), default=list(rows))
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "bench.md")
     chosen = parser.parse_args()
@@ -209,9 +236,13 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.only:
         print(name, file=sys.stderr)
-        result = rows[name](bench) | {"data": "photographs" if chosen.dataset else "synthetic images"}
+        result = rows[name](bench) | {
+            "data": "photographs" if chosen.dataset else "synthetic images"
+        }
         write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
-    found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
+    found = {
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")
+    }
     write(chosen.output, found)
 
 

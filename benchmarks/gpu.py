@@ -1,8 +1,9 @@
 """`python -m benchmarks.gpu`: ResNeXt-101 32x48d on a GPU, training and evaluation, in both memory formats.
 
-Prints one line per size, stage and memory format: images/s on ready tensors, the share of the card's peak that this
-is, and, with `--dataset`, images/s from files and the share of time in which the card waits for images. Weights are
-random, since nothing here depends on them. A multiply-add counts as 2 FLOPs, a training step as 3 forward passes.
+Prints one line per size, stage and memory format: images/s on ready tensors, the share of the
+card's peak that this is, and, with `--dataset`, images/s from files and the share of time in which
+the card waits for images. Weights are random, since nothing here depends on them. A multiply-add
+counts as 2 FLOPs, a training step as 3 forward passes.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from fixres_poc.model.memory_plan import parameters_and_flops
 WARM_UP, STEPS, CLASSES = 3, 10, 120
 
 
-def seconds_a_step(model: nn.Module, loaded: Iterable[torch.Tensor], accelerator: Accelerator, training: bool) -> float:
+def seconds_a_step(
+    model: nn.Module, loaded: Iterable[torch.Tensor], accelerator: Accelerator, training: bool
+) -> float:
     """Median seconds between one batch's result and the next one's, reading of the batch included."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, 0.9, nesterov=True)
     model.train(training)
@@ -44,17 +47,25 @@ def seconds_a_step(model: nn.Module, loaded: Iterable[torch.Tensor], accelerator
     return statistics.median(found[WARM_UP:])
 
 
-def files(settings: PairSettings, size: int, training: bool, format: torch.memory_format) -> Iterator[torch.Tensor]:
+def files(
+    settings: PairSettings, size: int, training: bool, format: torch.memory_format
+) -> Iterator[torch.Tensor]:
     """Endless batches of a dataset's train images, as stage 1 or an evaluation reads them."""
     transform = transforms_for(settings, size, size)["train" if training else "val_test"]
     samples = SplitImages(load_dataset(settings), "train", transform, 0 if training else None)
-    rows = [batch for batch in batches(samples, settings.batch_size) if len(batch) == settings.batch_size]
+    rows = [
+        batch
+        for batch in batches(samples, settings.batch_size)
+        if len(batch) == settings.batch_size
+    ]
     steps = list(itertools.islice(itertools.cycle(rows), WARM_UP + STEPS))
     for images, _, _ in loader(samples, steps, workers()):
         yield images.contiguous(memory_format=format)
 
 
-def measure(settings: PairSettings, size: int, training: bool, name: str, peak: float | None) -> dict[str, object]:
+def measure(
+    settings: PairSettings, size: int, training: bool, name: str, peak: float | None
+) -> dict[str, object]:
     """One line of the result.
 
     Args:
@@ -67,7 +78,9 @@ def measure(settings: PairSettings, size: int, training: bool, name: str, peak: 
     accelerator, format = accelerator_for(settings.precision), FORMATS[name]
     model = create(settings.backbone, CLASSES, pretrained=False)
     model = model.to(accelerator.device, memory_format=format)  # type: ignore[call-overload]
-    ready = torch.rand(settings.batch_size, 3, size, size, device=accelerator.device).contiguous(memory_format=format)
+    ready = torch.rand(settings.batch_size, 3, size, size, device=accelerator.device).contiguous(
+        memory_format=format
+    )
     alone = seconds_a_step(model, itertools.repeat(ready, WARM_UP + STEPS), accelerator, training)
     flops = parameters_and_flops(settings.backbone, CLASSES, size)[1] * (3 if training else 1)
     line: dict[str, object] = {"size": size, "training": training, "memory_format": name}
@@ -75,7 +88,10 @@ def measure(settings: PairSettings, size: int, training: bool, name: str, peak: 
     line |= {"share_of_peak": flops * settings.batch_size / alone / peak if peak else None}
     if settings.dataset != "synthetic":
         read = seconds_a_step(model, files(settings, size, training, format), accelerator, training)
-        line |= {"images_per_second_from_files": settings.batch_size / read, "waiting": max(0.0, 1 - alone / read)}
+        line |= {
+            "images_per_second_from_files": settings.batch_size / read,
+            "waiting": max(0.0, 1 - alone / read),
+        }
     return line
 
 
@@ -86,8 +102,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 320])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
-    parser.add_argument("--peak-tflops", type=float, help="the card's peak, such as 989 for bf16 on an H100 SXM")
-    parser.add_argument("--dataset", default="synthetic", help="folder of class folders, to read images from files")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="the card's peak, such as 989 for bf16 on an H100 SXM"
+    )
+    parser.add_argument(
+        "--dataset", default="synthetic", help="folder of class folders, to read images from files"
+    )
     chosen = parser.parse_args()
     for size, training, name in itertools.product(chosen.sizes, (True, False), FORMATS):
         settings = PairSettings(

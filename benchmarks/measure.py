@@ -44,10 +44,19 @@ def run(arguments: Sequence[str], home: Path) -> float:
     Raises:
         RuntimeError: it failed; the end of what it said.
     """
-    environment = os.environ | {"FIXRES_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "FIXRES_PROGRESS": os.devnull}
+    environment = os.environ | {
+        "FIXRES_HOME": str(home),
+        "PYTHONPATH": str(REPOSITORY),
+        "FIXRES_PROGRESS": os.devnull,
+    }
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=REPOSITORY, check=False
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-2000:]}")
@@ -68,7 +77,11 @@ def core_seconds(arguments: Sequence[str], home: Path) -> float:
 
 def peak_bytes(arguments: Sequence[str], home: Path) -> int:
     """Highest resident memory of a Python process and its children, looked at 20 times a second."""
-    environment = os.environ | {"FIXRES_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "FIXRES_PROGRESS": os.devnull}
+    environment = os.environ | {
+        "FIXRES_HOME": str(home),
+        "PYTHONPATH": str(REPOSITORY),
+        "FIXRES_PROGRESS": os.devnull,
+    }
     process = subprocess.Popen([sys.executable, *arguments], env=environment, cwd=REPOSITORY)
     watched, peak = psutil.Process(process.pid), 0
     while process.poll() is None:

@@ -13,13 +13,48 @@ from fixres_poc.config.provenance import environment
 Result = dict[str, Any]
 TABLE = (  # row, what, against, slow, fast, reach
     ("predictions", "JPEG files to predictions at 224 px", "the usual loop", "usual", "own", 2.0),
-    ("network_alone", "the same files to predictions", "reading them, then the network alone", "bound", "own", 0.97),
-    ("train_step", "stage 1 at 128 px, JPEG files to updated weights", "the usual loop", "usual", "own", 1.4),
-    ("several_sizes", "evaluation at 128, 160, 192 and 224 px", "four passes of the usual loop", "usual", "own", 1.5),
-    ("grid", "2 x 4 pairs, all results", "eight independent runs of the usual loop", "usual", "own", 5.5),
+    (
+        "network_alone",
+        "the same files to predictions",
+        "reading them, then the network alone",
+        "bound",
+        "own",
+        0.97,
+    ),
+    (
+        "train_step",
+        "stage 1 at 128 px, JPEG files to updated weights",
+        "the usual loop",
+        "usual",
+        "own",
+        1.4,
+    ),
+    (
+        "several_sizes",
+        "evaluation at 128, 160, 192 and 224 px",
+        "four passes of the usual loop",
+        "usual",
+        "own",
+        1.5,
+    ),
+    (
+        "grid",
+        "2 x 4 pairs, all results",
+        "eight independent runs of the usual loop",
+        "usual",
+        "own",
+        5.5,
+    ),
     ("peers_evaluation", "JPEG files to predictions at 224 px", "fastai", "fastai", "own", 1.5),
     ("peers_epoch", "an epoch of stage 1 at 128 px", "fastai", "fastai", "own", 1.2),
-    ("peers_grid", "2 x 4 pairs with three adaptations and two controls", "fastai", "fastai", "own", 4.0),
+    (
+        "peers_grid",
+        "2 x 4 pairs with three adaptations and two controls",
+        "fastai",
+        "fastai",
+        "own",
+        4.0,
+    ),
     ("drawing", "drawing 1,000 images", "one process", "one", "own", 1.85),
 )
 SHARES = (  # row, what, against, part, whole, at most
@@ -48,7 +83,11 @@ def write(file: Path, found: dict[str, Result]) -> None:
         file: of the page.
         found: by row, what `bench` has measured; rows that are not there are left out.
     """
-    lines = ["# Speed", "", "Made by `make bench`. Ratios of seconds, repeat by repeat: median (smallest to largest)."]
+    lines = [
+        "# Speed",
+        "",
+        "Made by `make bench`. Ratios of seconds, repeat by repeat: median (smallest to largest).",
+    ]
     lines += [
         "",
         "| what | against | ratio | reach | reached | repeats | seconds (median) |",
@@ -58,11 +97,19 @@ def write(file: Path, found: dict[str, Result]) -> None:
         for row, what, against, first, second, reach in table:
             if row in found:
                 lines.append(_line(found[row], what, against, first, second, reach, sign))
-    lines += ["", *_start_up(found.get("start_up", {})), *_facts(found), "", *_growth(found.get("growth", {}))]
+    lines += [
+        "",
+        *_start_up(found.get("start_up", {})),
+        *_facts(found),
+        "",
+        *_growth(found.get("growth", {})),
+    ]
     write_atomically(file, "\n".join(lines).rstrip() + "\n")
 
 
-def _line(result: Result, what: str, against: str, first: str, second: str, reach: float, sign: str) -> str:
+def _line(
+    result: Result, what: str, against: str, first: str, second: str, reach: float, sign: str
+) -> str:
     middle, low, high = ratios(result[first], result[second])
     reached = middle >= reach if sign == "≥" else middle <= reach
     slow, fast = (_amount(result[name]) for name in (first, second))
@@ -85,7 +132,9 @@ def _start_up(result: Result) -> list[str]:
             ]
         middle, low, high = (each(result[name]) for each in (statistics.median, min, max))
         reached = "yes" if middle <= most else "**no**"
-        lines.append(f"| {what} | {middle:.1f} ({low:.1f}–{high:.1f}) | ≤ {most:g} | {reached} | {len(result[name])} |")
+        lines.append(
+            f"| {what} | {middle:.1f} ({low:.1f}–{high:.1f}) | ≤ {most:g} | {reached} | {len(result[name])} |"
+        )
     return [*lines, ""] if lines else []
 
 
@@ -98,7 +147,9 @@ def _facts(found: dict[str, Result]) -> list[str]:
     here = environment()
     hardware, versions = here["hardware"], here["versions"]
     named = ", ".join(
-        f"{name} {versions[name]}" for name in ("python", "torch", "torchvision", "timm") if name in versions
+        f"{name} {versions[name]}"
+        for name in ("python", "torch", "torchvision", "timm")
+        if name in versions
     )
     lines = [
         f"Machine: {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_bytes'] / 2**30:.0f} GiB, "
@@ -119,15 +170,22 @@ def _facts(found: dict[str, Result]) -> list[str]:
     for name in ("peers_evaluation", "peers_epoch"):
         if name in found:
             middle, low, high = ratios(found[name]["usual"], found[name]["own"])
-            lines.append(f"`{name}`: the usual loop beside it takes {middle:.2f} ({low:.2f}–{high:.2f}) of our time.")
+            lines.append(
+                f"`{name}`: the usual loop beside it takes {middle:.2f} ({low:.2f}–{high:.2f}) of our time."
+            )
     if grid := found.get("peers_grid"):
         means = [
-            f"`{name}` {own:.1%} and {grid['top1']['fastai'][name]:.1%}" for name, own in grid["top1"]["own"].items()
+            f"`{name}` {own:.1%} and {grid['top1']['fastai'][name]:.1%}"
+            for name, own in grid["top1"]["own"].items()
         ]
-        lines.append(f"`peers_grid`: mean top-1 on test over its pairs, here and there: {', '.join(means)}.")
+        lines.append(
+            f"`peers_grid`: mean top-1 on test over its pairs, here and there: {', '.join(means)}."
+        )
     if alone := found.get("network_alone"):
         share, _, _ = ratios(alone["alone"], alone["own"])
-        lines.append(f"The network alone on ready tensors takes {share:.2f} of the time from files to predictions.")
+        lines.append(
+            f"The network alone on ready tensors takes {share:.2f} of the time from files to predictions."
+        )
     return lines
 
 
@@ -137,7 +195,12 @@ def _growth(result: Result) -> list[str]:
         amounts = [float(key) for key in result[name]]
         seconds = [statistics.median(values) for values in result[name].values()]
         if not lines:
-            lines += ["## Growth", "", "| seconds against | at | median seconds | exponent |", "|---|---|---|---|"]
+            lines += [
+                "## Growth",
+                "",
+                "| seconds against | at | median seconds | exponent |",
+                "|---|---|---|---|",
+            ]
         at = ", ".join(f"{amount:,.0f}" for amount in amounts)
         took = ", ".join(f"{each:.2f}" for each in seconds)
         lines.append(f"| {UNITS[name]} | {at} | {took} | {exponent(amounts, seconds):.2f} |")

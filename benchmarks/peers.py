@@ -1,10 +1,11 @@
 """`make bench-peers`: this project against fastai and the usual loop, alternating; rows of docs/bench.md.
 
-Runs in an environment that has fastai beside the project. Network, weights, images, sizes, batch size, epochs and rates
-are the same; the rest is what each does by itself.
+Runs in an environment that has fastai beside the project. Network, weights, images, sizes, batch
+size, epochs and rates are the same; the rest is what each does by itself.
 
-`python -m benchmarks.peers FILE...`, settings as JSON: a grid as fastai's user would do it, who trains once a train
-size, and from there for every test resolution with all but the last layers frozen.
+`python -m benchmarks.peers FILE...`, settings as JSON: a grid as fastai's user would do it, who
+trains once a train size, and from there for every test resolution with all but the last layers
+frozen.
 """
 
 import copy
@@ -45,15 +46,22 @@ NAMES: tuple[Adaptation, ...] = ("none", "head", "head_bn")  # the adaptations t
 GRID = processes.GRID | processes.SAME | {"adaptations": list(NAMES)}
 
 
-def loaders(data: ImageDataset, settings: PairSettings, size: int, train: str, test: str, crops: bool) -> DataLoaders:
+def loaders(
+    data: ImageDataset, settings: PairSettings, size: int, train: str, test: str, crops: bool
+) -> DataLoaders:
     """Loaders of two splits; `crops`: random ones for training, and not stage 2's framing."""
     parts = [data.only(train), data.only(test)]
     names = [str(path) for part in parts for path in part.paths]
     labels = [data.classes[label] for part in parts for label in part.table["label"]]
     held_out = [number for number, part in enumerate(parts) for _ in part.paths]
-    table = pd.DataFrame({"file": names, "label": labels, "held_out": [bool(each) for each in held_out]})
+    table = pd.DataFrame(
+        {"file": names, "label": labels, "held_out": [bool(each) for each in held_out]}
+    )
     framing = [augment.Resize(int(256 / 224 * size)), augment.RandomCrop(size)]
-    light = [each(0.15 if crops else 0.025) for each in (augment.Brightness, augment.Contrast, augment.Saturation)]
+    light = [
+        each(0.15 if crops else 0.025)
+        for each in (augment.Brightness, augment.Contrast, augment.Saturation)
+    ]
     return ImageDataLoaders.from_df(
         table, "/", valid_col="held_out", bs=settings.batch_size, num_workers=usual.CORES, device=torch.device("cpu"),
         item_tfms=[augment.RandomResizedCrop(size)] if crops else framing,
@@ -68,7 +76,9 @@ def groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return [rest, last]
 
 
-def learner(loaded: DataLoaders, model: nn.Module, smoothing: float, *callbacks: Callback) -> Learner:
+def learner(
+    loaded: DataLoaders, model: nn.Module, smoothing: float, *callbacks: Callback
+) -> Learner:
     """SGD as in the project's settings."""
     return Learner(
         loaded, model, LabelSmoothingCrossEntropyFlat(smoothing), functools.partial(SGD, mom=0.9), wd=1e-4,
@@ -85,11 +95,15 @@ def train(settings: PairSettings, data: ImageDataset, scratch: Path) -> nn.Modul
     made.path = scratch
     (rate,) = several(settings.learning_rate)
     with made.no_logging():
-        made.fit_one_cycle(settings.epochs, rate, pct_start=0.15, cbs=SaveModelCallback(monitor="accuracy"))
+        made.fit_one_cycle(
+            settings.epochs, rate, pct_start=0.15, cbs=SaveModelCallback(monitor="accuracy")
+        )
     return model
 
 
-def adapt(settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
+def adapt(
+    settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str
+) -> nn.Module:
     """Stage 2 at a size: all but the classifier, and the last batch norm where it is adapted too, are frozen."""
     model = copy.deepcopy(trained)
     (epochs,), (rate,) = several(settings.adapt_epochs), several(settings.adapt_learning_rate)
@@ -112,7 +126,9 @@ class NoValidation(Callback):  # type: ignore[misc]
         raise CancelValidException
 
 
-def evaluate(settings: PairSettings, data: ImageDataset, model: nn.Module, size: int, split: str) -> float:
+def evaluate(
+    settings: PairSettings, data: ImageDataset, model: nn.Module, size: int, split: str
+) -> float:
     """Top-1 accuracy on one split."""
     made = learner(loaders(data, settings, size, split, split, crops=False), model, 0.0)
     probabilities, labels = made.get_preds(dl=made.dls.valid, with_loss=False)[:2]
@@ -127,13 +143,25 @@ def grid(every: Sequence[PairSettings]) -> dict[str, float]:
             models: dict[tuple[str, int], nn.Module] = {}
             for pair in pairs:
                 data = load_dataset(pair)
-                trained = models.setdefault(("none", 0), models.get(("none", 0)) or train(pair, data, Path(scratch)))
-                ways: dict[str, tuple[str, int]] = {name: (name, pair.test_size) for name in pair.adaptations}
+                trained = models.setdefault(
+                    ("none", 0), models.get(("none", 0)) or train(pair, data, Path(scratch))
+                )
+                ways: dict[str, tuple[str, int]] = {
+                    name: (name, pair.test_size) for name in pair.adaptations
+                }
                 if pair.test_size != train_size:
-                    ways |= {f"control_{name}": (name, train_size) for name in pair.adaptations if name != "none"}
+                    ways |= {
+                        f"control_{name}": (name, train_size)
+                        for name in pair.adaptations
+                        if name != "none"
+                    }
                 for name, way in ways.items():
                     if way not in models:
-                        models[way] = trained if name == "none" else adapt(pair, data, trained, way[1], way[0])
+                        models[way] = (
+                            trained
+                            if name == "none"
+                            else adapt(pair, data, trained, way[1], way[0])
+                        )
                     for split in ("val", "test"):
                         top1 = evaluate(pair, data, models[way], pair.test_size, split)
                     found[f"{train_size}/{pair.test_size} {name}"] = top1
@@ -167,9 +195,14 @@ def epoch(made: bench.Bench) -> Result:
 def question(made: bench.Bench) -> Result:
     """A grid of 2 x 4 pairs with three adaptations and two controls, synthetic images, everything from the start."""
     found: Result = {"fastai": [], "own": [], "images": 1600, "top1": {}}
-    common = PairSettings(image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64)
+    common = PairSettings(
+        image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64
+    )
     sizes = itertools.product(processes.GRID["train_sizes"], processes.GRID["test_sizes"])
-    pairs = [common.model_copy(update={"train_size": train_size, "test_size": size}) for train_size, size in sizes]
+    pairs = [
+        common.model_copy(update={"train_size": train_size, "test_size": size})
+        for train_size, size in sizes
+    ]
     for _ in range(made.grid_repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -183,7 +216,10 @@ def question(made: bench.Bench) -> Result:
             own = read_table(folder / "reports" / "grid" / "results.csv")
             top1 = own[own["adaptation"].isin(NAMES)].groupby("adaptation")["top1"].mean().to_dict()
             theirs = pd.Series(json.loads((folder / TOP1).read_text(encoding="utf-8")))
-            found["top1"] = {"own": top1, "fastai": theirs.groupby(theirs.index.str.split().str[1]).mean().to_dict()}
+            found["top1"] = {
+                "own": top1,
+                "fastai": theirs.groupby(theirs.index.str.split().str[1]).mean().to_dict(),
+            }
     return found
 
 
@@ -196,7 +232,10 @@ ROWS: dict[str, Callable[[bench.Bench], Result]] = {
 
 if __name__ == "__main__":
     if sys.argv[1:] and not sys.argv[1].startswith("--"):
-        settings = [PairSettings.model_validate_json(Path(file).read_text(encoding="utf-8")) for file in sys.argv[1:]]
+        settings = [
+            PairSettings.model_validate_json(Path(file).read_text(encoding="utf-8"))
+            for file in sys.argv[1:]
+        ]
         write_atomically(home() / TOP1, json.dumps(grid(settings)))
     else:
         bench.main(ROWS)

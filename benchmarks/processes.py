@@ -16,7 +16,8 @@ from fixres_poc.config.settings import Adaptation, PairSettings
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
 ONE_MORE = [96, 112]
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
-SAME = {"adaptations": list(NAMES), "head_start": "random", "batch_norm": "train"}  # what the usual loop does
+# what the usual loop does
+SAME = {"adaptations": list(NAMES), "head_start": "random", "batch_norm": "train"}
 DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
 Measured = Callable[[Sequence[str], Path], float]
@@ -31,12 +32,16 @@ def drawing(repeats: int) -> Result:
         file.write_text(f'if __name__ == "__main__":\n    {script}\n', encoding="utf-8")
         for _ in range(repeats):
             for name, processes in (("one", 1), ("own", usual.CORES)):
-                seconds[name].append(measure.run([str(file), str(processes)], Path(scratch) / "home"))
+                seconds[name].append(
+                    measure.run([str(file), str(processes)], Path(scratch) / "home")
+                )
                 shutil.rmtree(Path(scratch) / "home")
     return seconds | {"images": 1000}
 
 
-def sweep(folder: Path, name: str, content: dict[str, Any], measured: Measured = measure.run) -> float:
+def sweep(
+    folder: Path, name: str, content: dict[str, Any], measured: Measured = measure.run
+) -> float:
     """Seconds of a sweep, its images drawn before, with its runs and report from the start."""
     file = folder / f"{name}.yml"
     file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
@@ -46,7 +51,8 @@ def sweep(folder: Path, name: str, content: dict[str, Any], measured: Measured =
 def start_up(repeats: int) -> Result:
     """What a pair costs beyond its images and its network, a prediction, and a finished sweep's second call.
 
-    A pair: processor seconds of a sweep of ten pairs less those of one of two, by eight, of 30 images at small sizes.
+    A pair: processor seconds of a sweep of ten pairs less those of one of two, by eight, of 30
+    images at small sizes.
     """
     found: Result = {"pair": [], "predict": [], "second_call": []}
     predict = ["-m", "fixres_poc", "predict", "--sweep", "few"]
@@ -67,7 +73,14 @@ def start_up(repeats: int) -> Result:
 
 def grid(repeats: int) -> Result:
     """The demo's images on a grid of 2 x 4 pairs, all results; then one more test resolution."""
-    found: Result = {"usual": [], "own": [], "one_more": [], "one_pair": [], "usual_pair": [], "images": 1600}
+    found: Result = {
+        "usual": [],
+        "own": [],
+        "one_more": [],
+        "one_pair": [],
+        "usual_pair": [],
+        "images": 1600,
+    }
     for _ in range(repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -80,9 +93,13 @@ def grid(repeats: int) -> Result:
             for train_size in GRID["train_sizes"]:
                 for test_size in GRID["test_sizes"]:
                     sizes: dict[str, Any] = {"train_size": train_size, "test_size": test_size}
-                    settings = PairSettings(image_limit=1600, adaptations=NAMES, head_start="random", **sizes)
+                    settings = PairSettings(
+                        image_limit=1600, adaptations=NAMES, head_start="random", **sizes
+                    )
                     write_atomically(folder / "pair.json", settings.model_dump_json())
-                    each.append(measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder))
+                    each.append(
+                        measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder)
+                    )
             found["usual"].append(sum(each))
             found["usual_pair"].append(sum(each) / len(each))
             print(f"  grid: own {found['own'][-1]:.0f} s, usual {sum(each):.0f} s", file=sys.stderr)

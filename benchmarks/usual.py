@@ -1,10 +1,11 @@
 """What a user would run instead: the usual loop, as torchvision's and timm's scripts write it, with care.
 
-PIL decodes in as many loader processes as there are cores, torchvision's transforms follow, and the network runs as it
-was built. Inference mode, no gradients for frozen weights, loader processes that stay between epochs. Numbers are those
-of the project's settings, so that both do the same work.
+PIL decodes in as many loader processes as there are cores, torchvision's transforms follow, and the
+network runs as it was built. Inference mode, no gradients for frozen weights, loader processes that
+stay between epochs. Numbers are those of the project's settings, so that both do the same work.
 
-As a script, one independent run of a pair: `python -m benchmarks.usual FILE` with the settings as JSON.
+As a script, one independent run of a pair: `python -m benchmarks.usual FILE` with the settings as
+JSON.
 """
 
 import copy
@@ -58,7 +59,9 @@ def framing(name: str, size: int, backbone: str) -> transforms.Compose:
         "val_train": [resize, flip, jitter(0.05, 0.05, 0.05), ShiftedCrop(size)],
         "val_test": [resize, transforms.CenterCrop(size)],
     }[name]
-    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*mean_std(backbone))])
+    return transforms.Compose(
+        [*steps, transforms.ToTensor(), transforms.Normalize(*mean_std(backbone))]
+    )
 
 
 def loader(
@@ -67,12 +70,19 @@ def loader(
     """Batches of one split; shuffled unless for testing."""
     files = Files(data, split, framing(name, size, settings.backbone))
     return DataLoader(
-        files, settings.batch_size, name != "val_test", num_workers=CORES, persistent_workers=True, pin_memory=False
+        files,
+        settings.batch_size,
+        name != "val_test",
+        num_workers=CORES,
+        persistent_workers=True,
+        pin_memory=False,
     )
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loaded: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, float]:
+def evaluate(
+    model: nn.Module, loaded: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, float]:
     """Probabilities (N, C) of a network in eval mode, and its top-1 accuracy."""
     model.eval()
     parts, hits = [], 0
@@ -92,7 +102,9 @@ def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
     (rate,) = several(settings.learning_rate)
     optimizer = torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=1e-4, nesterov=True)
     steps = settings.epochs * len(loaded)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.15, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, steps, pct_start=0.15, cycle_momentum=False
+    )
     best, state = -1.0, model.state_dict()
     for _ in range(settings.epochs):
         epoch(model, model.train(), loaded, optimizer, schedule, settings.label_smoothing)
@@ -119,7 +131,9 @@ def epoch(
         optimizer.zero_grad()
 
 
-def adapt(settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str) -> nn.Module:
+def adapt(
+    settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str
+) -> nn.Module:
     """Stage 2: the classifier, the last batch norm, or both."""
     model = copy.deepcopy(trained).requires_grad_(False).eval()
     norm, (epochs,), (rate,) = (
@@ -147,16 +161,30 @@ def pair(settings: PairSettings) -> dict[str, float]:
     """Top-1 on test by adaptation, everything from the start: training, adaptations, controls, evaluations."""
     data = load_dataset(settings)
     trained = train(settings, data, settings.train_size)
-    ways: dict[str, tuple[str, int]] = {name: (name, settings.test_size) for name in settings.adaptations}
+    ways: dict[str, tuple[str, int]] = {
+        name: (name, settings.test_size) for name in settings.adaptations
+    }
     if settings.test_size != settings.train_size:
-        ways |= {CONTROL + name: (name, settings.train_size) for name in settings.adaptations if name in ADAPTED}
+        ways |= {
+            CONTROL + name: (name, settings.train_size)
+            for name in settings.adaptations
+            if name in ADAPTED
+        }
     found: dict[str, float] = {}
     for name, (adaptation, size) in ways.items():
-        model = trained if adaptation == "none" else adapt(settings, data, trained, size, adaptation)
+        model = (
+            trained if adaptation == "none" else adapt(settings, data, trained, size, adaptation)
+        )
         for split in ("val", "test"):
-            found[name] = evaluate(model, loader(data, split, settings, settings.test_size, "val_test"))[1]
+            found[name] = evaluate(
+                model, loader(data, split, settings, settings.test_size, "val_test")
+            )[1]
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(pair(PairSettings.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))))
+    print(
+        json.dumps(
+            pair(PairSettings.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        )
+    )

@@ -9,14 +9,19 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 torch.set_num_threads(1)
-# The same examples at every run; a slow machine is no fault, and one folder serves all examples of a test.
+# The same examples at every run; a slow machine is no fault, and one folder serves all examples of
+# a test.
 unhurried = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-settings.register_profile("same", derandomize=True, deadline=None, database=None, suppress_health_check=unhurried)
+settings.register_profile(
+    "same", derandomize=True, deadline=None, database=None, suppress_health_check=unhurried
+)
 settings.load_profile("same")
 COLOURS = {"blue": (30, 40, 200), "green": (30, 190, 40), "red": (200, 40, 30)}
 
 
-def save_image(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (72, 56)) -> None:
+def save_image(
+    path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (72, 56)
+) -> None:
     """A noisy one-colour image of (width, height) px."""
     noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)

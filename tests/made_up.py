@@ -25,7 +25,9 @@ VAL, TEST, PHOTOS = IMAGES = 100, 400, 200
 Top1 = dict[str, float]
 
 
-def predictions(adaptation: str, right: Sequence[int], images: Sequence[int], test_size: int = 96) -> pd.DataFrame:
+def predictions(
+    adaptation: str, right: Sequence[int], images: Sequence[int], test_size: int = 96
+) -> pd.DataFrame:
     """The first of the images of each part right, so that the better of two cells is right on more of them.
 
     Args:
@@ -34,7 +36,9 @@ def predictions(adaptation: str, right: Sequence[int], images: Sequence[int], te
     """
     number = np.concatenate([np.arange(count) for count in images])
     split, hit = np.repeat(TESTED[: len(images)], images), number < np.repeat(right, images)
-    table = pd.DataFrame({name: np.full(len(number), -1) for name in TOP}).assign(top1=hit * 1, top2=1 - hit)
+    table = pd.DataFrame({name: np.full(len(number), -1) for name in TOP}).assign(
+        top1=hit * 1, top2=1 - hit
+    )
     names = [f"{part}/{i:03}" for part, i in zip(split, number, strict=True)]
     cell: dict[str, Any] = {"test_size": test_size, "adaptation": adaptation, "view": "center"}
     return table.assign(image=names, split=split, **cell, target=1, probability=0.123456)
@@ -68,10 +72,14 @@ def named(run: Run) -> list[str]:
 def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
     """What a run has measured: 3 million pixels a second; 4 s for the probe, 30 s for training, 5 s to adapt."""
     given, facts = run.parameters, dict[str, Any]()
-    sizes = {str(size): size for size in given.get("test_sizes", [])} | {"center": given.get("test_size", 224)}
+    sizes = {str(size): size for size in given.get("test_sizes", [])} | {
+        "center": given.get("test_size", 224)
+    }
     facts["seconds"] = {"adapt": dict.fromkeys(given.get("adaptations", ADAPTED), 5.0)}
     if run.notebook == "03_train":
-        chosen = {name: {"adaptation": name, "learning_rate": 0.01, "epochs": 2} for name in ADAPTED}
+        chosen = {
+            name: {"adaptation": name, "learning_rate": 0.01, "epochs": 2} for name in ADAPTED
+        }
         facts = {"choices": {"learning_rate": 0.01, "batch_norm": "train", "adapt": chosen}}
         facts["seconds"] = {"probe": 4.0, "train": 30.0, "adapt": dict.fromkeys(ADAPTED, 5.0)}
     speed = {key: 3e6 / size**2 for key, size in sizes.items()}
@@ -84,20 +92,36 @@ def same(value: float) -> Top1:
 
 
 def grid(
-    *seeds: Mapping[tuple[int, int], Top1 | None], once: Top1 | None = None, photos: float = 0, **values: Any
+    *seeds: Mapping[tuple[int, int], Top1 | None],
+    once: Top1 | None = None,
+    photos: float = 0,
+    **values: Any,
 ) -> Results:
     """Results with these accuracies, the same on validation and on test.
 
     Args:
-        seeds: of each training, by train and test resolution and adaptation; None stands for a failed run. Controls
-            that are not named are as good as `none`.
-        once: of the linear probe (0.5 if not given), and of zero_shot where there is one, at every test resolution.
-        photos: if not 0, accuracies on a second test part of that name, as a share of those on test.
+        seeds: of each training, by train and test resolution and adaptation; None stands for a
+            failed run. Controls that are not named are as good as `none`.
+        once: of the linear probe (0.5 if not given), and of zero_shot where there is one, at every
+            test resolution.
+        photos: if not 0, accuracies on a second test part of that name, as a share of those on
+            test.
         values: further settings of the sweep.
     """
-    keys: dict[str, Any] = {"name": "told", "dataset": "synthetic", "pairs": list(seeds[0]), "adaptations": ADAPTATIONS}
-    keys |= {"seeds": list(range(len(seeds))), "extra_test": {"name": "photos", "folder": "x"} if photos else None}
-    sweep, shares = validate(SweepSettings, keys | values, "test"), [1, 1, photos][: 3 if photos else 2]
+    keys: dict[str, Any] = {
+        "name": "told",
+        "dataset": "synthetic",
+        "pairs": list(seeds[0]),
+        "adaptations": ADAPTATIONS,
+    }
+    keys |= {
+        "seeds": list(range(len(seeds))),
+        "extra_test": {"name": "photos", "folder": "x"} if photos else None,
+    }
+    sweep, shares = (
+        validate(SweepSettings, keys | values, "test"),
+        [1, 1, photos][: 3 if photos else 2],
+    )
     counts = dict(zip(TESTED, IMAGES, strict=True)) | {"train": 300}
     for run in sweep.runs()[1:]:
         given, top1 = run.parameters, {"baseline": 0.5} | (once or {})
@@ -109,7 +133,12 @@ def grid(
             top1 = {name: found.get(name, found["none"]) for name in named(run)}
         cells = product(given.get("test_sizes") or [given.get("test_size", 0)], top1)
         tables = [_rows(name, top1[name], shares, size) for size, name in cells]
-        write(sweep, run.name, measured(run, ["a", "b"], counts), *(tables if run.notebook in SHOWN else []))
+        write(
+            sweep,
+            run.name,
+            measured(run, ["a", "b"], counts),
+            *(tables if run.notebook in SHOWN else []),
+        )
     return loaded(sweep)
 
 
@@ -129,24 +158,36 @@ def shaped(classes: int, images: int, **values: object) -> Results:
     """The runs of a sweep on a dataset of any shape, nothing trained: an accuracy that grows with the test resolution.
 
     Args:
-        classes: number of classes, with names of many lengths; the first has half of the images, but for one each.
+        classes: number of classes, with names of many lengths; the first has half of the images,
+            but for one each.
         images: number of images, of all splits; each class has one at least.
         values: the sweep's settings, beside a dataset of one's own that isn't at hand.
     """
     rng = np.random.default_rng(0)
     sweep = validate(SweepSettings, {"name": "shape", "dataset": "birds", **values}, "shape.yml")
-    names = [f"{label:03}-{'great_spotted_woodpecker_' * (label % 4)}bird" for label in range(classes)]
-    label = np.r_[np.arange(classes), rng.choice(classes, images - classes) * rng.integers(0, 2, images - classes)]
+    names = [
+        f"{label:03}-{'great_spotted_woodpecker_' * (label % 4)}bird" for label in range(classes)
+    ]
+    label = np.r_[
+        np.arange(classes),
+        rng.choice(classes, images - classes) * rng.integers(0, 2, images - classes),
+    ]
     sizes = {"width": rng.integers(200, 4000, images), "height": rng.integers(200, 4000, images)}
     split = rng.choice(list(PARTS), images, p=list(PARTS.values()))
     split[:3] = list(PARTS)
-    table = pd.DataFrame({"image": [f"{i:06}.jpg" for i in range(images)], "label": label, "split": split, **sizes})
+    table = pd.DataFrame(
+        {"image": [f"{i:06}.jpg" for i in range(images)], "label": label, "split": split, **sizes}
+    )
     write_atomically(run_folder("shape", "images.csv"), table.to_csv(index=False))
     counts = {part: int((split == part).sum()) for part in PARTS}
     for run in sweep.runs()[2:]:
         tested = run.parameters.get("test_sizes") or [run.parameters.get("test_size", 224)]
-        found = [_guesses(table, classes, name, size, rng) for size, name in product(tested, named(run))]
-        write(sweep, run.name, measured(run, names, counts), *(found if run.notebook in SHOWN else []))
+        found = [
+            _guesses(table, classes, name, size, rng) for size, name in product(tested, named(run))
+        ]
+        write(
+            sweep, run.name, measured(run, names, counts), *(found if run.notebook in SHOWN else [])
+        )
     return loaded(sweep)
 
 

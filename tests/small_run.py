@@ -19,7 +19,13 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import adaptations, stage1
 from fixres_poc.model.device import accelerator_for
 
-SIZES = {"pairs": [[48, 64]], "batch_size": 6, "epochs": 1, "adapt_epochs": 1, "adapt_learning_rate": 0.05}
+SIZES = {
+    "pairs": [[48, 64]],
+    "batch_size": 6,
+    "epochs": 1,
+    "adapt_epochs": 1,
+    "adapt_learning_rate": 0.05,
+}
 SIZES |= {"head_start": "random"}  # so that the answers are not all certain
 
 
@@ -39,7 +45,12 @@ def _made(backbone: str) -> Path:
     """The sweep is run once; its images, of 3 classes, lie in `images`."""
     folder = Path(tempfile.mkdtemp(prefix="small_run"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    values = {**SIZES, "dataset": str(save_colours(folder / "images")), "backbone": backbone, "name": "tiny"}
+    values = {
+        **SIZES,
+        "dataset": str(save_colours(folder / "images")),
+        "backbone": backbone,
+        "name": "tiny",
+    }
     sweep = validate(SweepSettings, values, "tiny.yml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIXRES_HOME", str(folder / "home"))
@@ -48,7 +59,11 @@ def _made(backbone: str) -> Path:
 
 
 def _run(sweep: SweepSettings, settings: PairSettings) -> None:
-    training, accelerator, data = settings.train_settings(), accelerator_for("fp32"), load_dataset(settings)
+    training, accelerator, data = (
+        settings.train_settings(),
+        accelerator_for("fp32"),
+        load_dataset(settings),
+    )
     trained = stage1.train_or_load(training, data, accelerator)
     adapted = adaptations.adapt_pair(trained, data, settings, accelerator)
     table = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator).table

@@ -12,7 +12,9 @@ from fixres_poc.model.memory_plan import parameters_and_flops
 
 def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     calls: list[str] = []
-    seconds = measure.alternating({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    seconds = measure.alternating(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2
+    )
     assert calls == ["a", "b", "a", "b", "a", "b"]
     assert [len(each) for each in seconds.values()] == [2, 2]
 
@@ -39,7 +41,10 @@ def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
     growth = {"pixels": {"100": [1.0], "400": [4.0]}, "data": "synthetic images"}
     top1 = {"own": {"none": 0.5, "head": 0.625}, "fastai": {"none": 0.25, "head": 0.75}}
     peers = {"fastai": [30.0, 40.0], "own": [10.0, 10.0], "top1": top1}
-    page.write(tmp_path / "bench.md", {"drawing": drawing, "growth": growth, "start_up": start_up, "peers_grid": peers})
+    page.write(
+        tmp_path / "bench.md",
+        {"drawing": drawing, "growth": growth, "start_up": start_up, "peers_grid": peers},
+    )
     text = (tmp_path / "bench.md").read_text()
     assert "| 1.31 (1.25–1.38) | ≥ 1.85 | **no** | 2 |" in text
     assert "| fastai | 3.50 (3.00–4.00) | ≥ 4 | **no** | 2 |" in text
@@ -49,7 +54,9 @@ def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
     assert "| pixels | 100, 400 | 1.00, 4.00 | 1.00 |" in text
 
 
-def test_the_usual_loop_gives_every_result_of_a_pair(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_loop_gives_every_result_of_a_pair(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(usual, "CORES", 1)
     names: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn")
     settings = PairSettings(
@@ -63,9 +70,15 @@ def test_the_usual_loop_gives_every_result_of_a_pair(colour_folder: Path, monkey
 
 def test_the_gpu_benchmark_counts_images_and_waiting(colour_folder: Path) -> None:
     settings = PairSettings(
-        dataset=str(colour_folder), backbone="efficientnet_lite0", train_size=32, test_size=32, batch_size=4
+        dataset=str(colour_folder),
+        backbone="efficientnet_lite0",
+        train_size=32,
+        test_size=32,
+        batch_size=4,
     )
     line: Any = gpu.measure(settings, 32, training=True, name="channels_last", peak=1e12)
     assert json.loads(json.dumps(line)) == line
     flops = parameters_and_flops("efficientnet_lite0", gpu.CLASSES, 32)[1]
-    assert math.isclose(line["share_of_peak"], 3 * flops * line["images_per_second"] / 1e12, rel_tol=1e-6)
+    assert math.isclose(
+        line["share_of_peak"], 3 * flops * line["images_per_second"] / 1e12, rel_tol=1e-6
+    )

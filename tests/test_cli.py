@@ -53,7 +53,9 @@ def test_help_comes_at_once_and_lists_the_commands() -> None:
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert all(name in result.stdout for name in COMMANDS)
     assert "..." not in result.stdout.partition("Commands:")[2], "a line is cut off"
-    assert not {"torch", "pandas", "snakemake", "papermill"} & {line.split()[-1] for line in result.stderr.splitlines()}
+    assert not {"torch", "pandas", "snakemake", "papermill"} & {
+        line.split()[-1] for line in result.stderr.splitlines()
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -69,18 +71,42 @@ def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sweep", "sweeps/none.yml"], f"{Path.cwd()}/sweeps/none.yml: cannot be read as a sweep file (No such file"),
-        (["sweep", SMOKE, "--backbone", "resnet"], f"{Path.cwd()}/{SMOKE}: backbone = 'resnet': unknown backbone"),
-        (["sweep", SMOKE, "--profile", "profiles/none"], f"profile = '{Path.cwd()}/profiles/none': no folder"),
+        (
+            ["sweep", "sweeps/none.yml"],
+            f"{Path.cwd()}/sweeps/none.yml: cannot be read as a sweep file (No such file",
+        ),
+        (
+            ["sweep", SMOKE, "--backbone", "resnet"],
+            f"{Path.cwd()}/{SMOKE}: backbone = 'resnet': unknown backbone",
+        ),
+        (
+            ["sweep", SMOKE, "--profile", "profiles/none"],
+            f"profile = '{Path.cwd()}/profiles/none': no folder",
+        ),
         (["data", SMOKE, "--dataset", ""], f"{Path.cwd()}/{SMOKE}: dataset = ''"),
-        (["plan", SMOKE, "--memory", "16 apples"], "memory = '16 apples': allowed is a number of GiB"),
+        (
+            ["plan", SMOKE, "--memory", "16 apples"],
+            "memory = '16 apples': allowed is a number of GiB",
+        ),
         (["audit", "none"], "dataset '"),
         (["audit", "sweeps/none.yml"], f"{Path.cwd()}/sweeps/none.yml: cannot be read"),
-        (["evaluate", "runs/none"], f"run = '{Path.cwd()}/runs/none': no finished run there; allowed is"),
-        (["export", "runs/none", "--output", "x.onnx"], f"run = '{Path.cwd()}/runs/none': no finished run there"),
+        (
+            ["evaluate", "runs/none"],
+            f"run = '{Path.cwd()}/runs/none': no finished run there; allowed is",
+        ),
+        (
+            ["export", "runs/none", "--output", "x.onnx"],
+            f"run = '{Path.cwd()}/runs/none': no finished run there",
+        ),
         (["predict", "x.jpg"], "no sweep in "),
-        (["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"], "run and sweep: give one of the two"),
-        (["run", "none/settings.json"], f"{Path.cwd()}/none/settings.json: cannot be read as a settings file"),
+        (
+            ["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"],
+            "run and sweep: give one of the two",
+        ),
+        (
+            ["run", "none/settings.json"],
+            f"{Path.cwd()}/none/settings.json: cannot be read as a settings file",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -98,7 +124,10 @@ def test_missing_argument_is_wrong_use() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (InputError("dataset = 'x': no such folder"), (2, "error: dataset = 'x': no such folder\n")),
+        (
+            InputError("dataset = 'x': no such folder"),
+            (2, "error: dataset = 'x': no such folder\n"),
+        ),
         (KeyboardInterrupt(), (130, "stopped; run the same command again to resume\n")),
         (OSError("disk\nfull"), (1, "error: OSError: disk full; traceback in {log}\n")),
     ],
@@ -120,7 +149,9 @@ def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
     def run_sweep(sweep: SweepSettings, cores: int | None, profile: str, replace: bool) -> bool:
-        seen.extend([sweep.name, sweep.dataset, sweep.backbone, sweep.weights, cores, profile, replace])
+        seen.extend(
+            [sweep.name, sweep.dataset, sweep.backbone, sweep.weights, cores, profile, replace]
+        )
         return False
 
     monkeypatch.setattr(execution, "run_sweep", run_sweep)
@@ -139,11 +170,18 @@ def test_paths_of_the_command_line_are_relative_to_the_working_folder(
     shutil.copytree(colour_folder, "synthetic")
     Path("birds.yml").write_text(f"dataset: {colour_folder}\npairs: [[64, 96]]\n")
     for option in ((), ("--dataset", "colours")):
-        assert said("data", "birds.yml", *option).startswith("birds:"), "the same folder, however it is written"
-    assert str(colour_folder.parent / "synthetic") in said("data", "birds.yml", "--dataset", "./synthetic")
+        assert said("data", "birds.yml", *option).startswith("birds:"), (
+            "the same folder, however it is written"
+        )
+    assert str(colour_folder.parent / "synthetic") in said(
+        "data", "birds.yml", "--dataset", "./synthetic"
+    )
     assert printed("audit", "colours")["across_classes"] == []
     sizes = ["--train-size", "64", "--test-size", "96"]
-    for arguments in (["data", "birds.yml", "--dataset", "none"], ["adapt", "none", "resnet18", "colours", *sizes]):
+    for arguments in (
+        ["data", "birds.yml", "--dataset", "none"],
+        ["adapt", "none", "resnet18", "colours", *sizes],
+    ):
         assert f"{colour_folder.parent}/none" in call(*arguments)[1]
 
 
@@ -170,12 +208,16 @@ def test_a_folder_with_the_name_of_a_dataset_is_not_taken_for_it(
 def test_settings_that_no_sweep_has_written_are_not_run(
     tmp_path: Path, notebook: object, parameters: dict[str, object], named: str
 ) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps({"notebook": notebook, "parameters": parameters}))
+    (tmp_path / "settings.json").write_text(
+        json.dumps({"notebook": notebook, "parameters": parameters})
+    )
     code, said = call("run", str(tmp_path / "settings.json"))
     assert (code, named in said) == (2, True)
 
 
-def test_the_users_own_settings_and_an_unknown_user_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_settings_and_an_unknown_user_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def unknown(uid: int) -> None:
         raise KeyError(uid)
 
@@ -199,7 +241,10 @@ def test_failed_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file = tmp_path / "a_run" / "settings.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"notebook": "00_state_of_the_art", "parameters": {}}))
-    assert call("run", str(file)) == (1, "failed: a_run: NameError: name 'undefined' is not defined\n")
+    assert call("run", str(file)) == (
+        1,
+        "failed: a_run: NameError: name 'undefined' is not defined\n",
+    )
 
 
 def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
@@ -238,14 +283,22 @@ def test_images_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: Pa
     small_run.make()
     folder = small_run.images()
     (tmp_path / "broken.jpg").write_text("no image")
-    arguments = [str(tmp_path / "broken.jpg"), str(folder / "red" / "00.png"), str(folder / "blue"), "--top", "2"]
+    arguments = [
+        str(tmp_path / "broken.jpg"),
+        str(folder / "red" / "00.png"),
+        str(folder / "blue"),
+        "--top",
+        "2",
+    ]
     result = CliRunner().invoke(app, ["predict", *arguments, "--run", RUN, "--adaptation", "head"])
     assert result.exit_code == 2
     assert f"error: {tmp_path / 'broken.jpg'}: not a readable image" in result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 13
     assert re.fullmatch(r".*/red/00\.png: \w+ [\d.]+%, \w+ [\d.]+%", lines[0])
-    assert [line.split(":")[0] for line in lines[1:]] == [str(file) for file in sorted((folder / "blue").iterdir())]
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        str(file) for file in sorted((folder / "blue").iterdir())
+    ]
 
 
 def test_predictions_for_programs_are_those_of_the_sweeps_choice() -> None:
@@ -263,15 +316,21 @@ def test_a_run_is_measured_again_and_on_other_images(tmp_path: Path) -> None:
     small_run.make()
     stored = json.loads((home() / RUN / "metrics.json").read_text())["accuracies"]
     rows = printed("evaluate", RUN, "--adaptation", "head_bn")["accuracies"]
-    assert rows[0]["top1"] == pytest.approx(next(x["top1"] for x in stored if x["adaptation"] == "head_bn"))
+    assert rows[0]["top1"] == pytest.approx(
+        next(x["top1"] for x in stored if x["adaptation"] == "head_bn")
+    )
     other = tmp_path / "other"
     shutil.copytree(small_run.images() / "red", other / "red")
     shutil.copytree(small_run.images() / "red", other / "puce")
-    found = printed("evaluate", RUN, "--dataset", str(other), "--view", "five_crop", "--test-size", "48")
+    found = printed(
+        "evaluate", RUN, "--dataset", str(other), "--view", "five_crop", "--test-size", "48"
+    )
     assert found["left_out"] == ["puce"]
     assert {(row["images"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
     text = CliRunner().invoke(app, ["evaluate", RUN, "--split", "val"]).stdout
-    assert re.search(r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%", text, re.MULTILINE)
+    assert re.search(
+        r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%", text, re.MULTILINE
+    )
 
 
 def test_a_run_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,13 +338,17 @@ def test_a_run_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     done = Mock(side_effect=lambda run, adaptation, file: Exported(file, 16, 0.0, 0.0))
     monkeypatch.setattr("fixres_poc.inference.export.export", done)
     monkeypatch.chdir(tmp_path)
-    assert str(tmp_path / "net.onnx") in said("export", RUN, "--output", "net.onnx", "--adaptation", "head")
+    assert str(tmp_path / "net.onnx") in said(
+        "export", RUN, "--output", "net.onnx", "--adaptation", "head"
+    )
     assert done.call_args.args[1:] == ("head", tmp_path / "net.onnx")
 
 
 def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -> None:
     shutil.copyfile(colour_folder / "blue" / "00.png", colour_folder / "green" / "copy.png")
-    assert printed("audit", str(colour_folder))["across_classes"] == [["blue/00.png", "green/copy.png"]]
+    assert printed("audit", str(colour_folder))["across_classes"] == [
+        ["blue/00.png", "green/copy.png"]
+    ]
     text = CliRunner().invoke(app, ["audit", str(colour_folder)]).stdout
     assert re.search(r" 1  equal images in two classes\n", text)
     assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text

@@ -13,10 +13,14 @@ from fixres_poc.cli import app
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.sweep_settings import SweepSettings
 
-PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").rglob("*.md"))
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted(
+    (REPOSITORY / "docs").rglob("*.md")
+)
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-LIBRARY = re.compile(r"(?:fixres-poc|\S*python3? -m fixres_poc|accelerate launch -m fixres_poc) (.+)")
+LIBRARY = re.compile(
+    r"(?:fixres-poc|\S*python3? -m fixres_poc|accelerate launch -m fixres_poc) (.+)"
+)
 FILE = re.compile(r"(?<![\w/.<>-])(?:docs|sweeps|tests|profiles|fixres_poc|notebooks)/[\w./-]*\w")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 YOURS = {"sweeps/mine.yml", "sweeps/x.yml"}  # the reader's to write
@@ -46,16 +50,26 @@ def test_every_command_is_shown() -> None:
 def test_every_setting_is_described_with_its_default() -> None:
     text = (REPOSITORY / "docs/settings.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    described = {name: default for names, default, *_ in rows for name in re.findall(r"`(\w+)`", names)}
+    described = {
+        name: default for names, default, *_ in rows for name in re.findall(r"`(\w+)`", names)
+    }
     fields = SweepSettings.model_fields
     assert set(described) == set(fields) - {"name"}
-    plain = {name: fields[name].default for name in described if isinstance(fields[name].default, str | int | float)}
-    assert {name: described[name] for name in plain} == {name: f"{value}".lower() for name, value in plain.items()}
+    plain = {
+        name: fields[name].default
+        for name in described
+        if isinstance(fields[name].default, str | int | float)
+    }
+    assert {name: described[name] for name in plain} == {
+        name: f"{value}".lower() for name, value in plain.items()
+    }
 
 
 def test_every_line_of_a_block_is_a_known_program() -> None:
     blocks = "".join("".join(BLOCK.findall(page.read_text(encoding="utf-8"))) for page in PAGES)
-    first = {line.split()[0] for line in blocks.splitlines() if line.strip() and not line.startswith("#")}
+    first = {
+        line.split()[0] for line in blocks.splitlines() if line.strip() and not line.startswith("#")
+    }
     assert first <= {"make", "fixres-poc", "accelerate", "python", "pip", "conda"}
 
 

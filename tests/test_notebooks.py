@@ -39,7 +39,8 @@ def test_the_numbered_notebooks_are_all_there() -> None:
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_notebook_is_short_and_explains_itself(stem: str) -> None:
     code, text = cells(stem, "code"), cells(stem, "markdown")
-    assert len(code) + len(text) <= (70 if stem == "05_results" else 40)  # the report has more to show
+    # the report has more to show
+    assert len(code) + len(text) <= (70 if stem == "05_results" else 40)
     assert len(text) >= len(code)
     assert text[0].source.startswith("# ")
     assert "Reading time" in text[0].source
@@ -53,7 +54,9 @@ def test_notebook_is_short_and_explains_itself(stem: str) -> None:
 
 
 @pytest.mark.parametrize(("stem", "model"), NOTEBOOKS.items())
-def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str, model: type[Settings]) -> None:
+def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(
+    stem: str, model: type[Settings]
+) -> None:
     (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
     values = {}
     for line, node in zip(cell.source.splitlines(), ast.parse(cell.source).body, strict=True):
@@ -74,9 +77,12 @@ def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr", output.text
-            text = json.dumps({key: value for key, value in output.get("data", {}).items() if key != "image/png"})
+            text = json.dumps(
+                {key: value for key, value in output.get("data", {}).items() if key != "image/png"}
+            )
             assert not re.search(
-                r"/home/|/root/|/work/|/tmp/|site-packages|it/s\]|widget-view", text + output.get("text", "")
+                r"/home/|/root/|/work/|/tmp/|site-packages|it/s\]|widget-view",
+                text + output.get("text", ""),
             )
 
 
@@ -84,9 +90,13 @@ def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
     "stem", [stem for stem in NOTEBOOKS if stem != "05_results"]
 )  # the report has a list of its own
 def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
-    (contents,) = [cell for cell in cells(stem, "markdown") if "navigation" in cell.metadata.get("tags", [])]
+    (contents,) = [
+        cell for cell in cells(stem, "markdown") if "navigation" in cell.metadata.get("tags", [])
+    ]
     targets = re.findall(r"\]\(([^)]+)\)", contents.source)
-    headings = re.findall(r"^##+ (.+)$", "\n".join(cell.source for cell in cells(stem, "markdown")), re.MULTILINE)
+    headings = re.findall(
+        r"^##+ (.+)$", "\n".join(cell.source for cell in cells(stem, "markdown")), re.MULTILINE
+    )
     anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
     assert "#Summary" in targets
     assert set(targets) <= anchors | {file.name for file in FILES}
@@ -97,16 +107,28 @@ def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_nbval_has_something_to_compare(stem: str) -> None:
-    compared = [cell for cell in cells(stem, "code") if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
+    compared = [
+        cell
+        for cell in cells(stem, "code")
+        if "nbval-ignore-output" not in cell.metadata.get("tags", [])
+    ]
     shown = [output for cell in compared for output in cell.outputs]
-    texts = [each for each in shown if each.output_type == "stream" or {"text/plain", "text/html"} & set(each.data)]
+    texts = [
+        each
+        for each in shown
+        if each.output_type == "stream" or {"text/plain", "text/html"} & set(each.data)
+    ]
     assert len(texts) >= 3
 
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_a_cell_shows_one_figure_or_table(stem: str) -> None:
     for cell in cells(stem, "code"):
-        shown = [kind for output in cell.outputs for kind in {"image/png", "text/html"} & set(output.get("data", {}))]
+        shown = [
+            kind
+            for output in cell.outputs
+            for kind in {"image/png", "text/html"} & set(output.get("data", {}))
+        ]
         assert len(shown) <= 1, cell.source
 
 
@@ -119,7 +141,10 @@ def test_what_training_decides_is_held_by_a_band_in_a_cell_of_its_own(stem: str)
 def run_cells(stem: str, first: str, last: str, world: dict[str, Any]) -> None:
     """Execute a notebook's imports, and its code cells from the one that begins with `first` to that with `last`."""
     sources = [cell.source for cell in cells(stem, "code")]
-    begin, end = (next(i for i, source in enumerate(sources) if source.startswith(words)) for words in (first, last))
+    begin, end = (
+        next(i for i, source in enumerate(sources) if source.startswith(words))
+        for words in (first, last)
+    )
     for source in (sources[0], *sources[begin : end + 1]):
         exec(source, world)
 

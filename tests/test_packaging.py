@@ -30,9 +30,14 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 RUNTIME = requirements(PROJECT["dependencies"])
 OPTIONAL = requirements(PROJECT["optional-dependencies"]["export"])
 EVERY = RUNTIME | requirements(PROJECT["optional-dependencies"]["dev"])
-PINS = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+PINS = [
+    line
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
 PINNED: dict[str, str] = {
-    canonicalize_name(name): version for name, version in (line.split("==") for line in PINS if line)
+    canonicalize_name(name): version
+    for name, version in (line.split("==") for line in PINS if line)
 }
 
 
@@ -40,9 +45,12 @@ def add_needed(lines: list[str], extras: tuple[str, ...], found: set[str]) -> No
     """Add the names of all installed packages that requirements bring here, directly or not."""
     for requirement in map(Requirement, lines):
         marker, key = requirement.marker, canonicalize_name(requirement.name)
-        applies = marker is None or any(marker.evaluate({"extra": extra}) for extra in (*extras, ""))
+        applies = marker is None or any(
+            marker.evaluate({"extra": extra}) for extra in (*extras, "")
+        )
         if applies and key not in found:
-            with contextlib.suppress(metadata.PackageNotFoundError):  # an optional part that is not installed
+            # an optional part that is not installed
+            with contextlib.suppress(metadata.PackageNotFoundError):
                 lines = metadata.requires(key) or []
                 found.add(key)
                 add_needed(lines, tuple(requirement.extras), found)
@@ -50,8 +58,13 @@ def add_needed(lines: list[str], extras: tuple[str, ...], found: set[str]) -> No
 
 def test_conda_environment_is_in_step_with_pyproject() -> None:
     *conda, pip = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
-    ranges = {name: str(each.specifier) for name, each in requirements(conda).items() if each.specifier}
-    wanted = {"pytorch": str(EVERY["torch"].specifier), "torchvision": str(EVERY["torchvision"].specifier)}
+    ranges = {
+        name: str(each.specifier) for name, each in requirements(conda).items() if each.specifier
+    }
+    wanted = {
+        "pytorch": str(EVERY["torch"].specifier),
+        "torchvision": str(EVERY["torchvision"].specifier),
+    }
     assert ranges == wanted | {"python": PROJECT["requires-python"]}
     assert pip == {"pip": ["-e .[dev]"]}
 
@@ -70,7 +83,9 @@ def test_constraints_hold_exact_versions_from_the_registry_only() -> None:
 def test_constraints_cover_all_that_is_installed_for_the_project() -> None:
     found: set[str] = set()
     add_needed(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"], (), found)
-    assert not {name for name in found - PINNED.keys() if not name.startswith(OF_TORCH) and name != "pip"}
+    assert not {
+        name for name in found - PINNED.keys() if not name.startswith(OF_TORCH) and name != "pip"
+    }
     assert len(found) > 100
 
 
@@ -84,28 +99,59 @@ def test_every_import_is_declared() -> None:
                 names.add(node.module.split(".")[0])
     owners, declared = metadata.packages_distributions(), (RUNTIME | OPTIONAL).keys()
     third_party = names - set(sys.stdlib_module_names) - {"fixres_poc"}
-    assert not {n for n in third_party if not {canonicalize_name(each) for each in owners.get(n, [])} & declared}
+    assert not {
+        n
+        for n in third_party
+        if not {canonicalize_name(each) for each in owners.get(n, [])} & declared
+    }
 
 
 def test_whatever_is_no_code_is_packed_too() -> None:
-    package, patterns = REPOSITORY / "fixres_poc", PYPROJECT["tool"]["setuptools"]["package-data"]["fixres_poc"]
-    others = {file for file in package.rglob("*.*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    package, patterns = (
+        REPOSITORY / "fixres_poc",
+        PYPROJECT["tool"]["setuptools"]["package-data"]["fixres_poc"],
+    )
+    others = {
+        file
+        for file in package.rglob("*.*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
     assert {file.suffix for file in others} >= {".csv", ".js", ".mplstyle"}
     assert others <= {file for pattern in patterns for file in package.glob(pattern)}
 
 
 def test_what_is_optional_is_there_for_the_tests() -> None:
-    assert {name: EVERY[name].specifier for name in OPTIONAL} == {n: each.specifier for n, each in OPTIONAL.items()}
+    assert {name: EVERY[name].specifier for name in OPTIONAL} == {
+        n: each.specifier for n, each in OPTIONAL.items()
+    }
 
 
 def test_citation_has_the_keys_of_its_format_and_the_projects_version_and_licence() -> None:
-    keys = {"cff-version", "message", "type", "title", "version", "license", "authors", "references"}
+    keys = {
+        "cff-version",
+        "message",
+        "type",
+        "title",
+        "version",
+        "license",
+        "authors",
+        "references",
+    }
     assert set(CITATION) == keys
-    assert (CITATION["cff-version"], CITATION["type"], CITATION["title"]) == ("1.2.0", "software", "FixRes PoC")
+    assert (CITATION["cff-version"], CITATION["type"], CITATION["title"]) == (
+        "1.2.0",
+        "software",
+        "FixRes PoC",
+    )
     assert str(CITATION["version"]) == PROJECT["version"] == fixres_poc.__version__
     licence = (REPOSITORY / PROJECT["license"]["file"]).read_text(encoding="utf-8")
     assert licence.startswith(f"{CITATION['license']} ")
     (paper,) = CITATION["references"]
     assert {"type", "title", "authors"} <= set(paper)
-    assert [author["family-names"] for author in paper["authors"]] == ["Touvron", "Vedaldi", "Douze", "Jégou"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Touvron",
+        "Vedaldi",
+        "Douze",
+        "Jégou",
+    ]
     assert paper["identifiers"] == [{"type": "other", "value": "arXiv:1906.06423"}]

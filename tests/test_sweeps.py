@@ -23,7 +23,9 @@ def network(name: str) -> torch.nn.Module:
         return timm.create_model(name.removeprefix("timm:")).eval()
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "sweeps").glob("*.yml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "sweeps").glob("*.yml")), ids=lambda file: file.stem
+)
 def test_each_is_valid_and_its_header_names_its_command(file: Path) -> None:
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
     commands = [line for line in header if line.startswith("#   make sweep")]
@@ -34,7 +36,9 @@ def test_each_is_valid_and_its_header_names_its_command(file: Path) -> None:
 
 def test_stanford_dogs_holds_the_eight_pairs_of_2020_and_those_of_theory() -> None:
     pairs = load_sweep("sweeps/stanford_dogs.yml").resolution_pairs()
-    table = set(stanford_dogs_2020()[["train_size", "test_size"]].itertuples(index=False, name=None))
+    table = set(
+        stanford_dogs_2020()[["train_size", "test_size"]].itertuples(index=False, name=None)
+    )
     theory = {(128, 160), (224, 280), (320, 396)}
     assert len(table) == 8
     assert set(pairs) == table | theory | {(128, 128)}

@@ -1,7 +1,7 @@
 """Notebooks that train nothing, for tests of what runs them; each appends its run's name to $FIXRES_HOME/ran.txt.
 
-A file `broken` in $FIXRES_HOME makes the pair at test resolution 96 fail, a file `slow` makes trainings wait until it
-goes.
+A file `broken` in $FIXRES_HOME makes the pair at test resolution 96 fail, a file `slow` makes
+trainings wait until it goes.
 """
 
 import json
@@ -38,19 +38,30 @@ MIDDLE = {
     "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
 }
 SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
-RUNS = ("state_of_the_art", "dataset", "baseline", "train64_seed0", "train64_test64_seed0", "train64_test96_seed0")
+RUNS = (
+    "state_of_the_art",
+    "dataset",
+    "baseline",
+    "train64_seed0",
+    "train64_test64_seed0",
+    "train64_test96_seed0",
+)
 
 
 def write_notebook(file: Path, *sources: str) -> Path:
     """A notebook of one markdown cell and these code cells, the first tagged as parameters."""
-    cells: list[dict[str, Any]] = [{"cell_type": "markdown", "id": "text", "metadata": {}, "source": "Text."}]
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "markdown", "id": "text", "metadata": {}, "source": "Text."}
+    ]
     for index, source in enumerate(sources):
         tags = {"tags": ["parameters"]} if index == 0 else {}
         cell = {"cell_type": "code", "id": f"code{index}", "metadata": tags, "source": source}
         cells.append(cell | {"outputs": [], "execution_count": None})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    file.write_text(
+        json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+    )
     return file
 
 
@@ -58,7 +69,13 @@ def write_notebooks(folder: Path) -> None:
     """The five notebooks of a sweep."""
     for stem, files in run_state.OUTPUTS.items():
         end = "\n".join(f'(folder / "{name}").write_text(used)' for name in reversed(files))
-        write_notebook(folder / f"{stem}.ipynb", "train_size = test_size = 0", START, MIDDLE.get(stem, "pass"), end)
+        write_notebook(
+            folder / f"{stem}.ipynb",
+            "train_size = test_size = 0",
+            START,
+            MIDDLE.get(stem, "pass"),
+            end,
+        )
 
 
 def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -119,7 +136,8 @@ def processes() -> list[psutil.Process]:
     return found
 
 
-if __name__ == "__main__":  # a whole sweep with the stand-ins, in a process that tests can kill; [profile]
+# a whole sweep with the stand-ins, in a process that tests can kill; [profile]
+if __name__ == "__main__":
     execution.prepare_data = prepare_data
     reporting.render = render
     try:

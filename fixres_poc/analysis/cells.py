@@ -10,9 +10,34 @@ import pandas as pd
 
 from fixres_poc.config.errors import InputError
 
-COLUMNS = ["train_size", "test_size", "size_ratio", "adaptation", "view", "test_part", "seed", "n_val", "val_top1"]
-COLUMNS += ["n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy", "ece", "p_vs_baseline"]
-COLUMNS += ["p_vs_same_size", "train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
+COLUMNS = [
+    "train_size",
+    "test_size",
+    "size_ratio",
+    "adaptation",
+    "view",
+    "test_part",
+    "seed",
+    "n_val",
+    "val_top1",
+]
+COLUMNS += [
+    "n_test",
+    "top1",
+    "top1_low",
+    "top1_high",
+    "top5",
+    "macro_accuracy",
+    "ece",
+    "p_vs_baseline",
+]
+COLUMNS += [
+    "p_vs_same_size",
+    "train_seconds",
+    "adapt_seconds",
+    "eval_images_per_second",
+    "peak_memory_bytes",
+]
 COLUMNS += ["status", "error"]
 COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
@@ -22,7 +47,8 @@ CELL_TYPES = {"train_size": "int16", "seed": "int32"}
 KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
 GRID = ["train_size", "test_size", "adaptation", "view"]
 PAIR = ["train_size", "test_size"]
-TIES = ["test_size", "crops", "rank", "train_size"]  # of equals on validation the smaller is preferred, in this order
+# of equals on validation the smaller is preferred, in this order
+TIES = ["test_size", "crops", "rank", "train_size"]
 ONCE = ("baseline", "zero_shot")
 """What runs once for all pairs, at every test resolution; its train resolution is that test resolution."""
 CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
@@ -65,9 +91,13 @@ def read_table(file: Path) -> pd.DataFrame:
         InputError: it cannot be read as a table.
     """
     try:
-        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str") | COUNTS, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(
+            file, dtype=dict.fromkeys(TEXT, "str") | COUNTS, keep_default_na=False, na_values=[""]
+        )
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as a table ({type(error).__name__}: {error})") from None
+        raise InputError(
+            f"{file}: cannot be read as a table ({type(error).__name__}: {error})"
+        ) from None
     return table.fillna(dict.fromkeys(TEXT, ""))
 
 
@@ -80,10 +110,14 @@ def correct_by_cell(predictions: pd.DataFrame, part: str = "test") -> dict[Cell,
     """Which images of a part (val, or a test part) each cell classifies correctly, by image."""
     test = predictions[predictions["split"] == part].astype({"image": str})
     hits = test.assign(correct=test["target"] == test["top1"]).set_index("image")
-    return {Cell(*cast(Any, key)): group for key, group in hits.groupby(KEY, observed=True)["correct"]}
+    return {
+        Cell(*cast(Any, key)): group for key, group in hits.groupby(KEY, observed=True)["correct"]
+    }
 
 
-def aligned(first: "pd.Series[bool]", second: "pd.Series[bool]") -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
+def aligned(
+    first: "pd.Series[bool]", second: "pd.Series[bool]"
+) -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
     """Two rows of correctness, restricted to the images that both have, in one order."""
     both = pd.concat([first, second], axis=1, join="inner", keys=["first", "second"])
     return both["first"], both["second"]

@@ -1,7 +1,8 @@
 """From a sweep's runs to the tables of its report.
 
-`collect` writes results.csv, predictions.parquet, images.csv and sweep.json into reports/<sweep>/; `results` reads
-these four, without the runs. Accuracies are fractions on a test part unless named val.
+`collect` writes results.csv, predictions.parquet, images.csv and sweep.json into reports/<sweep>/;
+`results` reads these four, without the runs. Accuracies are fractions on a test part unless named
+val.
 """
 
 import csv
@@ -31,7 +32,13 @@ from fixres_poc.analysis.cells import (
 from fixres_poc.analysis.record import TYPES, parquet, summarise
 from fixres_poc.analysis.statistics import holm, mcnemar_p
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import impersonal, named_paths, report_folder, run_folder, write_atomically
+from fixres_poc.config.files import (
+    impersonal,
+    named_paths,
+    report_folder,
+    run_folder,
+    write_atomically,
+)
 from fixres_poc.config.run_state import Outcome, images_record
 from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -46,24 +53,38 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         done: what each of its runs left, from `run_state.outcomes`.
 
     Returns:
-        The table of results.csv: `COLUMNS`, one row per cell and test part, cells of failed and missing runs included.
+        The table of results.csv: `COLUMNS`, one row per cell and test part, cells of failed and
+        missing runs included.
 
     Raises:
         InputError: no run has left anything, so there is nothing to report.
     """
     outcomes = {each.run.name: each for each in done}
     if all(each.status in ("missing", "waiting") for each in done):
-        raise InputError(f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report")
-    shown = [each for each in outcomes.values() if each.run.notebook in ("02_baseline", "04_fixres")]
-    tables = {each.run.name: _predictions(sweep.name, each) for each in shown if each.status == "done"}
-    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES, *CELL_TYPES])]).astype(TYPES | CELL_TYPES)
+        raise InputError(
+            f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report"
+        )
+    shown = [
+        each for each in outcomes.values() if each.run.notebook in ("02_baseline", "04_fixres")
+    ]
+    tables = {
+        each.run.name: _predictions(sweep.name, each) for each in shown if each.status == "done"
+    }
+    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES, *CELL_TYPES])]).astype(
+        TYPES | CELL_TYPES
+    )
     predictions = every.sort_values(["split", "image", *KEY])
     folder, images = report_folder(sweep.name), run_folder(sweep.name, "images.csv")
-    rows = pd.concat([_rows(each, outcomes, tables.get(each.run.name)) for each in shown], ignore_index=True)
-    table = _with_ratios(_with_tests(rows.astype(COUNTS | MEASURED), predictions), images, sweep.resize)
+    rows = pd.concat(
+        [_rows(each, outcomes, tables.get(each.run.name)) for each in shown], ignore_index=True
+    )
+    table = _with_ratios(
+        _with_tests(rows.astype(COUNTS | MEASURED), predictions), images, sweep.resize
+    )
     if images.exists():
         listed = read_table(images).assign(image=lambda table: table["image"].map(guarded))
-        text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # pandas leaves a lone \r unquoted
+        # pandas leaves a lone \r unquoted
+        text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / "predictions.parquet", parquet(predictions))
     private = named_paths(sweep.model_dump())  # the report may be passed on
@@ -77,7 +98,8 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
 def _placed(each: Outcome, table: pd.DataFrame) -> pd.DataFrame:
     """A run's rows with seed and train resolution; what runs once was fitted at its test resolution."""
     return table.assign(
-        seed=each.run.parameters["seed"], train_size=each.run.parameters.get("train_size", table["test_size"])
+        seed=each.run.parameters["seed"],
+        train_size=each.run.parameters.get("train_size", table["test_size"]),
     )
 
 
@@ -85,15 +107,23 @@ def _predictions(sweep: str, each: Outcome) -> pd.DataFrame:
     return _placed(each, pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet"))
 
 
-def _rows(each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None) -> pd.DataFrame:
+def _rows(
+    each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None
+) -> pd.DataFrame:
     training = outcomes[each.run.needs[0]] if each.run.needs else each
     if predictions is None:
         given = each.run.parameters
         sizes = given.get("test_sizes") or [given["test_size"]]
         names = list(given.get("adaptations", ["baseline"]))
-        names += [CONTROL + name for name in names if name in ADAPTED and given["train_size"] != given["test_size"]]
+        names += [
+            CONTROL + name
+            for name in names
+            if name in ADAPTED and given["train_size"] != given["test_size"]
+        ]
         cells = product(sizes, names, given.get("views", ["center"]))
-        rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"]).assign(test_part="test")
+        rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"]).assign(
+            test_part="test"
+        )
     else:
         rows = summarise(predictions)
     error = each.error
@@ -107,8 +137,13 @@ def _rows(each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFr
         "train_seconds": _sum(training.get("seconds", "probe"), training.get("seconds", "train")),
         "adapt_seconds": rows["adaptation"].map((each.get("seconds", "adapt") or {}) | controls),
     }
-    table = _placed(each, rows).assign(**measured, status=each.status, error=error).reindex(columns=COLUMNS)
-    table.loc[table["adaptation"] == "zero_shot", "eval_images_per_second"] = float("nan")  # that is the baseline's
+    table = (
+        _placed(each, rows)
+        .assign(**measured, status=each.status, error=error)
+        .reindex(columns=COLUMNS)
+    )
+    # that is the baseline's
+    table.loc[table["adaptation"] == "zero_shot", "eval_images_per_second"] = float("nan")
     return table
 
 
@@ -140,27 +175,51 @@ def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         return mcnemar_p(*aligned(known[cell], known[reference]))
 
     cells, parts = keys(table), table["test_part"]
-    same = [None if c.adaptation in ONCE else Cell(c.train_size, c.train_size, "none", c.seed) for c in cells]
+    same = [
+        None if c.adaptation in ONCE else Cell(c.train_size, c.train_size, "none", c.seed)
+        for c in cells
+    ]
     probe = [probes.get(cell.test_size) for cell in cells]
-    against = pd.Series([p_value(*each) for each in zip(parts, cells, probe, strict=True)], dtype=float)
-    against_same = pd.Series([p_value(*each) for each in zip(parts, cells, same, strict=True)], dtype=float)
+    against = pd.Series(
+        [p_value(*each) for each in zip(parts, cells, probe, strict=True)], dtype=float
+    )
+    against_same = pd.Series(
+        [p_value(*each) for each in zip(parts, cells, same, strict=True)], dtype=float
+    )
     return table.assign(
         p_vs_baseline=against.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
-        p_vs_same_size=against_same.groupby([parts, table["train_size"], table["seed"]]).transform(holm),
+        p_vs_same_size=against_same.groupby([parts, table["train_size"], table["seed"]]).transform(
+            holm
+        ),
     )
 
 
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
     runs = [
-        {"name": each.run.name, "notebook": each.run.notebook, "status": each.status, "error": each.error}
-        | {key: each.run.parameters.get(key) for key in ("train_size", "test_size", "seed", "epochs")}
-        | {key: each.get(key) for key in ("wall_seconds", "activations", "memory", "choices", "tried", "moved")}
+        {
+            "name": each.run.name,
+            "notebook": each.run.notebook,
+            "status": each.status,
+            "error": each.error,
+        }
+        | {
+            key: each.run.parameters.get(key)
+            for key in ("train_size", "test_size", "seed", "epochs")
+        }
+        | {
+            key: each.get(key)
+            for key in ("wall_seconds", "activations", "memory", "choices", "tried", "moved")
+        }
         for each in outcomes
     ]
     facts = ("versions", "hardware", "classes", "images", "leakage", "zero_shot")
-    known = {key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts}
+    known = {
+        key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts
+    }
     if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
-        known["leakage"] = known["leakage"] | {"verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"}
+        known["leakage"] = known["leakage"] | {
+            "verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"
+        }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     return {"settings": sweep.model_dump(mode="json"), "runs": runs, **known}

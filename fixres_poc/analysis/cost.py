@@ -1,8 +1,9 @@
 """What an image costs, and what a training costs: the cells that no other one beats at their cost.
 
-The cost of an image depends on the test resolution and on the number of crops alone: the train resolution and the
-adaptation leave the network's shape as it is. So speeds are medians over all runs of one test resolution and view. A
-multiply-add counts as 2 FLOPs, and a training step as three forward passes.
+The cost of an image depends on the test resolution and on the number of crops alone: the train
+resolution and the adaptation leave the network's shape as it is. So speeds are medians over all
+runs of one test resolution and view. A multiply-add counts as 2 FLOPs, and a training step as three
+forward passes.
 """
 
 from collections.abc import Callable
@@ -28,16 +29,31 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
     Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
     """
     settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
-    seconds = float(row["train_seconds"]) + (0.0 if cell.adaptation == "none" else float(row["adapt_seconds"]))
-    runs = (run for run in results.sweep["runs"] if run["train_size"] == cell.train_size and run.get("choices"))
+    seconds = float(row["train_seconds"]) + (
+        0.0 if cell.adaptation == "none" else float(row["adapt_seconds"])
+    )
+    runs = (
+        run
+        for run in results.sweep["runs"]
+        if run["train_size"] == cell.train_size and run.get("choices")
+    )
     training = next(runs, None)
     if training is None:
         return float("nan"), seconds
     backbone, classes = settings["backbone"], len(results.sweep["classes"])
-    forward = {size: parameters_and_flops(backbone, classes, size)[1] for size in (cell.train_size, cell.test_size)}
+    forward = {
+        size: parameters_and_flops(backbone, classes, size)[1]
+        for size in (cell.train_size, cell.test_size)
+    }
     probed = (counts["train"] + counts["val"]) * (settings["head_start"] == "probe")
-    trained = training["epochs"] * (3 * counts["train"] + counts["val"]) * (training["choices"]["learning_rate"] > 0)
-    adapt = training["choices"]["adapt"].get(cell.adaptation, {"epochs": 0})["epochs"] * counts["train"]
+    trained = (
+        training["epochs"]
+        * (3 * counts["train"] + counts["val"])
+        * (training["choices"]["learning_rate"] > 0)
+    )
+    adapt = (
+        training["choices"]["adapt"].get(cell.adaptation, {"epochs": 0})["epochs"] * counts["train"]
+    )
     return (probed + trained) * forward[cell.train_size] + adapt * forward[cell.test_size], seconds
 
 
@@ -45,35 +61,48 @@ def training_front(results: Results) -> pd.DataFrame:
     """Accuracy and training cost of every one-crop cell that may be chosen, and is it on its test resolution's front?
 
     Returns:
-        Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no cell of that test
-        size is as good on validation for fewer FLOPs.
+        Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no
+        cell of that test size is as good on validation for fewer FLOPs.
     """
     rows = results.ranked()
     rows = rows[rows["view"] == "center"]
-    costs = pd.DataFrame([training_cost(results, cell) for cell in keys(rows)], columns=["flops", "seconds"])
+    costs = pd.DataFrame(
+        [training_cost(results, cell) for cell in keys(rows)], columns=["flops", "seconds"]
+    )
     rows = rows.reset_index(drop=True).join(costs).sort_values(["test_size", "flops", "loss"])
-    best = rows.groupby("test_size")["loss"].transform(lambda loss: loss.cummin().shift(fill_value=2.0))
+    best = rows.groupby("test_size")["loss"].transform(
+        lambda loss: loss.cummin().shift(fill_value=2.0)
+    )
     return rows.assign(front=rows["loss"] < best).reset_index(drop=True)
 
 
 def speeds(results: Results) -> pd.DataFrame:
     """Evaluation speeds (images/s) over runs: median, min and max, by test resolution and view."""
-    ran = results.table[results.table["status"] == "done"].sort_values("adaptation", key=lambda names: names.isin(ONCE))
-    runs = ran.drop_duplicates([*PAIR, "view", "seed"])  # all adaptations of a run were measured together
+    ran = results.table[results.table["status"] == "done"].sort_values(
+        "adaptation", key=lambda names: names.isin(ONCE)
+    )
+    # all adaptations of a run were measured together
+    runs = ran.drop_duplicates([*PAIR, "view", "seed"])
     pairs = runs[~runs["adaptation"].isin(ONCE)]
-    alone = runs[~runs["test_size"].isin(pairs["test_size"])]  # sizes that the probe alone was measured at
-    return pd.concat([pairs, alone]).groupby(COST)["eval_images_per_second"].agg(["median", "min", "max"])
+    # sizes that the probe alone was measured at
+    alone = runs[~runs["test_size"].isin(pairs["test_size"])]
+    return (
+        pd.concat([pairs, alone])
+        .groupby(COST)["eval_images_per_second"]
+        .agg(["median", "min", "max"])
+    )
 
 
 def pareto_front(results: Results) -> pd.DataFrame:
     """The cells that no other one beats: none is better on validation, with fewer FLOPs and faster, or equal in these.
 
-    Besides the candidates of `Results.choose` the baseline and full fine-tuning compete, since they can be used too.
+    Besides the candidates of `Results.choose` the baseline and full fine-tuning compete, since they
+    can be used too.
 
     Returns:
-        Rows of `Results.ranked`, cheapest first, with the further columns flops (of one image, all its crops) and
-        images_per_second (median over runs; slowest and fastest: their range; nan where no run measured it). Empty
-        where no pair was run to its end.
+        Rows of `Results.ranked`, cheapest first, with the further columns flops (of one image, all
+        its crops) and images_per_second (median over runs; slowest and fastest: their range; nan
+        where no run measured it). Empty where no pair was run to its end.
     """
     measured = speeds(results)
     best = results.ranked(("full", "baseline")).drop_duplicates(COST)
@@ -89,7 +118,10 @@ def pareto_front(results: Results) -> pd.DataFrame:
     kept: list[int] = []  # best on validation first, so a row can only be beaten by one before it
     for place in range(len(best)):
         cost = best["flops"].iloc[place], seconds.iloc[place]
-        if not any(best["flops"].iloc[other] <= cost[0] and seconds.iloc[other] <= cost[1] for other in kept):
+        if not any(
+            best["flops"].iloc[other] <= cost[0] and seconds.iloc[other] <= cost[1]
+            for other in kept
+        ):
             kept.append(place)
     return best.iloc[kept].sort_values(["flops", "val_top1"]).reset_index(drop=True)
 
@@ -98,7 +130,10 @@ def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
     """The frontier as the report shows it, cheapest first, each step with its gain over the one before on test."""
     each = keys(front)
     gains = [results.difference(cell, before) for before, cell in pairwise(each)]
-    words = ["" if gain is None else _against(gain.low, gain.high, gain.points()) for gain in [None, *gains]]
+    words = [
+        "" if gain is None else _against(gain.low, gain.high, gain.points())
+        for gain in [None, *gains]
+    ]
     return pd.DataFrame(
         {
             "train": front["train_size"],
@@ -106,7 +141,10 @@ def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
             "adaptation": front["adaptation"],
             **({"view": front["view"]} if front["view"].nunique() > 1 else {}),
             "images/s": front["images_per_second"].map("{:.0f}".format, na_action="ignore"),
-            "range": [f"{a:.0f} to {b:.0f}" for a, b in zip(front["slowest"], front["fastest"], strict=True)],
+            "range": [
+                f"{a:.0f} to {b:.0f}"
+                for a, b in zip(front["slowest"], front["fastest"], strict=True)
+            ],
             "GFLOP/image": front["flops"].map(lambda flops: f"{flops / 1e9:.3g}"),
             "val top-1 %": (front["val_top1"] * 100).map("{:.1f}".format),
             "test top-1 %": (front["top1"] * 100).map("{:.1f}".format),
@@ -130,7 +168,9 @@ def advice(results: Results, front: pd.DataFrame) -> str:
     each, place = keys(front), int(front["val_top1"].argmax())
     lines = [f"- Without a limit, validation prefers {_with_cost(each[place], front.iloc[place])}."]
     gains = [results.difference(each[place], cell) for cell in each[:place]]
-    same = [(number, gain) for number, gain in enumerate(gains) if gain is not None and gain.low <= 0]
+    same = [
+        (number, gain) for number, gain in enumerate(gains) if gain is not None and gain.low <= 0
+    ]
     if same:
         number, gain = same[0]
         lines.append(
@@ -158,10 +198,11 @@ def compare_with_measured(results: Results, adaptation: str = "none") -> pd.Data
     """A sweep's test resolutions against the predicted ones; with several seeds, gains are means over them.
 
     Returns:
-        One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds), top1 (test), the
-        columns of `pair_ratios`, predicted, predicted_low and predicted_high (`neutral_test_sizes`, mean of ratios),
-        nearest (is this the ratio nearest 1?), best (highest chosen_by?), gain, gain_low and gain_high (test accuracy
-        minus the nearest size's, paired; nan for that one), contradicts.
+        One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds),
+        top1 (test), the columns of `pair_ratios`, predicted, predicted_low and predicted_high
+        (`neutral_test_sizes`, mean of ratios), nearest (is this the ratio nearest 1?), best
+        (highest chosen_by?), gain, gain_low and gain_high (test accuracy minus the nearest size's,
+        paired; nan for that one), contradicts.
 
     Raises:
         ValueError: no pair was run with this adaptation, or the images' sizes are not known.
@@ -171,7 +212,10 @@ def compare_with_measured(results: Results, adaptation: str = "none") -> pd.Data
     settings = results.sweep["settings"]
 
     def gain(train_size: int, test_size: int, nearest: int) -> Difference:
-        pair = [Cell(train_size, size, adaptation, settings["seeds"][0]) for size in (test_size, nearest)]
+        pair = [
+            Cell(train_size, size, adaptation, settings["seeds"][0])
+            for size in (test_size, nearest)
+        ]
         return results.difference(*pair) or UNKNOWN
 
     means = cells.agg(chosen_by=("val_top1", "mean"), top1=("top1", "mean"))
@@ -180,17 +224,24 @@ def compare_with_measured(results: Results, adaptation: str = "none") -> pd.Data
 
 
 def _compared(
-    cells: pd.DataFrame, crops: pd.DataFrame, resize: Resize, gain: Callable[[int, int, int], Difference]
+    cells: pd.DataFrame,
+    crops: pd.DataFrame,
+    resize: Resize,
+    gain: Callable[[int, int, int], Difference],
 ) -> pd.DataFrame:
     if cells.empty:
         raise ValueError("no pair was run to its end with this adaptation")
     pairs = list(cells[PAIR].itertuples(index=False, name=None))
-    predicted = neutral_test_sizes(crops, sorted({train for train, _ in pairs}), resize).drop(columns="ratio_of_means")
+    predicted = neutral_test_sizes(crops, sorted({train for train, _ in pairs}), resize).drop(
+        columns="ratio_of_means"
+    )
     names = {"mean_of_ratios": "predicted", "low": "predicted_low", "high": "predicted_high"}
     table = cells.merge(pair_ratios(crops, pairs, resize), on=PAIR).merge(
         predicted.rename(columns=names), on="train_size"
     )
-    return pd.concat([_judged(rows, gain) for _, rows in table.groupby("train_size")], ignore_index=True)
+    return pd.concat(
+        [_judged(rows, gain) for _, rows in table.groupby("train_size")], ignore_index=True
+    )
 
 
 def _judged(rows: pd.DataFrame, gain: Callable[[int, int, int], Difference]) -> pd.DataFrame:
@@ -218,7 +269,9 @@ def verdicts(comparison: pd.DataFrame, chosen_on: str = "validation") -> str:
     Args:
         chosen_on: the name of the part on which the best size was chosen.
     """
-    return "\n".join(f"- {_verdict(rows, chosen_on)}" for _, rows in comparison.groupby("train_size"))
+    return "\n".join(
+        f"- {_verdict(rows, chosen_on)}" for _, rows in comparison.groupby("train_size")
+    )
 
 
 def _verdict(rows: pd.DataFrame, chosen_on: str) -> str:
@@ -238,4 +291,6 @@ def _verdict(rows: pd.DataFrame, chosen_on: str) -> str:
         text += f"on test the difference is {Difference(*best[['gain', 'gain_low', 'gain_high']]).points()}."
     against = rows[rows["contradicts"]]
     sizes = ", ".join(f"{size} px" for size in against["test_size"])
-    return f"{text} " + (f"**Against the theory: {sizes}.**" if sizes else "No resolution contradicts the theory.")
+    return f"{text} " + (
+        f"**Against the theory: {sizes}.**" if sizes else "No resolution contradicts the theory."
+    )

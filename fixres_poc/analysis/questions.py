@@ -1,7 +1,7 @@
 """The five questions of a report. Each has one estimate, fixed beforehand in docs/design/evaluation_protocol.md.
 
-What is compared is chosen on validation, and averaged over train resolutions with equal weight. Accuracies are
-fractions.
+What is compared is chosen on validation, and averaged over train resolutions with equal weight.
+Accuracies are fractions.
 """
 
 import math
@@ -26,11 +26,13 @@ class Answer:
     """The answer to one question, on one test part.
 
     Attributes:
-        differences: what is credited is the smallest, by estimate and by each bound; none where it could not be asked.
+        differences: what is credited is the smallest, by estimate and by each bound; none where it
+            could not be asked.
         compared: for each difference the pairs of cells, one per train resolution.
         delta: the largest difference that does not matter.
         seeds: number of trainings per train resolution that all pairs have.
-        ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan where not known.
+        ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan
+            where not known.
         apart: for each difference its estimate at every pair of cells, of which it is the mean.
         ratios: `ratio` at every pair of cells.
     """
@@ -106,18 +108,30 @@ def answers(results: Results) -> list[Answer]:
         own = ranked[ranked["train_size"] == train]
         larger = own[own["test_size"] > train]
         plain = _first(larger[larger["adaptation"] == "none"])
-        size += [(cell, cell._replace(test_size=train)) for cell in plain if cell._replace(test_size=train) in results]
+        size += [
+            (cell, cell._replace(test_size=train))
+            for cell in plain
+            if cell._replace(test_size=train) in results
+        ]
         cells = _first(larger[larger["adaptation"].isin(ADAPTED)])
         adapted += [(cell, cell._replace(adaptation="none")) for cell in cells]
         trained += [(cell, results.once("baseline", cell.test_size)) for cell in _first(own)]
-    controlled = [(cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted]
+    controlled = [
+        (cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted
+    ]
     known = [(cell, results.once("zero_shot", cell.test_size)) for cell, _ in trained]
     claim = _claim(results, ranked)
     return [
         _answer(results, "size", delta, size),
         _answer(results, "adaptation", delta, adapted, controlled),
         _answer(results, "claim", delta, claim),
-        _answer(results, "training", delta, trained, *([known] if all(b in results for _, b in known) else [])),
+        _answer(
+            results,
+            "training",
+            delta,
+            trained,
+            *([known] if all(b in results for _, b in known) else []),
+        ),
     ]
 
 
@@ -141,7 +155,11 @@ def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contr
     known = [each for each in found if each is not None]
     if not ways[0] or len(known) < len(found):
         return Answer(question, delta=delta)
-    costs = [(training_cost(results, a), training_cost(results, b)) for a, b in ways[0]] if question == "claim" else []
+    costs = (
+        [(training_cost(results, a), training_cost(results, b)) for a, b in ways[0]]
+        if question == "claim"
+        else []
+    )
     return Answer(
         question,
         tuple(known),
@@ -149,7 +167,10 @@ def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contr
         delta,
         seeds=min(len(results.common_seeds(way)) for way in ways),
         ratio=_ratio(costs),
-        apart=tuple(tuple(results.mean_difference([pair]).estimate for pair in way) for way in ways),  # type: ignore[union-attr]
+        apart=tuple(
+            tuple(results.mean_difference([pair]).estimate for pair in way)  # type: ignore[union-attr]
+            for way in ways
+        ),
         ratios=tuple(_ratio([each]) for each in costs),
     )
 
@@ -157,7 +178,9 @@ def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contr
 def _ratio(costs: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> tuple[float, float]:
     """Sum of the first costs over the sum of the second ones, in FLOPs and in seconds."""
     first, second = ([sum(pair[n][i] for pair in costs) for i in (0, 1)] for n in (0, 1))
-    flops, seconds = (a / b if costs and b else math.nan for a, b in zip(first, second, strict=True))
+    flops, seconds = (
+        a / b if costs and b else math.nan for a, b in zip(first, second, strict=True)
+    )
     return flops, seconds
 
 
@@ -165,9 +188,9 @@ def gain_path(results: Results) -> pd.DataFrame:
     """The chosen cell's gain over the linear probe, split along the way, each step tested on the same images.
 
     Returns:
-        One row per step: step, train_size, test_size, adaptation, view, top1, against (the last step before it that was
-        run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar's mid-p); nan where a step was not run. Over
-        several seeds these are means, and there is no p.
+        One row per step: step, train_size, test_size, adaptation, view, top1, against (the last
+        step before it that was run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar's
+        mid-p); nan where a step was not run. Over several seeds these are means, and there is no p.
     """
     chosen = results.choose()
     train, test = chosen.train_size, chosen.test_size
@@ -178,7 +201,9 @@ def gain_path(results: Results) -> pd.DataFrame:
     if train != test:
         steps[f"tested at {test} instead"] = plain
         if chosen.adaptation in ADAPTED:
-            steps[f"control: adapted at {train}"] = plain._replace(adaptation=CONTROL + chosen.adaptation)
+            steps[f"control: adapted at {train}"] = plain._replace(
+                adaptation=CONTROL + chosen.adaptation
+            )
     if chosen.adaptation != "none":
         steps[f"adapted at {test} ({chosen.adaptation})"] = one_crop
     if chosen != one_crop:
@@ -190,8 +215,15 @@ def gain_path(results: Results) -> pd.DataFrame:
             row["top1"] = results.accuracy(cell).estimate
             gain = results.difference(cell, steps[last]) if last else None
             if gain is not None:
-                row |= {"against": last, "gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
+                row |= {
+                    "against": last,
+                    "gain": gain.estimate,
+                    "gain_low": gain.low,
+                    "gain_high": gain.high,
+                }
                 row["p"] = results.p_value(cell, steps[last])
             last = step
         rows.append(row)
-    return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"])
+    return pd.DataFrame(
+        rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"]
+    )

@@ -1,7 +1,8 @@
 """What one run leaves behind: predictions, metrics, versions and hardware, each file written atomically.
 
-A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view) and, written last,
-`metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test part unless named val.
+A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view)
+and, written last, `metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test
+part unless named val.
 """
 
 import hashlib
@@ -17,14 +18,24 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from fixres_poc.analysis.statistics import expected_calibration_error, macro_accuracy, wilson_interval
+from fixres_poc.analysis.statistics import (
+    expected_calibration_error,
+    macro_accuracy,
+    wilson_interval,
+)
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.provenance import LIBRARY, environment
 from fixres_poc.config.settings import RunSettings, Settings
 from fixres_poc.data.dataset import ImageDataset
 
 TOP = ["top1", "top2", "top3", "top4", "top5"]
-TYPES = {"image": "category", "split": "category", "test_size": "int16", "adaptation": "category", "view": "category"}
+TYPES = {
+    "image": "category",
+    "split": "category",
+    "test_size": "int16",
+    "adaptation": "category",
+    "view": "category",
+}
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
 
@@ -34,16 +45,21 @@ class Metrics:
 
     classes: Sequence[str] | None = None  # names, in the order of the labels
     images: Mapping[str, int] | None = None  # number per split
-    seconds: Mapping[str, Any] | None = None  # {"train": s, "adapt": {adaptation: s}, "evaluate": s}, or parts of it
-    eval_images_per_second: Mapping[str, float] | None = None  # by view; of the baseline by test resolution
+    # {"train": s, "adapt": {adaptation: s}, "evaluate": s}, or parts of it
+    seconds: Mapping[str, Any] | None = None
+    # by view; of the baseline by test resolution
+    eval_images_per_second: Mapping[str, float] | None = None
     peak_memory_bytes: int | None = None
     images_at_once: int | None = None  # that passed the frozen network
     memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
     best_epoch: int | None = None  # of stage 1, from 1
-    choices: Any = None  # a mapping or dataclass: what was chosen on validation, from what the settings list
-    tried: Mapping[str, list[Any]] | None = None  # what it was chosen from, with validation accuracies
-    moved: Mapping[str, float] | None = None  # how far each adaptation moved the affine weights of the last batch norm
+    # a mapping or dataclass: what was chosen on validation, from what the settings list
+    choices: Any = None
+    # what it was chosen from, with validation accuracies
+    tried: Mapping[str, list[Any]] | None = None
+    # how far each adaptation moved the affine weights of the last batch norm
+    moved: Mapping[str, float] | None = None
     zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
     leakage: Mapping[str, Any] | None = None  # findings of the leakage check
     activations: list[dict[str, Any]] | None = None  # what enters the classifier, by framing
@@ -64,11 +80,18 @@ def typed(predictions: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"predictions lack the columns {missing}")
     if "train" in set(predictions["split"]):
         raise ValueError("split 'train': only val and test parts are predicted")
-    return predictions[list(TYPES)].assign(probability=predictions["probability"].round(4)).astype(TYPES)
+    return (
+        predictions[list(TYPES)]
+        .assign(probability=predictions["probability"].round(4))
+        .astype(TYPES)
+    )
 
 
 def record_run(
-    settings: RunSettings, data: ImageDataset | None = None, predictions: pd.DataFrame | None = None, **measured: Any
+    settings: RunSettings,
+    data: ImageDataset | None = None,
+    predictions: pd.DataFrame | None = None,
+    **measured: Any,
 ) -> None:
     """Write what a notebook leaves in its run's folder: `write_run` with data, GPU and peak memory filled in.
 
@@ -78,28 +101,37 @@ def record_run(
     Raises:
         TypeError: `Metrics` has no such field.
     """
-    from fixres_poc.model.device import device_name, peak_memory_bytes  # here, since it brings in torch
+    # here, since it brings in torch
+    from fixres_poc.model.device import device_name, peak_memory_bytes
 
     if data is not None:
         measured |= {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
-    measured = {k: v.to_dict("list") if isinstance(v, pd.DataFrame) else v for k, v in measured.items()}
+    measured = {
+        k: v.to_dict("list") if isinstance(v, pd.DataFrame) else v for k, v in measured.items()
+    }
     metrics = Metrics(**measured, peak_memory_bytes=peak_memory_bytes())
     folder = run_folder(settings.sweep, settings.run_name)  # type: ignore[attr-defined]  # every notebook's has one
     write_run(folder, settings, metrics, predictions, device_name())
 
 
 def write_run(
-    folder: Path, settings: Settings, metrics: Metrics, predictions: pd.DataFrame | None = None, gpu: str | None = None
+    folder: Path,
+    settings: Settings,
+    metrics: Metrics,
+    predictions: pd.DataFrame | None = None,
+    gpu: str | None = None,
 ) -> None:
     """Write `predictions.parquet` and then `metrics.json`, each atomically, into a run's folder.
 
     Args:
-        predictions: columns image, split (val, test, or the extra test part's name), test_size (px), adaptation, view,
-            target, top1..top5 (class indices, -1 where there are fewer than 5 classes) and probability (of top1).
+        predictions: columns image, split (val, test, or the extra test part's name), test_size
+            (px), adaptation, view, target, top1..top5 (class indices, -1 where there are fewer than
+            5 classes) and probability (of top1).
         gpu: name of the accelerator.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
-    begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())  # a sweep's kernel has it
+    # a sweep's kernel has it
+    begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())
     content["wall_seconds"] = time.time() - begun
     if predictions is not None:
         predictions = typed(predictions)
@@ -108,7 +140,9 @@ def write_run(
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
         content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
     measured = {key: value for key, value in asdict(metrics).items() if value is not None}
-    content["used"] = _used(settings) | {key: measured.pop(key) for key in ("data", "checkpoint") if key in measured}
+    content["used"] = _used(settings) | {
+        key: measured.pop(key) for key in ("data", "checkpoint") if key in measured
+    }
     write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
 
 
@@ -133,15 +167,17 @@ def summarise(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per test resolution, adaptation, view and test part, in order of appearance, "test" before an extra part.
 
     Returns:
-        Columns test_size, adaptation, view, test_part, n_val, val_top1, n_test, top1, top1_low and top1_high (95 %
-        Wilson), top5, macro_accuracy, ece (15 bins).
+        Columns test_size, adaptation, view, test_part, n_val, val_top1, n_test, top1, top1_low and
+        top1_high (95 % Wilson), top5, macro_accuracy, ece (15 bins).
     """
     names = ["test_size", "adaptation", "view"]
     rows = []
     for key, cell in predictions.groupby(names, sort=False, observed=True):
         extra = sorted(set(cell["split"]) - {"val", "test"})
         for part in ["test", *extra]:
-            rows.append({**dict(zip(names, key, strict=True)), "test_part": part, **_accuracies(cell, part)})
+            rows.append(
+                {**dict(zip(names, key, strict=True)), "test_part": part, **_accuracies(cell, part)}
+            )
     return pd.DataFrame(rows)
 
 

@@ -30,13 +30,29 @@ from fixres_poc.analysis.cells import (
     unguarded,
 )
 from fixres_poc.analysis.record import TYPES
-from fixres_poc.analysis.statistics import Difference, mcnemar_p, mean_over_seeds, paired_difference, wilson_interval
+from fixres_poc.analysis.statistics import (
+    Difference,
+    mcnemar_p,
+    mean_over_seeds,
+    paired_difference,
+    wilson_interval,
+)
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, sweep_folder
 from fixres_poc.config.settings import CROPS, DataSettings
 from fixres_poc.config.validation import validate
 
-MEANS = ["size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece", "train_seconds"]
+MEANS = [
+    "size_ratio",
+    "n_val",
+    "val_top1",
+    "n_test",
+    "top1",
+    "top5",
+    "macro_accuracy",
+    "ece",
+    "train_seconds",
+]
 MEANS += ["adapt_seconds", "eval_images_per_second"]
 
 
@@ -46,7 +62,11 @@ def _rows_by_seed(values: Collection["pd.Series[Any]"]) -> pd.DataFrame:
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
-    return status.iloc[0] if status.nunique() == 1 else f"{(status == 'done').sum()} of {len(status)} done"
+    return (
+        status.iloc[0]
+        if status.nunique() == 1
+        else f"{(status == 'done').sum()} of {len(status)} done"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,8 +104,9 @@ class Results:
     def cells(self) -> pd.DataFrame:
         """Rows of `table` about `part`, one for all seeds of a cell, and the column `seeds`: how many ran to their end.
 
-        Where there is more than one seed, numbers are means over those that ran, `seed` is the first of them, top-1 has
-        the interval of `accuracy`, p-values are missing, and the status says how many ran.
+        Where there is more than one seed, numbers are means over those that ran, `seed` is the
+        first of them, top-1 has the interval of `accuracy`, p-values are missing, and the status
+        says how many ran.
         """
         own = self.table[(self.table["test_part"] == self.part) | (self.table["status"] != "done")]
         table = own.reset_index(drop=True)
@@ -93,12 +114,25 @@ class Results:
         table = table.assign(seeds=ok.astype(int), test_part=self.part)
         if not table.duplicated(GRID).any():
             return table
-        groups = table.assign(seed=table["seed"].where(ok)).groupby(GRID, sort=False, as_index=False)
+        groups = table.assign(seed=table["seed"].where(ok)).groupby(
+            GRID, sort=False, as_index=False
+        )
         means = dict.fromkeys(MEANS, "mean")
-        cells = groups.agg({"seed": "first", "test_part": "first", **means, "seeds": "sum", "status": _joint_status})
+        cells = groups.agg(
+            {
+                "seed": "first",
+                "test_part": "first",
+                **means,
+                "seeds": "sum",
+                "status": _joint_status,
+            }
+        )
         cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
-        bounds = {"top1_low": [each.low for each in found], "top1_high": [each.high for each in found]}
+        bounds = {
+            "top1_low": [each.low for each in found],
+            "top1_high": [each.high for each in found],
+        }
         return cells.assign(**bounds).reindex(columns=[*COLUMNS, "seeds"])
 
     def seeds(self, cell: Cell) -> list[int]:
@@ -115,14 +149,17 @@ class Results:
         if not hits:
             return Difference(float("nan"), float("nan"), float("nan"))
         if len(hits) == 1:
-            return Difference(float(hits[0].mean()), *wilson_interval(int(hits[0].sum()), len(hits[0])))
+            return Difference(
+                float(hits[0].mean()), *wilson_interval(int(hits[0].sum()), len(hits[0]))
+            )
         return mean_over_seeds(_rows_by_seed(hits), least=0)
 
     def difference(self, first: Cell, second: Cell) -> Difference | None:
         """Accuracy of the first cell minus the second's, over the seeds that both have, on the same images.
 
         Returns:
-            `paired_difference` for one seed, else `mean_over_seeds`; None where the cells are one, or share no seed.
+            `paired_difference` for one seed, else `mean_over_seeds`; None where the cells are one,
+            or share no seed.
         """
         return self.mean_difference([(first, second)])
 
@@ -137,48 +174,70 @@ class Results:
             return None
         if len(found) == len(seeds) == 1:
             return paired_difference(*found[0][seeds[0]])
-        apart = [_rows_by_seed([each[s][0].astype(int) - each[s][1].astype(int) for s in seeds]) for each in found]
-        joined = pd.concat(apart, join="inner", keys=range(len(apart)))  # images that all of them have
+        apart = [
+            _rows_by_seed([each[s][0].astype(int) - each[s][1].astype(int) for s in seeds])
+            for each in found
+        ]
+        # images that all of them have
+        joined = pd.concat(apart, join="inner", keys=range(len(apart)))
         return mean_over_seeds(joined.groupby(level=1).mean(), least=-1)
 
     def common_seeds(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[int]:
         """Seeds at which both cells of every pair were run to their end."""
-        return sorted(set.intersection(*(set(self._pairs(*pair)) for pair in pairs))) if pairs else []
+        return (
+            sorted(set.intersection(*(set(self._pairs(*pair)) for pair in pairs))) if pairs else []
+        )
 
     def p_value(self, first: Cell, second: Cell) -> float:
         """McNemar's mid-p for one seed; nan for several, which it is not made for."""
         pairs = list(self._pairs(first, second).values())
         return mcnemar_p(*pairs[0]) if len(pairs) == 1 else float("nan")
 
-    def _pairs(self, first: Cell, second: Cell) -> dict[int, tuple["pd.Series[bool]", "pd.Series[bool]"]]:
+    def _pairs(
+        self, first: Cell, second: Cell
+    ) -> dict[int, tuple["pd.Series[bool]", "pd.Series[bool]"]]:
         """Correctness of both on the same images, by seed; what ran only once is held against each."""
         if first._replace(seed=second.seed) == second:
             return {}
-        sides = [{seed: cell._replace(seed=seed) for seed in self.seeds(cell)} for cell in (first, second)]
+        sides = [
+            {seed: cell._replace(seed=seed) for seed in self.seeds(cell)}
+            for cell in (first, second)
+        ]
         for own, other, cell in zip(sides, reversed(sides), (first, second), strict=True):
             if cell.adaptation in ONCE and own:
                 only = next(iter(own.values()))
                 own |= dict.fromkeys(other, only)
         ones, others = sides
         both = [seed for seed in ones if seed in others]
-        return {each: aligned(self._correct[ones[each]], self._correct[others[each]]) for each in both}
+        return {
+            each: aligned(self._correct[ones[each]], self._correct[others[each]]) for each in both
+        }
 
     def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
 
-        Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the smaller train size.
-        Baseline, controls and full fine-tuning are no candidates, nor are cells that ran with fewer seeds than others.
+        Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the
+        smaller train size. Baseline, controls and full fine-tuning are no candidates, nor are cells
+        that ran with fewer seeds than others.
 
         Args:
-            also: adaptations that compete besides, such as baseline; simpler ones win ties against them.
-            by_train_size: leave out cells with fewer seeds than others of their train resolution, not than any.
+            also: adaptations that compete besides, such as baseline; simpler ones win ties against
+                them.
+            by_train_size: leave out cells with fewer seeds than others of their train resolution,
+                not than any.
         """
         order = (*CANDIDATES, *also)
         rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
-        most = rows.groupby("train_size")["seeds"].transform("max") if by_train_size else rows["seeds"].max()
+        most = (
+            rows.groupby("train_size")["seeds"].transform("max")
+            if by_train_size
+            else rows["seeds"].max()
+        )
         rows = rows[(rows["seeds"] == most) | rows["adaptation"].isin(ONCE)]
         ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(CROPS)}
-        ranked: pd.DataFrame = rows.assign(loss=(1 - rows["val_top1"]).round(5), **ranks).sort_values(["loss", *TIES])
+        ranked: pd.DataFrame = rows.assign(
+            loss=(1 - rows["val_top1"]).round(5), **ranks
+        ).sort_values(["loss", *TIES])
         return ranked
 
     def choose(self) -> Cell:
@@ -189,7 +248,9 @@ class Results:
         """
         ranked = self.ranked()
         if ranked.empty:
-            raise InputError(f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end")
+            raise InputError(
+                f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end"
+            )
         return keys(ranked)[0]
 
     def stability(self, draws: int = 1000) -> float:
@@ -197,11 +258,15 @@ class Results:
         chosen, correct = self.choose(), correct_by_cell(self.predictions, "val")
         ranked = self.ranked().sort_values(TIES)
         hits = [
-            pd.concat([correct[cell._replace(seed=seed)] for seed in self.seeds(cell)], axis=1).mean(axis=1)
+            pd.concat(
+                [correct[cell._replace(seed=seed)] for seed in self.seeds(cell)], axis=1
+            ).mean(axis=1)
             for cell in keys(ranked)
         ]
         table = pd.concat(hits, axis=1, join="inner").to_numpy()
-        weights = np.random.default_rng(0).multinomial(len(table), np.full(len(table), 1 / len(table)), draws)
+        weights = np.random.default_rng(0).multinomial(
+            len(table), np.full(len(table), 1 / len(table)), draws
+        )
         first = (weights @ table).round(9).argmax(axis=1)  # of equals the first
         same = (ranked[PAIR] == [chosen.train_size, chosen.test_size]).all(axis=1).to_numpy()
         return float(same[first].mean())
@@ -219,7 +284,8 @@ class Results:
     def data_settings(self) -> DataSettings:
         """Which images the sweep used."""
         values = {key: self.sweep["settings"][key] for key in DataSettings.model_fields}
-        own = sweep_folder(self.sweep["settings"]["name"]) / "sweep.json"  # the report names no folder of this machine
+        # the report names no folder of this machine
+        own = sweep_folder(self.sweep["settings"]["name"]) / "sweep.json"
         if own.is_file():
             values["dataset"] = json.loads(own.read_text(encoding="utf-8"))["dataset"]
         return validate(DataSettings, values, "sweep.json")
@@ -241,9 +307,14 @@ def load_results(report: str) -> Results:
         sweep = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         return Results(
             table=table[COLUMNS].assign(error=table["error"].map(unguarded)),
-            predictions=pd.read_parquet(folder / "predictions.parquet", columns=[*TYPES, *CELL_TYPES]),
+            predictions=pd.read_parquet(
+                folder / "predictions.parquet", columns=[*TYPES, *CELL_TYPES]
+            ),
             images=listed.assign(image=listed[IMAGE_COLUMNS]["image"].map(unguarded)),
-            sweep=sweep | {key: sweep[key] for key in ("settings", "runs", "classes", "images", "versions")},
+            sweep=sweep
+            | {key: sweep[key] for key in ("settings", "runs", "classes", "images", "versions")},
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder}: not the tables of a report of this version ({error})") from None
+        raise InputError(
+            f"{folder}: not the tables of a report of this version ({error})"
+        ) from None

@@ -1,7 +1,8 @@
 """Accuracies with intervals, and paired comparisons of two classifiers on the same images.
 
-Accuracies, probabilities and differences are fractions. `correct`, `first` and `second` are booleans of shape (N,): was
-the image classified correctly? Two classifiers' arrays are aligned, image by image.
+Accuracies, probabilities and differences are fractions. `correct`, `first` and `second` are
+booleans of shape (N,): was the image classified correctly? Two classifiers' arrays are aligned,
+image by image.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtrit
 
-LEAST_SHARE = 2 / 3  # of the variance between images: what `mean_over_seeds` takes for the whole at least
+# of the variance between images: what `mean_over_seeds` takes for the whole at least
+LEAST_SHARE = 2 / 3
 
 
 class Difference(NamedTuple):
     """A difference of two accuracies, or one accuracy, and its interval, all in [-1, 1].
 
-    `error` is the standard error (nan: not known), `freedom` its degrees of freedom. The interval lies about `centre`,
-    which the added images of `paired_difference` draw to the middle of the scale, and is cut off at `least` and 1.
+    `error` is the standard error (nan: not known), `freedom` its degrees of freedom. The interval
+    lies about `centre`, which the added images of `paired_difference` draw to the middle of the
+    scale, and is cut off at `least` and 1.
     """
 
     estimate: float
@@ -39,9 +42,12 @@ class Difference(NamedTuple):
     def detectable(self, power: float = 0.8, level: float = 0.95) -> float:
         """Smallest true difference that the interval tells from 0 with that power; at most 1, nan without `error`.
 
-        It takes `error` for exact. With 3 to 5 trainings that is uncertain, and a power of 0.8 may be one of 0.6.
+        It takes `error` for exact. With 3 to 5 trainings that is uncertain, and a power of 0.8 may
+        be one of 0.6.
         """
-        return float(np.minimum(stdtrit(self.freedom, [(1 + level) / 2, power]).sum() * self.error, 1.0))
+        return float(
+            np.minimum(stdtrit(self.freedom, [(1 + level) / 2, power]).sum() * self.error, 1.0)
+        )
 
     def points(self) -> str:
         """The difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'."""
@@ -76,8 +82,9 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
 def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
     """Two-sided p-value of McNemar's mid-p test that both classifiers are equally often correct.
 
-    The exact binomial p-value less the probability of the table seen, which nearly always keeps the level, and is less
-    cautious than the exact test (Fagerland, Lydersen and Laake, 2013). No disagreement at all gives 1.
+    The exact binomial p-value less the probability of the table seen, which nearly always keeps the
+    level, and is less cautious than the exact test (Fagerland, Lydersen and Laake, 2013). No
+    disagreement at all gives 1.
 
     Raises:
         ValueError: the arrays differ in shape.
@@ -91,9 +98,9 @@ def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
 def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
     """Accuracy of the first classifier minus that of the second, with the Bonett-Price interval.
 
-    The interval is Wald's after one image was added to each of the two kinds of disagreement (Bonett and Price, 2012;
-    recommended by Fagerland, Lydersen and Laake, 2014). It is centred closer to 0 than the estimate, which is the plain
-    difference.
+    The interval is Wald's after one image was added to each of the two kinds of disagreement
+    (Bonett and Price, 2012; recommended by Fagerland, Lydersen and Laake, 2014). It is centred
+    closer to 0 than the estimate, which is the plain difference.
 
     Args:
         first: correctness of the first classifier, (N,) booleans.
@@ -114,16 +121,19 @@ def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) 
 def mean_over_seeds(values: ArrayLike, least: float, level: float = 0.95) -> Difference:
     """Mean over S trainings and N images, with an interval for other trainings and other images; S = 1: other images.
 
-    Trainings and images are crossed random effects: with the mean squares A between trainings, B between images and E
-    of the rest, the mean has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). Here
-    A + B - E is at least two thirds of B, and t has the degrees of freedom that Satterthwaite (1946) gives for the
-    larger of A and those two thirds. Both come from simulations as in tests/analysis/test_simulated_coverage.py,
-    with 3.3 % disagreements, alike or not over trainings: 95 % intervals cover 94 to 98 % with 3 or 5 trainings, where
-    his for A + B - E cover 92 % at worst, and 88 to 98 % with 2. As in `paired_difference` two images are added to
-    each training, one at either end; the other trainings have the centre there.
+    Trainings and images are crossed random effects: with the mean squares A between trainings, B
+    between images and E of the rest, the mean has the variance (A + B - E) / (S N) (Searle, Casella
+    and McCulloch, 1992; Owen, 2007). Here A + B - E is at least two thirds of B, and t has the
+    degrees of freedom that Satterthwaite (1946) gives for the larger of A and those two thirds.
+    Both come from simulations as in tests/analysis/test_simulated_coverage.py, with 3.3 %
+    disagreements, alike or not over trainings: 95 % intervals cover 94 to 98 % with 3 or 5
+    trainings, where his for A + B - E cover 92 % at worst, and 88 to 98 % with 2. As in
+    `paired_difference` two images are added to each training, one at either end; the other
+    trainings have the centre there.
 
     Args:
-        values: (S, N), such as correctness, or first minus second classifier's; any numbers in [least, 1].
+        values: (S, N), such as correctness, or first minus second classifier's; any numbers in
+            [least, 1].
         least: the smallest possible value, 0 or -1; the largest is 1.
 
     Raises:
@@ -138,7 +148,9 @@ def mean_over_seeds(values: ArrayLike, least: float, level: float = 0.95) -> Dif
     rows, columns = table.mean(axis=1, keepdims=True), table.mean(axis=0)
     by_training = images * float(((rows - mean) ** 2).sum()) / spare
     by_image = (seeds * float(((columns - centre) ** 2).sum()) + ends) / (images + 1)
-    rest = (float(((table - rows - columns + mean) ** 2).sum()) + (seeds - 1) * ends) / (spare * (images + 1))
+    rest = (float(((table - rows - columns + mean) ** 2).sum()) + (seeds - 1) * ends) / (
+        spare * (images + 1)
+    )
     floor = LEAST_SHARE * by_image
     error = (max(by_training + by_image - rest, floor) / (seeds * (images + 2))) ** 0.5
     freedom = max(by_training, floor) ** 2 / (by_training**2 / spare + floor**2 / (images + 1))
@@ -154,7 +166,9 @@ def _with_interval(found: Difference, level: float) -> Difference:
 def _discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int, int]:
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"correctness of shapes {a.shape} and {b.shape}: need two equally long rows")
+        raise ValueError(
+            f"correctness of shapes {a.shape} and {b.shape}: need two equally long rows"
+        )
     return int(np.sum(a & ~b)), int(np.sum(b & ~a)), a.size
 
 
@@ -185,7 +199,11 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd
     p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     which = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
     table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1})
-    return table.groupby(which).agg({"confidence": "mean", "accuracy": "mean", "images": "sum"}).reset_index(drop=True)
+    return (
+        table.groupby(which)
+        .agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
+        .reset_index(drop=True)
+    )
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -211,7 +229,9 @@ def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) 
     """
     hits = pd.Series(np.asarray(targets) == np.asarray(predicted)).groupby(np.asarray(targets))
     table = hits.agg(images="size", correct="sum").rename_axis("class").reset_index()
-    bounds = [wilson_interval(*pair) for pair in zip(table["correct"], table["images"], strict=True)]
+    bounds = [
+        wilson_interval(*pair) for pair in zip(table["correct"], table["images"], strict=True)
+    ]
     table = table.assign(accuracy=table["correct"] / table["images"], low=[a for a, _ in bounds])
     table = table.assign(high=[b for _, b in bounds]).sort_values("accuracy", kind="stable")
     names = [classes[index] for index in table["class"]]
@@ -233,14 +253,18 @@ def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
     return float(recall_score(targets, predicted, labels=labels, average="macro", zero_division=0))
 
 
-def confused_pairs(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
+def confused_pairs(
+    targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]
+) -> pd.DataFrame:
     """Ordered pairs of classes by how many images of the one are taken for the other.
 
     Returns:
         Columns target, predicted (names), images (number) and share (of the target's images).
     """
     table = pd.DataFrame({"target": np.asarray(targets), "predicted": np.asarray(predicted)})
-    pairs = table[table["target"] != table["predicted"]].value_counts().rename("images").reset_index()
+    pairs = (
+        table[table["target"] != table["predicted"]].value_counts().rename("images").reset_index()
+    )
     share = pairs["images"] / pairs["target"].map(table["target"].value_counts())
     names = {key: [classes[index] for index in pairs[key]] for key in ("target", "predicted")}
     return pairs.assign(**names, share=share)

@@ -1,6 +1,7 @@
 """What all commands share: the application, its one-line errors, its options.
 
-Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped by Ctrl-C.
+Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped
+by Ctrl-C.
 """
 
 import contextlib
@@ -21,21 +22,34 @@ from fixres_poc.config.files import home, resolve
 from fixres_poc.config.settings import NAMED_DATASETS
 from fixres_poc.config.sweep_settings import SweepSettings
 
-# jsonschema, which reads notebooks, would import this for a second, to check names of a kind that notebooks lack.
+# jsonschema, which reads notebooks, would import this for a second, to check names of a kind that
+# notebooks lack.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-SweepFile = Annotated[Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)]
+SweepFile = Annotated[
+    Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)
+]
 DATASET = "synthetic, a named one such as oxford_pets, or a folder of class folders; replaces the file's, and the "
 DATASET += "sweep's name becomes <file's stem>-<folder's name>, as in reports/images-birds"
 Dataset = Annotated[str | None, typer.Option(help=DATASET)]
-Weights = Annotated[str | None, typer.Option(help="file to load instead of the backbone's own weights")]
+Weights = Annotated[
+    str | None, typer.Option(help="file to load instead of the backbone's own weights")
+]
 Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
-Replace = Annotated[bool, typer.Option("--replace", help="delete finished runs made with other settings")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="delete finished runs made with other settings")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, in fractions, seconds and bytes")]
-Run = Annotated[str, typer.Argument(help="a finished run's folder, runs/<sweep>/<run>", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(help="a finished run's folder, runs/<sweep>/<run>", show_default=False)
+]
 ADAPTATION = "an adaptation of the run; default: the best on validation"
 Adaptation = Annotated[str | None, typer.Option(help=ADAPTATION, show_default=False)]
-Adaptations = Annotated[list[str] | None, typer.Option("--adaptation", help="may be given several times")]
-TEST_SIZE: Any = typer.Option(min=32, max=2048, help="side of the test crop in px", show_default=False)
+Adaptations = Annotated[
+    list[str] | None, typer.Option("--adaptation", help="may be given several times")
+]
+TEST_SIZE: Any = typer.Option(
+    min=32, max=2048, help="side of the test crop in px", show_default=False
+)
 
 
 class OneLineErrors(TyperGroup):
@@ -83,7 +97,10 @@ def dataset_here(given: str) -> str:
     """The name of a named dataset, or the absolute path of a folder."""
     if given in ("", "synthetic", *NAMED_DATASETS):
         if given and Path(given).is_dir():
-            print(f"dataset {given}: the one of that name, not the folder {here(given)}; ./{given} is", file=sys.stderr)
+            print(
+                f"dataset {given}: the one of that name, not the folder {here(given)}; ./{given} is",
+                file=sys.stderr,
+            )
         return given
     return str(here(given))
 
@@ -94,7 +111,9 @@ def load(file: Path, **overrides: str | None) -> SweepSettings:
 
     given = {key: value for key, value in overrides.items() if value is not None}
     given |= {key: str(here(given[key])) for key in ("weights", "imagenet_list") if given.get(key)}
-    return load_sweep(here(file), given | {key: dataset_here(given[key]) for key in given if key == "dataset"})
+    return load_sweep(
+        here(file), given | {key: dataset_here(given[key]) for key in given if key == "dataset"}
+    )
 
 
 def records(table: Any) -> Any:
@@ -103,15 +122,21 @@ def records(table: Any) -> Any:
 
 
 app = typer.Typer(
-    cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
 @app.callback()
 def describe() -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
-    gc.set_threshold(1_000_000, 20, 100)  # looking for garbage among what imports leave took a fifth of their time
+    # looking for garbage among what imports leave took a fifth of their time
+    gc.set_threshold(1_000_000, 20, 100)
     surroundings.shield()
-    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
+    # a path may hold letters that the terminal's encoding has not
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

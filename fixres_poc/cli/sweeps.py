@@ -30,8 +30,12 @@ def sweep(
     dataset: Dataset = None,
     backbone: Backbone = None,
     weights: Weights = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="processor cores to use, all by default")] = None,
-    profile: Annotated[Path | None, typer.Option(help="folder of a Snakemake profile; default: this machine")] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="processor cores to use, all by default")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="folder of a Snakemake profile; default: this machine")
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """Run all missing parts of a sweep: images, runs, report."""
@@ -39,7 +43,9 @@ def sweep(
     from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
     if profile and not (here(profile) / "config.yaml").is_file():
-        raise InputError(f"profile = {str(here(profile))!r}: no folder with a config.yaml; see profiles/slurm")
+        raise InputError(
+            f"profile = {str(here(profile))!r}: no folder with a config.yaml; see profiles/slurm"
+        )
     settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
     if not run_sweep(settings, cores, str(here(profile)) if profile else LOCAL_PROFILE, replace):
         raise typer.Exit(1)
@@ -68,8 +74,12 @@ def plan(
     dataset: Dataset = None,
     backbone: Backbone = None,
     weights: Weights = None,
-    memory: Annotated[str | None, typer.Option(help="of the card to plan for, such as 16GiB")] = None,
-    tflops: Annotated[float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="of the card to plan for, such as 16GiB")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say how much memory and time a sweep will need.
@@ -96,13 +106,18 @@ def data(file: SweepFile, dataset: Dataset = None) -> None:
 
 @app.command(epilog="Example: fixres-poc audit /my/birds --json")
 def audit(
-    images: Annotated[str, typer.Argument(help="a sweep file, or a folder of class folders", show_default=False)],
-    imagenet_list: Annotated[str | None, typer.Option(help="ImageNet's training images, one a line")] = None,
+    images: Annotated[
+        str, typer.Argument(help="a sweep file, or a folder of class folders", show_default=False)
+    ],
+    imagenet_list: Annotated[
+        str | None, typer.Option(help="ImageNet's training images, one a line")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Look for leaked test images and near duplicates.
 
-    Leaked: the network may know them. Near duplicates are those in two parts of the split, or in two classes.
+    Leaked: the network may know them. Near duplicates are those in two parts of the split, or in
+    two classes.
     """
     from fixres_poc.config.validation import validate
     from fixres_poc.data.dataset import load_dataset
@@ -112,20 +127,27 @@ def audit(
         given = load(Path(images), imagenet_list=imagenet_list)
         values = given.model_dump(include=set(DatasetSettings.model_fields))
     else:
-        values = {"dataset": dataset_here(images), "imagenet_list": imagenet_list and str(here(imagenet_list))}
+        values = {
+            "dataset": dataset_here(images),
+            "imagenet_list": imagenet_list and str(here(imagenet_list)),
+        }
     settings = validate(DatasetSettings, values, "audit")
     data = load_dataset(settings)
     for note in data.notes:
         print(printable(note), file=sys.stderr)
     found = check_leakage(data, settings.imagenet_list)
     twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
-    summary = [f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)]
+    summary = [
+        f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)
+    ]
     say(*summary, *twins, found.verdict().replace("**", ""), json=json and found.record())
 
 
 @app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
 def report(
-    source: Annotated[Path, typer.Argument(help="a sweep file, or the folder of a report", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(help="a sweep file, or the folder of a report", show_default=False)
+    ],
     dataset: Dataset = None,
     backbone: Backbone = None,
     weights: Weights = None,
@@ -147,20 +169,27 @@ def report(
 
 
 @app.command(epilog="Example: fixres-poc publish sweeps/demo.yml")
-def publish(file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None) -> None:
+def publish(
+    file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None
+) -> None:
     """Copy a report to docs/reports, where reports are committed."""
     from fixres_poc.sweep import reporting
 
-    say(f"published: {reporting.publish(load(file, dataset=dataset, backbone=backbone, weights=weights).name)}")
+    say(
+        f"published: {reporting.publish(load(file, dataset=dataset, backbone=backbone, weights=weights).name)}"
+    )
 
 
 @app.command(epilog="Example: fixres-poc compare dogs10 dogs10-tf_efficientnet_lite2")
 def compare(
-    names: Annotated[list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)],
+    names: Annotated[
+        list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)
+    ],
 ) -> None:
     """Put sweeps side by side: networks, or datasets.
 
-    Networks on the same images are compared image by image. On different images, only verdicts are compared.
+    Networks on the same images are compared image by image. On different images, only verdicts are
+    compared.
     """
     from fixres_poc.report import overview
 
@@ -169,13 +198,22 @@ def compare(
 
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
-    settings_files: Annotated[list[Path], typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)],
+    settings_files: Annotated[
+        list[Path], typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)
+    ],
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
-    time_limit: Annotated[int | None, typer.Option(min=1, help="most seconds that each may take")] = None,
+    time_limit: Annotated[
+        int | None, typer.Option(min=1, help="most seconds that each may take")
+    ] = None,
     turn: Annotated[
-        int, typer.Option(min=1, hidden=True, help="1 for the first try; others leave what fails by itself")
+        int,
+        typer.Option(
+            min=1, hidden=True, help="1 for the first try; others leave what fails by itself"
+        ),
     ] = 1,
-    done: Annotated[Path | None, typer.Option(hidden=True, help="file to make at the end; skips what is done")] = None,
+    done: Annotated[
+        Path | None, typer.Option(hidden=True, help="file to make at the end; skips what is done")
+    ] = None,
 ) -> None:
     """Run notebooks from their settings files, as a sweep does.
 

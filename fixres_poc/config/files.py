@@ -31,12 +31,14 @@ def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
     """Absolute form of a path; `~` is the user's home.
 
     Args:
-        base: folder of relative paths: the repository, as for all settings; of the command line, the working folder.
+        base: folder of relative paths: the repository, as for all settings; of the command line,
+            the working folder.
 
     Links stay as they are given, so that no message names what they lead to.
 
     Raises:
-        InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown user's home.
+        InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown
+            user's home.
     """
     try:
         absolute = base / Path(path).expanduser()
@@ -51,26 +53,38 @@ def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
 def impersonal(value: Any, *paths: str | None) -> Any:
     """Text, or nested lists and mappings of it, with the folders of this machine and its user cut to their names.
 
-    A path is cut where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in `/data/birds2`, a URL or a
-    closing tag. It is for text and for a notebook's cells, not for finished pages. Images (keys image/...) stay.
+    A path is cut where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in
+    `/data/birds2`, a URL or a closing tag. It is for text and for a notebook's cells, not for
+    finished pages. Images (keys image/...) stay.
 
     Args:
         paths: files and folders that are cut as well, such as those of `named_paths`.
     """
-    names = {str(path): path.name for path in (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))}
+    names = {
+        str(path): path.name
+        for path in (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))
+    }
     for each in filter(None, paths):
         known = [str(Path(each)), str(resolve(each)), os.path.realpath(resolve(each))]
         names |= dict.fromkeys(known, os.path.basename(os.path.abspath(each)))
     names |= {html.escape(path): html.escape(name) for path, name in names.items()}
-    private = [re.escape(path) for path in sorted(names, key=len, reverse=True) if path[0] == "/" and names[path]]
-    before = r"\x1b\[[\d;]*m|\\[nrt]|file://|(?<![\w.~/<-])(?<!&lt;)"  # a colour, or a line end in a quoted text, may
+    private = [
+        re.escape(path)
+        for path in sorted(names, key=len, reverse=True)
+        if path[0] == "/" and names[path]
+    ]
+    # a colour, or a line end in a quoted text, may
+    before = r"\x1b\[[\d;]*m|\\[nrt]|file://|(?<![\w.~/<-])(?<!&lt;)"
     pattern = re.compile(rf"({before})({'|'.join(private)})(?![\w~-]|\.\w)")
 
     def cut(value: Any) -> Any:
         if isinstance(value, str):
             return pattern.sub(lambda found: found[1] + names[found[2]], value)
         if isinstance(value, Mapping):
-            return {key: each if str(key).startswith("image/") else cut(each) for key, each in value.items()}
+            return {
+                key: each if str(key).startswith("image/") else cut(each)
+                for key, each in value.items()
+            }
         return [cut(each) for each in value] if isinstance(value, list | tuple) else value
 
     return cut(value)
@@ -79,7 +93,10 @@ def impersonal(value: Any, *paths: str | None) -> Any:
 def named_paths(settings: Mapping[str, Any]) -> list[str | None]:
     """Files and folders that the settings of a run or a sweep name."""
     extra = settings.get("extra_test") or {}
-    return [*(settings.get(key) for key in ("dataset", "weights", "imagenet_list")), extra.get("folder")]
+    return [
+        *(settings.get(key) for key in ("dataset", "weights", "imagenet_list")),
+        extra.get("folder"),
+    ]
 
 
 def sweep_folder(sweep: str) -> Path:
@@ -96,8 +113,8 @@ def report_folder(report: str) -> Path:
     """Folder of a report.
 
     Args:
-        report: name of a sweep, whose report is in reports/<sweep>; or a folder, such as docs/reports/demo. A relative
-            one is looked for in `home`, then in the repository.
+        report: name of a sweep, whose report is in reports/<sweep>; or a folder, such as
+            docs/reports/demo. A relative one is looked for in `home`, then in the repository.
     """
     folder = home() / (report if "/" in report else f"reports/{report}")
     return REPOSITORY / report if "/" in report and not folder.exists() else folder
@@ -115,13 +132,16 @@ def read_record(file: Path, **types: Any) -> dict[str, Any]:
     """A JSON file of ours as a table; empty where it is absent or damaged, so that it is made anew.
 
     Args:
-        types: of entries that it must have, such as `fingerprint=str`; `dict | None` where the entry may be absent.
+        types: of entries that it must have, such as `fingerprint=str`; `dict | None` where the
+            entry may be absent.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    fits = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in types.items())
+    fits = isinstance(content, dict) and all(
+        isinstance(content.get(key), kind) for key, kind in types.items()
+    )
     return content if fits else {}
 
 
@@ -136,7 +156,9 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         InputError: a folder lies in the file's place.
     """
     if path.is_dir():
-        raise InputError(f"{path}: a folder lies where a file of that name is to be written; move it away")
+        raise InputError(
+            f"{path}: a folder lies where a file of that name is to be written; move it away"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -154,12 +176,15 @@ def check_output(path: Path, suffix: str) -> None:
     """Refuse a file to write before the work for it is done.
 
     Raises:
-        InputError: another suffix than the given one, a folder, or no folder around it that may be written to.
+        InputError: another suffix than the given one, a folder, or no folder around it that may be
+            written to.
     """
     if path.suffix != suffix or path.is_dir():
         raise InputError(f"output = {str(path)!r}: allowed is a file whose name ends in {suffix}")
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"output = {str(path)!r}: the folder {str(path.parent)!r} is not there, or not writable")
+        raise InputError(
+            f"output = {str(path)!r}: the folder {str(path.parent)!r} is not there, or not writable"
+        )
 
 
 def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:

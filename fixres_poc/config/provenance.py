@@ -1,7 +1,8 @@
 """What results were made with: code of library and notebooks, versions, hardware. Neither torch nor pandas in here.
 
-A run is outdated when its notebook's code or one of `RESULT_PACKAGES` has changed. The other packages only run, choose
-from and show what was computed before: `analysis` starts from stored predictions at every report.
+A run is outdated when its notebook's code or one of `RESULT_PACKAGES` has changed. The other
+packages only run, choose from and show what was computed before: `analysis` starts from stored
+predictions at every report.
 """
 
 import contextlib
@@ -23,7 +24,16 @@ from fixres_poc.config.files import REPOSITORY, home, read_record, write_atomica
 
 RESULT_PACKAGES = ("data", "model", "method")
 REPORT_FILES = (".py", ".csv", ".j2", ".js", ".css", ".mplstyle")
-PACKAGES = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy"]
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+]
 PACKAGES += ["papermill", "nbconvert"]
 INJECTED = "injected-parameters"
 """Tag of the cell that papermill adds."""
@@ -32,7 +42,8 @@ T = TypeVar("T")
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS: all
+    # macOS: all
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def library_hash(everything: bool = False) -> str:
@@ -56,14 +67,17 @@ LIBRARY = library_hash()
 def kept(function: Callable[..., T]) -> Callable[..., T]:
     """Like `functools.cache`, and for later processes too: in runs/.cache, by arguments, library, torch and timm.
 
-    For functions of a network's name and the like, whose arguments and results are numbers, strings and tuples of them.
+    For functions of a network's name and the like, whose arguments and results are numbers, strings
+    and tuples of them.
     """
 
     @functools.cache
     @functools.wraps(function)
     def call(*arguments: Any) -> T:
         versions = [metadata.version(name) for name in ("torch", "timm")]
-        key = json.dumps([function.__module__, function.__qualname__, arguments, library_hash(), versions])
+        key = json.dumps(
+            [function.__module__, function.__qualname__, arguments, library_hash(), versions]
+        )
         file = home() / "runs" / ".cache" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         found = read_record(file)
         if found.get("key") == key and "result" in found:
@@ -92,11 +106,19 @@ def code_hash(notebook: Path | Mapping[str, Any], kinds: tuple[str, ...] = ("cod
         InputError: no such notebook, or it is not a notebook.
     """
     try:
-        content = json.loads(notebook.read_text(encoding="utf-8")) if isinstance(notebook, Path) else notebook
-        cells = [cell for cell in content["cells"] if INJECTED not in cell["metadata"].get("tags", ())]
+        content = (
+            json.loads(notebook.read_text(encoding="utf-8"))
+            if isinstance(notebook, Path)
+            else notebook
+        )
+        cells = [
+            cell for cell in content["cells"] if INJECTED not in cell["metadata"].get("tags", ())
+        ]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] in kinds]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{notebook}: cannot be read as a notebook ({type(error).__name__}: {error})") from None
+        raise InputError(
+            f"{notebook}: cannot be read as a notebook ({type(error).__name__}: {error})"
+        ) from None
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
 
@@ -104,7 +126,10 @@ def processor() -> str:
     """Name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:
@@ -116,7 +141,12 @@ def environment(gpu: str | None = None) -> dict[str, Any]:
     Returns:
         `versions` (name to version) and `hardware` (cpu, cores, memory_bytes, gpu).
     """
-    hardware = {"cpu": processor(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpu": gpu}
+    hardware = {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": gpu,
+    }
     versions = {"python": platform.python_version(), "fixres_poc": __version__}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,11 +1,12 @@
 """The state of a run, decided here alone, and its error line.
 
-runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run is at work, which
-stays if it is killed; `error.txt` after a failure: the one-line message, then the traceback; after success what
-`OUTPUTS` names, `metrics.json` last. `state` looks at which files are there; `checked` reads them as well.
+runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run
+is at work, which stays if it is killed; `error.txt` after a failure: the one-line message, then the
+traceback; after success what `OUTPUTS` names, `metrics.json` last. `state` looks at which files are
+there; `checked` reads them as well.
 
-settings.json says what is `wanted`: digests of the notebook's code, the library, the weights file and the images.
-metrics.json says what was `used`. A run is valid if they agree.
+settings.json says what is `wanted`: digests of the notebook's code, the library, the weights file
+and the images. metrics.json says what was `used`. A run is valid if they agree.
 """
 
 import json
@@ -19,7 +20,13 @@ from typing import Any, Literal, TypeVar
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as text_tqdm
 
-from fixres_poc.config.files import CHECKPOINT, file_digest, read_record, run_folder, write_atomically
+from fixres_poc.config.files import (
+    CHECKPOINT,
+    file_digest,
+    read_record,
+    run_folder,
+    write_atomically,
+)
 from fixres_poc.config.provenance import code_hash
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
@@ -38,14 +45,21 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
         total: number of items, where `iterable` has no length.
     """
     if watched():
-        # disable=None: no bar where a log takes what a terminal would show; a notebook's widget is always shown
-        return tqdm(iterable, desc=description, total=total, leave=False, file=sys.stderr, disable=None)
+        # disable=None: no bar where a log takes what a terminal would show; a notebook's widget is
+        # always shown
+        return tqdm(
+            iterable, desc=description, total=total, leave=False, file=sys.stderr, disable=None
+        )
     return _written(iterable, description, total, os.environ["FIXRES_PROGRESS"])
 
 
-def _written(iterable: Iterable[T], description: str, total: int | None, target: str) -> Iterable[T]:
+def _written(
+    iterable: Iterable[T], description: str, total: int | None, target: str
+) -> Iterable[T]:
     with open(target, "a", encoding="utf-8") as file:
-        yield from text_tqdm(iterable, desc=description, total=total, file=file, ncols=79, mininterval=1, ascii=True)
+        yield from text_tqdm(
+            iterable, desc=description, total=total, file=file, ncols=79, mininterval=1, ascii=True
+        )
 
 
 State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
@@ -103,8 +117,8 @@ def checked(sweep: str, run: Run) -> Outcome:
     A run by hand has no settings.json, so only its settings and images are compared.
 
     Returns:
-        "damaged" where metrics or predictions are not what was written; "outdated" where the run was made with other
-        settings or used anything else than is wanted.
+        "damaged" where metrics or predictions are not what was written; "outdated" where the run
+        was made with other settings or used anything else than is wanted.
     """
     folder, found = run_folder(sweep, run.name), state(sweep, run)
     if found != "done":
@@ -123,15 +137,22 @@ def checked(sweep: str, run: Run) -> Outcome:
     wanted |= {"data": images_record(sweep).get("fingerprint", wanted.get("data"))}
     used = {"data": wanted["data"]} | metrics.get("used", {})  # some notebooks read no images
     if changed := [key for key in USED if wanted.get(key) not in (None, used.get(key))]:
-        names = USED | {"notebook": f"code of {run.notebook}", "weights": f"weights {run.parameters.get('weights')}"}
-        return Outcome(run, "outdated", f"made with other {', '.join(names[key] for key in changed)}")
+        names = USED | {
+            "notebook": f"code of {run.notebook}",
+            "weights": f"weights {run.parameters.get('weights')}",
+        }
+        return Outcome(
+            run, "outdated", f"made with other {', '.join(names[key] for key in changed)}"
+        )
     return Outcome(run, "done", metrics=metrics)
 
 
 def checkpoint_is_intact(sweep: str, training: Outcome) -> bool:
     """Whether the checkpoint of a training is the one that its metrics name. Only pairs need it."""
     written = training.get("used", "checkpoint")
-    return written is not None and written == file_digest(run_folder(sweep, training.run.name) / CHECKPOINT)
+    return written is not None and written == file_digest(
+        run_folder(sweep, training.run.name) / CHECKPOINT
+    )
 
 
 def outcomes(sweep: SweepSettings) -> list[Outcome]:
@@ -141,8 +162,13 @@ def outcomes(sweep: SweepSettings) -> list[Outcome]:
         found[run.name] = outcome = checked(sweep.name, run)
         for training in [found[name] for name in run.needs] if outcome.status == "done" else []:
             used = outcome.get("used", "checkpoint") if run.notebook == "04_fixres" else None
-            if training.status == "outdated" or used not in (None, training.get("used", "checkpoint")):
-                found[run.name] = Outcome(run, "outdated", f"made with {training.run.name} as it was before")
+            if training.status == "outdated" or used not in (
+                None,
+                training.get("used", "checkpoint"),
+            ):
+                found[run.name] = Outcome(
+                    run, "outdated", f"made with {training.run.name} as it was before"
+                )
     return list(found.values())
 
 
@@ -183,7 +209,11 @@ def fail(folder: Path, message: str, trace: str = "") -> None:
 def error_line(folder: Path) -> str:
     """The one-line message that a failed run has left."""
     file = folder / ERROR
-    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file.is_file() else []
+    lines = (
+        file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if file.is_file()
+        else []
+    )
     return lines[0] if lines else "no message"
 
 

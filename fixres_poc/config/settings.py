@@ -9,14 +9,26 @@ EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
-ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
+ADAPTATIONS: tuple[Adaptation, ...] = (
+    "none",
+    "equalised",
+    "bn_stats",
+    "head",
+    "head_bn_stats",
+    "head_bn",
+)
 ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn")
 """Adaptations of a tail on images. Each has a control: the same one, done at the train resolution."""
 CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
 SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
-NAMED_DATASETS = {"stanford_dogs": False, "oxford_pets": True, "flowers102": False, "fgvc_aircraft": False}
+NAMED_DATASETS = {
+    "stanford_dogs": False,
+    "oxford_pets": True,
+    "flowers102": False,
+    "fgvc_aircraft": False,
+}
 """Datasets that are downloaded by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
 MOST_EPOCHS = 100_000
@@ -48,7 +60,9 @@ Size = Annotated[int, Field(ge=32, le=2048)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(unique)]
 Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(unique)]
 Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(unique)]
-Views = Annotated[tuple[View, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_with_center)]
+Views = Annotated[
+    tuple[View, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_with_center)
+]
 Text = Annotated[str, Field(min_length=1)]
 Backbone = Annotated[Text, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -88,31 +102,43 @@ class ExtraTest(Settings):
     @model_validator(mode="after")
     def _of_its_own(self) -> Self:
         if self.name in SPLITS:
-            raise ValueError(f"name = {self.name!r}: one of the dataset's own parts; allowed is another name")
+            raise ValueError(
+                f"name = {self.name!r}: one of the dataset's own parts; allowed is another name"
+            )
         return self
 
 
 class DataSettings(Settings):
     """Which images, and how they are split."""
 
-    dataset: str = Field("synthetic", min_length=1, description="synthetic, a named one, or a folder")
-    image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(None, description="most images; None: all")
+    dataset: str = Field(
+        "synthetic", min_length=1, description="synthetic, a named one, or a folder"
+    )
+    image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(
+        None, description="most images; None: all"
+    )
     split_seed: Seed = Field(0, description="seed of the split and of the drawing")
     extra_test: ExtraTest | None = Field(None, description="a second test part")
-    show_images: bool | None = Field(None, description="may notebooks and report show images? None: by their licence")
+    show_images: bool | None = Field(
+        None, description="may notebooks and report show images? None: by their licence"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.show_images and not NAMED_DATASETS.get(self.dataset, True):
             raise ValueError(f"show_images = True: the terms of {self.dataset} do not allow it")
         if self.dataset == "synthetic" and (self.image_limit or 0) > 100_000:
-            raise ValueError(f"image_limit = {self.image_limit}: at most 100000 synthetic images are drawn")
+            raise ValueError(
+                f"image_limit = {self.image_limit}: at most 100000 synthetic images are drawn"
+            )
         return self
 
     @property
     def images_shown(self) -> bool:
         """Whether notebooks and report show images: as set, else by the terms of a named dataset."""
-        return NAMED_DATASETS.get(self.dataset, True) if self.show_images is None else self.show_images
+        return (
+            NAMED_DATASETS.get(self.dataset, True) if self.show_images is None else self.show_images
+        )
 
 
 class RunSettings(Settings):
@@ -131,7 +157,9 @@ class OverviewSettings(RunSettings):
 class DatasetSettings(DataSettings, RunSettings):
     """A look at the images (notebook 01)."""
 
-    imagenet_list: Text | None = Field(None, description="text file of ImageNet's training images, one a line")
+    imagenet_list: Text | None = Field(
+        None, description="text file of ImageNet's training images, one a line"
+    )
     run_name: ClassVar[str] = "dataset"
 
 
@@ -139,12 +167,20 @@ class ModelSettings(DataSettings):
     """Which network, and how images reach it."""
 
     backbone: Backbone = "efficientnet_lite0"
-    weights: Text | None = Field(None, description="file to load instead of the backbone's own weights")
-    weights_key: Text | None = Field(None, description="entry of that file; None: the plain weights")
-    mean_std: tuple[Triple, Triple] | None = Field(None, description="per channel, in [0, 1]; None: the backbone's")
+    weights: Text | None = Field(
+        None, description="file to load instead of the backbone's own weights"
+    )
+    weights_key: Text | None = Field(
+        None, description="entry of that file; None: the plain weights"
+    )
+    mean_std: tuple[Triple, Triple] | None = Field(
+        None, description="per channel, in [0, 1]; None: the backbone's"
+    )
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    memory_format: Literal["auto", "channels_last", "nchw"] = Field("auto", description="auto: see model/device.py")
+    memory_format: Literal["auto", "channels_last", "nchw"] = Field(
+        "auto", description="auto: see model/device.py"
+    )
     resize: Literal["short_side", "height"] = "short_side"
 
 
@@ -152,26 +188,42 @@ class MethodSettings(ModelSettings):
     """How both stages are trained."""
 
     epochs: Epochs = 4
-    learning_rate: FirstRate | FirstRates = Field(0.01, description="of stage 1; 0: the trunk stays as it is")
-    head_start: Literal["probe", "random", "file"] = Field("probe", description="classifier that stage 1 starts from")
-    class_order: Names | None = Field(None, description="classes of the weights file in its order; None: sorted")
-    batch_norm: BatchNorm | BatchNorms = Field("train", description="of stage 1; frozen: it keeps its statistics")
+    learning_rate: FirstRate | FirstRates = Field(
+        0.01, description="of stage 1; 0: the trunk stays as it is"
+    )
+    head_start: Literal["probe", "random", "file"] = Field(
+        "probe", description="classifier that stage 1 starts from"
+    )
+    class_order: Names | None = Field(
+        None, description="classes of the weights file in its order; None: sorted"
+    )
+    batch_norm: BatchNorm | BatchNorms = Field(
+        "train", description="of stage 1; frozen: it keeps its statistics"
+    )
     label_smoothing: Smoothing = 0.1
     adapt_epochs: Epochs | EpochCounts = 2
     adapt_learning_rate: Rate | Rates = 0.01
     adapt_label_smoothing: Smoothing = 0.0
-    gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations, not store them")
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto", description="recompute activations, not store them"
+    )
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
         if 0 in several(self.learning_rate) and self.head_start == "random":
-            raise ValueError("learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe")
+            raise ValueError(
+                "learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe"
+            )
         if self.head_start == "file" and self.weights is None:
-            raise ValueError("head_start = 'file': the classifier of a weights file; allowed with weights")
+            raise ValueError(
+                "head_start = 'file': the classifier of a weights file; allowed with weights"
+            )
         if self.weights_key is not None and self.weights is None:
             raise ValueError("weights_key: an entry of a weights file; allowed with weights")
         if self.class_order is not None and self.head_start != "file":
-            raise ValueError("class_order: of a weights file's classifier; allowed with head_start: file")
+            raise ValueError(
+                "class_order: of a weights file's classifier; allowed with head_start: file"
+            )
         return self
 
 
@@ -188,8 +240,12 @@ class TrainSettings(MethodSettings, RunSettings):
 
     seed: Seed = 0
     train_size: Size
-    tuning_size: Size | None = Field(None, description="where stage 2's lists are chosen from; None: train resolution")
-    tuned_by: Seed | None = Field(None, description="seed of the training whose choices hold here; None: chosen here")
+    tuning_size: Size | None = Field(
+        None, description="where stage 2's lists are chosen from; None: train resolution"
+    )
+    tuned_by: Seed | None = Field(
+        None, description="seed of the training whose choices hold here; None: chosen here"
+    )
 
     @property
     def tuned(self) -> bool:
@@ -227,7 +283,9 @@ class PairSettings(TrainSettings):
 class ResultsSettings(Settings):
     """The report (notebook 05)."""
 
-    report: str = Field("docs/reports/demo", min_length=1, description="folder with the tables of a report")
+    report: str = Field(
+        "docs/reports/demo", min_length=1, description="folder with the tables of a report"
+    )
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {

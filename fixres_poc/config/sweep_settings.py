@@ -48,8 +48,12 @@ class TrainedNetwork(Settings):
 
     path: Text = Field(description="safetensors, or what torch.save wrote")
     architecture: Backbone | None = Field(None, description="None: the sweep's backbone")
-    train_size: Size | None = Field(None, description="side of the crop that it was trained on, px; None: train_sizes")
-    classes: Names | None = Field(None, description="in the file's order; None: what the file says, else sorted")
+    train_size: Size | None = Field(
+        None, description="side of the crop that it was trained on, px; None: train_sizes"
+    )
+    classes: Names | None = Field(
+        None, description="in the file's order; None: what the file says, else sorted"
+    )
     weights_key: Text | None = Field(None, description="entry of the file; None: the plain weights")
 
 
@@ -57,9 +61,15 @@ class SweepSettings(MethodSettings):
     """The keys of a sweep file. Only `dataset` and the sizes are required."""
 
     name: Name
-    trained: TrainedNetwork | None = Field(None, description="a network trained elsewhere: a file, or a table")
-    imagenet_list: Text | None = Field(None, description="text file of ImageNet's training images, one a line")
-    skip_unreadable: bool = Field(False, description="leave out images that cannot be read, and list them")
+    trained: TrainedNetwork | None = Field(
+        None, description="a network trained elsewhere: a file, or a table"
+    )
+    imagenet_list: Text | None = Field(
+        None, description="text file of ImageNet's training images, one a line"
+    )
+    skip_unreadable: bool = Field(
+        False, description="leave out images that cannot be read, and list them"
+    )
     dataset: str = Field(min_length=1)
     pairs: Pairs | None = None
     train_sizes: Sizes | None = None
@@ -68,9 +78,15 @@ class SweepSettings(MethodSettings):
     views: Views = ("center",)
     full_pairs: Pairs | None = Field(None, description="pairs for which `full` is run as well")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(unique)] = (0,)
-    delta: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="largest difference that does not matter")
-    equal_compute: bool = Field(False, description="epochs in proportion to 1 / size^2, of the largest size's")
-    run_time_limit: Annotated[int, Field(ge=1)] | None = Field(None, description="most seconds a run may take, or none")
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.01, description="largest difference that does not matter"
+    )
+    equal_compute: bool = Field(
+        False, description="epochs in proportion to 1 / size^2, of the largest size's"
+    )
+    run_time_limit: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="most seconds a run may take, or none"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -80,13 +96,21 @@ class SweepSettings(MethodSettings):
         given = {"path": given} if isinstance(given, str) else given
         if not isinstance(given, Mapping):
             return values
-        own = {"weights": given.get("path"), "backbone": given.get("architecture"), "class_order": given.get("classes")}
+        own = {
+            "weights": given.get("path"),
+            "backbone": given.get("architecture"),
+            "class_order": given.get("classes"),
+        }
         own["weights_key"] = given.get("weights_key")
         own["train_sizes"] = given.get("train_size") and (given["train_size"],)
-        own = {key: value for key, value in own.items() if value is not None} | {"head_start": "file"}
+        own = {key: value for key, value in own.items() if value is not None} | {
+            "head_start": "file"
+        }
         own["learning_rate"] = 0.0
         if other := [key for key in own if key in values and values[key] != own[key]]:
-            raise ValueError(f"{other[0]} = {values[other[0]]!r}: trained says {own[other[0]]!r}; give one of the two")
+            raise ValueError(
+                f"{other[0]} = {values[other[0]]!r}: trained says {own[other[0]]!r}; give one of the two"
+            )
         return {**values, **own, "trained": given}
 
     @model_validator(mode="after")
@@ -107,7 +131,9 @@ class SweepSettings(MethodSettings):
         """(train_size, test_size) of every pair, in the file's order."""
         if self.pairs is not None:
             return self.pairs
-        return tuple((train, test) for train in self.train_sizes or () for test in self.test_sizes or ())
+        return tuple(
+            (train, test) for train in self.train_sizes or () for test in self.test_sizes or ()
+        )
 
     def data_settings(self) -> DataSettings:
         """Which images the sweep uses."""
@@ -118,11 +144,17 @@ class SweepSettings(MethodSettings):
         shared = self.model_dump() | {"sweep": self.name}
         sizes = tuple(sorted({BASELINE_SIZE, *(test for _, test in self.resolution_pairs())}))
         stems = ["00_state_of_the_art", "01_dataset_eda", "02_baseline"]
-        stems = stems[: 2 if self.head_start == "file" else 3]  # a probe of a trained trunk is no baseline of training
+        # a probe of a trained trunk is no baseline of training
+        stems = stems[: 2 if self.head_start == "file" else 3]
         once = (_run(stem, shared | {"seed": self.seeds[0], "test_sizes": sizes}) for stem in stems)
         runs = {run.name: run for run in once}
         for seed, (train_size, test_size) in product(self.seeds, self.resolution_pairs()):
-            own = {"seed": seed, "train_size": train_size, "test_size": test_size, **self._of_train_size(train_size)}
+            own = {
+                "seed": seed,
+                "train_size": train_size,
+                "test_size": test_size,
+                **self._of_train_size(train_size),
+            }
             training = self._training(shared | own)
             if (train_size, test_size) in (self.full_pairs or ()):
                 own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
@@ -138,7 +170,13 @@ class SweepSettings(MethodSettings):
         """
         jobs: dict[str, tuple[Run, ...]] = {}
         for run in self.runs():
-            own = run.needs[0] if run.notebook == "04_fixres" else run.name if run.notebook == "03_train" else "dataset"
+            own = (
+                run.needs[0]
+                if run.notebook == "04_fixres"
+                else run.name
+                if run.notebook == "03_train"
+                else "dataset"
+            )
             jobs[own] = (*jobs.get(own, ()), run)
         return jobs
 

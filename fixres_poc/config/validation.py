@@ -33,7 +33,9 @@ class _Loader(yaml.SafeLoader):
         names = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
             names.add(str(key.value))
         return super().construct_mapping(node, deep)
 
@@ -46,7 +48,8 @@ def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
         source: where they come from, named in the error.
 
     Raises:
-        InputError: unknown key, missing key or impossible value, in one line that names it and what is allowed.
+        InputError: unknown key, missing key or impossible value, in one line that names it and what
+            is allowed.
     """
     try:
         return model.model_validate(_as_tuple(dict(values)))
@@ -65,7 +68,10 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
     # what may be a value or a list of values is wrong in both ways
     as_one = isinstance(errors[0]["input"], tuple) and [*map(type, errors[0]["loc"])] == [str, str]
     first = errors[1] if as_one and len(errors) > 1 else errors[0]
-    names = [str(part) for part in first["loc"][: 1 + (first["loc"][:1] in (("extra_test",), ("trained",)))]]
+    names = [
+        str(part)
+        for part in first["loc"][: 1 + (first["loc"][:1] in (("extra_test",), ("trained",)))]
+    ]
     key, kind = ".".join(names), first["type"]
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key, model.model_fields, n=1)
@@ -74,8 +80,15 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
     if kind == "missing" and len(first["loc"]) == len(names):
         return f"key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = {"tuple_type": "should be a list, such as [64, 96]", "too_short": "may not be empty"}.get(kind, message)
-    if key in ("pairs", "full_pairs") and kind in ("missing", "too_long", "tuple_type") and len(first["loc"]) > 1:
+    message = {
+        "tuple_type": "should be a list, such as [64, 96]",
+        "too_short": "may not be empty",
+    }.get(kind, message)
+    if (
+        key in ("pairs", "full_pairs")
+        and kind in ("missing", "too_long", "tuple_type")
+        and len(first["loc"]) > 1
+    ):
         message = "each pair is [train_size, test_size]"
     if kind == "float_type" and isinstance(first["input"], str):
         message += "; YAML wants a point in it, such as 1.0e-3"
@@ -97,22 +110,34 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         overrides: keys that replace those of the file (None values are passed over).
 
     Raises:
-        InputError: no such file, not YAML, not a table of keys, a wrong key or value, a name that is not allowed,
-            or a name that another folder's sweep has already.
+        InputError: no such file, not YAML, not a table of keys, a wrong key or value, a name that
+            is not allowed, or a name that another folder's sweep has already.
     """
     file = resolve(path)
     content = _content(path, file)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least")
+        raise InputError(
+            f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least"
+        )
     if "name" in content:
-        raise InputError(f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}")
+        raise InputError(
+            f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}"
+        )
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    other = [key for key in NAMED if key in given and _place(key, given[key]) != _place(key, content.get(key))]
+    other = [
+        key
+        for key in NAMED
+        if key in given and _place(key, given[key]) != _place(key, content.get(key))
+    ]
     name = "-".join([file.stem, *(_short(key, given[key]) for key in other)])
     if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
-        what = f"at most {LONGEST_NAME} of A to Z, digits, '_', '.' and '-', a letter or digit first"
+        what = (
+            f"at most {LONGEST_NAME} of A to Z, digits, '_', '.' and '-', a letter or digit first"
+        )
         made = " and ".join(["the file's name", *other])
-        raise InputError(f"{path}: {made} name the sweep, and {name!r} is not allowed; allowed: {what}")
+        raise InputError(
+            f"{path}: {made} name the sweep, and {name!r} is not allowed; allowed: {what}"
+        )
     sweep = validate(SweepSettings, content | given | {"name": name}, str(path))
     _refuse_name_of_another(sweep)
     return sweep
@@ -142,15 +167,24 @@ def _content(path: str | Path, file: Path) -> Any:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
+        problem = (
+            getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
+        )
         raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
-    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # what PyYAML's makers of values raise
+    except (
+        ValueError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # what PyYAML's makers of values raise
         raise InputError(f"{path}: not valid YAML ({type(error).__name__}: {error})") from None
 
 
 def _refuse_name_of_another(sweep: SweepSettings) -> None:
     """Two folders or files of one name would take each other's runs away."""
-    before = read_record(home() / "runs" / sweep.name / "sweep.json", dataset=str, weights=str | None)
+    before = read_record(
+        home() / "runs" / sweep.name / "sweep.json", dataset=str, weights=str | None
+    )
     for key in ("dataset", "weights"):
         now, then = getattr(sweep, key), before.get(key)
         if now and then and resolve(now) != resolve(then):
@@ -164,21 +198,25 @@ def check_run(settings_file: Path) -> None:
     """Refuse a settings file that no sweep has written: papermill turns the keys of its parameters into code.
 
     Raises:
-        InputError: it cannot be read, or names another notebook or other parameters than the project has.
+        InputError: it cannot be read, or names another notebook or other parameters than the
+            project has.
     """
     given = read_record(settings_file, notebook=str, parameters=dict)
     if not given:
         raise InputError(f"{settings_file.absolute()}: cannot be read as a settings file")
     if given["notebook"] not in NOTEBOOKS:
-        raise InputError(f"{settings_file}: notebook = {given['notebook']!r}: allowed: {', '.join(NOTEBOOKS)}")
+        raise InputError(
+            f"{settings_file}: notebook = {given['notebook']!r}: allowed: {', '.join(NOTEBOOKS)}"
+        )
     validate(NOTEBOOKS[given["notebook"]], given["parameters"], str(settings_file))
 
 
 def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
     """Validate a notebook's parameters: the fields of `model` among the notebook's globals.
 
-    papermill puts a misspelt parameter into a cell of its own and only warns. So the names assigned in the cells of
-    literals that ran right before this one (the parameters cell and papermill's) are checked as well.
+    papermill puts a misspelt parameter into a cell of its own and only warns. So the names assigned
+    in the cells of literals that ran right before this one (the parameters cell and papermill's)
+    are checked as well.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -186,8 +224,12 @@ def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
     Raises:
         InputError: as `validate`.
     """
-    names = set(_assigned_before(namespace.get("In", ()))) | {key for key in model.model_fields if key in namespace}
-    return validate(model, {name: namespace[name] for name in names if name in namespace}, "parameters")
+    names = set(_assigned_before(namespace.get("In", ()))) | {
+        key for key in model.model_fields if key in namespace
+    }
+    return validate(
+        model, {name: namespace[name] for name in names if name in namespace}, "parameters"
+    )
 
 
 def _assigned_before(history: Iterable[str]) -> list[str]:
@@ -197,9 +239,16 @@ def _assigned_before(history: Iterable[str]) -> list[str]:
             statements = ast.parse(source).body
         except SyntaxError:
             break
-        if not statements or not all(isinstance(each, ast.Assign) and _is_literal(each.value) for each in statements):
+        if not statements or not all(
+            isinstance(each, ast.Assign) and _is_literal(each.value) for each in statements
+        ):
             break
-        names += [target.id for each in statements for target in each.targets if isinstance(target, ast.Name)]  # type: ignore[attr-defined]
+        names += [
+            target.id
+            for each in statements
+            for target in each.targets  # type: ignore[attr-defined]
+            if isinstance(target, ast.Name)
+        ]
     return names
 
 

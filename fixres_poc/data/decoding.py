@@ -59,10 +59,12 @@ def opened(path: Path) -> Iterator[ImageFile]:
     All threads together hold images of at most `MOST_PIXELS` open; others wait.
 
     Raises:
-        UnreadableError: a damaged file or another format; no regular file; a file of more than 512 MiB or made to take
-            long; more than 120 million pixels, fewer in formats that cost more; one side more than 100 times the other;
-            and every error that the code using the image raises, apart from the following.
-        InputError, MemoryError: a fault of the disk, the network, access rights or memory, not of the image.
+        UnreadableError: a damaged file or another format; no regular file; a file of more than 512
+            MiB or made to take long; more than 120 million pixels, fewer in formats that cost more;
+            one side more than 100 times the other; and every error that the code using the image
+            raises, apart from the following.
+        InputError, MemoryError: a fault of the disk, the network, access rights or memory, not of
+            the image.
     """
     try:
         status = path.stat()
@@ -93,13 +95,16 @@ def _cost(image: ImageFile, file: io.BufferedReader) -> int:
     """Units of the budget that decoding an image takes.
 
     Raises:
-        ValueError: too many pixels, too long a shape, or content that is slow to decode for its size.
+        ValueError: too many pixels, too long a shape, or content that is slow to decode for its
+            size.
     """
     (width, height), codec = image.size, image.tile[0].codec_name if image.tile else ""
     factor = COSTS.get(str(image.format), COSTS.get(codec, 1))
     cost, most = width * height * factor, MOST_PIXELS // factor
     if cost > MOST_PIXELS or max(width, height) > MOST_ASPECT * min(width, height):
-        raise ValueError(f"{width} x {height} px: more than {most}, or a side more than {MOST_ASPECT} times the other")
+        raise ValueError(
+            f"{width} x {height} px: more than {most}, or a side more than {MOST_ASPECT} times the other"
+        )
     mark = b"#" if codec == "ppm_plain" else b"\xff\xda" if "progressive" in image.info else b""
     if mark and file.seek(0) == 0 and file.read().count(mark) > MOST_SCANS:
         raise ValueError(f"more than {MOST_SCANS} scans or comments")
@@ -118,27 +123,40 @@ def orientation(image: Image.Image) -> int:
 def as_rgb(image: ImageFile) -> Image.Image:
     """An image as it is read everywhere: upright by its EXIF orientation, RGB, 8 bits a channel.
 
-    An orientation that cannot be read counts as none. Transparency is dropped, so that the colours under it show. Of
-    an animation or of several pages it is the first. Grey values of 12 and 16 bits are scaled, where Pillow would clip.
+    An orientation that cannot be read counts as none. Transparency is dropped, so that the colours
+    under it show. Of an animation or of several pages it is the first. Grey values of 12 and 16
+    bits are scaled, where Pillow would clip.
 
     Raises:
-        ValueError: signed, float or 32-bit values, whose range no file says; an image that has all of its content in
-            its transparency, or in the low bits of 16.
+        ValueError: signed, float or 32-bit values, whose range no file says; an image that has all
+            of its content in its transparency, or in the low bits of 16.
     """
     tags, coded = getattr(image, "tag_v2", {}), str(image.tile[:1])
     unranged = image.mode == "F" or (image.mode == "I" and image.format == "TIFF")
     if unranged or set(tags.get(ExifTags.Base.SampleFormat, (1,))) != {1}:
-        raise ValueError("signed, float or 32-bit values without a range; convert it to 8 or 16 bits")
+        raise ValueError(
+            "signed, float or 32-bit values without a range; convert it to 8 or 16 bits"
+        )
     deep = image.mode.startswith("I") or ";16" in coded or "ppm" in coded
     image.load()
     upright = ImageOps.exif_transpose(image) if orientation(image) > 1 else image
     if upright.mode.startswith("I"):
         scale = 255 / (2 ** int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0]) - 1)
-        slope, start = (-scale, 255.5) if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else (scale, 0.5)
+        slope, start = (
+            (-scale, 255.5)
+            if tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+            else (scale, 0.5)
+        )
         upright = upright.point(lambda value: value * slope + start).convert("L")
     rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-    if (deep or upright.has_transparency_data) and _plain(rgb) and (deep or not _plain(upright.convert("RGBA"))):
-        raise ValueError("of one colour in 8 bits without transparency; scale it, or put it on a background")
+    if (
+        (deep or upright.has_transparency_data)
+        and _plain(rgb)
+        and (deep or not _plain(upright.convert("RGBA")))
+    ):
+        raise ValueError(
+            "of one colour in 8 bits without transparency; scale it, or put it on a background"
+        )
     return rgb
 
 
@@ -150,7 +168,8 @@ def measure(paths: Iterable[Path], decode: bool = True) -> Iterator[Size]:
     """Decode every image once, or its header alone, to find broken ones before hours are spent.
 
     Yields:
-        For every image (width, height) in px as it is shown, EXIF orientation applied, or why it cannot be used.
+        For every image (width, height) in px as it is shown, EXIF orientation applied, or why it
+        cannot be used.
 
     Raises:
         InputError, MemoryError: a fault that says nothing about the image.

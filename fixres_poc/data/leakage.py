@@ -1,7 +1,8 @@
 """Images that stand in a dataset more than once: with equal bytes, or nearly equal to the eye.
 
-The near ones are found by a difference hash (dHash): whether the grey image, shrunk to 17 x 16, gets brighter from
-each place to the next, 256 bits. It survives another size, compression or brightness, but neither crop nor mirror.
+The near ones are found by a difference hash (dHash): whether the grey image, shrunk to 17 x 16,
+gets brighter from each place to the next, 256 bits. It survives another size, compression or
+brightness, but neither crop nor mirror.
 """
 
 import re
@@ -26,8 +27,10 @@ from fixres_poc.data.sources import image_folder
 HASH_SIDE = 16
 BITS = HASH_SIDE**2
 NEAR_BITS = 10
-DRAFT = (17 * 16, 16 * 16)  # px; JPEGs decoded no smaller than this have a hash at most 5 bits from the full one's
-PLAIN_BITS = 26  # an image with fewer bits of one kind has too little in it to be told from others like it
+# px; JPEGs decoded no smaller than this have a hash at most 5 bits from the full one's
+DRAFT = (17 * 16, 16 * 16)
+# an image with fewer bits of one kind has too little in it to be told from others like it
+PLAIN_BITS = 26
 BLOCK = 512
 MOST_LISTED = 1000
 
@@ -72,7 +75,9 @@ def _difference_hash(path: Path) -> np.ndarray:
         return np.ravel(imagehash.dhash(decoding.as_rgb(image), hash_size=HASH_SIDE).hash)
 
 
-def near_duplicates(data: ImageDataset, digests: Sequence[str], hashes: np.ndarray) -> tuple[NearDuplicates, set[str]]:
+def near_duplicates(
+    data: ImageDataset, digests: Sequence[str], hashes: np.ndarray
+) -> tuple[NearDuplicates, set[str]]:
     """Compare every image with every other, from `fingerprints`; pairs with equal bytes are left out.
 
     Returns:
@@ -95,12 +100,15 @@ def near_duplicates(data: ImageDataset, digests: Sequence[str], hashes: np.ndarr
         for side in (rows, columns):
             outside |= set(names[side[splits & test[side]]])
     every, across_split, across_classes = counts.tolist()
-    return NearDuplicates(every, across_split, across_classes, len(hashes) - len(rough), tuple(listed)), outside
+    return NearDuplicates(
+        every, across_split, across_classes, len(hashes) - len(rough), tuple(listed)
+    ), outside
 
 
 def _close(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Row numbers of close pairs, the first below the second, and how many bits differ; block by block."""
-    # Signs instead of bits make the comparison a matrix product: equal bits less unequal ones, exact in float32.
+    # Signs instead of bits make the comparison a matrix product: equal bits less unequal ones,
+    # exact in float32.
     signs = np.where(hashes, np.float32(1), np.float32(-1))
     for start in range(0, len(signs), BLOCK):
         differing = (BITS - signs[start : start + BLOCK] @ signs[start:].T) / 2
@@ -116,19 +124,25 @@ IMAGENET_TRAIN_NAME = re.compile(r"^n\d{8}_\d+$")
 class Leakage:
     """What the audit found; shares are in [0, 1]."""
 
-    named_like_imagenet: float  # share of test images named like ImageNet training ones, as Stanford Dogs' are
-    across_split: tuple[tuple[str, ...], ...]  # images with equal bytes in more than one of train, val and test
+    # share of test images named like ImageNet training ones, as Stanford Dogs' are
+    named_like_imagenet: float
+    # images with equal bytes in more than one of train, val and test
+    across_split: tuple[tuple[str, ...], ...]
     across_classes: tuple[tuple[str, ...], ...]  # images with equal bytes in more than one class
     near: NearDuplicates = field(default_factory=NearDuplicates)
-    twins: float = 0.0  # share of the images of all test parts with an equal or nearly equal image in train or val
-    listed_in_imagenet: float | None = None  # share of test images in the user's list of ImageNet's training images
+    # share of the images of all test parts with an equal or nearly equal image in train or val
+    twins: float = 0.0
+    # share of test images in the user's list of ImageNet's training images
+    listed_in_imagenet: float | None = None
 
     def summary(self) -> pd.DataFrame:
         """One row per check and what it found."""
         listed = self.listed_in_imagenet
         rows = {  # pandas cuts what is longer than 50 characters
             "test images named like ImageNet's training ones": f"{self.named_like_imagenet:.1%}",
-            "test images in the given list of ImageNet's": "no list given" if listed is None else f"{listed:.1%}",
+            "test images in the given list of ImageNet's": "no list given"
+            if listed is None
+            else f"{listed:.1%}",
             "equal images in more than one split": str(len(self.across_split)),
             "equal images in two classes": str(len(self.across_classes)),
             f"nearly equal pairs (at most {NEAR_BITS} of {BITS} bits)": str(self.near.pairs),
@@ -141,11 +155,17 @@ class Leakage:
 
     def verdict(self) -> str:
         """A few sentences for a reader."""
-        leaks = _stand(len(self.across_split), self.near.across_split, "more than one of train, val and test")
+        leaks = _stand(
+            len(self.across_split), self.near.across_split, "more than one of train, val and test"
+        )
         if leaks:
             leaks += f" That is {self.twins:.1%} of the test images, and accuracies can be too high by up to that."
         text = f"{self._seen()} {leaks}".strip()
-        text = f"**Warning: leakage.** {text}" if text else "**No sign of leakage** in names, bytes or near duplicates."
+        text = (
+            f"**Warning: leakage.** {text}"
+            if text
+            else "**No sign of leakage** in names, bytes or near duplicates."
+        )
         labels = _stand(len(self.across_classes), self.near.across_classes, "two classes")
         return f"{text} **Doubtful labels.** {labels}" if labels else text
 
@@ -157,7 +177,9 @@ class Leakage:
             found = f"{listed:.1%} of the test images are, by name, in the given list of ImageNet *training* images."
         else:
             return ""
-        found += " A backbone pre-trained on ImageNet (and no other) has seen them with their labels:"
+        found += (
+            " A backbone pre-trained on ImageNet (and no other) has seen them with their labels:"
+        )
         return f"{found} accuracies are optimistic; compare rows with each other only."
 
     def record(self) -> dict[str, Any]:
@@ -181,15 +203,25 @@ def check_leakage(data: ImageDataset, imagenet_list: str | None = None) -> Leaka
     listed = None if imagenet_list is None else share_listed(names, imagenet_list)
     digests, hashes = fingerprints(data)
     table = data.table.assign(digest=digests)
-    same = [group for _, group in table[table.duplicated("digest", keep=False)].groupby("digest", sort=False)]
-    apart = [group for group in same if group["split"].nunique() > 1 and {"train", "val"} & set(group["split"])]
+    same = [
+        group
+        for _, group in table[table.duplicated("digest", keep=False)].groupby("digest", sort=False)
+    ]
+    apart = [
+        group
+        for group in same
+        if group["split"].nunique() > 1 and {"train", "val"} & set(group["split"])
+    ]
     near, outside = near_duplicates(data, digests, hashes)
     tested = table["image"][~table["split"].isin(["train", "val"])]
     twins = outside.union(*(set(group["image"]) & set(tested) for group in apart))
     return Leakage(
-        named_like_imagenet=sum(bool(IMAGENET_TRAIN_NAME.match(_stem(name))) for name in names) / count,
+        named_like_imagenet=sum(bool(IMAGENET_TRAIN_NAME.match(_stem(name))) for name in names)
+        / count,
         across_split=tuple(tuple(group["image"]) for group in apart),
-        across_classes=tuple(tuple(group["image"]) for group in same if group["label"].nunique() > 1),
+        across_classes=tuple(
+            tuple(group["image"]) for group in same if group["label"].nunique() > 1
+        ),
         near=near,
         twins=len(twins) / max(1, len(tested)),
         listed_in_imagenet=listed,
@@ -199,9 +231,9 @@ def check_leakage(data: ImageDataset, imagenet_list: str | None = None) -> Leaka
 def share_listed(names: list[str], imagenet_list: str) -> float:
     """Share, in [0, 1], of images whose file names are in a list of ImageNet's training images.
 
-    Only names are compared, so a renamed image is not found. The list is a text file with an image a line, as
-    `n02088364_1234`, with or without folders and suffix; what follows a space or a comma is passed over, so that
-    ImageNet's own lists and Kaggle's can be given.
+    Only names are compared, so a renamed image is not found. The list is a text file with an image
+    a line, as `n02088364_1234`, with or without folders and suffix; what follows a space or a comma
+    is passed over, so that ImageNet's own lists and Kaggle's can be given.
 
     Raises:
         InputError: no such file, or no name of that form in it.
@@ -211,16 +243,21 @@ def share_listed(names: list[str], imagenet_list: str) -> float:
         if not resolve(imagenet_list).is_file():
             raise OSError("no such file, or no regular one")
         with open(resolve(imagenet_list), encoding="utf-8-sig") as file:
-            for line in iter(lambda: file.readline(LONGEST_LINE), ""):  # 1.3 million of them: one at a time
+            # 1.3 million of them: one at a time
+            for line in iter(lambda: file.readline(LONGEST_LINE), ""):
                 stem = _stem(re.split(r"[\s,]", line.strip(), maxsplit=1)[0])
                 if IMAGENET_TRAIN_NAME.match(stem):
                     known = True
                     found |= {stem} & wanted
     except (OSError, UnicodeDecodeError) as error:
-        reason = "not a text file" if isinstance(error, UnicodeDecodeError) else error.strerror or error
+        reason = (
+            "not a text file" if isinstance(error, UnicodeDecodeError) else error.strerror or error
+        )
         raise InputError(f"imagenet_list = {imagenet_list!r}: cannot be read ({reason})") from None
     if not known:
-        raise InputError(f"imagenet_list = {imagenet_list!r}: no name like n02088364_1234 in it, one a line is needed")
+        raise InputError(
+            f"imagenet_list = {imagenet_list!r}: no name like n02088364_1234 in it, one a line is needed"
+        )
     return sum(_stem(name) in found for name in names) / max(1, len(names))
 
 

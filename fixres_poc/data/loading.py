@@ -22,7 +22,8 @@ from fixres_poc.data.sources import image_folder, named, stanford_dogs
 from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Transform
 
-# torchvision 0.29 announces that its decoders will move to another package; no message a reader of a notebook can use
+# torchvision 0.29 announces that its decoders will move to another package; no message a reader of
+# a notebook can use
 warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
 
 
@@ -34,7 +35,8 @@ def read_image(path: Path) -> torch.Tensor:
     """
     with decoding.opened(path) as image:
         if image.format == "JPEG" and decoding.orientation(image) == 1:
-            with suppress(RuntimeError):  # what libjpeg refuses, such as odd colour spaces, goes to Pillow
+            # what libjpeg refuses, such as odd colour spaces, goes to Pillow
+            with suppress(RuntimeError):
                 return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
         return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
 
@@ -45,7 +47,11 @@ def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.T
         return []
     if settings.dataset == "synthetic":
         return [F.pil_to_tensor(generator.open_image(settings.split_seed, name)) for name in names]
-    place = named.folder(settings.dataset) if settings.dataset in named.SOURCES else resolve(settings.dataset)
+    place = (
+        named.folder(settings.dataset)
+        if settings.dataset in named.SOURCES
+        else resolve(settings.dataset)
+    )
     if not place.is_dir():
         return []
     root = image_folder.root(stanford_dogs.images(place))
@@ -56,10 +62,13 @@ def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.T
 class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
     """Rows of an image table: (image (3, K, K), label, row number).
 
-    A random transform is a function of (seed, epoch, image), whatever the number of workers and the order of images.
+    A random transform is a function of (seed, epoch, image), whatever the number of workers and the
+    order of images.
     """
 
-    def __init__(self, data: ImageDataset, split: str, transform: Transform, seed: int | None = None) -> None:
+    def __init__(
+        self, data: ImageDataset, split: str, transform: Transform, seed: int | None = None
+    ) -> None:
         """Keep the rows of one split; `seed` None stands for a transform that draws nothing."""
         self.table, self.paths = data.split(split), data.only(split).paths
         self.names: list[str] = self.table["image"].tolist()
@@ -87,7 +96,8 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
             return self._own(image)
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            # not torch.manual_seed, which keeps a stack trace of every call for GPUs that are not in use yet
+            # not torch.manual_seed, which keeps a stack trace of every call for GPUs that are not
+            # in use yet
             torch.default_generator.manual_seed(int.from_bytes(key[:8], "little", signed=True))
             return self._own(image)
 
@@ -98,19 +108,27 @@ def _split(transform: Transform) -> tuple[Transform, Transform]:
     common: list[Any] = []
     while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
         last = steps.pop()
-        common.insert(0, v2.Normalize(last.mean, last.std, inplace=True) if isinstance(last, v2.Normalize) else last)
+        common.insert(
+            0,
+            v2.Normalize(last.mean, last.std, inplace=True)
+            if isinstance(last, v2.Normalize)
+            else last,
+        )
     return v2.Compose([*steps, torch.as_tensor]), v2.Compose([*common, torch.as_tensor])
 
 
 def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
     """Row numbers of every batch of an epoch: with a seed, for training, shuffled by (seed, epoch), else in order.
 
-    For training the sizes differ by one image at most (see `parts_of`): a last batch of a few images would count as
-    much as a full one, and its batch norm would be noise.
+    For training the sizes differ by one image at most (see `parts_of`): a last batch of a few
+    images would count as much as a full one, and its batch norm would be noise.
     """
     count = len(samples)
     if samples.seed is None:
-        return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+        return [
+            list(range(start, min(start + batch_size, count)))
+            for start in range(0, count, batch_size)
+        ]
     shuffle = torch.Generator().manual_seed(samples.seed * 1_000_003 + samples.epoch)
     order = torch.randperm(count, generator=shuffle)
     return [part.tolist() for part in order.tensor_split(parts_of(count, batch_size))]
@@ -119,8 +137,9 @@ def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
 def parts_of(images: int, most: int) -> int:
     """Number of parts of about equal size, of `most` images each, that images are trained in.
 
-    None has one image alone, with which batch norm cannot train: it joins another part, which then has `most` + 1
-    (2 images at a time, 13 in all: a part of 3 and five of 2). With `most` = 1 every part has one image.
+    None has one image alone, with which batch norm cannot train: it joins another part, which then
+    has `most` + 1 (2 images at a time, 13 in all: a part of 3 and five of 2). With `most` = 1 every
+    part has one image.
     """
     return max(1, images if most == 1 else min(math.ceil(images / most), images // 2))
 
@@ -129,6 +148,11 @@ def loader(
     samples: SplitImages, rows: list[list[int]], workers: int = 0, rank: int = 0, processes: int = 1
 ) -> DataLoader[tuple[torch.Tensor, int, int]]:
     """Images (n, 3, K, K), labels (n,) and row numbers (n,) of batches; process `rank` gets its part of each."""
-    own = [batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes] for batch in rows]
+    own = [
+        batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes]
+        for batch in rows
+    ]
     pinned, whole = torch.cuda.is_available(), tuple  # the dataset makes whole batches
-    return DataLoader(samples, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=whole)
+    return DataLoader(
+        samples, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=whole
+    )

@@ -1,7 +1,8 @@
 """The transforms that FixRes was published with, on uint8 tensors.
 
-Written from the description in Touvron et al. 2019 and of the behaviour of the authors' code; every transform takes a
-PIL image or a uint8 tensor (3, H, W) and returns a normalised float tensor (3, K, K).
+Written from the description in Touvron et al. 2019 and of the behaviour of the authors' code; every
+transform takes a PIL image or a uint8 tensor (3, H, W) and returns a normalised float tensor (3, K,
+K).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +20,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave values in [0, 1]
 HALF = (0.5, 0.5, 0.5)
 HALF_BACKBONES = ("pnasnet5large", "nasnetamobile", "efficientnet_lite0")
-# What is set to int(256/224 * test_size): the short side, or the height, as in the authors' code: narrow portraits are
-# then padded with black, and the shifted crop may leave the image by a pixel.
+# What is set to int(256/224 * test_size): the short side, or the height, as in the authors' code:
+# narrow portraits are then padded with black, and the shifted crop may leave the image by a pixel.
 Resize = Literal["short_side", "height"]
 Transform = Callable[[Any], torch.Tensor]
 
@@ -44,30 +45,41 @@ def get_transforms(
         kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
         crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
         need: which of "train" and "val" to build.
-        backbone: without `mean_std` its name decides: 0.5 for those of `HALF_BACKBONES`, else ImageNet's mean and std.
-        interpolation: "bilinear" as published, or another name of `InterpolationMode` that a backbone was trained with.
+        backbone: without `mean_std` its name decides: 0.5 for those of `HALF_BACKBONES`, else
+            ImageNet's mean and std.
+        interpolation: "bilinear" as published, or another name of `InterpolationMode` that a
+            backbone was trained with.
 
     Returns:
-        "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing with a flip, a slight
-        jitter and a random sideways shift; "val" (crop=False): short side or height test_size, nothing cut.
+        "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing
+        with a flip, a slight jitter and a random sideways shift; "val" (crop=False): short side or
+        height test_size, nothing cut.
 
     Raises:
         ValueError: unknown kind, need, resize, or a size below 1.
     """
     _check(kind, need, resize, input_size, test_size)
-    mean, std = mean_std or ((HALF, HALF) if backbone in HALF_BACKBONES else (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = mean_std or (
+        (HALF, HALF) if backbone in HALF_BACKBONES else (IMAGENET_MEAN, IMAGENET_STD)
+    )
     how, steps = InterpolationMode(interpolation), dict[str, list[Any]]()
     if "train" in need:
         jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
         random_crop = v2.RandomResizedCrop(input_size, antialias=True, interpolation=how)
         steps["train"] = [random_crop, v2.RandomHorizontalFlip(), *jitter]
     if "val" in need:
-        steps |= _framings(test_size, resize, view, how) if crop else {"val": [_resize(test_size, resize, how)]}
+        steps |= (
+            _framings(test_size, resize, view, how)
+            if crop
+            else {"val": [_resize(test_size, resize, how)]}
+        )
     finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     return {name: v2.Compose([v2.ToImage(), *each, *finish]) for name, each in steps.items()}
 
 
-def plain_transforms(train_size: int, test_size: int, resize: Resize = "short_side") -> dict[str, Transform]:
+def plain_transforms(
+    train_size: int, test_size: int, resize: Resize = "short_side"
+) -> dict[str, Transform]:
     """`get_transforms` for looking at: no colour jitter in `train`, values stay in [0, 1]."""
     return get_transforms(train_size, test_size, kind="torch", resize=resize, mean_std=PLAIN)
 
@@ -88,8 +100,13 @@ def _check(kind: str, need: Sequence[str], resize: str, *sizes: int) -> None:
         raise ValueError(f"sizes = {sizes}: a size is at least 1 px")
 
 
-def _framings(size: int, resize: Resize, view: View, how: InterpolationMode) -> dict[str, list[Any]]:
-    enlarge, shift = _resize(resized_side(size), resize, how), ShiftedCrop(size, inside=resize == "short_side")
+def _framings(
+    size: int, resize: Resize, view: View, how: InterpolationMode
+) -> dict[str, list[Any]]:
+    enlarge, shift = (
+        _resize(resized_side(size), resize, how),
+        ShiftedCrop(size, inside=resize == "short_side"),
+    )
     augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
     return {"val_test": [enlarge, *_crops(size, view)], "val_train": [enlarge, *augment, shift]}
 
@@ -120,7 +137,9 @@ def _resize(side: int, mode: Resize, how: InterpolationMode) -> v2.Transform:
 class ResizeHeight(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
     """Resize to a height of `height` px at the same aspect ratio, whatever the image's short side is."""
 
-    def __init__(self, height: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
+    def __init__(
+        self, height: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
+    ) -> None:
         """Keep the height in px."""
         super().__init__()
         self.height, self.interpolation = height, interpolation

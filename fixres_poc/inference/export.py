@@ -1,7 +1,7 @@
 """A finished run's network as one ONNX file for other programs.
 
-It takes images that are resized and cropped already, RGB in [0, 1], and gives probabilities; mean and std are inside.
-ONNX's metadata describe the file (see `description`).
+It takes images that are resized and cropped already, RGB in [0, 1], and gives probabilities; mean
+and std are inside. ONNX's metadata describe the file (see `description`).
 """
 
 import importlib.util
@@ -30,7 +30,8 @@ from fixres_poc.model.trunk import Tail, merged
 
 CHECKED = 16
 SAME_NETWORK = 1e-4
-SAME_RUN = {"fp32": 0.005}  # what stands in the run is rounded to 4 decimals, and a GPU's convolutions are less exact
+# what stands in the run is rounded to 4 decimals, and a GPU's convolutions are less exact
+SAME_RUN = {"fp32": 0.005}
 SAME_RUN_REDUCED = 0.05
 
 
@@ -72,18 +73,23 @@ def export(run: FinishedRun, adaptation: str, output: Path) -> Exported:
     """Write the file, and check it on test images of the run; one that answers differently is not left behind.
 
     Args:
-        output: the file, replaced if it is there; ONNX keeps networks above 2 GB in a second file beside it.
+        output: the file, replaced if it is there; ONNX keeps networks above 2 GB in a second file
+            beside it.
 
     Raises:
-        InputError: packages are missing, a wrong suffix or folder, or no predictions to check it with.
+        InputError: packages are missing, a wrong suffix or folder, or no predictions to check it
+            with.
         RuntimeError: the file does not answer as the run did.
     """
     _refuse(output)
     network = Network(run.trained.model, run.tail(adaptation), _mean_std(run))
     stored, images = _examples(run, adaptation)
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(network, (images[:1].expand(2, -1, -1, -1),), dynamic_shapes=({0: batch},))
-    for node in program.graph.nodes:  # where in this machine's files each operation comes from is nobody's concern
+    program = torch.export.export(
+        network, (images[:1].expand(2, -1, -1, -1),), dynamic_shapes=({0: batch},)
+    )
+    # where in this machine's files each operation comes from is nobody's concern
+    for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         file = Path(folder) / output.name
@@ -106,7 +112,11 @@ def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
 
 def _refuse(output: Path) -> None:
     check_output(output, ".onnx")
-    lacking = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+    lacking = [
+        name
+        for name in ("onnx", "onnxruntime", "onnxscript")
+        if importlib.util.find_spec(name) is None
+    ]
     if lacking:
         raise InputError(f"export needs {', '.join(lacking)}; install fixres_poc[export]")
 
@@ -114,18 +124,32 @@ def _refuse(output: Path) -> None:
 def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Tensor]:
     """Predictions that the run stored, evenly spread over its test images, and these as they enter the file."""
     if not (run.folder / "predictions.parquet").is_file():
-        raise InputError(f"run = {run.folder.name!r}: a training has no predictions to check with; give a pair")
+        raise InputError(
+            f"run = {run.folder.name!r}: a training has no predictions to check with; give a pair"
+        )
     table = pd.read_parquet(run.folder / "predictions.parquet")
-    rows = table[(table["split"] == "test") & (table["view"] == "center") & (table["adaptation"] == adaptation)]
+    rows = table[
+        (table["split"] == "test")
+        & (table["view"] == "center")
+        & (table["adaptation"] == adaptation)
+    ]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, CHECKED).round().astype(int))]
     settings, root = run.settings, load_dataset(run.settings).root
-    how: dict[str, Any] = {"resize": settings.resize, "interpolation": interpolation(settings.backbone)}
-    frame = get_transforms(settings.test_size, settings.test_size, mean_std=PLAIN, **how)["val_test"]
+    how: dict[str, Any] = {
+        "resize": settings.resize,
+        "interpolation": interpolation(settings.backbone),
+    }
+    frame = get_transforms(settings.test_size, settings.test_size, mean_std=PLAIN, **how)[
+        "val_test"
+    ]
     return rows, torch.stack([frame(read_image(root / name)) for name in rows["image"]])
 
 
 def _compare(
-    answer: Callable[[torch.Tensor], np.ndarray], network: Network, images: torch.Tensor, stored: pd.DataFrame
+    answer: Callable[[torch.Tensor], np.ndarray],
+    network: Network,
+    images: torch.Tensor,
+    stored: pd.DataFrame,
 ) -> tuple[float, float]:
     """Largest differences from the network and from the run, as in `Exported`; for a batch and for a single image."""
     with torch.inference_mode():
@@ -134,7 +158,9 @@ def _compare(
     from_network = max(abs(found - expected).max(), abs(answer(images[:1]) - expected[:1]).max())
     of_first = found[np.arange(len(stored)), stored["top1"].to_numpy()]
     surpassed_by = (found.max(axis=1) - of_first).max()  # 0 where the first class is the run's
-    return float(from_network), float(max(abs(of_first - stored["probability"].to_numpy()).max(), surpassed_by))
+    return float(from_network), float(
+        max(abs(of_first - stored["probability"].to_numpy()).max(), surpassed_by)
+    )
 
 
 def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
@@ -146,7 +172,11 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
     side = "short side" if settings.resize == "short_side" else "height"
     preprocessing = {
         "decode": "RGB, 8 bits, upright by EXIF orientation, transparency dropped",
-        "resize": {side: resized_side(size), "interpolation": interpolation(settings.backbone), "antialias": True},
+        "resize": {
+            side: resized_side(size),
+            "interpolation": interpolation(settings.backbone),
+            "antialias": True,
+        },
         "crop": {"center": [size, size], "outside": "black"},
         "channel_order": "RGB",
         "value_range": [0.0, 1.0],
@@ -168,8 +198,11 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "output": f"probabilities: float32 (N, {len(run.classes)})",
         "preprocessing": json.dumps(preprocessing),
         "classes": json.dumps(run.classes),
-        "accuracy": json.dumps(next((each for each in rows if each["adaptation"] == adaptation), None)),
-        "licence": terms or "none known that restricts the weights; the terms of the images hold as well",
+        "accuracy": json.dumps(
+            next((each for each in rows if each["adaptation"] == adaptation), None)
+        ),
+        "licence": terms
+        or "none known that restricts the weights; the terms of the images hold as well",
         "leakage": _leakage(run),
         "provenance": json.dumps(provenance),
     }
@@ -188,7 +221,9 @@ def _leakage(run: FinishedRun) -> str:
 
 def _write(program: torch.export.ExportedProgram, file: Path, described: dict[str, str]) -> None:
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
-    made = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},), **names)
+    made = torch.onnx.export(
+        program, dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},), **names
+    )
     made.model.metadata_props.update(described)  # type: ignore[union-attr]
     made.save(file)  # type: ignore[union-attr]
 

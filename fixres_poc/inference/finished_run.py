@@ -1,7 +1,8 @@
 """A finished run as a network to use: read back from what the run stored, and asked about any images.
 
-A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a pair whose test
-size is its train resolution. The network itself is not in a pair's folder but in that of its training, beside it.
+A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a
+pair whose test size is its train resolution. The network itself is not in a pair's folder but in
+that of its training, beside it.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,9 @@ class FinishedRun:
             InputError: the run has none of that name.
         """
         if adaptation not in self.tails:
-            raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {', '.join(self.tails)}")
+            raise InputError(
+                f"adaptation = {adaptation!r}: {self.folder.name} holds {', '.join(self.tails)}"
+            )
         return self.tails[adaptation]
 
     def best(self) -> str:
@@ -70,7 +73,11 @@ class FinishedRun:
         return max(known, key=lambda name: top1.get(name, 0.0))
 
     def probabilities(
-        self, images: Sequence[torch.Tensor], adaptation: str, view: View = "center", size: int | None = None
+        self,
+        images: Sequence[torch.Tensor],
+        adaptation: str,
+        view: View = "center",
+        size: int | None = None,
     ) -> torch.Tensor:
         """Probabilities (N, C) of images, framed as test images are.
 
@@ -80,7 +87,10 @@ class FinishedRun:
         """
         size = size or self.settings.test_size
         frame = transforms_for(self.settings, size, size, view)["val_test"]
-        framed, tails = torch.stack([frame(image) for image in images]), {adaptation: self.tail(adaptation)}
+        framed, tails = (
+            torch.stack([frame(image) for image in images]),
+            {adaptation: self.tail(adaptation)},
+        )
         portion = Portion(self.settings.batch_size)
         trunk = Trunk(self.trained.model)
         return probabilities(trunk, tails, framed, portion, self.accelerator)[adaptation].cpu()
@@ -94,10 +104,14 @@ class FinishedRun:
             paths: images, or folders whose images are meant, however deep.
 
         Returns:
-            `image` and `classes`, name to probability from the highest, an image; `error`, one line, where it cannot
-            be read.
+            `image` and `classes`, name to probability from the highest, an image; `error`, one
+            line, where it cannot be read.
         """
-        files = [path / name for path in paths for name in (path.is_dir() and image_folder.walk(path)[0]) or [""]]
+        files = [
+            path / name
+            for path in paths
+            for name in (path.is_dir() and image_folder.walk(path)[0]) or [""]
+        ]
         answers: list[dict[str, Any]] = []
         for start in range(0, len(files), self.settings.batch_size):
             images, readable = [], []
@@ -109,19 +123,30 @@ class FinishedRun:
                 except InputError as error:
                     answers[-1]["error"] = str(error)
             if images:
-                best = self.probabilities(images, adaptation, view).topk(min(top, len(self.classes)))
-                for answer, *pairs in zip(readable, best.indices.tolist(), best.values.tolist(), strict=True):
-                    answer["classes"] = {self.classes[index]: p for index, p in zip(*pairs, strict=True)}
+                best = self.probabilities(images, adaptation, view).topk(
+                    min(top, len(self.classes))
+                )
+                for answer, *pairs in zip(
+                    readable, best.indices.tolist(), best.values.tolist(), strict=True
+                ):
+                    answer["classes"] = {
+                        self.classes[index]: p for index, p in zip(*pairs, strict=True)
+                    }
         return answers
 
     def accuracies(
-        self, data: ImageDataset, split: str, adaptations: Sequence[str], view: View = "center", size: int | None = None
+        self,
+        data: ImageDataset,
+        split: str,
+        adaptations: Sequence[str],
+        view: View = "center",
+        size: int | None = None,
     ) -> pd.DataFrame:
         """How well the run classifies a split.
 
         Returns:
-            One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 % Wilson), top5,
-            macro_accuracy, ece.
+            One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 %
+            Wilson), top5, macro_accuracy, ece.
 
         Raises:
             InputError: the network does not take images of `size` px.
@@ -137,11 +162,14 @@ class FinishedRun:
         """The images that the run was made with.
 
         Raises:
-            InputError: as `load_dataset`, or they are others now, so that the split may be another as well.
+            InputError: as `load_dataset`, or they are others now, so that the split may be another
+                as well.
         """
         found = load_dataset(self.settings)
         if self.metrics["used"].get("data") != found.fingerprint():
-            raise InputError(f"dataset = {self.settings.dataset!r}: the images have changed since {self.folder.name}")
+            raise InputError(
+                f"dataset = {self.settings.dataset!r}: the images have changed since {self.folder.name}"
+            )
         return found
 
 
@@ -151,7 +179,9 @@ def load(run: str | Path) -> FinishedRun:
     Raises:
         InputError: no finished training or pair there, or its files do not belong together.
     """
-    folder = next((each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None)
+    folder = next(
+        (each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None
+    )
     if folder is None:
         raise InputError(
             f"run = {str(Path(run).absolute())!r}: no finished run there; allowed is one such as {EXAMPLE}"
@@ -163,7 +193,9 @@ def load(run: str | Path) -> FinishedRun:
     metrics.setdefault("used", {"data": metrics.get("data")})  # where an older version wrote it
     values = metrics["settings"]
     if "train_size" not in values:
-        raise InputError(f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}")
+        raise InputError(
+            f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}"
+        )
     if "test_size" not in values:
         values = values | {"test_size": values["train_size"]}
     settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
@@ -180,17 +212,24 @@ def load(run: str | Path) -> FinishedRun:
     else:
         tails |= trained.controls  # that is, adapted at its own size
     frozen = {name: tail.requires_grad_(False).eval() for name, tail in tails.items()}
-    return FinishedRun(folder, settings, tuple(metrics["classes"]), metrics, trained, frozen, accelerator)
+    return FinishedRun(
+        folder, settings, tuple(metrics["classes"]), metrics, trained, frozen, accelerator
+    )
 
 
 def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail]:
     tensors, stored = checkpoint.load(
-        folder / "adapted.safetensors", {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
+        folder / "adapted.safetensors",
+        {"classes": classes, "stage1": checkpoint.digest(model.state_dict())},
     )
     tails: dict[str, Tail] = {}
     for name in stored["tails"]:
         prefix = f"{name}."
-        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
         tail = tails[name] = Tail(model)
         if "classifier.slope" in state:
             tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
@@ -202,16 +241,21 @@ def chosen(sweep: str | None) -> tuple[Path, str, View]:
     """What a sweep's validation prefers: the pair's folder, the adaptation and the view.
 
     Args:
-        sweep: its file or its name; None for that of the newest finished pair whose sweep has a report.
+        sweep: its file or its name; None for that of the newest finished pair whose sweep has a
+            report.
 
     Raises:
         InputError: there is no report yet, or it has no pair that was run to its end.
     """
     if sweep is None:
         done = (home() / "runs").glob("*/*_test*/metrics.json")
-        reported = [file for file in done if (report_folder(file.parents[1].name) / "results.csv").is_file()]
+        reported = [
+            file for file in done if (report_folder(file.parents[1].name) / "results.csv").is_file()
+        ]
         if not reported:
-            raise InputError(f"no sweep in {home() / 'runs'} has a report; run `fixres-poc sweep` first, or give a run")
+            raise InputError(
+                f"no sweep in {home() / 'runs'} has a report; run `fixres-poc sweep` first, or give a run"
+            )
         name = max(reported, key=lambda file: file.stat().st_mtime).parents[1].name
     else:
         name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep

@@ -1,8 +1,9 @@
 """Stage 2 of one pair of sizes: every adaptation that is asked for, and how each of them classifies.
 
-Besides the tails of `stage2` and their controls, adapted by the training run at the train resolution, there are:
-`none`; `equalised`, which maps the activations back without training; and `full`, the upper reference, all weights
-fine-tuned at the test resolution with stage 2's framing, and epochs and rate of `head_bn`.
+Besides the tails of `stage2` and their controls, adapted by the training run at the train
+resolution, there are: `none`; `equalised`, which maps the activations back without training; and
+`full`, the upper reference, all weights fine-tuned at the test resolution with stage 2's framing,
+and epochs and rate of `head_bn`.
 """
 
 import itertools
@@ -34,17 +35,22 @@ from fixres_poc.model.trunk import Tail
 class AdaptedPair:
     """What the adaptations of a pair give."""
 
-    tails: dict[str, Tail]  # by adaptation, in the settings' order, then controls; on the trunk of stage 1, but `full`
-    seconds: dict[str, float]  # what each would have cost alone; `none` and controls cost nothing here
+    # by adaptation, in the settings' order, then controls; on the trunk of stage 1, but `full`
+    tails: dict[str, Tail]
+    # what each would have cost alone; `none` and controls cost nothing here
+    seconds: dict[str, float]
     full: Trained | None = None  # the network of `full`
-    activations: dict[str, np.ndarray] = field(default_factory=dict)  # from `stage2.distributions`, for `equalised`
+    # from `stage2.distributions`, for `equalised`
+    activations: dict[str, np.ndarray] = field(default_factory=dict)
 
     def entering(self) -> pd.DataFrame:
         """What enters the classifier, see `stage2.summary`; empty without `equalised`."""
         return stage2.summary(self.activations) if self.activations else pd.DataFrame()
 
 
-def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator) -> AdaptedPair:
+def adapt_pair(
+    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+) -> AdaptedPair:
     """Every adaptation that a pair asks for.
 
     Raises:
@@ -55,9 +61,13 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
     variants = choices.adapt
     own: dict[str, Variant] = {name: variants[name] for name in wanted if name in variants}
     if lacking := [name for name in wanted if name in ADAPTED and name not in variants]:
-        raise InputError(f"adaptation {lacking[0]!r}: the last batch norm is not known; use 'none' or 'head'")
+        raise InputError(
+            f"adaptation {lacking[0]!r}: the last batch norm is not known; use 'none' or 'head'"
+        )
     if size == settings.train_size:  # the same steps from the same random state
-        done = AdaptedTails({name: trained.controls[name] for name in own}, dict(trained.seconds["adapt"]))
+        done = AdaptedTails(
+            {name: trained.controls[name] for name in own}, dict(trained.seconds["adapt"])
+        )
         controls: dict[str, Tail] = {}
     else:
         done = adapt_tails(model, data, settings, size, own, accelerator)
@@ -68,14 +78,18 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
     if "equalised" in wanted:
         start = now(accelerator)
         adapted.activations = stage2.distributions(model, data, settings, accelerator)
-        framings = list(adapted.activations.values())  # two where test resolution = train resolution
+        # two where test resolution = train resolution
+        framings = list(adapted.activations.values())
         tails["equalised"] = stage2.equalise(model, framings[0], framings[-1])
         seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
         like = variants.get("head_bn", variants["head"])
         recipe = Recipe(size, "val_train", like.epochs, like.learning_rate, choices.batch_norm)
         adapted.full = train(settings.train_settings(), recipe, data, accelerator, start=model)
-        tails["full"], seconds["full"] = Tail(adapted.full.model), float(adapted.full.history["seconds"].sum())
+        tails["full"], seconds["full"] = (
+            Tail(adapted.full.model),
+            float(adapted.full.history["seconds"].sum()),
+        )
     adapted.tails = {name: tails[name].eval() for name in wanted} | controls
     return adapted
 
@@ -84,14 +98,20 @@ def adapt_pair(trained: Trained, data: ImageDataset, settings: PairSettings, acc
 class PairPredictions:
     """What `predict_pair` gives."""
 
-    table: pd.DataFrame  # one row per image, adaptation and view (see `evaluation.Predictions`), of val and test parts
+    # one row per image, adaptation and view (see `evaluation.Predictions`), of val and test parts
+    table: pd.DataFrame
     seconds: float  # for all of it
-    images_per_second: dict[str, float]  # of test images by view, all adaptations of one trunk together
+    # of test images by view, all adaptations of one trunk together
+    images_per_second: dict[str, float]
     at_once: int  # images that passed at once, as in `evaluation.Predictions`
 
 
 def predict_pair(
-    model: nn.Module, adapted: AdaptedPair, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+    model: nn.Module,
+    adapted: AdaptedPair,
+    data: ImageDataset,
+    settings: PairSettings,
+    accelerator: Accelerator,
 ) -> PairPredictions:
     """Classify val and every test part at the test resolution, with every adaptation and view of the settings."""
     of_stage_1 = {name: tail for name, tail in adapted.tails.items() if name != "full"}
@@ -99,20 +119,26 @@ def predict_pair(
     if adapted.full is not None:
         networks.append((adapted.full.model, {"full": adapted.tails["full"]}))
     parts = ["val", *data.test_parts[1:], "test"]  # the last one gives the speed
-    common, found, speed = (settings, settings.test_size, accelerator), list[Predictions](), dict[str, float]()
+    common, found, speed = (
+        (settings, settings.test_size, accelerator),
+        list[Predictions](),
+        dict[str, float](),
+    )
     for view, (network, tails) in itertools.product(settings.views, networks):
         found += [predict(network, tails, data, split, *common, view) for split in parts]
         speed.setdefault(view, found[-1].images_per_second)
     table = pd.concat([each.table for each in found], ignore_index=True)
-    return PairPredictions(table, sum(each.seconds for each in found), speed, min(each.at_once for each in found))
+    return PairPredictions(
+        table, sum(each.seconds for each in found), speed, min(each.at_once for each in found)
+    )
 
 
 def costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
     """What each adaptation costs, done alone.
 
     Returns:
-        Columns adaptation, learning_rate and epochs (as chosen; nan where nothing is trained) and seconds. Controls,
-        which cost nothing here, are left out.
+        Columns adaptation, learning_rate and epochs (as chosen; nan where nothing is trained) and
+        seconds. Controls, which cost nothing here, are left out.
     """
     rows = []
     for name in [each for each in adapted.tails if not each.startswith(CONTROL)]:
@@ -125,7 +151,11 @@ def costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
 def changed(model: nn.Module, tail: Tail) -> list[str]:
     """Names of the parameters and buffers of a tail that differ from the model's, or that it does not have."""
     own = Tail(model).state_dict()
-    return [name for name, value in tail.state_dict().items() if name not in own or not torch.equal(value, own[name])]
+    return [
+        name
+        for name, value in tail.state_dict().items()
+        if name not in own or not torch.equal(value, own[name])
+    ]
 
 
 @torch.no_grad()
@@ -136,20 +166,35 @@ def moved(model: nn.Module, adapted: AdaptedPair) -> dict[str, float]:
         return {}
     before, found = torch.cat([own.weight, own.bias]), dict[str, float]()
     for name, tail in adapted.tails.items():
-        after = torch.cat([cast(nn.BatchNorm2d, tail.norm).weight, cast(nn.BatchNorm2d, tail.norm).bias])
+        after = torch.cat(
+            [cast(nn.BatchNorm2d, tail.norm).weight, cast(nn.BatchNorm2d, tail.norm).bias]
+        )
         found[name] = float((after - before).norm() / before.norm())
     return found
 
 
-def save(adapted: AdaptedPair, model: nn.Module, folder: Path, settings: PairSettings, classes: Sequence[str]) -> None:
+def save(
+    adapted: AdaptedPair,
+    model: nn.Module,
+    folder: Path,
+    settings: PairSettings,
+    classes: Sequence[str],
+) -> None:
     """Keep all tails of a pair in `adapted.safetensors`, as `<adaptation>.<parameter>`.
 
-    With them go settings, classes and the digest of the network of stage 1, whose trunk they belong to.
+    With them go settings, classes and the digest of the network of stage 1, whose trunk they belong
+    to.
     """
     tensors = {
-        f"{name}.{key}": value for name, tail in adapted.tails.items() for key, value in tail.state_dict().items()
+        f"{name}.{key}": value
+        for name, tail in adapted.tails.items()
+        for key, value in tail.state_dict().items()
     }
-    record: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "classes": list(classes)}
-    record["tails"] = [name for name in adapted.tails if name != "full"]  # that one's network is not kept
+    record: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json"),
+        "classes": list(classes),
+    }
+    # that one's network is not kept
+    record["tails"] = [name for name in adapted.tails if name != "full"]
     record["stage1"] = checkpoint.digest(model.state_dict())
     checkpoint.save(folder / "adapted.safetensors", tensors, record)

@@ -1,8 +1,8 @@
 """How large objects appear at train and at test time: the arithmetic behind FixRes.
 
-Sizes are in pixels. The formulas take RandomResizedCrop without its aspect jitter and without its refusal of crops that
-do not fit, and the test framing `Resize(256/224 * test_size)`, `CenterCrop(test_size)`. Source: Touvron et al., 2019,
-section 3.1.
+Sizes are in pixels. The formulas take RandomResizedCrop without its aspect jitter and without its
+refusal of crops that do not fit, and the test framing `Resize(256/224 * test_size)`,
+`CenterCrop(test_size)`. Source: Touvron et al., 2019, section 3.1.
 """
 
 import math
@@ -28,23 +28,36 @@ def mean_crop_scale(smallest_area: float = 0.08, largest_area: float = 1.0) -> f
         ValueError: not 0 <= smallest < largest <= 1.
     """
     if not 0 <= smallest_area < largest_area <= 1:
-        raise ValueError(f"crop areas {smallest_area} to {largest_area}: need 0 <= smallest < largest <= 1")
-    return 2 / 3 * (math.pow(largest_area, 1.5) - math.pow(smallest_area, 1.5)) / (largest_area - smallest_area)
+        raise ValueError(
+            f"crop areas {smallest_area} to {largest_area}: need 0 <= smallest < largest <= 1"
+        )
+    return (
+        2
+        / 3
+        * (math.pow(largest_area, 1.5) - math.pow(smallest_area, 1.5))
+        / (largest_area - smallest_area)
+    )
 
 
 def size_ratio(train_size: int, test_size: int, width: float = 1, height: float = 1) -> float:
     """Apparent size of an object at test time over that at train time: the mean of the ratios over random crops.
 
-    An object is enlarged by train_size / (s * sqrt(W * H)) in a training crop of scale s, and by 256/224 * test_size /
-    min(W, H) in the test framing, so the ratio is proportional to s and its mean to E[s]. (The ratio of the mean sizes
-    would be 9 % smaller, since E[1/s] is not 1 / E[s].)
+    An object is enlarged by train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
+    256/224 * test_size / min(W, H) in the test framing, so the ratio is proportional to s and its
+    mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
 
-    Sizes are sides of crops in px; of width and height of the image only the ratio matters, a square by default.
+    Sizes are sides of crops in px; of width and height of the image only the ratio matters, a
+    square by default.
 
     Raises:
         ValueError: a size is not positive.
     """
-    for name, value in {"train_size": train_size, "test_size": test_size, "width": width, "height": height}.items():
+    for name, value in {
+        "train_size": train_size,
+        "test_size": test_size,
+        "width": width,
+        "height": height,
+    }.items():
         if value <= 0:
             raise ValueError(f"{name} = {value}: must be positive")
     shape = math.sqrt(width * height) / min(width, height)
@@ -63,18 +76,22 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
     """Train crops of randomly chosen images, each as often as any other to within one crop; for any train resolution.
 
     Returns:
-        `draws` rows with columns row (number of the image in the table), width, height, and crop_side (square root
-        of the crop's area in the image, before it is resized), px.
+        `draws` rows with columns row (number of the image in the table), width, height, and
+        crop_side (square root of the crop's area in the image, before it is resized), px.
 
     Raises:
         ValueError: no images, or a size below 1.
     """
     sizes = images[["width", "height"]].to_numpy(dtype=np.int64)
     if not sizes.size or sizes.min() < 1 or draws < 1:
-        raise ValueError(f"{len(sizes)} images, {draws} draws: need at least one of each, and sizes of 1 px or more")
+        raise ValueError(
+            f"{len(sizes)} images, {draws} draws: need at least one of each, and sizes of 1 px or more"
+        )
     rows = np.resize(np.random.default_rng(seed).permutation(len(sizes)), draws)
     sides = np.sqrt(_crop_areas(seed, *sizes[rows].ravel().tolist()))
-    return pd.DataFrame({"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides})
+    return pd.DataFrame(
+        {"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides}
+    )
 
 
 @kept
@@ -83,77 +100,117 @@ def _crop_areas(seed: int, *sizes: int) -> tuple[int, ...]:
     crop = cast(Any, get_transforms(need=["train"])["train"]).transforms[1]  # what follows ToImage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        images = [torch.empty((1, h, w), device="meta") for w, h in zip(sizes[::2], sizes[1::2], strict=True)]
+        images = [
+            torch.empty((1, h, w), device="meta")
+            for w, h in zip(sizes[::2], sizes[1::2], strict=True)
+        ]
         drawn = [crop.make_params([image]) for image in images]
     return tuple(each["width"] * each["height"] for each in drawn)
 
 
-def enlargement_at_test(images: pd.DataFrame, test_size: int, resize: Resize = "short_side") -> np.ndarray:
+def enlargement_at_test(
+    images: pd.DataFrame, test_size: int, resize: Resize = "short_side"
+) -> np.ndarray:
     """Enlargement of each image in the test framing (N,), from the size that its Resize gives."""
-    step = cast(Any, get_transforms(test_size=test_size, need=["val"], resize=resize)["val_test"]).transforms[1]
+    step = cast(
+        Any, get_transforms(test_size=test_size, need=["val"], resize=resize)["val_test"]
+    ).transforms[1]
     sizes, place = np.unique(images[["width", "height"]].to_numpy(), axis=0, return_inverse=True)
-    boxes = [tv_tensors.BoundingBoxes([[0, 0, w, h]], format="XYXY", canvas_size=(h, w)) for w, h in sizes.tolist()]
-    scales = [(math.prod(step(each).canvas_size) / math.prod(each.canvas_size)) ** 0.5 for each in boxes]
+    boxes = [
+        tv_tensors.BoundingBoxes([[0, 0, w, h]], format="XYXY", canvas_size=(h, w))
+        for w, h in sizes.tolist()
+    ]
+    scales = [
+        (math.prod(step(each).canvas_size) / math.prod(each.canvas_size)) ** 0.5 for each in boxes
+    ]
     return np.asarray(scales)[place.reshape(-1)]
 
 
-def size_ratios(crops: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side") -> np.ndarray:
+def size_ratios(
+    crops: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
+) -> np.ndarray:
     """Apparent size at test over that in each train crop (N,): the distribution behind the table of `pair_ratios`."""
-    return cast(np.ndarray, enlargement_at_test(crops, test_size, resize) * crops["crop_side"].to_numpy() / train_size)
+    return cast(
+        np.ndarray,
+        enlargement_at_test(crops, test_size, resize) * crops["crop_side"].to_numpy() / train_size,
+    )
 
 
-def pair_ratios(crops: pd.DataFrame, pairs: Iterable[tuple[int, int]], resize: Resize = "short_side") -> pd.DataFrame:
+def pair_ratios(
+    crops: pd.DataFrame, pairs: Iterable[tuple[int, int]], resize: Resize = "short_side"
+) -> pd.DataFrame:
     """Size ratio of every pair of a sweep.
 
     Returns:
-        One row per pair: train_size, test_size, mean_of_ratios, ratio_of_means, and the quartiles q25, q50 and q75 of
-        the ratios of single crops.
+        One row per pair: train_size, test_size, mean_of_ratios, ratio_of_means, and the quartiles
+        q25, q50 and q75 of the ratios of single crops.
     """
     pairs, side = list(pairs), crops["crop_side"].to_numpy()
-    scales = {test_size: enlargement_at_test(crops, test_size, resize) for test_size in {test for _, test in pairs}}
+    scales = {
+        test_size: enlargement_at_test(crops, test_size, resize)
+        for test_size in {test for _, test in pairs}
+    }
     rows = []
     for train_size, test_size in pairs:
         ratios = scales[test_size] * side / train_size
         means = scales[test_size].mean() / (train_size / side).mean()
-        rows.append((train_size, test_size, ratios.mean(), means, *np.quantile(ratios, [0.25, 0.5, 0.75])))
+        rows.append(
+            (train_size, test_size, ratios.mean(), means, *np.quantile(ratios, [0.25, 0.5, 0.75]))
+        )
     columns = ["train_size", "test_size", "mean_of_ratios", "ratio_of_means", "q25", "q50", "q75"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def neutral_test_sizes(crops: pd.DataFrame, train_sizes: Iterable[int], resize: Resize = "short_side") -> pd.DataFrame:
+def neutral_test_sizes(
+    crops: pd.DataFrame, train_sizes: Iterable[int], resize: Resize = "short_side"
+) -> pd.DataFrame:
     """The test resolutions at which objects look as large as in training: the predicted best ones.
 
-    The interval is about the average over images like these: it joins the 95 % bootstrap intervals (images drawn again
-    300 times with all their crops) of the two definitions, and is mostly the distance between these. It is not where
-    the accuracy's best size must lie: single crops scatter by a quarter around the mean, so no size suits all of them.
+    The interval is about the average over images like these: it joins the 95 % bootstrap intervals
+    (images drawn again 300 times with all their crops) of the two definitions, and is mostly the
+    distance between these. It is not where the accuracy's best size must lie: single crops scatter
+    by a quarter around the mean, so no size suits all of them.
 
     Returns:
-        One row per train resolution: train_size, mean_of_ratios and ratio_of_means (the test resolution, px, at which
-        that statistic is 1), low and high.
+        One row per train resolution: train_size, mean_of_ratios and ratio_of_means (the test
+        resolution, px, at which that statistic is 1), low and high.
     """
     counts = np.bincount(crops["row"]).astype(np.float64)
     images = np.flatnonzero(counts)
-    weights = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), 300)
+    weights = np.random.default_rng(0).multinomial(
+        len(images), np.full(len(images), 1 / len(images)), 300
+    )
     weights = np.vstack([np.ones(len(images)), weights])  # the first row is the sample itself
     rows = []
     for train_size in train_sizes:
-        near = round(neutral_test_size(train_size))  # the resized side is a whole number, so not quite linear
+        # the resized side is a whole number, so not quite linear
+        near = round(neutral_test_size(train_size))
         scale, side = enlargement_at_test(crops, near, resize) / near, crops["crop_side"].to_numpy()
-        values = [np.bincount(crops["row"], each)[images] for each in (scale * side, scale, 1 / side)]
+        values = [
+            np.bincount(crops["row"], each)[images] for each in (scale * side, scale, 1 / side)
+        ]
         both, test, train = (weights @ value for value in values)
         by_ratio = train_size * (weights @ counts[images]) / both
         by_mean = train_size * train / test
         ends = np.quantile([by_ratio[1:], by_mean[1:]], [0.025, 0.975], axis=1)
         rows.append((train_size, by_ratio[0], by_mean[0], ends.min(), ends.max()))
-    return pd.DataFrame(rows, columns=["train_size", "mean_of_ratios", "ratio_of_means", "low", "high"])
+    return pd.DataFrame(
+        rows, columns=["train_size", "mean_of_ratios", "ratio_of_means", "low", "high"]
+    )
 
 
 def predicted_object_sizes(
-    boxes: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side", draws: int = DRAWS
+    boxes: pd.DataFrame,
+    train_size: int,
+    test_size: int,
+    resize: Resize = "short_side",
+    draws: int = DRAWS,
 ) -> pd.DataFrame:
     """Apparent sizes, train_px and test_px, as image sizes and boxes foretell them, one row per draw."""
     crops = sample_crops(boxes, draws)
     area = (boxes["right"] - boxes["left"]) * (boxes["bottom"] - boxes["top"])
     side = area.to_numpy(dtype=np.float64)[crops["row"]] ** 0.5
     train = side * train_size / crops["crop_side"].to_numpy()
-    return pd.DataFrame({"train_px": train, "test_px": side * enlargement_at_test(crops, test_size, resize)})
+    return pd.DataFrame(
+        {"train_px": train, "test_px": side * enlargement_at_test(crops, test_size, resize)}
+    )

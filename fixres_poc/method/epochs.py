@@ -1,8 +1,9 @@
 """Epochs that train all weights: the same steps however little memory there is, and on from the last finished epoch.
 
-A step's batch is that of the settings, on any number of processes. Where it does not fit at once, gradients of parts
-are added up. Only a batch norm in train mode sees the difference: it normalises its own part. A frozen one does not.
-No batch has one image alone. A part of a batch may, where memory or several processes ask for it.
+A step's batch is that of the settings, on any number of processes. Where it does not fit at once,
+gradients of parts are added up. Only a batch norm in train mode sees the difference: it normalises
+its own part. A frozen one does not. No batch has one image alone. A part of a batch may, where
+memory or several processes ask for it.
 """
 
 import itertools
@@ -43,7 +44,8 @@ class Recipe:
     framing: Literal["train", "val_train"]  # of the train images: random crops, or that of stage 2
     epochs: int
     learning_rate: float  # highest rate of the one-cycle schedule
-    batch_norm: BatchNorm = "train"  # frozen: it normalises with its running statistics, which stay as they are
+    # frozen: it normalises with its running statistics, which stay as they are
+    batch_norm: BatchNorm = "train"
 
 
 def recipes(settings: TrainSettings, of: Any) -> list[Recipe]:
@@ -63,8 +65,10 @@ class State:
     optimizer: AcceleratedOptimizer
     schedule: AcceleratedScheduler
     plan: StepPlan
-    rows: list[dict[str, float]] = field(default_factory=list)  # one per finished epoch, see `stage1.Trained`
-    best: dict[str, torch.Tensor] = field(default_factory=dict)  # the weights of the best epoch, on the CPU
+    # one per finished epoch, see `stage1.Trained`
+    rows: list[dict[str, float]] = field(default_factory=list)
+    # the weights of the best epoch, on the CPU
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,12 @@ class Saved:
     def keep(self, state: State, accelerator: Accelerator) -> None:
         """Write the state so that it is complete or not there; tensors, numbers and strings only."""
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-        content = {"record": json.dumps(self.record), "rows": state.rows, "best": state.best, "scaler": scaler}
+        content = {
+            "record": json.dumps(self.record),
+            "rows": state.rows,
+            "best": state.best,
+            "scaler": scaler,
+        }
         content |= {key: getattr(state, key).state_dict() for key in KEPT}
         with replacing(self.file) as opened:  # by path, torch would not say that the disk is full
             torch.save(content, opened)
@@ -85,7 +94,8 @@ class Saved:
     def resume(self, state: State, accelerator: Accelerator) -> None:
         """Go on where the file's training stopped, if it is there, whole and of this record."""
         try:
-            if zipfile.ZipFile(self.file).testzip():  # torch itself reads a flipped bit as another weight
+            # torch itself reads a flipped bit as another weight
+            if zipfile.ZipFile(self.file).testzip():
                 return
             content = torch.load(self.file, map_location="cpu", weights_only=True)
             if content["record"] != json.dumps(self.record):
@@ -100,11 +110,16 @@ class Saved:
 
 
 def fine_tune(
-    state: State, settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, saved: Saved | None
+    state: State,
+    settings: TrainSettings,
+    data: ImageDataset,
+    accelerator: Accelerator,
+    saved: Saved | None,
 ) -> None:
     """Do the epochs that are left, and put the weights of the best one into `state.model`, in eval mode.
 
-    SGD, one-cycle schedule, label smoothing. The epoch is chosen by top-1 on validation, with test framing.
+    SGD, one-cycle schedule, label smoothing. The epoch is chosen by top-1 on validation, with test
+    framing.
     """
     recipe = state.recipe
     if saved is not None:
@@ -113,12 +128,20 @@ def fine_tune(
     samples = SplitImages(data, "train", transform, settings.seed)
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
         mark, samples.epoch = time.perf_counter(), epoch
-        set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)  # no epoch depends on another
+        # no epoch depends on another
+        set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
         loss = run_epoch(state, samples, settings, accelerator, f"epoch {epoch}/{recipe.epochs}")
         top1 = val_top1(state.model, settings, recipe.size, data, accelerator)
         if not state.rows or top1 > max(row["val_top1"] for row in state.rows):
-            state.best = {key: value.to("cpu", copy=True) for key, value in state.model.state_dict().items()}
-        row = {"epoch": epoch, "loss": loss, "val_top1": top1, "micro_batch_size": state.plan.micro_batch_size}
+            state.best = {
+                key: value.to("cpu", copy=True) for key, value in state.model.state_dict().items()
+            }
+        row = {
+            "epoch": epoch,
+            "loss": loss,
+            "val_top1": top1,
+            "micro_batch_size": state.plan.micro_batch_size,
+        }
         state.rows.append(row | {"seconds": time.perf_counter() - mark})
         if saved is not None and accelerator.is_main_process:
             saved.keep(state, accelerator)
@@ -136,7 +159,9 @@ def begin(
 ) -> State:
     """A training before its first epoch, from the weights of `start`; None for the pre-trained ones."""
     set_seed(settings.seed)
-    model = create(settings.backbone, len(data.classes), start is None, settings.weights, settings.weights_key)
+    model = create(
+        settings.backbone, len(data.classes), start is None, settings.weights, settings.weights_key
+    )
     if start is not None:
         model.load_state_dict(start.state_dict())
     spare_single_values(model)
@@ -144,10 +169,17 @@ def begin(
     if plan.gradient_checkpointing:
         recompute(model)
     network = accelerator.prepare(model) if accelerator.num_processes > 1 else model
-    rate, way = recipe.learning_rate, {"fused": accelerator.device.type in ("cpu", "cuda"), "foreach": False}
-    sgd = torch.optim.SGD(model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, **way)
+    rate, way = (
+        recipe.learning_rate,
+        {"fused": accelerator.device.type in ("cpu", "cuda"), "foreach": False},
+    )
+    sgd = torch.optim.SGD(
+        model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, **way
+    )
     steps = parts_of(len(data.split("train")), settings.batch_size) * recipe.epochs
-    cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, rate, max(steps, 2), pct_start=0.15, cycle_momentum=False)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        sgd, rate, max(steps, 2), pct_start=0.15, cycle_momentum=False
+    )
     optimizer, schedule = accelerator.prepare(sgd, cycle)
     return State(recipe, model, network, optimizer, schedule, plan)
 
@@ -162,7 +194,11 @@ def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
 
 
 def run_epoch(
-    state: State, samples: SplitImages, settings: TrainSettings, accelerator: Accelerator, title: str
+    state: State,
+    samples: SplitImages,
+    settings: TrainSettings,
+    accelerator: Accelerator,
+    title: str,
 ) -> float:
     """One pass over the train split; changes the state and returns the mean loss."""
     train_mode(state.model, state.recipe.batch_norm)
@@ -187,8 +223,8 @@ def step(
 ) -> torch.Tensor:
     """One step of the optimizer, with the gradient of the mean loss over the whole batch; changes the state.
 
-    This process has images (n, 3, H, W) and labels (n,) out of the `batch` images of all processes. What the
-    micro-batches of the state's plan give is added up.
+    This process has images (n, 3, H, W) and labels (n,) out of the `batch` images of all processes.
+    What the micro-batches of the state's plan give is added up.
 
     Returns:
         The sum of the losses of the n images, without gradient.
@@ -196,12 +232,15 @@ def step(
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing, reduction="sum")
     parts = parts_of(len(images), state.plan.micro_batch_size)
     total = torch.zeros((), device=accelerator.device)
-    for index, (part, targets) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)):
+    for index, (part, targets) in enumerate(
+        zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    ):
         with accelerator.no_sync(state.network) if index < parts - 1 else nullcontext():
             with accelerator.autocast():
                 logits = state.network(part.to(accelerator.device, non_blocking=True))
                 loss = criterion(logits, targets.to(accelerator.device, non_blocking=True))
-            accelerator.backward(loss * (accelerator.num_processes / batch))  # gradients are averaged over processes
+            # gradients are averaged over processes
+            accelerator.backward(loss * (accelerator.num_processes / batch))
         total += loss.detach()
     state.optimizer.step()
     state.schedule.step()
@@ -210,7 +249,11 @@ def step(
 
 
 def val_top1(
-    model: nn.Module, settings: TrainSettings, size: int, data: ImageDataset, accelerator: Accelerator
+    model: nn.Module,
+    settings: TrainSettings,
+    size: int,
+    data: ImageDataset,
+    accelerator: Accelerator,
 ) -> float:
     """Top-1 accuracy on validation, with test framing at `size` px; each process classifies its part."""
     own = data.part("val", accelerator.process_index, accelerator.num_processes)
@@ -218,4 +261,7 @@ def val_top1(
     if own.counts()["val"]:
         table = predict(model, {"none": Tail(model)}, own, "val", settings, size, accelerator).table
         hits = int((table["top1"] == table["target"]).sum())
-    return int(accelerator.reduce(torch.tensor(hits, device=accelerator.device), "sum")) / data.counts()["val"]
+    return (
+        int(accelerator.reduce(torch.tensor(hits, device=accelerator.device), "sum"))
+        / data.counts()["val"]
+    )

@@ -36,13 +36,14 @@ def transforms_for(
 class Predictions:
     """What an evaluation gives.
 
-    The table has one row per image and adaptation: image, split, test_size, adaptation, view, target, top1..top5
-    (class indices, -1 where there are fewer classes) and probability (of top1).
+    The table has one row per image and adaptation: image, split, test_size, adaptation, view,
+    target, top1..top5 (class indices, -1 where there are fewer classes) and probability (of top1).
     """
 
     table: pd.DataFrame
     seconds: float  # for reading, transforming and classifying, by all tails together
-    at_once: int  # images in the network at once: the batch size, on a CPU 8 at most; less if memory was short
+    # images in the network at once: the batch size, on a CPU 8 at most; less if memory was short
+    at_once: int
 
     @property
     def images_per_second(self) -> float:
@@ -62,9 +63,12 @@ def predict(
 ) -> Predictions:
     """Classify one split at one test resolution, in px, with every tail, by adaptation; the model is left in eval mode.
 
-    The tails share one pass of the model's frozen trunk. Of several crops of an image the probabilities are averaged.
+    The tails share one pass of the model's frozen trunk. Of several crops of an image the
+    probabilities are averaged.
     """
-    samples = SplitImages(data, split, transforms_for(settings, test_size, test_size, view)["val_test"])
+    samples = SplitImages(
+        data, split, transforms_for(settings, test_size, test_size, view)["val_test"]
+    )
     portion, rows = Portion(settings.batch_size), batches(samples, settings.batch_size)
     start = time.perf_counter()
     trunk = folded(model.eval(), test_size)
@@ -72,24 +76,36 @@ def predict(
     parts = [probabilities(trunk, tails, images, portion, accelerator) for images, _, _ in loaded]
     found = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tails}
     seconds = time.perf_counter() - start
-    frames = [prediction_table(samples.table, name, each, test_size, view) for name, each in found.items()]
+    frames = [
+        prediction_table(samples.table, name, each, test_size, view) for name, each in found.items()
+    ]
     return Predictions(pd.concat(frames, ignore_index=True), seconds, portion.size)
 
 
 @torch.inference_mode()
 def probabilities(
-    trunk: Trunk, tails: dict[str, Tail], images: torch.Tensor, portion: Portion, accelerator: Accelerator
+    trunk: Trunk,
+    tails: dict[str, Tail],
+    images: torch.Tensor,
+    portion: Portion,
+    accelerator: Accelerator,
 ) -> dict[str, torch.Tensor]:
     """Probabilities (N, C) by tail of normalised images (N, 3, K, K), or means over V crops of each (N, V, 3, K, K)."""
     crops = images.flatten(0, -4)
     with accelerator.autocast():
-        maps = portion.run(lambda part: trunk(part.to(accelerator.device, non_blocking=True)), crops)
+        maps = portion.run(
+            lambda part: trunk(part.to(accelerator.device, non_blocking=True)), crops
+        )
         found = {name: tail.eval()(*maps).float().softmax(dim=1) for name, tail in tails.items()}
     return {name: each.unflatten(0, (len(images), -1)).mean(dim=1) for name, each in found.items()}
 
 
 def prediction_table(
-    rows: pd.DataFrame, adaptation: str, probabilities: np.ndarray, test_size: int, view: str = "center"
+    rows: pd.DataFrame,
+    adaptation: str,
+    probabilities: np.ndarray,
+    test_size: int,
+    view: str = "center",
 ) -> pd.DataFrame:
     """Predictions, in the form that a run stores, for N rows of an image table and probabilities (N, C), in [0, 1]."""
     order = np.argsort(-probabilities, axis=1, kind="stable")

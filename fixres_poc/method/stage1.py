@@ -26,7 +26,13 @@ from fixres_poc.method.linear_probe import head_started
 from fixres_poc.method.stage2 import Variant, adapt_tails, choose
 from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
-from fixres_poc.model.device import accelerator_for, first_that_fits, format_name, out_of_memory, place
+from fixres_poc.model.device import (
+    accelerator_for,
+    first_that_fits,
+    format_name,
+    out_of_memory,
+    place,
+)
 from fixres_poc.model.trunk import Tail
 
 STATE = "training_{}.pt"
@@ -49,17 +55,22 @@ CHOICES = TypeAdapter(Choices)
 class Trained:
     """A fine-tuned network.
 
-    The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), loss (mean over the epoch),
-    val_top1 (at the train resolution), micro_batch_size (images that passed at once), seconds.
+    The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), loss (mean
+    over the epoch), val_top1 (at the train resolution), micro_batch_size (images that passed at
+    once), seconds.
     """
 
     model: nn.Module  # in eval mode, on its device, with the weights of the best epoch
     history: pd.DataFrame
-    memory: dict[str, Any] = field(default_factory=dict)  # how a batch was made to fit, for metrics.json
-    controls: dict[str, Tail] = field(default_factory=dict)  # by adaptation, adapted at the train resolution
+    # how a batch was made to fit, for metrics.json
+    memory: dict[str, Any] = field(default_factory=dict)
+    # by adaptation, adapted at the train resolution
+    controls: dict[str, Tail] = field(default_factory=dict)
     choices: Choices | None = None
-    tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # "stage1", "stage2": what was tried, in rows
-    seconds: dict[str, Any] = field(default_factory=dict)  # "probe", "train" (the chosen rate), "tuning", "adapt"
+    # "stage1", "stage2": what was tried, in rows
+    tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    # "probe", "train" (the chosen rate), "tuning", "adapt"
+    seconds: dict[str, Any] = field(default_factory=dict)
     digest: str | None = None  # SHA-256 of its checkpoint, once that was read or written
 
     @property
@@ -73,10 +84,15 @@ class Trained:
         return float(self.history["val_top1"].max())
 
 
-def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator | None = None) -> Trained:
+def train_or_load(
+    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator | None = None
+) -> Trained:
     """The training of a train resolution and seed, from its checkpoint where that fits, else done now and kept."""
     accelerator = accelerator or accelerator_for(settings.precision)
-    path, record = run_folder(settings.sweep, settings.run_name) / CHECKPOINT, _record(settings, data)
+    path, record = (
+        run_folder(settings.sweep, settings.run_name) / CHECKPOINT,
+        _record(settings, data),
+    )
     try:
         if path.is_file():
             return _restore(path, record, settings, accelerator)
@@ -88,7 +104,10 @@ def train_or_load(settings: TrainSettings, data: ImageDataset, accelerator: Acce
         tensors |= {f"{CONTROL}{name}.{key}": value for key, value in tail.state_dict().items()}
     if accelerator.is_main_process:
         done = {key: getattr(trained, key) for key in ("seconds", "memory", "tried")}
-        done |= {"history": trained.history.to_dict("list"), "choices": asdict(cast(Choices, trained.choices))}
+        done |= {
+            "history": trained.history.to_dict("list"),
+            "choices": asdict(cast(Choices, trained.choices)),
+        }
         checkpoint.save(path, tensors, record | done)
         trained.digest = file_digest(path)
         for state in path.parent.glob(STATE.format("*")):
@@ -105,17 +124,24 @@ def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Acce
     """
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
     if not path.is_file():
-        raise InputError(f"training {settings.run_name} is missing; run notebook 03_train with these parameters first")
+        raise InputError(
+            f"training {settings.run_name} is missing; run notebook 03_train with these parameters first"
+        )
     try:
         return _restore(path, _record(settings, data), settings, accelerator)
     except InputError as error:
-        raise InputError(f"training {settings.run_name}: {error}; run notebook 03_train again") from None
+        raise InputError(
+            f"training {settings.run_name}: {error}; run notebook 03_train again"
+        ) from None
 
 
-def _train_all(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path) -> Trained:
+def _train_all(
+    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path
+) -> Trained:
     """Train with each recipe of the settings, keep what validation prefers, and adapt its controls.
 
-    Stage 1's recipe and stage 2's choices are those of the training `settings.tuned_by`, where that is named.
+    Stage 1's recipe and stage 2's choices are those of the training `settings.tuned_by`, where that
+    is named.
     """
     known = None if settings.tuned_by is None else _choices_of(settings)
     start, probe_s = head_started(settings, data, accelerator)
@@ -138,7 +164,10 @@ def _train_all(settings: TrainSettings, data: ImageDataset, accelerator: Acceler
     train_s = float(best.history["seconds"].sum())
     tuning_s = time.perf_counter() - mark + spent_s - train_s
     found = adapt_tails(best.model, data, settings, settings.train_size, adapt, accelerator)
-    best.choices, best.controls = Choices(chosen.learning_rate, chosen.batch_norm, adapt), found.tails
+    best.choices, best.controls = (
+        Choices(chosen.learning_rate, chosen.batch_norm, adapt),
+        found.tails,
+    )
     best.tried = {"stage1": tried, "stage2": rows}
     best.seconds = {"probe": probe_s, "train": train_s, "tuning": tuning_s, "adapt": found.seconds}
     return best
@@ -147,23 +176,32 @@ def _train_all(settings: TrainSettings, data: ImageDataset, accelerator: Acceler
 def _choices_of(settings: TrainSettings) -> Choices:
     """What the training of the seed `tuned_by` has chosen."""
     first = settings.model_copy(update={"seed": settings.tuned_by, "tuned_by": None})
-    _, stored = checkpoint.load(run_folder(settings.sweep, first.run_name) / CHECKPOINT, {"settings": _lasting(first)})
+    _, stored = checkpoint.load(
+        run_folder(settings.sweep, first.run_name) / CHECKPOINT, {"settings": _lasting(first)}
+    )
     return CHOICES.validate_python(stored["choices"])
 
 
-def finished(folder: Path, settings: TrainSettings, known: Mapping[str, Any], accelerator: Accelerator) -> Trained:
+def finished(
+    folder: Path, settings: TrainSettings, known: Mapping[str, Any], accelerator: Accelerator
+) -> Trained:
     """The training that a run's folder holds, whichever version of the library made it.
 
-    `known` has `classes`, and whatever else of the checkpoint's record must agree, such as the `images`' fingerprint.
+    `known` has `classes`, and whatever else of the checkpoint's record must agree, such as the
+    `images`' fingerprint.
 
     Raises:
         InputError: no checkpoint, a damaged one, or one that differs.
     """
-    return _restore(folder / CHECKPOINT, {"settings": _lasting(settings), **known}, settings, accelerator)
+    return _restore(
+        folder / CHECKPOINT, {"settings": _lasting(settings), **known}, settings, accelerator
+    )
 
 
 def _lasting(settings: TrainSettings) -> dict[str, Any]:
-    return settings.model_dump(exclude={"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test"})
+    return settings.model_dump(
+        exclude={"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test"}
+    )
 
 
 def _record(settings: TrainSettings, data: ImageDataset) -> dict[str, Any]:
@@ -176,7 +214,9 @@ def _record(settings: TrainSettings, data: ImageDataset) -> dict[str, Any]:
     }
 
 
-def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, accelerator: Accelerator) -> Trained:
+def _restore(
+    path: Path, record: dict[str, Any], settings: TrainSettings, accelerator: Accelerator
+) -> Trained:
     tensors, stored = checkpoint.load(path, record)
     parts: dict[str, dict[str, Any]] = defaultdict(dict)
     for key, value in tensors.items():
@@ -184,13 +224,20 @@ def _restore(path: Path, record: dict[str, Any], settings: TrainSettings, accele
         parts[part][name] = value
     model = create(settings.backbone, len(record["classes"]), pretrained=False)
     model.load_state_dict(parts["model"])
-    model, choices = place(model.eval(), settings, accelerator), CHOICES.validate_python(stored["choices"])
+    model, choices = (
+        place(model.eval(), settings, accelerator),
+        CHOICES.validate_python(stored["choices"]),
+    )
     controls = {name: Tail(model) for name in choices.adapt}
     for name, tail in controls.items():
         tail.load_state_dict(parts[CONTROL + name])
         tail.requires_grad_(False).eval()
-    known = {key: stored[key] for key in ("memory", "tried", "seconds")} | {"digest": file_digest(path)}
-    return Trained(model, pd.DataFrame(stored["history"]), controls=controls, choices=choices, **known)
+    known = {key: stored[key] for key in ("memory", "tried", "seconds")} | {
+        "digest": file_digest(path)
+    }
+    return Trained(
+        model, pd.DataFrame(stored["history"]), controls=controls, choices=choices, **known
+    )
 
 
 def train(
@@ -204,16 +251,18 @@ def train(
     """Fine-tune all weights, the same batch with fewer images at once whenever memory runs out.
 
     With the rate 0 nothing is trained: the network is `start`, with one row of history. Otherwise
-    the plans of `memory_plan.step_plans` are tried in order (`first_that_fits`). A killed training goes on
-    from `state_file`, where its state is kept after each epoch. It starts with the weights of `start`, or with the
-    pre-trained ones.
+    the plans of `memory_plan.step_plans` are tried in order (`first_that_fits`). A killed training
+    goes on from `state_file`, where its state is kept after each epoch. It starts with the weights
+    of `start`, or with the pre-trained ones.
 
     Raises:
         InputError: not even one image at once fits, or of several processes one ran out of memory.
     """
     if recipe.learning_rate == 0 and start is not None:
         return _untrained(settings, recipe, data, accelerator, start)
-    own = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / accelerator.num_processes)})
+    own = settings.model_copy(
+        update={"batch_size": math.ceil(settings.batch_size / accelerator.num_processes)}
+    )
     plans = memory_plan.step_plans(own, recipe.size, len(data.classes), memory_plan.budget_bytes())
     saved = Saved(state_file, _record(settings, data)) if state_file else None
     attempt = partial(_try, recipe, settings, data, accelerator, saved, start)
@@ -222,14 +271,25 @@ def train(
 
 
 def _untrained(
-    settings: TrainSettings, recipe: Recipe, data: ImageDataset, accelerator: Accelerator, start: nn.Module
+    settings: TrainSettings,
+    recipe: Recipe,
+    data: ImageDataset,
+    accelerator: Accelerator,
+    start: nn.Module,
 ) -> Trained:
     mark, model = time.perf_counter(), place(copy.deepcopy(start).eval(), settings, accelerator)
     top1 = val_top1(model, settings, recipe.size, data, accelerator)
     row = {"epoch": 0, "loss": math.nan, "val_top1": top1, "micro_batch_size": 0}
     history = pd.DataFrame([row | {"seconds": time.perf_counter() - mark}])
-    memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "predicted_peak_bytes": 0, "out_of_memory": []}
-    return Trained(model, history, memory | {"gradient_checkpointing": False, "note": "nothing was trained"})
+    memory = {
+        "batch_size": settings.batch_size,
+        "micro_batch_size": 0,
+        "predicted_peak_bytes": 0,
+        "out_of_memory": [],
+    }
+    return Trained(
+        model, history, memory | {"gradient_checkpointing": False, "note": "nothing was trained"}
+    )
 
 
 def _try(
@@ -248,11 +308,15 @@ def _try(
     except (MemoryError, RuntimeError) as error:
         if accelerator.num_processes == 1 or not out_of_memory(error):
             raise
-        advice = "set gradient_checkpointing: true, or a smaller batch_size"  # the others wait for this one
+        # the others wait for this one
+        advice = "set gradient_checkpointing: true, or a smaller batch_size"
         raise InputError(f"out of memory with {plan} in each process: {advice}") from None
     finally:
-        accelerator.free_memory()  # it keeps the optimizer, and with it weights, gradients and momentum
-    part = min(state.plan.micro_batch_size, math.ceil(settings.batch_size / accelerator.num_processes))
+        # it keeps the optimizer, and with it weights, gradients and momentum
+        accelerator.free_memory()
+    part = min(
+        state.plan.micro_batch_size, math.ceil(settings.batch_size / accelerator.num_processes)
+    )
     in_parts = recipe.batch_norm == "train" and part < settings.batch_size
     memory = {
         "batch_size": settings.batch_size,

@@ -7,8 +7,8 @@
 | `head_bn_stats` | trained | re-estimated | frozen | what the authors' code does for ResNet and ResNeXt |
 | `head_bn` | trained | re-estimated | trained | what the paper says |
 
-Each has a control, `control_head` and so on: the same for as long at the *train* size, so that what is owed to the test
-size can be told from what more training gives.
+Each has a control, `control_head` and so on: the same for as long at the *train* size, so that what
+is owed to the test size can be told from what more training gives.
 """
 
 import itertools
@@ -44,12 +44,19 @@ def distributions(
     """Pooled features of at most 200 train images: as in training, and framed as in the test at both sizes.
 
     Returns:
-        Name ("train crops, 128 px", "test framing, 128 px", "test framing, 160 px") -> features (N, D).
+        Name ("train crops, 128 px", "test framing, 128 px", "test framing, 160 px") -> features (N,
+        D).
     """
     some, size = data.some("train", IMAGES, settings.split_seed), settings.train_size
-    found = {f"train crops, {size} px": features(model, some, "train", settings, size, accelerator, "train")}
+    found = {
+        f"train crops, {size} px": features(
+            model, some, "train", settings, size, accelerator, "train"
+        )
+    }
     for each in dict.fromkeys((size, settings.test_size)):
-        found[f"test framing, {each} px"] = features(model, some, "train", settings, each, accelerator)
+        found[f"test framing, {each} px"] = features(
+            model, some, "train", settings, each, accelerator
+        )
     return found
 
 
@@ -57,13 +64,19 @@ def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
     """One row per distribution of `distributions`, held against the first.
 
     Returns:
-        Columns images (its name), mean, std, near_zero (share of values below 1 % of the first's mean) and large
-        (share above the first's 99th percentile).
+        Columns images (its name), mean, std, near_zero (share of values below 1 % of the first's
+        mean) and large (share above the first's 99th percentile).
     """
     first = next(iter(found.values()))
     zero, large = 0.01 * float(first.mean()), float(np.quantile(first, 0.99))
     rows = [
-        (name, *map(float, (each.mean(), each.std(), (np.abs(each) <= zero).mean(), (each > large).mean())))
+        (
+            name,
+            *map(
+                float,
+                (each.mean(), each.std(), (np.abs(each) <= zero).mean(), (each > large).mean()),
+            ),
+        )
         for name, each in found.items()
     ]
     return pd.DataFrame(rows, columns=["images", "mean", "std", "near_zero", "large"])
@@ -72,8 +85,9 @@ def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
 def frechet(values: np.ndarray) -> tuple[float, float]:
     """Location and scale of the Fréchet distribution, with shape 0.3, that is most likely to give the values but for 0.
 
-    A mean of maps after a ReLU is exactly 0 where nothing was active: for EfficientNet-Lite0 most of them are. No
-    distribution with a density gives such a share, so it is left out. At most 20,000 values, evenly spread, are used.
+    A mean of maps after a ReLU is exactly 0 where nothing was active: for EfficientNet-Lite0 most
+    of them are. No distribution with a density gives such a share, so it is left out. At most
+    20,000 values, evenly spread, are used.
     """
     from scipy.stats import genextreme  # a second of processor time, and most commands fit nothing
 
@@ -86,7 +100,8 @@ def frechet(values: np.ndarray) -> tuple[float, float]:
 class Equalised(nn.Linear):
     """A linear classifier behind an activation function that maps features back to the distribution of training.
 
-    Between two Fréchet distributions of one shape the map is a line, the same for all features. What is 0 stays 0.
+    Between two Fréchet distributions of one shape the map is a line, the same for all features.
+    What is 0 stays 0.
     """
 
     slope: torch.Tensor
@@ -119,10 +134,14 @@ def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
     """
     tail = Tail(model)
     if not isinstance(tail.classifier, nn.Linear):
-        raise InputError("adaptation 'equalised': only for networks whose classifier is a linear layer")
+        raise InputError(
+            "adaptation 'equalised': only for networks whose classifier is a linear layer"
+        )
     (location, scale), (own_location, own_scale) = frechet(seen), frechet(given)
     slope = scale / own_scale
-    tail.classifier = Equalised(tail.classifier, slope, location - slope * own_location, float(seen.min()))
+    tail.classifier = Equalised(
+        tail.classifier, slope, location - slope * own_location, float(seen.min())
+    )
     return tail
 
 
@@ -134,7 +153,8 @@ class Variant:
     """One way to adapt a tail."""
 
     adaptation: str  # one of `ADAPTED`
-    learning_rate: float  # at the first step; it falls to 0 along a cosine. Without meaning for `bn_stats`
+    # at the first step; it falls to 0 along a cosine. Without meaning for `bn_stats`
+    learning_rate: float
     epochs: int
 
 
@@ -155,7 +175,8 @@ def free(tail: Tail, adaptation: str) -> list[nn.Parameter]:
     """Let only what one of `ADAPTED` may change be changed, in place, and return it: the trainable parameters.
 
     Raises:
-        InputError: unknown adaptation, or one of the last batch norm for a network where it is not known.
+        InputError: unknown adaptation, or one of the last batch norm for a network where it is not
+            known.
     """
     if adaptation not in ADAPTED:
         raise InputError(f"adaptation {adaptation!r}: allowed here are {', '.join(ADAPTED)}")
@@ -163,7 +184,9 @@ def free(tail: Tail, adaptation: str) -> list[nn.Parameter]:
     tail.classifier.requires_grad_(adaptation != "bn_stats")
     if adaptation != "head":
         if tail.norm is None:
-            raise InputError(f"adaptation {adaptation!r}: the last batch norm is not known; use 'none' or 'head'")
+            raise InputError(
+                f"adaptation {adaptation!r}: the last batch norm is not known; use 'none' or 'head'"
+            )
         tail.norm.train().requires_grad_(adaptation == "head_bn")
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
 
@@ -178,32 +201,52 @@ def adapt_tails(
 ) -> AdaptedTails:
     """Adapt one tail per variant, by its name; they share the images and one pass of the frozen trunk per step.
 
-    SGD with the paper's momentum and weight decay, and a cosine schedule to zero. The model is that after stage 1, and
-    stays as it is; images are those of the train split, crops of `size` px, in stage 2's framing.
+    SGD with the paper's momentum and weight decay, and a cosine schedule to zero. The model is that
+    after stage 1, and stays as it is; images are those of the train split, crops of `size` px, in
+    stage 2's framing.
     """
     model.requires_grad_(False).eval()
-    samples = SplitImages(data, "train", transforms_for(settings, size, size)["val_train"], settings.seed)
-    tails, steps = {name: Tail(model) for name in variants}, len(batches(samples, settings.batch_size))
-    optimizers = {name: _optimizer(tails[name], each, steps, accelerator) for name, each in variants.items()}
-    hooks = spare_single_values(nn.ModuleList(tails.values()))  # of several processes one may have one image
-    trunk, portion, seconds = folded(model, size), Portion(settings.batch_size), dict.fromkeys(tails, 0.0)
+    samples = SplitImages(
+        data, "train", transforms_for(settings, size, size)["val_train"], settings.seed
+    )
+    tails, steps = (
+        {name: Tail(model) for name in variants},
+        len(batches(samples, settings.batch_size)),
+    )
+    optimizers = {
+        name: _optimizer(tails[name], each, steps, accelerator) for name, each in variants.items()
+    }
+    # of several processes one may have one image
+    hooks = spare_single_values(nn.ModuleList(tails.values()))
+    trunk, portion, seconds = (
+        folded(model, size),
+        Portion(settings.batch_size),
+        dict.fromkeys(tails, 0.0),
+    )
     last = max((each.epochs for each in variants.values()), default=0)
     for epoch in range(1, last + 1):
         samples.epoch, rows = epoch, batches(samples, settings.batch_size)
         at_work = [name for name, each in variants.items() if epoch <= each.epochs]
-        loaded = loader(samples, rows, workers(), accelerator.process_index, accelerator.num_processes)
+        loaded = loader(
+            samples, rows, workers(), accelerator.process_index, accelerator.num_processes
+        )
         mark, shown = now(accelerator), bar(loaded, f"adapt at {size} px, epoch {epoch}/{last}")
         for batch, (images, labels, _) in zip(rows, shown, strict=True):
             with accelerator.autocast():
-                maps = portion.run(lambda part: trunk(part.to(accelerator.device, non_blocking=True)), images)
+                maps = portion.run(
+                    lambda part: trunk(part.to(accelerator.device, non_blocking=True)), images
+                )
             shared, mark = now(accelerator) - mark, now(accelerator)
             for name in at_work:
-                _step(tails[name], maps, labels, len(batch), settings, optimizers[name], accelerator)
+                _step(
+                    tails[name], maps, labels, len(batch), settings, optimizers[name], accelerator
+                )
                 own, mark = now(accelerator) - mark, now(accelerator)
                 seconds[name] += shared + own
     for tail in tails.values():
         for buffer in tail.requires_grad_(False).eval().buffers():
-            if accelerator.num_processes > 1:  # each process has seen other images: all get the first one's statistics
+            # each process has seen other images: all get the first one's statistics
+            if accelerator.num_processes > 1:
                 buffer.copy_(broadcast(buffer))
     for hook in hooks:
         hook.remove()
@@ -215,14 +258,17 @@ def choose(
 ) -> tuple[dict[str, Variant], list[dict[str, Any]]]:
     """Rate and epochs of every adaptation that the network can have, from the settings' lists, by validation.
 
-    All combinations are adapted in one pass, and compared, at `settings.tuning_size`. Ties go to fewer epochs, then to
-    the smaller rate.
+    All combinations are adapted in one pass, and compared, at `settings.tuning_size`. Ties go to
+    fewer epochs, then to the smaller rate.
 
     Returns:
-        The chosen variant by adaptation, and a row per combination tried: adaptation, learning_rate, epochs, val_top1;
-        none where there is nothing to choose.
+        The chosen variant by adaptation, and a row per combination tried: adaptation,
+        learning_rate, epochs, val_top1; none where there is nothing to choose.
     """
-    rates, epochs = sorted(several(settings.adapt_learning_rate)), sorted(several(settings.adapt_epochs))
+    rates, epochs = (
+        sorted(several(settings.adapt_learning_rate)),
+        sorted(several(settings.adapt_epochs)),
+    )
     every = [
         Variant(name, rate, count)
         for name in possible(model)
@@ -230,7 +276,10 @@ def choose(
     ]
     if not settings.tuned:
         return {each.adaptation: each for each in every}, []
-    size, named = settings.tuning_size or settings.train_size, {str(number): each for number, each in enumerate(every)}
+    size, named = (
+        settings.tuning_size or settings.train_size,
+        {str(number): each for number, each in enumerate(every)},
+    )
     tails = adapt_tails(model, data, settings, size, named, accelerator).tails
     table = predict(model, tails, data, "val", settings, size, accelerator).table
     top1 = (table["top1"] == table["target"]).groupby(table["adaptation"]).mean()
@@ -275,6 +324,8 @@ def _optimizer(
     """Optimizer and schedule for `steps` steps an epoch, None where nothing is trained."""
     if not (parameters := free(tail, variant.adaptation)):
         return None
-    optimizer = torch.optim.SGD(parameters, variant.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(
+        parameters, variant.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps * variant.epochs, 1))
     return accelerator.prepare(optimizer, schedule)  # type: ignore[no-any-return]

@@ -1,8 +1,9 @@
 """What a backbone already knows of the classes: its own ImageNet classifier, restricted to those that it has by name.
 
-Nothing is trained on the images. A class is mapped to one of ImageNet's 1,000 by the WordNet id that its name begins
-with (`n02088364-beagle`), else by its name where that is one of the names of exactly one ImageNet class, whatever the
-case, with `_`, `-` and spaces alike. Nothing nearer is guessed; homonyms are not noticed (`mouse` is the computer's).
+Nothing is trained on the images. A class is mapped to one of ImageNet's 1,000 by the WordNet id
+that its name begins with (`n02088364-beagle`), else by its name where that is one of the names of
+exactly one ImageNet class, whatever the case, with `_`, `-` and spaces alike. Nothing nearer is
+guessed; homonyms are not noticed (`mouse` is the computer's).
 """
 
 import itertools
@@ -19,7 +20,12 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
-from fixres_poc.config.settings import EMBEDDED_BACKBONES, WSL_BACKBONES, BaselineSettings, ModelSettings
+from fixres_poc.config.settings import (
+    EMBEDDED_BACKBONES,
+    WSL_BACKBONES,
+    BaselineSettings,
+    ModelSettings,
+)
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.evaluation import predict, prediction_table
 from fixres_poc.model.backbones import create
@@ -43,13 +49,18 @@ def mapping(classes: Sequence[str]) -> dict[int, int]:
     known = ImageNetInfo("imagenet-1k")
     ids = {name: index for index, name in enumerate(known.label_names())}  # type: ignore[no-untyped-call]
     meanings: dict[str, set[int]] = defaultdict(set)
-    for index, names in enumerate(known.label_descriptions()):  # in order, commas between a class's names
+    # in order, commas between a class's names
+    for index, names in enumerate(known.label_descriptions()):
         for name in names.split(","):
             meanings[_normalised(name)].add(index)
     found: dict[int, int] = {}
     for label, name in enumerate(classes):
         wordnet = re.match(r"(n\d{8})(?!\d)", name)
-        indices = {ids[wordnet[1]]} if wordnet and wordnet[1] in ids else meanings.get(_normalised(name), set())
+        indices = (
+            {ids[wordnet[1]]}
+            if wordnet and wordnet[1] in ids
+            else meanings.get(_normalised(name), set())
+        )
         if len(indices) == 1:
             found[label] = next(iter(indices))
     uses = Counter(found.values())
@@ -98,15 +109,28 @@ def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroSho
         why = f"the classifier of {settings.weights or settings.backbone} is not known to be that of ImageNet's classes"
         return ZeroShot(nothing, named, count, obstacle=why)
     if part.split("test")["label"].nunique() < 2:
-        return ZeroShot(nothing, named, count, obstacle="fewer than 2 classes with test images are ImageNet's by name")
+        return ZeroShot(
+            nothing,
+            named,
+            count,
+            obstacle="fewer than 2 classes with test images are ImageNet's by name",
+        )
     accelerator = accelerator_for(settings.precision)
     model = place(create(settings.backbone), settings, accelerator)
     if not isinstance(classifier(model), nn.Linear):
-        return ZeroShot(nothing, named, count, obstacle="the backbone's classifier is more than one linear layer")
+        return ZeroShot(
+            nothing,
+            named,
+            count,
+            obstacle="the backbone's classifier is more than one linear layer",
+        )
     tail = Tail(model)
     tail.classifier = Restricted(tail.classifier, mapped, count)
     splits = [split for split in ("val", *part.test_parts) if len(part.split(split))]
     cells = itertools.product(settings.test_sizes, splits)
-    done = [predict(model, {"zero_shot": tail}, part, split, settings, size, accelerator) for size, split in cells]
+    done = [
+        predict(model, {"zero_shot": tail}, part, split, settings, size, accelerator)
+        for size, split in cells
+    ]
     table = pd.concat([each.table for each in done], ignore_index=True)
     return ZeroShot(table, named, count, sum(each.seconds for each in done))

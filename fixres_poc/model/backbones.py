@@ -54,13 +54,14 @@ def create(
     """A network with a new classifier of `classes` outputs, or with its own one.
 
     Args:
-        name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another of `WSL`, or
-            "timm:<name>".
+        name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another
+            of `WSL`, or "timm:<name>".
         weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
         weights_key: which of several sets of weights in that file.
 
     Raises:
-        InputError: unknown name, weights that cannot be fetched, or a file that is not the published one or unfit.
+        InputError: unknown name, weights that cannot be fetched, or a file that is not the
+            published one or unfit.
     """
     make = _lite if name in LITE_SHA256 else _wsl if name in WSL else _timm
     model = make(name.removeprefix("timm:"), pretrained and weights is None)
@@ -72,7 +73,11 @@ def create(
 
 
 def trained_elsewhere(
-    name: str, weights: str, weights_key: str | None = None, classes: Any = None, source: str = "class_order"
+    name: str,
+    weights: str,
+    weights_key: str | None = None,
+    classes: Any = None,
+    source: str = "class_order",
 ) -> tuple[nn.Module, list[str] | None, str]:
     """A network with the classifier that its weights file has.
 
@@ -83,7 +88,8 @@ def trained_elsewhere(
         source: where `classes` come from, for errors.
 
     Returns:
-        The network, the classes in the order of its outputs (None where nobody names them), and where both come from.
+        The network, the classes in the order of its outputs (None where nobody names them), and
+        where both come from.
 
     Raises:
         InputError: no such file or backbone, they do not fit, or classes that are no list of names.
@@ -104,11 +110,12 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
     The networks that the project names itself are known to serve; only their weights are checked.
 
     Args:
-        traced: follow a network's shapes alone, on the meta device, which needs no memory; weights are not checked.
+        traced: follow a network's shapes alone, on the meta device, which needs no memory; weights
+            are not checked.
 
     Raises:
-        InputError: timm has no such network, or it cannot be built, adapted or used at the sizes; weights that do not
-            fit, or that are neither here nor within reach.
+        InputError: timm has no such network, or it cannot be built, adapted or used at the sizes;
+            weights that do not fit, or that are neither here nor within reach.
     """
     name = sweep.backbone
     if name not in NAMED:
@@ -139,7 +146,11 @@ def _check_network(sweep: SweepSettings, traced: bool) -> None:
     if linear_needed and not isinstance(classifier(model), nn.Linear):
         what = "its classifier is more than a linear layer; set head_start: random, and adaptations without equalised"
         raise InputError(f"{where}: {what}")
-    check_sizes(model, sweep.backbone, {size for pair in sweep.resolution_pairs() for size in pair} | {BASELINE_SIZE})
+    check_sizes(
+        model,
+        sweep.backbone,
+        {size for pair in sweep.resolution_pairs() for size in pair} | {BASELINE_SIZE},
+    )
 
 
 def _check_published(name: str) -> None:
@@ -156,7 +167,9 @@ def _check_published(name: str) -> None:
         requests.head(constants.ENDPOINT, timeout=ANSWER_S)
     except requests.RequestException:
         what = f"its weights are not in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} does not answer; give a file"
-        raise InputError(f"backbone {name!r}: {what} as weights, set HF_HOME, or run once online") from None
+        raise InputError(
+            f"backbone {name!r}: {what} as weights, set HF_HOME, or run once online"
+        ) from None
 
 
 def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
@@ -166,7 +179,9 @@ def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
         InputError: there are such sizes; each is named, and the network with them.
     """
     if refused := {size: reason for size in sorted(sizes) if (reason := _refusal(model, size))}:
-        what = f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
+        what = (
+            f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
+        )
         hint = f" (the baseline needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
         raise InputError(f"backbone {name!r}: {what}; set other sizes{hint} or another backbone")
 
@@ -197,7 +212,8 @@ def licence(name: str, weights: str | None = None) -> str | None:
 def _wsl(name: str, pretrained: bool) -> Any:
     """ResNeXt-101 with torchvision's parameter names, which those of timm's class are as well.
 
-    timm has no constructor for the wide ones, and its old alias `ig_resnext101_32x48d` silently means 32x8d.
+    timm has no constructor for the wide ones, and its old alias `ig_resnext101_32x48d` silently
+    means 32x8d.
     """
     width, sha256 = WSL[name]
     model = ResNet(Bottleneck, WSL_LAYERS, cardinality=32, base_width=width)  # type: ignore[arg-type]
@@ -215,7 +231,9 @@ def _timm(name: str, pretrained: bool) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"backbone 'timm:{name}': its weights cannot be loaded ({_first_line(error)})") from error
+        raise InputError(
+            f"backbone 'timm:{name}': its weights cannot be loaded ({_first_line(error)})"
+        ) from error
 
 
 def _published(name: str) -> Any:
@@ -253,7 +271,8 @@ def mean_std(name: str) -> tuple[Triple, Triple]:
 def interpolation(name: str) -> str:
     """How images were resized when the network was trained, such as "bilinear" or "bicubic".
 
-    timm's weights say so themselves; those of the authors, and the embedded ones, go with the published transforms.
+    timm's weights say so themselves; those of the authors, and the embedded ones, go with the
+    published transforms.
     """
     own = _published(name)
     return str(own.interpolation) if own else "bilinear"
@@ -262,7 +281,8 @@ def interpolation(name: str) -> str:
 def recompute(model: nn.Module) -> None:
     """Turn on gradient checkpointing, in place: activations are recomputed in the backward pass instead of stored.
 
-    Same results, less memory, a third more work. Batch norms count a batch once, although they see it twice.
+    Same results, less memory, a third more work. Batch norms count a batch once, although they see
+    it twice.
 
     Raises:
         InputError: timm cannot do so for this network.
@@ -280,8 +300,9 @@ def recompute(model: nn.Module) -> None:
 def _count_batch_once(momentum: float | None, norm: nn.Module, _: Any) -> None:
     """Let a forward pass within a backward pass, which is a recomputation, leave running statistics as they are.
 
-    They are still handed in, since a recomputation must save the same tensors for backward. torch has no public name
-    for the question whether backward is running; its own checkpointing asks it in the same way.
+    They are still handed in, since a recomputation must save the same tensors for backward. torch
+    has no public name for the question whether backward is running; its own checkpointing asks it
+    in the same way.
     """
     again = norm.training and torch._C._current_graph_task_id() != -1
     cast(Any, norm).momentum = 0.0 if again else momentum

@@ -19,12 +19,14 @@ from fixres_poc.config.files import replacing
 
 SAVE = "torch.save(network.state_dict(), 'weights.pt')"
 MOST_UNPACKED = 2  # times the file's size; torch.save stores tensors uncompressed
-KINDS = {  # by the first bytes, or by "PK" and the names in an archive; empty for what torch.save writes
+# by the first bytes, or by "PK" and the names in an archive; empty for what torch.save writes
+KINDS = {
     rb"^PK.*constants\.pkl": f"TorchScript; convert it: {SAVE}, with network = torch.jit.load(file)",
     rb"^PK.*(archive_format|exported_program\.json)": (
         "a program of torch.export; convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
     ),
-    rb"^PK.*/data\.pkl|^\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "",  # of now, and before torch 1.6
+    # of now, and before torch 1.6
+    rb"^PK.*/data\.pkl|^\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "",
     rb"^PK.*\.npy|^\x80|^\x89HDF": f"NumPy's, a plain pickle or HDF5; load it where it was made, and use {SAVE}",
     rb"^PK|^\x1f\x8b|^BZh|^\xfd7zXZ|^\x28\xb5\x2f\xfd": "an archive, or compressed; unpack it",
     rb"^\s*<": "a web page, as of a failed download; download the file again",
@@ -50,23 +52,33 @@ class _Inert:
 
 
 HARMLESS: list[Any] = [(_Inert, name) for name in BESIDE_TENSORS.split()]
-HARMLESS += [(lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"), np.ndarray, np.dtype]
+HARMLESS += [
+    (lambda *_: {}, "collections.defaultdict"),
+    (lambda *_: [], "collections.deque"),
+    np.ndarray,
+    np.dtype,
+]
 HARMLESS += {type(np.dtype(code)) for code in np.typecodes["All"]}
 for each in (np.ones(1), np.float64()):  # arrays and scalars of NumPy 1 and 2
     function: Any = each.__reduce__()[0]
-    HARMLESS += [(function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")]
+    HARMLESS += [
+        (function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")
+    ]
 
 
 def contents(path: Path) -> dict[str, Any]:
     """What a weights file holds by name, tensors on the CPU; of safetensors the metadata as well, as text.
 
     Raises:
-        InputError: of another kind, damaged, much larger than it seems, or with objects that only code can read.
+        InputError: of another kind, damaged, much larger than it seems, or with objects that only
+            code can read.
     """
     try:
         with path.open("rb") as file:
             head = file.read(99)
-        is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+        is_safetensors = (
+            head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+        )
         content = _safetensors(path) if is_safetensors else _pickled(path, head)
     except InputError as error:
         raise InputError(f"weights {path.name}: {error}") from None
@@ -90,14 +102,21 @@ def _pickled(path: Path, head: bytes) -> Any:
     if kind := next(kind for pattern, kind in KINDS.items() if re.search(pattern, head)):
         raise InputError(kind)
     if unpacked > MOST_UNPACKED * path.stat().st_size:
-        raise InputError(f"{unpacked} bytes unpacked; allowed: archives as torch.save writes them, uncompressed")
+        raise InputError(
+            f"{unpacked} bytes unpacked; allowed: archives as torch.save writes them, uncompressed"
+        )
     try:
-        with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:  # of a path torch looks at the suffix
+        # of a path torch looks at the suffix
+        with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
-        what = f"holds more than tensors, as a whole network does ({found[0] if found else 'unknown'})"
-        raise InputError(f"{what}, and no code in it is run; save tensors only, where it was made: {SAVE}") from None
+        what = (
+            f"holds more than tensors, as a whole network does ({found[0] if found else 'unknown'})"
+        )
+        raise InputError(
+            f"{what}, and no code in it is run; save tensors only, where it was made: {SAVE}"
+        ) from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
@@ -105,7 +124,9 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, A
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     stored = {"digest": digest(plain), **record}
     with replacing(path) as file:
-        save_file(plain, file.name, metadata={key: json.dumps(value) for key, value in stored.items()})
+        save_file(
+            plain, file.name, metadata={key: json.dumps(value) for key, value in stored.items()}
+        )
 
 
 def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -115,20 +136,27 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
         The tensors on the CPU, and the whole stored record.
 
     Raises:
-        InputError: missing, truncated or damaged file, or a record that differs, the key and both values named.
+        InputError: missing, truncated or damaged file, or a record that differs, the key and both
+            values named.
     """
     try:
         with safe_open(path, framework="pt") as file:
             stored = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})"
+        ) from None
     for key, value in record.items():
         wanted = json.loads(json.dumps(value))
         if stored.get(key) != wanted:
-            raise InputError(f"checkpoint {path.name}: made with {_difference(key, stored.get(key), wanted)}")
+            raise InputError(
+                f"checkpoint {path.name}: made with {_difference(key, stored.get(key), wanted)}"
+            )
     if stored.pop("digest", None) != digest(tensors):
-        raise InputError(f"checkpoint {path.name}: damaged, its tensors are not those that were written")
+        raise InputError(
+            f"checkpoint {path.name}: damaged, its tensors are not those that were written"
+        )
     return tensors, stored
 
 
@@ -145,5 +173,7 @@ def _difference(key: str, stored: Any, wanted: Any) -> str:
     """What differs, in words; of two dictionaries the entries that do."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
-        return "; ".join(_difference(f"{key}.{name}", stored.get(name), wanted.get(name)) for name in names)
+        return "; ".join(
+            _difference(f"{key}.{name}", stored.get(name), wanted.get(name)) for name in names
+        )
     return f"{key} = {stored!r}, this run has {wanted!r}"

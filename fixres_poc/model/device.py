@@ -27,7 +27,8 @@ Way = TypeVar("Way")
 Done = TypeVar("Done")
 log = logging.getLogger(__name__)
 Maps = tuple[torch.Tensor, ...]
-FOR_CACHES = 8  # images at once on a CPU: what they leave behind a layer stays nearer to it than that of more
+# images at once on a CPU: what they leave behind a layer stays nearer to it than that of more
+FOR_CACHES = 8
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -69,8 +70,9 @@ def first_that_fits(ways: Iterable[Way], attempt: Callable[[Way], Done]) -> tupl
 def keep_freed() -> None:
     """Let this process keep freed memory for its next tensors, with GNU's C library; elsewhere nothing is done.
 
-    By default tensors of more than 32 MiB go back to the system when freed, and the next ones are new pages, each of
-    which the system must clear first: half the time of a CPU network at 224 px and 32 images.
+    By default tensors of more than 32 MiB go back to the system when freed, and the next ones are
+    new pages, each of which the system must clear first: half the time of a CPU network at 224 px
+    and 32 images.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -97,25 +99,33 @@ class Portion:
         while True:
             try:
                 parts = [network(part) for part in torch.split(images, self.size)]
-                return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
+                return (
+                    parts[0]
+                    if len(parts) == 1
+                    else tuple(torch.cat(each) for each in zip(*parts, strict=True))
+                )
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.size == 1:
                     raise
             self.size //= 2
-            log.warning("out of memory: on with %d images at once, which changes no result", self.size)
+            log.warning(
+                "out of memory: on with %d images at once, which changes no result", self.size
+            )
             release()
 
 
 def spare_single_values(model: nn.Module) -> list[RemovableHandle]:
     """Let batch norms in train mode use their running statistics for a single value per channel, in place.
 
-    torch refuses to normalise such a value, which one image has where maps are 1 px wide: it has no variance. It
-    changes no statistics. For all other inputs nothing changes.
+    torch refuses to normalise such a value, which one image has where maps are 1 px wide: it has no
+    variance. It changes no statistics. For all other inputs nothing changes.
 
     Returns:
         The hooks that do so.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     # always: recomputation leaves a forward pass by an exception
     after = [norm.register_forward_hook(_resume_training, always_call=True) for norm in norms]
     return after + [norm.register_forward_pre_hook(_pause_training) for norm in norms]
@@ -141,12 +151,16 @@ def accelerator_for(precision: str) -> Accelerator:
         InputError: fp16 without a GPU.
     """
     if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("precision = 'fp16': needs a CUDA GPU, and none was found; allowed here: fp32, bf16")
+        raise InputError(
+            "precision = 'fp16': needs a CUDA GPU, and none was found; allowed here: fp32, bf16"
+        )
     if not torch.cuda.is_available():
         keep_freed()
     AcceleratorState._reset_state(reset_partial_state=False)
-    loading = DataLoaderConfiguration(split_batches=True)  # so that the schedule goes on by one a step, on any number
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))  # others wait while one downloads or draws
+    # so that the schedule goes on by one a step, on any number
+    loading = DataLoaderConfiguration(split_batches=True)
+    # others wait while one downloads or draws
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))
     mixed = "no" if precision == "fp32" else precision
     return Accelerator(mixed_precision=mixed, dataloader_config=loading, kwargs_handlers=[patient])
 
@@ -163,28 +177,39 @@ def workers() -> int:
     return min(8, cores()) if torch.cuda.is_available() else 0
 
 
-def memory_format(model: nn.Module, settings: ModelSettings, accelerator: Accelerator) -> torch.memory_format:
+def memory_format(
+    model: nn.Module, settings: ModelSettings, accelerator: Accelerator
+) -> torch.memory_format:
     """The memory format of `settings.memory_format`; "auto" knows which one is the faster for a network on a device.
 
-    On a CPU that is channels_last: 1.5 times as fast for EfficientNet-Lite0. On a GPU channels_last as well, but for
-    networks whose grouped convolutions have `WIDE_GROUP` channels a group or more. In timm's benchmark (AMP training,
-    RTX 3090, 224 px; results/benchmark-train-amp-{nhwc,nchw}-pt112-cu113-rtx3090.csv) channels_last against NCHW gives,
-    in images/s: EfficientNet-B5 114 and 94; ResNeXt-101 with groups of 4 channels in its first stage 609 and 427, of 8:
-    313 and 276, of 16: 66 and 130, of 32: 21 and 63, of 48: 11 and 32; RegNetX-040, of 40: 442 and 625. RegNetZ-040, of
-    64, is an exception: 472 and 375.
+    On a CPU that is channels_last: 1.5 times as fast for EfficientNet-Lite0. On a GPU channels_last
+    as well, but for networks whose grouped convolutions have `WIDE_GROUP` channels a group or more.
+    In timm's benchmark (AMP training, RTX 3090, 224 px;
+    results/benchmark-train-amp-{nhwc,nchw}-pt112-cu113-rtx3090.csv) channels_last against NCHW
+    gives, in images/s: EfficientNet-B5 114 and 94; ResNeXt-101 with groups of 4 channels in its
+    first stage 609 and 427, of 8: 313 and 276, of 16: 66 and 130, of 32: 21 and 63, of 48: 11 and
+    32; RegNetX-040, of 40: 442 and 625. RegNetZ-040, of 64, is an exception: 472 and 375.
     """
     if settings.memory_format != "auto":
         return FORMATS[settings.memory_format]
     convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
-    widths = [each.in_channels // each.groups for each in convolutions if 1 < each.groups < each.in_channels]
-    wide = accelerator.device.type != "cpu" and min(widths, default=0) >= WIDE_GROUP  # depthwise ones do not count
+    widths = [
+        each.in_channels // each.groups
+        for each in convolutions
+        if 1 < each.groups < each.in_channels
+    ]
+    # depthwise ones do not count
+    wide = accelerator.device.type != "cpu" and min(widths, default=0) >= WIDE_GROUP
     return FORMATS["nchw" if wide else "channels_last"]
 
 
 def format_name(model: nn.Module) -> str:
     """Name of the memory format that a network's weights have."""
     kernels = [each for each in model.parameters() if each.dim() == 4]
-    last = any(each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous() for each in kernels)
+    last = any(
+        each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous()
+        for each in kernels
+    )
     return "channels_last" if last else "nchw"
 
 

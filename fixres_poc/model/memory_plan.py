@@ -24,7 +24,8 @@ from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings
 from fixres_poc.model import backbones
 from fixres_poc.model.trunk import Tail, Trunk
 
-TRACED = (2, 4)  # batch sizes; others follow from them. 1 is special to batch norm and to memory formats
+# batch sizes; others follow from them. 1 is special to batch norm and to memory formats
+TRACED = (2, 4)
 _loss = functools.partial(nn.functional.cross_entropy, label_smoothing=0.1)
 
 
@@ -68,7 +69,8 @@ class _Trace:
         """Highest number of bytes; `accumulating`: the gradients of earlier micro-batches are there from the start."""
         live = self.came.cumsum() - self.went.cumsum() + self.went
         if accumulating:
-            fresh = np.where(self.gradients, self.came, 0)  # a new gradient lives on until it is added
+            # a new gradient lives on until it is added
+            fresh = np.where(self.gradients, self.came, 0)
             live = live - fresh.cumsum() + fresh.sum() + fresh
         return int(live.max())
 
@@ -81,7 +83,8 @@ def _trace(models: list[nn.Module], step: Callable[..., None], size: int, batch:
             model.to_empty(device="cpu")
         parameters = [each for model in models for each in model.parameters()]
         trained = [each for each in parameters if each.requires_grad]
-        # Fused SGD needs no temporary tensors but has no fake form; the plain one has one parameter's at a time.
+        # Fused SGD needs no temporary tensors but has no fake form; the plain one has one
+        # parameter's at a time.
         sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
         momentum = [torch.zeros_like(each) for each in trained]
         for each, buffer in zip(trained, momentum, strict=True):
@@ -93,7 +96,11 @@ def _trace(models: list[nn.Module], step: Callable[..., None], size: int, batch:
         with recorder:
             step(images, labels)
             sgd.step()
-    born = [recorder.born[each.grad.untyped_storage()._cdata] for each in trained if each.grad is not None]
+    born = [
+        recorder.born[each.grad.untyped_storage()._cdata]
+        for each in trained
+        if each.grad is not None
+    ]
     came, went = np.array([recorder.came, recorder.went], dtype=np.int64)
     return _Trace(came, went, np.isin(np.arange(len(came)), born))
 
@@ -105,7 +112,9 @@ def _network(backbone: str, classes: int) -> nn.Module:
 
 
 @functools.cache
-def training_trace(backbone: str, classes: int, size: int, half: bool, recompute: bool, batch: int) -> _Trace:
+def training_trace(
+    backbone: str, classes: int, size: int, half: bool, recompute: bool, batch: int
+) -> _Trace:
     """A step that trains all weights; `half`: in bf16, `recompute`: with gradient checkpointing."""
     model = _network(backbone, classes).train()
     if recompute:
@@ -120,7 +129,9 @@ def training_trace(backbone: str, classes: int, size: int, half: bool, recompute
 
 
 @functools.cache
-def adapting_trace(backbone: str, classes: int, size: int, half: bool, tails: int, batch: int) -> _Trace:
+def adapting_trace(
+    backbone: str, classes: int, size: int, half: bool, tails: int, batch: int
+) -> _Trace:
     """A step of stage 2 with `tails` of all weights on one trunk; `half`: in bf16."""
     model = _network(backbone, classes).eval()
     frozen, copies = Trunk(model), [Tail(model).train() for _ in range(tails)]
@@ -139,7 +150,8 @@ def trace_of_batch(trace: Callable[[int], _Trace], batch: int) -> _Trace:
     """The trace of any batch size: the same tensors come and go in the same order, each affine in the batch size."""
     low, high = TRACED
     first, second = trace(low), trace(high)
-    if len(first.came) != len(second.came):  # a network that does other things at another batch size
+    # a network that does other things at another batch size
+    if len(first.came) != len(second.came):
         return trace(batch)
     a, b = (np.array([each.came, each.went]) for each in (first, second))
     came, went = (b - a) // (high - low) * (batch - low) + a
@@ -149,7 +161,8 @@ def trace_of_batch(trace: Callable[[int], _Trace], batch: int) -> _Trace:
 @kept
 def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, int]:
     """Number of parameters, and FLOPs of one image's forward pass at `size` px."""
-    # Not of the backward pass: torch's counter takes that of grouped convolutions for that of full ones.
+    # Not of the backward pass: torch's counter takes that of grouped convolutions for that of full
+    # ones.
     model = _network(backbone, classes).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, size, size, device="meta"))
@@ -166,14 +179,16 @@ def can_recompute(backbone: str) -> bool:
     return True
 
 
-CARD_SHARE = 0.9  # of a card's memory, for tensors: shapes know nothing of the allocator's gaps and cuDNN's workspace
+# of a card's memory, for tensors: shapes know nothing of the allocator's gaps and cuDNN's workspace
+CARD_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """A way to run a training step."""
 
-    micro_batch_size: int  # images in the network at once; gradients of a batch add up over its micro-batches
+    # images in the network at once; gradients of a batch add up over its micro-batches
+    micro_batch_size: int
     gradient_checkpointing: bool  # recompute activations instead of storing them
     peak_bytes: int  # predicted, of tensors
 
@@ -183,11 +198,13 @@ class StepPlan:
         return f"{self.micro_batch_size} images at once{recomputed}"
 
 
-def training_bytes(settings: TrainSettings, size: int, classes: int, micro_batch_size: int, recompute: bool) -> int:
+def training_bytes(
+    settings: TrainSettings, size: int, classes: int, micro_batch_size: int, recompute: bool
+) -> int:
     """Predicted peak of tensor bytes in a step that trains all weights.
 
-    Weights, gradients, momentum, buffers, input, activations and temporary tensors, without those inside a kernel. fp16
-    is taken for bf16: as many bytes.
+    Weights, gradients, momentum, buffers, input, activations and temporary tensors, without those
+    inside a kernel. fp16 is taken for bf16: as many bytes.
 
     Raises:
         InputError: `recompute` for a network that cannot.
@@ -215,12 +232,15 @@ def micro_batches(batch_size: int) -> list[int]:
     return [-(-batch_size // 2**power) for power in range((batch_size - 1).bit_length() + 1)]
 
 
-def step_plans(settings: TrainSettings, size: int, classes: int, budget_bytes: int) -> Iterator[StepPlan]:
+def step_plans(
+    settings: TrainSettings, size: int, classes: int, budget_bytes: int
+) -> Iterator[StepPlan]:
     """Plans for a step of all weights in order, from the first predicted to fit; the last one if none is.
 
-    In order: the whole batch; the whole batch with gradient checkpointing, which gives the same results; then ever
-    smaller micro-batches with checkpointing, whose batch norms see fewer images. `settings.gradient_checkpointing`
-    True leaves out the first, False all that checkpoint ("auto" as well for networks that cannot).
+    In order: the whole batch; the whole batch with gradient checkpointing, which gives the same
+    results; then ever smaller micro-batches with checkpointing, whose batch norms see fewer images.
+    `settings.gradient_checkpointing` True leaves out the first, False all that checkpoint ("auto"
+    as well for networks that cannot).
 
     Raises:
         InputError: `gradient_checkpointing` is True for a network that cannot.
@@ -249,23 +269,29 @@ def step_table(settings: TrainSettings, classes: int) -> pd.DataFrame:
     for precision, recompute in itertools.product(("fp32", "bf16"), (False, True)):
         if not recompute or can_recompute(settings.backbone):
             each = settings.model_copy(update={"precision": precision})
-            peaks = {f"micro_{n}_bytes": training_bytes(each, size, classes, n, recompute) for n in sizes}
-            rows.append({"train_size": size, "precision": precision, "checkpointing": recompute, **peaks})
+            peaks = {
+                f"micro_{n}_bytes": training_bytes(each, size, classes, n, recompute) for n in sizes
+            }
+            rows.append(
+                {"train_size": size, "precision": precision, "checkpointing": recompute, **peaks}
+            )
     return pd.DataFrame(rows)
 
 
 def budget_bytes() -> int:
     """Bytes that a run's tensors may take here; the same at every call, whatever else is running.
 
-    A GPU: 0.9 of its memory. Else half of the machine's memory, or of the control group's limit where that is lower:
-    two runs of a sweep work side by side.
+    A GPU: 0.9 of its memory. Else half of the machine's memory, or of the control group's limit
+    where that is lower: two runs of a sweep work side by side.
     """
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory * CARD_SHARE)
     return int(min([psutil.virtual_memory().total, *group_limits()]) * 0.5)
 
 
-def group_limits(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def group_limits(
+    own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
     """Memory limits of this process' control group and of those around it (cgroup v2)."""
     try:
         name = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))

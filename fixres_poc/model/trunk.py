@@ -1,8 +1,9 @@
 """A network cut before its last batch norm: a frozen `Trunk`, and `Tail`s of which stage 2 changes a few weights.
 
-Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet and ResNeXt:
-`layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`, MobileNetV3: `blocks[-1][-1].bn1`). Several tails share one
-pass of the trunk. Networks without such a norm are cut after global pooling, so that only the classifier can change.
+Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet
+and ResNeXt: `layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`, MobileNetV3:
+`blocks[-1][-1].bn1`). Several tails share one pass of the trunk. Networks without such a norm are
+cut after global pooling, so that only the classifier can change.
 """
 
 import copy
@@ -34,12 +35,15 @@ def classifier(model: nn.Module) -> nn.Module:
 def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     """The batch norm before global pooling of an EfficientNet, MobileNetV3, ResNet or ResNeXt; None for other networks.
 
-    None as well for their variants with another norm there, or with a last block whose rest a `Tail` does not repeat.
+    None as well for their variants with another norm there, or with a last block whose rest a
+    `Tail` does not repeat.
     """
     network, norm = cast(Any, model), None
     if isinstance(model, ResNet):
         block = network.layer4[-1]
-        norm = getattr(block, "bn3", block.bn2) if isinstance(block, BasicBlock | Bottleneck) else None
+        norm = (
+            getattr(block, "bn3", block.bn2) if isinstance(block, BasicBlock | Bottleneck) else None
+        )
     elif isinstance(model, MobileNetV3):
         block = network.blocks[-1][-1]
         norm = block.bn1 if isinstance(block, ConvBnAct) and not block.has_skip else None
@@ -51,8 +55,9 @@ def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
 class Trunk:
     """The frozen part of a network: images (N, 3, H, W), normalised, to what a `Tail` takes.
 
-    That is what enters the last batch norm (N, D, h, w), for a ResNet also the shortcut that is added after it; for a
-    network without such a batch norm the pooled features (N, D). No gradients are kept.
+    That is what enters the last batch norm (N, D, h, w), for a ResNet also the shortcut that is
+    added after it; for a network without such a batch norm the pooled features (N, D). No gradients
+    are kept.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,13 +70,23 @@ class Trunk:
         network, maps = cast(Any, self.network), dict[str, torch.Tensor]()
         if self.norm is None:
             return (network.forward_head(network.forward_features(images), pre_logits=True),)
-        hooks = [self.norm.register_forward_pre_hook(lambda _, inputs: maps.update(entering=inputs[0]))]
+        hooks = [
+            self.norm.register_forward_pre_hook(lambda _, inputs: maps.update(entering=inputs[0]))
+        ]
         if isinstance(network, ResNet):
             block = cast(Any, network).layer4[-1]
             if block.downsample is None:
-                hooks.append(block.register_forward_pre_hook(lambda _, inputs: maps.update(shortcut=inputs[0])))
+                hooks.append(
+                    block.register_forward_pre_hook(
+                        lambda _, inputs: maps.update(shortcut=inputs[0])
+                    )
+                )
             else:  # the only block of its stage
-                hooks.append(block.downsample.register_forward_hook(lambda *each: maps.update(shortcut=each[-1])))
+                hooks.append(
+                    block.downsample.register_forward_hook(
+                        lambda *each: maps.update(shortcut=each[-1])
+                    )
+                )
         try:
             network.forward_features(images)
         finally:
@@ -86,10 +101,17 @@ class Tail(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         """Copy what may change; what lies between the two is shared with the model."""
         super().__init__()
-        self.norm = copy.deepcopy(last_batch_norm(model))  # None where the network has none that the tail knows
+        # None where the network has none that the tail knows
+        self.norm = copy.deepcopy(last_batch_norm(model))
         self.classifier = copy.deepcopy(classifier(model))  # features (N, D) to logits (N, C)
-        self._pool: Callable[..., Any] = functools.partial(cast(Any, model).forward_head, pre_logits=True)
-        block = cast(Any, model).layer4[-1] if self.norm is not None and isinstance(model, ResNet) else None
+        self._pool: Callable[..., Any] = functools.partial(
+            cast(Any, model).forward_head, pre_logits=True
+        )
+        block = (
+            cast(Any, model).layer4[-1]
+            if self.norm is not None and isinstance(model, ResNet)
+            else None
+        )
         self._add = None if block is None else functools.partial(_rest_of_block, block)
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
@@ -101,7 +123,9 @@ class Tail(nn.Module):
         if self.norm is None:
             return maps[0]
         after = self.norm(maps[0])
-        return cast(torch.Tensor, self._pool(after if self._add is None else self._add(after, maps[1])))
+        return cast(
+            torch.Tensor, self._pool(after if self._add is None else self._add(after, maps[1]))
+        )
 
 
 def merged(model: nn.Module, tail: Tail) -> nn.Module:
@@ -125,15 +149,19 @@ def _rest_of_block(block: Any, maps: torch.Tensor, shortcut: torch.Tensor) -> An
 def folded(model: nn.Module, size: int) -> Trunk:
     """The trunk of a network, faster on a CPU: batch norms are folded into the convolutions before them.
 
-    In eval mode a batch norm is an affine map per channel, which a convolution's weights and bias can take over.
-    Results differ by rounding only. Batch norms whose input is not the output of one convolution, and the last one,
-    which a `Tail` has its own copy of, stay. On a GPU, and where the output for noise of `size` px is not the same, the
-    trunk is not folded. The model is in eval mode, and nothing of it changes.
+    In eval mode a batch norm is an affine map per channel, which a convolution's weights and bias
+    can take over. Results differ by rounding only. Batch norms whose input is not the output of one
+    convolution, and the last one, which a `Tail` has its own copy of, stay. On a GPU, and where the
+    output for noise of `size` px is not the same, the trunk is not folded. The model is in eval
+    mode, and nothing of it changes.
     """
     plain, device = Trunk(model), next(model.parameters()).device
     if device.type != "cpu":
         return plain
-    noise, fast = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)), copy.deepcopy(model)
+    noise, fast = (
+        torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)),
+        copy.deepcopy(model),
+    )
     names = {module: name for name, module in fast.named_modules()}
     for convolution, norm in _pairs(fast, noise):
         fast.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
@@ -142,7 +170,9 @@ def folded(model: nn.Module, size: int) -> Trunk:
     trunk = Trunk(fast)
     for found, expected in zip(trunk(noise), plain(noise), strict=True):
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-            log.info("batch norms of %s cannot be folded; it is used as it is", type(model).__name__)
+            log.info(
+                "batch norms of %s cannot be folded; it is used as it is", type(model).__name__
+            )
             return plain
     return trunk
 
@@ -155,7 +185,12 @@ def _pairs(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, nn.B
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):
             made[output] = module
-        elif isinstance(module, nn.BatchNorm2d) and type(module) in FOLDED and module is not last and inputs[0] in made:
+        elif (
+            isinstance(module, nn.BatchNorm2d)
+            and type(module) in FOLDED
+            and module is not last
+            and inputs[0] in made
+        ):
             pairs.append((made[inputs[0]], module))
 
     with register_module_forward_hook(note):

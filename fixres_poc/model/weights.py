@@ -1,7 +1,8 @@
 """Weights of a network from a file, loaded strictly. `weight_files` opens the file.
 
-A file may hold several sets of weights: averaged ones beside the plain ones, a teacher beside a student. Names may
-begin with those of wrappers: "module.", "_orig_mod.", "model.". A set is found by the names of the network's tensors.
+A file may hold several sets of weights: averaged ones beside the plain ones, a teacher beside a
+student. Names may begin with those of wrappers: "module.", "_orig_mod.", "model.". A set is found
+by the names of the network's tensors.
 """
 
 import json
@@ -28,7 +29,9 @@ USED: dict[Path, str] = {}
 """SHA-256 of the files that this process trains from, by file: a run records what it has loaded."""
 NAMED, LONGEST = 3, 200  # names or lines in an error, and characters in each line
 CLASS_ENTRIES = ("classes", "class_to_idx")
-AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|teacher|momentum|target|shadow)(?![a-z])", re.IGNORECASE)
+AVERAGED = re.compile(
+    r"(?<![a-z])(ema|swa|avg|averaged?|teacher|momentum|target|shadow)(?![a-z])", re.IGNORECASE
+)
 DEEPEST = 20  # dots in the name of a dictionary with weights
 
 
@@ -76,7 +79,12 @@ def load(model: nn.Module, path: Path, key: str | None = None) -> None:
 def classifier_names(model: nn.Module) -> list[str]:
     """Names of the classifier's tensors in the network's state dict."""
     head = classifier(model)
-    return [f"{place}.{name}" for place, part in model.named_modules() if part is head for name in head.state_dict()]
+    return [
+        f"{place}.{name}"
+        for place, part in model.named_modules()
+        if part is head
+        for name in head.state_dict()
+    ]
 
 
 def fit(model: nn.Module, given: State, name: str) -> None:
@@ -86,7 +94,8 @@ def fit(model: nn.Module, given: State, name: str) -> None:
         name: where they come from, for errors.
 
     Raises:
-        InputError: names or shapes that do not fit; the first few of the network and of the file are named.
+        InputError: names or shapes that do not fit; the first few of the network and of the file
+            are named.
     """
     try:
         model.load_state_dict(given)
@@ -96,21 +105,24 @@ def fit(model: nn.Module, given: State, name: str) -> None:
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:NAMED]) + (
+        f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    )
 
 
 def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> State:
     """One set of weights of a file by name, on the CPU, without the names of wrappers.
 
-    Of averaged and plain weights the plain ones are taken, unless `key` says otherwise, and a warning names the others.
+    Of averaged and plain weights the plain ones are taken, unless `key` says otherwise, and a
+    warning names the others.
 
     Args:
         key: dotted name of the set in the file, or what it begins with.
         model: whose names to look for; None for all names of the file.
 
     Raises:
-        InputError: as `contents`; the file was changed since `fingerprint` read it; no tensors, no set of that name, or
-            several from which to choose.
+        InputError: as `contents`; the file was changed since `fingerprint` read it; no tensors, no
+            set of that name, or several from which to choose.
     """
     flat, name = _flat(contents(path)), f"weights {path.name}"
     if path in USED and USED[path] != file_digest(path):
@@ -120,12 +132,21 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
     found = _sets(flat, model.state_dict() if model else ())
     under = [each for each in found if key is None or f"{each}.".startswith(f"{key}.")]
     if not under:
-        raise InputError(f"{name}: weights_key = {key!r}: no such weights; allowed: {', '.join(found)}")
+        raise InputError(
+            f"{name}: weights_key = {key!r}: no such weights; allowed: {', '.join(found)}"
+        )
     plain = [each for each in under if not AVERAGED.search(each)] or under
     if len(plain) > 1:
-        raise InputError(f"{name}: several sets of weights; choose one by weights_key: {', '.join(plain)}")
+        raise InputError(
+            f"{name}: several sets of weights; choose one by weights_key: {', '.join(plain)}"
+        )
     if len(under) > 1:
-        log.warning("%s: %s taken; others, by weights_key: %s", name, plain[0], ", ".join({*under} - {*plain}))
+        log.warning(
+            "%s: %s taken; others, by weights_key: %s",
+            name,
+            plain[0],
+            ", ".join({*under} - {*plain}),
+        )
     for each, tensor in found[plain[0]].items():
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
             raise InputError(f"{name}: {each} {list(tensor.shape)} is larger than the file")
@@ -152,12 +173,22 @@ def _flat(content: dict[Any, Any], place: str = "") -> State:
 def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
     """Sets of tensors by the prefix of their names: those with most of a network's names, or else the best one."""
     known = [name for name in own if not name.endswith("num_batches_tracked")]
-    hits = Counter(name.removesuffix(each) for name in flat for each in known if f".{name}".endswith(f".{each}"))
-    good = [start for start, count in hits.items() if 2 * count > len(known)] or [*dict(hits.most_common(1)), ""][:1]
+    hits = Counter(
+        name.removesuffix(each)
+        for name in flat
+        for each in known
+        if f".{name}".endswith(f".{each}")
+    )
+    good = [start for start, count in hits.items() if 2 * count > len(known)] or [
+        *dict(hits.most_common(1)),
+        "",
+    ][:1]
     found = dict[str, State]()
     for start in sorted(good, key=len, reverse=True):  # one may lie within another
         names = [name for name in flat if name.startswith(start)]
-        found[start.removesuffix(".")] = {name.removeprefix(start): flat.pop(name) for name in names}
+        found[start.removesuffix(".")] = {
+            name.removeprefix(start): flat.pop(name) for name in names
+        }
     return found
 
 
@@ -169,15 +200,19 @@ def told(file: Path) -> list[str] | None:
     """
     content = contents(file)
     entry = next((name for name in CLASS_ENTRIES if content.get(name) is not None), None)
-    return None if entry is None else class_list(content[entry], f"weights {file.name}, its entry {entry!r}")
+    return (
+        None
+        if entry is None
+        else class_list(content[entry], f"weights {file.name}, its entry {entry!r}")
+    )
 
 
 def class_list(value: Any, source: str) -> list[str]:
     """Names of classes in order.
 
     Args:
-        value: a list, an array, a dictionary between names and indices, either way round, or text: JSON, or names
-            between commas.
+        value: a list, an array, a dictionary between names and indices, either way round, or text:
+            JSON, or names between commas.
         source: where it comes from, for errors.
 
     Raises:
@@ -187,7 +222,9 @@ def class_list(value: Any, source: str) -> list[str]:
     value = value.tolist() if hasattr(value, "tolist") else value
     with suppress(TypeError, ValueError, RecursionError):
         if isinstance(value, str):
-            value = json.loads(value) if value[:1] in "[{" else re.split(r"\s*[,\n]\s*", value.strip())
+            value = (
+                json.loads(value) if value[:1] in "[{" else re.split(r"\s*[,\n]\s*", value.strip())
+            )
         if isinstance(value, Mapping):
             if all(isinstance(each, str) for each in value.values()):
                 value = {name: int(index) for index, name in value.items()}
@@ -216,9 +253,13 @@ def outputs_of(
         InputError: another number of classes, or other ones.
     """
     if outputs != len(classes):
-        raise InputError(f"{source}: its classifier has {outputs} classes, {images} has {len(classes)}")
+        raise InputError(
+            f"{source}: its classifier has {outputs} classes, {images} has {len(classes)}"
+        )
     places = {name: place for place, name in enumerate(names or classes)}
     if other := sorted(places.keys() - set(classes)) or sorted(set(classes) - places.keys()):
         where = images if other[0] in classes else "its list of classes"
-        raise InputError(f"{source}: class {other[0]!r} is in {where} alone; {images} has {_first(classes)}")
+        raise InputError(
+            f"{source}: class {other[0]!r} is in {where} alone; {images} has {_first(classes)}"
+        )
     return [places[name] for name in classes]

@@ -1,7 +1,7 @@
 """One image as training and test see it, at sizes that a reader picks; a still figure where nobody can pick.
 
-The figure is an output of its own, which the drop-downs replace. So what a notebook stores is a PNG, and the drop-downs
-leave nothing in it that a page without a kernel would miss.
+The figure is an output of its own, which the drop-downs replace. So what a notebook stores is a
+PNG, and the drop-downs leave nothing in it that a page without a kernel would miss.
 """
 
 from pathlib import Path
@@ -23,11 +23,14 @@ SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384)
 DRAWS = 500
 
 
-def explore(root: Path, table: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side") -> None:
+def explore(
+    root: Path, table: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
+) -> None:
     """Show the first image at the given sizes; in a notebook that a person watches, let them choose others.
 
     Args:
-        table: columns image, width and height, px, and left, top, right and bottom where objects' boxes are known.
+        table: columns image, width and height, px, and left, top, right and bottom where objects'
+            boxes are known.
     """
     rows = table.drop_duplicates("image").set_index("image", drop=False)
 
@@ -39,21 +42,33 @@ def explore(root: Path, table: pd.DataFrame, train_size: int, test_size: int, re
         return
     sizes = sorted({*SIZES, train_size, test_size})
     sliders = {
-        name: ipywidgets.SelectionSlider(options=sizes, value=value, description=label, continuous_update=False)
-        for name, label, value in [("train_size", "train (px)", train_size), ("test_size", "test (px)", test_size)]
+        name: ipywidgets.SelectionSlider(
+            options=sizes, value=value, description=label, continuous_update=False
+        )
+        for name, label, value in [
+            ("train_size", "train (px)", train_size),
+            ("test_size", "test (px)", test_size),
+        ]
     }
     image = ipywidgets.Dropdown(options=list(rows.index), description="image")
     ipywidgets.interact(lambda **chosen: still.update(draw(**chosen)), image=image, **sliders)
 
 
-def framed(image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, resize: Resize) -> Figure:
+def framed(
+    image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, resize: Resize
+) -> Figure:
     """An image, two train crops and the test crop of it, the crops to one scale, and how large its object looks.
 
     Args:
-        row: the image's row of the table that `explore` takes; the whole image stands for a box that is not known.
+        row: the image's row of the table that `explore` takes; the whole image stands for a box
+            that is not known.
     """
     name = "its object" if "left" in row else "the whole image"
-    box = row if "left" in row else row.assign(left=0, top=0, right=row["width"], bottom=row["height"])
+    box = (
+        row
+        if "left" in row
+        else row.assign(left=0, top=0, right=row["width"], bottom=row["height"])
+    )
     sizes = predicted_object_sizes(box.reset_index(drop=True), train_size, test_size, resize, DRAWS)
     low, middle, high = sizes["train_px"].quantile([0.25, 0.5, 0.75])
     through = plain_transforms(train_size, test_size, resize)
@@ -64,7 +79,11 @@ def framed(image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: i
     plt.close(figure)  # it is displayed as an output of its own
     whole.imshow(as_array(image / 255))
     left, top, right, bottom = box[["left", "top", "right", "bottom"]].iloc[0]
-    whole.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="#d95f02", linewidth=1.5))
+    whole.add_patch(
+        Rectangle(
+            (left, top), right - left, bottom - top, fill=False, edgecolor="#d95f02", linewidth=1.5
+        )
+    )
     for axis, crop in zip(axes, crops, strict=True):
         axis.imshow(crop)
         axis.set(xlim=(-0.5, max(train_size, test_size)), ylim=(max(train_size, test_size), -0.5))

@@ -77,7 +77,9 @@ def _line_of(file: Path, columns: Collection[str]) -> dict[str, str] | None:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {name: str.strip(found[name]) for name in columns} | {"sweep": file.parent.name}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        log.warning(printable(f"{file}: left out of reports/index.html ({type(error).__name__}: {error})"))
+        log.warning(
+            printable(f"{file}: left out of reports/index.html ({type(error).__name__}: {error})")
+        )
         return None
 
 
@@ -86,7 +88,9 @@ def _linked(lines: pd.DataFrame) -> str:
     shown = str(tables.show(lines, classes="sortable words").data)
     for name in lines["sweep"]:
         cell = f"<td>{html.escape(name)}</td>"
-        shown = shown.replace(cell, f'<td><a href="{quote(name)}/index.html">{html.escape(name)}</a></td>')
+        shown = shown.replace(
+            cell, f'<td><a href="{quote(name)}/index.html">{html.escape(name)}</a></td>'
+        )
     return shown
 
 
@@ -119,7 +123,9 @@ def line(results: Results) -> dict[str, str]:
     start = best._replace(test_size=best.train_size, adaptation="none", view="center")
     gain = found.difference(best, start) if start in found and start != best else None
     held = (
-        {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds] if claim.differences else "not asked"
+        {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds]
+        if claim.differences
+        else "not asked"
     )
     view = "" if best.view == "center" else f" {best.view}"
     return {
@@ -150,7 +156,8 @@ def _told(answer: Answer) -> str:
 def compare(names: Sequence[str]) -> Path:
     """Write reports/compare-<names>.html: networks on the same images, or one network's answers on several datasets.
 
-    Networks are held against each other by what validation chose of each, on the test parts that both share.
+    Networks are held against each other by what validation chose of each, on the test parts that
+    both share.
 
     Raises:
         InputError: fewer than two sweeps, or one without a report or without a finished pair.
@@ -159,12 +166,20 @@ def compare(names: Sequence[str]) -> Path:
         raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
     every = {name: load_results(name) for name in names}
     same = all(_shared(*pair) for pair in combinations(every.values(), 2))
-    parts: list[Any] = [SAME_IMAGES if same else OTHER_IMAGES, _linked(pd.DataFrame(map(line, every.values())))]
+    parts: list[Any] = [
+        SAME_IMAGES if same else OTHER_IMAGES,
+        _linked(pd.DataFrame(map(line, every.values()))),
+    ]
     if unknown := [name for name, each in every.items() if not each.sweep.get("parts")]:
         parts.append(UNKNOWN_IMAGES.format(names=", ".join(unknown)))
     if len(table := differences(every)):
-        parts += ["## Differences on the same images", str(tables.show(table, classes="sortable").data)]
-    costs = pd.concat([_costs(each).assign(sweep=name) for name, each in every.items()], ignore_index=True)
+        parts += [
+            "## Differences on the same images",
+            str(tables.show(table, classes="sortable").data),
+        ]
+    costs = pd.concat(
+        [_costs(each).assign(sweep=name) for name, each in every.items()], ignore_index=True
+    )
     plots.use_style()
     return _page(f"compare-{'-'.join(names)}", *parts, COSTS, plots.compared_costs(costs))
 
@@ -176,7 +191,9 @@ def differences(every: Mapping[str, Results]) -> pd.DataFrame:
         for part in _shared(one, other):
             found = _difference(one.on(part), other.on(part))
             if found is not None:
-                rows.append({"sweep": second, "minus": first, "on": part, "points (95 %)": found.points()})
+                rows.append(
+                    {"sweep": second, "minus": first, "on": part, "points (95 %)": found.points()}
+                )
     return pd.DataFrame(rows, columns=["sweep", "minus", "on", "points (95 %)"])
 
 

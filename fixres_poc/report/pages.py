@@ -1,8 +1,9 @@
 """The report of a sweep: the executed notebooks as pages that ask nothing of any other host.
 
-reports/<sweep>/index.html is notebook 05 with a list of the runs, reports/<sweep>/notebooks/<run>.html are theirs. The
-look and the one script lie in templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a
-notebook shows it as HTML or Markdown.
+reports/<sweep>/index.html is notebook 05 with a list of the runs,
+reports/<sweep>/notebooks/<run>.html are theirs. The look and the one script lie in
+templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a notebook
+shows it as HTML or Markdown.
 """
 
 import base64
@@ -22,7 +23,13 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from PIL import Image
 
-from fixres_poc.config.files import impersonal, named_paths, report_folder, run_folder, write_atomically
+from fixres_poc.config.files import (
+    impersonal,
+    named_paths,
+    report_folder,
+    run_folder,
+    write_atomically,
+)
 from fixres_poc.config.run_state import Outcome
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -34,7 +41,10 @@ TAGS = (
     "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
     "strong sub summary sup table tbody td tfoot th thead tr u ul"
 )
-ATTRIBUTES = {"*": ["class", "id", "title", "style", "colspan", "rowspan", "scope", "open"], "a": ["href"]}
+ATTRIBUTES = {
+    "*": ["class", "id", "title", "style", "colspan", "rowspan", "scope", "open"],
+    "a": ["href"],
+}
 LEFT_OUT = {"navigation", "check"}  # tags of cells: for the reader of a notebook, and for nbval
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
@@ -44,14 +54,19 @@ def write_index(folder: Path, notebook: Path, message: str) -> Path:
 
     Args:
         folder: of the report; its sweep.json lists the runs.
-        message: why notebook 05 failed, empty where it did not; the page is written nevertheless, as far as it came.
+        message: why notebook 05 failed, empty where it did not; the page is written nevertheless,
+            as far as it came.
 
     Returns:
         Path of index.html.
     """
     if notebook.exists():
         runs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
-        page: dict[str, Any] = {"runs": [_run_row(run, folder) for run in runs], "error": message, "status": "failed"}
+        page: dict[str, Any] = {
+            "runs": [_run_row(run, folder) for run in runs],
+            "error": message,
+            "status": "failed",
+        }
         page["files"] = [name for name in TABLES if (folder / name).exists()]
         write_atomically(folder / "index.html", render(notebook, page))
     return folder / "index.html"
@@ -69,13 +84,23 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
     if not notebook.exists():
         return False
-    page = {"name": each.run.name, "back": f"report of {sweep}", "status": each.status, "error": each.error}
+    page = {
+        "name": each.run.name,
+        "back": f"report of {sweep}",
+        "status": each.status,
+        "error": each.error,
+    }
     page["facts"] = _facts(each.run.parameters)
     if each.status == "done":
         page["facts"] += f", took {_duration(each.wall_seconds())}"
-    page["made_from"] = hashlib.sha256((made_by + json.dumps(page)).encode() + notebook.read_bytes()).hexdigest()
+    page["made_from"] = hashlib.sha256(
+        (made_by + json.dumps(page)).encode() + notebook.read_bytes()
+    ).hexdigest()
     file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
-    if not (file.exists() and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]):
+    if not (
+        file.exists()
+        and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]
+    ):
         write_atomically(file, render(notebook, page))
     return True
 
@@ -104,7 +129,9 @@ def _duration(seconds: float) -> str:
 def render(notebook: Path, page: dict[str, Any]) -> str:
     """A notebook's file as `render_content` gives it, without the folders that its run's settings name."""
     settings = notebook.with_name("settings.json")
-    given = json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
+    given = (
+        json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
+    )
     content, page = impersonal([nbformat.read(notebook, as_version=4), page], *named_paths(given))  # type: ignore[no-untyped-call]
     return render_content(nbformat.from_dict(content), page)  # type: ignore[no-untyped-call]
 
@@ -114,8 +141,9 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
 
     Args:
         content: the notebook, as nbformat reads it.
-        page: what the template shows besides the notebook, with plain text in it: `name`, `facts`, `back` and
-            `made_from` (a run's page), `status` and `error`, `runs` and `files` (the index).
+        page: what the template shows besides the notebook, with plain text in it: `name`, `facts`,
+            `back` and `made_from` (a run's page), `status` and `error`, `runs` and `files` (the
+            index).
 
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
@@ -136,7 +164,10 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
 def _exporter() -> HTMLExporter:
     """The exporter of all pages, so that its templates are compiled once."""
     return HTMLExporter(  # type: ignore[no-untyped-call]
-        template_name="fixres", extra_template_basedirs=[str(TEMPLATES)], filters={"clean": clean}, anchor_link_text="#"
+        template_name="fixres",
+        extra_template_basedirs=[str(TEMPLATES)],
+        filters={"clean": clean},
+        anchor_link_text="#",
     )
 
 
@@ -144,13 +175,17 @@ def _mark(cells: Collection[Any]) -> None:
     """Describe figures that lack it by their section, make PNGs smaller, drop tracebacks."""
     section = ""
     for cell in cells:
-        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)):
+        if cell.cell_type == "markdown" and (
+            found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
+        ):
             section = found[-1]
         for output in cell.get("outputs", []):
             if output.output_type == "error":  # the traceback stays in the run's folder
                 output.traceback = [f"{output.ename}: {output.evalue}"]
             for kind in set(output.get("data", {})) & {"image/png", "image/jpeg", "image/svg+xml"}:
-                output.metadata.setdefault(kind, {}).setdefault("alt", f"figure of the section: {section}")
+                output.metadata.setdefault(kind, {}).setdefault(
+                    "alt", f"figure of the section: {section}"
+                )
                 if kind == "image/png":
                     output.data[kind] = _webp(output.data[kind])
 
@@ -174,7 +209,11 @@ def _applicable(cells: Sequence[Any]) -> list[Any]:
         if not both or (before.cell_type, cell.cell_type) == ("code", "markdown"):
             sections.append([])
         sections[-1].append(cell)
-    shown = [each for each in sections if "optional" not in _tags(each[0]) or any(cell.get("outputs") for cell in each)]
+    shown = [
+        each
+        for each in sections
+        if "optional" not in _tags(each[0]) or any(cell.get("outputs") for cell in each)
+    ]
     return [cell for section in shown for cell in section]
 
 
@@ -186,7 +225,10 @@ def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
     """(h1 or h2, anchor, text) of the headings in the Markdown cells."""
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     found = BeautifulSoup(markdown2html_mistune(text), "html.parser")(["h1", "h2"])
-    return [(each.name, str(each.get("id", "")), each.get_text().removesuffix("¶").strip()) for each in found]
+    return [
+        (each.name, str(each.get("id", "")), each.get_text().removesuffix("¶").strip())
+        for each in found
+    ]
 
 
 def clean(html: str) -> str:
@@ -198,4 +240,6 @@ def clean(html: str) -> str:
         header["scope"] = "col" if header.find_parent("thead") else "row"
     sanitizer = SanitizeHTML(tags=TAGS.split(), attributes=ATTRIBUTES, styles=STYLES)  # type: ignore[no-untyped-call]
     safe = str(sanitizer.sanitize_html_tags(str(soup)))  # type: ignore[no-untyped-call]
-    return safe.replace("<table", '<div class="scroll"><table').replace("</table>", "</table></div>")
+    return safe.replace("<table", '<div class="scroll"><table').replace(
+        "</table>", "</table></div>"
+    )

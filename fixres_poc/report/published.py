@@ -1,8 +1,8 @@
 """Published figures that notebooks compare with, and a sweep beside the table of 2020.
 
-That table is of the proof of concept on Stanford Dogs that this project started from. What it leaves out (its split,
-epochs and rates, how the last layers were tuned) can't be matched, so a difference is one between two experiments.
-Accuracies are fractions.
+That table is of the proof of concept on Stanford Dogs that this project started from. What it
+leaves out (its split, epochs and rates, how the last layers were tuned) can't be matched, so a
+difference is one between two experiments. Accuracies are fractions.
 """
 
 from importlib import resources
@@ -15,7 +15,8 @@ from fixres_poc.config.settings import BASELINE_SIZE
 
 DATASET = "stanford_dogs"
 OWN = ["top1", "top1_low", "top1_high"]
-STANFORD_DOGS_2020_BASELINE = 0.910  # the best of that table, 94.73 %, less the gain that it names, 3.7 points
+# the best of that table, 94.73 %, less the gain that it names, 3.7 points
+STANFORD_DOGS_2020_BASELINE = 0.910
 PERMISSIVE = ("apache-2.0", "bsd-3-clause", "mit")
 """Licences in `networks` that allow commercial use."""
 
@@ -24,10 +25,11 @@ def imagenet() -> pd.DataFrame:
     """ImageNet top-1 (fraction) of networks in the two FixRes papers.
 
     Returns:
-        Columns model, year, parameters_millions, gmacs (10^9 multiply-adds of one image at the test resolution, as
-        `tracing.parameters_and_flops` counts them), train_size and test_size (px), adapted (were the last layers
-        fine-tuned at the test resolution?), batch_norm (does one stand before the global pooling, so that every
-        adaptation works?), top1, extra_data, licence (of the weights), source.
+        Columns model, year, parameters_millions, gmacs (10^9 multiply-adds of one image at the test
+        resolution, as `tracing.parameters_and_flops` counts them), train_size and test_size (px),
+        adapted (were the last layers fine-tuned at the test resolution?), batch_norm (does one
+        stand before the global pooling, so that every adaptation works?), top1, extra_data, licence
+        (of the weights), source.
     """
     return _read("imagenet.csv").fillna({"extra_data": "none"})
 
@@ -35,12 +37,13 @@ def imagenet() -> pd.DataFrame:
 def networks() -> pd.DataFrame:
     """The rows of `imagenet` and those of other networks up to 2024, the same columns and three more.
 
-    timm's own results give top1, parameters and multiply-adds, its release 1.0.31 the sizes (of the last training)
-    and the licence. Rows of one network differ in the test resolution alone. What was not read is missing.
+    timm's own results give top1, parameters and multiply-adds, its release 1.0.31 the sizes (of the
+    last training) and the licence. Rows of one network differ in the test resolution alone. What
+    was not read is missing.
 
     Returns:
-        Further columns: weights (timm's name, or the authors'), paper (its first version gives the year), ratio (test
-        size / train resolution).
+        Further columns: weights (timm's name, or the authors'), paper (its first version gives the
+        year), ratio (test size / train resolution).
     """
     since = _read("imagenet_since.csv").fillna({"extra_data": "none"})
     table = pd.concat([imagenet(), since], ignore_index=True)
@@ -69,7 +72,9 @@ def size_gains(models: pd.DataFrame) -> pd.DataFrame:
         Columns model, train_size, test_size, ratio, adapted, gain (fraction, against test = train).
     """
     same = models[models["ratio"] == 1].drop_duplicates(["model", "train_size"])
-    pairs = models[models["ratio"] != 1].merge(same, on=["model", "train_size"], suffixes=("", "_same"))
+    pairs = models[models["ratio"] != 1].merge(
+        same, on=["model", "train_size"], suffixes=("", "_same")
+    )
     pairs["gain"] = pairs["top1"] - pairs["top1_same"]
     return pairs[["model", "train_size", "test_size", "ratio", "adapted", "gain"]]
 
@@ -78,7 +83,8 @@ def stanford_dogs() -> pd.DataFrame:
     """Published accuracies on Stanford Dogs (fraction), oldest first; few, since only what was read is here.
 
     Returns:
-        Columns model, year, top1, pretraining ("not read" where the text that was read does not say), note, source.
+        Columns model, year, top1, pretraining ("not read" where the text that was read does not
+        say), note, source.
     """
     return _read("stanford_dogs.csv").fillna({"pretraining": "none", "note": ""})
 
@@ -103,11 +109,12 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     That table shows no stage 2, so it is compared with `none`; of several seeds with the means.
 
     Returns:
-        One row per shared pair: train_size, test_size, size_ratio, top1_2020, top1, top1_low, top1_high (95 %),
-        difference (here minus 2020), inside ("yes" where the figure of 2020 lies in the interval, "no", or "" where one
-        of the two is lacking), adaptation and top1_adapted (the one that validation prefers of those adapted, ties
-        going to the simpler), and note (why something is lacking). None where there is nothing to compare: another data
-        set, or no such pair.
+        One row per shared pair: train_size, test_size, size_ratio, top1_2020, top1, top1_low,
+        top1_high (95 %), difference (here minus 2020), inside ("yes" where the figure of 2020 lies
+        in the interval, "no", or "" where one of the two is lacking), adaptation and top1_adapted
+        (the one that validation prefers of those adapted, ties going to the simpler), and note (why
+        something is lacking). None where there is nothing to compare: another data set, or no such
+        pair.
     """
     every = results.cells
     cells = every[every["adaptation"].isin(CANDIDATES) & (every["view"] == "center")]
@@ -119,11 +126,17 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     plain = done.loc[done["adaptation"] == "none", [*PAIR, *OWN]]
     rows = rows.merge(plain, how="left", on=PAIR).merge(_best_adapted(done), how="left", on=PAIR)
     both = rows["top1_2020"].notna() & rows["top1"].notna()
-    inside = rows["top1_2020"].between(rows["top1_low"], rows["top1_high"]).map({True: "yes", False: "no"})
+    inside = (
+        rows["top1_2020"]
+        .between(rows["top1_low"], rows["top1_high"])
+        .map({True: "yes", False: "no"})
+    )
     then = rows["note"].map(lambda note: f"2020: {note}" if note else "")
     here = rows["top1"].isna().map({True: "here: no result", False: ""})
     notes = [" · ".join(filter(None, pair)) for pair in zip(then, here, strict=True)]
-    rows = rows.assign(difference=rows["top1"] - rows["top1_2020"], inside=inside.where(both, ""), note=notes)
+    rows = rows.assign(
+        difference=rows["top1"] - rows["top1_2020"], inside=inside.where(both, ""), note=notes
+    )
     adapted = ["adaptation", "top1_adapted"]
     return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "difference", "inside", *adapted, "note"]]
 

@@ -14,7 +14,9 @@ from fixres_poc.method.zero_shot import ZeroShot
 UNEVEN = 1.5  # ratio of class sizes from which plain and macro accuracy can differ visibly
 
 
-def dataset_summary(sizes: pd.DataFrame, classes: Sequence[str], neutral: pd.DataFrame, leakage: str) -> str:
+def dataset_summary(
+    sizes: pd.DataFrame, classes: Sequence[str], neutral: pd.DataFrame, leakage: str
+) -> str:
     """Numbers of images, class balance, enlarged images, the resolution of equal apparent size, leakage.
 
     Args:
@@ -25,7 +27,9 @@ def dataset_summary(sizes: pd.DataFrame, classes: Sequence[str], neutral: pd.Dat
     counts, short = sizes["label"].value_counts(), sizes[["width", "height"]].min(axis=1)
     ratio, last = counts.max() / counts.min(), neutral.iloc[-1]
     macro = ": compare macro accuracy as well" if ratio > UNEVEN else ""
-    enlarged = [f"{(short < resized_side(size)).mean():.0%} at {size} px" for size in neutral["train_size"]]
+    enlarged = [
+        f"{(short < resized_side(size)).mean():.0%} at {size} px" for size in neutral["train_size"]
+    ]
     return _bullets(
         f"{len(sizes):,} images of {len(classes)} classes. The largest class has {ratio:.1f} times as many images as "
         f"the smallest{macro}.",
@@ -57,12 +61,19 @@ def baseline_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: st
     )
 
 
-def training_summary(settings: TrainSettings, trained: Trained, val_images: int, classes: int) -> str:
+def training_summary(
+    settings: TrainSettings, trained: Trained, val_images: int, classes: int
+) -> str:
     """What stage 1 gives on validation, and whether it chose between recipes or should have gone on.
 
-    Of a network that was trained elsewhere (`head_start: file`) that is its accuracy at its own resolution.
+    Of a network that was trained elsewhere (`head_start: file`) that is its accuracy at its own
+    resolution.
     """
-    history, size, tried = trained.history, settings.train_size, pd.DataFrame(trained.tried["stage1"])
+    history, size, tried = (
+        trained.history,
+        settings.train_size,
+        pd.DataFrame(trained.tried["stage1"]),
+    )
     reached, loss = f"**{trained.val_top1:.1%}** on validation at {size} px", history["loss"]
     if settings.head_start == "file" and trained.best_epoch == 0:
         low = wilson_interval(round(trained.val_top1 * val_images), val_images)[0]
@@ -71,14 +82,20 @@ def training_summary(settings: TrainSettings, trained: Trained, val_images: int,
         return _bullets(own, hint and f"**{hint}**")
     lines = [f"Epoch {trained.best_epoch} is kept, with {reached}."]
     if not trained.best_epoch:
-        lines = [f"The frozen network with its linear probe is kept, with {reached}: no rate above 0 was better."]
+        lines = [
+            f"The frozen network with its linear probe is kept, with {reached}: no rate above 0 was better."
+        ]
     if len(loss) > 1:
-        lines.append(f"The loss went from {loss.iloc[0]:.3f} to {loss.iloc[-1]:.3f} in {len(loss)} epochs.")
+        lines.append(
+            f"The loss went from {loss.iloc[0]:.3f} to {loss.iloc[-1]:.3f} in {len(loss)} epochs."
+        )
     if trained.best_epoch == len(loss) > 1:
         lines.append("The last epoch is the best one: more epochs may give more.")
     if len(tried) > 1:
         first, second = tried["val_top1"].nlargest(2)
-        lines.append(f"{len(tried)} recipes were tried; the second best is {(first - second) * 100:.1f} points below.")
+        lines.append(
+            f"{len(tried)} recipes were tried; the second best is {(first - second) * 100:.1f} points below."
+        )
     return _bullets(*lines)
 
 
@@ -104,28 +121,47 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
     for name in [each for each in adaptations if each != "none"]:
         for other in [each for each in ("none", CONTROL + name) if each in correct]:
             found = paired_difference(correct[name], correct[other])
-            row = {"adaptation": name, "against": other, "gain": found.estimate, "low": found.low, "high": found.high}
+            row = {
+                "adaptation": name,
+                "against": other,
+                "gain": found.estimate,
+                "low": found.low,
+                "high": found.high,
+            }
             rows.append(row | {"p": mcnemar_p(correct[name], correct[other])})
     return pd.DataFrame(rows, columns=["adaptation", "against", "gain", "low", "high", "p"])
 
 
 def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSettings) -> str:
     """What validation prefers, what it reaches on test, and the gain that FixRes is credited with: the smaller one."""
-    own = summary[(summary["view"] == settings.views[0]) & (summary["test_part"] == "test")].set_index("adaptation")
+    own = summary[
+        (summary["view"] == settings.views[0]) & (summary["test_part"] == "test")
+    ].set_index("adaptation")
     wanted: list[str] = [name for name in settings.adaptations if name != "full"] or ["full"]
     best = str(own.loc[wanted, "val_top1"].idxmax())
-    row, against = own.loc[best], gains[gains["adaptation"] == best].sort_values("gain").to_dict("records")
+    row, against = (
+        own.loc[best],
+        gains[gains["adaptation"] == best].sort_values("gain").to_dict("records"),
+    )
     lines = [
         f"Validation prefers **{best}** at {settings.test_size} px. It classifies {row['top1']:.1%} of "
         f"{row['n_test']:,} test images correctly."
     ]
     for each in against:
         low, high = each["low"], each["high"]
-        verdict = "a gain" if low > 0 else "a loss" if high < 0 else "no difference that these images can show"
+        verdict = (
+            "a gain"
+            if low > 0
+            else "a loss"
+            if high < 0
+            else "no difference that these images can show"
+        )
         points = f"{each['gain'] * 100:+.1f} points ({low * 100:+.1f} to {high * 100:+.1f})"
         lines.append(f"Against `{each['against']}`: {points}, {verdict}.")
     if len(against) > 1:
-        lines.append(f"The smaller, over `{against[0]['against']}`, is the gain of FixRes in this one training.")
+        lines.append(
+            f"The smaller, over `{against[0]['against']}`, is the gain of FixRes in this one training."
+        )
     return _bullets(*lines)
 
 
@@ -135,7 +171,9 @@ def zero_shot_verdict(known: ZeroShot, baseline: pd.DataFrame) -> str:
         return ""
     mapped, every = len(known.mapped), known.classes
     size = max(known.predictions["test_size"])
-    linear, own = aligned(*(_correct(each[each["test_size"] == size]) for each in (baseline, known.predictions)))
+    linear, own = aligned(
+        *(_correct(each[each["test_size"] == size]) for each in (baseline, known.predictions))
+    )
     gain: Difference = paired_difference(linear, own)
     told = "more" if gain.low > 0 else "less" if gain.high < 0 else "no difference shown"
     return (

@@ -18,7 +18,17 @@ PLACE = ["adaptation", "train_size", "test_size"]
 COLOURS = "Yellow is high, dark blue low."
 
 
-MAIN = ["choice", "train", "test", "adaptation", "view", "test top-1 %", "95 % interval", "val top-1 %", "images/s"]
+MAIN = [
+    "choice",
+    "train",
+    "test",
+    "adaptation",
+    "view",
+    "test top-1 %",
+    "95 % interval",
+    "val top-1 %",
+    "images/s",
+]
 MAIN += ["p (test = train), Holm"]
 
 
@@ -26,11 +36,13 @@ def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTM
     """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
 
     Args:
-        classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier" (a limit chooses),
-            "words" (lines wrap).
+        classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier"
+            (a limit chooses), "words" (lines wrap).
         formats: column name to format string, such as top1="{:.1%}"; missing values become n/a.
     """
-    columns = {name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()}
+    columns = {
+        name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()
+    }
     text = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0, classes=classes)
     return HTML(text)  # type: ignore[no-untyped-call]
 
@@ -62,7 +74,9 @@ def cells(results: Results) -> pd.DataFrame:
             "adaptation": table["adaptation"],
             **({"view": table["view"]} if table["view"].nunique() > 1 else {}),
             "test top-1 %": table["top1"].map(_percent),
-            "95 % interval": [_between(*pair) for pair in zip(table["top1_low"], table["top1_high"], strict=True)],
+            "95 % interval": [
+                _between(*pair) for pair in zip(table["top1_low"], table["top1_high"], strict=True)
+            ],
             "val top-1 %": table["val_top1"].map(_percent),
             "top-5 %": table["top5"].map(_percent),
             "p (probe), Holm": table["p_vs_baseline"].map(_p),
@@ -77,7 +91,8 @@ def cells(results: Results) -> pd.DataFrame:
         }
     )
     tests = shown.columns[shown.columns.str.startswith("p (")]
-    shown = shown.drop(columns=[name for name in tests if (shown[name] == NOT_RUN).all()])  # not over several seeds
+    # not over several seeds
+    shown = shown.drop(columns=[name for name in tests if (shown[name] == NOT_RUN).all()])
     if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
         shown.insert(5, "of images", table["n_test"])
     return shown
@@ -87,7 +102,9 @@ def every_cell(results: Results) -> HTML:
     """The table of `cells`: the columns that matter most, and all of them where a reader unfolds it."""
     table = cells(results)
     first = table[[name for name in MAIN if name in table]]
-    whole = f"<details><summary>all columns</summary>{show(table, classes='sortable').data}</details>"
+    whole = (
+        f"<details><summary>all columns</summary>{show(table, classes='sortable').data}</details>"
+    )
     return HTML(f"{show(first, classes='sortable').data}\n{whole}")  # type: ignore[no-untyped-call]
 
 
@@ -99,10 +116,13 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
     """Top-1 accuracy on test (%), one crop, with its 95 % interval, by train (rows) and test resolution (columns).
 
     Args:
-        results: the sweep's; several seeds give means, and a pair that did not run gives its status.
+        results: the sweep's; several seeds give means, and a pair that did not run gives its
+            status.
         adaptations: which ones, in this order; by default all but those that ran once.
     """
-    table = results.cells[(results.cells["view"] == "center") & ~results.cells["adaptation"].isin(ONCE)]
+    table = results.cells[
+        (results.cells["view"] == "center") & ~results.cells["adaptation"].isin(ONCE)
+    ]
     sizes = sorted(table["test_size"].unique())
     names = list(adaptations or table["adaptation"].unique())
     table = table[table["adaptation"].isin(names)]
@@ -127,7 +147,10 @@ def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
     if cell is None or math.isnan(cell["top1"]):
         return f"<td>{'' if cell is None else html.escape(str(cell['status']))}</td>"
     red, green, blue, _ = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
-    light = sum(part * ((x + 0.055) / 1.055) ** 2.4 for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue)))
+    light = sum(
+        part * ((x + 0.055) / 1.055) ** 2.4
+        for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue))
+    )
     style = f"background-color: {to_hex((red, green, blue))}; color: {'#000000' if light > 0.18 else '#ffffff'}"
     spread = _between(cell["top1_low"], cell["top1_high"]).replace(" to ", "\N{EN DASH}")
     return f'<td style="{style}">{_percent(cell["top1"])}<br><small>{spread}</small></td>'
@@ -140,8 +163,12 @@ def steps(path: pd.DataFrame) -> pd.DataFrame:
             "step": path["step"],
             "test top-1 %": path["top1"].map(_percent),
             "gain in points": [
-                NOT_RUN if math.isnan(gain) else f"{gain * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
-                for gain, low, high in path[["gain", "gain_low", "gain_high"]].itertuples(index=False)
+                NOT_RUN
+                if math.isnan(gain)
+                else f"{gain * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
+                for gain, low, high in path[["gain", "gain_low", "gain_high"]].itertuples(
+                    index=False
+                )
             ],
             "p": path["p"].map(_p),
         }
@@ -151,7 +178,9 @@ def steps(path: pd.DataFrame) -> pd.DataFrame:
 
 def settings(results: Results) -> pd.DataFrame:
     """The sweep's settings, those that are set."""
-    values = {key: str(value) for key, value in results.sweep["settings"].items() if value is not None}
+    values = {
+        key: str(value) for key, value in results.sweep["settings"].items() if value is not None
+    }
     return pd.DataFrame({"setting": values.keys(), "value": values.values()})
 
 
@@ -165,15 +194,22 @@ def activations(results: Results) -> pd.DataFrame:
     """What enters the classifier: `equalise.summary` of every pair, each framing once, of the first seed.
 
     Returns:
-        Columns trained (px), images, mean, std, near_zero and large; none where nothing was measured.
+        Columns trained (px), images, mean, std, near_zero and large; none where nothing was
+        measured.
     """
     rows = []
     for run in results.sweep["runs"]:
         for order, row in enumerate(run.get("activations") or []):
-            rows.append({"trained": run["train_size"], "order": order, "test": run["test_size"], **row})
+            rows.append(
+                {"trained": run["train_size"], "order": order, "test": run["test_size"], **row}
+            )
     if not rows:
         return pd.DataFrame()
-    table = pd.DataFrame(rows).drop_duplicates(["trained", "images"]).sort_values(["trained", "order", "test"])
+    table = (
+        pd.DataFrame(rows)
+        .drop_duplicates(["trained", "images"])
+        .sort_values(["trained", "order", "test"])
+    )
     return table.drop(columns=["order", "test"]).reset_index(drop=True)
 
 

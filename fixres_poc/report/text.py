@@ -1,7 +1,7 @@
 """What the report says about a sweep's numbers: every sentence is chosen by them, none is typed in advance.
 
-Functions return Markdown. Accuracies are means over the training seeds. Differences are in points of top-1 accuracy on
-the same images, with 95 % intervals over trainings and images.
+Functions return Markdown. Accuracies are means over the training seeds. Differences are in points
+of top-1 accuracy on the same images, with 95 % intervals over trainings and images.
 """
 
 import math
@@ -83,7 +83,9 @@ def _numbers(answer: Answer) -> dict[str, str]:
         "points": answer.difference.points(),
         "delta": f"{answer.delta * 100:g} point{'s' if answer.delta != 0.01 else ''}",
         "detectable": f"a difference of {answer.detectable * 100:.1f} points would be detected",
-        "ratio": f"{answer.ratio[0]:.2f} times" if not math.isnan(answer.ratio[0]) else "an unknown share of",
+        "ratio": f"{answer.ratio[0]:.2f} times"
+        if not math.isnan(answer.ratio[0])
+        else "an unknown share of",
     }
 
 
@@ -99,12 +101,22 @@ def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
             row[f"verdict on {part}"] = _verdict(each)
         rows.append(row)
         if first.question == "claim":
-            cost = {"question": "Training cost of the lower train resolution", "compared": _compared(first)}
-            flops, seconds = (_times(first.ratio[i], [each[i] for each in first.ratios]) for i in (0, 1))
+            cost = {
+                "question": "Training cost of the lower train resolution",
+                "compared": _compared(first),
+            }
+            flops, seconds = (
+                _times(first.ratio[i], [each[i] for each in first.ratios]) for i in (0, 1)
+            )
             for part in by_part:
-                cost |= {f"points on {part} (95 %)": f"FLOPs {flops}", f"verdict on {part}": f"seconds {seconds}"}
+                cost |= {
+                    f"points on {part} (95 %)": f"FLOPs {flops}",
+                    f"verdict on {part}": f"seconds {seconds}",
+                }
             rows.append(cost)
-    return pd.DataFrame(rows).assign(question=[f"{n}. {row['question']}" for n, row in enumerate(rows, start=1)])
+    return pd.DataFrame(rows).assign(
+        question=[f"{n}. {row['question']}" for n, row in enumerate(rows, start=1)]
+    )
 
 
 def _points(answer: Answer) -> str:
@@ -153,7 +165,9 @@ def choice(results: Results) -> str:
         interval = f"{found.estimate:.1%} (95 % interval {found.low:.1%} to {found.high:.1%})"
         reached.append(f"{interval} of {count:,} {part} images")
     runs = results.sweep["runs"] if results.sweep["settings"].get("head_start") != "file" else []
-    still = {run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0}
+    still = {
+        run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0
+    }
     frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
     frozen += " validation chose the rate 0 for stage 1: the trunk stays frozen." if still else ""
     return (
@@ -167,7 +181,9 @@ def trust(results: Results) -> str:
     """What to keep in mind: number of seeds, failed runs, leakage."""
     settings, table = results.sweep["settings"], results.table
     seeds, asked = len(results.seeds(results.choose())), len(settings["seeds"])
-    parts = [f"{seeds}{f' of {asked}' if seeds < asked else ''} training seed{'s' if asked > 1 else ''}"]
+    parts = [
+        f"{seeds}{f' of {asked}' if seeds < asked else ''} training seed{'s' if asked > 1 else ''}"
+    ]
     if seeds == 1:
         parts[0] += ", so the spread between trainings is not known"
     else:
@@ -175,7 +191,9 @@ def trust(results: Results) -> str:
     done = (table["status"] == "done").groupby([table[name] for name in PAIR])
     missing, some = done.any()[lambda any_done: ~any_done], done.all()[lambda all_done: ~all_done]
     if len(some) > len(missing):
-        parts.append(f"{len(some) - len(missing)} pairs of resolutions lack the results of some seeds")
+        parts.append(
+            f"{len(some) - len(missing)} pairs of resolutions lack the results of some seeds"
+        )
     if len(missing):
         parts.append(
             f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs of resolutions (with probes) lack results"
@@ -190,28 +208,40 @@ def trust(results: Results) -> str:
             "something to show (docs/design/synthetic_dogs.md): they prove nothing about photographs"
         )
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
-    return " ".join(filter(None, [f"{'; '.join(parts)}.", named.about(settings["dataset"]), leakage]))
+    return " ".join(
+        filter(None, [f"{'; '.join(parts)}.", named.about(settings["dataset"]), leakage])
+    )
 
 
 def adaptations(results: Results) -> str:
     """Each adaptation against `none` and against its control, over the pairs with a larger test resolution."""
-    ok = results.cells[(results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])]
+    ok = results.cells[
+        (results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])
+    ]
     ok = ok[ok["view"] == "center"]
     lines = []
     for adaptation in [name for name in (*CANDIDATES[1:], "full") if name in set(ok["adaptation"])]:
         cells = keys(ok[ok["adaptation"] == adaptation])
         for reference in ("none", CONTROL + adaptation)[: 1 + (adaptation in ADAPTED)]:
-            gains = [results.difference(cell, cell._replace(adaptation=reference)) for cell in cells]
+            gains = [
+                results.difference(cell, cell._replace(adaptation=reference)) for cell in cells
+            ]
             known = [gain for gain in gains if gain is not None]
             if known:
-                wins, losses = sum(gain.low > 0 for gain in known), sum(gain.high < 0 for gain in known)
+                wins, losses = (
+                    sum(gain.low > 0 for gain in known),
+                    sum(gain.high < 0 for gain in known),
+                )
                 mean = sum(gain.estimate for gain in known) / len(known) * 100
                 lines.append(
                     f"`{adaptation}` against `{reference}`: {mean:+.1f} points on average over {len(known)} pairs "
                     f"with a higher test resolution; a gain in {wins}, a loss in {losses}, "
                     f"no difference shown in {len(known) - wins - losses}."
                 )
-    return "\n".join(f"- {line}" for line in lines) or "- No pair with test resolution > train resolution was adapted."
+    return (
+        "\n".join(f"- {line}" for line in lines)
+        or "- No pair with test resolution > train resolution was adapted."
+    )
 
 
 def optimism(results: Results) -> str:

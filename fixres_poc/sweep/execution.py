@@ -1,7 +1,8 @@
 """A whole sweep: images, then Snakemake over the graph of runs, then the report over whatever exists.
 
-In runs/<sweep>/ lie sweep.json (the settings), one folder a run, snakemake.log, and `lock`, which this process and
-Snakemake hold, so that two sweeps of one name never work at the same time and a killed one never blocks the next.
+In runs/<sweep>/ lie sweep.json (the settings), one folder a run, snakemake.log, and `lock`, which
+this process and Snakemake hold, so that two sweeps of one name never work at the same time and a
+killed one never blocks the next.
 """
 
 import contextlib
@@ -17,7 +18,14 @@ from typing import Any
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import file_digest, read_record, report_folder, run_folder, sweep_folder, write_atomically
+from fixres_poc.config.files import (
+    file_digest,
+    read_record,
+    report_folder,
+    run_folder,
+    sweep_folder,
+    write_atomically,
+)
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import (
     ERROR,
@@ -49,7 +57,8 @@ from fixres_poc.sweep.snakemake import (
 def locked(sweep: str) -> Iterator[int]:
     """Hold a sweep's lock, so that neither another sweep nor a report works in its folder at the same time.
 
-    A plain flock, whose descriptor is given, since Snakemake inherits it and so keeps it should we be killed.
+    A plain flock, whose descriptor is given, since Snakemake inherits it and so keeps it should we
+    be killed.
     """
     folder = sweep_folder(sweep)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +82,9 @@ def refuse_loss(sweep: SweepSettings) -> None:
     other = [each for each in outcomes(sweep) if each.error.startswith(OTHER_SETTINGS)]
     made = [each for each in other if each.error != f"{OTHER_SETTINGS}: test_sizes"]
     if made:
-        lost = "; ".join(f"{each.run.name} ({each.error.removeprefix(OTHER_SETTINGS)[2:]})" for each in made)
+        lost = "; ".join(
+            f"{each.run.name} ({each.error.removeprefix(OTHER_SETTINGS)[2:]})" for each in made
+        )
         raise InputError(
             f"runs/{sweep.name}: {len(made)} finished runs were made with other settings and would be deleted: {lost}; "
             "say --replace (make: REPLACE=1), or copy the sweep file under another name"
@@ -83,7 +94,8 @@ def refuse_loss(sweep: SweepSettings) -> None:
 def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     """Write sweep.json and the runs' settings.json; a run that is not done goes, with all that used it.
 
-    A training is not done, either, if a pair is not and the checkpoint that it needs is missing or damaged.
+    A training is not done, either, if a pair is not and the checkpoint that it needs is missing or
+    damaged.
 
     Args:
         fingerprint: of the images, from `prepare_dataset`.
@@ -95,7 +107,11 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     for job, runs in sweep.jobs().items():
         lacking = {run.name for run in runs if found[run.name].status != "done"}
         first = runs[0]
-        if lacking and first.notebook == "03_train" and not checkpoint_is_intact(sweep.name, found[first.name]):
+        if (
+            lacking
+            and first.notebook == "03_train"
+            and not checkpoint_is_intact(sweep.name, found[first.name])
+        ):
             lacking.add(first.name)
         for run in runs:
             if run.name in lacking or removed & set(run.needs):
@@ -111,7 +127,11 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
     shared, weights = {"library": library_hash(), "data": fingerprint}, _weights(sweep)
     for run in sweep.runs():
-        wanted = {"notebook": codes[run.notebook]} | shared | (weights if "weights" in run.parameters else {})
+        wanted = (
+            {"notebook": codes[run.notebook]}
+            | shared
+            | (weights if "weights" in run.parameters else {})
+        )
         content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
         file, text = run_folder(sweep.name, run.name) / SETTINGS, json.dumps(content, indent=1)
         if read_record(file) != json.loads(text):
@@ -146,7 +166,10 @@ FEWEST_FILES, MANY_FILES = 256, 4096
 
 
 def run_sweep(
-    sweep: SweepSettings, cores: int | None = None, profile: str = LOCAL_PROFILE, replace: bool = False
+    sweep: SweepSettings,
+    cores: int | None = None,
+    profile: str = LOCAL_PROFILE,
+    replace: bool = False,
 ) -> bool:
     """Do everything that a sweep still lacks, and render its report.
 
@@ -174,10 +197,14 @@ def run_sweep(
         if monitor.count("done") < len(sweep.runs()):
             ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock, monitor)
             if prepare_data(sweep) != fingerprint:
-                raise InputError(f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again")
+                raise InputError(
+                    f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again"
+                )
         failed = _explained_failures(sweep)
         if ended and not failed:
-            raise RuntimeError(f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}")
+            raise RuntimeError(
+                f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}"
+            )
         _report(sweep, failed)
     return not failed
 
@@ -245,9 +272,13 @@ def _allow_files() -> None:
     """Raise the limit of open files as far as it may be, for all that the sweep starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < FEWEST_FILES:  # a negative number stands for no limit
-        raise InputError(f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}")
+        raise InputError(
+            f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}"
+        )
     if 0 <= soft < MANY_FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MANY_FILES) if hard > 0 else MANY_FILES, hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(hard, MANY_FILES) if hard > 0 else MANY_FILES, hard)
+        )
 
 
 def _check_trained(sweep: SweepSettings) -> None:
@@ -272,16 +303,27 @@ def prepare_data(sweep: SweepSettings) -> str:
 def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
     """The failed runs' messages, after an error was left for every run that is not valid and did not say why."""
     jobs = sweep.jobs()
-    failed, said = set(run_state.failures(sweep)), last_error(sweep_folder(sweep.name) / "snakemake.log")
+    failed, said = (
+        set(run_state.failures(sweep)),
+        last_error(sweep_folder(sweep.name) / "snakemake.log"),
+    )
     for each in run_state.outcomes(sweep):
         run = each.run
         if each.status in ("done", "failed"):
             continue
-        unfinished = {job for job, runs in jobs.items() if failed.intersection(one.name for one in runs)}
-        message = "ended without a word: killed?" if each.status == "active" else f"not done; snakemake: {said}"
+        unfinished = {
+            job for job, runs in jobs.items() if failed.intersection(one.name for one in runs)
+        }
+        message = (
+            "ended without a word: killed?"
+            if each.status == "active"
+            else f"not done; snakemake: {said}"
+        )
         for name in run.needs:
             if name in failed or name in unfinished:
-                message = f"not run, because {name if name in failed else f'a pair of {name}'} failed"
+                message = (
+                    f"not run, because {name if name in failed else f'a pair of {name}'} failed"
+                )
         if each.error:  # changed while it was at work
             message = f"{each.error}; start the sweep again"
         failed.add(run.name)

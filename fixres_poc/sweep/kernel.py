@@ -30,7 +30,14 @@ class _Manager(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        command = [sys.executable, "-m", "fixres_poc.sweep.kernel_state", str(os.getpid()), "-f", "{connection_file}"]
+        command = [
+            sys.executable,
+            "-m",
+            "fixres_poc.sweep.kernel_state",
+            str(os.getpid()),
+            "-f",
+            "{connection_file}",
+        ]
         return KernelSpec(argv=command, language="python", display_name="Python 3")
 
 
@@ -65,7 +72,13 @@ class Kernel:
                 run_sync(manager.shutdown_kernel)(now=True)
             run_sync(manager.cleanup_resources)()
 
-    def run(self, notebook: Path, executed: Path, parameters: Mapping[str, Any], variables: Mapping[str, str]) -> Any:
+    def run(
+        self,
+        notebook: Path,
+        executed: Path,
+        parameters: Mapping[str, Any],
+        variables: Mapping[str, str],
+    ) -> Any:
         """Execute a notebook and return it; a kernel that died, or has older library code, is replaced before.
 
         Args:
@@ -80,18 +93,23 @@ class Kernel:
         if self._manager and (library != self._library or not run_sync(self._manager.is_alive)()):
             self.close()
         self._library = library
-        paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]  # papermill fills in fields
+        # papermill fills in fields
+        paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]
         given = {"engine_name": ENGINE, "kernel": self, "variables": variables, "cwd": REPOSITORY}
         for last in (False, True):
             try:
-                return execute_notebook(*paths, parameters, kernel_name="python3", progress_bar=False, **given)
+                return execute_notebook(
+                    *paths, parameters, kernel_name="python3", progress_bar=False, **given
+                )
             except BaseException as error:
                 self.close()
                 if last or not str(error).startswith(NOT_BEGUN):
                     raise
 
     @contextlib.contextmanager
-    def client(self, nb_man: Any, kernel_name: str, variables: Mapping[str, str]) -> Iterator[PapermillNotebookClient]:
+    def client(
+        self, nb_man: Any, kernel_name: str, variables: Mapping[str, str]
+    ) -> Iterator[PapermillNotebookClient]:
         """A client for one notebook, once the kernel is as it was at its start, with these variables."""
         fresh = self._manager is None
         manager = self._manager = self._manager or _Manager(kernel_name=kernel_name)

@@ -1,7 +1,8 @@
 """What runs inside a job's kernel: its start, and the state that each of its notebooks begins with.
 
-`python -m fixres_poc.sweep.kernel_state <parent's process number> <arguments of ipykernel>` starts a kernel. `note` is
-called once after that, `restore` before every notebook, both by `kernel.Kernel`.
+`python -m fixres_poc.sweep.kernel_state <parent's process number> <arguments of ipykernel>` starts
+a kernel. `note` is called once after that, `restore` before every notebook, both by
+`kernel.Kernel`.
 """
 
 import ast
@@ -31,11 +32,17 @@ _noted: Noted = []
 def note(notebooks: Sequence[str]) -> None:
     """Import what these notebooks import, and note the state that every notebook begins with."""
     for name in notebooks:
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # papermill says what is wrong with it
+        # papermill says what is wrong with it
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             _import(Path(name))
     gc.collect()
     gc.freeze()
-    libraries = {"numpy": _numpy, "pandas": _pandas, "matplotlib.pyplot": _matplotlib, "torch": _torch}
+    libraries = {
+        "numpy": _numpy,
+        "pandas": _pandas,
+        "matplotlib.pyplot": _matplotlib,
+        "torch": _torch,
+    }
     _noted[:] = _namespace()
     for name in libraries.keys() & sys.modules.keys():
         _noted.extend(libraries[name]())
@@ -66,7 +73,9 @@ def _import(notebook: Path) -> None:
     for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
         with contextlib.suppress(Exception):
             tree = ast.parse(source)
-            tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            tree.body = [
+                node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
             exec(compile(tree, str(notebook), "exec"), {})
 
 
@@ -93,8 +102,18 @@ def _python() -> Noted:
         warnings.filters[:] = filters  # type: ignore[index]
 
     set_path = partial(sys.path.__setitem__, slice(None))
-    values = dict(os.environ), os.getcwd(), list(sys.path), list(warnings.filters), random.getstate()
-    return list(zip((set_environment, os.chdir, set_path, set_filters, random.setstate), values, strict=True))
+    values = (
+        dict(os.environ),
+        os.getcwd(),
+        list(sys.path),
+        list(warnings.filters),
+        random.getstate(),
+    )
+    return list(
+        zip(
+            (set_environment, os.chdir, set_path, set_filters, random.setstate), values, strict=True
+        )
+    )
 
 
 def _numpy() -> Noted:
@@ -132,8 +151,13 @@ def _matplotlib() -> Noted:
             plt.switch_backend(name)
 
     plt.switch_backend(plt.get_backend())  # loads it, which sets parameters
-    set_parameters = partial(dict.update, plt.rcParams)  # as matplotlib.rc_context: nothing to validate
-    return [(plt.close, "all"), (set_backend, plt.get_backend()), (set_parameters, dict(plt.rcParams.copy()))]
+    # as matplotlib.rc_context: nothing to validate
+    set_parameters = partial(dict.update, plt.rcParams)
+    return [
+        (plt.close, "all"),
+        (set_backend, plt.get_backend()),
+        (set_parameters, dict(plt.rcParams.copy())),
+    ]
 
 
 def _torch() -> Noted:

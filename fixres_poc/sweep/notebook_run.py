@@ -1,7 +1,7 @@
 """Notebook runs from their settings files, one after another in one kernel; an error becomes one line.
 
-The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `wanted` and `parameters`; what else lies in the
-folder stands in `run_state`. The notebook itself writes its outputs.
+The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `wanted` and `parameters`; what
+else lies in the folder stands in `run_state`. The notebook itself writes its outputs.
 """
 
 import contextlib
@@ -41,7 +41,10 @@ DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 def run_job(
-    settings_files: Sequence[Path], time_limit: int | None = None, done: Path | None = None, turn: int = 1
+    settings_files: Sequence[Path],
+    time_limit: int | None = None,
+    done: Path | None = None,
+    turn: int = 1,
 ) -> int:
     """Run notebooks one after another in one kernel, and say of each that fails what went wrong.
 
@@ -61,7 +64,9 @@ def run_job(
     """
     failed: list[str] = []
     runs = {file.resolve().parent: _read(file) for file in settings_files}
-    left = {folder: run for folder, run in runs.items() if done is None or not _is_done(folder, run)}
+    left = {
+        folder: run for folder, run in runs.items() if done is None or not _is_done(folder, run)
+    }
     with own_gpu([run.notebook for run in left.values()]), _kernel(left.values()) as kernel:
         for folder, run in left.items():
             if run.notebook == "04_fixres" and "03_train" in failed:
@@ -91,9 +96,13 @@ def _kernel(runs: Collection[Run]) -> "contextlib.closing[Kernel]":
 def _read(settings_file: Path) -> Run:
     try:
         settings = json.loads(settings_file.read_text(encoding="utf-8"))
-        return Run(settings_file.resolve().parent.name, settings["notebook"], settings["parameters"])
+        return Run(
+            settings_file.resolve().parent.name, settings["notebook"], settings["parameters"]
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{settings_file}: cannot be read as a settings file ({type(error).__name__})") from None
+        raise InputError(
+            f"{settings_file}: cannot be read as a settings file ({type(error).__name__})"
+        ) from None
 
 
 def _is_done(folder: Path, run: Run) -> bool:
@@ -106,12 +115,16 @@ def _execute(folder: Path, run: Run, kernel: "Kernel", time_limit: int | None) -
     message = ""
     try:
         with _limited(time_limit, over), _log_to(folder / "run.log"), _silent_when_interrupted():
-            executed = kernel.run(notebook_path(run.notebook), folder / "notebook.ipynb", run.parameters, variables)
+            executed = kernel.run(
+                notebook_path(run.notebook), folder / "notebook.ipynb", run.parameters, variables
+            )
             run_state.record_notebook(folder, executed)
     except Exception as error:
         message, trace = _explain(error)
         if over.is_set():
-            message = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
+            message = (
+                f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
+            )
         with contextlib.suppress(OSError):  # where there is not even room for this, stderr has it
             run_state.fail(folder, message, trace)
     run_state.end(folder)
@@ -148,8 +161,13 @@ def _explain(error: Exception) -> tuple[str, str]:
     if name == "DeadKernelError":
         text = "the notebook's process died; the usual cause is too little memory"
     if DISK_FULL in trace:
-        name, text = InputError.__name__, f"a disk is full, {home()} or that of temporary files ({DISK_FULL})"
-    message = " ".join(ANSI.sub("", text if name == InputError.__name__ else f"{name}: {text}").split())
+        name, text = (
+            InputError.__name__,
+            f"a disk is full, {home()} or that of temporary files ({DISK_FULL})",
+        )
+    message = " ".join(
+        ANSI.sub("", text if name == InputError.__name__ else f"{name}: {text}").split()
+    )
     return printable(message)[:LONGEST_MESSAGE] or name, ANSI.sub("", trace)
 
 
@@ -178,7 +196,10 @@ def _silent_when_interrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _log_to(file: Path) -> Iterator[None]:
-    logger, handler = logging.getLogger("papermill"), logging.FileHandler(file, mode="w", encoding="utf-8")
+    logger, handler = (
+        logging.getLogger("papermill"),
+        logging.FileHandler(file, mode="w", encoding="utf-8"),
+    )
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:
@@ -195,10 +216,14 @@ def gpus() -> list[str]:
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(index) for index in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+    return [
+        str(index) for index in range(sum(line.startswith("GPU ") for line in listed.splitlines()))
+    ]
 
 
 @contextlib.contextmanager
@@ -231,7 +256,9 @@ def private_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
-        raise InputError(f"{folder}: is not a folder of this user's alone; remove it, or set TMPDIR")
+        raise InputError(
+            f"{folder}: is not a folder of this user's alone; remove it, or set TMPDIR"
+        )
     return folder
 
 

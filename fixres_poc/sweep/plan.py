@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import BASELINE_SIZE, CROPS, SPLITS, ModelSettings, PairSettings, several
+from fixres_poc.config.settings import (
+    BASELINE_SIZE,
+    CROPS,
+    SPLITS,
+    ModelSettings,
+    PairSettings,
+    several,
+)
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.synthetic import generator
@@ -56,7 +63,9 @@ def expected_images(sweep: SweepSettings) -> tuple[dict[str, int], int]:
     """
     if sweep.dataset == "synthetic":
         cells = generator.counts(sweep.image_limit)
-        counts = {part: sum(n for (split, _), n in cells.items() if split == part) for part in SPLITS}
+        counts = {
+            part: sum(n for (split, _), n in cells.items() if split == part) for part in SPLITS
+        }
         return counts, len(generator.CLASSES)
     if sweep.dataset in EXPECTED:
         *images, classes = EXPECTED[sweep.dataset]
@@ -69,10 +78,14 @@ def expected_images(sweep: SweepSettings) -> tuple[dict[str, int], int]:
 def measured_rate(sweep: SweepSettings) -> tuple[float, str]:
     """FLOP/s of real training steps on this machine, measured in a few seconds, and of which network.
 
-    The sweep's own network with random weights, or a ResNeXt-50 where that has more than 100 M parameters.
+    The sweep's own network with random weights, or a ResNeXt-50 where that has more than 100 M
+    parameters.
     """
     small = parameters_and_flops(sweep.backbone, 10, BASELINE_SIZE)[0] <= 100e6
-    name, size = sweep.backbone if small else "timm:resnext50_32x4d", min(BASELINE_SIZE, sweep.resolution_pairs()[0][0])
+    name, size = (
+        sweep.backbone if small else "timm:resnext50_32x4d",
+        min(BASELINE_SIZE, sweep.resolution_pairs()[0][0]),
+    )
     accelerator = accelerator_for(sweep.precision)
     batch = min(sweep.batch_size, 32 if accelerator.device.type == "cuda" else 8)
     settings = ModelSettings(backbone=name, precision=sweep.precision)
@@ -87,20 +100,27 @@ def measured_rate(sweep: SweepSettings) -> tuple[float, str]:
         loss.backward()  # type: ignore[no-untyped-call]
         marks.append(now(accelerator))
     fastest_s = np.diff(marks).min()  # others may be using this machine
-    return 3 * batch * parameters_and_flops(name, 10, size)[1] / fastest_s, f"steps of {name} on this machine"
+    return 3 * batch * parameters_and_flops(name, 10, size)[
+        1
+    ] / fastest_s, f"steps of {name} on this machine"
 
 
-def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None = None) -> dict[str, pd.DataFrame]:
+def plan(
+    sweep: SweepSettings, memory: int | None = None, tflops: float | None = None
+) -> dict[str, pd.DataFrame]:
     """What a sweep will need, before anything is downloaded, drawn or trained.
 
     Args:
-        memory: bytes of the card to plan for; None for the GPU of this machine, else for its memory.
-        tflops: 10^12 FLOP/s that training achieves there; None to measure here, or to leave out with `memory`.
+        memory: bytes of the card to plan for; None for the GPU of this machine, else for its
+            memory.
+        tflops: 10^12 FLOP/s that training achieves there; None to measure here, or to leave out
+            with `memory`.
 
     Returns:
-        "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train resolution, precision,
-        checkpointing and micro-batch. "pairs": FLOPs of one image's forward pass, what is chosen, bytes and seconds:
-        of one seed, and `tuning_s` what lists of rates and epochs cost on the first seed, without decoding of images.
+        "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train
+        resolution, precision, checkpointing and micro-batch. "pairs": FLOPs of one image's forward
+        pass, what is chosen, bytes and seconds: of one seed, and `tuning_s` what lists of rates and
+        epochs cost on the first seed, without decoding of images.
 
     Raises:
         InputError: as `expected_images`, `backbones.check` and `accelerator_for`.
@@ -109,7 +129,11 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
     counts, classes = expected_images(sweep)
     budget = budget_bytes() if memory is None else int(memory * CARD_SHARE)
     rate, source = (
-        (tflops * 1e12, "--tflops") if tflops else measured_rate(sweep) if memory is None else (np.nan, "unknown")
+        (tflops * 1e12, "--tflops")
+        if tflops
+        else measured_rate(sweep)
+        if memory is None
+        else (np.nan, "unknown")
     )
     runs = [run.parameters for run in sweep.runs() if run.notebook == "04_fixres"]
     pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
@@ -117,20 +141,47 @@ def plan(sweep: SweepSettings, memory: int | None = None, tflops: float | None =
     flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
     sizes = {BASELINE_SIZE, *table["test_size"]}
     trainings = table.drop_duplicates("train_size")[["train_s", "tuning_s"]].sum(skipna=False)
-    per_seed = trainings["train_s"] + table[["adapt_s", "eval_s"]].sum(skipna=False).sum(skipna=False)
-    once = sum(counts.values()) * sum(flops(size)[1] for size in sizes) / rate + trainings["tuning_s"]
+    per_seed = trainings["train_s"] + table[["adapt_s", "eval_s"]].sum(skipna=False).sum(
+        skipna=False
+    )
+    once = (
+        sum(counts.values()) * sum(flops(size)[1] for size in sizes) / rate + trainings["tuning_s"]
+    )
     total_s = once + len(sweep.seeds) * per_seed
-    facts = {"backbone": sweep.backbone, "parameters": flops(BASELINE_SIZE)[0], "classes": classes, **counts}
-    facts |= {"budget_of": (device_name() or "this machine") if memory is None else "--memory", "budget_bytes": budget}
-    facts |= {"batch_size": sweep.batch_size, "per_second_flops": rate, "rate_of": source, "total_s": total_s}
-    by_size = [step_table(each, classes) for each in {each.train_size: each for each in pairs}.values()]
+    facts = {
+        "backbone": sweep.backbone,
+        "parameters": flops(BASELINE_SIZE)[0],
+        "classes": classes,
+        **counts,
+    }
+    facts |= {
+        "budget_of": (device_name() or "this machine") if memory is None else "--memory",
+        "budget_bytes": budget,
+    }
+    facts |= {
+        "batch_size": sweep.batch_size,
+        "per_second_flops": rate,
+        "rate_of": source,
+        "total_s": total_s,
+    }
+    by_size = [
+        step_table(each, classes) for each in {each.train_size: each for each in pairs}.values()
+    ]
     tables = {"sweep": pd.DataFrame([facts]), "steps": pd.concat(by_size), "pairs": table}
     return tables
 
 
-def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int, rate: float) -> dict[str, Any]:
-    train, test = (parameters_and_flops(pair.backbone, classes, each)[1] for each in (pair.train_size, pair.test_size))
-    chosen, test_bytes = next(step_plans(pair, pair.train_size, classes, budget)), adapting_bytes(pair, classes)
+def _pair(
+    pair: PairSettings, counts: dict[str, int], classes: int, budget: int, rate: float
+) -> dict[str, Any]:
+    train, test = (
+        parameters_and_flops(pair.backbone, classes, each)[1]
+        for each in (pair.train_size, pair.test_size)
+    )
+    chosen, test_bytes = (
+        next(step_plans(pair, pair.train_size, classes, budget)),
+        adapting_bytes(pair, classes),
+    )
     crops = sum(CROPS[view] for view in pair.views)
     full = "full" in pair.adaptations
     peaks = [chosen.peak_bytes, test_bytes]
@@ -155,7 +206,8 @@ def _pair(pair: PairSettings, counts: dict[str, int], classes: int, budget: int,
         "test_bytes": test_bytes,
         "fits": max(peaks) <= budget,
         "tuning_s": (others + tuned * pair.tuned) / rate,
-        "train_s": (one_rate + adapt * counts["train"] + probed) * train / rate,  # the controls are adapted there
+        # the controls are adapted there
+        "train_s": (one_rate + adapt * counts["train"] + probed) * train / rate,
         "adapt_s": adapt * ((1 + 3 * full) * counts["train"] + full * counts["val"]) * test / rate,
         "eval_s": (1 + full) * crops * tested * test / rate,
     }
@@ -169,6 +221,8 @@ def text(tables: dict[str, pd.DataFrame]) -> str:
     }
     parts = [readable(tables["sweep"]).T.to_string(header=False)]
     parts += [
-        f"{title}\n{readable(tables[name]).to_string(index=False)}" for name, title in titles.items() if name in tables
+        f"{title}\n{readable(tables[name]).to_string(index=False)}"
+        for name, title in titles.items()
+        if name in tables
     ]
     return "\n\n".join(parts)

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import REPOSITORY, read_record, report_folder, run_folder, sweep_folder, write_atomically
+from fixres_poc.config.files import (
+    REPOSITORY,
+    read_record,
+    report_folder,
+    run_folder,
+    sweep_folder,
+    write_atomically,
+)
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, failures, outcomes
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -32,23 +39,32 @@ def render(sweep: SweepSettings) -> Path:
     _stamp(sweep).unlink(missing_ok=True)  # of a page that is no longer the one it was made for
     collect(sweep, found := outcomes(sweep))
     made_by = library_hash(everything=True)
-    pool = ThreadPoolExecutor(1)  # while the notebook's kernel is at work, this process has nothing else to do
+    # while the notebook's kernel is at work, this process has nothing else to do
+    pool = ThreadPoolExecutor(1)
     try:
-        written = {each.run.name: pool.submit(_write_page, sweep.name, each, made_by) for each in found}
-        message = _execute_results(sweep_folder(sweep.name), f"reports/{sweep.name}", sweep.run_time_limit)
+        written = {
+            each.run.name: pool.submit(_write_page, sweep.name, each, made_by) for each in found
+        }
+        message = _execute_results(
+            sweep_folder(sweep.name), f"reports/{sweep.name}", sweep.run_time_limit
+        )
         linked = [name for name, page in written.items() if page.result()]
     finally:
         pool.shutdown(cancel_futures=True)
     for page in (report_folder(sweep.name) / "notebooks").glob("*.html"):
         if page.stem not in linked:
             page.unlink()
-    index = pages.write_index(report_folder(sweep.name), run_folder(sweep.name, "results") / EXECUTED, message)
+    index = pages.write_index(
+        report_folder(sweep.name), run_folder(sweep.name, "results") / EXECUTED, message
+    )
     try:
         overview.write(sweep.name)
     except ValueError as error:  # no pair ran to its end
         log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
     if message:
-        raise RuntimeError(f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}")
+        raise RuntimeError(
+            f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}"
+        )
     return index
 
 
@@ -67,7 +83,9 @@ def _execute_results(folder: Path, report: str, time_limit: int | None = None) -
     """Run notebook 05 on a report's tables, in <folder>/results; returns "" or the line that says why it failed."""
     settings = folder / "results" / "settings.json"
     settings.with_name(EXECUTED).unlink(missing_ok=True)
-    write_atomically(settings, json.dumps({"notebook": REPORT_NOTEBOOK, "parameters": {"report": report}}))
+    write_atomically(
+        settings, json.dumps({"notebook": REPORT_NOTEBOOK, "parameters": {"report": report}})
+    )
     return execute(settings, time_limit)
 
 
@@ -86,7 +104,9 @@ def rebuild(folder: Path) -> Path:
     message = _execute_results(work, str(folder))
     index = pages.write_index(folder, work / "results" / EXECUTED, message)
     if message:
-        raise RuntimeError(f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}")
+        raise RuntimeError(
+            f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}"
+        )
     return index
 
 
@@ -101,7 +121,9 @@ def publish(sweep: str) -> Path:
         raise InputError(f"sweep {sweep}: no report in {report}; run `make sweep` first")
     size = sum(file.stat().st_size for file in report.rglob("*") if file.is_file())
     if size > MOST_BYTES:
-        raise InputError(f"{report}: {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are published")
+        raise InputError(
+            f"{report}: {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are published"
+        )
     shutil.rmtree(target, ignore_errors=True)
     return Path(shutil.copytree(report, target))
 

@@ -36,7 +36,11 @@ class Monitor:
     def __init__(self, sweep: SweepSettings, stream: TextIO) -> None:
         """Begin with the present state; what is done already is not announced."""
         self.sweep, self.runs, self.stream = sweep.name, sweep.runs(), stream
-        self.live = Live(console=Console(file=stream), auto_refresh=False, transient=True) if stream.isatty() else None
+        self.live = (
+            Live(console=Console(file=stream), auto_refresh=False, transient=True)
+            if stream.isatty()
+            else None
+        )
         self.begun = self.progress_shown = time.monotonic()
         self.states = self._look()
         self.done_before = self.count("done")
@@ -51,11 +55,15 @@ class Monitor:
     def show(self) -> None:
         """Look at the runs' folders and tell what is new."""
         before, self.states = self.states, self._look()
-        active = {name: self._progress(name) for name, each in self.states.items() if each == "active"}
+        active = {
+            name: self._progress(name) for name, each in self.states.items() if each == "active"
+        }
         if self.live:
             self.live.start()
             lines = [self.summary(), *(f"  {name}: {bar}" for name, bar in active.items())]
-            self.live.update(Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines)), refresh=True)
+            self.live.update(
+                Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines)), refresh=True
+            )
             return
         now = time.monotonic()
         for name, each in self.states.items():
@@ -79,7 +87,9 @@ class Monitor:
         ended, left = done + failed - self.done_before, every - done - failed
         if ended > 0 and left:
             minutes = (time.monotonic() - self.begun) / ended * left / 60
-            text += f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+            text += (
+                f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+            )
         return text
 
     def _progress(self, name: str) -> str:
@@ -104,7 +114,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[str]:
     """Snakemake's command for a sweep; the local profile uses all cores unless told otherwise.
 
-    Trainings that can be at work at once share the cores, whatever is left of the sweep, so that results stay equal.
+    Trainings that can be at work at once share the cores, whatever is left of the sweep, so that
+    results stay equal.
     """
     local = resolve(profile) == resolve(LOCAL_PROFILE)
     cards = len(gpus()) if local else 0
@@ -119,7 +130,14 @@ def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[
     ]
     cores = cores or (available_cores() if local else None)
     threads = (cores or 1) // min(sweep.trainings_at_once(), cards or sys.maxsize, cores or 1)
-    command += ["--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "mtime", "--nocolor"]
+    command += [
+        "--keep-going",
+        "--rerun-incomplete",
+        "--nolock",
+        "--rerun-triggers",
+        "mtime",
+        "--nocolor",
+    ]
     command += ["--config", f"threads={threads}"]
     command += ["--cores", str(cores)] if cores else []
     command += ["--resources", f"gpu={cards}"] if cards else []
@@ -131,7 +149,8 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: 
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
     cache = os.path.expanduser("~/.cache")
-    if not os.access(cache if os.path.exists(cache) else os.path.dirname(cache), os.W_OK):  # Snakemake makes it
+    # Snakemake makes it
+    if not os.access(cache if os.path.exists(cache) else os.path.dirname(cache), os.W_OK):
         environment.setdefault("XDG_CACHE_HOME", str(home() / "runs" / ".cache"))
     with open(sweep_folder(sweep.name) / "snakemake.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
@@ -151,7 +170,8 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int, monitor: 
             return process.returncode
         finally:
             monitor.close()
-            with on_stop_signals(signal.SIG_IGN):  # who presses Ctrl-C twice wants nothing left at work, either
+            # who presses Ctrl-C twice wants nothing left at work, either
+            with on_stop_signals(signal.SIG_IGN):
                 _stop(process)
                 cancel_jobs(sweep_folder(sweep.name))
 
@@ -173,7 +193,9 @@ def last_error(log: Path) -> str:
     """The first error in what Snakemake said, else the last line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = next((index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
+    first = next(
+        (index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1
+    )
     return " ".join(lines[first : first + 1 + lines[first].endswith(":")]) if lines else "nothing"
 
 
@@ -183,7 +205,9 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+def on_stop_signals(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
     """Within it, SIGINT, SIGTERM and SIGHUP go to the handler."""
     # nohup's SIGHUP stays ignored: such a sweep is to outlive its terminal
     heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -201,7 +225,11 @@ def slurm_jobs(folder: Path) -> list[str]:
         return []
     command = ["squeue", "--me", "--noheader", "--format=%i %Z"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
-    return [job for job, _, where in (line.partition(" ") for line in listed.splitlines()) if where == str(folder)]
+    return [
+        job
+        for job, _, where in (line.partition(" ") for line in listed.splitlines())
+        if where == str(folder)
+    ]
 
 
 def cancel_jobs(folder: Path) -> None:
@@ -213,6 +241,8 @@ def cancel_jobs(folder: Path) -> None:
     end = time.monotonic() + LONGEST_END_S
     while left := slurm_jobs(folder):
         if time.monotonic() > end:
-            raise RuntimeError(f"jobs {', '.join(left)} of {folder} do not end; scancel them, or ask who runs Slurm")
+            raise RuntimeError(
+                f"jobs {', '.join(left)} of {folder} do not end; scancel them, or ask who runs Slurm"
+            )
         subprocess.run(["scancel", *left], capture_output=True, timeout=TIMEOUT_S)
         time.sleep(1)

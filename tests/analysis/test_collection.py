@@ -38,12 +38,28 @@ PROBES = [guesses("baseline", 10, right, size) for size, right in ((96, 30), (12
 
 @pytest.fixture
 def sweep() -> Results:
-    facts = Metrics(classes=["a", "b"], images={"val": VAL}, eval_images_per_second={"96": 9, "128": 5})
+    facts = Metrics(
+        classes=["a", "b"], images={"val": VAL}, eval_images_per_second={"96": 9, "128": 5}
+    )
     write(SWEEP, "baseline", facts, *PROBES)
-    write(SWEEP, "train96_seed0", Metrics(seconds={"probe": 1, "train": 9, "adapt": {"head": 2}}, moved={"head": 0.5}))
-    write(SWEEP, "train96_test96_seed0", Metrics(), guesses("none", 12, 38), guesses("head", 12, 39))
-    larger = [guesses(name, 13, right, 128) for name, right in (("none", 40), ("head", 41), ("control_head", 42))]
-    write(SWEEP, "train96_test128_seed0", Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5), *larger)
+    write(
+        SWEEP,
+        "train96_seed0",
+        Metrics(seconds={"probe": 1, "train": 9, "adapt": {"head": 2}}, moved={"head": 0.5}),
+    )
+    write(
+        SWEEP, "train96_test96_seed0", Metrics(), guesses("none", 12, 38), guesses("head", 12, 39)
+    )
+    larger = [
+        guesses(name, 13, right, 128)
+        for name, right in (("none", 40), ("head", 41), ("control_head", 42))
+    ]
+    write(
+        SWEEP,
+        "train96_test128_seed0",
+        Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5),
+        *larger,
+    )
     write_error("tiny", "train96_test160_seed0", "OutOfMemoryError: <b>full</b>\nmore\n")
     return loaded(SWEEP)
 
@@ -73,9 +89,11 @@ def test_row_of_a_cell(sweep: Results) -> None:
 
 def test_paired_p_values(sweep: Results) -> None:
     right, counts = np.arange(TEST), (40, 41, 42)
-    raw = [mcnemar_p(right < count, right < 35) for count in counts]  # the probe's at 128 px, not at 96
+    # the probe's at 128 px, not at 96
+    raw = [mcnemar_p(right < count, right < 35) for count in counts]
     row = sweep.row(Cell(96, 128, "head", 0))
-    assert row["p_vs_baseline"] == pytest.approx(holm(raw)[1], rel=1e-5)  # the three tests that were made
+    # the three tests that were made
+    assert row["p_vs_baseline"] == pytest.approx(holm(raw)[1], rel=1e-5)
     assert row["p_vs_baseline"] > raw[1]
     same_size = [mcnemar_p(right < count, right < 38) for count in (39, *counts)]
     assert row["p_vs_same_size"] == pytest.approx(holm(same_size)[2], rel=1e-5)
@@ -86,8 +104,16 @@ def test_paired_p_values(sweep: Results) -> None:
 def test_summary_of_the_sweep(sweep: Results, own_home: Path) -> None:
     runs = {run["name"]: run for run in sweep.sweep["runs"]}
     pair = runs["train96_test160_seed0"]
-    assert [pair[key] for key in ("status", "train_size", "test_size", "seed")] == ["failed", 96, 160, 0]
-    assert [runs["dataset"][key] for key in ("status", "train_size", "test_size", "seed")] == ["missing", *[None] * 3]
+    assert [pair[key] for key in ("status", "train_size", "test_size", "seed")] == [
+        "failed",
+        96,
+        160,
+        0,
+    ]
+    assert [runs["dataset"][key] for key in ("status", "train_size", "test_size", "seed")] == [
+        "missing",
+        *[None] * 3,
+    ]
     assert runs["train96_seed0"]["moved"] == {"head": 0.5}
     took = [json.loads(file.read_text())["wall_seconds"] for file in own_home.rglob("metrics.json")]
     assert len(took) == 4
@@ -113,13 +139,19 @@ def test_zero_shot_is_compared_on_its_own_images_and_joins_the_warning() -> None
 
 def test_size_ratios_are_those_of_the_sweeps_own_images() -> None:
     sizes = {"width": [500, 500, 375, 90], "height": [375, 333, 500, 900]}
-    table = pd.DataFrame({"image": list("abcd"), "label": 0, "split": ["train", "val", "test", "photos"], **sizes})
+    table = pd.DataFrame(
+        {"image": list("abcd"), "label": 0, "split": ["train", "val", "test", "photos"], **sizes}
+    )
     write_atomically(run_folder("tiny", "images.csv"), table.to_csv(index=False))
     tall = SWEEP.model_copy(update={"resize": "height"})
     write(tall, "baseline", Metrics(), *PROBES)
-    ratios = loaded(tall).table.set_index(["train_size", "test_size"])["size_ratio"].drop_duplicates()
+    ratios = (
+        loaded(tall).table.set_index(["train_size", "test_size"])["size_ratio"].drop_duplicates()
+    )
     pairs = [(96, 96), (128, 128), (96, 128), (96, 160)]
-    expected = pair_ratios(sample_crops(table[:3]), pairs, "height").set_index(["train_size", "test_size"])
+    expected = pair_ratios(sample_crops(table[:3]), pairs, "height").set_index(
+        ["train_size", "test_size"]
+    )
     assert ratios[pairs].tolist() == pytest.approx(expected["mean_of_ratios"].tolist(), rel=1e-5)
 
 
@@ -156,15 +188,25 @@ EXTRA = ExtraTest(name="new", folder="/mnt/new")
 
 def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path, sweep: Results) -> None:
     table = pd.DataFrame(
-        {"image": ["=1+1.jpg", "'x.jpg", "a.jpg"], "label": 0, "split": "test", "width": 9, "height": 9}
+        {
+            "image": ["=1+1.jpg", "'x.jpg", "a.jpg"],
+            "label": 0,
+            "split": "test",
+            "width": 9,
+            "height": 9,
+        }
     )
     write_atomically(run_folder("tiny", "images.csv"), table.to_csv(index=False))
     write_error("tiny", "train96_test160_seed0", f"@{own_home}/x: /mnt/birds: bad\n")
-    private = SWEEP.model_copy(update={"dataset": "/mnt/birds", "imagenet_list": "/mnt/list.txt", "extra_test": EXTRA})
+    private = SWEEP.model_copy(
+        update={"dataset": "/mnt/birds", "imagenet_list": "/mnt/list.txt", "extra_test": EXTRA}
+    )
     collect(private, outcomes(private))
     folder = own_home / "reports" / "tiny"
     texts = [(folder / name).read_text() for name in ("results.csv", "images.csv", "sweep.json")]
-    assert not [cell for text in texts for cell in re.split(r'[,\n]"?', text) if cell.startswith(("=", "@"))]
+    assert not [
+        cell for text in texts for cell in re.split(r'[,\n]"?', text) if cell.startswith(("=", "@"))
+    ]
     assert not [text for text in texts if "/mnt" in text or str(own_home) in text]
     found = load_results("tiny")
     assert found.images["image"].tolist() == table["image"].tolist()
@@ -173,7 +215,9 @@ def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path, sweep: Resu
 
 def test_text_in_tables_is_what_was_written(tmp_path: Path) -> None:
     names = ["NA", "nan", "None", "null", "1e5", "007", "TRUE", "a, b", ""]
-    table = pd.DataFrame({"image": names, "split": names, "test_part": names, "top1": [0.5, *[None] * 8], "label": 3})
+    table = pd.DataFrame(
+        {"image": names, "split": names, "test_part": names, "top1": [0.5, *[None] * 8], "label": 3}
+    )
     table.to_csv(tmp_path / "own.csv", index=False)
     found = cells.read_table(tmp_path / "own.csv")
     assert [found[name].tolist() for name in ("image", "split", "test_part")] == [names] * 3
@@ -183,11 +227,18 @@ def test_text_in_tables_is_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["NA", "007"])
 def test_a_test_part_may_be_called_like_a_missing_value(name: str) -> None:
     own = SWEEP.model_copy(update={"extra_test": ExtraTest(name=name, folder="x")})
-    images = [predictions("baseline", (10, 30, 5), (*IMAGES, 8), size).replace({"photos": name}) for size in (96, 128)]
+    images = [
+        predictions("baseline", (10, 30, 5), (*IMAGES, 8), size).replace({"photos": name})
+        for size in (96, 128)
+    ]
     write(own, "baseline", Metrics(), *images)
-    listed = pd.DataFrame({"image": ["NA", "b"], "label": 0, "split": [name, "train"], "width": 9, "height": 9})
+    listed = pd.DataFrame(
+        {"image": ["NA", "b"], "label": 0, "split": [name, "train"], "width": 9, "height": 9}
+    )
     write_atomically(run_folder("tiny", "images.csv"), listed.to_csv(index=False))
-    write_atomically(run_folder("tiny", "images.json"), json.dumps({"fingerprint": "x", "parts": {name: "x"}}))
+    write_atomically(
+        run_folder("tiny", "images.json"), json.dumps({"fingerprint": "x", "parts": {name: "x"}})
+    )
     found = loaded(own)
     assert found.parts == ["test", name]
     assert found.images[["image", "split"]].to_numpy().tolist() == [["NA", name], ["b", "train"]]

@@ -35,16 +35,25 @@ def test_no_other_cell_beats_one_of_the_frontier(found: Results) -> None:
     every = found.ranked(("full", "baseline")).set_index(["test_size"])
     speed = found.table.groupby("test_size")["eval_images_per_second"].median()
     for row in front.itertuples():
-        as_cheap = [size for size in speed.index if speed[size] >= row.images_per_second and size <= row.test_size]
+        as_cheap = [
+            size
+            for size in speed.index
+            if speed[size] >= row.images_per_second and size <= row.test_size
+        ]
         assert every.loc[as_cheap, "val_top1"].max() == row.val_top1
     assert list(front["flops"]) == sorted(front["flops"])
-    assert front["flops"].iloc[0] == parameters_and_flops("efficientnet_lite0", 3, front["test_size"].iloc[0])[1]
+    assert (
+        front["flops"].iloc[0]
+        == parameters_and_flops("efficientnet_lite0", 3, front["test_size"].iloc[0])[1]
+    )
     assert front["val_top1"].max() == every["val_top1"].max()
     assert not front["adaptation"].str.startswith("control").any()
 
 
 def test_a_speed_is_that_of_runs_and_not_of_the_probe(found: Results) -> None:
-    speed = found.table["eval_images_per_second"].where(found.table["adaptation"] != "baseline", 9999.0)
+    speed = found.table["eval_images_per_second"].where(
+        found.table["adaptation"] != "baseline", 9999.0
+    )
     front = cost.pareto_front(changed(found, eval_images_per_second=speed)).set_index("test_size")
     runs = found.table[~found.table["adaptation"].isin(["baseline", "zero_shot"])]
     for size in set(front.index) & set(runs["test_size"]):
@@ -73,7 +82,10 @@ def test_crops_cost_their_number(found: Results) -> None:
     ten = found.table.assign(view="ten_crop", val_top1=1.0)
     front = cost.pareto_front(replace(found, table=pd.concat([found.table, ten])))
     row = front[front["view"] == "ten_crop"].iloc[0]
-    assert row["flops"] == CROPS["ten_crop"] * parameters_and_flops("efficientnet_lite0", 3, row["test_size"])[1]
+    assert (
+        row["flops"]
+        == CROPS["ten_crop"] * parameters_and_flops("efficientnet_lite0", 3, row["test_size"])[1]
+    )
 
 
 def test_steps_and_advice_say_what_is_not_told_apart(found: Results) -> None:
@@ -84,7 +96,8 @@ def test_steps_and_advice_say_what_is_not_told_apart(found: Results) -> None:
     told_apart = [gain is not None and not gain.low <= 0 <= gain.high for gain in gains]
     assert [not each.startswith("no difference shown") for each in words[1:]] == told_apart
     assert "Without a limit, validation prefers" in cost.advice(found, front)
-    even = changed(found, val_top1=found.table["test_size"] / 1000)  # chosen by size alone, adaptation none throughout
+    # chosen by size alone, adaptation none throughout
+    even = changed(found, val_top1=found.table["test_size"] / 1000)
     front = cost.pareto_front(even)
     assert list(front["test_size"]) == [64, 96, 128, 224]
     assert "Every cheaper row of the table is worse on test" in cost.advice(even, front)
@@ -117,7 +130,9 @@ def test_training_cost_by_hand(trained: Results, train_size: int, epochs: int) -
 
 
 @pytest.mark.parametrize(("start", "passes"), [("probe", 300 + VAL), ("random", 0)])
-def test_what_is_not_trained_costs_its_probe_alone(trained: Results, start: str, passes: int) -> None:
+def test_what_is_not_trained_costs_its_probe_alone(
+    trained: Results, start: str, passes: int
+) -> None:
     choices = {"learning_rate": 0.0, "adapt": {}}
     runs = [run | ({"choices": choices} if run["choices"] else {}) for run in trained.sweep["runs"]]
     settings = trained.sweep["settings"] | {"head_start": start}

@@ -49,23 +49,36 @@ def test_adaptation_is_credited_with_the_smaller_of_its_two_gains() -> None:
     assert found.difference.estimate == pytest.approx(0.04)
     assert found.verdict == "gain"
     better = top1 | {"control_head": 0.75}
-    found = asked(grid({OWN: same(0.60), LARGER: better}, adaptations=["none", "head"]))["adaptation"]
+    found = asked(grid({OWN: same(0.60), LARGER: better}, adaptations=["none", "head"]))[
+        "adaptation"
+    ]
     assert found.difference.estimate == pytest.approx(-0.05)
     assert found.verdict == "loss"
 
 
 def test_bounds_are_the_smaller_ones_whichever_difference_has_them() -> None:
-    sure, unsure = Difference(0.05, 0.03, 0.07, 0.01, centre=0.05), Difference(0.06, -0.02, 0.14, 0.04, centre=0.06)
+    sure, unsure = (
+        Difference(0.05, 0.03, 0.07, 0.01, centre=0.05),
+        Difference(0.06, -0.02, 0.14, 0.04, centre=0.06),
+    )
     found = Answer("adaptation", (unsure, sure))
     assert found.difference[:3] == (0.05, -0.02, 0.07)
-    assert found.within() == pytest.approx((0.06 - 1.644854 * 0.04, 0.05 + 1.644854 * 0.01), abs=1e-6)
+    assert found.within() == pytest.approx(
+        (0.06 - 1.644854 * 0.04, 0.05 + 1.644854 * 0.01), abs=1e-6
+    )
     assert found.smallest_delta == found.within()[1]
     assert found.detectable == pytest.approx(2.801585 * 0.04)
 
 
 @pytest.mark.parametrize(
     ("smaller", "delta", "holds"),
-    [(0.70, 0.01, True), (0.70, 0.005, None), (0.69, 0.01, None), (0.69, 0.03, True), (0.60, 0.01, False)],
+    [
+        (0.70, 0.01, True),
+        (0.70, 0.005, None),
+        (0.69, 0.01, None),
+        (0.69, 0.03, True),
+        (0.60, 0.01, False),
+    ],
 )
 def test_claim_holds_where_the_smaller_size_is_not_worse_by_delta(
     smaller: float, delta: float, holds: bool | None
@@ -76,7 +89,8 @@ def test_claim_holds_where_the_smaller_size_is_not_worse_by_delta(
     assert claim.difference.estimate == pytest.approx(smaller - 0.70)
     assert claim.holds is holds
     at_64, at_96 = (parameters_and_flops("efficientnet_lite0", 2, size)[1] for size in (64, 96))
-    stage_1, stage_2 = 300 + VAL + 4 * (3 * 300 + VAL), 2 * 300  # images passed, backward passes counted twice
+    # images passed, backward passes counted twice
+    stage_1, stage_2 = 300 + VAL + 4 * (3 * 300 + VAL), 2 * 300
     flops = (stage_1 * at_64 + stage_2 * at_96) / ((stage_1 + stage_2) * at_96)
     assert claim.ratio == pytest.approx((flops, 1))
 
@@ -87,9 +101,18 @@ def test_claim_is_about_less_training(ratio: float, holds: bool | None) -> None:
 
 
 def test_train_sizes_have_equal_weight_however_many_test_sizes_they_have() -> None:
-    top1 = {(64, 64): same(0.60), (64, 80): same(0.62), (64, 96): same(0.70), (96, 96): same(0.60), LARGER: same(0.58)}
+    top1 = {
+        (64, 64): same(0.60),
+        (64, 80): same(0.62),
+        (64, 96): same(0.70),
+        (96, 96): same(0.60),
+        LARGER: same(0.58),
+    }
     size = asked(grid(top1, adaptations=["none"]))["size"]
-    assert [(cell.train_size, cell.test_size) for cell, _ in size.compared[0]] == [(64, 96), (96, 128)]
+    assert [(cell.train_size, cell.test_size) for cell, _ in size.compared[0]] == [
+        (64, 96),
+        (96, 128),
+    ]
     assert size.difference.estimate == pytest.approx((0.10 - 0.02) / 2)
 
 
@@ -106,14 +129,23 @@ def test_training_is_held_against_the_better_of_what_needs_none_at_the_same_test
 
 
 def test_what_is_compared_hangs_on_validation_alone() -> None:
-    top1 = {(64, 64): same(0.6), (64, 96): same(0.7) | {"head": 0.8}, OWN: same(0.75), LARGER: same(0.7)}
+    top1 = {
+        (64, 64): same(0.6),
+        (64, 96): same(0.7) | {"head": 0.8},
+        OWN: same(0.75),
+        LARGER: same(0.7),
+    }
     found = grid(top1)
-    turned = found.predictions["top1"].where(found.predictions["split"] == "val", 1 - found.predictions["top1"])
+    turned = found.predictions["top1"].where(
+        found.predictions["split"] == "val", 1 - found.predictions["top1"]
+    )
     table = found.table.assign(top1=1 - found.table["top1"])
     other = replace(found, predictions=found.predictions.assign(top1=turned), table=table)
     for before, after in zip(answers(found), answers(other), strict=True):
         assert before.compared == after.compared != ()
-        assert [each.estimate for each in after.differences] == [-each.estimate for each in before.differences]
+        assert [each.estimate for each in after.differences] == [
+            -each.estimate for each in before.differences
+        ]
 
 
 def test_without_train_size_tested_or_a_smaller_one_nothing_is_claimed() -> None:

@@ -16,17 +16,33 @@ SETTINGS = PairSettings(train_size=96, test_size=96)
 TABLE = predictions("none", right=(12, 40), images=(20, 60))
 
 
-def test_metrics_hold_settings_environment_and_accuracies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_hold_settings_environment_and_accuracies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FIXRES_BEGUN", str(time.time() - 1000))
-    write_run(tmp_path, SETTINGS, Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5), TABLE)
+    write_run(
+        tmp_path, SETTINGS, Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5), TABLE
+    )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    keys = ["settings", "versions", "hardware", "wall_seconds", "predictions_sha256", "accuracies", "used", "seconds"]
+    keys = [
+        "settings",
+        "versions",
+        "hardware",
+        "wall_seconds",
+        "predictions_sha256",
+        "accuracies",
+        "used",
+        "seconds",
+    ]
     assert list(metrics) == [*keys, "peak_memory_bytes"]
     assert metrics["wall_seconds"] == pytest.approx(1000, abs=60)
     assert metrics["settings"]["test_size"] == 96
     assert metrics["versions"]["pandas"] == pd.__version__
     assert metrics["accuracies"][0]["top1"] == pytest.approx(40 / 60)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "predictions.parquet"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "metrics.json",
+        "predictions.parquet",
+    ]
 
 
 def test_a_notebook_leaves_its_numbers_with_data_and_tables_by_column(colour_folder: Path) -> None:
@@ -48,14 +64,20 @@ def test_a_misspelt_metric_is_refused_by_python_itself() -> None:
 
 
 def test_predictions_are_checked(tmp_path: Path) -> None:
-    for table, named in ((TABLE.drop(columns="top5"), "top5"), (TABLE.replace("val", "train"), "train")):
+    for table, named in (
+        (TABLE.drop(columns="top5"), "top5"),
+        (TABLE.replace("val", "train"), "train"),
+    ):
         with pytest.raises(ValueError, match=named):
             write_run(tmp_path, SETTINGS, Metrics(), table)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_summary_has_a_row_a_test_size_and_part_the_test_part_first() -> None:
-    tables = [predictions("baseline", (12, right, 5), (20, 60, 10), size) for size, right in ((96, 40), (224, 50))]
+    tables = [
+        predictions("baseline", (12, right, 5), (20, 60, 10), size)
+        for size, right in ((96, 40), (224, 50))
+    ]
     rows = summarise(typed(pd.concat(tables))).to_dict("records")
     assert [(row["test_size"], row["test_part"], row["n_test"]) for row in rows] == [
         (96, "test", 60),

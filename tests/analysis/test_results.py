@@ -19,14 +19,21 @@ CONTROL = "control_head_bn"
 
 @pytest.fixture
 def found() -> Results:
-    return told(same(0.60), {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, CONTROL: 0.72})
+    return told(
+        same(0.60),
+        {"none": 0.65, "head": 0.70, "head_bn_stats": 0.70, "head_bn": 0.80, CONTROL: 0.72},
+    )
 
 
 def test_choice_is_made_on_validation(found: Results) -> None:
     assert found.choose() == Cell(96, 128, "head_bn", 0)
-    assert replace(found, table=found.table.assign(val_top1=0.5, top1=0.9)).choose() == Cell(96, 96, "none", 0)
+    assert replace(found, table=found.table.assign(val_top1=0.5, top1=0.9)).choose() == Cell(
+        96, 96, "none", 0
+    )
     best_on_test = found.table["top1"].where(found.table["adaptation"] != "head", 1.0)
-    assert replace(found, table=found.table.assign(top1=best_on_test)).choose() == Cell(96, 128, "head_bn", 0)
+    assert replace(found, table=found.table.assign(top1=best_on_test)).choose() == Cell(
+        96, 128, "head_bn", 0
+    )
 
 
 def test_what_ran_once_is_held_against_every_training_whichever_stands_first() -> None:
@@ -35,7 +42,9 @@ def test_what_ran_once_is_held_against_every_training_whichever_stands_first() -
     ahead, behind = found.difference(probe, trained), found.difference(trained, probe)
     assert ahead is not None
     assert behind is not None
-    assert ahead.estimate == pytest.approx(-behind.estimate) == pytest.approx(0.72 - 0.75, abs=0.005)
+    assert (
+        ahead.estimate == pytest.approx(-behind.estimate) == pytest.approx(0.72 - 0.75, abs=0.005)
+    )
 
 
 def test_equal_means_over_seeds_are_ties_in_spite_of_rounding() -> None:
@@ -48,14 +57,19 @@ def test_competitors_are_ranked_on_validation() -> None:
     found = told(same(0.60), None, once={"baseline": 0.70, "zero_shot": 0.90})
     assert set(found.ranked()["adaptation"]) == set(ADAPTATIONS)
     ranked = found.ranked(("baseline",))
-    assert ranked["adaptation"].tolist() == [*["baseline"] * 3, *ADAPTATIONS]  # at 96, 128 and 224 px
+    # at 96, 128 and 224 px
+    assert ranked["adaptation"].tolist() == [*["baseline"] * 3, *ADAPTATIONS]
     assert ranked["val_top1"].is_monotonic_decreasing
-    assert not ranked["test_size"][ranked["adaptation"] != "baseline"].eq(128).any()  # that pair failed
+    # that pair failed
+    assert not ranked["test_size"][ranked["adaptation"] != "baseline"].eq(128).any()
 
 
 def test_the_choice_is_made_over_both_seeds() -> None:
     second = same(0.62) | {"head": 0.50, "head_bn": 0.70}
-    assert told(same(0.60), same(0.62) | {"head": 0.80}, same(0.60), second).choose().adaptation == "head_bn"
+    assert (
+        told(same(0.60), same(0.62) | {"head": 0.80}, same(0.60), second).choose().adaptation
+        == "head_bn"
+    )
 
 
 def test_a_gain_in_one_training_and_a_loss_in_the_other_is_none() -> None:
@@ -82,13 +96,19 @@ def test_another_test_part_has_its_own_accuracies_and_the_same_choice() -> None:
 
 def test_stability_is_the_share_of_draws_that_choose_the_same_pair() -> None:
     even = told(same(0.50), same(0.50), adaptations=["none"])
-    other_half = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1 - even.predictions["top1"])
+    other_half = even.predictions["top1"].where(
+        even.predictions["test_size"] == 96, 1 - even.predictions["top1"]
+    )
     alike = replace(even, predictions=even.predictions.assign(top1=other_half))
     ties = binom.pmf(VAL / 2, VAL, 0.5)  # go to the smaller test resolution, which is chosen
     assert alike.stability() == pytest.approx((1 + ties) / 2, abs=0.05)
     better = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1)
     wins = even.table["val_top1"].where(even.table["test_size"] == 96, 1.0)
-    changed = replace(even, predictions=even.predictions.assign(top1=better), table=even.table.assign(val_top1=wins))
+    changed = replace(
+        even,
+        predictions=even.predictions.assign(top1=better),
+        table=even.table.assign(val_top1=wins),
+    )
     assert (changed.choose().test_size, changed.stability()) == (128, 1)
 
 
@@ -101,7 +121,9 @@ def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
 
 
 def test_the_path_steps_over_what_was_not_run(found: Results) -> None:
-    path = gain_path(replace(found, predictions=found.predictions[found.predictions["adaptation"] != CONTROL]))
+    path = gain_path(
+        replace(found, predictions=found.predictions[found.predictions["adaptation"] != CONTROL])
+    )
     assert np.isnan(path["gain"].iloc[3])
     assert path["against"].iloc[4] == path["step"].iloc[2]
 
@@ -148,4 +170,5 @@ def test_images_that_are_gone_are_not_shown() -> None:
 def test_draws_in_which_sizes_tie_go_to_the_smaller_one() -> None:
     found = grid({(64, 96): same(0.60), (64, 128): same(0.61)})  # one validation image more
     assert found.choose().test_size == 128
-    assert found.stability() == pytest.approx(1 - 0.99**100, abs=0.05)  # how often that image is drawn
+    # how often that image is drawn
+    assert found.stability() == pytest.approx(1 - 0.99**100, abs=0.05)

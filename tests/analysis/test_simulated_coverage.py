@@ -1,9 +1,9 @@
 """Intervals of `mean_over_seeds` against simulated sweeps whose true difference is known.
 
-Two classifiers are compared on N images drawn anew, after each of S trainings. An image has its own probability that
-they disagree on it, the same in every training (0.033 on average, for most images nearly 0), and leans to one of the
-two. A training has its own true difference, normal about that of all trainings; it comes as a share of images that one
-classifier alone gets right.
+Two classifiers are compared on N images drawn anew, after each of S trainings. An image has its own
+probability that they disagree on it, the same in every training (0.033 on average, for most images
+nearly 0), and leans to one of the two. A training has its own true difference, normal about that of
+all trainings; it comes as a share of images that one classifier alone gets right.
 """
 
 import itertools
@@ -29,7 +29,8 @@ VALUES = np.array([1, -1, 0], dtype=np.int8)
 def kinds_of_images() -> NDArray[np.float64]:
     """Equally frequent kinds of images: probabilities of +1, -1 and 0, (2 * KINDS, 3); the difference is 0 on average.
 
-    The probability of a disagreement has a beta distribution, in which `ALIKE` is 1 / (1 + the sum of its parameters).
+    The probability of a disagreement has a beta distribution, in which `ALIKE` is 1 / (1 + the sum
+    of its parameters).
     """
     total = 1 / ALIKE - 1
     places = (np.arange(KINDS) + 0.5) / KINDS
@@ -38,10 +39,13 @@ def kinds_of_images() -> NDArray[np.float64]:
     return np.concatenate([one_way, one_way[:, [1, 0, 2]]])
 
 
-def sweeps(seeds: int, images: int, spread: float, truth: float = 0.0) -> Iterator[NDArray[np.int8]]:
+def sweeps(
+    seeds: int, images: int, spread: float, truth: float = 0.0
+) -> Iterator[NDArray[np.int8]]:
     """Tables (S, N) of correctness of the first less that of the second classifier, the same ones at each call.
 
-    All 3^S outcomes of an image get their probability, then one multinomial draw gives the images of each.
+    All 3^S outcomes of an image get their probability, then one multinomial draw gives the images
+    of each.
 
     Args:
         spread: standard deviation of a training's true difference, a fraction.

@@ -18,7 +18,9 @@ SIZES = pd.DataFrame({"width": [500, 500, 375], "height": [375, 333, 500]})
 def sweep(at_96: float, at_128: float, adapted: float | None = None, **values: Any) -> Results:
     """Trained at 96 px; of its test resolutions 128 px is the one near the prediction (115 to 126 px)."""
     told(same(at_96), same(at_128) | ({} if adapted is None else {"head_bn": adapted}), **values)
-    SIZES.assign(image=["a", "b", "c"], label=0, split="test").to_csv(report_folder("told") / "images.csv", index=False)
+    SIZES.assign(image=["a", "b", "c"], label=0, split="test").to_csv(
+        report_folder("told") / "images.csv", index=False
+    )
     return load_results("told")
 
 
@@ -53,7 +55,9 @@ def test_what_hangs_on_the_definition_does_not_contradict(
     monkeypatch: pytest.MonkeyPatch, of_means: float, contradicts: bool
 ) -> None:
     def ratios(*given: Any) -> pd.DataFrame:
-        return pair_ratios(*given).assign(mean_of_ratios=[0.99, 1.13], ratio_of_means=[0.91, of_means])
+        return pair_ratios(*given).assign(
+            mean_of_ratios=[0.99, 1.13], ratio_of_means=[0.91, of_means]
+        )
 
     monkeypatch.setattr(cost, "pair_ratios", ratios)
     assert compare_with_measured(sweep(0.60, 0.80))["contradicts"].tolist() == [False, contradicts]

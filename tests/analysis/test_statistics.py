@@ -20,9 +20,13 @@ from fixres_poc.analysis.statistics import (
 )
 
 
-def pair(both: int, only_first: int, only_second: int, neither: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def pair(
+    both: int, only_first: int, only_second: int, neither: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     counts = [both, only_first, only_second, neither]
-    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+    return np.repeat([True, True, False, False], counts), np.repeat(
+        [True, False, True, False], counts
+    )
 
 
 def test_wilson_matches_scipy() -> None:
@@ -56,7 +60,9 @@ def test_mcnemar_of_equal_classifiers_is_one() -> None:
 def test_paired_difference_by_hand() -> None:
     """(1 + 1) / 23 - (7 + 1) / 23 = -0.2609; its standard error is sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
     difference = paired_difference(*pair(1, 1, 7, 12))
-    assert difference[:3] == pytest.approx((-6 / 21, -0.2609 - 1.96 * 0.1263, -0.2609 + 1.96 * 0.1263), abs=1e-3)
+    assert difference[:3] == pytest.approx(
+        (-6 / 21, -0.2609 - 1.96 * 0.1263, -0.2609 + 1.96 * 0.1263), abs=1e-3
+    )
     assert difference.error == pytest.approx(0.1263, abs=1e-4)
     assert difference.freedom == float("inf")
 
@@ -98,7 +104,9 @@ def test_one_training_has_the_interval_over_images() -> None:
     assert (found.estimate, found.centre) == pytest.approx((expected.estimate, expected.centre))
     assert found[1:4] == pytest.approx(expected[1:4], rel=1e-2)
     assert found.freedom == pytest.approx(501)
-    assert mean_over_seeds(values, least=-1, level=0.99)[1:3] == pytest.approx(expected.at(0.99), abs=1e-3)
+    assert mean_over_seeds(values, least=-1, level=0.99)[1:3] == pytest.approx(
+        expected.at(0.99), abs=1e-3
+    )
 
 
 def test_seeds_that_agree_add_nothing_to_the_interval_over_images() -> None:
@@ -112,14 +120,18 @@ def test_seeds_that_agree_add_nothing_to_the_interval_over_images() -> None:
 def test_seeds_that_agree_on_the_images_leave_their_own_spread_alone() -> None:
     """Means 0.2, 0.3 and 0.4, each image like any other: t with 2 degrees of freedom times 0.1 / sqrt(3)."""
     images = np.random.default_rng(0).permuted(np.repeat([[1, 0]] * 3, 50_000, axis=1), axis=1)
-    values = np.where(np.random.default_rng(1).random(images.shape) < [[0.4], [0.6], [0.8]], images, 0)
+    values = np.where(
+        np.random.default_rng(1).random(images.shape) < [[0.4], [0.6], [0.8]], images, 0
+    )
     found = mean_over_seeds(values, least=-1)
     assert found.high - found.centre == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=0.03)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
     right = np.arange(1000) / 1000
-    alike, unlike = ([right < share for share in shares] for shares in ([0.6, 0.6, 0.6], [0.4, 0.6, 0.8]))
+    alike, unlike = (
+        [right < share for share in shares] for shares in ([0.6, 0.6, 0.6], [0.4, 0.6, 0.8])
+    )
     narrow, wide = mean_over_seeds(alike, least=0), mean_over_seeds(unlike, least=0)
     assert narrow.estimate == pytest.approx(wide.estimate)
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+)
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -28,7 +35,11 @@ def opened(
     browser: Browser, address: str, width: int = DESK, **options: Any
 ) -> Iterator[tuple[Page, list[str], list[str]]]:
     """A page, what it asked for, and what it said: on the console, in errors and in dialogs."""
-    page, asked, said = browser.new_page(viewport={"width": width, "height": 900}, **options), list[str](), list[str]()
+    page, asked, said = (
+        browser.new_page(viewport={"width": width, "height": 900}, **options),
+        list[str](),
+        list[str](),
+    )
 
     def close(dialog: Dialog) -> None:
         said.append(dialog.message)

@@ -45,12 +45,17 @@ def page(browser: Browser, pages: dict[str, str]) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("name", ["index", "run"])
-def test_page_asks_no_host_and_fits_a_phone(browser: Browser, pages: dict[str, str], name: str) -> None:
+def test_page_asks_no_host_and_fits_a_phone(
+    browser: Browser, pages: dict[str, str], name: str
+) -> None:
     with opened(browser, pages[name], PHONE) as (page, asked, said):
         assert said == []
         assert {url.split(":")[0] for url in asked} <= {"file", "data"}
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
-        assert all(len(alt or "") > 10 for alt in page.eval_on_selector_all("img", "all => all.map(each => each.alt)"))
+        assert all(
+            len(alt or "") > 10
+            for alt in page.eval_on_selector_all("img", "all => all.map(each => each.alt)")
+        )
 
 
 @pytest.mark.parametrize("name", ["index", "run"])
@@ -65,7 +70,9 @@ def test_no_serious_fault_of_access(
 
 def column(page: Page, table: str, name: str) -> list[str]:
     """Texts of a column's cells in the rows that are shown."""
-    names = page.eval_on_selector_all(f"{table} thead th", "all => all.map(each => each.textContent.trim())")
+    names = page.eval_on_selector_all(
+        f"{table} thead th", "all => all.map(each => each.textContent.trim())"
+    )
     cells = page.locator(f"{table} tbody tr:not([hidden]) td:nth-child({names.index(name) + 1})")
     return [text.strip() for text in cells.all_inner_texts()]
 
@@ -145,5 +152,7 @@ def test_the_committed_report_is_small_and_complete() -> None:
     assert sum(file.stat().st_size for file in folder.rglob("*.*")) < LARGEST_BYTES
     assert SCRIPT_HASH in index, "render the demo's report again"
     links = re.findall(r'href="(notebooks/[^"#]+)"', index)
-    assert sorted(links) == sorted(f"notebooks/{run.name}.html" for run in load_sweep("sweeps/demo.yml").runs())
+    assert sorted(links) == sorted(
+        f"notebooks/{run.name}.html" for run in load_sweep("sweeps/demo.yml").runs()
+    )
     assert all((folder / link).exists() for link in links)

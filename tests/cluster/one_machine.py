@@ -1,6 +1,7 @@
 """A Slurm cluster of this machine alone: munged, slurmctld and two slurmd in a folder of their own, ended by their ids.
 
-It has no accounting, and its GPUs, one per node, are make-believe: links to /dev/null. Everything listens on 127.0.0.1.
+It has no accounting, and its GPUs, one per node, are make-believe: links to /dev/null. Everything
+listens on 127.0.0.1.
 """
 
 import contextlib
@@ -89,7 +90,11 @@ def cluster() -> Iterator[Cluster]:
     shutil.chown(folder / "munge", "munge", "munge")
     configure(folder)
     log = f"--log-file={folder}/munge/log"
-    munge = [f"--key-file={folder}/munge/key", f"--socket={folder}/munge/socket", f"--pid-file={folder}/munge/pid"]
+    munge = [
+        f"--key-file={folder}/munge/key",
+        f"--socket={folder}/munge/socket",
+        f"--pid-file={folder}/munge/pid",
+    ]
     munge += [log, f"--seed-file={folder}/munge/seed", "--foreground"]
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
@@ -118,22 +123,30 @@ def configure(folder: Path) -> None:
             each.bind(("127.0.0.1", 0))
         ports = [each.getsockname()[1] for each in sockets]
     common = {"host": socket.gethostname().split(".")[0], "memory_mb": MEMORY_MB}
-    nodes = [NODE.format(name=name, port=port, **common) for name, port in zip(NODES, ports, strict=False)]
+    nodes = [
+        NODE.format(name=name, port=port, **common)
+        for name, port in zip(NODES, ports, strict=False)
+    ]
     text = CONF.format(folder=folder, port=ports[-1], nodes="\n".join(nodes), **common)
     (folder / "slurm.conf").write_text(text)
     (folder / "gpu0").symlink_to("/dev/null")
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n")
-    # The plugin's job step forgets SLURM_CONF, which a cluster with /etc/slurm/slurm.conf does without.
+    # The plugin's job step forgets SLURM_CONF, which a cluster with /etc/slurm/slurm.conf does
+    # without.
     srun = folder / "bin/srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
     srun.chmod(0o755)
 
 
 @contextlib.contextmanager
-def daemon(log: Path, command: list[str], user: str | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def daemon(
+    log: Path, command: list[str], user: str | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a daemon in the foreground; ended politely, then killed."""
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, user=user, group=user, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, user=user, group=user, start_new_session=True
+        )
     try:
         yield process
     finally:

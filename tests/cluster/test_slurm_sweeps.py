@@ -26,7 +26,10 @@ from fixres_poc.config.files import REPOSITORY, report_folder
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.sweep import execution, snakemake
 
-pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(one_machine.missing()), reason=one_machine.missing())]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(one_machine.missing()), reason=one_machine.missing()),
+]
 TRAINING = "train64_seed0"
 NOTE = """
 import json
@@ -91,7 +94,9 @@ class Story:
         self.jobs[name], self.left[name] = self.noted(), snakemake.slurm_jobs(self.folder)
         (self.home / "jobs.txt").unlink()
         file = self.home / "notebooks/03_train.ipynb"
-        file.write_text(file.read_text().replace("train_size = test_size = ", "train_size = test_size = 1"))
+        file.write_text(
+            file.read_text().replace("train_size = test_size = ", "train_size = test_size = 1")
+        )
 
     def cancel_a_job(self) -> None:
         process = self.start()
@@ -125,7 +130,9 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(profile: Path, cluster: one_machine.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(
+    profile: Path, cluster: one_machine.Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Story:
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = tmp_path_factory.mktemp("home")
         monkeypatch.setattr(throwaway, "START", throwaway.START + NOTE)
@@ -138,7 +145,9 @@ def story(profile: Path, cluster: one_machine.Cluster, tmp_path_factory: pytest.
     return story
 
 
-def test_a_training_and_its_pairs_are_a_job_and_a_cancelled_one_is_tried_again(story: Story) -> None:
+def test_a_training_and_its_pairs_are_a_job_and_a_cancelled_one_is_tried_again(
+    story: Story,
+) -> None:
     assert story.codes["job cancelled"] == 0
     runs = defaultdict(list)
     for job in story.jobs["job cancelled"]:
@@ -148,7 +157,11 @@ def test_a_training_and_its_pairs_are_a_job_and_a_cancelled_one_is_tried_again(s
 
 
 def test_jobs_ask_for_a_gpu_each_and_see_their_own(story: Story) -> None:
-    asked = [re.findall(r"JobId=(\d+)", job)[0] for job in story.shown.splitlines() if "gres:gpu:1" in job]
+    asked = [
+        re.findall(r"JobId=(\d+)", job)[0]
+        for job in story.shown.splitlines()
+        if "gres:gpu:1" in job
+    ]
     assert set(asked) == {job["SLURM_JOB_ID"] for job in story.first}
     assert {job["CUDA_VISIBLE_DEVICES"] for job in story.first} <= {"0", "1"}
     assert {job["OMP_NUM_THREADS"] for job in story.first} == {"1"}
@@ -186,7 +199,11 @@ def test_results_are_those_of_a_sweep_without_slurm_even_if_a_node_dies(
     sweep, tables = load_sweep("sweeps/smoke.yml"), list[pd.DataFrame]()
     for each in (snakemake.LOCAL_PROFILE, str(profile)):
         with ThreadPoolExecutor(1) as pool:
-            lost = pool.submit(lose_a_node, cluster, own_home / "runs/smoke/train64_seed0") if tables else None
+            lost = (
+                pool.submit(lose_a_node, cluster, own_home / "runs/smoke/train64_seed0")
+                if tables
+                else None
+            )
             assert execution.run_sweep(sweep, 2 if each == snakemake.LOCAL_PROFILE else None, each)
         assert lost is None or lost.result() is None
         tables.append(pd.read_csv(report_folder(sweep.name) / "results.csv").drop(columns=TIMES))

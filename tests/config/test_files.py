@@ -6,7 +6,9 @@ from fixres_poc.config import files
 from fixres_poc.config.errors import InputError
 
 
-def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_paths_are_the_repositorys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert files.resolve("data/a") == files.REPOSITORY / "data/a"
     assert files.resolve("/a") == Path("/a")
@@ -22,8 +24,16 @@ def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp
     ("dataset", "text", "expected"),
     [
         ("/code", "/code/a.jpg '/code' </code> https://x.org/code /code2 x/code /code-old", None),
-        ("/p", "<td>/p/1.jpg</td><p>/path</p> a/p+b == ../p /p.", "<td>p/1.jpg</td><p>/path</p> a/p+b == ../p p."),
-        ("/data/birds/", "file:///data/birds/x \x1b[31m/data/birds/y", "file://birds/x \x1b[31mbirds/y"),
+        (
+            "/p",
+            "<td>/p/1.jpg</td><p>/path</p> a/p+b == ../p /p.",
+            "<td>p/1.jpg</td><p>/path</p> a/p+b == ../p p.",
+        ),
+        (
+            "/data/birds/",
+            "file:///data/birds/x \x1b[31m/data/birds/y",
+            "file://birds/x \x1b[31mbirds/y",
+        ),
         ("/a&b/c&d", "&quot;/a&amp;b/c&amp;d&quot; /a&b/c&d", "&quot;c&amp;d&quot; c&d"),
         ("/", "/ </b> //", "/ </b> //"),
         ("/no", r"'no: \n/no/x' /no/..", r"'no: \nno/x' no/.."),
@@ -34,18 +44,26 @@ def test_relative_paths_are_the_repositorys(monkeypatch: pytest.MonkeyPatch, tmp
         ),
     ],
 )
-def test_paths_of_the_machine_are_cut_where_they_stand_alone(dataset: str, text: str, expected: str | None) -> None:
+def test_paths_of_the_machine_are_cut_where_they_stand_alone(
+    dataset: str, text: str, expected: str | None
+) -> None:
     expected = expected or "code/a.jpg 'code' </code> https://x.org/code /code2 x/code /code-old"
     assert files.impersonal(text, dataset) == expected
     nested = {"text": [text], "image/png": "/code/p", "number": 1}
-    assert files.impersonal(nested, dataset) == {"text": [expected], "image/png": "/code/p", "number": 1}
+    assert files.impersonal(nested, dataset) == {
+        "text": [expected],
+        "image/png": "/code/p",
+        "number": 1,
+    }
 
 
 def test_the_target_of_a_link_is_cut_as_well(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "birds").symlink_to(tmp_path / "secret")
     settings = {"extra_test": {"name": "new", "folder": str(tmp_path / "birds")}}
-    assert files.impersonal(f"{tmp_path}/secret/1.jpg", *files.named_paths(settings)) == "birds/1.jpg"
+    assert (
+        files.impersonal(f"{tmp_path}/secret/1.jpg", *files.named_paths(settings)) == "birds/1.jpg"
+    )
 
 
 def test_a_file_in_whose_place_a_folder_lies_is_told(tmp_path: Path) -> None:
@@ -53,7 +71,9 @@ def test_a_file_in_whose_place_a_folder_lies_is_told(tmp_path: Path) -> None:
         files.write_atomically(tmp_path, "content")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 99_999, b'{"b": 1}', b'{"a": "1"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 99_999, b'{"b": 1}', b'{"a": "1"}']
+)
 def test_damaged_records_are_taken_for_absent(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "a.json"
     file.write_bytes(content)

@@ -12,7 +12,10 @@ def test_code_hash_looks_at_code_only(tmp_path: Path) -> None:
     before = provenance.code_hash(notebook)
     content = json.loads(notebook.read_text())
     content["cells"][0]["source"] = ["Other ", "text."]
-    content["cells"][2] |= {"outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}], "execution_count": 2}
+    content["cells"][2] |= {
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}],
+        "execution_count": 2,
+    }
     content["cells"][2]["source"] = ["print", "(x)"]
     notebook.write_text(json.dumps(content))
     assert provenance.code_hash(notebook) == before
@@ -21,7 +24,9 @@ def test_code_hash_looks_at_code_only(tmp_path: Path) -> None:
     assert provenance.code_hash(notebook) != before
 
 
-def test_what_was_computed_once_is_read_by_later_processes(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_computed_once_is_read_by_later_processes(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[object, ...]] = []
 
     def area(name: str, *sides: int) -> tuple[str, int]:
@@ -45,9 +50,13 @@ def test_what_was_computed_once_is_read_by_later_processes(own_home: Path, monke
     assert len(asked) == 2 + 3
     monkeypatch.setattr(provenance, "library_hash", lambda: "another library")
     assert another_process("a", 2, 3) == ("a", 6)
-    monkeypatch.setattr("fixres_poc.config.provenance.metadata.version", lambda name: "another version")
+    monkeypatch.setattr(
+        "fixres_poc.config.provenance.metadata.version", lambda name: "another version"
+    )
     assert another_process("a", 2, 3) == ("a", 6)
     assert len(asked) == 2 + 3 + 2
-    monkeypatch.setattr(provenance, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        provenance, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     assert another_process("b", 1, 1) == another_process("b", 1, 1) == ("b", 1)
     assert len(asked) == 2 + 3 + 2 + 2

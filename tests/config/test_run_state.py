@@ -17,7 +17,10 @@ from fixres_poc.config.sweep_settings import Run
 SWEEP = throwaway.tiny()
 RUN = next(run for run in SWEEP.runs() if run.name == "baseline")
 WANTED = {"notebook": "n", "library": "l", "data": "a"}
-CONTENT = {"settings.json": json.dumps({"wanted": WANTED}), "metrics.json": json.dumps({"used": WANTED})}
+CONTENT = {
+    "settings.json": json.dumps({"wanted": WANTED}),
+    "metrics.json": json.dumps({"used": WANTED}),
+}
 CONTENT |= {"predictions.parquet": "table"}
 ALL = tuple(CONTENT)
 
@@ -59,10 +62,16 @@ def test_a_run_is_done_once_all_of_its_notebooks_outputs_are_there(run: Run) -> 
     assert state("tiny", run) == "done"
 
 
-@pytest.mark.parametrize("content", ["", '{"half": ', "[]", "null", '"a"', '{"used": 1}', "[" * 9999, "\udcff"])
-def test_metrics_that_cannot_be_read_are_damaged_which_names_alone_do_not_tell(content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", '{"half": ', "[]", "null", '"a"', '{"used": 1}', "[" * 9999, "\udcff"]
+)
+def test_metrics_that_cannot_be_read_are_damaged_which_names_alone_do_not_tell(
+    content: str,
+) -> None:
     put(*ALL)
-    (run_folder("tiny", RUN.name) / "metrics.json").write_bytes(content.encode(errors="surrogateescape"))
+    (run_folder("tiny", RUN.name) / "metrics.json").write_bytes(
+        content.encode(errors="surrogateescape")
+    )
     assert state("tiny", RUN) == "done"
     assert checked("tiny", RUN) == Outcome(RUN, "damaged", "metrics.json cannot be read")
 
@@ -71,7 +80,9 @@ def test_predictions_that_were_not_written_by_the_run_are_damaged_whatever_else_
     done(predictions_sha256=hashlib.sha256(b"table").hexdigest(), settings={"seed": 7})
     assert checked("tiny", RUN).status == "outdated"
     put(**{"predictions.parquet": "tablE"})
-    assert checked("tiny", RUN) == Outcome(RUN, "damaged", "predictions.parquet is not what the run has written")
+    assert checked("tiny", RUN) == Outcome(
+        RUN, "damaged", "predictions.parquet is not what the run has written"
+    )
 
 
 def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else() -> None:
@@ -79,12 +90,16 @@ def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else()
     done(settings=RUN.parameters)
     assert "images" in checked("tiny", RUN).error
     done(settings=RUN.parameters | {"seed": 7, "batch_size": 2})
-    assert checked("tiny", RUN) == Outcome(RUN, "outdated", "made with other settings: batch_size, seed")
+    assert checked("tiny", RUN) == Outcome(
+        RUN, "outdated", "made with other settings: batch_size, seed"
+    )
     done({"data": "b"}, settings={"of_an_older_version": 1})
     assert checked("tiny", RUN).status == "done"
 
 
-@pytest.mark.parametrize(("used", "named"), [("notebook", "02_baseline"), ("library", "library"), ("weights", "w.pth")])
+@pytest.mark.parametrize(
+    ("used", "named"), [("notebook", "02_baseline"), ("library", "library"), ("weights", "w.pth")]
+)
 def test_a_run_that_used_something_else_than_wanted_is_outdated(used: str, named: str) -> None:
     run = replace(RUN, parameters=RUN.parameters | {"weights": "w.pth"})
     wanted = {"settings.json": json.dumps({"wanted": WANTED | {"weights": "w"}})}
@@ -114,17 +129,25 @@ def test_the_code_that_was_executed_is_recorded_without_injected_parameters(tmp_
     ("training", "pair", "expected"),
     [("a", "a", "done"), ("b", "a", "outdated"), (None, "a", "outdated"), ("a", None, "done")],
 )
-def test_a_pair_belongs_to_the_training_that_it_used(training: str | None, pair: str | None, expected: State) -> None:
+def test_a_pair_belongs_to_the_training_that_it_used(
+    training: str | None, pair: str | None, expected: State
+) -> None:
     for run, checkpoint in zip(SWEEP.runs()[3:5], (training, pair), strict=True):
         for name in OUTPUTS[run.notebook]:
-            write_atomically(run_folder("tiny", run.name) / name, json.dumps({"used": {"checkpoint": checkpoint}}))
+            write_atomically(
+                run_folder("tiny", run.name) / name,
+                json.dumps({"used": {"checkpoint": checkpoint}}),
+            )
     assert [each.status for each in outcomes(SWEEP)[3:5]] == ["done", expected]
 
 
 def test_what_a_run_measured_is_found_by_keys() -> None:
     done(seconds={"train": 3, "adapt": {"head": 2.5, "head_bn": 1}}, wall_seconds=8.5)
     found = checked("tiny", RUN)
-    assert (found.get("seconds", "adapt", "head"), found.get("seconds", "train", "none")) == (2.5, None)
+    assert (found.get("seconds", "adapt", "head"), found.get("seconds", "train", "none")) == (
+        2.5,
+        None,
+    )
     assert (found.wall_seconds(), Outcome(RUN, "missing").wall_seconds()) == (8.5, 0)
 
 

@@ -9,7 +9,12 @@ from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 
 BASE: dict[str, Any] = {"name": "x", "dataset": "synthetic", "pairs": [[64, 96]]}
-GRID: dict[str, Any] = {"name": "x", "dataset": "synthetic", "train_sizes": [64, 96], "test_sizes": [64, 96, 128]}
+GRID: dict[str, Any] = {
+    "name": "x",
+    "dataset": "synthetic",
+    "train_sizes": [64, 96],
+    "test_sizes": [64, 96, 128],
+}
 
 
 def error(values: dict[str, Any]) -> str:
@@ -31,7 +36,10 @@ def error(values: dict[str, Any]) -> str:
         ({"pairs": []}, "pairs = (): may not be empty"),
         ({"pairs": [[20, 96]]}, "pairs = 20: should be greater than or equal to 32"),
         ({"pairs": [[64, 4096]]}, "pairs = 4096: should be less than or equal to 2048"),
-        ({"pairs": [[64, 96], [64, 96]]}, "pairs = ((64, 96), (64, 96)): each value may stand once"),
+        (
+            {"pairs": [[64, 96], [64, 96]]},
+            "pairs = ((64, 96), (64, 96)): each value may stand once",
+        ),
         ({"seeds": [-1]}, "seeds = -1: should be greater than or equal to 0"),
         ({"seeds": []}, "seeds = (): may not be empty"),
         ({"epochs": 0}, "epochs = 0: should be greater than or equal to 1"),
@@ -55,18 +63,27 @@ def error(values: dict[str, Any]) -> str:
         ({"adapt_epochs": [1, 1]}, "adapt_epochs = (1, 1): each value may stand once"),
         ({"full_pairs": [[64, 64]]}, "full_pairs: [[64, 64]] are no pairs of this sweep"),
         ({"extra_test": {"name": "x"}}, "key 'extra_test.folder' is missing"),
-        ({"learning_rate": float("nan")}, "learning_rate = nan: should be less than or equal to 10"),
+        (
+            {"learning_rate": float("nan")},
+            "learning_rate = nan: should be less than or equal to 10",
+        ),
         ({"label_smoothing": 1}, "label_smoothing = 1: should be less than 1"),
         ({"image_limit": 10}, "image_limit = 10: should be greater than or equal to 30"),
         ({"precision": "fp8"}, "precision = 'fp8': should be 'fp32', 'bf16' or 'fp16'"),
-        ({"memory_format": "nhwc"}, "memory_format = 'nhwc': should be 'auto', 'channels_last' or 'nchw'"),
+        (
+            {"memory_format": "nhwc"},
+            "memory_format = 'nhwc': should be 'auto', 'channels_last' or 'nchw'",
+        ),
         ({"resize": "width"}, "resize = 'width': should be 'short_side' or 'height'"),
         (
             {"adaptations": ["hed"]},
             "adaptations = 'hed': should be 'none', 'equalised', 'bn_stats', 'head', 'head_bn_stats', 'head_bn' "
             "or 'full'",
         ),
-        ({"adaptations": ["head", "head"]}, "adaptations = ('head', 'head'): each value may stand once"),
+        (
+            {"adaptations": ["head", "head"]},
+            "adaptations = ('head', 'head'): each value may stand once",
+        ),
         ({"show_images": "no"}, "show_images = 'no': should be a valid boolean"),
         (
             {"dataset": "stanford_dogs", "show_images": True},
@@ -79,26 +96,40 @@ def error(values: dict[str, Any]) -> str:
             "allowed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, resnext101_32x8d_wsl, "
             "resnext101_32x16d_wsl, resnext101_32x32d_wsl, resnext101_32x48d_wsl, timm:<name>",
         ),
-        ({"views": ["ten_crop"]}, "views = ('ten_crop',): center must be among them: the others are held against it"),
+        (
+            {"views": ["ten_crop"]},
+            "views = ('ten_crop',): center must be among them: the others are held against it",
+        ),
         ({"weights": 3}, "weights = 3: should be a valid string"),
         ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_impossible_value_is_named_with_what_is_allowed(values: dict[str, Any], message: str) -> None:
+def test_impossible_value_is_named_with_what_is_allowed(
+    values: dict[str, Any], message: str
+) -> None:
     assert error(BASE | values) == message
 
 
 @pytest.mark.parametrize("missing", ["train_sizes", "test_sizes"])
 def test_half_a_grid_is_refused(missing: str) -> None:
-    assert error({key: value for key, value in GRID.items() if key != missing}).startswith("give either pairs, or both")
+    assert error({key: value for key, value in GRID.items() if key != missing}).startswith(
+        "give either pairs, or both"
+    )
 
 
 @pytest.mark.parametrize(
     ("dataset", "wish", "shown"),
-    [("synthetic", None, True), ("stanford_dogs", None, False), ("birds", False, False), ("birds", True, True)],
+    [
+        ("synthetic", None, True),
+        ("stanford_dogs", None, False),
+        ("birds", False, False),
+        ("birds", True, True),
+    ],
 )
-def test_images_are_shown_as_wished_else_by_their_licence(dataset: str, wish: bool | None, shown: bool) -> None:
+def test_images_are_shown_as_wished_else_by_their_licence(
+    dataset: str, wish: bool | None, shown: bool
+) -> None:
     assert DataSettings(dataset=dataset, show_images=wish).images_shown == shown
 
 
@@ -114,7 +145,9 @@ def test_missing_key_is_named() -> None:
 
 def test_misspelt_key_gets_a_suggestion_and_the_allowed_ones() -> None:
     message = error(BASE | {"learning_rat": 0.1})
-    assert message.startswith("unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_epochs, ")
+    assert message.startswith(
+        "unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_epochs, "
+    )
     assert "name" not in message.split("allowed: ")[1].split(", ")
     assert "did you mean" not in error(BASE | {"zzz": 0.1})
 
@@ -137,21 +170,33 @@ def test_grid_trains_once_a_train_size_and_seed() -> None:
 def test_pair_waits_for_the_training_that_it_shares() -> None:
     pair = runs()["train96_test128_seed0"]
     assert pair.needs == ("train96_seed0",)
-    assert PairSettings(**pair.parameters).train_settings().model_dump() == runs()["train96_seed0"].parameters
+    assert (
+        PairSettings(**pair.parameters).train_settings().model_dump()
+        == runs()["train96_seed0"].parameters
+    )
 
 
 def test_runs_get_the_sweeps_values_and_its_name() -> None:
-    sweep = validate(SweepSettings, BASE | {"epochs": 7, "image_limit": 90, "adaptations": ["head"]}, "x.yml")
+    sweep = validate(
+        SweepSettings, BASE | {"epochs": 7, "image_limit": 90, "adaptations": ["head"]}, "x.yml"
+    )
     found = {run.name: run.parameters for run in sweep.runs()}
     pair = found["train64_test96_seed0"]
-    assert (pair["sweep"], pair["epochs"], pair["image_limit"], pair["adaptations"]) == ("x", 7, 90, ("head",))
+    assert (pair["sweep"], pair["epochs"], pair["image_limit"], pair["adaptations"]) == (
+        "x",
+        7,
+        90,
+        ("head",),
+    )
     assert found["baseline"].keys() == BaselineSettings.model_fields.keys()
     assert found["train64_seed0"].keys() == TrainSettings.model_fields.keys()
     assert found["dataset"].items() >= sweep.data_settings().model_dump().items()
 
 
 def test_imagenets_list_reaches_the_audit_and_no_training() -> None:
-    found = {name: run.parameters.get("imagenet_list") for name, run in runs(imagenet_list="x").items()}
+    found = {
+        name: run.parameters.get("imagenet_list") for name, run in runs(imagenet_list="x").items()
+    }
     assert [name for name, value in found.items() if value == "x"] == ["dataset"]
 
 
@@ -173,19 +218,26 @@ def test_with_a_list_later_seeds_wait_for_what_the_first_one_chooses(key: str) -
 
 
 @pytest.mark.parametrize(
-    ("tests", "expected"), [([64, 96, 128], 96), ([66, 80, 128], 80), ([48, 64, 56], 64), ([320, 256], 256), ([48], 48)]
+    ("tests", "expected"),
+    [([64, 96, 128], 96), ([66, 80, 128], 80), ([48, 64, 56], 64), ([320, 256], 256), ([48], 48)],
 )
 def test_stage_2_is_chosen_at_the_test_size_nearest_to_the_neutral_one_of_the_larger(
     tests: list[int], expected: int
 ) -> None:
-    found = runs(train_sizes=[64], test_sizes=tests, adapt_epochs=[1, 2])["train64_seed0"].parameters
+    found = runs(train_sizes=[64], test_sizes=tests, adapt_epochs=[1, 2])[
+        "train64_seed0"
+    ].parameters
     assert found["tuning_size"] == expected  # 64 px times 1.24 is 79 px
-    assert runs(train_sizes=[64], test_sizes=tests)["train64_seed0"].parameters["tuning_size"] is None
+    assert (
+        runs(train_sizes=[64], test_sizes=tests)["train64_seed0"].parameters["tuning_size"] is None
+    )
 
 
 def test_equal_compute_gives_small_sizes_more_epochs() -> None:
     found = runs(equal_compute=True, epochs=4, train_sizes=[64, 96, 128])
-    epochs = [found[name].parameters["epochs"] for name in found if "train" in name and "test128" in name]
+    epochs = [
+        found[name].parameters["epochs"] for name in found if "train" in name and "test128" in name
+    ]
     assert epochs == [16, 7, 4]  # 4 (128 / 64)^2, 4 (128 / 96)^2 = 7.1
     assert found["train64_seed0"].parameters["epochs"] == 16
 

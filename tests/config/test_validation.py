@@ -26,7 +26,10 @@ def sweep_file(tmp_path: Path, text: str = PAIR) -> Path:
         ({"dataset": "/my/birds/"}, "small-birds"),
         ({"dataset": "/my/Vögel & Co."}, "small-V-gel-Co."),
         ({"backbone": "timm:resnet18"}, "small-resnet18"),
-        ({"dataset": "birds", "backbone": "timm:resnet18", "weights": "/my/w.pth"}, "small-birds-resnet18-w.pth"),
+        (
+            {"dataset": "birds", "backbone": "timm:resnet18", "weights": "/my/w.pth"},
+            "small-birds-resnet18-w.pth",
+        ),
     ],
 )
 def test_sweep_is_named_after_its_file_and_what_is_given_beside_it(
@@ -34,26 +37,38 @@ def test_sweep_is_named_after_its_file_and_what_is_given_beside_it(
 ) -> None:
     sweep = load_sweep(sweep_file(tmp_path), overrides)
     assert sweep.name == name
-    assert {key: value for key, value in overrides.items() if value}.items() <= sweep.model_dump().items()
+    assert {
+        key: value for key, value in overrides.items() if value
+    }.items() <= sweep.model_dump().items()
 
 
-def test_a_table_holds_lists_and_its_key_reaches_every_run_that_reads_the_file(tmp_path: Path) -> None:
+def test_a_table_holds_lists_and_its_key_reaches_every_run_that_reads_the_file(
+    tmp_path: Path,
+) -> None:
     trained = "{path: n.pt, train_size: 64, classes: [c, a, b], weights_key: ema}"
-    sweep = load_sweep(sweep_file(tmp_path, f"dataset: synthetic\ntest_sizes: [64]\ntrained: {trained}\n"))
+    sweep = load_sweep(
+        sweep_file(tmp_path, f"dataset: synthetic\ntest_sizes: [64]\ntrained: {trained}\n")
+    )
     assert sweep.class_order == ("c", "a", "b")
-    assert [run.parameters["weights_key"] for run in sweep.runs() if "weights" in run.parameters] == ["ema", "ema"]
+    assert [
+        run.parameters["weights_key"] for run in sweep.runs() if "weights" in run.parameters
+    ] == ["ema", "ema"]
     with pytest.raises(InputError, match="weights_key"):
         load_sweep(sweep_file(tmp_path, f"{PAIR}weights_key: ema\n"))
 
 
 @pytest.mark.parametrize("key", ["dataset", "weights"])
-def test_another_folder_or_file_of_the_same_name_is_refused(tmp_path: Path, own_home: Path, key: str) -> None:
+def test_another_folder_or_file_of_the_same_name_is_refused(
+    tmp_path: Path, own_home: Path, key: str
+) -> None:
     file = sweep_file(tmp_path)
     record = own_home / "runs/small-birds/sweep.json"
     record.parent.mkdir(parents=True)
     record.write_text(load_sweep(file, {key: "/my/birds"}).model_dump_json())
     assert load_sweep(file, {key: "/my/../my/birds"}).name == "small-birds"
-    with pytest.raises(InputError, match=r"'/your/birds': the runs of '/my/birds' are in runs/small-birds already"):
+    with pytest.raises(
+        InputError, match=r"'/your/birds': the runs of '/my/birds' are in runs/small-birds already"
+    ):
         load_sweep(file, {key: "/your/birds"})
 
 
@@ -116,16 +131,23 @@ def test_parameters_come_from_the_cell_and_papermill_overrides_it() -> None:
 def test_parameter_that_is_misspelt_is_refused(between: str) -> None:
     wrong = "test_siz = 128\n"
     cells = [PARAMETERS_CELL, between + wrong] if between else [PARAMETERS_CELL + wrong]
-    with pytest.raises(InputError, match=r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"):
+    with pytest.raises(
+        InputError, match=r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"
+    ):
         run_cells(*cells, READ)
 
 
 def test_names_of_other_cells_are_no_parameters() -> None:
-    assert run_cells("unrelated = 1\nprint(unrelated)", PARAMETERS_CELL, READ)["given"].train_size == 64
+    assert (
+        run_cells("unrelated = 1\nprint(unrelated)", PARAMETERS_CELL, READ)["given"].train_size
+        == 64
+    )
 
 
 def test_missing_and_impossible_parameters_are_named() -> None:
     with pytest.raises(InputError, match="parameters: key 'test_size' is missing"):
         read_parameters(PairSettings, {"train_size": 64})
-    with pytest.raises(InputError, match="parameters: test_size = 1: should be greater than or equal to 32"):
+    with pytest.raises(
+        InputError, match="parameters: test_size = 1: should be greater than or equal to 32"
+    ):
         read_parameters(PairSettings, {"train_size": 64, "test_size": 1})

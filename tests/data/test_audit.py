@@ -42,7 +42,9 @@ def split_folder(tmp_path: Path) -> Path:
     return tmp_path / "d"
 
 
-def test_equal_images_across_a_given_split_and_across_classes_are_listed(split_folder: Path) -> None:
+def test_equal_images_across_a_given_split_and_across_classes_are_listed(
+    split_folder: Path,
+) -> None:
     for copy in ("test/a/again.png", "train/b/again.png"):
         shutil.copy(split_folder / "train" / "a" / "0.png", split_folder / copy)
     leakage = found(split_folder)
@@ -60,13 +62,17 @@ def test_equal_images_in_train_and_val_are_listed_too(split_folder: Path) -> Non
     assert found(split_folder).across_split == (("train/a/0.png", "val/a/0.png"),)
 
 
-def test_equal_images_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(split_folder: Path) -> None:
+def test_equal_images_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(
+    split_folder: Path,
+) -> None:
     more = split_folder.with_name("more")
     (more / "a").mkdir(parents=True)
     for name in ("train/a/0.png", "test/a/1.png"):
         shutil.copy(split_folder / name, more / "a" / name.replace("/", "_"))
     extra = ExtraTest(name="unseen", folder=str(more))
-    checked = leakage.check_leakage(load_dataset(DataSettings(dataset=str(split_folder), extra_test=extra)))
+    checked = leakage.check_leakage(
+        load_dataset(DataSettings(dataset=str(split_folder), extra_test=extra))
+    )
     assert checked.across_split == (("train/a/0.png", "unseen/a/train_a_0.png"),)
     assert checked.twins == 1 / 8
 
@@ -80,10 +86,16 @@ LISTS = {
 
 
 @pytest.mark.parametrize("form", LISTS)
-def test_a_given_list_decides_instead_of_the_form_of_the_names(colour_folder: Path, form: str) -> None:
+def test_a_given_list_decides_instead_of_the_form_of_the_names(
+    colour_folder: Path, form: str
+) -> None:
     for index, file in enumerate(sorted((colour_folder / "red").iterdir())):
         file.rename(file.with_name(f"n02088364_{index}.png"))
-    test = [n for n in load_dataset(DataSettings(dataset=str(colour_folder))).split("test")["image"] if "red" in n]
+    test = [
+        n
+        for n in load_dataset(DataSettings(dataset=str(colour_folder))).split("test")["image"]
+        if "red" in n
+    ]
     file = colour_folder.parent / "imagenet.txt"
     file.write_text(LISTS[form].format(Path(test[0]).stem, "n01440764_1"), encoding="utf-8")
     leakage = found(colour_folder, file)

@@ -27,7 +27,9 @@ def test_the_fingerprint_notices_a_renamed_class_and_an_added_image(colour_folde
 
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("size", [10, 100_000, 300_000])
-def test_the_fingerprint_notices_another_image_of_equal_size(colour_folder: Path, place: int, size: int) -> None:
+def test_the_fingerprint_notices_another_image_of_equal_size(
+    colour_folder: Path, place: int, size: int
+) -> None:
     file, content = colour_folder / "red" / "00.png", bytearray(size)
     file.write_bytes(content)
     data = load(colour_folder)
@@ -44,12 +46,19 @@ def sweep_settings(folder: Path) -> DatasetSettings:
 def test_unreadable_images_are_left_out_on_demand(
     colour_folder: Path, own_home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, run, broken = sweep_settings(colour_folder), own_home / "runs" / "x", ["blue/05.png", "red/03.png"]
+    settings, run, broken = (
+        sweep_settings(colour_folder),
+        own_home / "runs" / "x",
+        ["blue/05.png", "red/03.png"],
+    )
     before = load_dataset(settings).table.set_index("image")["split"]
     contents = {colour_folder / name: (colour_folder / name).read_bytes() for name in broken}
     for file, content in contents.items():
         file.write_bytes(content[:200])
-    with pytest.raises(InputError, match=r"05\.png: not a readable image .*, and 1 more .* say skip_unreadable: true"):
+    with pytest.raises(
+        InputError,
+        match=r"05\.png: not a readable image .*, and 1 more .* say skip_unreadable: true",
+    ):
         prepare_dataset(settings, run)
     assert not run.exists()
     whole = load(colour_folder).table.set_index("image")["split"]
@@ -61,7 +70,8 @@ def test_unreadable_images_are_left_out_on_demand(
     record = json.loads((run / "images.json").read_text())
     assert record["unreadable"]["red/03.png"].startswith("not a readable image (")
     assert len(pd.read_csv(run / "images.csv")) == sum(data.counts().values()) == 34
-    assert len(load(colour_folder).table) == 36  # a notebook opened by hand knows nothing of that sweep
+    # a notebook opened by hand knows nothing of that sweep
+    assert len(load(colour_folder).table) == 36
     with pytest.raises(InputError, match="skip_unreadable"):
         prepare_dataset(settings, run)
     for file, content in contents.items():
@@ -70,13 +80,19 @@ def test_unreadable_images_are_left_out_on_demand(
     assert load_dataset(settings).table.set_index("image")["split"].equals(before)
 
 
-def test_a_class_without_a_readable_image_in_a_split_is_refused(tmp_path: Path, own_home: Path) -> None:
+def test_a_class_without_a_readable_image_in_a_split_is_refused(
+    tmp_path: Path, own_home: Path
+) -> None:
     for part in ("train", "val", "test"):
         for label in ("a", "b"):
-            save_image(tmp_path / "split" / part / label / "0.png", (9, 9, 200), seed=len(part + label))
+            save_image(
+                tmp_path / "split" / part / label / "0.png", (9, 9, 200), seed=len(part + label)
+            )
     (tmp_path / "split" / "val" / "b" / "0.png").write_bytes(b"")
     with pytest.raises(InputError, match="class 'b' has no readable image left in val"):
-        prepare_dataset(sweep_settings(tmp_path / "split"), own_home / "runs" / "x", skip_unreadable=True)
+        prepare_dataset(
+            sweep_settings(tmp_path / "split"), own_home / "runs" / "x", skip_unreadable=True
+        )
 
 
 def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:
@@ -85,7 +101,11 @@ def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> N
     assert first == load_dataset(settings).fingerprint()
     assert set(pd.read_csv(table)["width"]) == {72}
     assert set(pd.read_csv(table)["height"]) == {56}
-    assert json.loads((tmp_path / "run" / "images.json").read_text())["classes"] == ["blue", "green", "red"]
+    assert json.loads((tmp_path / "run" / "images.json").read_text())["classes"] == [
+        "blue",
+        "green",
+        "red",
+    ]
     stamp = table.stat().st_mtime_ns
     assert prepare_dataset(settings, tmp_path / "run") == first
     assert table.stat().st_mtime_ns == stamp
@@ -96,7 +116,10 @@ def extra(colour_folder: Path, tmp_path: Path) -> DataSettings:
     """The colours with a second test part: three images of two of its classes, and one of another class."""
     for seed, name in enumerate(["red/b.png", "red/a.png", "blue/00.png", "pink/0.png"]):
         save_image(tmp_path / "more" / name, (99, 99, 99), seed)
-    return DataSettings(dataset=str(colour_folder), extra_test=ExtraTest(name="unseen", folder=str(tmp_path / "more")))
+    return DataSettings(
+        dataset=str(colour_folder),
+        extra_test=ExtraTest(name="unseen", folder=str(tmp_path / "more")),
+    )
 
 
 def test_an_extra_test_part_is_a_split_of_the_known_classes(
@@ -110,11 +133,15 @@ def test_an_extra_test_part_is_a_split_of_the_known_classes(
     rows = data.split("unseen")
     assert rows["image"].tolist() == ["unseen/blue/00.png", "unseen/red/a.png", "unseen/red/b.png"]
     assert [data.classes[label] for label in rows["label"]] == ["blue", "red", "red"]
-    assert data.only("unseen").paths == [tmp_path / "more" / name for name in ("blue/00.png", "red/a.png", "red/b.png")]
+    assert data.only("unseen").paths == [
+        tmp_path / "more" / name for name in ("blue/00.png", "red/a.png", "red/b.png")
+    ]
     assert data.only("val").paths == [colour_folder / name for name in data.split("val")["image"]]
 
 
-def test_the_fingerprint_and_the_preparation_look_at_the_extra_part(extra: DataSettings, tmp_path: Path) -> None:
+def test_the_fingerprint_and_the_preparation_look_at_the_extra_part(
+    extra: DataSettings, tmp_path: Path
+) -> None:
     before, file = load_dataset(extra).fingerprint(), tmp_path / "more" / "red" / "a.png"
     assert load(Path(extra.dataset)).fingerprint() != before
     save_image(file, (99, 99, 99), seed=7)

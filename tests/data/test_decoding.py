@@ -15,11 +15,18 @@ from fixres_poc.data import decoding
 from fixres_poc.data.dataset import image_sizes, load_dataset, prepare_dataset
 from fixres_poc.data.loading import read_image
 
-MODES = {"jpg": ("L", "RGB", "CMYK"), "png": ("L", "P", "RGB", "RGBA"), "webp": ("RGB", "RGBA"), "gif": ("P",)}
+MODES = {
+    "jpg": ("L", "RGB", "CMYK"),
+    "png": ("L", "P", "RGB", "RGBA"),
+    "webp": ("RGB", "RGBA"),
+    "gif": ("P",),
+}
 MODES |= {"bmp": ("RGB",), "tif": ("RGB", "CMYK"), "tiff": ("L",), "ppm": ("RGB",)}
 
 
-@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes])
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes]
+)
 def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
     colour = (120, 120, 120) if mode == "L" else (200, 100, 40)
     Image.new("RGB", (40, 30), colour).convert(mode).save(tmp_path / f"x.{suffix}")
@@ -29,9 +36,15 @@ def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: st
     assert np.abs(image.float().mean((1, 2)).numpy() - colour).max() < 6
 
 
-@pytest.mark.parametrize(("suffix", "dtype"), [("png", "uint16"), ("tif", "uint16"), ("ppm", "uint16")])
-def test_grey_images_of_16_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str, dtype: str) -> None:
-    Image.fromarray(np.array([[0, 128, 257, 25700, 32896, 65535]], dtype)).save(tmp_path / f"x.{suffix}")
+@pytest.mark.parametrize(
+    ("suffix", "dtype"), [("png", "uint16"), ("tif", "uint16"), ("ppm", "uint16")]
+)
+def test_grey_images_of_16_bits_are_scaled_and_not_clipped(
+    tmp_path: Path, suffix: str, dtype: str
+) -> None:
+    Image.fromarray(np.array([[0, 128, 257, 25700, 32896, 65535]], dtype)).save(
+        tmp_path / f"x.{suffix}"
+    )
     assert read_image(tmp_path / f"x.{suffix}").tolist() == [[[0, 0, 1, 100, 128, 255]]] * 3
 
 
@@ -66,7 +79,9 @@ def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path, form:
 def test_several_photographs_in_one_file_are_read_as_the_first(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
     first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[second])
-    assert read_image(tmp_path / "x.jpg").float().mean((1, 2)).tolist() == pytest.approx([254, 0, 0], abs=2)
+    assert read_image(tmp_path / "x.jpg").float().mean((1, 2)).tolist() == pytest.approx(
+        [254, 0, 0], abs=2
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         wanted = self.headers["Range"]
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.knows_range else 0
+        start = (
+            int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if wanted and self.server.knows_range
+            else 0
+        )
         body = self.server.content[start:]
-        status = self.server.status if self.server.status != 200 or not start else 206 if body else 416
+        status = (
+            self.server.status if self.server.status != 200 or not start else 206 if body else 416
+        )
         sent = body[: self.server.cut_bytes]
-        self.server.asked.append((wanted, len(sent)))  # before any answer: a client that has one may look at once
+        # before any answer: a client that has one may look at once
+        self.server.asked.append((wanted, len(sent)))
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -54,7 +61,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(download, "RETRIES", 0)
         monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         yield server
         server.shutdown()
 
@@ -73,7 +82,9 @@ def fetch(server: Server, part: Path, sha256: str = SHA256) -> bytes:
 
 def failure(server: Server, part: Path, message: str) -> None:
     """A download fails with one line, and leaves no file that could be taken for a whole one."""
-    with pytest.raises(InputError, match=f"{message}.* put x.tar into .*archives by hand") as caught:
+    with pytest.raises(
+        InputError, match=f"{message}.* put x.tar into .*archives by hand"
+    ) as caught:
         fetch(server, part)
     assert "\n" not in str(caught.value)
     assert not part.with_name("x.tar").exists()
@@ -95,7 +106,9 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Server, part: Path) 
     assert server.asked[1:] == [("bytes=4000-", len(CONTENT) - 4000)]
 
 
-def test_a_broken_download_is_retried(server: Server, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_download_is_retried(
+    server: Server, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: setattr(server, "cut_bytes", None))
     server.cut_bytes = 4500
@@ -108,12 +121,18 @@ def test_a_broken_download_is_retried(server: Server, part: Path, monkeypatch: p
     [
         (CONTENT[:4000], False, [("bytes=4000-", 10_240)]),  # all is sent again
         (CONTENT, True, [("bytes=10240-", 0)]),
-        (b"x" * 4000, True, [("bytes=4000-", 6240), (None, 10_240)]),  # of another file, so it is thrown away
+        # of another file, so it is thrown away
+        (b"x" * 4000, True, [("bytes=4000-", 6240), (None, 10_240)]),
         (b"x" * 20_000, True, [("bytes=20000-", 0), (None, 10_240)]),
     ],
 )
 def test_what_has_arrived_is_used_if_it_belongs(
-    server: Server, part: Path, monkeypatch: pytest.MonkeyPatch, kept: bytes, knows_range: bool, asked: list[object]
+    server: Server,
+    part: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: bytes,
+    knows_range: bool,
+    asked: list[object],
 ) -> None:
     monkeypatch.setattr(download, "RETRIES", 1)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
@@ -123,20 +142,30 @@ def test_what_has_arrived_is_used_if_it_belongs(
     assert server.asked == asked
 
 
-WRONG = [("content", b"another", r"x\.tar: wrong checksum"), ("status", 500, r"500 Server Error.*x\.tar")]
+WRONG = [
+    ("content", b"another", r"x\.tar: wrong checksum"),
+    ("status", 500, r"500 Server Error.*x\.tar"),
+]
 
 
 @pytest.mark.parametrize(("fault", "value", "message"), WRONG)
-def test_what_a_server_does_wrong_is_named(server: Server, part: Path, fault: str, value: Any, message: str) -> None:
+def test_what_a_server_does_wrong_is_named(
+    server: Server, part: Path, fault: str, value: Any, message: str
+) -> None:
     setattr(server, fault, value)
     failure(server, part, message)
 
 
-def test_a_file_put_there_by_hand_needs_no_server_and_stays_where_it_is_wrong(server: Server, part: Path) -> None:
+def test_a_file_put_there_by_hand_needs_no_server_and_stays_where_it_is_wrong(
+    server: Server, part: Path
+) -> None:
     part.with_name("x.tar").write_bytes(CONTENT)
     assert fetch(server, part) == CONTENT
     part.with_name("x.tar").write_bytes(b"another")
-    with pytest.raises(InputError, match=r"archives/x\.tar: wrong checksum.* delete .* by hand \(for research only\)"):
+    with pytest.raises(
+        InputError,
+        match=r"archives/x\.tar: wrong checksum.* delete .* by hand \(for research only\)",
+    ):
         fetch(server, part)
     assert part.with_name("x.tar").read_bytes() == b"another"
     assert not server.asked
@@ -148,7 +177,9 @@ def test_without_network_the_message_says_what_to_do(server: Server, part: Path)
     failure(server, part, r"x\.tar: no answer")
 
 
-def test_a_download_without_end_is_stopped(server: Server, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_without_end_is_stopped(
+    server: Server, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "LARGEST_BYTES", 5000)
     failure(server, part, r"x\.tar: more than .* GiB, so not the file wanted")
     assert part.stat().st_size <= 6000

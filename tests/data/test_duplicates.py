@@ -28,7 +28,9 @@ def folder(root: Path, content: dict[str, Image.Image], quality: int = 92) -> Im
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(root / name, quality=quality)
     parts = [name.split("/") for name in content]
-    table = pd.DataFrame({"image": list(content), "label": [p[1] for p in parts], "split": [p[0] for p in parts]})
+    table = pd.DataFrame(
+        {"image": list(content), "label": [p[1] for p in parts], "split": [p[0] for p in parts]}
+    )
     return ImageDataset(root, ("a", "b"), table)
 
 
@@ -46,17 +48,23 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_is_found_on_the_other_side_of_the_split(tmp_path: Path, change: str) -> None:
+def test_a_changed_copy_is_found_on_the_other_side_of_the_split(
+    tmp_path: Path, change: str
+) -> None:
     copy = CHANGES[change](drawn(1))
     names = ("train/a/one.png", "test/a/other.png", "test/a/copy.jpg")
-    found, outside = near(folder(tmp_path, dict(zip(names, (drawn(1), drawn(2), copy), strict=True)), quality=60))
+    found, outside = near(
+        folder(tmp_path, dict(zip(names, (drawn(1), drawn(2), copy), strict=True)), quality=60)
+    )
     assert (found.pairs, found.across_split, found.across_classes, found.plain) == (1, 1, 0, 0)
     assert [pair[:2] for pair in found.listed] == [("train/a/one.png", "test/a/copy.jpg")]
     assert outside == {"test/a/copy.jpg"}
 
 
 def test_an_orientation_tag_is_honoured(tmp_path: Path) -> None:
-    data = folder(tmp_path, {"train/a/0.jpg": drawn(1), "test/a/0.jpg": drawn(1).rotate(90, expand=True)})
+    data = folder(
+        tmp_path, {"train/a/0.jpg": drawn(1), "test/a/0.jpg": drawn(1).rotate(90, expand=True)}
+    )
     assert near(data)[0].pairs == 0
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
@@ -67,7 +75,9 @@ def test_an_orientation_tag_is_honoured(tmp_path: Path) -> None:
 def test_classes_and_sides_are_counted_apart_and_equal_bytes_left_out(tmp_path: Path) -> None:
     copy = drawn(1, 200)
     names = ("train/a/0.png", "train/a/same.png", "train/a/near.png", "train/b/near.png")
-    data = folder(tmp_path, dict(zip(names, (drawn(1), drawn(1), copy, drawn(1, 240)), strict=True)))
+    data = folder(
+        tmp_path, dict(zip(names, (drawn(1), drawn(1), copy, drawn(1, 240)), strict=True))
+    )
     found, outside = near(data)
     assert (found.pairs, found.across_split, found.across_classes) == (5, 0, 3)
     assert {pair.second for pair in found.listed} == {"train/b/near.png"}
@@ -77,7 +87,9 @@ def test_classes_and_sides_are_counted_apart_and_equal_bytes_left_out(tmp_path: 
     assert "The same images occur in two classes: 3 nearly equal." in verdict
 
 
-def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(tmp_path: Path) -> None:
+def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(
+    tmp_path: Path,
+) -> None:
     names = ("train/a/0.png", "test/a/0.png", "unseen/a/0.png", "unseen/a/1.png")
     images = (drawn(1), drawn(2), drawn(1, 200), drawn(2, 200))
     data = folder(tmp_path, dict(zip(names, images, strict=True)))
@@ -87,7 +99,11 @@ def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(tmp
 
 
 def test_images_of_one_colour_or_of_hardly_anything_are_not_compared(tmp_path: Path) -> None:
-    flat = {f"{side}/a/{grey}.png": Image.new("L", (64, 48), grey) for side in ("train", "test") for grey in (9, 200)}
+    flat = {
+        f"{side}/a/{grey}.png": Image.new("L", (64, 48), grey)
+        for side in ("train", "test")
+        for grey in (9, 200)
+    }
     dot = Image.new("L", (64, 48), 255)
     dot.putpixel((30, 20), 0)
     found, _ = near(folder(tmp_path, flat | {"test/a/dot.png": dot}))
@@ -106,7 +122,9 @@ def test_more_images_than_a_block_are_all_compared(monkeypatch: pytest.MonkeyPat
     table = pd.DataFrame({"image": names, "label": 0, "split": ["train"] * 25 + ["test"] * 25})
     digests = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     found, outside = leakage.near_duplicates(ImageDataset(Path(), ("a",), table), digests, hashes)
-    expected = [(i, j) for i in range(50) for j in range(i + 1, 50) if (hashes[i] != hashes[j]).sum() <= 10]
+    expected = [
+        (i, j) for i in range(50) for j in range(i + 1, 50) if (hashes[i] != hashes[j]).sum() <= 10
+    ]
     assert expected == [(3, 20), (3, 30), (20, 30), (30, 40)]
     assert (found.pairs, found.across_split) == (4, 2)
     assert found.listed == (Pair("3.png", "30.png", 10), Pair("20.png", "30.png", 10))

@@ -35,7 +35,9 @@ def test_classes_may_lie_one_level_down(colour_folder: Path) -> None:
     assert len(load(outer).table) == 36
 
 
-@pytest.mark.parametrize("parts", [["train", "val", "test"], ["Training", "valid", "Testing"], ["train", "test"]])
+@pytest.mark.parametrize(
+    "parts", [["train", "val", "test"], ["Training", "valid", "Testing"], ["train", "test"]]
+)
 def test_a_split_folder_keeps_its_test_part(tmp_path: Path, parts: list[str]) -> None:
     save_split(tmp_path / "data", parts, images=5)
     data, val = load(tmp_path / "data"), len(parts) == 3
@@ -46,17 +48,43 @@ def test_a_split_folder_keeps_its_test_part(tmp_path: Path, parts: list[str]) ->
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        *[(name, "train") for name in ("TRAIN", "training", "train_set", "Training Set", "images-train", "traindata")],
+        *[
+            (name, "train")
+            for name in (
+                "TRAIN",
+                "training",
+                "train_set",
+                "Training Set",
+                "images-train",
+                "traindata",
+            )
+        ],
         *[(name, "val") for name in ("valid", "validation_set", "dev", "Eval", "val_images")],
-        *[(name, "test") for name in ("testing", "testset", "test-set", "holdout", "hold_out", "split=test")],
-        *[(name, None) for name in ("trains", "train station", "test tube", "invalid", "contest", "trained", "extra")],
+        *[
+            (name, "test")
+            for name in ("testing", "testset", "test-set", "holdout", "hold_out", "split=test")
+        ],
+        *[
+            (name, None)
+            for name in (
+                "trains",
+                "train station",
+                "test tube",
+                "invalid",
+                "contest",
+                "trained",
+                "extra",
+            )
+        ],
     ],
 )
 def test_usual_names_of_parts_are_known(name: str, meant: str | None) -> None:
     assert image_folder.part(name) == meant
 
 
-@pytest.mark.parametrize("parts", [["train", "dev"], ["training_set/training_set", "test_set/test_set"]])
+@pytest.mark.parametrize(
+    "parts", [["train", "dev"], ["training_set/training_set", "test_set/test_set"]]
+)
 def test_other_names_of_parts_are_no_classes(tmp_path: Path, parts: list[str]) -> None:
     save_split(tmp_path, parts, images=5)
     data = load(tmp_path)
@@ -76,7 +104,9 @@ def test_other_names_of_parts_are_no_classes(tmp_path: Path, parts: list[str]) -
         (["foo/train", "foo/test", "bar/train", "bar/test"], ["foo/", "bar/"]),
     ],
 )
-def test_a_folder_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, parts: list[str], named: list[str]) -> None:
+def test_a_folder_that_can_be_read_in_two_ways_is_refused(
+    tmp_path: Path, parts: list[str], named: list[str]
+) -> None:
     save_split(tmp_path, parts, images=3)
     with pytest.raises(InputError) as caught:
         load(tmp_path)
@@ -103,7 +133,10 @@ def test_what_is_beside_the_parts_is_told(tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "preview.png", (1, 2, 3), seed=99)
     data = load(tmp_path)
     assert not any(name.startswith("extra") for name in data.table["image"])
-    assert all(any(told in note for note in data.notes) for told in ("8 in extra/", "1 outside", "val cut from train/"))
+    assert all(
+        any(told in note for note in data.notes)
+        for told in ("8 in extra/", "1 outside", "val cut from train/")
+    )
 
 
 def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
@@ -132,12 +165,17 @@ def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: P
 
 
 @pytest.mark.parametrize("label", ["red", "blue"])
-def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(colour_folder: Path, label: str) -> None:
+def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(
+    colour_folder: Path, label: str
+) -> None:
     for index in range(12):
         copy = (colour_folder / label / f"{index:02d}.png").read_bytes()
         (colour_folder / "red" / f"copy{index:02d}.png").write_bytes(copy)
     split = load(colour_folder).table.set_index("image")["split"]
-    assert all(split[f"{label}/{index:02d}.png"] == split[f"red/copy{index:02d}.png"] for index in range(12))
+    assert all(
+        split[f"{label}/{index:02d}.png"] == split[f"red/copy{index:02d}.png"]
+        for index in range(12)
+    )
 
 
 def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
@@ -150,7 +188,9 @@ def test_every_accepted_suffix_is_one_that_pillow_reads() -> None:
     assert set(image_folder.SUFFIXES) <= Image.registered_extensions().keys()
 
 
-def test_what_is_passed_over_is_told(colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_passed_over_is_told(
+    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
     for name in ("a.txt", "b.TXT", "c", ".hidden"):
         (colour_folder / "red" / name).touch()

@@ -43,13 +43,17 @@ def test_an_epoch_has_batches_of_one_size_and_every_image(data: ImageDataset) ->
     assert list(itertools.chain(*in_order)) == list(range(18))
 
 
-@pytest.mark.parametrize(("images", "most", "parts"), [(18, 8, 3), (18, 2, 9), (17, 2, 8), (3, 1, 3), (1, 2, 1)])
+@pytest.mark.parametrize(
+    ("images", "most", "parts"), [(18, 8, 3), (18, 2, 9), (17, 2, 8), (3, 1, 3), (1, 2, 1)]
+)
 def test_no_part_has_one_image_alone(images: int, most: int, parts: int) -> None:
     assert parts_of(images, most) == parts
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 3)])
-def test_workers_and_processes_share_every_batch(data: ImageDataset, workers: int, processes: int) -> None:
+def test_workers_and_processes_share_every_batch(
+    data: ImageDataset, workers: int, processes: int
+) -> None:
     samples = SplitImages(data, "train", get_transforms(48, 48)["train"], seed=0)
     rows = batches(samples, 5)
     loaders = [loader(samples, rows, workers, rank, processes) for rank in range(processes)]

@@ -47,7 +47,9 @@ def pets() -> dict[str, dict[str, bytes]]:
 
 
 def flowers() -> dict[str, dict[str, bytes]]:
-    return {"102flowers.tgz": {f"jpg/image_{number:05}.jpg": jpeg(number) for number in range(1, 13)}}
+    return {
+        "102flowers.tgz": {f"jpg/image_{number:05}.jpg": jpeg(number) for number in range(1, 13)}
+    }
 
 
 def aircraft() -> dict[str, dict[str, bytes]]:
@@ -81,7 +83,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for make in (pets, flowers, aircraft):
         packed(folder, make())
     savemat(folder / "imagelabels.mat", {"labels": np.array([[1, 2] * 6])})
-    savemat(folder / "setid.mat", {"trnid": [[1, 2, 3, 4]], "valid": [[5, 6]], "tstid": [list(range(7, 13))]})
+    savemat(
+        folder / "setid.mat",
+        {"trnid": [[1, 2, 3, 4]], "valid": [[5, 6]], "tstid": [list(range(7, 13))]},
+    )
     known = dict(torchvision.datasets.Flowers102._file_dict)
     for key in ("label", "setid"):
         file = known[key][0]
@@ -102,12 +107,20 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("name", "classes", "counts"),
     [
         ("oxford_pets", ("Abyssinian", "American_Bulldog"), {"train": 16, "val": 4, "test": 12}),
-        ("flowers102", ("hard-leaved_pocket_orchid", "pink_primrose"), {"train": 4, "val": 2, "test": 6}),
+        (
+            "flowers102",
+            ("hard-leaved_pocket_orchid", "pink_primrose"),
+            {"train": 4, "val": 2, "test": 6},
+        ),
         ("fgvc_aircraft", ("707-320", "F-A-18"), {"train": 12, "val": 12, "test": 12}),
     ],
 )
 def test_official_splits_and_labels_are_kept(
-    name: str, classes: tuple[str, ...], counts: dict[str, int], server: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    classes: tuple[str, ...],
+    counts: dict[str, int],
+    server: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = DataSettings(dataset=name)
     data = load_dataset(settings)
@@ -151,8 +164,12 @@ def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(
 
 def test_without_network_the_folder_to_fill_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     away = {"https://127.0.0.1:1/images.tar.gz": "md5:0"}
-    monkeypatch.setitem(named.SOURCES, "oxford_pets", replace(named.SOURCES["oxford_pets"], files=away))
-    with pytest.raises(InputError, match=r"put images.tar.gz into .*oxford_pets_archives by hand .*CC BY-SA 4.0"):
+    monkeypatch.setitem(
+        named.SOURCES, "oxford_pets", replace(named.SOURCES["oxford_pets"], files=away)
+    )
+    with pytest.raises(
+        InputError, match=r"put images.tar.gz into .*oxford_pets_archives by hand .*CC BY-SA 4.0"
+    ):
         load_dataset(DataSettings(dataset="oxford_pets"))
 
 

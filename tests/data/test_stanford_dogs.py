@@ -28,7 +28,9 @@ LISTS = ["train_list.mat", "test_list.mat", "file_list.mat"]
 OFFICIAL = DataSettings(dataset="stanford_dogs")
 XML = """<annotation><size><width>72</width><height>56</height><depth>3</depth></size><object><name>dog</name><bndbox>
 <xmin>4</xmin><ymin>5</ymin><xmax>60</xmax><ymax>50</ymax></bndbox></object>{}</annotation>"""
-SECOND = "<object><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
+SECOND = (
+    "<object><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
+)
 
 
 def image_name(breed: str, index: int) -> str:
@@ -51,8 +53,12 @@ def unpacked(tmp_path: Path) -> Path:
         for index in range(TRAIN + TEST):
             name = image_name(breed, index)
             save_image(folder / "Images" / name, (60 * number, 90, 120), seed=100 * number + index)
-            (folder / "Annotation" / name).with_suffix("").write_text(XML.format(SECOND if index == 1 else ""))
-    for name, indices in zip(LISTS, (range(TRAIN), range(TRAIN, TRAIN + TEST), range(TRAIN + TEST)), strict=True):
+            (folder / "Annotation" / name).with_suffix("").write_text(
+                XML.format(SECOND if index == 1 else "")
+            )
+    for name, indices in zip(
+        LISTS, (range(TRAIN), range(TRAIN, TRAIN + TEST), range(TRAIN + TEST)), strict=True
+    ):
         save_list(folder / name, indices)
     return folder
 
@@ -81,7 +87,9 @@ def test_download_gives_the_official_split_and_asks_once(asked: list[str]) -> No
     assert data.classes == BREEDS
     assert data.root == stanford_dogs.folder() / "Images"
     assert data.counts() == {"train": 15, "val": 3, "test": 9}
-    official = {image_name(breed, index) for breed in BREEDS for index in range(TRAIN, TRAIN + TEST)}
+    official = {
+        image_name(breed, index) for breed in BREEDS for index in range(TRAIN, TRAIN + TEST)
+    }
     assert set(data.split("test")["image"]) == official
     assert data.split("val")["label"].tolist() == [0, 1, 2]
     breeds = data.table["image"].str.split("/").str[0]
@@ -91,8 +99,12 @@ def test_download_gives_the_official_split_and_asks_once(asked: list[str]) -> No
     assert asked == [f"{start}{name}" for name in ("images.tar", "annotation.tar", "lists.tar")]
 
 
-def test_the_validation_part_depends_on_the_split_seed_and_the_test_part_does_not(unpacked: Path) -> None:
-    first, second = (load_dataset(DataSettings(dataset=str(unpacked), split_seed=seed)) for seed in (0, 1))
+def test_the_validation_part_depends_on_the_split_seed_and_the_test_part_does_not(
+    unpacked: Path,
+) -> None:
+    first, second = (
+        load_dataset(DataSettings(dataset=str(unpacked), split_seed=seed)) for seed in (0, 1)
+    )
     assert first.split("test").equals(second.split("test"))
     assert not first.split("val").equals(second.split("val"))
 
@@ -122,7 +134,9 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_archive_is_refused_and_leaves_nothing(asked: list[str], tmp_path: Path, how: str) -> None:
+def test_a_bad_archive_is_refused_and_leaves_nothing(
+    asked: list[str], tmp_path: Path, how: str
+) -> None:
     archive = tmp_path / "archives" / "annotation.tar"
     archive.write_bytes(BAD[how](archive.read_bytes()))
     with pytest.raises(InputError, match=r"annotation\.tar: cannot be unpacked") as caught:
@@ -130,7 +144,9 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(asked: list[str], tmp_path:
     assert "\n" not in str(caught.value)
     assert not stanford_dogs.folder().exists()
     assert not list(stanford_dogs.folder().parents[1].rglob("evil*"))
-    assert {each.name for each in stanford_dogs.folder().with_name("stanford_dogs_archives").iterdir()} <= {"lock"}
+    assert {
+        each.name for each in stanford_dogs.folder().with_name("stanford_dogs_archives").iterdir()
+    } <= {"lock"}
 
 
 def test_two_at_once_download_once(asked: list[str]) -> None:
@@ -161,7 +177,9 @@ def test_the_lists_of_a_users_folder_count(unpacked: Path) -> None:
     with pytest.raises(InputError, match=r"n02085936_0\.jpg: missing"):
         load_dataset(settings)
     for wrong in ("n1-a/../../../secret/private.png", "/etc/passwd", "a/b/c.jpg", "x.jpg"):
-        savemat(unpacked / "lists" / "train_list.mat", {"file_list": np.array([[wrong]], dtype=object)})
+        savemat(
+            unpacked / "lists" / "train_list.mat", {"file_list": np.array([[wrong]], dtype=object)}
+        )
         with pytest.raises(InputError, match=r"is not an entry <breed>/<file>"):
             load_dataset(settings)
 
@@ -177,7 +195,9 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 }
 for seed in range(6):
     place, value = np.random.default_rng(seed).integers((128, 0), (400, 256))
-    DAMAGED[f"byte {place} is {value}"] = lambda whole, p=place, v=value: whole[:p] + bytes([v]) + whole[p + 1 :]  # type: ignore[misc]
+    DAMAGED[f"byte {place} is {value}"] = lambda whole, p=place, v=value: (
+        whole[:p] + bytes([v]) + whole[p + 1 :]
+    )  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("how", DAMAGED)
@@ -188,7 +208,9 @@ def test_a_damaged_list_is_one_line_or_the_same_entries(tmp_path: Path, how: str
     file.write_bytes(DAMAGED[how](file.read_bytes()))
     if how.startswith("byte"):  # perhaps one that nobody reads
         with contextlib.suppress(InputError):
-            assert all(re.fullmatch(r"[^/.][^/]*/[^/.][^/]*", name) for name in stanford_dogs.entries(file))
+            assert all(
+                re.fullmatch(r"[^/.][^/]*/[^/.][^/]*", name) for name in stanford_dogs.entries(file)
+            )
         return
     with pytest.raises(InputError, match=r"train_list\.mat: not readable as a list"):
         stanford_dogs.entries(file)
@@ -209,7 +231,9 @@ def test_kaggles_layout_is_a_folder_of_class_folders(unpacked: Path, tmp_path: P
 
 
 def test_boxes_are_one_row_a_dog(unpacked: Path) -> None:
-    table = stanford_dogs.boxes(unpacked / "Images", [image_name(BREEDS[0], index) for index in (0, 1)])
+    table = stanford_dogs.boxes(
+        unpacked / "Images", [image_name(BREEDS[0], index) for index in (0, 1)]
+    )
     assert list(table.columns) == ["image", "left", "top", "right", "bottom", "width", "height"]
     sides = table.drop(columns="image").to_numpy().tolist()
     assert sides == [[4, 5, 60, 50, 72, 56], [4, 5, 60, 50, 72, 56], [1, 2, 3, 4, 72, 56]]
@@ -218,7 +242,13 @@ def test_boxes_are_one_row_a_dog(unpacked: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "<annotation>", "<annotation/>", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>']
+    "text",
+    [
+        None,
+        "<annotation>",
+        "<annotation/>",
+        '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
+    ],
 )
 def test_an_annotation_that_cannot_be_read_is_named(unpacked: Path, text: str | None) -> None:
     file = unpacked / "Annotation" / BREEDS[0] / "n02085620_0"

@@ -22,10 +22,16 @@ def drawings() -> list[Drawing]:
 
 
 def stored(home: Path) -> dict[str, bytes]:
-    return {path.relative_to(home).as_posix(): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(home).as_posix(): path.read_bytes()
+        for path in home.rglob("*")
+        if path.is_file()
+    }
 
 
-@pytest.mark.parametrize("other", [(1, "test", 4, 7), (0, "val", 4, 7), (0, "test", 5, 7), (0, "test", 4, 8)])
+@pytest.mark.parametrize(
+    "other", [(1, "test", 4, 7), (0, "val", 4, 7), (0, "test", 5, 7), (0, "test", 4, 8)]
+)
 def test_any_other_argument_draws_another_image(other: tuple[int, str, int, int]) -> None:
     assert not np.array_equal(draw(*other).image, draw(0, "test", 4, 7).image)
 
@@ -34,9 +40,28 @@ def test_drawing_is_the_one_of_this_version() -> None:
     """Means of 16 blocks of 16 x 16 px. Whoever changes the drawing raises VERSION and renews them."""
     image, box = draw(0, "test", 4, 2)
     height, width = image.shape[:2]
-    corners = [(row * height // 5, column * width // 5) for row in range(1, 5) for column in range(1, 5)]
+    corners = [
+        (row * height // 5, column * width // 5) for row in range(1, 5) for column in range(1, 5)
+    ]
     blocks = [image[y : y + 16, x : x + 16].mean() for y, x in corners]
-    expected = [89.8, 192.3, 159.0, 211.7, 216.3, 78.8, 154.6, 189.0, 92.1, 81.3, 174.0, 91.2, 62.5, 45.1, 80.4, 80.5]
+    expected = [
+        89.8,
+        192.3,
+        159.0,
+        211.7,
+        216.3,
+        78.8,
+        154.6,
+        189.0,
+        92.1,
+        81.3,
+        174.0,
+        91.2,
+        62.5,
+        45.1,
+        80.4,
+        80.5,
+    ]
     assert (generator.VERSION, width, height, *box) == (1, 446, 305, 47, 32, 307, 255)
     np.testing.assert_allclose(blocks, expected, atol=1)
 
@@ -67,7 +92,12 @@ def test_dogs_lie_in_their_images_and_vary_in_size(drawings: list[Drawing]) -> N
 
 def test_the_box_is_what_is_painted() -> None:
     image, frame = np.zeros((120, 160, 3), np.float32), Frame(70, 50, 50, 9, -9, 60)
-    dog = Figure([Part(-0.4, 0, 0.3, 0.5, 0.1, 0.2), Part(0.4, 0.2, 0.1, 0.5, 0.9, 0.1)], WHITE, WHITE, Coat(0.1))
+    dog = Figure(
+        [Part(-0.4, 0, 0.3, 0.5, 0.1, 0.2), Part(0.4, 0.2, 0.1, 0.5, 0.9, 0.1)],
+        WHITE,
+        WHITE,
+        Coat(0.1),
+    )
     box = paint(image, dog, frame, (0, 0, 1), np.random.default_rng(0))
     rows, columns = (np.flatnonzero(image.max(axis=2).max(axis=axis) > 0.05) for axis in (1, 0))
     assert box == pytest.approx((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), abs=3)
@@ -80,7 +110,9 @@ def test_mean_colour_does_not_tell_the_breed(drawings: list[Drawing]) -> None:
         return float((distances.argmin(axis=-1) == np.arange(10)).mean())
 
     assert hits([image.mean(axis=(0, 1)) for image, _ in drawings]) < 0.25
-    assert hits([image[t:b, left:r].mean(axis=(0, 1)) for image, (left, t, r, b) in drawings]) < 0.25
+    assert (
+        hits([image[t:b, left:r].mean(axis=(0, 1)) for image, (left, t, r, b) in drawings]) < 0.25
+    )
 
 
 @pytest.mark.parametrize("limit", [1, 30, 97, 1600])

@@ -1,6 +1,7 @@
 """The smallest sweep with the library's own training, adaptation, evaluation and report, in processes to disturb.
 
-Its notebooks hold the calls of the real ones without their figures, so that a sweep takes half a minute.
+Its notebooks hold the calls of the real ones without their figures, so that a sweep takes half a
+minute.
 """
 
 import os
@@ -92,9 +93,19 @@ def lay(home: Path, dataset: str = "synthetic", name: str = "small") -> Path:
 
 
 def environment(home: Path, **values: str) -> dict[str, str]:
-    own = {"FIXRES_HOME": str(home), "FIXRES_NOTEBOOKS": str(home / "notebooks"), "CUDA_VISIBLE_DEVICES": ""}
-    own |= {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SITE}", "FAULT_FOLDER": str(home), "OMP_NUM_THREADS": "1"}
-    return {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"} | own | values
+    own = {
+        "FIXRES_HOME": str(home),
+        "FIXRES_NOTEBOOKS": str(home / "notebooks"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    own |= {
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SITE}",
+        "FAULT_FOLDER": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
+    return (
+        {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"} | own | values
+    )
 
 
 def start(
@@ -105,7 +116,16 @@ def start(
         (home / file).unlink(missing_ok=True)
     held = {"FAULT_AT": at} if at else {}
     return subprocess.Popen(
-        [*before, sys.executable, "-m", "fixres_poc", "sweep", str(home / f"{name}.yml"), "--cores", "2"],
+        [
+            *before,
+            sys.executable,
+            "-m",
+            "fixres_poc",
+            "sweep",
+            str(home / f"{name}.yml"),
+            "--cores",
+            "2",
+        ],
         env=environment(home, **held, **values),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -117,7 +137,11 @@ def start(
 
 
 def finish(
-    home: Path, name: str = "small", code: int = 0, before: Sequence[str] = (), variables: dict[str, str] | None = None
+    home: Path,
+    name: str = "small",
+    code: int = 0,
+    before: Sequence[str] = (),
+    variables: dict[str, str] | None = None,
 ) -> str:
     """Run a sweep to its end; returns what it said."""
     process = start(home, name, before=before, **(variables or {}))
@@ -134,10 +158,15 @@ def held(home: Path) -> int:
 
 def assert_same_results(home: Path, other: Path, name: str = "small") -> None:
     """All but times, speeds and memory is equal, predictions to the last bit; nothing half-written lies about."""
-    ours, theirs = (pd.read_csv(each / "results.csv").drop(columns=MEASURED) for each in reports(home, other, name))
+    ours, theirs = (
+        pd.read_csv(each / "results.csv").drop(columns=MEASURED)
+        for each in reports(home, other, name)
+    )
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     assert (ours["status"] == "done").all()
-    ours, theirs = (pd.read_parquet(each / "predictions.parquet") for each in reports(home, other, name))
+    ours, theirs = (
+        pd.read_parquet(each / "predictions.parquet") for each in reports(home, other, name)
+    )
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     folders = [home / "runs" / name / run for run in RUNS]
     assert not [file for folder in folders for file in folder.glob(".*")]

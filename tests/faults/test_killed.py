@@ -89,7 +89,9 @@ def test_kill_9_of_the_sweep_itself(home: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
-def test_ctrl_c_stops_within_five_seconds_and_leaves_nothing(home: Path, undisturbed: Path, whole_group: bool) -> None:
+def test_ctrl_c_stops_within_five_seconds_and_leaves_nothing(
+    home: Path, undisturbed: Path, whole_group: bool
+) -> None:
     for call in (DRAWING, *list(IN_KERNEL.values())[2::3], REPORT):
         process = small.start(home, at=call)
         small.held(home)
@@ -101,7 +103,8 @@ def test_ctrl_c_stops_within_five_seconds_and_leaves_nothing(home: Path, undistu
         said = process.communicate(timeout=20)[0]
         throwaway.until(lambda: not throwaway.processes(), 5)
         assert time.monotonic() - begun < 5, call
-        assert process.returncode in (130, -signal.SIGINT), f"{call}: {said}"  # the latter if already at its exit
+        # the latter if already at its exit
+        assert process.returncode in (130, -signal.SIGINT), f"{call}: {said}"
         assert "Traceback" not in said
     small.finish(home)
     small.assert_same_results(home, undisturbed)

@@ -19,7 +19,13 @@ from fixres_poc.sweep import execution, notebook_run
 
 pytestmark = pytest.mark.faults
 TRAINING, PAIRS = "train32_seed0", ("train32_test48_seed0", "train32_test64_seed0")
-KEYS = {"dataset": "synthetic", "image_limit": 60, "pairs": [[32, 48], [32, 64]], "epochs": 1, "adapt_epochs": 1}
+KEYS = {
+    "dataset": "synthetic",
+    "image_limit": 60,
+    "pairs": [[32, 48], [32, 64]],
+    "epochs": 1,
+    "adapt_epochs": 1,
+}
 MEASURED = {"wall_seconds", "seconds", "peak_memory_bytes", "eval_images_per_second"}
 MEASURING = ["budget", "price", "step_table", "memory", "seconds"]
 DRAWN = ["crop(image)", "plots.framing", "fork_rng"]  # without a seed
@@ -41,7 +47,11 @@ torch.set_grad_enabled(False)
 torch.manual_seed(7)
 settings = data = 3
 """
-OTHERS = {"pollute": POLLUTE, "raise": "1 / 0", "interrupt": "import os, signal\nos.kill(os.getpid(), signal.SIGINT)"}
+OTHERS = {
+    "pollute": POLLUTE,
+    "raise": "1 / 0",
+    "interrupt": "import os, signal\nos.kill(os.getpid(), signal.SIGINT)",
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sweep = validate(SweepSettings, KEYS | {"name": "own"}, "own.yml")
         execution.lay_out(sweep, execution.prepare_data(sweep))
         for name in OTHERS:
-            write_atomically(run_folder("own", name) / "settings.json", f'{{"notebook": "{name}", "parameters": {{}}}}')
+            write_atomically(
+                run_folder("own", name) / "settings.json",
+                f'{{"notebook": "{name}", "parameters": {{}}}}',
+            )
         yield folder
 
 
@@ -73,7 +86,9 @@ def run(home: Path, *names: str) -> dict[str, Any]:
 
 def left(folder: Path) -> dict[str, Any]:
     metrics = json.loads((folder / "metrics.json").read_text())
-    found: dict[str, Any] = {"metrics": {key: value for key, value in metrics.items() if key not in MEASURED}}
+    found: dict[str, Any] = {
+        "metrics": {key: value for key, value in metrics.items() if key not in MEASURED}
+    }
     found["metrics"].get("history", {}).pop("seconds", None)
     found["metrics"]["used"].pop("checkpoint", None)  # it holds seconds as well
     cells = json.loads((folder / "notebook.ipynb").read_text())["cells"]
@@ -99,7 +114,12 @@ def printed(cell: dict[str, Any]) -> str:
 
 def strip(output: dict[str, Any]) -> dict[str, Any]:
     """An output without the numbers of widgets, which are drawn."""
-    return {**output, "data": {kind: value for kind, value in output.get("data", {}).items() if "widget" not in kind}}
+    return {
+        **output,
+        "data": {
+            kind: value for kind, value in output.get("data", {}).items() if "widget" not in kind
+        },
+    }
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +137,13 @@ def cold(home: Path) -> dict[str, Any]:
     ],
     ids=lambda names: "-".join(names),
 )
-def test_it_leaves_what_it_leaves_in_a_kernel_of_its_own(home: Path, cold: dict[str, Any], order: tuple[str]) -> None:
+def test_it_leaves_what_it_leaves_in_a_kernel_of_its_own(
+    home: Path, cold: dict[str, Any], order: tuple[str]
+) -> None:
     found = run(home, *order)
-    assert not [(name, part) for name in found for part in cold[name] if found[name].get(part) != cold[name][part]]
+    assert not [
+        (name, part)
+        for name in found
+        for part in cold[name]
+        if found[name].get(part) != cold[name][part]
+    ]

@@ -28,7 +28,9 @@ def images(tmp_path: Path) -> Path:
         (tmp_path / "mes photos é" / name).mkdir(parents=True)
         for index in range(20):
             values = rng.integers(0, 256, (40, 50, 3)) // 2 + label * 60
-            Image.fromarray(values.astype("uint8")).save(tmp_path / f"mes photos é/{name}/número {index}.png")
+            Image.fromarray(values.astype("uint8")).save(
+                tmp_path / f"mes photos é/{name}/número {index}.png"
+            )
     return tmp_path / "mes photos é"
 
 
@@ -46,7 +48,9 @@ def small_disk(home: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_full_disk_is_said_in_one_line_and_more_space_ends_the_sweep(small_disk: Path, undisturbed: Path) -> None:
+def test_full_disk_is_said_in_one_line_and_more_space_ends_the_sweep(
+    small_disk: Path, undisturbed: Path
+) -> None:
     for megabytes in (2, 12, 40, 75):
         subprocess.run(["mount", "-o", f"remount,size={megabytes}m", str(small_disk)], check=True)
         lines = small.finish(small_disk, code=1).splitlines()
@@ -63,7 +67,9 @@ def test_full_disk_is_said_in_one_line_and_more_space_ends_the_sweep(small_disk:
 def limited_rights() -> list[str]:
     """A command's beginning that makes root heed the modes of files, as others do."""
     rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    if os.geteuid() == 0 and (shutil.which("setpriv") is None or subprocess.run([*rights, "true"]).returncode):
+    if os.geteuid() == 0 and (
+        shutil.which("setpriv") is None or subprocess.run([*rights, "true"]).returncode
+    ):
         pytest.skip("root can write everywhere here: setpriv (util-linux) cannot take that right")
     return rights if os.geteuid() == 0 else []
 
@@ -73,7 +79,9 @@ def forbid_writing(folder: Path) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
 
 
-def test_folders_that_may_not_be_written_to(home: Path, images: Path, limited_rights: list[str]) -> None:
+def test_folders_that_may_not_be_written_to(
+    home: Path, images: Path, limited_rights: list[str]
+) -> None:
     """Images and the user's home do no harm; a runs folder is told in one line."""
     small.lay(home, dataset=str(images))
     forbid_writing(images)
@@ -92,7 +100,9 @@ def test_folders_that_may_not_be_written_to(home: Path, images: Path, limited_ri
     assert results.read_bytes() == before
 
 
-def test_spaces_and_letters_that_the_locale_does_not_know(home: Path, images: Path, tmp_path: Path) -> None:
+def test_spaces_and_letters_that_the_locale_does_not_know(
+    home: Path, images: Path, tmp_path: Path
+) -> None:
     repository, house = tmp_path / "le dépôt", tmp_path / "la maison à côté"
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("fixres_poc", "profiles"):
@@ -101,13 +111,17 @@ def test_spaces_and_letters_that_the_locale_does_not_know(home: Path, images: Pa
     shutil.move(home, house)
     small.lay(house, dataset=str(images))
     locale = {"LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"}
-    said = small.finish(house, variables=locale | {"PYTHONPATH": f"{repository}{os.pathsep}{small.SITE}"})
+    said = small.finish(
+        house, variables=locale | {"PYTHONPATH": f"{repository}{os.pathsep}{small.SITE}"}
+    )
     assert "5 of 5 runs of small are done" in said
     table = pd.read_csv(house / "reports/small/results.csv")
     assert (table["status"] == "done").all()
 
 
-def test_three_sweeps_at_once_on_images_that_are_still_to_be_drawn(home: Path, undisturbed: Path) -> None:
+def test_three_sweeps_at_once_on_images_that_are_still_to_be_drawn(
+    home: Path, undisturbed: Path
+) -> None:
     small.lay(home, name="other")
     sweeps = [small.start(home), small.start(home), small.start(home, "other")]
     said = [process.communicate(timeout=400)[0] for process in sweeps]
@@ -122,7 +136,11 @@ def test_one_and_two_threads_agree(home: Path, undisturbed: Path) -> None:
     """Evaluation of one checkpoint on at least 99.5 % of images, training within a band."""
     script = Path(__file__).with_name("threads.py")
     for threads in ("1", "2"):
-        subprocess.run([sys.executable, str(script), threads, str(home)], env=small.environment(home), check=True)
+        subprocess.run(
+            [sys.executable, str(script), threads, str(home)],
+            env=small.environment(home),
+            check=True,
+        )
     one, two = (pd.read_parquet(home / f"evaluated{threads}.parquet") for threads in (1, 2))
     assert (one["top1"] == two["top1"]).mean() >= 0.995
     assert np.abs(one["probability"] - two["probability"]).max() < 1e-3

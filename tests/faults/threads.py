@@ -16,7 +16,9 @@ from fixres_poc.model.trunk import Tail
 if __name__ == "__main__":
     threads, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(int(threads))
-    settings = TrainSettings(dataset="synthetic", image_limit=400, train_size=64, epochs=3, batch_size=16)
+    settings = TrainSettings(
+        dataset="synthetic", image_limit=400, train_size=64, epochs=3, batch_size=16
+    )
     data = load_dataset(settings)
     accelerator = device.accelerator_for("fp32")
     torch.manual_seed(0)
@@ -24,5 +26,7 @@ if __name__ == "__main__":
     recipe = Recipe(settings.train_size, "train", settings.epochs, 0.01)
     trained = stage1.train(settings, recipe, data, accelerator).model
     for name, model in (("evaluated", given), ("trained", trained)):
-        done = evaluation.predict(model, {"none": Tail(model)}, data, "test", settings, 64, accelerator)
+        done = evaluation.predict(
+            model, {"none": Tail(model)}, data, "test", settings, 64, accelerator
+        )
         done.table.to_parquet(folder / f"{name}{threads}.parquet")

@@ -26,7 +26,9 @@ def prepared(image: Path, described: dict[str, str]) -> np.ndarray:
     assert how["resize"]["interpolation"] == "bilinear"
     with Image.open(image) as file:
         scale = side / min(file.size)
-        small = file.convert("RGB").resize([int(each * scale) for each in file.size], Image.Resampling.BILINEAR)
+        small = file.convert("RGB").resize(
+            [int(each * scale) for each in file.size], Image.Resampling.BILINEAR
+        )
     left, top = round((small.width - width) / 2), round((small.height - height) / 2)
     values = np.asarray(small.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
     return values.transpose(2, 0, 1)[None]
@@ -34,12 +36,18 @@ def prepared(image: Path, described: dict[str, str]) -> np.ndarray:
 
 def check(answers: np.ndarray, stored: pd.DataFrame) -> None:
     assert answers.argmax(axis=1).tolist() == stored["top1"].tolist()
-    np.testing.assert_allclose(answers.max(axis=1), stored["probability"], atol=0.02)  # Pillow rounds a little else
+    # Pillow rounds a little else
+    np.testing.assert_allclose(answers.max(axis=1), stored["probability"], atol=0.02)
 
 
 def assert_impersonal(content: bytes) -> None:
     """Nothing of this machine's files stands in an exported file."""
-    for path in (REPOSITORY, Path(torch.__file__).parents[1], Path.home(), Path(tempfile.gettempdir())):
+    for path in (
+        REPOSITORY,
+        Path(torch.__file__).parents[1],
+        Path.home(),
+        Path(tempfile.gettempdir()),
+    ):
         assert f"{path}/".encode() not in content
 
 
@@ -57,20 +65,30 @@ def test_onnx_from_its_own_words(tmp_path: Path) -> None:
     assert described["leakage"] == "not checked"
     table = pd.read_parquet(run.folder / "predictions.parquet")
     rows = table[(table["split"] == "test") & (table["adaptation"] == "head_bn")]
-    images = np.concatenate([prepared(Path(run.settings.dataset) / name, described) for name in rows["image"]])
+    images = np.concatenate(
+        [prepared(Path(run.settings.dataset) / name, described) for name in rows["image"]]
+    )
     check(session.run(None, {"images": images})[0], rows)
-    assert sorted(each.name for each in tmp_path.iterdir() if each.name.startswith((".", "net"))) == ["net.onnx"]
+    assert sorted(
+        each.name for each in tmp_path.iterdir() if each.name.startswith((".", "net"))
+    ) == ["net.onnx"]
 
 
-def test_another_network_with_an_adaptation_of_another_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_network_with_an_adaptation_of_another_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fixres_poc.model.backbones._timm", lambda name, _: timm.create_model(name))
-    done = export.export(finished_run.load(small_run.make("timm:test_resnet")), "equalised", tmp_path / "net.onnx")
+    done = export.export(
+        finished_run.load(small_run.make("timm:test_resnet")), "equalised", tmp_path / "net.onnx"
+    )
     assert done.from_network < 1e-5
     session = onnxruntime.InferenceSession(done.file)
     assert session.run(None, {"images": np.zeros((5, 3, 64, 64), np.float32)})[0].shape == (5, 3)
 
 
-def test_a_file_that_answers_differently_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_answers_differently_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fixres_poc.model.backbones._timm", lambda name, _: timm.create_model(name))
     run = finished_run.load(small_run.make("timm:test_resnet"))
     stored = pd.read_parquet(run.folder / "predictions.parquet")
@@ -101,11 +119,18 @@ def test_wrong_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for other, name, file, message in [
         (run, "head", "net.pt", "ends in .onnx"),
         (run, "head", "none/net.onnx", "not there"),
-        (run, "full", "net.onnx", "adaptation = 'full': train48_test64_seed0 holds none, equalised, "),
+        (
+            run,
+            "full",
+            "net.onnx",
+            "adaptation = 'full': train48_test64_seed0 holds none, equalised, ",
+        ),
         (training, "none", "net.onnx", "a training has no predictions to check with"),
     ]:
         with pytest.raises(InputError, match=message):
             export.export(other, name, tmp_path / file)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs onnx, onnxruntime, onnxscript; install fixres_poc\[export\]"):
+    with pytest.raises(
+        InputError, match=r"needs onnx, onnxruntime, onnxscript; install fixres_poc\[export\]"
+    ):
         export.export(run, "head", tmp_path / "net.onnx")

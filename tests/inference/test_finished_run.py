@@ -48,7 +48,9 @@ def test_accuracies_are_those_that_the_run_stored(pair: Path) -> None:
 def test_best_is_the_simplest_of_those_that_validation_prefers(pair: Path) -> None:
     run = finished_run.load(pair)
     tops = {"none": 0.5, "head": 0.8, "head_bn": 0.8, "control_head": 0.9}
-    run.metrics["accuracies"] = [{"adaptation": k, "view": "center", "val_top1": v} for k, v in tops.items()]
+    run.metrics["accuracies"] = [
+        {"adaptation": k, "view": "center", "val_top1": v} for k, v in tops.items()
+    ]
     run.metrics["accuracies"].append({"adaptation": "none", "view": "five_crop", "val_top1": 1.0})
     assert run.best() == "head"
 
@@ -63,22 +65,31 @@ def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
 def test_what_has_no_image_in_it_is_told(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     answers = finished_run.load(pair).classify([tmp_path / "empty", tmp_path / "none.png"], "none")
-    assert [answer["error"].split(": ")[0] for answer in answers] == [answer["image"] for answer in answers]
+    assert [answer["error"].split(": ")[0] for answer in answers] == [
+        answer["image"] for answer in answers
+    ]
     assert len(answers) == 2
 
 
 def test_several_crops_are_averaged(pair: Path) -> None:
     run = finished_run.load(pair)
     colour_folder = Path(run.settings.dataset)
-    images = [read_image(colour_folder / "red" / "00.png"), read_image(colour_folder / "blue" / "01.png")]
-    five, one = (run.probabilities(images, "none", view).numpy() for view in ("five_crop", "center"))
+    images = [
+        read_image(colour_folder / "red" / "00.png"),
+        read_image(colour_folder / "blue" / "01.png"),
+    ]
+    five, one = (
+        run.probabilities(images, "none", view).numpy() for view in ("five_crop", "center")
+    )
     assert five.shape == one.shape == (2, 3)
     np.testing.assert_allclose(five.sum(axis=1), 1, atol=1e-5)
     assert abs(five - one).max() > 1e-4
 
 
 def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
-    shutil.copytree(pair.parent, pair.parents[1] / "newer_without_report", copy_function=shutil.copyfile)
+    shutil.copytree(
+        pair.parent, pair.parents[1] / "newer_without_report", copy_function=shutil.copyfile
+    )
     for sweep in ("tiny", "sweeps/tiny.yml", None):
         folder, adaptation, view = finished_run.chosen(sweep)
         assert (folder, view) == (pair, "center")
@@ -94,7 +105,11 @@ def test_nothing_finished_is_said(own_home: Path) -> None:
 
 def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    for name, colour in (("red", COLOURS["red"]), ("a_grey", (90, 90, 90)), ("blue", COLOURS["blue"])):
+    for name, colour in (
+        ("red", COLOURS["red"]),
+        ("a_grey", (90, 90, 90)),
+        ("blue", COLOURS["blue"]),
+    ):
         save_image(other / name / "x.png", colour, seed=7)
     run = finished_run.load(pair)
     data, unknown = class_folders(str(other), run.classes)
@@ -104,7 +119,9 @@ def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -
     assert run.accuracies(data, "test", ["none"])["images"].tolist() == [2]
     shutil.rmtree(other / "red")
     shutil.rmtree(other / "blue")
-    with pytest.raises(InputError, match=r"its folders \(a_grey\) are none of the classes, such as blue"):
+    with pytest.raises(
+        InputError, match=r"its folders \(a_grey\) are none of the classes, such as blue"
+    ):
         class_folders(str(other), run.classes)
 
 
@@ -134,7 +151,10 @@ def test_tails_of_another_training_are_refused(pair: Path) -> None:
 
 def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
     metrics = json.loads((pair / "metrics.json").read_text())
-    other = {"made with classes = ": {"classes": ["blue", "green", "pink"]}, "metrics.json: damaged": {"settings": []}}
+    other = {
+        "made with classes = ": {"classes": ["blue", "green", "pink"]},
+        "metrics.json: damaged": {"settings": []},
+    }
     other["made with images = "] = {"used": {"data": "f" * 16}}
     for named, values in other.items():
         (pair / "metrics.json").write_text(json.dumps(metrics | values))

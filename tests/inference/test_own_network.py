@@ -66,7 +66,9 @@ def trained(folder: Path, architecture: str, order: tuple[str, ...] = NAMES) -> 
     return model.eval()  # type: ignore[no-any-return]
 
 
-def test_what_comes_back_is_a_plain_timm_network(colour_folder: Path, architecture: str, tmp_path: Path) -> None:
+def test_what_comes_back_is_a_plain_timm_network(
+    colour_folder: Path, architecture: str, tmp_path: Path
+) -> None:
     given = trained(colour_folder, architecture, ORDER)
     before = {key: value.clone() for key, value in given.state_dict().items()}
     adapted = adapt(given, colour_folder, 48, 64, classes=ORDER, mean_std=HALVES, batch_size=6)
@@ -115,13 +117,36 @@ def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
         adapt(timm.create_model("vit_tiny_patch16_224", num_classes=3), colour_folder, 224, 64)
 
 
-def test_the_command_says_what_it_gains_and_leaves_the_network(colour_folder: Path, tmp_path: Path) -> None:
-    weights, names, output = tmp_path / "own.pt", tmp_path / "names.txt", tmp_path / "out.safetensors"
-    torch.save({"state_dict": trained(colour_folder, "test_efficientnet", ORDER).state_dict()}, weights)
+def test_the_command_says_what_it_gains_and_leaves_the_network(
+    colour_folder: Path, tmp_path: Path
+) -> None:
+    weights, names, output = (
+        tmp_path / "own.pt",
+        tmp_path / "names.txt",
+        tmp_path / "out.safetensors",
+    )
+    torch.save(
+        {"state_dict": trained(colour_folder, "test_efficientnet", ORDER).state_dict()}, weights
+    )
     names.write_text("\n".join(ORDER) + "\n")
-    sizes = ["--train-size", "48", "--test-size", "64", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
+    sizes = [
+        "--train-size",
+        "48",
+        "--test-size",
+        "64",
+        "--mean",
+        "0.5",
+        "0.5",
+        "0.5",
+        "--std",
+        "0.5",
+        "0.5",
+        "0.5",
+    ]
     arguments = ["adapt", str(weights), "test_efficientnet", str(colour_folder), *sizes]
-    done = CliRunner().invoke(cli.app, [*arguments, "--classes", str(names), "--output", str(output)])
+    done = CliRunner().invoke(
+        cli.app, [*arguments, "--classes", str(names), "--output", str(output)]
+    )
     assert done.exit_code == 0, done.output
     assert "validation prefers" in done.stdout
     assert "near chance" not in done.stdout
@@ -142,7 +167,9 @@ WRONG = {  # an option, and what the error names
 
 
 @pytest.mark.parametrize(("option", "named"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_options_are_told_apart(colour_folder: Path, tmp_path: Path, option: list[str], named: str) -> None:
+def test_wrong_options_are_told_apart(
+    colour_folder: Path, tmp_path: Path, option: list[str], named: str
+) -> None:
     state = timm.create_model("test_resnet", num_classes=3).state_dict()
     torch.save({"model": state, "model_ema": dict(state)}, tmp_path / "own.pt")
     (tmp_path / "names.txt").write_text("violet\nred\ngreen")
@@ -165,18 +192,34 @@ def test_wrong_options_are_told_apart(colour_folder: Path, tmp_path: Path, optio
 def test_a_class_file_of_any_editor_is_read(tmp_path: Path, codec: str) -> None:
     torch.save(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "own.pt")
     (tmp_path / "names.txt").write_bytes("Ñandú \r\n\r\nkiwi\r\n".encode(codec))
-    assert own_network.read(tmp_path / "own.pt", "test_resnet", tmp_path / "names.txt")[1] == ["Ñandú", "kiwi"]
+    assert own_network.read(tmp_path / "own.pt", "test_resnet", tmp_path / "names.txt")[1] == [
+        "Ñandú",
+        "kiwi",
+    ]
 
 
 def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:
     USED.clear()  # as if it ran in a kernel of its own
-    values: dict[str, Any] = {"dataset": str(folder), "weights": str(weights), "head_start": "file", "train_size": 48}
-    values |= {"backbone": "timm:test_resnet", "learning_rate": 0.0, "mean_std": HALVES, "batch_size": 6, **more}
+    values: dict[str, Any] = {
+        "dataset": str(folder),
+        "weights": str(weights),
+        "head_start": "file",
+        "train_size": 48,
+    }
+    values |= {
+        "backbone": "timm:test_resnet",
+        "learning_rate": 0.0,
+        "mean_std": HALVES,
+        "batch_size": 6,
+        **more,
+    }
     settings = TrainSettings(sweep="own", **values)
     return stage1.train_or_load(settings, load_dataset(settings), accelerator_for("fp32"))
 
 
-def test_stage_1_is_read_in_whatever_order_its_classes_are(colour_folder: Path, tmp_path: Path) -> None:
+def test_stage_1_is_read_in_whatever_order_its_classes_are(
+    colour_folder: Path, tmp_path: Path
+) -> None:
     model, weights = trained(colour_folder, "test_resnet", ORDER), tmp_path / "own.pt"
     torch.save(model.state_dict(), weights)
     read = read_as_stage_1(colour_folder, weights, class_order=ORDER)
@@ -184,10 +227,18 @@ def test_stage_1_is_read_in_whatever_order_its_classes_are(colour_folder: Path, 
     assert read.history["epoch"].tolist() == [0]
     assert set(read.controls) == {"bn_stats", "head", "head_bn_stats", "head_bn"}
     places = [ORDER.index(name) for name in NAMES]
-    assert torch.equal(read.model.state_dict()["fc.weight"], model.state_dict()["fc.weight"][places])
-    assert torch.equal(read.model.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
-    torch.save({"model": model.state_dict(), "class_to_idx": {name: ORDER.index(name) for name in NAMES}}, weights)
-    assert read_as_stage_1(colour_folder, weights).val_top1 > 0.8  # the file says so itself, and is another one
+    assert torch.equal(
+        read.model.state_dict()["fc.weight"], model.state_dict()["fc.weight"][places]
+    )
+    assert torch.equal(
+        read.model.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"]
+    )
+    torch.save(
+        {"model": model.state_dict(), "class_to_idx": {name: ORDER.index(name) for name in NAMES}},
+        weights,
+    )
+    # the file says so itself, and is another one
+    assert read_as_stage_1(colour_folder, weights).val_top1 > 0.8
     torch.save(model.state_dict(), weights)
     assert read_as_stage_1(colour_folder, weights).val_top1 < 0.5
 
@@ -195,7 +246,9 @@ def test_stage_1_is_read_in_whatever_order_its_classes_are(colour_folder: Path, 
 def test_a_file_of_other_classes_is_refused(colour_folder: Path, tmp_path: Path) -> None:
     weights, model = tmp_path / "own.pt", timm.create_model("test_resnet", num_classes=4)
     torch.save(model.state_dict(), weights)
-    with pytest.raises(InputError, match=r"own.pt: its classifier has 4 classes, the dataset has 3"):
+    with pytest.raises(
+        InputError, match=r"own.pt: its classifier has 4 classes, the dataset has 3"
+    ):
         read_as_stage_1(colour_folder, weights)
     three: Any = timm.create_model("test_resnet", num_classes=3)
     torch.save(three.state_dict(), weights)
@@ -203,11 +256,19 @@ def test_a_file_of_other_classes_is_refused(colour_folder: Path, tmp_path: Path)
         read_as_stage_1(colour_folder, weights, class_order=("blue", "red", "violet"))
 
 
-def test_the_page_shows_what_works(colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall("```python\n(.*?)```", (REPOSITORY / "docs" / "own_network.md").read_text(), re.DOTALL)
+def test_the_page_shows_what_works(
+    colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(
+        "```python\n(.*?)```", (REPOSITORY / "docs" / "own_network.md").read_text(), re.DOTALL
+    )
     monkeypatch.chdir(tmp_path)
     torch.save(trained(colour_folder, "test_resnet").state_dict(), "birds.pt")
-    for shown, here in {"resnet50": "test_resnet", "200": "3", "/my/birds": str(colour_folder)}.items():
+    for shown, here in {
+        "resnet50": "test_resnet",
+        "200": "3",
+        "/my/birds": str(colour_folder),
+    }.items():
         code = code.replace(shown, here)
     code = code.replace("train_size=224, test_size=288", "train_size=48, test_size=64")
     with Image.open(next(colour_folder.rglob("*.png"))) as image:

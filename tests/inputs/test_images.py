@@ -22,7 +22,9 @@ from fixres_poc.data.dataset import image_sizes, load_dataset, prepare_dataset
 from fixres_poc.data.loading import read_image
 
 PHOTO = Image.fromarray(
-    np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1))).astype("uint8")
+    np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1))).astype(
+        "uint8"
+    )
 )
 ORIENTATION = 0x0112
 
@@ -64,11 +66,22 @@ FINE |= {
     for mode in ("L", "CMYK", "RGB")
     for quality in (20, 75, 100)
 }
-FINE |= {f"profile.{suffix}": saved(suffix, icc_profile=PROFILE) for suffix in ("jpg", "png", "webp", "tif")}
-FINE |= {f"broken profile.{suffix}": saved(suffix, icc_profile=b"\xff" * 300) for suffix in ("jpg", "png", "webp")}
-FINE |= {f"one pixel.{suffix}": saved(suffix, PHOTO.resize((1, 1))) for suffix in ("jpg", "png", "webp", "gif", "bmp")}
 FINE |= {
-    f"animated.{suffix}": saved(suffix, append_images=[ImageOps.invert(PHOTO)] * 3, save_all=True, duration=9)
+    f"profile.{suffix}": saved(suffix, icc_profile=PROFILE)
+    for suffix in ("jpg", "png", "webp", "tif")
+}
+FINE |= {
+    f"broken profile.{suffix}": saved(suffix, icc_profile=b"\xff" * 300)
+    for suffix in ("jpg", "png", "webp")
+}
+FINE |= {
+    f"one pixel.{suffix}": saved(suffix, PHOTO.resize((1, 1)))
+    for suffix in ("jpg", "png", "webp", "gif", "bmp")
+}
+FINE |= {
+    f"animated.{suffix}": saved(
+        suffix, append_images=[ImageOps.invert(PHOTO)] * 3, save_all=True, duration=9
+    )
     for suffix in ("gif", "webp", "png", "tif")
 }
 FINE |= {f"{suffix} as {other}": saved(suffix) for suffix in ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm")
@@ -92,7 +105,9 @@ def test_odd_image_is_decoded_as_pillow_does_by_both_decoders(tmp_path: Path, na
     found = read_image(file).permute(1, 2, 0).numpy()
     with Image.open(file) as image:
         readable = not name.startswith(("EXIF junk", "EXIF cut"))
-        expected = np.asarray((ImageOps.exif_transpose(image) if readable else image).convert("RGB"))
+        expected = np.asarray(
+            (ImageOps.exif_transpose(image) if readable else image).convert("RGB")
+        )
     assert found.shape[1::-1] == size
     assert np.array_equal(found, expected)
 
@@ -101,18 +116,26 @@ def png(bits: int, colour: int, rows: bytes, size: tuple[int, int]) -> bytes:
     """A PNG written by hand, for depths that Pillow does not write and sizes that it has no memory for."""
     header = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
     parts = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
-    chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items()]
+    chunks = [
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+        for n, d in parts.items()
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (6, 4)], ids=["grey", "colour", "transparent"])
+@pytest.mark.parametrize(
+    ("colour", "channels"), [(0, 1), (2, 3), (6, 4)], ids=["grey", "colour", "transparent"]
+)
 def test_16_bit_png_keeps_its_high_byte(tmp_path: Path, colour: int, channels: int) -> None:
     values = [
-        ([0x00FF, 0x80FF, 0xFFFF] if x == 0 else [0xFFFF] * 3)[:channels] + [0xFFFF] * (channels == 4) for x in (0, 1)
+        ([0x00FF, 0x80FF, 0xFFFF] if x == 0 else [0xFFFF] * 3)[:channels]
+        + [0xFFFF] * (channels == 4)
+        for x in (0, 1)
     ]
     rows = b"\0" + b"".join(struct.pack(">H", value) for pixel in values for value in pixel)
     (tmp_path / "x.png").write_bytes(png(16, colour, rows, (2, 1)))
-    expected = [1, 1, 1] if channels == 1 else [0, 0x80, 0xFF]  # grey is scaled and rounded, see as_rgb
+    # grey is scaled and rounded, see as_rgb
+    expected = [1, 1, 1] if channels == 1 else [0, 0x80, 0xFF]
     assert read_image(tmp_path / "x.png")[:, 0, 0].tolist() == expected
 
 
@@ -140,7 +163,9 @@ def test_damaged_image(tmp_path: Path, suffix: str, data: st.DataObject) -> None
 
 @settings(max_examples=100)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
-def test_cut_image_is_refused_by_both_decoders(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+def test_cut_image_is_refused_by_both_decoders(
+    tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
     content = WHOLE[suffix][: data.draw(st.integers(0, len(WHOLE[suffix]) * 3 // 4))]
     file = tmp_path / f"x.{suffix}"
     file.write_bytes(content)
@@ -158,16 +183,23 @@ def bomb(suffix: str, side: int = 20_000) -> bytes:
     content = saved(suffix)
     width, height = PHOTO.size
     pack = ">HH" if suffix == "jpg" else "<HH" if suffix == "gif" else "<ii"
-    old, new = ((height, width), (side, side)) if suffix == "jpg" else ((width, height), (side, side))
+    old, new = (
+        ((height, width), (side, side)) if suffix == "jpg" else ((width, height), (side, side))
+    )
     assert content.count(struct.pack(pack, *old))
     return content.replace(struct.pack(pack, *old), struct.pack(pack, *new))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp"])
-def test_bomb_is_refused_before_it_is_decoded(colour_folder: Path, tmp_path: Path, suffix: str) -> None:
+def test_bomb_is_refused_before_it_is_decoded(
+    colour_folder: Path, tmp_path: Path, suffix: str
+) -> None:
     (colour_folder / "red" / f"bomb.{suffix}").write_bytes(bomb(suffix))
     before = psutil.Process().memory_info().rss
-    with pytest.raises(InputError, match=r"bomb\.\w+: not a readable image \(Image size \(400000000 pixels\) exceeds"):
+    with pytest.raises(
+        InputError,
+        match=r"bomb\.\w+: not a readable image \(Image size \(400000000 pixels\) exceeds",
+    ):
         prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
     with pytest.raises(InputError, match=r"not a readable image \(.*decompression bomb"):
         read_image(colour_folder / "red" / f"bomb.{suffix}")
@@ -186,16 +218,24 @@ def gradients() -> dict[str, Image.Image]:
     found = {kind: Image.fromarray((GRADIENT * most).astype(kind)) for kind, most in kinds.items()}
     found |= {"low": Image.fromarray((GRADIENT * 99).astype(np.uint16)), "alpha": black}
     lab = ImageCms.profileToProfile(
-        GREY.convert("RGB"), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        GREY.convert("RGB"),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
     )
-    found |= {mode: GREY.convert("RGB").convert(mode) for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr")}
+    found |= {
+        mode: GREY.convert("RGB").convert(mode)
+        for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr")
+    }
     assert lab is not None
     return found | {"La": GREY.convert("LA").convert("La"), "LAB": lab}
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "ppm"])
 @pytest.mark.parametrize("mode", gradients())
-def test_a_gradient_in_any_mode_stays_one_or_is_refused(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_a_gradient_in_any_mode_stays_one_or_is_refused(
+    tmp_path: Path, mode: str, suffix: str
+) -> None:
     image, file = gradients()[mode], tmp_path / f"x.{suffix}"
     try:
         image.save(file)
@@ -237,9 +277,9 @@ def tiff(values: np.ndarray, bits: int, photometric: int, kind: int) -> bytes:
 
 def twelve_bits() -> np.ndarray:
     values = (GRADIENT * 4095).astype(int).reshape(-1, 2)
-    return np.stack([values[:, 0] >> 4, (values[:, 0] & 15) << 4 | values[:, 1] >> 8, values[:, 1] & 255], 1).astype(
-        "u1"
-    )
+    return np.stack(
+        [values[:, 0] >> 4, (values[:, 0] & 15) << 4 | values[:, 1] >> 8, values[:, 1] & 255], 1
+    ).astype("u1")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +293,9 @@ def twelve_bits() -> np.ndarray:
     ],
     ids=["white is 0", "12 bits", "signed 8", "signed 16", "32 bits"],
 )
-def test_a_gradient_in_an_odd_tiff(tmp_path: Path, values: np.ndarray, bits: int, photometric: int, kind: int) -> None:
+def test_a_gradient_in_an_odd_tiff(
+    tmp_path: Path, values: np.ndarray, bits: int, photometric: int, kind: int
+) -> None:
     (tmp_path / "x.tif").write_bytes(tiff(values, bits, photometric, kind))
     check_gradient(tmp_path / "x.tif")
     if bits in (12, 16) and kind == 1:
@@ -281,10 +323,16 @@ SLOW = {
     "text.ppm": b"P3\n2000 2000\n255\n",
     "depth.ppm": b"P6\n2000 2000\n200\n" + bytes(12_000_000),
     "segments.jpg": segments(500_000),
-    "chunks.png": WHOLE["png"][:-12] + (b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))) * 500_000,
-    "tags.tif": struct.pack("<2sHIH", b"II", 42, 8, 65535) + struct.pack("<HHII", 30000, 3, 1, 0) * 65535,
-    "strips.tif": struct.pack("<2sHIH", b"II", 42, 8, 1) + struct.pack("<HHII", 273, 4, 5_000_000, 50) + bytes(2**25),
-    "scans.jpg": saved("jpg", progressive=True)[:-2] + b"\xff\xda\0\x08\1\1\0\0\0\0" * 101 + b"\xff\xd9",
+    "chunks.png": WHOLE["png"][:-12]
+    + (b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))) * 500_000,
+    "tags.tif": struct.pack("<2sHIH", b"II", 42, 8, 65535)
+    + struct.pack("<HHII", 30000, 3, 1, 0) * 65535,
+    "strips.tif": struct.pack("<2sHIH", b"II", 42, 8, 1)
+    + struct.pack("<HHII", 273, 4, 5_000_000, 50)
+    + bytes(2**25),
+    "scans.jpg": saved("jpg", progressive=True)[:-2]
+    + b"\xff\xda\0\x08\1\1\0\0\0\0" * 101
+    + b"\xff\xd9",
 }
 
 
@@ -310,7 +358,9 @@ def test_a_sparse_file_is_not_read_whole(colour_folder: Path, head: bytes) -> No
     assert time.process_time() - start < 3  # seconds
 
 
-def test_threads_share_one_budget_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_one_budget_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [tmp_path / f"{number}.png" for number in range(12)]
     for file in files:
         PHOTO.save(file)

@@ -21,7 +21,9 @@ LIMIT_S = 60
 def command() -> list[str]:
     """What `make lab` runs, on this interpreter's environment."""
     made = ["make", "--dry-run", "lab", f"VENV={sys.prefix}"]
-    lines = subprocess.run(made, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        made, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     (line,) = [line for line in lines if "jupyterlab" in line]
     return shlex.split(line.replace("$FIXRES_VENV", sys.prefix).replace("$PWD", str(REPOSITORY)))
 
@@ -34,7 +36,9 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[psuti
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
     with open(tmp_path / "log", "w") as log:
         arguments = [*command(), "--no-browser", "--ServerApp.port=0", "--allow-root"]
-        server = subprocess.Popen(arguments, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True)
+        server = subprocess.Popen(
+            arguments, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+        )
     process, end = psutil.Process(server.pid), time.monotonic() + LIMIT_S
     try:
         while not listening(process):

@@ -35,26 +35,46 @@ def environment(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("given", HOSTILE)
 @pytest.mark.parametrize("way", ["argument", "environment"])
-def test_hostile_values_are_passed_on_and_not_run(given: str, way: str, environment: Path, tmp_path: Path) -> None:
+def test_hostile_values_are_passed_on_and_not_run(
+    given: str, way: str, environment: Path, tmp_path: Path
+) -> None:
     value = given.format(tmp_path / "touched")
-    values = {"DATASET": value, "SWEEP": value, "BACKBONE": value, "WEIGHTS": value, "PROFILE": value}
+    values = {
+        "DATASET": value,
+        "SWEEP": value,
+        "BACKBONE": value,
+        "WEIGHTS": value,
+        "PROFILE": value,
+    }
     arguments = [f"{name}={each}" for name, each in values.items()] if way == "argument" else []
     variables = os.environ | (values if way == "environment" else {})
     command = ["make", "-s", "sweep", f"VENV={environment}", *arguments]
     subprocess.run(command, cwd=REPOSITORY, env=variables, check=True, capture_output=True)
-    options = [f"--{name.lower()}={value}" for name in ("DATASET", "BACKBONE", "WEIGHTS", "PROFILE")]
-    assert (tmp_path / "said").read_text().splitlines() == ["-m", "fixres_poc", "sweep", value, *options]
+    options = [
+        f"--{name.lower()}={value}" for name in ("DATASET", "BACKBONE", "WEIGHTS", "PROFILE")
+    ]
+    assert (tmp_path / "said").read_text().splitlines() == [
+        "-m",
+        "fixres_poc",
+        "sweep",
+        value,
+        *options,
+    ]
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_data_set_alone_takes_the_sweep_file_for_folders(environment: Path, tmp_path: Path) -> None:
+def test_a_data_set_alone_takes_the_sweep_file_for_folders(
+    environment: Path, tmp_path: Path
+) -> None:
     command = ["make", "-s", "data", f"VENV={environment}", "DATASET=/my/birds"]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     said = (tmp_path / "said").read_text().splitlines()
     assert said == ["-m", "fixres_poc", "data", "sweeps/images.yml", "--dataset=/my/birds"]
 
 
-@pytest.mark.parametrize("name", ["$(touch x)", "`touch x`", "a;touch x", "$$HOME #%", "'\"", "two\nlines "])
+@pytest.mark.parametrize(
+    "name", ["$(touch x)", "`touch x`", "a;touch x", "$$HOME #%", "'\"", "two\nlines "]
+)
 def test_a_clone_lies_in_a_folder_of_any_name(name: str, environment: Path, tmp_path: Path) -> None:
     clone = tmp_path / name
     (clone / "notebooks").mkdir(parents=True)
@@ -62,7 +82,9 @@ def test_a_clone_lies_in_a_folder_of_any_name(name: str, environment: Path, tmp_
     shutil.copy(REPOSITORY / "Makefile", clone)
     said = []
     for target in ("help", "lab", "notebooks"):
-        subprocess.run(["make", target, f"VENV={environment}"], cwd=clone, check=True, capture_output=True)
+        subprocess.run(
+            ["make", target, f"VENV={environment}"], cwd=clone, check=True, capture_output=True
+        )
         said.append((tmp_path / "said").read_text() if target != "help" else "")
     assert f"--ServerApp.root_dir={clone}\n" in said[1]
     assert f"notebooks/{name}.ipynb\n" in said[2]
@@ -91,13 +113,17 @@ NOT_AUDITED = "not audited: no database of vulnerabilities can be reached"
         ([AUDITED, VULNERABLE], 1, "CVE-1", 2),
     ],
 )
-def test_audit_says_what_it_knows(tmp_path: Path, found: object, status: int, expected: str, code: int) -> None:
+def test_audit_says_what_it_knows(
+    tmp_path: Path, found: object, status: int, expected: str, code: int
+) -> None:
     """The target runs pip-audit with an interpreter that answers in its place."""
     answer = "" if found is None else json.dumps({"dependencies": found, "fixes": []})
     stand_in = tmp_path / "bin" / "python"
     stand_in.parent.mkdir()
     stand_in.write_text(f"#!/bin/sh\ntest \"$1\" = -c && exit 0\necho '{answer}'\nexit {status}\n")
     stand_in.chmod(0o755)
-    made = subprocess.run(["make", "audit-deps", f"VENV={tmp_path}"], cwd=REPOSITORY, capture_output=True, text=True)
+    made = subprocess.run(
+        ["make", "audit-deps", f"VENV={tmp_path}"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert expected in made.stdout
     assert made.returncode == code

@@ -56,9 +56,13 @@ def test_papermill_writes_text_as_text(value: Any) -> None:
 @given(st.sampled_from(MODELS), st.data())
 def test_wrong_parameter_is_named(model: type[Settings], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(model.model_fields)))
-    values = {name: value for name, value in NEEDED.items() if name in model.model_fields} | {key: data.draw(VALUES)}
+    values = {name: value for name, value in NEEDED.items() if name in model.model_fields} | {
+        key: data.draw(VALUES)
+    }
     message = refusal(model, values)
-    assert not message or (message.startswith("parameters: ") and key in message and message.isprintable())
+    assert not message or (
+        message.startswith("parameters: ") and key in message and message.isprintable()
+    )
 
 
 def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
@@ -76,8 +80,12 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     texts = [HOSTILE[index % len(HOSTILE)] + "".join(HOSTILE) for index in range(len(names))]
     parameters = dict(zip(names, texts, strict=True))
     file = files.run_folder("x", "state_of_the_art") / "settings.json"
-    write_atomically(file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters}))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(files.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    write_atomically(
+        file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters})
+    )
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(files.REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    )
     assert execute(file) == ""
     assert json.loads((tmp_path / "got.json").read_text()) == texts
     assert not list(tmp_path.rglob("executed"))

@@ -56,8 +56,12 @@ def test_a_name_that_gets_too_long_with_the_datasets_names_it(tmp_path: Path) ->
         load_sweep(tmp_path / "a.yml", {"dataset": "x" * 200})
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"a"', '{"dataset": 1}', "\udcff", None])
-def test_a_damaged_record_of_an_earlier_sweep_is_made_anew(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '"a"', '{"dataset": 1}', "\udcff", None]
+)
+def test_a_damaged_record_of_an_earlier_sweep_is_made_anew(
+    tmp_path: Path, content: str | None
+) -> None:
     (tmp_path / "a.yml").write_text(GOOD)
     record = run_folder("a", "sweep.json")
     if content is None:
@@ -69,14 +73,20 @@ def test_a_damaged_record_of_an_earlier_sweep_is_made_anew(tmp_path: Path, conte
 
 
 BAD = {
-    "a tag that runs a program": ("weights: !!python/object/apply:os.system ['touch executed']", "constructor"),
+    "a tag that runs a program": (
+        "weights: !!python/object/apply:os.system ['touch executed']",
+        "constructor",
+    ),
     "a tag that imports": ("weights: !!python/name:os.system", "constructor"),
     "billion laughs": (laughs(60), "aliases"),
     "a list in itself": ("seeds: &a [*a]", "aliases"),
     "nested a thousand times": ("seeds: " + "[" * 9000 + "]" * 9000, "RecursionError"),
     "a key twice": ("epochs: 1\nepochs: 2", "line 4: not valid YAML (key 'epochs' is given twice)"),
     "5000 digits": ("epochs: " + "9" * 5000, "4300 digits"),
-    "5000 hexadecimal digits": ("epochs: 0x" + "f" * 5000, "epochs = a number of thousands of digits: should be less"),
+    "5000 hexadecimal digits": (
+        "epochs: 0x" + "f" * 5000,
+        "epochs = a number of thousands of digits: should be less",
+    ),
     "no such date": ("weights: 2024-99-99", "month"),
     "an empty integer": ("epochs: !!int ''", "IndexError"),
     "no such truth": ("show_images: !!bool perhaps", "KeyError"),
@@ -92,7 +102,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_sweep_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_bad_sweep_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     file, (text, expected) = tmp_path / "x.yml", BAD[case]
     file.write_text(GOOD + text + "\n")
@@ -100,7 +112,9 @@ def test_bad_sweep_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.yml", "x" * 5000, "/dev/zero", "/", "missing.yml"])
+@pytest.mark.parametrize(
+    "path", ["~nobody-of-this-name/x.yml", "x" * 5000, "/dev/zero", "/", "missing.yml"]
+)
 def test_path_that_is_no_sweep_file_is_refused_by_the_command(path: str) -> None:
     result = CliRunner().invoke(app, ["data", path])
     assert result.exit_code == 2
@@ -113,17 +127,31 @@ def test_path_that_is_no_sweep_file_is_refused_by_the_command(path: str) -> None
 def test_damaged_sweep_file(tmp_path: Path, text: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
-        text = text[:start] + data.draw(st.text("[]{}:,-#&*!|>'\"%@`?\n\t é0.x", max_size=4)) + text[end:]
+        text = (
+            text[:start]
+            + data.draw(st.text("[]{}:,-#&*!|>'\"%@`?\n\t é0.x", max_size=4))
+            + text[end:]
+        )
     (tmp_path / "x.yml").write_text(text)
     outcome(tmp_path / "x.yml")
 
 
 SCALARS: st.SearchStrategy[Any] = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=5)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=5)
 )
-SCALARS |= st.dates(datetime.date(1, 1, 1)) | st.sampled_from([2**63, -1, 0, 32, 1e308, "synthetic", "..", "timm:"])
+SCALARS |= st.dates(datetime.date(1, 1, 1)) | st.sampled_from(
+    [2**63, -1, 0, 32, 1e308, "synthetic", "..", "timm:"]
+)
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
 )
 
 

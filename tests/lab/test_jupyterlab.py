@@ -24,8 +24,13 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method.stage1 import train_or_load
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.lab, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH")]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on PATH"),
+]
 STEM = "04_fixres"
 SMALL = {"image_limit": 60, "epochs": 1, "adapt_epochs": 1, "train_size": 32, "test_size": 48}
 RUN_MS = 240_000
@@ -57,7 +62,11 @@ def train(file: Path) -> None:
     """What notebook 03 leaves for this one."""
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     parameters: dict[str, Any] = {}
-    exec(next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])), {}, parameters)
+    exec(
+        next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])),
+        {},
+        parameters,
+    )
     settings = validate(PairSettings, parameters, STEM).train_settings()
     train_or_load(settings, load_dataset(settings))
 
@@ -71,9 +80,15 @@ def lab(tmp_path: Path, own_home: Path) -> Iterator[tuple[str, Path]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     said = ["make", "-n", "lab", f"VENV={sys.prefix}"]
-    lines = subprocess.run(said, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        said, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     (command,) = [line for line in lines if "-m jupyterlab" in line]
-    mine = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=reader"]
+    mine = [
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=reader",
+    ]
     mine += ["--no-browser", "--allow-root"]
     environment = {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"}
     environment |= {
@@ -83,13 +98,18 @@ def lab(tmp_path: Path, own_home: Path) -> Iterator[tuple[str, Path]]:
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "NO_PROXY": "127.0.0.1"}
-    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path)}
+    environment |= {
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path),
+    }
     settings = tmp_path / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}')  # cells out of sight are on the page, too
     with open(tmp_path / "lab.log", "wb") as log:
         given = ["sh", "-c", f"exec {command} {shlex.join(mine)}"]
-        server = subprocess.Popen(given, env=environment, cwd=tmp_path / "copy", stdout=log, stderr=log)
+        server = subprocess.Popen(
+            given, env=environment, cwd=tmp_path / "copy", stdout=log, stderr=log
+        )
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status?token=reader", server)
         yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{STEM}.ipynb?token=reader", file
@@ -158,7 +178,8 @@ def test_reader_runs_changes_a_size_and_runs_again(lab: tuple[str, Path], tmp_pa
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(url)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
-        page.locator(".jp-CodeCell .cm-content").first.click()  # menus act on the notebook that has the focus
+        # menus act on the notebook that has the focus
+        page.locator(".jp-CodeCell .cm-content").first.click()
         page.screenshot(path=tmp_path / "opened.png")
         page.evaluate(COUNT_BARS)
         highest = run_all(page)
@@ -181,7 +202,9 @@ def test_reader_runs_changes_a_size_and_runs_again(lab: tuple[str, Path], tmp_pa
         content = saved(page, file)
         assert "train32_test64_seed0" in output_text(content)
         assert "widgets" not in content["metadata"]
-        (explorer,) = [cell for cell in content["cells"] if "explore(data.root" in "".join(cell["source"])]
+        (explorer,) = [
+            cell for cell in content["cells"] if "explore(data.root" in "".join(cell["source"])
+        ]
         assert any("image/png" in each.get("data", {}) for each in explorer["outputs"])
 
         page.get_by_role("link", name="controls", exact=True).first.scroll_into_view_if_needed()

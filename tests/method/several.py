@@ -26,7 +26,9 @@ def work(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     model = device.place(create("efficientnet_lite0", 3), settings, accelerator)
     variants = {name: stage2.Variant(name, 0.01, 2) for name in ("head", "head_bn", "bn_stats")}
     tails = stage2.adapt_tails(model, data, settings, 64, variants, accelerator).tails
-    table = evaluation.predict(model, {"head": tails["head"]}, data, "test", settings, 64, accelerator).table
+    table = evaluation.predict(
+        model, {"head": tails["head"]}, data, "test", settings, 64, accelerator
+    ).table
     return {
         "loss": float(accelerator.reduce(loss, "sum")),
         "moved": moved,
@@ -42,5 +44,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     accelerator = device.accelerator_for("fp32")
     result = work(accelerator, Path(sys.argv[1]))
-    torch.save(result, Path(sys.argv[2]) / f"{accelerator.process_index}_of_{accelerator.num_processes}.pt")
+    torch.save(
+        result, Path(sys.argv[2]) / f"{accelerator.process_index}_of_{accelerator.num_processes}.pt"
+    )
     accelerator.end_training()

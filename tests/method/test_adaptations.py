@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,16 +21,26 @@ from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.trunk import Tail
 
-TINY = {"train_size": 48, "test_size": 64, "batch_size": 6, "epochs": 1, "adapt_epochs": 2, "adapt_learning_rate": 0.05}
+TINY = {
+    "train_size": 48,
+    "test_size": 64,
+    "batch_size": 6,
+    "epochs": 1,
+    "adapt_epochs": 2,
+    "adapt_learning_rate": 0.05,
+}
 
 
 @pytest.fixture
 def settings(colour_folder: Path) -> PairSettings:
     every, views = (*ADAPTATIONS, "full"), ("center", "five_crop")
-    return PairSettings(dataset=str(colour_folder), head_start="random", adaptations=every, views=views, **TINY)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"head_start": "random", "adaptations": every, "views": views, **TINY}
+    return PairSettings(dataset=str(colour_folder), **given)
 
 
-def adapt(settings: PairSettings, **change: object) -> tuple[PairSettings, stage1.Trained, adaptations.AdaptedPair]:
+def adapt(
+    settings: PairSettings, **change: object
+) -> tuple[PairSettings, stage1.Trained, adaptations.AdaptedPair]:
     """A pair, some of its settings changed, that is trained and adapted."""
     chosen = settings.model_copy(update=change)
     data, accelerator = load_dataset(chosen), accelerator_for("fp32")
@@ -37,7 +48,9 @@ def adapt(settings: PairSettings, **change: object) -> tuple[PairSettings, stage
     return chosen, trained, adaptations.adapt_pair(trained, data, chosen, accelerator)
 
 
-def test_every_adaptation_and_control_in_every_view_on_the_same_images(settings: PairSettings, tmp_path: Path) -> None:
+def test_every_adaptation_and_control_in_every_view_on_the_same_images(
+    settings: PairSettings, tmp_path: Path
+) -> None:
     data, accelerator = load_dataset(settings), accelerator_for("fp32")
     trained = stage1.train_or_load(settings.train_settings(), data, accelerator)
     before = state_of(trained.model)
@@ -45,7 +58,9 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(settings:
     assert list(adapted.tails) == [*settings.adaptations, *(CONTROL + name for name in ADAPTED)]
     assert same(before, state_of(trained.model))
     classified = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator)
-    cells = classified.table.groupby(["adaptation", "view", "split"], observed=True)["image"].agg(list)
+    cells = classified.table.groupby(["adaptation", "view", "split"], observed=True)["image"].agg(
+        list
+    )
     assert len(cells) == (7 + 4) * 2 * 2
     assert all(cells[key] == cells["none", "center", key[2]] for key in cells.index)
     assert set(classified.images_per_second) == {"center", "five_crop"}
@@ -60,13 +75,20 @@ def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: Pa
     data, accelerator = load_dataset(only), accelerator_for("fp32")
     assert adapted.full is not None
     first, second = trained.model.state_dict(), adapted.full.model.state_dict()
-    moved = {key: float((first[key] - second[key]).abs().max()) for key in first if first[key].is_floating_point()}
+    moved = {
+        key: float((first[key] - second[key]).abs().max())
+        for key in first
+        if first[key].is_floating_point()
+    }
     assert all(moved.values())
     key = "conv_head.weight"
-    assert torch.cosine_similarity(first[key].flatten(), second[key].flatten(), dim=0) > 0.8  # near where it started
+    # near where it started
+    assert torch.cosine_similarity(first[key].flatten(), second[key].flatten(), dim=0) > 0.8
     table = adaptations.predict_pair(trained.model, adapted, data, only, accelerator).table
     assert set(table["adaptation"]) == {"full"}
-    plain = predict(adapted.full.model, {"full": Tail(adapted.full.model)}, data, "test", only, 64, accelerator).table
+    plain = predict(
+        adapted.full.model, {"full": Tail(adapted.full.model)}, data, "test", only, 64, accelerator
+    ).table
     test = table[table["split"] == "test"].reset_index(drop=True)
     pd.testing.assert_frame_equal(test, plain)
 
@@ -76,11 +98,21 @@ def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSetting
     assert list(adapted.tails) == list(ADAPTATIONS)  # no control of itself
     assert adapted.seconds["head"] == trained.seconds["adapt"]["head"]
     assert trained.choices is not None
-    arguments = (trained.model, load_dataset(at_train), at_train, 48, trained.choices.adapt, accelerator_for("fp32"))
+    arguments = (
+        trained.model,
+        load_dataset(at_train),
+        at_train,
+        48,
+        trained.choices.adapt,
+        accelerator_for("fp32"),
+    )
     again = stage2.adapt_tails(*arguments).tails
     elsewhere = adapt(settings, adaptations=ADAPTED)[2].tails
     for name in ADAPTED:
-        states = [each.state_dict() for each in (again[name], adapted.tails[name], elsewhere[CONTROL + name])]
+        states = [
+            each.state_dict()
+            for each in (again[name], adapted.tails[name], elsewhere[CONTROL + name])
+        ]
         assert all(same(states[0], each) for each in states)
         assert not same(states[0], elsewhere[name].state_dict())
     assert list(adapted.activations) == ["train crops, 48 px", "test framing, 48 px"]
@@ -94,16 +126,30 @@ def test_an_adaptation_that_the_network_cannot_have_is_refused(settings: PairSet
     lacking = replace(trained.choices, adapt={"head": trained.choices.adapt["head"]})
     wanted = chosen.model_copy(update={"adaptations": ("head", "head_bn")})
     with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):
-        adaptations.adapt_pair(replace(trained, choices=lacking), load_dataset(chosen), wanted, accelerator_for("fp32"))
+        adaptations.adapt_pair(
+            replace(trained, choices=lacking), load_dataset(chosen), wanted, accelerator_for("fp32")
+        )
 
 
-def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(settings: PairSettings) -> None:
+def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(
+    settings: PairSettings,
+) -> None:
     extra = ExtraTest(name="again", folder=settings.dataset)
-    own, trained, adapted = adapt(settings, adaptations=("none", "head"), views=("center",), extra_test=extra)
-    table = adaptations.predict_pair(trained.model, adapted, load_dataset(own), own, accelerator_for("fp32")).table
-    assert table.groupby("split").size().to_dict() == {"val": 6 * 3, "test": 12 * 3, "again": 36 * 3}
+    own, trained, adapted = adapt(
+        settings, adaptations=("none", "head"), views=("center",), extra_test=extra
+    )
+    table = adaptations.predict_pair(
+        trained.model, adapted, load_dataset(own), own, accelerator_for("fp32")
+    ).table
+    assert table.groupby("split").size().to_dict() == {
+        "val": 6 * 3,
+        "test": 12 * 3,
+        "again": 36 * 3,
+    }
     again, rest = table[table["split"] == "again"], table[table["split"] != "again"]
-    both = again.assign(image=again["image"].str.removeprefix("again/")).merge(rest, on=["image", "adaptation"])
+    both = again.assign(image=again["image"].str.removeprefix("again/")).merge(
+        rest, on=["image", "adaptation"]
+    )
     assert len(both) == 18 * 3
     assert (both["target_x"] == both["target_y"]).all()
     assert np.allclose(both["probability_x"], both["probability_y"], atol=1e-5)

@@ -6,10 +6,10 @@ import math
 import pandas as pd
 import pytest
 import torch
-from fixres_poc.method import apparent_size as crops_module
 
 from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Resize, Transform, plain_transforms
+from fixres_poc.method import apparent_size as crops_module
 from fixres_poc.method.apparent_size import (
     enlargement_at_test,
     neutral_test_sizes,
@@ -26,9 +26,16 @@ def images(*sizes: tuple[int, int]) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("size", "mean_of_ratios", "ratio_of_means"),
-    [((500, 500), 0.76, 0.695), ((443, 386), 0.81, 0.74), ((500, 375), 0.84, 0.77), ((375, 500), 0.84, 0.77)],
+    [
+        ((500, 500), 0.76, 0.695),
+        ((443, 386), 0.81, 0.74),
+        ((500, 375), 0.84, 0.77),
+        ((375, 500), 0.84, 0.77),
+    ],
 )
-def test_ratios_of_known_image_sizes(size: tuple[int, int], mean_of_ratios: float, ratio_of_means: float) -> None:
+def test_ratios_of_known_image_sizes(
+    size: tuple[int, int], mean_of_ratios: float, ratio_of_means: float
+) -> None:
     row = pair_ratios(sample_crops(images(size)), [(224, 224)]).iloc[0]
     assert row["mean_of_ratios"] == pytest.approx(mean_of_ratios, abs=0.008)
     assert row["ratio_of_means"] == pytest.approx(ratio_of_means, abs=0.008)
@@ -38,12 +45,17 @@ def test_ratios_of_known_image_sizes(size: tuple[int, int], mean_of_ratios: floa
 def test_a_pair_is_scaled_by_both_sizes() -> None:
     crops = sample_crops(images((448, 448)), 500)
     table = pair_ratios(crops, [(224, 224), (112, 224), (224, 448)])
-    assert (table["mean_of_ratios"] / table["mean_of_ratios"][0]).tolist() == pytest.approx([1, 2, 2])
+    assert (table["mean_of_ratios"] / table["mean_of_ratios"][0]).tolist() == pytest.approx(
+        [1, 2, 2]
+    )
     assert size_ratios(crops, 224, 224).mean() == pytest.approx(table["mean_of_ratios"][0])
 
 
-def test_crops_depend_on_the_seed_alone_and_take_images_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crops_module, "_crop_areas", inspect.unwrap(crops_module._crop_areas))  # not read again
+def test_crops_depend_on_the_seed_alone_and_take_images_equally_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # not read again
+    monkeypatch.setattr(crops_module, "_crop_areas", inspect.unwrap(crops_module._crop_areas))
     sizes = images((300, 200), (500, 375), (97, 100))
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -101,14 +113,19 @@ def measured_enlargement(transform: Transform, width: int, height: int) -> float
 
     The mean step is that of the middle, where there is no padding; at edges steps are smaller.
     """
-    x, y = torch.arange(float(width)).expand(height, width), torch.arange(float(height))[:, None].expand(height, width)
+    x, y = (
+        torch.arange(float(width)).expand(height, width),
+        torch.arange(float(height))[:, None].expand(height, width),
+    )
     rendered = transform(torch.stack([x, y, y]))
     rim = rendered.shape[1] // 4
     x, y, _ = rendered[:, rim:-rim, rim:-rim]
     return (len(y) - 1) / math.sqrt(abs(float((x[:, -1] - x[:, 0]).mean() * (y[-1] - y[0]).mean())))
 
 
-def measured_object_sizes(boxes: pd.DataFrame, train_size: int, test_size: int, resize: Resize) -> pd.DataFrame:
+def measured_object_sizes(
+    boxes: pd.DataFrame, train_size: int, test_size: int, resize: Resize
+) -> pd.DataFrame:
     """As `predicted_object_sizes`, but measured in what the transforms of training and evaluation render."""
     through, found = plain_transforms(train_size, test_size, resize), []
     torch.manual_seed(0)
@@ -122,7 +139,9 @@ def measured_object_sizes(boxes: pd.DataFrame, train_size: int, test_size: int, 
 
 @pytest.mark.parametrize("resize", ["short_side", "height"])
 def test_predicted_sizes_of_synthetic_dogs_are_those_of_rendered_images(resize: Resize) -> None:
-    names = [generator.relative_path("train", label, index) for label in range(10) for index in range(3)]
+    names = [
+        generator.relative_path("train", label, index) for label in range(10) for index in range(3)
+    ]
     boxes = generator.boxes(0, names)
     shown = ["mean", "25%", "50%", "75%"]
     predicted = predicted_object_sizes(boxes, 96, 120, resize).describe().loc[shown]

@@ -14,9 +14,13 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import linear_probe
 
 
-def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every_part(colour_folder: Path) -> None:
+def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every_part(
+    colour_folder: Path,
+) -> None:
     again = ExtraTest(name="again", folder=str(colour_folder))
-    settings = BaselineSettings(dataset=str(colour_folder), batch_size=16, test_sizes=(96, 224), extra_test=again)
+    settings = BaselineSettings(
+        dataset=str(colour_folder), batch_size=16, test_sizes=(96, 224), extra_test=again
+    )
     done = linear_probe.train_baseline(settings, load_dataset(settings))
     right = done.predictions.assign(right=done.predictions["top1"] == done.predictions["target"])
     cells = right.groupby(["test_size", "split"], observed=True)["right"].agg(["size", "mean"])
@@ -30,7 +34,9 @@ def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every
     assert done.images_per_second.keys() == {"96", "224"}
 
 
-def test_one_more_size_leaves_the_others_as_they_are(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_more_size_leaves_the_others_as_they_are(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     extracted: list[int] = []
     plain = linear_probe.features
 
@@ -44,20 +50,26 @@ def test_one_more_size_leaves_the_others_as_they_are(colour_folder: Path, monkey
     alone = linear_probe.train_baseline(settings, data)
     both = linear_probe.train_baseline(settings.model_copy(update={"test_sizes": (64, 96)}), data)
     assert extracted == [64] * 3 + [96] * 3
-    pd.testing.assert_frame_equal(both.predictions[both.predictions["test_size"] == 64], alone.predictions)
+    pd.testing.assert_frame_equal(
+        both.predictions[both.predictions["test_size"] == 64], alone.predictions
+    )
     assert both.images_per_second["64"] == alone.images_per_second["64"]
     fewer = data.without([data.split("test")["image"].iloc[0]])
     linear_probe.train_baseline(settings, fewer)
     assert extracted[6:] == [64] * 3
 
 
-def test_a_penalty_at_the_edge_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_penalty_at_the_edge_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(linear_probe, "PENALTIES", (0.1, 1.0))
     linear_probe.fit_probe(np.eye(2), np.arange(2), np.eye(2), np.arange(2))
     assert "at an edge of those tried" in caplog.text
 
 
-@pytest.mark.parametrize(("present", "classes"), [([0, 1, 2], 3), ([0, 1], 2), ([0, 2], 3), ([0, 1, 3], 4)])
+@pytest.mark.parametrize(
+    ("present", "classes"), [([0, 1, 2], 3), ([0, 1], 2), ([0, 2], 3), ([0, 1, 3], 4)]
+)
 def test_a_linear_layer_takes_over_the_probes_answers(present: list[int], classes: int) -> None:
     labels, generator = np.resize(present, 60), np.random.default_rng(0)
     features = generator.normal(5, 3, (60, 8)) + labels[:, None]

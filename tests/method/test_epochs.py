@@ -22,9 +22,13 @@ from fixres_poc.model.memory_plan import StepPlan
 def test_gradients_of_parts_add_up_to_those_of_the_batch(colour_folder: Path) -> None:
     settings = settings_for(colour_folder, learning_rate=10.0)
     data, accelerator = load_dataset(settings), accelerator_for("fp32")
-    whole, parts = (first_step(settings, data, accelerator, at_once, frozen_norms=True)[1] for at_once in (6, 4))
+    whole, parts = (
+        first_step(settings, data, accelerator, at_once, frozen_norms=True)[1] for at_once in (6, 4)
+    )
     assert whole["classifier.weight"].abs().max() > 1e-3
-    assert all(torch.allclose(parts[key], value, rtol=1e-3, atol=1e-5) for key, value in whole.items())
+    assert all(
+        torch.allclose(parts[key], value, rtol=1e-3, atol=1e-5) for key, value in whole.items()
+    )
 
 
 def test_training_learns_colours_and_keeps_the_best_epoch(colour_folder: Path) -> None:
@@ -42,13 +46,18 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(colour_folder
     settings = settings_for(colour_folder, epochs=1)
     largest = settings.model_copy(update={"seed": 2**31 - 1})
     data = load_dataset(settings)
-    first, again, other = (state_of(train(each, data).model) for each in (settings, settings, largest))
+    first, again, other = (
+        state_of(train(each, data).model) for each in (settings, settings, largest)
+    )
     assert same(first, again)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
 def test_images_may_pass_one_by_one_where_maps_are_one_pixel_wide(colour_folder: Path) -> None:
-    settings, accelerator = settings_for(colour_folder, train_size=32, batch_size=4), accelerator_for("fp32")
+    settings, accelerator = (
+        settings_for(colour_folder, train_size=32, batch_size=4),
+        accelerator_for("fp32"),
+    )
     data, plan = load_dataset(settings), StepPlan(1, True, 0)
     state = epochs.begin(recipe_for(settings), settings, data, accelerator, plan)
     samples = SplitImages(data, "train", transforms_for(settings, 32, 32)["train"], seed=0)
@@ -62,7 +71,9 @@ def test_two_images_at_a_time_are_trained_with_an_odd_number_of_them(colour_fold
     data, seen = load_dataset(settings), list[int]()
     odd = replace(data, table=data.table.drop(index=data.split("train").index[:1]))
     assert odd.counts()["train"] % 2 == 1
-    state = epochs.begin(recipe_for(settings), settings, odd, accelerator_for("fp32"), StepPlan(2, False, 0))
+    state = epochs.begin(
+        recipe_for(settings), settings, odd, accelerator_for("fp32"), StepPlan(2, False, 0)
+    )
     state.model.register_forward_pre_hook(
         lambda module, inputs: seen.append(len(inputs[0])) if module.training else None
     )
@@ -75,7 +86,9 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_killed_training_ends_the_same(colour_folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+def test_a_killed_training_ends_the_same(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
     settings = settings_for(colour_folder)
     data = load_dataset(settings)
     undisturbed = train(settings, data)
@@ -94,12 +107,18 @@ def test_a_killed_training_ends_the_same(colour_folder: Path, monkeypatch: pytes
     assert begun == [*range(1, epoch + 2), *range(epoch + 1, 4)]
     assert same(state_of(undisturbed.model), state_of(resumed.model))
     times = ["seconds"]
-    pd.testing.assert_frame_equal(resumed.history.drop(columns=times), undisturbed.history.drop(columns=times))
-    assert [file.name for file in run_folder("notebooks", settings.run_name).iterdir()] == [CHECKPOINT]
+    pd.testing.assert_frame_equal(
+        resumed.history.drop(columns=times), undisturbed.history.drop(columns=times)
+    )
+    assert [file.name for file in run_folder("notebooks", settings.run_name).iterdir()] == [
+        CHECKPOINT
+    ]
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "other settings"])
-def test_a_damaged_or_foreign_state_is_not_used(colour_folder: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_or_foreign_state_is_not_used(
+    colour_folder: Path, tmp_path: Path, damage: str
+) -> None:
     settings, file = settings_for(colour_folder, epochs=1), tmp_path / "state.pt"
     data = load_dataset(settings)
     first = train(settings, data, file)

@@ -33,8 +33,14 @@ def test_equalising_undoes_a_change_of_scale_and_place() -> None:
     seen = np.maximum(frechet_values(0.5, 0.2), 0.01)
     tail = stage2.equalise(model, seen, 3 * seen + 0.7)
     features = 0.1 + torch.rand(5, 1280)
-    assert torch.allclose(tail.classifier(3 * features + 0.7), classifier(model)(features), atol=0.03)
-    assert adaptations.changed(model, tail) == ["classifier.slope", "classifier.shift", "classifier.least"]
+    assert torch.allclose(
+        tail.classifier(3 * features + 0.7), classifier(model)(features), atol=0.03
+    )
+    assert adaptations.changed(model, tail) == [
+        "classifier.slope",
+        "classifier.shift",
+        "classifier.least",
+    ]
 
 
 def test_what_is_0_stays_0_and_nothing_falls_below_the_least() -> None:
@@ -42,7 +48,9 @@ def test_what_is_0_stays_0_and_nothing_falls_below_the_least() -> None:
     with torch.no_grad():
         plain.weight.copy_(torch.tensor([[1.0, 10.0, 100.0]]))
     equalised = stage2.Equalised(plain, slope=2.0, shift=-1.0, least=0.5)
-    assert equalised(torch.tensor([[0.0, 2.0, 0.6]])).item() == pytest.approx(0 + 10 * 3 + 100 * 0.5)
+    assert equalised(torch.tensor([[0.0, 2.0, 0.6]])).item() == pytest.approx(
+        0 + 10 * 3 + 100 * 0.5
+    )
 
 
 def test_another_classifier_is_refused() -> None:

@@ -24,7 +24,9 @@ PHOTOGRAPHS = Path(os.environ.get("FIXRES_PHOTOGRAPHS") or resolve("data/stanfor
 
 
 @pytest.mark.parametrize("view", ["center", "ten_crop"])
-def test_predictions_share_one_trunk_and_equal_the_plain_network(colour_folder: Path, view: View) -> None:
+def test_predictions_share_one_trunk_and_equal_the_plain_network(
+    colour_folder: Path, view: View
+) -> None:
     settings = BaselineSettings(dataset=str(colour_folder), batch_size=5)
     data, model = load_dataset(settings), create("efficientnet_lite0", 3).eval()
     tails = {"none": Tail(model), "again": Tail(model)}
@@ -32,7 +34,10 @@ def test_predictions_share_one_trunk_and_equal_the_plain_network(colour_folder: 
     plain = table[table["adaptation"] == "none"].reset_index(drop=True)
     samples = SplitImages(data, "test", transforms_for(settings, 64, 64, view)["val_test"])
     with torch.no_grad():  # of several crops the probabilities are averaged
-        each = [model(samples[index][0].reshape(-1, 3, 64, 64)).softmax(1).mean(0) for index in range(len(samples))]
+        each = [
+            model(samples[index][0].reshape(-1, 3, 64, 64)).softmax(1).mean(0)
+            for index in range(len(samples))
+        ]
     probabilities = torch.stack(each)
     assert plain["top1"].tolist() == probabilities.argmax(1).tolist()
     assert np.allclose(plain["probability"], probabilities.max(1).values, atol=1e-5)
@@ -44,12 +49,17 @@ def test_predictions_share_one_trunk_and_equal_the_plain_network(colour_folder: 
 def test_prediction_table_orders_by_probability() -> None:
     rows = pd.DataFrame({"image": ["a", "b"], "split": ["test"] * 2, "label": [0, 2]})
     table = prediction_table(rows, "none", np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]), 96)
-    assert table[["top1", "top2", "top3", "top4"]].to_numpy().tolist() == [[1, 2, 0, -1], [2, 0, 1, -1]]
+    assert table[["top1", "top2", "top3", "top4"]].to_numpy().tolist() == [
+        [1, 2, 0, -1],
+        [2, 0, 1, -1],
+    ]
     assert table["probability"].tolist() == pytest.approx([0.5, 0.8])
     assert table["test_size"].tolist() == [96, 96]
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs ten breeds of Stanford Dogs in $FIXRES_PHOTOGRAPHS")
+@pytest.mark.skipif(
+    not PHOTOGRAPHS.is_dir(), reason="needs ten breeds of Stanford Dogs in $FIXRES_PHOTOGRAPHS"
+)
 def test_the_fast_way_predicts_what_the_plain_way_does_on_photographs() -> None:
     settings, accelerator = BaselineSettings(dataset=str(PHOTOGRAPHS)), accelerator_for("fp32")
     data = load_dataset(settings)
@@ -60,9 +70,13 @@ def test_the_fast_way_predicts_what_the_plain_way_does_on_photographs() -> None:
     loaded = usual.loader(data, "test", settings, BASELINE_SIZE, "val_test")
     plain = usual.evaluate(model, loaded)[0].argmax(dim=1).numpy()
     placed = place(model, settings, accelerator)
-    table = predict(placed, {"own": Tail(model)}, data, "test", settings, BASELINE_SIZE, accelerator).table
+    table = predict(
+        placed, {"own": Tail(model)}, data, "test", settings, BASELINE_SIZE, accelerator
+    ).table
     differing = float((table["top1"].to_numpy() != plain).mean())
-    gap = float((table["top1"] == table["target"]).mean()) - float((plain == table["target"].to_numpy()).mean())
+    gap = float((table["top1"] == table["target"]).mean()) - float(
+        (plain == table["target"].to_numpy()).mean()
+    )
     assert len(table) == 1799
     assert differing <= 0.002, f"top-1 differs on {differing:.2%} of the photographs"
     assert abs(gap) <= 0.001, f"accuracy differs by {gap:+.2%}"

@@ -19,7 +19,8 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import stage1
 from fixres_poc.model import checkpoint, device
 
-# `accelerate launch` starts several processes without a GPU through MPI only; for GPUs it calls this same launcher.
+# `accelerate launch` starts several processes without a GPU through MPI only; for GPUs it calls
+# this same launcher.
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 Result = dict[str, Any]
 
@@ -28,7 +29,9 @@ def launch(*command: str, **environment: str) -> str:
     own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     own |= {"FIXRES_PROGRESS": "/dev/null", "ACCELERATE_USE_CPU": "true"}
     env = os.environ | own | environment
-    done = subprocess.run([*LAUNCH, *command], env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*LAUNCH, *command], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -51,7 +54,9 @@ def alone(folder: Path) -> Result:
 
 
 def close(first: Result, second: Result, tolerance: float) -> bool:
-    return all(torch.allclose(first[key].float(), second[key].float(), atol=tolerance) for key in first)
+    return all(
+        torch.allclose(first[key].float(), second[key].float(), atol=tolerance) for key in first
+    )
 
 
 def test_two_processes_agree_with_one(both: list[Result], alone: Result) -> None:
@@ -74,10 +79,14 @@ def test_an_adapted_head_is_the_same_but_for_rounding(both: list[Result], alone:
     assert all(close(both[0][name], both[1][name], 0) for name in ("head_bn", "bn_stats"))
 
 
-def test_a_launched_training_is_read_by_a_sweep(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launched_training_is_read_by_a_sweep(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "colours.yml"
     lists = "learning_rate: [0.01, 0.03]\nadapt_learning_rate: [0.01, 0.1]\n"
-    file.write_text(f"dataset: {folder}\npairs: [[48, 64]]\nbatch_size: 6\nepochs: 1\nadapt_epochs: 1\n{lists}")
+    file.write_text(
+        f"dataset: {folder}\npairs: [[48, 64]]\nbatch_size: 6\nepochs: 1\nadapt_epochs: 1\n{lists}"
+    )
     out = launch("-m", "fixres_poc", "train", str(file), FIXRES_HOME=str(tmp_path))
     assert out.count("train48_seed0: ") == 1
     run = tmp_path / "runs" / "colours" / "train48_seed0"

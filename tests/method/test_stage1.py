@@ -22,7 +22,9 @@ from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.trunk import Tail
 
 
-def run_out(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, after: int = 0) -> list[int]:
+def run_out(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, after: int = 0
+) -> list[int]:
     """Let every network raise `error` when more than `most` images pass it in training, after `after` good passes.
 
     Foretold is that every batch fits as a whole.
@@ -36,7 +38,8 @@ def run_out(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, af
             if module.training:
                 seen.append(len(inputs[0]))
                 if len(inputs[0]) > most and len(seen) > after:
-                    raise type(error)(*error.args)  # a fresh one, since an error keeps the frames it passed
+                    # a fresh one, since an error keeps the frames it passed
+                    raise type(error)(*error.args)
 
         model.register_forward_pre_hook(check)
         return model
@@ -47,16 +50,24 @@ def run_out(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int, af
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()], ids=["gpu", "cpu"]
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()],
+    ids=["gpu", "cpu"],
 )
-def test_a_batch_is_done_in_parts(colour_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_a_batch_is_done_in_parts(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     seen = run_out(monkeypatch, error, most=2)
     settings = settings_for(colour_folder)
     trained = stage1.train_or_load(settings, load_dataset(settings))
     assert seen == [6, 6, 3] + [2] * 27  # 3 epochs of 3 batches of 6 images
     kept = checkpoint.load(run_folder("notebooks", settings.run_name) / CHECKPOINT, {})[1]["memory"]
     assert kept == trained.memory
-    assert (kept["batch_size"], kept["micro_batch_size"], kept["gradient_checkpointing"]) == (8, 2, True)
+    assert (kept["batch_size"], kept["micro_batch_size"], kept["gradient_checkpointing"]) == (
+        8,
+        2,
+        True,
+    )
     assert kept["note"] == "batch norm saw 2 images at a time"
     assert kept["out_of_memory"] == [
         "out of memory with 8 images at once: on with 8 images at once, activations recomputed",
@@ -66,7 +77,9 @@ def test_a_batch_is_done_in_parts(colour_folder: Path, monkeypatch: pytest.Monke
     assert trained.history["micro_batch_size"].tolist() == [2, 2, 2]
 
 
-def test_what_did_not_fit_leaves_nothing_in_memory(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_did_not_fit_leaves_nothing_in_memory(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
@@ -81,10 +94,14 @@ def test_what_did_not_fit_leaves_nothing_in_memory(colour_folder: Path, monkeypa
     settings = settings_for(colour_folder, epochs=1)
     trained = train(settings, load_dataset(settings))
     assert alive == [0, 0, 0]
-    assert trained.memory["predicted_peak_bytes"] == memory_plan.training_bytes(settings, 48, 3, 4, True)
+    assert trained.memory["predicted_peak_bytes"] == memory_plan.training_bytes(
+        settings, 48, 3, 4, True
+    )
 
 
-def test_memory_that_runs_out_later_costs_one_epoch(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_later_costs_one_epoch(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_out(monkeypatch, MemoryError(), most=3, after=4)  # in epoch 2
     settings = settings_for(colour_folder, gradient_checkpointing=False)
     trained = stage1.train_or_load(settings, load_dataset(settings))
@@ -101,7 +118,11 @@ def test_memory_that_runs_out_later_costs_one_epoch(colour_folder: Path, monkeyp
     ],
 )
 def test_what_does_not_fit_at_all_is_one_line_and_other_errors_pass(
-    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], message: str
+    colour_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[Exception],
+    message: str,
 ) -> None:
     run_out(monkeypatch, error, most=0)
     settings = settings_for(colour_folder)
@@ -109,14 +130,23 @@ def test_what_does_not_fit_at_all_is_one_line_and_other_errors_pass(
         train(settings, load_dataset(settings))
 
 
-def test_several_processes_that_run_out_get_advice(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_that_run_out_get_advice(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stage1, "begin", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    settings, two = settings_for(colour_folder), SimpleNamespace(num_processes=2, free_memory=lambda: None)
-    with pytest.raises(InputError, match="4 images at once in each process: set gradient_checkpointing: true, or"):
+    settings, two = (
+        settings_for(colour_folder),
+        SimpleNamespace(num_processes=2, free_memory=lambda: None),
+    )
+    with pytest.raises(
+        InputError, match="4 images at once in each process: set gradient_checkpointing: true, or"
+    ):
         stage1.train(settings, recipe_for(settings), load_dataset(settings), two)
 
 
-def test_a_finished_training_is_read_and_not_done_again(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_training_is_read_and_not_done_again(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_for(colour_folder, epochs=2)
     data = load_dataset(settings)
     first = stage1.train_or_load(settings, data)
@@ -124,7 +154,10 @@ def test_a_finished_training_is_read_and_not_done_again(colour_folder: Path, mon
     second = stage1.train_or_load(settings, data)
     assert same(state_of(second.model), state_of(first.model))
     assert second.controls.keys() == first.controls.keys() == set(ADAPTED)
-    assert all(same(state_of(tail), state_of(first.controls[name])) for name, tail in second.controls.items())
+    assert all(
+        same(state_of(tail), state_of(first.controls[name]))
+        for name, tail in second.controls.items()
+    )
     assert second.history.equals(first.history)
     for name in ("seconds", "memory", "choices", "tried"):
         assert getattr(second, name) == getattr(first, name)
@@ -132,7 +165,10 @@ def test_a_finished_training_is_read_and_not_done_again(colour_folder: Path, mon
 
 @pytest.mark.parametrize("change", ["images", "library", "damage"])
 def test_a_checkpoint_that_does_not_fit_is_trained_anew(
-    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
+    colour_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
 ) -> None:
     settings = settings_for(colour_folder, epochs=1)
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
@@ -174,7 +210,10 @@ def test_own_weights_are_used_and_another_file_at_the_same_path_is_trained_anew(
     stage1.train_or_load(settings.model_copy(update={"weights": str(tmp_path / "moved.pth")}), data)
     assert not caplog.text
     weights.USED.clear()  # of this process, as if the next training ran in another
-    torch.save({key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()}, file)
+    torch.save(
+        {key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()},
+        file,
+    )
     stage1.train_or_load(settings, data)
     assert "made with weights = " in caplog.text
 
@@ -196,10 +235,15 @@ def test_the_rate_that_validation_prefers_is_kept_the_smaller_of_equals_and_late
     colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = told(monkeypatch, {0.01: 0.5, 0.02: 0.7, 0.03: 0.7})
-    settings = settings_for(colour_folder, learning_rate=(0.03, 0.01, 0.02), adapt_learning_rate=(0.5, 0.05))
+    settings = settings_for(
+        colour_folder, learning_rate=(0.03, 0.01, 0.02), adapt_learning_rate=(0.5, 0.05)
+    )
     data = load_dataset(settings)
     first = stage1.train_or_load(settings, data)
-    choices, tried = first.choices, [(each["learning_rate"], each["val_top1"]) for each in first.tried["stage1"]]
+    choices, tried = (
+        first.choices,
+        [(each["learning_rate"], each["val_top1"]) for each in first.tried["stage1"]],
+    )
     assert choices is not None
     assert choices.learning_rate == 0.02
     assert tried == [(0.01, 0.5), (0.02, 0.7), (0.03, 0.7)]
@@ -215,15 +259,28 @@ def test_the_rate_that_validation_prefers_is_kept_the_smaller_of_equals_and_late
         stage1.train_or_load(later.model_copy(update={"tuned_by": 7, "seed": 8}), data)
 
 
-def test_at_the_rate_0_the_trunk_stays_as_it_is_and_the_head_is_the_probe(colour_folder: Path) -> None:
+def test_at_the_rate_0_the_trunk_stays_as_it_is_and_the_head_is_the_probe(
+    colour_folder: Path,
+) -> None:
     settings = settings_for(colour_folder, learning_rate=0, head_start="probe")
-    data, accelerator, plain = load_dataset(settings), accelerator_for("fp32"), create("efficientnet_lite0", 3)
+    data, accelerator, plain = (
+        load_dataset(settings),
+        accelerator_for("fp32"),
+        create("efficientnet_lite0", 3),
+    )
     trained = stage1.train_or_load(settings, data, accelerator)
     state, given = state_of(trained.model), state_of(plain)
-    assert [key for key in given if not torch.equal(state[key], given[key])] == ["classifier.weight", "classifier.bias"]
+    assert [key for key in given if not torch.equal(state[key], given[key])] == [
+        "classifier.weight",
+        "classifier.bias",
+    ]
     probe = linear_probe.probe_at(plain, data, settings, 48, accelerator)
-    expected = probe.probabilities(linear_probe.features(plain, data, "test", settings, 48, accelerator), 3)
-    table = predict(trained.model, {"none": Tail(trained.model)}, data, "test", settings, 48, accelerator).table
+    expected = probe.probabilities(
+        linear_probe.features(plain, data, "test", settings, 48, accelerator), 3
+    )
+    table = predict(
+        trained.model, {"none": Tail(trained.model)}, data, "test", settings, 48, accelerator
+    ).table
     assert table["top1"].tolist() == expected.argmax(axis=1).tolist()
     assert table["probability"].tolist() == pytest.approx(expected.max(axis=1), abs=1e-3)
     assert (trained.history["epoch"].tolist(), trained.best_epoch) == ([0], 0)
@@ -256,5 +313,8 @@ def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: 
     plan = memory_plan.StepPlan(8, False, 0)
     state = epochs.begin(recipe_for(probed), probed, data, accelerator, plan, start)
     assert same(state_of(state.model), state_of(start))
-    heads = [stage1.train_or_load(each, data).model.get_parameter("classifier.weight") for each in (random, probed)]
+    heads = [
+        stage1.train_or_load(each, data).model.get_parameter("classifier.weight")
+        for each in (random, probed)
+    ]
     assert (heads[0] - heads[1]).abs().max() > 0.01

@@ -31,9 +31,14 @@ MAY_CHANGE = {
 }
 
 
-def adapted(folder: Path, model: nn.Module, names: Iterable[str], rate: float = 0.01) -> stage2.AdaptedTails:
+def adapted(
+    folder: Path, model: nn.Module, names: Iterable[str], rate: float = 0.01
+) -> stage2.AdaptedTails:
     settings = TrainSettings(train_size=48, batch_size=6, seed=1)
-    data, variants = load_dataset(DataSettings(dataset=str(folder))), {name: Variant(name, rate, 1) for name in names}
+    data, variants = (
+        load_dataset(DataSettings(dataset=str(folder))),
+        {name: Variant(name, rate, 1) for name in names},
+    )
     return stage2.adapt_tails(model, data, settings, 64, variants, accelerator_for("fp32"))
 
 
@@ -44,39 +49,67 @@ def test_only_what_may_change_changes(colour_folder: Path, backbone: str) -> Non
     fresh = Tail(model).state_dict()
     done = adapted(colour_folder, model, MAY_CHANGE)
     for name, tail in done.tails.items():
-        changed = {key for key, value in tail.state_dict().items() if not torch.equal(value, fresh[key])}
+        changed = {
+            key for key, value in tail.state_dict().items() if not torch.equal(value, fresh[key])
+        }
         assert changed == MAY_CHANGE[name]
         assert done.seconds[name] > 0
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_a_tail_adapted_beside_others_for_longer_or_shorter_equals_one_adapted_alone(colour_folder: Path) -> None:
-    model, settings = create("efficientnet_lite0", 3, pretrained=False), TrainSettings(train_size=48, batch_size=6)
-    data, accelerator = load_dataset(DataSettings(dataset=str(colour_folder))), accelerator_for("fp32")
+def test_a_tail_adapted_beside_others_for_longer_or_shorter_equals_one_adapted_alone(
+    colour_folder: Path,
+) -> None:
+    model, settings = (
+        create("efficientnet_lite0", 3, pretrained=False),
+        TrainSettings(train_size=48, batch_size=6),
+    )
+    data, accelerator = (
+        load_dataset(DataSettings(dataset=str(colour_folder))),
+        accelerator_for("fp32"),
+    )
     variants = {"short": Variant("head_bn", 0.05, 1), "long": Variant("head_bn", 0.05, 2)}
     together = stage2.adapt_tails(model, data, settings, 64, variants, accelerator)
     for name, variant in variants.items():
-        alone = stage2.adapt_tails(model, data, settings, 64, {name: variant}, accelerator).tails[name].state_dict()
-        assert all(torch.equal(alone[key], value) for key, value in together.tails[name].state_dict().items())
-    assert not torch.equal(*(tail.classifier.get_parameter("weight") for tail in together.tails.values()))
+        alone = (
+            stage2.adapt_tails(model, data, settings, 64, {name: variant}, accelerator)
+            .tails[name]
+            .state_dict()
+        )
+        assert all(
+            torch.equal(alone[key], value)
+            for key, value in together.tails[name].state_dict().items()
+        )
+    assert not torch.equal(
+        *(tail.classifier.get_parameter("weight") for tail in together.tails.values())
+    )
     assert 0 < together.seconds["short"] < together.seconds["long"]
 
 
 def test_a_process_may_get_one_image(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage2, "batches", lambda *_: [[0], [1, 2]])
-    model, settings = create("efficientnet_lite0", 3, pretrained=False), TrainSettings(train_size=32, batch_size=6)
+    model, settings = (
+        create("efficientnet_lite0", 3, pretrained=False),
+        TrainSettings(train_size=32, batch_size=6),
+    )
     data = load_dataset(DataSettings(dataset=str(colour_folder)))
     variants = {"head_bn": Variant("head_bn", 0.1, 1)}
-    tail = stage2.adapt_tails(model, data, settings, 32, variants, accelerator_for("fp32")).tails["head_bn"]
-    assert int(tail.get_buffer("norm.num_batches_tracked")) == 1  # the lone image is in no statistics
+    tail = stage2.adapt_tails(model, data, settings, 32, variants, accelerator_for("fp32")).tails[
+        "head_bn"
+    ]
+    # the lone image is in no statistics
+    assert int(tail.get_buffer("norm.num_batches_tracked")) == 1
 
 
 def test_the_head_moves_as_softmax_gradients_do(colour_folder: Path) -> None:
     model = create("efficientnet_lite0", 3, pretrained=False)
     rate = 0.5
     done = adapted(colour_folder, model, ["head"], rate)
-    seen = done.tails["head"].classifier.get_parameter("bias") - classifier(model).get_parameter("bias")
-    assert seen.sum().item() == pytest.approx(0, abs=1e-5)  # softmax gradients sum to zero over classes
+    seen = done.tails["head"].classifier.get_parameter("bias") - classifier(model).get_parameter(
+        "bias"
+    )
+    # softmax gradients sum to zero over classes
+    assert seen.sum().item() == pytest.approx(0, abs=1e-5)
     assert 0 < seen.abs().max().item() < rate * 3  # three steps of at most the rate each
 
 
@@ -91,27 +124,40 @@ def test_a_network_without_batch_norm_can_only_have_its_head_adapted() -> None:
         stage2.free(Tail(model), "all")
 
 
-LISTS: dict[str, Any] = {"adapt_learning_rate": (0.5, 0.1), "adapt_epochs": (3, 1), "tuning_size": 64}
+LISTS: dict[str, Any] = {
+    "adapt_learning_rate": (0.5, 0.1),
+    "adapt_epochs": (3, 1),
+    "tuning_size": 64,
+}
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, top1: Callable[[Variant], float]) -> tuple[dict[str, Variant], list[Any]]:
+def chosen(
+    monkeypatch: pytest.MonkeyPatch, top1: Callable[[Variant], float]
+) -> tuple[dict[str, Variant], list[Any]]:
     """What is chosen from `LISTS`, and what was tried, with these accuracies of ten validation images."""
     seen: dict[str, Variant] = {}
 
-    def adapt(model: object, data: object, settings: object, size: int, variants: Any, _: object) -> Any:
+    def adapt(
+        model: object, data: object, settings: object, size: int, variants: Any, _: object
+    ) -> Any:
         assert size == 64
         seen.update(variants)
         return stage2.AdaptedTails({})
 
     def answers(*_: object) -> Any:
         cells = [
-            {"adaptation": n, "top1": int(i < 10 * top1(v)), "target": 1} for n, v in seen.items() for i in range(10)
+            {"adaptation": n, "top1": int(i < 10 * top1(v)), "target": 1}
+            for n, v in seen.items()
+            for i in range(10)
         ]
         return SimpleNamespace(table=pd.DataFrame(cells))
 
     monkeypatch.setattr(stage2, "adapt_tails", adapt)
     monkeypatch.setattr(stage2, "predict", answers)
-    model, settings = create("efficientnet_lite0", 3, pretrained=False), TrainSettings(train_size=48, **LISTS)
+    model, settings = (
+        create("efficientnet_lite0", 3, pretrained=False),
+        TrainSettings(train_size=48, **LISTS),
+    )
     nothing: Any = None
     return stage2.choose(model, nothing, settings, nothing)
 
@@ -122,23 +168,36 @@ def test_every_combination_is_tried_and_equals_go_to_fewer_epochs_then_to_the_sm
     best, tried = chosen(monkeypatch, lambda _: 0.5)
     assert best == {name: Variant(name, 0.1, 1) for name in MAY_CHANGE}
     found = sorted((each["adaptation"], each["learning_rate"], each["epochs"]) for each in tried)
-    trained = [(name, rate, epochs) for name in MAY_CHANGE for rate in (0.1, 0.5) for epochs in (1, 3)]
-    assert found == sorted(each for each in trained if each[:2] != ("bn_stats", 0.5))  # which has no rate
+    trained = [
+        (name, rate, epochs) for name in MAY_CHANGE for rate in (0.1, 0.5) for epochs in (1, 3)
+    ]
+    # which has no rate
+    assert found == sorted(each for each in trained if each[:2] != ("bn_stats", 0.5))
     assert {each["val_top1"] for each in tried} == {0.5}
-    assert chosen(monkeypatch, lambda each: each.learning_rate)[0]["head"] == Variant("head", 0.5, 1)
-    assert chosen(monkeypatch, lambda each: each.epochs / 10)[0]["head_bn"] == Variant("head_bn", 0.1, 3)
+    assert chosen(monkeypatch, lambda each: each.learning_rate)[0]["head"] == Variant(
+        "head", 0.5, 1
+    )
+    assert chosen(monkeypatch, lambda each: each.epochs / 10)[0]["head_bn"] == Variant(
+        "head_bn", 0.1, 3
+    )
     assert chosen(monkeypatch, lambda each: each.epochs / 10)[0]["bn_stats"].epochs == 3
 
 
 def test_what_is_tried_has_the_accuracy_of_its_tail_at_the_tuning_size(colour_folder: Path) -> None:
     settings = TrainSettings(train_size=48, batch_size=6, dataset=str(colour_folder), **LISTS)
-    data, accelerator, model = load_dataset(settings), accelerator_for("fp32"), create("efficientnet_lite0", 3).eval()
+    data, accelerator, model = (
+        load_dataset(settings),
+        accelerator_for("fp32"),
+        create("efficientnet_lite0", 3).eval(),
+    )
     _, tried = stage2.choose(model, data, settings, accelerator)
     top1 = [each.pop("val_top1") for each in tried]
     variants = {str(number): Variant(**each) for number, each in enumerate(tried)}
     tails = stage2.adapt_tails(model, data, settings, 64, variants, accelerator).tails
     table = predict(model, tails, data, "val", settings, 64, accelerator).table
-    assert (table["top1"] == table["target"]).groupby(table["adaptation"], sort=False).mean().tolist() == top1
+    assert (table["top1"] == table["target"]).groupby(
+        table["adaptation"], sort=False
+    ).mean().tolist() == top1
     assert len(set(top1)) > 1
     single = settings.model_copy(update={"adapt_epochs": 1, "adapt_learning_rate": 0.2})
     expected = {name: Variant(name, 0.2, 1) for name in MAY_CHANGE}

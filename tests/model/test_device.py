@@ -24,7 +24,9 @@ LAST, NCHW = torch.channels_last, torch.contiguous_format
         ("timm:regnetx_040", NCHW),  # 40 channels
     ],
 )
-def test_only_wide_groups_on_a_gpu_are_not_channels_last(name: str, on_gpu: torch.memory_format) -> None:
+def test_only_wide_groups_on_a_gpu_are_not_channels_last(
+    name: str, on_gpu: torch.memory_format
+) -> None:
     with torch.device("meta"):
         model = create(name, pretrained=False)
     gpu: Any = SimpleNamespace(device=torch.device("cuda"))
@@ -40,7 +42,9 @@ def test_a_memory_format_that_is_set_is_the_one(wished: Literal["channels_last",
     assert model.get_parameter("layer1.0.conv1.weight").is_contiguous() == (wished == "nchw")
 
 
-def test_loader_processes_are_as_many_as_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_processes_are_as_many_as_the_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 6})
     assert device.workers() == 3

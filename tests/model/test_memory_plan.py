@@ -22,11 +22,17 @@ from fixres_poc.model.memory_plan import step_plans, training_bytes
 NETWORKS = ("efficientnet_lite0", "timm:resnext50_32x4d")
 
 
-def settings(backbone: str = NETWORKS[0], size: int = 64, batch: int = 8, **others: object) -> TrainSettings:
-    return TrainSettings.model_validate({"backbone": backbone, "train_size": size, "batch_size": batch, **others})
+def settings(
+    backbone: str = NETWORKS[0], size: int = 64, batch: int = 8, **others: object
+) -> TrainSettings:
+    return TrainSettings.model_validate(
+        {"backbone": backbone, "train_size": size, "batch_size": batch, **others}
+    )
 
 
-def step(model: torch.nn.Module, sgd: torch.optim.Optimizer, images: torch.Tensor, pieces: int = 1) -> None:
+def step(
+    model: torch.nn.Module, sgd: torch.optim.Optimizer, images: torch.Tensor, pieces: int = 1
+) -> None:
     for part in images.chunk(pieces):
         targets = torch.zeros(len(part), dtype=torch.long)
         loss = torch.nn.functional.cross_entropy(model(part), targets, label_smoothing=0.1)
@@ -36,11 +42,18 @@ def step(model: torch.nn.Module, sgd: torch.optim.Optimizer, images: torch.Tenso
 
 
 def optimizer(model: torch.nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
+    return torch.optim.SGD(
+        model.parameters(), 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False
+    )
 
 
 def measured_bytes(
-    backbone: str, size: int, batch: int, recompute: bool, batch_norm: Literal["frozen", "train"], pieces: int
+    backbone: str,
+    size: int,
+    batch: int,
+    recompute: bool,
+    batch_norm: Literal["frozen", "train"],
+    pieces: int,
 ) -> int:
     """Peak of what is held before a real step and of the allocations that the profiler sees in it."""
     torch.manual_seed(0)
@@ -50,11 +63,17 @@ def measured_bytes(
         backbones.recompute(model)
     sgd, images = optimizer(model), torch.rand(batch, 3, size, size)
     step(model, sgd, images, pieces)
-    held = [*model.parameters(), *model.buffers(), *(each["momentum_buffer"] for each in sgd.state.values())]
+    held = [
+        *model.parameters(),
+        *model.buffers(),
+        *(each["momentum_buffer"] for each in sgd.state.values()),
+    ]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         step(model, sgd, images, pieces)
     events = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
-    changes = torch.tensor([each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())])
+    changes = torch.tensor(
+        [each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())]
+    )
     held_bytes = images.nbytes // pieces + sum(each.numel() * each.element_size() for each in held)
     return int(held_bytes + changes.cumsum(0).max())
 
@@ -67,10 +86,19 @@ SLOW = [(NETWORKS[0], 96, 16, 1), (NETWORKS[0], 224, 16, 1)]
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("backbone", "size", "batch", "pieces"), [*FAST, *SLOW])
 def test_prediction_is_within_15_percent_of_a_real_step(
-    backbone: str, size: int, batch: int, pieces: int, recompute: bool, batch_norm: Literal["frozen", "train"]
+    backbone: str,
+    size: int,
+    batch: int,
+    pieces: int,
+    recompute: bool,
+    batch_norm: Literal["frozen", "train"],
 ) -> None:
-    predicted = training_bytes(settings(backbone, size, batch), size, 10, batch // pieces, recompute)
-    assert predicted == pytest.approx(measured_bytes(backbone, size, batch, recompute, batch_norm, pieces), rel=0.15)
+    predicted = training_bytes(
+        settings(backbone, size, batch), size, 10, batch // pieces, recompute
+    )
+    assert predicted == pytest.approx(
+        measured_bytes(backbone, size, batch, recompute, batch_norm, pieces), rel=0.15
+    )
 
 
 def test_recorder_agrees_with_the_tracker_of_torch() -> None:
@@ -98,13 +126,16 @@ def test_any_batch_size_follows_from_the_two_that_are_traced(batch: int) -> None
 
 @pytest.mark.parametrize("backbone", ["timm:convnext_atto", "timm:vit_tiny_patch16_224"])
 def test_networks_without_batch_norm_are_predicted(backbone: str) -> None:
-    plain, recomputed = (training_bytes(settings(backbone, 224), 224, 10, 8, each) for each in (False, True))
+    plain, recomputed = (
+        training_bytes(settings(backbone, 224), 224, 10, 8, each) for each in (False, True)
+    )
     assert memory_plan.parameters_and_flops(backbone, 10, 224)[0] * 12 < recomputed < plain
 
 
 def test_flops_are_those_published() -> None:
     parameters, flops = memory_plan.parameters_and_flops("timm:resnet50", 1000, 224)
-    assert parameters == 25_557_032  # torchvision's table of models, as are the 4.09 G multiply-adds
+    # torchvision's table of models, as are the 4.09 G multiply-adds
+    assert parameters == 25_557_032
     assert flops / 2 == pytest.approx(4.09e9, rel=0.005)
 
 
@@ -113,13 +144,20 @@ def test_stage_2_needs_less_than_stage_1_and_more_with_more_tails() -> None:
         values = settings(size=96).model_dump() | {"test_size": 96, "adaptations": adaptations}
         return memory_plan.adapting_bytes(PairSettings.model_validate(values), 10)
 
-    assert pair("head") < pair("head", "head_bn") < training_bytes(settings(size=96), 96, 10, 8, False)
+    assert (
+        pair("head") < pair("head", "head_bn") < training_bytes(settings(size=96), 96, 10, 8, False)
+    )
 
 
-def ways(budget: int, wish: object = "auto", network: str = NETWORKS[0], batch: int = 6) -> list[tuple[int, bool]]:
+def ways(
+    budget: int, wish: object = "auto", network: str = NETWORKS[0], batch: int = 6
+) -> list[tuple[int, bool]]:
     """Micro-batch and checkpointing of every plan, in order."""
     chosen = settings(network, batch=batch, gradient_checkpointing=wish)
-    return [(each.micro_batch_size, each.gradient_checkpointing) for each in step_plans(chosen, 64, 10, budget)]
+    return [
+        (each.micro_batch_size, each.gradient_checkpointing)
+        for each in step_plans(chosen, 64, 10, budget)
+    ]
 
 
 def test_plans_go_from_the_first_that_should_fit_to_one_image() -> None:
@@ -143,11 +181,15 @@ def test_a_network_that_cannot_recompute_gets_smaller_batches() -> None:
 def test_predicting_leaves_random_numbers_alone() -> None:
     before = torch.random.get_rng_state()
     memory_plan.training_trace.cache_clear()
-    assert memory_plan.training_trace(NETWORKS[0], 10, 64, half=True, recompute=True, batch=3).peak(accumulating=True)
+    assert memory_plan.training_trace(NETWORKS[0], 10, 64, half=True, recompute=True, batch=3).peak(
+        accumulating=True
+    )
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_budget_is_half_of_the_lowest_limit_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_is_half_of_the_lowest_limit_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own, inner = tmp_path / "cgroup", tmp_path / "groups" / "a" / "b"
     own.write_text("0::/a/b\n")
     inner.mkdir(parents=True)
@@ -162,7 +204,10 @@ def test_budget_is_half_of_the_lowest_limit_around(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="getrusage would count the parent's memory as well")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(),
+    reason="getrusage would count the parent's memory as well",
+)
 def test_the_largest_network_is_planned_in_2_gib() -> None:
     code = """if True:
         from pathlib import Path
@@ -171,5 +216,7 @@ def test_the_largest_network_is_planned_in_2_gib() -> None:
         settings = TrainSettings(backbone="resnext101_32x48d_wsl", batch_size=16, train_size=320)
         assert len(step_table(settings, 120)) == 4
         print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])"""
-    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert int(run.stdout) < 2 * 2**20, run.stdout

@@ -29,7 +29,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of GNU's C library")
 def test_freed_memory_is_used_again_without_new_pages() -> None:
     run = [sys.executable, "-c", FAULTS]
-    done = [subprocess.run([*run, name], capture_output=True, text=True, check=True) for name in ("kept", "given back")]
+    done = [
+        subprocess.run([*run, name], capture_output=True, text=True, check=True)
+        for name in ("kept", "given back")
+    ]
     kept, given_back = (int(each.stdout) for each in done)
     assert kept < 100 < 10_000 < given_back
 
@@ -37,7 +40,9 @@ def test_freed_memory_is_used_again_without_new_pages() -> None:
 def test_which_errors_mean_that_memory_ran_out() -> None:
     assert out_of_memory(MemoryError())
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 GB"))
+    assert out_of_memory(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 GB")
+    )
     assert not out_of_memory(RuntimeError("shapes differ"))
     assert not out_of_memory(ValueError("x"))
 
@@ -57,7 +62,9 @@ def test_ways_are_tried_until_one_fits_and_other_errors_pass() -> None:
         first_that_fits([1, 2], lambda _: (_ for _ in ()).throw(RuntimeError("shapes differ")))
 
 
-def test_a_frozen_network_takes_fewer_images_at_once_and_gives_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_frozen_network_takes_fewer_images_at_once_and_gives_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     trunk = Trunk(create("efficientnet_lite0", 3, pretrained=False).eval())
     images = torch.randn(8, 3, 48, 48)
 

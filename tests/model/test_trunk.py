@@ -51,15 +51,21 @@ def by_hooks(model: Any, norm: nn.Module, images: torch.Tensor) -> list[torch.Te
     if isinstance(model, ResNet):
         block: Any = cast(nn.Sequential, model.layer4)[-1]
         if block.downsample is None:
-            block.register_forward_pre_hook(lambda _, inputs: seen.update(shortcut=inputs[0].clone()))
+            block.register_forward_pre_hook(
+                lambda _, inputs: seen.update(shortcut=inputs[0].clone())
+            )
         else:
-            block.downsample.register_forward_hook(lambda _, __, output: seen.update(shortcut=output.clone()))
+            block.downsample.register_forward_hook(
+                lambda _, __, output: seen.update(shortcut=output.clone())
+            )
     model(images)
     return [seen[name] for name in ("maps", "shortcut") if name in seen]
 
 
 @pytest.mark.parametrize(("name", "norm"), KNOWN.items())
-def test_a_trunk_gives_what_enters_the_last_batch_norm_and_keeps_it_as_it_was(name: str, norm: str) -> None:
+def test_a_trunk_gives_what_enters_the_last_batch_norm_and_keeps_it_as_it_was(
+    name: str, norm: str
+) -> None:
     model, images = network(name), torch.randn(2, 3, 64, 64)
     assert last_batch_norm(model) is model.get_submodule(norm)
     trunk = Trunk(model)
@@ -108,15 +114,21 @@ def test_a_tail_has_parameters_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", [*list(KNOWN)[:4], "timm:convnext_atto"])
-def test_folding_leaves_no_batch_norm_but_the_last_and_changes_neither_results_nor_the_network(name: str) -> None:
+def test_folding_leaves_no_batch_norm_but_the_last_and_changes_neither_results_nor_the_network(
+    name: str,
+) -> None:
     model, images = network(name), torch.randn(2, 3, 64, 64)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fast = folded(model, 64)
     assert fast.network is not model
     last = last_batch_norm(fast.network)
-    assert not any(isinstance(each, nn.BatchNorm2d) and each is not last for each in fast.network.modules())
+    assert not any(
+        isinstance(each, nn.BatchNorm2d) and each is not last for each in fast.network.modules()
+    )
     for found, expected in zip(fast(images), Trunk(model)(images), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+        )
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 

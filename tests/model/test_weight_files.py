@@ -52,7 +52,8 @@ def arrays() -> bytes:
     return buffer.getvalue()
 
 
-WRONG: dict[str, tuple[Callable[[], bytes], str]] = {  # what is given as weights, and a word of the error
+# what is given as weights, and a word of the error
+WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "empty"),
     "text": (lambda: b"noise", "no weights file"),
     "a web page": (lambda: b"\n<!DOCTYPE html>", "web page"),
@@ -63,25 +64,38 @@ WRONG: dict[str, tuple[Callable[[], bytes], str]] = {  # what is given as weight
     "TorchScript": (script, "torch.jit.load"),
     "torch.export": (program, "torch.export.load"),
     "a network": (lambda: saved(nn.Linear(1, 1)), "whole network.*Linear.*state_dict"),
-    "a network of old": (lambda: saved(nn.Linear(1, 1), _use_new_zipfile_serialization=False), "whole network.*Linear"),
-    "an object": (lambda: saved({"model": STATE, "path": zipfile.Path}), "more than tensors.*zipfile"),
+    "a network of old": (
+        lambda: saved(nn.Linear(1, 1), _use_new_zipfile_serialization=False),
+        "whole network.*Linear",
+    ),
+    "an object": (
+        lambda: saved({"model": STATE, "path": zipfile.Path}),
+        "more than tensors.*zipfile",
+    ),
     "protocol 4": (lambda: saved(STATE, pickle_protocol=4), "more than tensors"),
     "a plain pickle": (lambda: pickle.dumps({"a": 1}), "plain pickle"),
     "cut short": (lambda: saved(STATE)[:-100], "damaged"),
-    "old and cut short": (lambda: saved(STATE, _use_new_zipfile_serialization=False)[:-5], "damaged"),
+    "old and cut short": (
+        lambda: saved(STATE, _use_new_zipfile_serialization=False)[:-5],
+        "damaged",
+    ),
     "safetensors cut short": (lambda: save(STATE)[:-1], "damaged"),
 }
 
 
 @pytest.mark.parametrize(("content", "word"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, content: Callable[[], bytes], word: str) -> None:
+def test_what_is_no_weights_file_is_said_in_one_line(
+    tmp_path: Path, content: Callable[[], bytes], word: str
+) -> None:
     file = tmp_path / "given.safetensors"
     file.write_bytes(content())
     with pytest.raises(InputError, match=f"given.safetensors: .*{word}"):
         contents(file)
 
 
-@pytest.mark.parametrize("content", [saved(STATE), saved(STATE, _use_new_zipfile_serialization=False), save(STATE)])
+@pytest.mark.parametrize(
+    "content", [saved(STATE), saved(STATE, _use_new_zipfile_serialization=False), save(STATE)]
+)
 def test_content_counts_and_not_the_suffix(tmp_path: Path, content: bytes) -> None:
     for name in ("a.pt", "a.safetensors", "a"):
         (tmp_path / name).write_bytes(content)
@@ -90,9 +104,15 @@ def test_content_counts_and_not_the_suffix(tmp_path: Path, content: bytes) -> No
 
 def test_an_archive_much_smaller_than_its_tensors_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.pt"
-    with zipfile.ZipFile(io.BytesIO(saved(STATE))) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(saved(STATE))) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for entry in old.infolist():
-            new.writestr(entry.filename, bytes(2**20) if entry.filename.endswith("data/0") else old.read(entry))
+            new.writestr(
+                entry.filename,
+                bytes(2**20) if entry.filename.endswith("data/0") else old.read(entry),
+            )
     with pytest.raises(InputError, match=r"a\.pt: 1048.* bytes unpacked"):
         contents(file)
 

@@ -32,7 +32,11 @@ State = dict[str, torch.Tensor]
 
 def small() -> nn.Module:
     """torchvision's network, of fewer and narrower layers."""
-    return torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 2], groups=32, width_per_group=4)  # type: ignore[no-any-return]
+    bottleneck = torchvision.models.resnet.Bottleneck
+    network: nn.Module = torchvision.models.ResNet(
+        bottleneck, [1, 1, 1, 2], groups=32, width_per_group=4
+    )
+    return network
 
 
 @pytest.fixture
@@ -51,7 +55,9 @@ def save(folder: Path, content: object, name: str = "weights.pth") -> str:
 
 def same(model: nn.Module, state: State, *, but: str = "none") -> bool:
     own = model.state_dict()
-    return all(torch.equal(own[name], value) for name, value in state.items() if not name.startswith(but))
+    return all(
+        torch.equal(own[name], value) for name, value in state.items() if not name.startswith(but)
+    )
 
 
 def error(file: str | Path) -> str:
@@ -68,12 +74,16 @@ def test_names_and_shapes_are_torchvisions(name: str) -> None:
         width = backbones.WSL[name][0]
         block = torchvision.models.resnet.Bottleneck
         theirs = torchvision.models.ResNet(block, [3, 4, 23, 3], groups=32, width_per_group=width)
-    shapes = [[(key, value.shape) for key, value in each.state_dict().items()] for each in (ours, theirs)]
+    shapes = [
+        [(key, value.shape) for key, value in each.state_dict().items()] for each in (ours, theirs)
+    ]
     assert shapes[0] == shapes[1]
     assert f"{width}d" in name
 
 
-def test_logits_are_torchvisions_and_tail_of_trunk_is_the_whole_network(state: State, tmp_path: Path) -> None:
+def test_logits_are_torchvisions_and_tail_of_trunk_is_the_whole_network(
+    state: State, tmp_path: Path
+) -> None:
     model = backbones.create(NAME, weights=save(tmp_path, state)).eval()
     theirs = small().eval()
     theirs.load_state_dict(state)
@@ -92,8 +102,17 @@ def other(state: State) -> State:
     return {name: torch.full_like(value, 7) for name, value in state.items()}
 
 
-BESIDE = {"epoch": 3, "args": Namespace(lr=0.1, out=Path("x")), "best": np.float64(0.9), "rng": np.random.get_state()}
-BESIDE |= {"optimizer": {"state": {0: {"momentum": torch.ones(3)}}}, "at": datetime.now(UTC), "log": defaultdict(list)}
+BESIDE = {
+    "epoch": 3,
+    "args": Namespace(lr=0.1, out=Path("x")),
+    "best": np.float64(0.9),
+    "rng": np.random.get_state(),
+}
+BESIDE |= {
+    "optimizer": {"state": {0: {"momentum": torch.ones(3)}}},
+    "at": datetime.now(UTC),
+    "log": defaultdict(list),
+}
 SAVED: dict[str, Callable[[State], Any]] = {
     "plain": lambda state: state,
     "DDP": lambda state: named("module.", state),
@@ -110,10 +129,13 @@ SAVED: dict[str, Callable[[State], Any]] = {
     "EMA in one dictionary": lambda state: {**state, **named("ema_model.", other(state))},
     "averaged alone": lambda state: {"ema": {"module": named("module.", state)}},
     "DINO": lambda state: {
-        who: named("module.backbone.", each) for who, each in (("teacher", other(state)), ("student", state))
+        who: named("module.backbone.", each)
+        for who, each in (("teacher", other(state)), ("student", state))
     },
     "Parameters": lambda state: {
-        "net": defaultdict(dict, {name: nn.Parameter(value, False) for name, value in state.items()})
+        "net": defaultdict(
+            dict, {name: nn.Parameter(value, False) for name, value in state.items()}
+        )
     },
 }
 
@@ -139,10 +161,15 @@ def test_the_key_chooses_between_sets_and_a_warning_names_them(
 def test_a_network_whose_names_all_begin_alike_is_read(state: State, tmp_path: Path) -> None:
     wrapped = nn.ModuleDict({"model": small()})
     for saved in (named("model.", state), named("module.model.", state)):
-        assert weights.read(Path(save(tmp_path, saved)), model=wrapped).keys() == wrapped.state_dict().keys()
+        assert (
+            weights.read(Path(save(tmp_path, saved)), model=wrapped).keys()
+            == wrapped.state_dict().keys()
+        )
 
 
-def test_old_pickles_without_counters_and_safetensors_are_read(state: State, tmp_path: Path) -> None:
+def test_old_pickles_without_counters_and_safetensors_are_read(
+    state: State, tmp_path: Path
+) -> None:
     old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file(state, tmp_path / "new.safetensors")
@@ -150,7 +177,9 @@ def test_old_pickles_without_counters_and_safetensors_are_read(state: State, tmp
         assert same(backbones.create(NAME, weights=str(tmp_path / name)), state)
 
 
-def test_a_classifier_of_other_classes_is_new_and_the_rest_is_loaded(state: State, tmp_path: Path) -> None:
+def test_a_classifier_of_other_classes_is_new_and_the_rest_is_loaded(
+    state: State, tmp_path: Path
+) -> None:
     state |= {"fc.weight": torch.ones(120, 2048), "fc.bias": torch.ones(120)}
     file = save(tmp_path, state)
     for classes in (1000, 120, 7):
@@ -158,7 +187,9 @@ def test_a_classifier_of_other_classes_is_new_and_the_rest_is_loaded(state: Stat
         assert same(model, state, but="fc.")
         assert model.get_parameter("fc.weight").shape == (classes, 2048)
         assert model.get_parameter("fc.weight").std() > 0
-    headless = save(tmp_path, {name: value for name, value in state.items() if not name.startswith("fc.")})
+    headless = save(
+        tmp_path, {name: value for name, value in state.items() if not name.startswith("fc.")}
+    )
     assert same(backbones.create(NAME, 7, weights=headless), state, but="fc.")
 
 
@@ -166,7 +197,9 @@ def test_what_does_not_fit_is_named(state: State, tmp_path: Path) -> None:
     missing = {name: value for name, value in state.items() if name != "bn1.weight"}
     assert re.search("Missing.*bn1.weight", error(save(tmp_path, missing)))
     assert re.search("Unexpected.*extra", error(save(tmp_path, state | {"extra": torch.ones(1)})))
-    assert re.search(r"bn1.weight.*\[3\].*\[64\]", error(save(tmp_path, state | {"bn1.weight": torch.ones(3)})))
+    assert re.search(
+        r"bn1.weight.*\[3\].*\[64\]", error(save(tmp_path, state | {"bn1.weight": torch.ones(3)}))
+    )
     strange = error(save(tmp_path, named("blocks.", dict.fromkeys("abcde", torch.ones(1)))))
     assert re.search("conv1.weight.*blocks.a", strange)
     assert len(strange) < 600
@@ -183,7 +216,9 @@ class Malicious:
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_a_file_that_would_execute_code_is_refused_and_does_nothing(state: State, tmp_path: Path, new: bool) -> None:
+def test_a_file_that_would_execute_code_is_refused_and_does_nothing(
+    state: State, tmp_path: Path, new: bool
+) -> None:
     content = {"model": state, "args": Malicious(tmp_path / "executed")}
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=new)
     assert re.search("bad.pth: holds more than tensors.*mkdir", error(tmp_path / "bad.pth"))
@@ -193,7 +228,9 @@ def test_a_file_that_would_execute_code_is_refused_and_does_nothing(state: State
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT, stage1.STATE.format("0.01")])
-def test_a_planted_pickle_in_place_of_what_a_training_left_does_nothing(tmp_path: Path, name: str) -> None:
+def test_a_planted_pickle_in_place_of_what_a_training_left_does_nothing(
+    tmp_path: Path, name: str
+) -> None:
     torch.save({"record": "{}", "model": Malicious(tmp_path / "executed")}, tmp_path / name)
     if name != CHECKPOINT:
         Saved(tmp_path / name, {}).resume(None, None)  # type: ignore[arg-type]  # as if it were not there
@@ -207,14 +244,20 @@ def test_a_planted_pickle_in_place_of_what_a_training_left_does_nothing(tmp_path
 
 
 def test_files_without_a_state_dict_are_one_line(state: State, tmp_path: Path) -> None:
-    for content in ([torch.ones(1)], {"model": {"epoch": 3}}, {"optimizer": {"state": torch.ones(1)}}):
+    for content in (
+        [torch.ones(1)],
+        {"model": {"epoch": 3}},
+        {"optimizer": {"state": torch.ones(1)}},
+    ):
         assert "weights.pth: no state dict" in error(save(tmp_path, content))
     assert error(tmp_path / "none.pth") == f"weights = '{tmp_path}/none.pth': no such file"
     assert f"{REPOSITORY}/none.pth" in error("none.pth")
 
 
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
-    assert "larger than the file" in error(save(tmp_path, {"fc.weight": torch.ones(1, 1).expand(10**9, 2048)}))
+    assert "larger than the file" in error(
+        save(tmp_path, {"fc.weight": torch.ones(1, 1).expand(10**9, 2048)})
+    )
     sparse = torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**9,))
     assert "larger than the file" in error(save(tmp_path, {"fc.bias": sparse}))
 
@@ -227,7 +270,8 @@ def test_dictionaries_that_refer_to_each_other_are_read_once(state: State, tmp_p
     assert same(backbones.create(NAME, weights=save(tmp_path, inner)), state)
 
 
-CLASSES: dict[str, tuple[Any, list[str] | None]] = {  # what a file says, and how it is read; None: it is refused
+# what a file says, and how it is read; None: it is refused
+CLASSES: dict[str, tuple[Any, list[str] | None]] = {
     "a list": (["b", "a"], ["b", "a"]),
     "numbers": ((10, 2), ["10", "2"]),
     "an array": (np.array(["b", "a"]), ["b", "a"]),
@@ -255,7 +299,9 @@ CLASSES: dict[str, tuple[Any, list[str] | None]] = {  # what a file says, and ho
 
 @pytest.mark.parametrize("entry", weights.CLASS_ENTRIES)
 @pytest.mark.parametrize(("given", "expected"), CLASSES.values(), ids=CLASSES.keys())
-def test_what_a_file_says_of_its_classes(tmp_path: Path, entry: str, given: Any, expected: list[str] | None) -> None:
+def test_what_a_file_says_of_its_classes(
+    tmp_path: Path, entry: str, given: Any, expected: list[str] | None
+) -> None:
     file = Path(save(tmp_path, {entry: given, "model": {"a": torch.ones(1)}}))
     if expected is None:
         with pytest.raises(InputError, match=f"weights.pth.*{entry}"):
@@ -265,7 +311,11 @@ def test_what_a_file_says_of_its_classes(tmp_path: Path, entry: str, given: Any,
 
 
 def test_metadata_of_safetensors_says_the_classes(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(1)}, tmp_path / "a.pt", metadata={"class_to_idx": '{"a": 1, "b": 0}', "classes": "b,a"})
+    save_file(
+        {"a": torch.ones(1)},
+        tmp_path / "a.pt",
+        metadata={"class_to_idx": '{"a": 1, "b": 0}', "classes": "b,a"},
+    )
     assert weights.told(tmp_path / "a.pt") == ["b", "a"]
 
 
@@ -298,7 +348,9 @@ def test_relative_paths_are_the_repositorys_and_terms_are_said() -> None:
         assert "CC BY-NC 4.0" in str(terms)
 
 
-def test_the_authors_file_is_fetched(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authors_file_is_fetched(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetch = Mock(return_value=Path(save(tmp_path, state)))
     monkeypatch.setattr(backbones, "fetch", fetch)
     assert same(backbones.create(NAME), state)

@@ -13,18 +13,24 @@ def row(**box: int) -> pd.DataFrame:
 
 def test_figure_shows_crops_and_the_size_of_the_object() -> None:
     image = torch.full((3, 100, 200), 90, dtype=torch.uint8)
-    figure = explorer.framed(image, row(left=50, top=25, right=100, bottom=75), 64, 112, "short_side")
+    figure = explorer.framed(
+        image, row(left=50, top=25, right=100, bottom=75), 64, 112, "short_side"
+    )
     shapes = [axis.images[0].get_array().shape for axis in figure.axes]  # type: ignore[union-attr]
     assert shapes == [(100, 200, 3), (64, 64, 3), (64, 64, 3), (112, 112, 3)]
     assert "64 px in the test" in figure.get_suptitle()  # 50 px, enlarged by 128/100
 
 
 def test_without_a_box_the_image_stands_for_it() -> None:
-    figure = explorer.framed(torch.zeros((3, 100, 200), dtype=torch.uint8), row(), 64, 112, "short_side")
+    figure = explorer.framed(
+        torch.zeros((3, 100, 200), dtype=torch.uint8), row(), 64, 112, "short_side"
+    )
     assert figure.get_suptitle().startswith("the whole image looks")
 
 
-def test_nobody_is_asked_where_nobody_watches(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_asked_where_nobody_watches(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown: list[object] = []
 
     def display(figure: object, display_id: bool) -> object:

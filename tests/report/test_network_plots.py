@@ -43,11 +43,17 @@ def test_names_on_the_frontier_do_not_lie_on_each_other(cost: str) -> None:
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert {"EfficientNet-B0", "EVA-02-L"} <= {text.get_text() for text in figure.axes[0].texts}
-    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
+    assert not any(
+        one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index]
+    )
 
 
 def test_extra_data_has_a_kind_each() -> None:
-    kinds = networks.extra_data(published.networks()).groupby(published.networks()["extra_data"]).unique()
+    kinds = (
+        networks.extra_data(published.networks())
+        .groupby(published.networks()["extra_data"])
+        .unique()
+    )
     assert kinds["none"].tolist() == ["ImageNet-1k alone"]
     assert kinds.filter(like="940 M Instagram").iloc[0].tolist() == ["and other images"]
 

@@ -20,7 +20,10 @@ def test_a_line_says_what_the_report_says() -> None:
     found = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.9)}, photos=0.5)
     said = overview.line(found)
     size = answers(found.on("photos"))[0].difference
-    assert said["resolution"] == f"gain: {size.estimate * 100:+.1f} ({size.low * 100:+.1f} to {size.high * 100:+.1f})"
+    assert (
+        said["resolution"]
+        == f"gain: {size.estimate * 100:+.1f} ({size.low * 100:+.1f} to {size.high * 100:+.1f})"
+    )
     assert said["claim"] == "does not hold"
     assert (said["best pair"], said["gain of the best pair"]) == ("96/96 none", "n/a")
     assert said["on"].endswith("photos images")
@@ -32,15 +35,24 @@ def test_every_report_has_its_line_and_link(own_home: Path) -> None:
     other.mkdir()
     page = overview.write("tiny")
     line = json.loads((page.parent / "tiny" / overview.LINE).read_text())
-    (other / overview.LINE).write_text(json.dumps(line | {"sweep": "older", "date": "2000-01-01", "dataset": "<b>&"}))
+    (other / overview.LINE).write_text(
+        json.dumps(line | {"sweep": "older", "date": "2000-01-01", "dataset": "<b>&"})
+    )
     text = overview.write("tiny").read_text(encoding="utf-8")
-    assert re.findall(r'<td><a href="(\w+)/index.html">(\w+)</a></td>', text) == [("tiny", "tiny"), ("older", "older")]
+    assert re.findall(r'<td><a href="(\w+)/index.html">(\w+)</a></td>', text) == [
+        ("tiny", "tiny"),
+        ("older", "older"),
+    ]
     assert "<b>&" not in text
     assert str(own_home) not in text
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b"null", b"3", b"{bad", b"\xff", b"[" * 100_000, None])
-def test_a_line_of_another_version_is_left_out(own_home: Path, caplog: pytest.LogCaptureFixture, content: Any) -> None:
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"null", b"3", b"{bad", b"\xff", b"[" * 100_000, None]
+)
+def test_a_line_of_another_version_is_left_out(
+    own_home: Path, caplog: pytest.LogCaptureFixture, content: Any
+) -> None:
     small_run.make()
     other = own_home / "reports" / "other" / overview.LINE
     other.parent.mkdir()
@@ -90,7 +102,9 @@ def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [{"test": "y"}, {}])
-def test_images_of_the_same_names_are_not_taken_for_the_same(own_home: Path, parts: dict[str, str]) -> None:
+def test_images_of_the_same_names_are_not_taken_for_the_same(
+    own_home: Path, parts: dict[str, str]
+) -> None:
     found = grid({(64, 64): same(0.6), (64, 96): same(0.7)})
     reported("a", own_home, digests(found, test="x"))
     reported("c", own_home, digests(found, **parts))
@@ -107,8 +121,12 @@ def test_only_the_test_parts_that_two_sweeps_share_are_compared() -> None:
 
 
 def test_several_seeds_are_compared_seed_by_seed(own_home: Path) -> None:
-    first = grid({(64, 64): same(0.6), (64, 96): same(0.7)}, {(64, 64): same(0.6), (64, 96): same(0.72)})
-    second = grid({(64, 64): same(0.6), (64, 96): same(0.8)}, {(64, 64): same(0.6), (64, 96): same(0.82)})
+    first = grid(
+        {(64, 64): same(0.6), (64, 96): same(0.7)}, {(64, 64): same(0.6), (64, 96): same(0.72)}
+    )
+    second = grid(
+        {(64, 64): same(0.6), (64, 96): same(0.8)}, {(64, 64): same(0.6), (64, 96): same(0.82)}
+    )
     every = {"a": digests(first, test="x"), "b": digests(second, test="x")}
     (row,) = overview.differences(every).to_dict("records")
     assert row["points (95 %)"].startswith("+10.0 points")

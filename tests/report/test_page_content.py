@@ -17,7 +17,11 @@ def test_checks_and_sections_that_do_not_apply_are_left_out() -> None:
         return made
 
     cells = [cell("# Title"), cell("## Boxes", "optional"), cell("code", "optional")]
-    cells += [cell("## Pairs", "optional"), cell("code", "optional", "two pairs"), cell("the first", "optional")]
+    cells += [
+        cell("## Pairs", "optional"),
+        cell("code", "optional", "two pairs"),
+        cell("the first", "optional"),
+    ]
     cells += [
         cell("code", "optional"),
         cell("## Check", "check"),

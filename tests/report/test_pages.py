@@ -32,7 +32,10 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY4
 
 def write_notebook(path: Path, heading: str, *cells: nbformat.NotebookNode) -> None:
     first = new_markdown_cell(f"# {heading}\n\nWords.")  # type: ignore[no-untyped-call]
-    info = {"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    info = {
+        "language_info": {"name": "python"},
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     notebook = new_notebook(cells=[first, *cells], metadata=info)  # type: ignore[no-untyped-call]
     nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
@@ -63,8 +66,13 @@ def render_report(sweep: SweepSettings) -> Path:
     """The pages of the runs as they are, without result tables but for the list of runs."""
 
     def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> None:
-        rows = [{"name": each.run.name, "status": each.status, "error": each.error} for each in done]
-        runs = [row | {"wall_seconds": each.wall_seconds()} for row, each in zip(rows, done, strict=True)]
+        rows = [
+            {"name": each.run.name, "status": each.status, "error": each.error} for each in done
+        ]
+        runs = [
+            row | {"wall_seconds": each.wall_seconds()}
+            for row, each in zip(rows, done, strict=True)
+        ]
         write_atomically(report_folder(sweep.name) / "sweep.json", json.dumps({"runs": runs}))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +115,9 @@ def test_report_has_every_run(home: Path) -> None:
     assert html.title.text == "The question?"
     assert "report reports/tiny" in html.text
     assert [link.text for link in html.select("nav a")] == ["Answer", "Every run and its notebook"]
-    rows = {row.td.contents[0].text: row.text for row in html.select("table.runs tbody tr") if row.td}
+    rows = {
+        row.td.contents[0].text: row.text for row in html.select("table.runs tbody tr") if row.td
+    }
     assert set(rows) == {run.name for run in SWEEP.runs()}
     assert "1 min 1 s" in rows["train64_seed0"]
     assert EVIL in rows[FAILED]
@@ -126,7 +136,9 @@ def test_report_has_every_run(home: Path) -> None:
     assert failed.select('a[href="../index.html"]')
 
 
-def test_a_run_page_is_made_again_only_if_something_of_it_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_page_is_made_again_only_if_something_of_it_changed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = [new_code_cell("report = ''", metadata={"tags": ["parameters"]})]  # type: ignore[no-untyped-call]
     write_notebook(home / "notebooks/05_results.ipynb", "The question?", *cells)
     made: list[str] = []
@@ -171,7 +183,9 @@ def test_whatever_came_from_data_is_shown_as_text(tmp_path: Path) -> None:
         new_code_cell(f"'{EVIL}'", outputs=[error, stream]),  # type: ignore[no-untyped-call]
     ]
     write_notebook(tmp_path / "a.ipynb", f"Title {EVIL}", *cells)
-    html = BeautifulSoup(pages.render(tmp_path / "a.ipynb", {"name": EVIL, "back": EVIL}), "html.parser")
+    html = BeautifulSoup(
+        pages.render(tmp_path / "a.ipynb", {"name": EVIL, "back": EVIL}), "html.parser"
+    )
     assert_harmless(html)
     assert html.text.count("<script>") >= 9
     assert not [link for link in html(href=True) if str(link["href"]).startswith("javascript")]
@@ -196,7 +210,10 @@ def test_figures_have_an_alternative_text(tmp_path: Path) -> None:
     own.outputs[0].metadata["image/png"] = {"alt": f"a line {EVIL}"}
     write_notebook(tmp_path / "a.ipynb", "Title", own, other)
     html = BeautifulSoup(pages.render(tmp_path / "a.ipynb", {}), "html.parser")
-    assert [image["alt"] for image in html("img")] == [f"a line {EVIL}", "figure of the section: Title"]
+    assert [image["alt"] for image in html("img")] == [
+        f"a line {EVIL}",
+        "figure of the section: Title",
+    ]
 
 
 def test_one_torn_notebook_costs_its_own_page_only(home: Path) -> None:
@@ -240,7 +257,9 @@ def test_a_folder_named_like_a_tag_changes_nothing_of_the_page(tmp_path: Path, f
     image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     png = BytesIO()
     Image.fromarray(image).save(png, "PNG")
-    shown = code_cell(image_png=base64.b64encode(png.getvalue()).decode(), text_html="<p><code>x</code></p>")
+    shown = code_cell(
+        image_png=base64.b64encode(png.getvalue()).decode(), text_html="<p><code>x</code></p>"
+    )
     write_notebook(tmp_path / "notebook.ipynb", "`x`", shown)
     made = []
     for dataset in ("synthetic", folder):

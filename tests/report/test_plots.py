@@ -36,7 +36,12 @@ def table() -> pd.DataFrame:
     cells = [(96, 96, 0.8), (96, 128, 0.85), (128, 96, 0.7), (128, 128, np.nan)]
     rows = pd.DataFrame(cells, columns=["train_size", "test_size", "top1"])
     status = np.where(rows["top1"].isna(), "failed", "done")
-    rows = rows.assign(adaptation="none", view="center", status=status, eval_images_per_second=1e4 / rows["test_size"])
+    rows = rows.assign(
+        adaptation="none",
+        view="center",
+        status=status,
+        eval_images_per_second=1e4 / rows["test_size"],
+    )
     return rows.assign(top1_low=rows["top1"] - 0.03, top1_high=rows["top1"] + 0.03)
 
 
@@ -49,8 +54,12 @@ def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
 
 def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
     front = table.iloc[[1, 0]].rename(columns={"eval_images_per_second": "images_per_second"})
-    speeds = table.groupby(["test_size", "view"])["eval_images_per_second"].agg(["median", "min", "max"])
-    axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"]), speeds).axes[0]
+    speeds = table.groupby(["test_size", "view"])["eval_images_per_second"].agg(
+        ["median", "min", "max"]
+    )
+    axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"]), speeds).axes[
+        0
+    ]
     assert set(np.asarray(axis.lines[0].get_xdata()).tolist()) == set(speeds["median"])
     assert [text.get_text() for text in axis.texts] == ["96/128", "96/96, baseline"]
     named = [line for line in axis.lines if str(line.get_label()).startswith("trained at")]
@@ -60,11 +69,21 @@ def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
 
 def test_training_costs_have_a_panel_a_test_size_and_join_the_front() -> None:
     rows = pd.DataFrame(
-        {"test_size": [96, 96, 96, 128], "train_size": [64, 64, 96, 96], "flops": [1e12, 3e12, 4e12, 4e12]}
+        {
+            "test_size": [96, 96, 96, 128],
+            "train_size": [64, 64, 96, 96],
+            "flops": [1e12, 3e12, 4e12, 4e12],
+        }
     )
-    rows = rows.assign(front=[True, False, True, True], top1=[0.6, 0.5, 0.7, 0.8], top1_low=0.4, top1_high=0.9)
+    rows = rows.assign(
+        front=[True, False, True, True], top1=[0.6, 0.5, 0.7, 0.8], top1_low=0.4, top1_high=0.9
+    )
     first, second = results.training_cost(rows).axes
-    dots = [np.asarray(line.get_xydata()).tolist() for line in first.lines if line.get_linestyle() == "None"]
+    dots = [
+        np.asarray(line.get_xydata()).tolist()
+        for line in first.lines
+        if line.get_linestyle() == "None"
+    ]
     assert dots[:2] == [[[1, 60], [3, 50]], [[4, pytest.approx(70)]]]
     joined = [np.asarray(line.get_xydata()) for line in first.lines if line.get_linestyle() == "-"]
     assert joined[0].tolist() == [[1, 60], [4, pytest.approx(70)]]
@@ -93,7 +112,9 @@ def test_notebooks_store_the_description() -> None:
     shell = InteractiveShell.instance()
     try:
         style.use_style()
-        figure = results.training_history(pd.DataFrame({"epoch": [1], "loss": [1.0], "val_top1": [0.5]}))
+        figure = results.training_history(
+            pd.DataFrame({"epoch": [1], "loss": [1.0], "val_top1": [0.5]})
+        )
         assert shell.display_formatter is not None
         _, metadata = shell.display_formatter.format(figure)  # type: ignore[no-untyped-call]
     finally:
@@ -112,12 +133,17 @@ def test_gain_path_tells_what_was_not_run() -> None:
 @pytest.mark.parametrize("classes", [2, 50])  # bars, lines
 def test_class_distribution_adds_up(classes: int) -> None:
     labels = [f"c{i % classes}" for i in range(100)]
-    axis = datasets.class_distribution(pd.DataFrame({"label": labels, "split": ["train"] * 50 + ["test"] * 50})).axes[0]
+    axis = datasets.class_distribution(
+        pd.DataFrame({"label": labels, "split": ["train"] * 50 + ["test"] * 50})
+    ).axes[0]
     bars = [bar.get_bbox().width for bar in axis.patches if isinstance(bar, Rectangle)]
     drawn = [*bars, *(value for line in axis.lines for value in np.asarray(line.get_ydata()))]
     assert len(drawn) == 2 * classes
     assert sum(drawn) == 100
-    assert axis.get_title(loc="left") == f"{classes} classes, {100 // classes} to {100 // classes} images each"
+    assert (
+        axis.get_title(loc="left")
+        == f"{classes} classes, {100 // classes} to {100 // classes} images each"
+    )
 
 
 def test_size_distribution_shows_means() -> None:
@@ -127,7 +153,13 @@ def test_size_distribution_shows_means() -> None:
 
 
 def test_size_ratios_are_shown_where_a_pair_was_given() -> None:
-    ratios = pd.DataFrame({"train_size": [96, 96, 128], "test_size": [96, 128, 96], "mean_of_ratios": [0.8, 1.06, 0.6]})
+    ratios = pd.DataFrame(
+        {
+            "train_size": [96, 96, 128],
+            "test_size": [96, 128, 96],
+            "mean_of_ratios": [0.8, 1.06, 0.6],
+        }
+    )
     axis = datasets.size_ratios(ratios).axes[0]
     assert [text.get_text() for text in axis.texts] == ["0.80", "1.06", "0.60"]
 
@@ -140,7 +172,9 @@ def test_apparent_sizes_name_the_medians() -> None:
 
 def test_sheet_wants_a_title_an_image_and_shows_its_lines() -> None:
     image = np.zeros((8, 8, 3), dtype=np.uint8)
-    figure = datasets.sample_sheet([image] * 5, ["03-marbled_harrier\n→ 09-ticked_dachsel", *"bcde"], columns=4)
+    figure = datasets.sample_sheet(
+        [image] * 5, ["03-marbled_harrier\n→ 09-ticked_dachsel", *"bcde"], columns=4
+    )
     assert len(figure.axes) == 8
     assert figure.axes[0].get_title().split("\n") == ["03-marbled harrier", "→ 09-ticked dachsel"]
     with pytest.raises(ValueError, match="1 images and 2 titles"):
@@ -168,7 +202,10 @@ def test_reliability_is_drawn_beside_the_diagonal() -> None:
 def test_activations_have_a_line_a_framing() -> None:
     axis = results.activations({"a": np.arange(101.0), "b": np.arange(101.0) * 2}).axes[0]
     first, second = axis.get_lines()
-    values, shares = np.asarray(first.get_xdata(), dtype=float), np.asarray(first.get_ydata(), dtype=float)
+    values, shares = (
+        np.asarray(first.get_xdata(), dtype=float),
+        np.asarray(first.get_ydata(), dtype=float),
+    )
     assert np.interp(50, values, shares) == pytest.approx(50)
     assert np.asarray(second.get_xdata())[-1] == 200
 
@@ -194,15 +231,21 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
             boxes = [tick.get_window_extent() for tick in axis.get_yticklabels() if tick.get_text()]
             edges = sorted((box.y0, box.y1) for box in boxes)
             assert all(one[1] <= next_one[0] + 2 for one, next_one in pairwise(edges))
-    assert heat_map(found).data.count("<small>") == found.cells.query("adaptation != 'baseline'").shape[0]
+    assert (
+        heat_map(found).data.count("<small>")
+        == found.cells.query("adaptation != 'baseline'").shape[0]
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["$\\frac{x$ $x^2$", "<b>", "two\nlines <b>", "x" * 200, "\x1b[31m", "\N{DOG FACE}", "_", " "]
+    "name",
+    ["$\\frac{x$ $x^2$", "<b>", "two\nlines <b>", "x" * 200, "\x1b[31m", "\N{DOG FACE}", "_", " "],
 )
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_figures_show_names_as_they_are(name: str) -> None:
-    figure = datasets.class_distribution(pd.DataFrame({"label": ["plain", name, name], "split": "train"}))
+    figure = datasets.class_distribution(
+        pd.DataFrame({"label": ["plain", name, name], "split": "train"})
+    )
     shown = {text.get_text() for text in figure.axes[0].get_yticklabels()}
     assert shown == {"plain", style.short_label(name)}
     assert len(style.short_label(name)) <= 32

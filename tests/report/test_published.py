@@ -31,7 +31,9 @@ TIMM = NETWORKS[NETWORKS["source"].str.startswith("huggingface/pytorch-image-mod
         ("EfficientNet-L2 (Fix)", 475, 600, "yes", 0.885),
     ],
 )
-def test_figures_of_the_fixres_papers(model: str, train_size: int, test_size: int, adapted: str, top1: float) -> None:
+def test_figures_of_the_fixres_papers(
+    model: str, train_size: int, test_size: int, adapted: str, top1: float
+) -> None:
     row = published.imagenet().set_index(["model", "train_size", "test_size", "adapted"])["top1"]
     assert row[model, train_size, test_size, adapted] == top1
 
@@ -50,12 +52,20 @@ def test_networks_are_in_range_and_have_a_source() -> None:
     assert NETWORKS["gmacs"].dropna().between(0.1, 2000).all()
     assert NETWORKS[["train_size", "test_size"]].isin(range(128, 801)).all(axis=None)
     assert set(NETWORKS["adapted"]) == set(NETWORKS["batch_norm"]) == {"yes", "no"}
-    assert not NETWORKS.duplicated(["model", "train_size", "test_size", "adapted", "extra_data"]).any()
+    assert not NETWORKS.duplicated(
+        ["model", "train_size", "test_size", "adapted", "extra_data"]
+    ).any()
 
 
 def test_year_is_that_of_the_paper() -> None:
     since = NETWORKS.dropna(subset="paper")
-    assert since["paper"].str.extract(r"arXiv (\d\d)\d\d\.\d{5}$")[0].astype(int).add(2000).equals(since["year"])
+    assert (
+        since["paper"]
+        .str.extract(r"arXiv (\d\d)\d\d\.\d{5}$")[0]
+        .astype(int)
+        .add(2000)
+        .equals(since["year"])
+    )
 
 
 @pytest.mark.parametrize("weights", TIMM["weights"].unique())
@@ -87,7 +97,9 @@ def test_cost_counted_again(model: str, backbone: str, size: int) -> None:
     assert row["gmacs"] == pytest.approx(flops / 2e9, rel=0.03)
 
 
-@pytest.mark.parametrize("weights", ["resnet50.a1_in1k", "tf_efficientnetv2_s.in1k", "convnext_base.fb_in1k"])
+@pytest.mark.parametrize(
+    "weights", ["resnet50.a1_in1k", "tf_efficientnetv2_s.in1k", "convnext_base.fb_in1k"]
+)
 def test_batch_norm_is_there_as_told(weights: str) -> None:
     with torch.device("meta"):
         norm = trunk.last_batch_norm(backbones.create(f"timm:{weights}", pretrained=False))
@@ -97,7 +109,14 @@ def test_batch_norm_is_there_as_told(weights: str) -> None:
 
 def test_frontier_leaves_out_what_another_one_beats() -> None:
     models = pd.DataFrame({"cost": [3.0, 1, 2, 2, None, 1], "top1": [0.8, 0.7, 0.7, 0.8, 0.9, 0.6]})
-    assert published.undominated(models, "cost").tolist() == [False, True, False, True, False, False]
+    assert published.undominated(models, "cost").tolist() == [
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_gains_are_those_over_the_train_size() -> None:
@@ -114,20 +133,48 @@ def test_stanford_dogs_is_sourced_and_holds_the_known_figures() -> None:
     assert dogs["top1"].between(0.5, 0.97).all()
     top1 = dogs.set_index("model")["top1"]
     assert top1["API-Net"] == 0.903
-    assert top1["ResNeXt-101 32x48d WSL, 320/224"] == published.stanford_dogs_2020()["top1"].max() == 0.9473
+    assert (
+        top1["ResNeXt-101 32x48d WSL, 320/224"]
+        == published.stanford_dogs_2020()["top1"].max()
+        == 0.9473
+    )
 
 
-def row(train_size: int, test_size: int, adaptation: str, val: float, top1: float, **other: Any) -> dict[str, Any]:
+def row(
+    train_size: int, test_size: int, adaptation: str, val: float, top1: float, **other: Any
+) -> dict[str, Any]:
     """A row of results.csv with an interval of half a point on both sides."""
-    cell = {"train_size": train_size, "test_size": test_size, "size_ratio": 0.809 * test_size / train_size}
-    made = {"adaptation": adaptation, "view": "center", "seed": 0, "val_top1": val, "top1": top1, "status": "done"}
-    return cell | made | {"test_part": "test", "top1_low": top1 - 0.005, "top1_high": top1 + 0.005} | other
+    cell = {
+        "train_size": train_size,
+        "test_size": test_size,
+        "size_ratio": 0.809 * test_size / train_size,
+    }
+    made = {
+        "adaptation": adaptation,
+        "view": "center",
+        "seed": 0,
+        "val_top1": val,
+        "top1": top1,
+        "status": "done",
+    }
+    return (
+        cell
+        | made
+        | {"test_part": "test", "top1_low": top1 - 0.005, "top1_high": top1 + 0.005}
+        | other
+    )
 
 
 def found(*rows: dict[str, Any], dataset: str = "stanford_dogs") -> Results:
-    probes = [row(size, size, "baseline", 0.97, top1) for size, top1 in [(128, 0.9), (224, 0.974), (320, 0.98)]]
+    probes = [
+        row(size, size, "baseline", 0.97, top1)
+        for size, top1 in [(128, 0.9), (224, 0.974), (320, 0.98)]
+    ]
     table = pd.DataFrame([*probes, *rows])
-    sweep = {"settings": {"dataset": dataset, "backbone": "timm:resnet50"}, "images": {"test": 8580}}
+    sweep = {
+        "settings": {"dataset": dataset, "backbone": "timm:resnet50"},
+        "images": {"test": 8580},
+    }
     return Results(table, pd.DataFrame(), pd.DataFrame(), sweep)
 
 
@@ -145,7 +192,13 @@ SOME = (
 
 def test_the_table_of_2020_holds_its_eight_rows_and_its_baseline() -> None:
     table = published.stanford_dogs_2020().set_index(["train_size", "test_size"])
-    top1 = {(224, 128): 0.8930, (224, 224): 0.9321, (224, 320): 0.9348, (320, 224): 0.9473, (320, 320): 0.9440}
+    top1 = {
+        (224, 128): 0.8930,
+        (224, 224): 0.9321,
+        (224, 320): 0.9348,
+        (320, 224): 0.9473,
+        (320, 320): 0.9440,
+    }
     notes = {(128, 224): "left blank", (224, 400): "left blank", (320, 380): "CUDA out of memory"}
     assert table["top1"].dropna().to_dict() == top1
     assert table.loc[table["top1"].isna(), "note"].to_dict() == notes
@@ -160,13 +213,21 @@ def test_shared_pairs_are_compared_without_adaptation_and_have_the_preferred_one
     assert (first["top1"], first["inside"]) == (0.930, "yes")
     assert first["difference"] == pytest.approx(0.930 - 0.9348)
     assert (first["adaptation"], first["top1_adapted"]) == ("head_bn", 0.940)
-    assert (second["adaptation"], second["top1"], second["inside"], second["note"]) == ("head", 0.948, "yes", "")
+    assert (second["adaptation"], second["top1"], second["inside"], second["note"]) == (
+        "head",
+        0.948,
+        "yes",
+        "",
+    )
     assert second["size_ratio"] == pytest.approx(0.57, abs=0.005)
 
 
 def test_a_row_that_either_side_lacks_says_why() -> None:
     nothing: dict[str, Any] = {"top1_low": None, "top1_high": None, "status": "failed"}
-    failed = [row(*pair, "none", float("nan"), float("nan"), **nothing) for pair in [(224, 128), (320, 380)]]
+    failed = [
+        row(*pair, "none", float("nan"), float("nan"), **nothing)
+        for pair in [(224, 128), (320, 380)]
+    ]
     compared = compared_with_2020(found(*failed, row(224, 400, "none", 0.95, 0.95)))
     assert compared is not None
     assert compared["note"].tolist() == [
@@ -188,7 +249,9 @@ def test_the_line_counts_what_lies_inside_and_names_both_experiments() -> None:
 
 
 @pytest.mark.parametrize(
-    "results", [found(*SOME, dataset="data/images"), found(row(224, 280, "none", 0.9, 0.9))], ids=["images", "pairs"]
+    "results",
+    [found(*SOME, dataset="data/images"), found(row(224, 280, "none", 0.9, 0.9))],
+    ids=["images", "pairs"],
 )
 def test_another_dataset_and_other_pairs_are_not_compared(results: Results) -> None:
     assert compared_with_2020(results) is None

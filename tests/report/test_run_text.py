@@ -22,7 +22,10 @@ TEST = pd.DataFrame({"image": NAMES, "split": "test", "test_size": 224, "target"
 @pytest.mark.parametrize(
     ("top1", "expected"),
     [
-        (TEST["target"].replace(1, 0), "is right on 50.0% of the same images: no difference shown (-50.0 points"),
+        (
+            TEST["target"].replace(1, 0),
+            "is right on 50.0% of the same images: no difference shown (-50.0 points",
+        ),
         (-1, "is right on 0.0% of the same images: less (-100.0 points"),
     ],
 )
@@ -30,13 +33,21 @@ def test_verdict_compares_on_the_images_of_both(top1: Any, expected: str) -> Non
     mapped = TEST[TEST["target"] < 2]
     tables = [mapped.assign(top1=-1, test_size=96), mapped.assign(top1=mapped["target"])]
     known = ZeroShot(pd.concat(tables), {"Goldfish": "goldfish", "Snoopy": "beagle"}, 3)
-    verdict = zero_shot_verdict(known, pd.concat([TEST.assign(top1=2, test_size=96), TEST.assign(top1=top1)]))
-    assert "is right on **100.0%** of 8 test images at 224 px, among the 2 of 3 classes that it knows" in verdict
+    verdict = zero_shot_verdict(
+        known, pd.concat([TEST.assign(top1=2, test_size=96), TEST.assign(top1=top1)])
+    )
+    assert (
+        "is right on **100.0%** of 8 test images at 224 px, among the 2 of 3 classes that it knows"
+        in verdict
+    )
     assert expected in verdict
 
 
 def test_where_there_was_nothing_to_ask_nothing_is_said() -> None:
-    assert zero_shot_verdict(ZeroShot(TEST.iloc[:0], {}, 3, obstacle="none"), TEST.assign(top1=0)) == ""
+    assert (
+        zero_shot_verdict(ZeroShot(TEST.iloc[:0], {}, 3, obstacle="none"), TEST.assign(top1=0))
+        == ""
+    )
 
 
 PAIR = [predictions(name, (right, right), (20, 60)) for name, right in (("none", 10), ("head", 16))]
@@ -46,7 +57,10 @@ SETTINGS = PairSettings(train_size=64, test_size=96, adaptations=("none", "head"
 
 def test_gains_are_those_of_paired_statistics_over_none_and_over_the_control() -> None:
     found: Any = run_text.gains(CONTROLLED, SETTINGS.adaptations, "center").set_index("against")
-    assert found["gain"].to_dict() == {"none": pytest.approx(0.1), "control_head": pytest.approx(-4 / 60)}
+    assert found["gain"].to_dict() == {
+        "none": pytest.approx(0.1),
+        "control_head": pytest.approx(-4 / 60),
+    }
     right = {count: [index < count for index in range(60)] for count in (10, 16)}
     expected = paired_difference(right[16], right[10])
     assert found.loc["none", ["low", "high"]].tolist() == [expected.low, expected.high]
@@ -54,10 +68,17 @@ def test_gains_are_those_of_paired_statistics_over_none_and_over_the_control() -
 
 
 def test_a_pair_is_credited_with_the_smaller_of_its_gains() -> None:
-    words = run_text.pair_summary(summarise(CONTROLLED), run_text.gains(CONTROLLED, ("head",), "center"), SETTINGS)
-    assert "Validation prefers **head** at 96 px. It classifies 26.7% of 60 test images correctly." in words
+    words = run_text.pair_summary(
+        summarise(CONTROLLED), run_text.gains(CONTROLLED, ("head",), "center"), SETTINGS
+    )
+    assert (
+        "Validation prefers **head** at 96 px. It classifies 26.7% of 60 test images correctly."
+        in words
+    )
     assert "Against `none`: +10.0 points" in words
-    assert words.endswith("The smaller, over `control_head`, is the gain of FixRes in this one training.")
+    assert words.endswith(
+        "The smaller, over `control_head`, is the gain of FixRes in this one training."
+    )
     alone = run_text.pair_summary(
         summarise(PAIR[0]),
         run_text.gains(PAIR[0], ("none",), "center"),
@@ -70,15 +91,23 @@ def test_a_dataset_is_summarised_with_its_balance_and_enlarged_images() -> None:
     sizes = pd.DataFrame({"label": [0, 0, 0, 1], "width": 400, "height": [100, 300, 300, 300]})
     neutral = pd.DataFrame({"train_size": [128, 320], "low": [150, 380], "high": [170, 420]})
     words = run_text.dataset_summary(sizes, ["a", "b"], neutral, "No sign.")
-    assert "4 images of 2 classes. The largest class has 3.0 times as many images as the smallest: compare" in words
+    assert (
+        "4 images of 2 classes. The largest class has 3.0 times as many images as the smallest: compare"
+        in words
+    )
     assert "25% at 128 px, 100% at 320 px" in words
     assert "320 px, objects look equally large at a test resolution of 380 to 420 px" in words
     assert words.endswith("- No sign.")
 
 
 def test_a_baseline_is_summarised_at_the_size_that_validation_prefers() -> None:
-    choices = pd.DataFrame({"test_size": [96, 96, 224], "val_top1": [0.5, 0.6, 0.7], "chosen": [False, True, True]})
-    tables = [predictions("baseline", (12, right), (20, 60), size) for size, right in ((96, 40), (224, 30))]
+    choices = pd.DataFrame(
+        {"test_size": [96, 96, 224], "val_top1": [0.5, 0.6, 0.7], "chosen": [False, True, True]}
+    )
+    tables = [
+        predictions("baseline", (12, right), (20, 60), size)
+        for size, right in ((96, 40), (224, 30))
+    ]
     words = run_text.baseline_summary(choices, summarise(pd.concat(tables)), "")
     assert "best on validation at 224 px. There it classifies **50.0% (95 % interval" in words
     assert words.endswith("validation accuracy ranges from 60.0% to 70.0%.")
@@ -87,16 +116,33 @@ def test_a_baseline_is_summarised_at_the_size_that_validation_prefers() -> None:
 @pytest.mark.parametrize(
     ("epochs", "val", "recipes", "expected"),
     [
-        ([1, 2], [0.5, 0.8], [0.8], ["Epoch 2 is kept, with **80.0%**", "from 2.000 to 1.000 in 2", "more epochs"]),
-        ([1, 2], [0.8, 0.5], [0.8, 0.75], ["Epoch 1 is kept", "from 2.000", "the second best is 5.0 points below"]),
-        ([0], [0.9], [0.9, 0.9], ["frozen network with its linear probe is kept", "0.0 points below"]),
+        (
+            [1, 2],
+            [0.5, 0.8],
+            [0.8],
+            ["Epoch 2 is kept, with **80.0%**", "from 2.000 to 1.000 in 2", "more epochs"],
+        ),
+        (
+            [1, 2],
+            [0.8, 0.5],
+            [0.8, 0.75],
+            ["Epoch 1 is kept", "from 2.000", "the second best is 5.0 points below"],
+        ),
+        (
+            [0],
+            [0.9],
+            [0.9, 0.9],
+            ["frozen network with its linear probe is kept", "0.0 points below"],
+        ),
     ],
 )
 def test_a_training_is_summarised_by_what_it_did(
     epochs: list[int], val: list[float], recipes: list[float], expected: list[str]
 ) -> None:
     history = pd.DataFrame({"epoch": epochs, "val_top1": val, "loss": [2.0, 1.0][: len(epochs)]})
-    kept: Any = SimpleNamespace(history=history, val_top1=max(val), best_epoch=epochs[val.index(max(val))])
+    kept: Any = SimpleNamespace(
+        history=history, val_top1=max(val), best_epoch=epochs[val.index(max(val))]
+    )
     kept.tried = {"stage1": [{"val_top1": value} for value in recipes]}
     lines = run_text.training_summary(TrainSettings(train_size=64), kept, 100, 3).splitlines()
     assert all(words in line for words, line in zip(expected, lines, strict=True))
@@ -104,7 +150,9 @@ def test_a_training_is_summarised_by_what_it_did(
 
 def test_a_network_from_a_file_near_chance_is_questioned() -> None:
     history = pd.DataFrame({"epoch": [0], "val_top1": [0.34], "loss": [float("nan")]})
-    kept: Any = SimpleNamespace(history=history, val_top1=0.34, best_epoch=0, tried={"stage1": [{"val_top1": 0.34}]})
+    kept: Any = SimpleNamespace(
+        history=history, val_top1=0.34, best_epoch=0, tried={"stage1": [{"val_top1": 0.34}]}
+    )
     settings = TrainSettings(train_size=64, head_start="file", weights="a.pt", learning_rate=0)
     assert "near chance" in run_text.training_summary(settings, kept, 100, 3)
     assert "near chance" not in run_text.training_summary(settings, kept, 100, 30)

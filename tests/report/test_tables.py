@@ -10,7 +10,11 @@ from fixres_poc.report import tables
 def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
     shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
     chosen = shown[shown["choice"] == "chosen"].iloc[0]
-    assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (128, "head_bn", "80.0")
+    assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (
+        128,
+        "head_bn",
+        "80.0",
+    )
     assert chosen["p (test = train), Holm"] == "<0.001"
     assert shown.loc[shown["adaptation"] == "baseline", "p (probe), Holm"].tolist() == ["n/a"] * 3
 
@@ -19,9 +23,9 @@ def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
     shown = tables.cells(told(same(0.60), same(0.62), same(0.50), None))
     assert shown["seeds"].tolist() == [*[1] * 3, *[2] * 4, *[1] * 7]
     assert shown["status"].tolist()[:-3] == [*["done"] * 7, *["1 of 2 done"] * 4]
-    assert shown.loc[shown["choice"] == "chosen", ["test", "adaptation", "test top-1 %"]].to_numpy().tolist() == [
-        [96, "none", "55.0"]
-    ]
+    assert shown.loc[
+        shown["choice"] == "chosen", ["test", "adaptation", "test top-1 %"]
+    ].to_numpy().tolist() == [[96, "none", "55.0"]]
 
 
 def test_failed_runs_are_listed_with_their_error() -> None:
@@ -43,7 +47,9 @@ def test_activations_stand_once_a_framing_in_order_of_size() -> None:
     row = {"mean": 0.5, "std": 0.1, "near_zero": 0.0, "large": 0.01}
 
     def three(test: int) -> list[dict[str, object]]:
-        names = dict.fromkeys(["train crops, 96 px", "test framing, 96 px", f"test framing, {test} px"])
+        names = dict.fromkeys(
+            ["train crops, 96 px", "test framing, 96 px", f"test framing, {test} px"]
+        )
         return [{"images": name, **row} for name in names]
 
     for run in found.sweep["runs"]:
@@ -58,7 +64,8 @@ def test_heat_map_is_coloured_by_accuracy_and_names_what_failed() -> None:
     found = shaped(3, 2000, train_sizes=[64, 96], test_sizes=[64, 96, 128])
     pairs = found.cells[found.cells["adaptation"] != "baseline"]
     html = tables.heat_map(found).data
-    colours = {"max": "#fee838; color: #000000", "min": "#00224e; color: #ffffff"}  # the ends of cividis
+    # the ends of cividis
+    colours = {"max": "#fee838; color: #000000", "min": "#00224e; color: #ffffff"}
     for end, colour in colours.items():
         top1 = pairs["top1"].agg(end)
         assert f'background-color: {colour}">{top1 * 100:.1f}<br>' in html
@@ -73,7 +80,14 @@ def test_heat_map_is_coloured_by_accuracy_and_names_what_failed() -> None:
 def test_all_columns_unfold_below_those_that_matter() -> None:
     found = told(same(0.60), same(0.65))
     main, whole = tables.every_cell(found).data.split("<details>")
-    for part, names in ((main, set(tables.MAIN) & set(tables.cells(found))), (whole, set(tables.cells(found)))):
-        assert {cell.get_text() for cell in BeautifulSoup(part, "html.parser").select("thead th")} == names
+    for part, names in (
+        (main, set(tables.MAIN) & set(tables.cells(found))),
+        (whole, set(tables.cells(found))),
+    ):
+        assert {
+            cell.get_text() for cell in BeautifulSoup(part, "html.parser").select("thead th")
+        } == names
     several = told(same(0.60), same(0.62), same(0.50), same(0.5))
-    assert not [name for name in tables.cells(several) if str(name).startswith("p (")], "no p over several seeds"
+    assert not [name for name in tables.cells(several) if str(name).startswith("p (")], (
+        "no p over several seeds"
+    )

@@ -30,12 +30,24 @@ def test_conclusion_of_every_combination_of_verdicts() -> None:
     found = set[str]()
     for size, adaptation, training in product(get_args(Verdict), repeat=3):
         for claim, seeds in product(CLAIMS, (1, 2)):
-            verdicts = {"size": size, "adaptation": adaptation, "claim": CLAIMS[claim], "training": training}
-            given: list[Any] = [Answer(name, MADE[each], ratio=(0.5, 0.5)) for name, each in verdicts.items()]  # type: ignore[arg-type]
+            verdicts = {
+                "size": size,
+                "adaptation": adaptation,
+                "claim": CLAIMS[claim],
+                "training": training,
+            }
+            given: list[Any] = [
+                Answer(name, MADE[each], ratio=(0.5, 0.5))  # type: ignore[arg-type]
+                for name, each in verdicts.items()
+            ]
             assert {each.question: each.verdict for each in given} == verdicts
             words = text.conclusion(given, seeds)
             asked = [each for each in (size, adaptation, training) if each != "not asked"]
-            assert len(re.findall(r"\*\*.+?\*\*", words)) == len(re.findall(r"\*\*[^*]*claim[^*]*\*\*", words)) == 1
+            assert (
+                len(re.findall(r"\*\*.+?\*\*", words))
+                == len(re.findall(r"\*\*[^*]*claim[^*]*\*\*", words))
+                == 1
+            )
             assert len(sentences(words)) == 1 + len(asked) + (seeds == 1)
             assert not {"{", "}"} & set(words)
             found.add(re.sub(r"[-+]?\d+\.\d+", "", words))  # what is said without the numbers
@@ -44,13 +56,21 @@ def test_conclusion_of_every_combination_of_verdicts() -> None:
 
 def test_a_conclusion_names_its_numbers() -> None:
     claim = Answer("claim", MADE["gain"], delta=0.03, ratio=(0.51, 0.6))
-    others = [Answer("size", MADE["loss"]), Answer("adaptation", MADE["can't tell"]), Answer("training")]
+    others = [
+        Answer("size", MADE["loss"]),
+        Answer("adaptation", MADE["can't tell"]),
+        Answer("training"),
+    ]
     first, size, adaptation = sentences(text.conclusion([claim, *others]))
     assert all(number in first for number in (" 3 points", MADE["gain"][0].points(), "0.51"))
     costlier = text.conclusion([Answer("claim", MADE["gain"], ratio=(1.26, 1)), *others])
     assert "does not hold" in costlier
-    assert f"is not worse by 1 point or more ({MADE['gain'][0].points()}), but costs 1.26" in costlier
-    assert "but costs" not in text.conclusion([Answer("claim", MADE["loss"], ratio=(1.26, 1)), *others])
+    assert (
+        f"is not worse by 1 point or more ({MADE['gain'][0].points()}), but costs 1.26" in costlier
+    )
+    assert "but costs" not in text.conclusion(
+        [Answer("claim", MADE["loss"], ratio=(1.26, 1)), *others]
+    )
     assert MADE["loss"][0].points() in size
     detectable = MADE["can't tell"][0].detectable() * 100
     assert f"{detectable:.1f} points" in adaptation
@@ -59,12 +79,20 @@ def test_a_conclusion_names_its_numbers() -> None:
 def test_questions_are_answered_on_each_test_part() -> None:
     found = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.6)}, photos=0.5)
     table = text.question_table({part: answers(found.on(part)) for part in found.parts})
-    points = table[["points on test (95 %)", "points on photos (95 %)"]].map(lambda words: words.split(" ")[0])
+    points = table[["points on test (95 %)", "points on photos (95 %)"]].map(
+        lambda words: words.split(" ")[0]
+    )
     assert len(table) == 5
     assert points.iloc[0].tolist() == ["+10.0", "+5.0"]
     assert table["verdict on test"].iloc[0].startswith("gain")
-    two = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.6), (96, 128): same(0.65)})
-    assert text.question_table({"test": answers(two)})["points on test (95 %)"].iloc[0].endswith("; of +10.0, +5.0")
+    two = grid(
+        {(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.6), (96, 128): same(0.65)}
+    )
+    assert (
+        text.question_table({"test": answers(two)})["points on test (95 %)"]
+        .iloc[0]
+        .endswith("; of +10.0, +5.0")
+    )
     claim = table[table["question"].str.contains("claim")].iloc[0]
     assert claim["compared"] == "64/96 head − 96/96 head"
 
@@ -81,7 +109,9 @@ def test_the_choice_is_named_with_what_it_reaches_on_each_part() -> None:
 
 
 def test_adaptations_are_counted_against_none_and_against_their_controls() -> None:
-    lines = text.adaptations(told(same(0.60), same(0.65) | {"head_bn": 0.80, "control_head_bn": 0.85})).splitlines()
+    lines = text.adaptations(
+        told(same(0.60), same(0.65) | {"head_bn": 0.80, "control_head_bn": 0.85})
+    ).splitlines()
     (against_none, against_control) = [line for line in lines if line.startswith("- `head_bn` ")]
     assert "`none`: +15.0 points on average over 1 pairs" in against_none
     assert "a gain in 1, a loss in 0, no difference shown in 0" in against_none
@@ -94,7 +124,9 @@ def test_where_validation_misled_the_loss_is_named() -> None:
     assert "20.0 points above" not in text.optimism(found)
     misled = found.table["adaptation"].eq("head_bn") & found.table["test_size"].eq(128)
     val_top1 = found.table["val_top1"].where(~misled, 0.99)
-    assert "20.0 points above" in text.optimism(replace(found, table=found.table.assign(val_top1=val_top1)))
+    assert "20.0 points above" in text.optimism(
+        replace(found, table=found.table.assign(val_top1=val_top1))
+    )
 
 
 def test_failed_runs_and_missing_references_are_named() -> None:
@@ -108,5 +140,7 @@ def test_over_two_seeds_everything_is_a_mean() -> None:
     found = told(same(0.60), same(0.62) | {"head_bn": 0.80}, same(0.50), second)
     assert "It classifies 76.0% (95 % interval" in text.choice(found)
     assert text.trust(found).startswith("2 training seeds: accuracies are means over them")
-    assert "`head_bn` against `none`: +17.0 points on average over 1 pairs" in text.adaptations(found)
+    assert "`head_bn` against `none`: +17.0 points on average over 1 pairs" in text.adaptations(
+        found
+    )
     assert "No other cell that was trained here has a higher test accuracy" in text.optimism(found)

@@ -1,6 +1,7 @@
 """The committed notebooks turn red when the method is broken: one sabotage in a copy of the library, then nbval.
 
-Each sabotage replaces one piece of code that occurs once. The copy of the library alone, unbroken, must stay green.
+Each sabotage replaces one piece of code that occurs once. The copy of the library alone, unbroken,
+must stay green.
 """
 
 import os
@@ -18,8 +19,16 @@ NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
 SABOTAGES = {  # file in fixres_poc, code, what stands there instead
     "nothing": ("method/epochs.py", "state.optimizer.step()", "state.optimizer.step()"),
     "no optimizer step in stage 1": ("method/epochs.py", "    state.optimizer.step()\n", ""),
-    "no optimizer step in stage 2": ("method/stage2.py", "    for each in optimizer:\n        each.step()\n", ""),
-    "wrong mean and std": ("model/backbones.py", "return HALF, HALF", "return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)"),
+    "no optimizer step in stage 2": (
+        "method/stage2.py",
+        "    for each in optimizer:\n        each.step()\n",
+        "",
+    ),
+    "wrong mean and std": (
+        "model/backbones.py",
+        "return HALF, HALF",
+        "return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)",
+    ),
     "labels shifted by one": (
         "data/loading.py",
         'self.table["label"].tolist()',
@@ -42,7 +51,11 @@ def test_nbval_is_red_exactly_if_the_method_is_broken(name: str, tmp_path: Path)
     text = file.read_text(encoding="utf-8")
     assert text.count(code) == 1
     file.write_text(text.replace(code, broken), encoding="utf-8")
-    own = {"PYTHONPATH": str(tmp_path), "FIXRES_HOME": str(tmp_path / "home"), "FIXRES_PROGRESS": os.devnull}
+    own = {
+        "PYTHONPATH": str(tmp_path),
+        "FIXRES_HOME": str(tmp_path / "home"),
+        "FIXRES_PROGRESS": os.devnull,
+    }
     files = [f"notebooks/{stem}.ipynb" for stem in NOTEBOOKS]
     command = [
         sys.executable,
@@ -54,7 +67,9 @@ def test_nbval_is_red_exactly_if_the_method_is_broken(name: str, tmp_path: Path)
         "-x",
         *files,
     ]  # -x: one red cell will do
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True
+    )
     red = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     print(f"{name}: {red[0] if red else 'green'}")
     assert done.returncode == (name != "nothing"), done.stdout[-3000:]

@@ -22,7 +22,10 @@ from fixres_poc.sweep import execution
 PAIRS = ["train64_test64_seed0", "train64_test96_seed0"]
 TRAINING = "train64_seed0"
 BROKEN = {PAIRS[1]: "test_size = 96: broken"}
-KILLED = {TRAINING: "ended without a word: killed?", **dict.fromkeys(PAIRS, f"not run, because {TRAINING} failed")}
+KILLED = {
+    TRAINING: "ended without a word: killed?",
+    **dict.fromkeys(PAIRS, f"not run, because {TRAINING} failed"),
+}
 
 
 @dataclass
@@ -56,7 +59,9 @@ class Story:
 
     def start(self) -> "subprocess.Popen[bytes]":
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        return subprocess.Popen([sys.executable, throwaway.__file__], env=environment, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, throwaway.__file__], env=environment, start_new_session=True
+        )
 
     def start_training(self) -> "subprocess.Popen[bytes]":
         (self.home / "slow").touch()
@@ -66,7 +71,9 @@ class Story:
 
     def kill_snakemake(self) -> bool:
         process = self.start_training()
-        next(each for each in throwaway.processes() if each.cmdline()[1:3] == ["-m", "snakemake"]).kill()
+        next(
+            each for each in throwaway.processes() if each.cmdline()[1:3] == ["-m", "snakemake"]
+        ).kill()
         code = process.wait(timeout=20)
         return code == 0
 
@@ -108,7 +115,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         for file in (home / "notebooks").iterdir():
             file.write_text(file.read_text().replace("Text.", "Other text."))
         story.step("text edited")
-        (home / "runs/tiny" / PAIRS[0] / ".ipynb_checkpoints").mkdir()  # of someone who opened the executed notebook
+        # of someone who opened the executed notebook
+        (home / "runs/tiny" / PAIRS[0] / ".ipynb_checkpoints").mkdir()
         story.edit("04_fixres", "train_size = test_size = 0", "train_size = test_size = 1")
         story.step("pair code edited")
         story.edit("03_train", "train_size = test_size = 0", "train_size = test_size = 1")
@@ -148,20 +156,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_snakemake_that_cannot_start_is_quoted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snakemake_that_cannot_start_is_quoted(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (home / "profile").mkdir()
     (home / "profile/config.yaml").write_text("executor: abacus\n")
     assert not execution.run_sweep(throwaway.tiny(), profile=str(home / "profile"))
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: baseline: ")]
+    (line,) = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("failed: baseline: ")
+    ]
     assert "not done; snakemake: " in line
     assert "abacus" in line
 
 
-def test_images_changed_meanwhile_make_no_report(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_changed_meanwhile_make_no_report(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fingerprints = iter("ab")
     monkeypatch.setattr(execution, "prepare_data", lambda sweep: next(fingerprints))
     monkeypatch.setattr(execution, "run_snakemake", lambda *_: contextlib.nullcontext(0))
-    with pytest.raises(InputError, match="dataset = 'synthetic': changed while the sweep was at work"):
+    with pytest.raises(
+        InputError, match="dataset = 'synthetic': changed while the sweep was at work"
+    ):
         execution.run_sweep(throwaway.tiny())
     assert not (home / "reports").exists()
 

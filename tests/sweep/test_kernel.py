@@ -69,11 +69,19 @@ def run(shared: kernel.Kernel, notebook: Path, **variables: str) -> list[dict[st
     executed = notebook.with_suffix(".executed.ipynb")
     shared.run(notebook, executed, {"x": 1}, variables)
     cells = json.loads(executed.read_text())["cells"]
-    return [{key: cell[key] for key in ("outputs", "execution_count")} for cell in cells if cell["cell_type"] == "code"]
+    return [
+        {key: cell[key] for key in ("outputs", "execution_count")}
+        for cell in cells
+        if cell["cell_type"] == "code"
+    ]
 
 
-def test_a_notebook_finds_what_it_would_in_a_kernel_of_its_own_and_leaves_nothing(notebooks: Path) -> None:
-    look = write(notebooks, "look", f"{IMPORTS}\nfrom tqdm.std import tqdm", "line = plt.plot([1, 2])", LOOK)
+def test_a_notebook_finds_what_it_would_in_a_kernel_of_its_own_and_leaves_nothing(
+    notebooks: Path,
+) -> None:
+    look = write(
+        notebooks, "look", f"{IMPORTS}\nfrom tqdm.std import tqdm", "line = plt.plot([1, 2])", LOOK
+    )
     pollute = write(notebooks, "pollute", f"{IMPORTS}\nfrom tqdm.std import tqdm", "", POLLUTE)
     with closing(kernel.Kernel([look, pollute])) as shared:
         cold = run(shared, look, OWN="1")
@@ -93,7 +101,9 @@ def test_thirty_notebooks_leave_neither_descriptors_nor_memory(notebooks: Path) 
     with closing(kernel.Kernel([notebook])) as shared:
         for _ in range(30):
             process = psutil.Process(int(run(shared, notebook)[-1]["outputs"][0]["text"][0]))
-            found.append((process, process.num_fds(), psutil.Process().num_fds(), process.memory_info().rss))
+            found.append(
+                (process, process.num_fds(), psutil.Process().num_fds(), process.memory_info().rss)
+            )
     processes, theirs, ours, memory = zip(*found[2:], strict=True)
     assert len(set(processes)) == 1
     assert min(theirs[-5:]) <= 1.05 * min(theirs[:5])  # connections end a little later
@@ -108,7 +118,9 @@ def number(cells: list[dict[str, Any]]) -> int:
     return int(cells[-1]["outputs"][0]["text"][0])
 
 
-@pytest.mark.parametrize("source", ["1 / 0", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)", "os._exit(1)"])
+@pytest.mark.parametrize(
+    "source", ["1 / 0", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)", "os._exit(1)"]
+)
 def test_after_a_failure_the_kernel_is_a_fresh_one(notebooks: Path, source: str) -> None:
     where, fail = write(notebooks, "where", WHERE), write(notebooks, "fail", WHERE, source)
     with closing(kernel.Kernel([where, fail])) as shared:
@@ -120,7 +132,9 @@ def test_after_a_failure_the_kernel_is_a_fresh_one(notebooks: Path, source: str)
         assert number(run(shared, where)) != first
 
 
-def test_a_kernel_that_has_died_or_has_older_code_is_replaced(notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_has_died_or_has_older_code_is_replaced(
+    notebooks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = write(notebooks, "where", WHERE)
     with closing(kernel.Kernel([where])) as shared:
         first = number(run(shared, where))
@@ -135,5 +149,12 @@ def test_a_kernel_that_has_died_or_has_older_code_is_replaced(notebooks: Path, m
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
 def test_a_kernel_whose_parent_has_ended_before_it_asked_ends_at_once() -> None:
-    command = [sys.executable, "-m", "fixres_poc.sweep.kernel_state", str(os.getpid() + 1), "-f", "none.json"]
+    command = [
+        sys.executable,
+        "-m",
+        "fixres_poc.sweep.kernel_state",
+        str(os.getpid() + 1),
+        "-f",
+        "none.json",
+    ]
     assert subprocess.run(command, cwd=REPOSITORY, timeout=20).returncode == 1

@@ -38,7 +38,11 @@ def test_other_memory_is_refused(text: str) -> None:
 
 def test_images_are_counted_without_drawing_or_downloading(colour_folder: Path) -> None:
     assert plan.expected_images(sweep()) == ({"train": 801, "val": 191, "test": 608}, 10)
-    assert plan.expected_images(sweep(dataset="stanford_dogs"))[0] == {"train": 10200, "val": 1800, "test": 8580}
+    assert plan.expected_images(sweep(dataset="stanford_dogs"))[0] == {
+        "train": 10200,
+        "val": 1800,
+        "test": 8580,
+    }
     limited = plan.expected_images(sweep(dataset="stanford_dogs", image_limit=2058))
     assert limited == ({"train": 1020, "val": 180, "test": 858}, 120)
     counts, classes = plan.expected_images(sweep(dataset=str(colour_folder)))
@@ -48,28 +52,46 @@ def test_images_are_counted_without_drawing_or_downloading(colour_folder: Path) 
 
 def test_a_size_that_the_network_does_not_take_is_refused() -> None:
     with pytest.raises(InputError, match=r"vit_tiny_patch16_224.* 64, 96 px"):
-        plan.plan(sweep(backbone="timm:vit_tiny_patch16_224", adaptations=["none", "head"]), 16 * GIB, tflops=0.1)
+        plan.plan(
+            sweep(backbone="timm:vit_tiny_patch16_224", adaptations=["none", "head"]),
+            16 * GIB,
+            tflops=0.1,
+        )
 
 
 def test_seconds_are_flops_over_the_rate() -> None:
     tables = plan.plan(sweep(epochs=2, adapt_epochs=1, seeds=[0, 1]), 16 * GIB, tflops=0.1)
     pairs, facts = tables["pairs"], tables["sweep"].iloc[0]
-    small, large, base = (memory_plan.parameters_and_flops("efficientnet_lite0", 10, size)[1] for size in (64, 96, 224))
+    small, large, base = (
+        memory_plan.parameters_and_flops("efficientnet_lite0", 10, size)[1]
+        for size in (64, 96, 224)
+    )
     # the probe's features, two epochs with validation after each, the controls
     train = (801 + 191 + 3 * 2 * 801 + 2 * 191 + 801) * small / 1e11
     assert pairs["train_s"].tolist() == pytest.approx([train, train])
     assert pairs["adapt_s"].tolist() == pytest.approx([801 * small / 1e11, 801 * large / 1e11])
     assert pairs["eval_s"].tolist() == pytest.approx([799 * small / 1e11, 799 * large / 1e11])
     once = train + pairs["adapt_s"].sum() + pairs["eval_s"].sum()
-    assert facts["total_s"] == pytest.approx(1600 * (small + large + base) / 1e11 + 2 * once)  # baseline at each size
+    # baseline at each size
+    assert facts["total_s"] == pytest.approx(1600 * (small + large + base) / 1e11 + 2 * once)
 
 
 def test_lists_cost_the_first_seed_other_rates_and_one_more_pass() -> None:
     few = {"epochs": 2, "adapt_epochs": 4}
-    lists = {"learning_rate": [0, 0.01, 0.1], "batch_norm": ["train", "frozen"], "adapt_epochs": [1, 4]}
-    one, several = (plan.plan(sweep(seeds=[0, 1], **few | more), 16 * GIB, tflops=0.1) for more in ({}, lists))
-    small, large = (memory_plan.parameters_and_flops("efficientnet_lite0", 10, size)[1] / 1e11 for size in (64, 96))
-    tuning = 3 * 2 * (3 * 801 + 191) * small + (4 * 801 + 191) * large  # at the rate 0 nothing is trained
+    lists = {
+        "learning_rate": [0, 0.01, 0.1],
+        "batch_norm": ["train", "frozen"],
+        "adapt_epochs": [1, 4],
+    }
+    one, several = (
+        plan.plan(sweep(seeds=[0, 1], **few | more), 16 * GIB, tflops=0.1) for more in ({}, lists)
+    )
+    small, large = (
+        memory_plan.parameters_and_flops("efficientnet_lite0", 10, size)[1] / 1e11
+        for size in (64, 96)
+    )
+    # at the rate 0 nothing is trained
+    tuning = 3 * 2 * (3 * 801 + 191) * small + (4 * 801 + 191) * large
     assert several["pairs"]["tuning_s"].tolist() == pytest.approx([tuning, tuning])
     assert one["pairs"]["tuning_s"].tolist() == [0, 0]
     assert several["pairs"].drop(columns="tuning_s").equals(one["pairs"].drop(columns="tuning_s"))
@@ -95,12 +117,16 @@ def test_steps_shrink_with_the_micro_batch_and_with_checkpointing() -> None:
     assert (table["micro_1_bytes"] < table["micro_8_bytes"]).all()
 
 
-def test_rate_is_measured_on_the_network_itself_unless_that_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_is_measured_on_the_network_itself_unless_that_is_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(plan, "MEASURED_S", 0)
     rate, source = plan.measured_rate(sweep())
     assert 1e7 < rate < 1e15
     assert source.startswith("steps of efficientnet_lite0")
-    assert plan.measured_rate(sweep(backbone="resnext101_32x48d_wsl"))[1].startswith("steps of timm:resnext50_32x4d")
+    assert plan.measured_rate(sweep(backbone="resnext101_32x48d_wsl"))[1].startswith(
+        "steps of timm:resnext50_32x4d"
+    )
 
 
 def test_command_prints_tables_or_json(tmp_path: Path) -> None:
@@ -118,15 +144,26 @@ def test_command_prints_tables_or_json(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the budget is the GPU's")
 def test_without_card_and_memory_the_budget_is_this_machines() -> None:
-    assert plan.plan(sweep(pairs=[[64, 64]]), tflops=1)["sweep"]["budget_bytes"].item() == memory_plan.budget_bytes()
+    assert (
+        plan.plan(sweep(pairs=[[64, 64]]), tflops=1)["sweep"]["budget_bytes"].item()
+        == memory_plan.budget_bytes()
+    )
 
 
 def test_full_fine_tuning_and_more_crops_are_counted() -> None:
     plain = plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[1]
-    more = plan.plan(sweep(views=["center", "five_crop"], full_pairs=[[64, 96]]), 16 * GIB, tflops=0.1)["pairs"]
+    more = plan.plan(
+        sweep(views=["center", "five_crop"], full_pairs=[[64, 96]]), 16 * GIB, tflops=0.1
+    )["pairs"]
     assert more.iloc[1]["eval_s"] == pytest.approx(2 * 6 * plain["eval_s"])
     assert more.iloc[1]["adapt_s"] > 4 * plain["adapt_s"]
-    assert more.iloc[0]["adapt_s"] == plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[0]["adapt_s"]
+    assert (
+        more.iloc[0]["adapt_s"]
+        == plan.plan(sweep(), 16 * GIB, tflops=0.1)["pairs"].iloc[0]["adapt_s"]
+    )
     needed = memory_plan.training_bytes(TrainSettings(train_size=96, batch_size=8), 96, 10, 1, True)
     card = int((needed - 1) / memory_plan.CARD_SHARE)
-    assert [*plan.plan(sweep(full_pairs=[[64, 96]]), card, tflops=0.1)["pairs"]["fits"]] == [True, False]
+    assert [*plan.plan(sweep(full_pairs=[[64, 96]]), card, tflops=0.1)["pairs"]["fits"]] == [
+        True,
+        False,
+    ]

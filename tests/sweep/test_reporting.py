@@ -36,9 +36,15 @@ def test_failed_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "docs/reports/demo", tmp_path / "demo")
     (tmp_path / "demo/notebooks/train64_seed0.html").unlink()
-    tables = {file: file.read_bytes() for name in ("*.csv", "*.parquet") for file in (tmp_path / "demo").glob(name)}
+    tables = {
+        file: file.read_bytes()
+        for name in ("*.csv", "*.parquet")
+        for file in (tmp_path / "demo").glob(name)
+    }
     (tmp_path / "demo/index.html").unlink()
-    page = BeautifulSoup(reporting.rebuild(tmp_path / "demo").read_text(encoding="utf-8"), "html.parser")
+    page = BeautifulSoup(
+        reporting.rebuild(tmp_path / "demo").read_text(encoding="utf-8"), "html.parser"
+    )
     links = {str(link["href"]) for link in page.select("table.runs a")}
     assert links == {f"notebooks/{file.name}" for file in (tmp_path / "demo/notebooks").iterdir()}
     assert len(page.select("img")) > 5
@@ -47,7 +53,9 @@ def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Pa
         reporting.rebuild(tmp_path)
 
 
-def test_a_report_is_published_if_it_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_published_if_it_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reporting, "PUBLISHED", tmp_path / "published")
     with pytest.raises(InputError, match="tiny"):
         reporting.publish("tiny")
@@ -57,17 +65,29 @@ def test_a_report_is_published_if_it_is_small(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "published/tiny").mkdir(parents=True)
     (tmp_path / "published/tiny/old.html").touch()
     reporting.publish("tiny")
-    assert sorted(file.name for file in (tmp_path / "published/tiny").rglob("*.*")) == ["a.html", "index.html"]
+    assert sorted(file.name for file in (tmp_path / "published/tiny").rglob("*.*")) == [
+        "a.html",
+        "index.html",
+    ]
     monkeypatch.setattr(reporting, "MOST_BYTES", 10)
     with pytest.raises(InputError, match="MB"):
         reporting.publish("tiny")
 
 
 def test_what_sweeps_write_is_not_tracked() -> None:
-    written = ["reports/x/index.html", "reports/index.html", "runs/x/sweep.json", "data/synthetic/x.jpg"]
-    ignored = subprocess.run(["git", "check-ignore", *written], cwd=REPOSITORY, capture_output=True, text=True)
+    written = [
+        "reports/x/index.html",
+        "reports/index.html",
+        "runs/x/sweep.json",
+        "data/synthetic/x.jpg",
+    ]
+    ignored = subprocess.run(
+        ["git", "check-ignore", *written], cwd=REPOSITORY, capture_output=True, text=True
+    )
     if ignored.returncode == 128:
         pytest.skip("not a git checkout")
     assert ignored.stdout.split() == written
-    tracked = subprocess.run(["git", "ls-files", "reports", "runs"], cwd=REPOSITORY, capture_output=True, text=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "reports", "runs"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert tracked.stdout.split() == ["reports/README.md"]

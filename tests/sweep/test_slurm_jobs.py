@@ -12,7 +12,10 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of Slurm's jobs, one a line: its id and its folder."""
     file, programs = tmp_path / "queue", tmp_path / "bin"
     programs.mkdir()
-    for name, line in {"squeue": f"cat {file}", "scancel": f'for id; do sed -i "/^$id /d" {file}; done'}.items():
+    for name, line in {
+        "squeue": f"cat {file}",
+        "scancel": f'for id; do sed -i "/^$id /d" {file}; done',
+    }.items():
         (programs / name).write_text(f"#!/bin/sh\n{line}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")

@@ -17,7 +17,12 @@ from fixres_poc.sweep import snakemake
     ],
 )
 def test_trainings_that_can_be_at_work_at_once_share_cores_and_gpus(
-    monkeypatch: pytest.MonkeyPatch, profile: str, gpus: str, cores: int | None, threads: int, resources: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    gpus: str,
+    cores: int | None,
+    threads: int,
+    resources: list[str],
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     sweep = throwaway.tiny(seeds=[0, 1, 2, 3])
@@ -31,18 +36,22 @@ def test_trainings_that_can_be_at_work_at_once_share_cores_and_gpus(
     [
         ({}, 8),  # one training has all cores, its pairs after it
         ({"seeds": [0, 1]}, 4),
-        ({"seeds": [0, 1], "learning_rate": [0.1, 0.01]}, 8),  # the second one waits for what the first chooses
+        # the second one waits for what the first chooses
+        ({"seeds": [0, 1], "learning_rate": [0.1, 0.01]}, 8),
         ({"seeds": [0, 1, 2], "learning_rate": [0.1, 0.01]}, 4),
     ],
 )
-def test_who_waits_takes_no_cores(monkeypatch: pytest.MonkeyPatch, values: dict[str, object], threads: int) -> None:
+def test_who_waits_takes_no_cores(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, object], threads: int
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     command = snakemake.command_line(throwaway.tiny(**values), 8, "profiles/local")
     assert f"threads={threads}" in command
 
 
 def test_hang_up_is_only_heard_without_nohup() -> None:
-    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup themselves
+    # these tests may run under nohup themselves
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with pytest.raises(KeyboardInterrupt), snakemake.on_stop_signals(snakemake.interrupt):
         signal.raise_signal(signal.SIGHUP)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

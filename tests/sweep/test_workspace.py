@@ -25,7 +25,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def lay_out(home: Path, fingerprint: str = "a", values: dict[str, Any] | None = None, **settings: object) -> set[str]:
+def lay_out(
+    home: Path, fingerprint: str = "a", values: dict[str, Any] | None = None, **settings: object
+) -> set[str]:
     """Lay a sweep out, then do what its runs would; returns the names of those that had to be done.
 
     Args:
@@ -115,7 +117,10 @@ def test_a_training_without_its_checkpoint_is_done_again_if_a_pair_is_to_be_done
 ) -> None:
     lay_out(home)
     training = home / "runs/tiny/train64_seed0"
-    assert lay_out(home, pairs=[[64, 64], [64, 96], [64, 128]]) == {"train64_test128_seed0", "baseline"}
+    assert lay_out(home, pairs=[[64, 64], [64, 96], [64, 128]]) == {
+        "train64_test128_seed0",
+        "baseline",
+    }
     damage(training / "checkpoint.safetensors")
     assert lay_out(home) == {"baseline"}
     (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
@@ -134,10 +139,13 @@ def test_a_job_is_to_be_done_again_if_one_of_its_runs_is(home: Path) -> None:
 def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> None:
     lay_out(home, values={"settings": {"batch_size": 32, "train_size": 64}})
     execution.refuse_loss(throwaway.tiny())
-    with pytest.raises(InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"):
+    with pytest.raises(
+        InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"
+    ):
         execution.refuse_loss(throwaway.tiny(batch_size=8))
     metrics = home / "runs/tiny/baseline/metrics.json"
-    metrics.write_text(json.dumps({"settings": {"test_sizes": [64]}}))  # one test resolution more: no loss
+    # one test resolution more: no loss
+    metrics.write_text(json.dumps({"settings": {"test_sizes": [64]}}))
     assert run_state.outcomes(throwaway.tiny())[2].error == "made with other settings: test_sizes"
     execution.refuse_loss(throwaway.tiny())
     metrics.write_text(json.dumps({"settings": {"test_sizes": [64], "batch_size": 8}}))

@@ -1,7 +1,7 @@
 """A folder of class folders as a table of images, split into train, val and test. No torch in here.
 
-Layouts: `<class>/<image>`, which is split here, or `<part>/<class>/<image>` with parts as `part` knows them. Either may
-lie one level down.
+Layouts: `<class>/<image>`, which is split here, or `<part>/<class>/<image>` with parts as `part`
+knows them. Either may lie one level down.
 """
 
 import hashlib
@@ -42,11 +42,15 @@ def stratify(classes: dict[str, list[str]], root: Path, seed: int, test: bool = 
         fresh = sorted(own - side_of.keys(), key=lambda digest: _rank(seed, digest))
         if len(own) < needed:
             what = f"{len(own)} different image{'s' if len(own) > 1 else ''}"
-            raise InputError(f"class {label!r} of {str(root)!r} has {what}; at least {needed} are needed to split it")
+            raise InputError(
+                f"class {label!r} of {str(root)!r} has {what}; at least {needed} are needed to split it"
+            )
         n_test = max(1, round(TEST_SHARE * len(fresh))) if test else 0
         n_val = max(1, round(VAL_SHARE * len(fresh)))
         for index, digest in enumerate(fresh):
-            side_of[digest] = "test" if index < n_test else "val" if index < n_test + n_val else "train"
+            side_of[digest] = (
+                "test" if index < n_test else "val" if index < n_test + n_val else "train"
+            )
         rows += [(name, label, side_of[digest_of[name]]) for name in names]
     return rows
 
@@ -58,9 +62,10 @@ def _rank(seed: int, digest: str) -> str:
 def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
     """SHA-256 of every image's bytes.
 
-    `whole` False looks at size and both ends of a large compressed image only: two of equal size differ there, and
-    every run of a sweep asks for it, which for photographs of many megabytes would take minutes. Of a file that is too
-    large for an image, such as a sparse one, no more than that is ever read.
+    `whole` False looks at size and both ends of a large compressed image only: two of equal size
+    differ there, and every run of a sweep asks for it, which for photographs of many megabytes
+    would take minutes. Of a file that is too large for an image, such as a sparse one, no more than
+    that is ever read.
     """
 
     # Not cached by modification time, which copying tools preserve or renew.
@@ -87,17 +92,33 @@ def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: _rank(seed, row[0])):
         groups[row[1:]].append(row)
-    return sorted(row for part in groups.values() for row in part[: max(1, int(len(part) * most / len(rows)))])
+    return sorted(
+        row for part in groups.values() for row in part[: max(1, int(len(part) * most / len(rows)))]
+    )
 
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
 ALLOWED = ", ".join(SUFFIXES)
 AFFIX = "(?:set|split|data|dataset|images?|imgs?)?"
 PART = re.compile(
     f"{AFFIX}(?:(?P<train>train|training)|(?P<val>val|valid|validation|dev|devel|development|eval|evaluation)"
     f"|(?P<test>test|testing|holdout|heldout)){AFFIX}"
 )
-# What desktops, NAS servers, archives and notebooks leave beside a user's files; hidden are also names with a dot.
+# What desktops, NAS servers, archives and notebooks leave beside a user's files; hidden are also
+# names with a dot.
 SYSTEM = re.compile(
     r"__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|~snapshot|\$RECYCLE\.BIN"
     r"|System Volume Information|lost\+found|found\.\d+|Network Trash Folder|Temporary Items|ehthumbs(_vista)?\.db"
@@ -112,12 +133,12 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row], list[str]]:
     """List and split the images of a folder; the seed decides the split where the folder has none.
 
     Returns:
-        The folder that holds the classes or the parts, one row per image in order of path, and lines for the user: how
-        the folder was read, and what was skipped.
+        The folder that holds the classes or the parts, one row per image in order of path, and
+        lines for the user: how the folder was read, and what was skipped.
 
     Raises:
-        InputError: no folder, no images, fewer than two classes, a class too small to split, or a layout that can be
-            read in two ways.
+        InputError: no folder, no images, fewer than two classes, a class too small to split, or a
+            layout that can be read in two ways.
     """
     if not folder.is_dir():
         raise InputError(
@@ -138,7 +159,9 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row], list[str]]:
         _refuse_unknown_parts(top, held, classes)
         rows = stratify(held, top, split_seed)
     if len({label for _, label, _ in rows}) < 2:
-        raise InputError(f"dataset {str(folder)!r}: needs at least two class folders with images ({ALLOWED})")
+        raise InputError(
+            f"dataset {str(folder)!r}: needs at least two class folders with images ({ALLOWED})"
+        )
     skipped["outside class folders"] += len(names) - len(rows)
     return top, sorted(rows), notes + told(top, skipped)
 
@@ -146,7 +169,11 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[Row], list[str]]:
 def told(root: Path, skipped: Counter[str]) -> list[str]:
     """One line about what was skipped in a folder, from reasons to numbers; none where nothing was."""
     shown = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
-    return [f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"] if shown else []
+    return (
+        [f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"]
+        if shown
+        else []
+    )
 
 
 def part(name: str) -> str | None:
@@ -168,17 +195,21 @@ def images(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
         InputError: there are none.
     """
     if not (found := _by_folder(names)):
-        raise InputError(f"dataset {str(root)!r}: no images found; it needs class folders with {ALLOWED} files")
+        raise InputError(
+            f"dataset {str(root)!r}: no images found; it needs class folders with {ALLOWED} files"
+        )
     return found
 
 
 def walk(top: Path) -> tuple[list[str], Counter[str]]:
     """List a folder, however deep: the one place where folders of images are listed.
 
-    Links to folders are followed, but no folder is read twice: neither in a circle, nor under two names.
+    Links to folders are followed, but no folder is read twice: neither in a circle, nor under two
+    names.
 
     Returns:
-        Images by their suffix, as paths relative to the folder, sorted; and how much was skipped, by reason.
+        Images by their suffix, as paths relative to the folder, sorted; and how much was skipped,
+        by reason.
 
     Raises:
         InputError: a folder that cannot be listed, or an image whose name is not UTF-8.
@@ -248,7 +279,9 @@ def _class_folders(name: str, names: list[str]) -> dict[str, list[str]]:
     return _by_folder(names, 2) if len(found) == 1 and part(*found) == part(name) else found
 
 
-def _presplit(root: Path, classes: dict[str, dict[str, list[str]]], seed: int) -> tuple[list[Row], list[str]]:
+def _presplit(
+    root: Path, classes: dict[str, dict[str, list[str]]], seed: int
+) -> tuple[list[Row], list[str]]:
     """Rows of a folder that is split already, and a line about the parts that are cut from train.
 
     Where val is there and test is not, val is the test part.
@@ -257,11 +290,17 @@ def _presplit(root: Path, classes: dict[str, dict[str, list[str]]], seed: int) -
     for name, found in classes.items():
         if meant := part(name):
             if (other := folders.setdefault(meant, name)) != name:
-                raise InputError(f"{where}: {other}/ and {name}/ both mean {meant}; join them or remove one")
+                raise InputError(
+                    f"{where}: {other}/ and {name}/ both mean {meant}; join them or remove one"
+                )
             if not found:
-                raise InputError(f"{where}: {name}/ is taken for its part {meant}, but holds no class folders")
+                raise InputError(
+                    f"{where}: {name}/ is taken for its part {meant}, but holds no class folders"
+                )
     if "train" not in folders or len(folders) == 1 < len(classes):
-        raise InputError(f"{where}: of {'/, '.join(classes)}/ some are parts of a split; name parts train, val, test")
+        raise InputError(
+            f"{where}: of {'/, '.join(classes)}/ some are parts of a split; name parts train, val, test"
+        )
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
     train, cut = folders["train"], [split for split in SPLITS if split not in folders]
@@ -270,12 +309,16 @@ def _presplit(root: Path, classes: dict[str, dict[str, list[str]]], seed: int) -
         if unknown := sorted(classes[name].keys() - classes[train].keys()):
             raise InputError(f"class {unknown[0]!r} of {str(root / name)!r} has no images in train")
         if not cut or name != train:
-            rows += [(image, label, split) for label, names in classes[name].items() for image in names]
+            rows += [
+                (image, label, split) for label, names in classes[name].items() for image in names
+            ]
     tested = f", test is {folders['test']}/" if "test" in folders else ""
     return rows, [f"{root}: {' and '.join(cut)} cut from {train}/{tested}"] if cut else []
 
 
-def _refuse_unknown_parts(root: Path, held: dict[str, list[str]], classes: dict[str, dict[str, list[str]]]) -> None:
+def _refuse_unknown_parts(
+    root: Path, held: dict[str, list[str]], classes: dict[str, dict[str, list[str]]]
+) -> None:
     """Refuse folders that hold the same folders: they may be parts of unknown names, and would be taken for classes."""
     count = Counter(inner for found in classes.values() for inner in found)
     alike = []

@@ -1,8 +1,9 @@
 """Datasets by name that torchvision knows: downloaded, checked, unpacked safely, and laid out by official split.
 
-torchvision says where the archives are, which images belong to which split, and their labels. It would extract without
-a filter, so that is done here. Archives go to data/<name>_archives/, which may be removed later, and images to
-data/<name>/<split>/<class>/. Where there is no official validation part, one is cut from train.
+torchvision says where the archives are, which images belong to which split, and their labels. It
+would extract without a filter, so that is done here. Archives go to data/<name>_archives/, which
+may be removed later, and images to data/<name>/<split>/<class>/. Where there is no official
+validation part, one is cut from train.
 """
 
 import os
@@ -88,7 +89,8 @@ def prepare(name: str) -> Path:
     """Download, unpack and lay out what is not there yet; a broken download goes on where it stopped.
 
     Raises:
-        InputError: no answer from the server, a wrong checksum, an archive that cannot be used, a full disk.
+        InputError: no answer from the server, a wrong checksum, an archive that cannot be used, a
+            full disk.
     """
     from fixres_poc.data.download import install
 
@@ -111,7 +113,9 @@ def _lay_out(source: Source, files: list[Path], work: Path) -> Path:
             else:
                 unpack(file, base)
         for own, theirs in source.splits.items():
-            loaded: Any = getattr(torchvision.datasets, source.loader)(work / "unpacked", split=theirs)
+            loaded: Any = getattr(torchvision.datasets, source.loader)(
+                work / "unpacked", split=theirs
+            )
             images = getattr(loaded, "_images", None) or loaded._image_files
             for image, label in zip(images, loaded._labels, strict=True):
                 place = fresh / own / loaded.classes[label].replace("/", "-").replace(" ", "_")
@@ -121,7 +125,9 @@ def _lay_out(source: Source, files: list[Path], work: Path) -> Path:
         raise
     except Exception as error:  # damaged lists raise errors of many kinds
         advice = "delete the archives there and run again to download them"
-        raise InputError(f"{files[0].parent}: cannot be used as {source.loader} ({error}); {advice}") from None
+        raise InputError(
+            f"{files[0].parent}: cannot be used as {source.loader} ({error}); {advice}"
+        ) from None
     return fresh
 
 

@@ -1,9 +1,9 @@
 """Stanford Dogs: download, the official split, and the dogs' boxes. No torch in here.
 
-The images are ImageNet's: for non-commercial research and not to be passed on, so they are never shown. Archives go
-to data/stanford_dogs_archives/, which may be removed later, and what is in them to data/stanford_dogs/:
-Images/<wnid>-<breed>/<id>.jpg, Annotation/<wnid>-<breed>/<id> and the official lists. A folder of the user's may have
-the same layout, or Kaggle's.
+The images are ImageNet's: for non-commercial research and not to be passed on, so they are never
+shown. Archives go to data/stanford_dogs_archives/, which may be removed later, and what is in them
+to data/stanford_dogs/: Images/<wnid>-<breed>/<id>.jpg, Annotation/<wnid>-<breed>/<id> and the
+official lists. A folder of the user's may have the same layout, or Kaggle's.
 """
 
 import itertools
@@ -46,7 +46,8 @@ def prepare() -> Path:
     """Download and unpack what is not there yet; a broken download goes on where it stopped.
 
     Raises:
-        InputError: no answer from the server, a wrong checksum, an archive that would write elsewhere, a full disk.
+        InputError: no answer from the server, a wrong checksum, an archive that would write
+            elsewhere, a full disk.
     """
     from fixres_poc.data.download import install
 
@@ -64,13 +65,18 @@ def _unpack(archives: Sequence[Path], work: Path) -> Path:
 
 def images(folder: Path) -> Path:
     """The folder of class folders in an official layout or Kaggle's; the given folder where it has neither."""
-    return next((each for each in (folder / "images" / "Images", folder / "Images") if each.is_dir()), folder)
+    return next(
+        (each for each in (folder / "images" / "Images", folder / "Images") if each.is_dir()),
+        folder,
+    )
 
 
 def lists(folder: Path) -> Path | None:
     """The folder with the official lists: the given one or its lists/; None where there are none."""
     places = (folder, folder / "lists")
-    return next((each for each in places if all((each / name).is_file() for name in LISTS.values())), None)
+    return next(
+        (each for each in places if all((each / name).is_file() for name in LISTS.values())), None
+    )
 
 
 def find(folder: Path, split_seed: int) -> tuple[Path, list[image_folder.Row], list[str]]:
@@ -86,15 +92,26 @@ def find(folder: Path, split_seed: int) -> tuple[Path, list[image_folder.Row], l
         return image_folder.find(root, split_seed)
     listed, skipped = image_folder.walk(root)
     present = {name.split("/")[0] for name in listed}
-    train, test = ([name for name in entries(place / file) if _breed(name) in present] for file in LISTS.values())
+    train, test = (
+        [name for name in entries(place / file) if _breed(name) in present]
+        for file in LISTS.values()
+    )
     if missing := [name for name in train + test if not (root / name).is_file()]:
-        raise InputError(f"{root / missing[0]}: missing, as are {len(missing) - 1} more images of the official lists")
+        raise InputError(
+            f"{root / missing[0]}: missing, as are {len(missing) - 1} more images of the official lists"
+        )
     classes = {breed: list(names) for breed, names in itertools.groupby(sorted(train), _breed)}
     if len(classes) < 2:
-        raise InputError(f"dataset {str(folder)!r}: needs at least two class folders of the official lists in {root}")
+        raise InputError(
+            f"dataset {str(folder)!r}: needs at least two class folders of the official lists in {root}"
+        )
     rows = image_folder.stratify(classes, root, split_seed, test=False)
     skipped["not in the official lists"] = len(set(listed) - set(train) - set(test))
-    return root, sorted(rows + [(name, _breed(name), "test") for name in test]), image_folder.told(root, skipped)
+    return (
+        root,
+        sorted(rows + [(name, _breed(name), "test") for name in test]),
+        image_folder.told(root, skipped),
+    )
 
 
 def _breed(name: str) -> str:
@@ -105,9 +122,11 @@ def entries(file: Path) -> list[str]:
     """Images of an official list as <breed>/<file>; its labels, from 1, only number the class folders in order.
 
     Raises:
-        InputError: not such a list, or an entry that is anything else, which could name any file of the machine.
+        InputError: not such a list, or an entry that is anything else, which could name any file of
+            the machine.
     """
-    command = [sys.executable, "-I", "-c", READ_LIST, str(file)]  # damaged files can crash the process that reads them
+    # damaged files can crash the process that reads them
+    command = [sys.executable, "-I", "-c", READ_LIST, str(file)]
     try:
         names: list[str] = json.loads(
             subprocess.run(command, capture_output=True, check=True, timeout=READ_LIMIT_S).stdout
@@ -129,7 +148,8 @@ def boxes(root: Path, names: Sequence[str]) -> pd.DataFrame:
     """The annotated dogs of images, one row a dog; names are relative to the folder of class folders.
 
     Returns:
-        Columns image, left, top, right, bottom (the box), width, height (the annotated image), all in px.
+        Columns image, left, top, right, bottom (the box), width, height (the annotated image), all
+        in px.
 
     Raises:
         InputError: a missing or unreadable annotation, named.
@@ -142,7 +162,17 @@ def boxes(root: Path, names: Sequence[str]) -> pd.DataFrame:
             tree = ElementTree.parse(file)
             size = [int(tree.findtext(f"size/{key}")) for key in ("width", "height")]
             for box in tree.iterfind("object/bndbox"):
-                rows.append((name, *(int(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")), *size))
+                rows.append(
+                    (
+                        name,
+                        *(int(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")),
+                        *size,
+                    )
+                )
         except (OSError, ParseError, TypeError, ValueError) as error:
-            raise InputError(f"{file}: not a readable annotation ({type(error).__name__})") from None
-    return pd.DataFrame(rows, columns=["image", "left", "top", "right", "bottom", "width", "height"])
+            raise InputError(
+                f"{file}: not a readable annotation ({type(error).__name__})"
+            ) from None
+    return pd.DataFrame(
+        rows, columns=["image", "left", "top", "right", "bottom", "width", "height"]
+    )

@@ -1,7 +1,8 @@
 """Ten made-up dog breeds and the scenes they stand in, drawn from a random generator.
 
-Breeds come in three builds; within a build they differ in the fine markings of the coat alone, and all share their
-colours. A drawing is a pure function of (seed, split, label, index), the same on every machine to one grey level.
+Breeds come in three builds; within a build they differ in the fine markings of the coat alone, and
+all share their colours. A drawing is a pure function of (seed, split, label, index), the same on
+every machine to one grey level.
 """
 
 import math
@@ -12,7 +13,17 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from fixres_poc.config.settings import SPLITS
-from fixres_poc.data.synthetic.painting import Coat, Colour, Figure, Frame, Part, cast_shadow, noise, paint, smoothstep
+from fixres_poc.data.synthetic.painting import (
+    Coat,
+    Colour,
+    Figure,
+    Frame,
+    Part,
+    cast_shadow,
+    noise,
+    paint,
+    smoothstep,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,8 @@ class Breed:
     tail_angle: float = 150.0
     tail_curl: float = -5.0
     hair: float = 0.02
-    points: float | None = None  # colour of muzzle and feet: 0 ground, 1 mark colour, None as the rest of the coat
+    # colour of muzzle and feet: 0 ground, 1 mark colour, None as the rest of the coat
+    points: float | None = None
 
 
 _HOUND = Breed("hound", 0, Coat(1.0))
@@ -44,8 +56,9 @@ _BASSET = replace(
     _HOUND, body_length=1.14, body_depth=0.95, leg_length=0.47, muzzle_length=0.27, ear_length=0.34, ear_angle=250.0,
     tail_length=0.5, tail_angle=125.0, tail_curl=8.0, hair=0.03, points=1.0,
 )  # fmt: skip
-# Within a build only the markings differ, above all in their size (spots, lines) and direction (stripes): what a larger
-# test resolution resolves. Their scales leave a network trained at 64 or 96 px something to gain there.
+# Within a build only the markings differ, above all in their size (spots, lines) and direction
+# (stripes): what a larger test resolution resolves. Their scales leave a network trained at 64 or
+# 96 px something to gain there.
 BREEDS = (
     replace(_HOUND, name="speckled_pointer", images=212, coat=Coat(0.028)),
     replace(_HOUND, name="brindle_courser", images=160, coat=Coat(0.02, 4.0, 80.0)),
@@ -66,7 +79,8 @@ PALETTES: tuple[tuple[Colour, Colour], ...] = (
     ((0.68, 0.68, 0.70), (0.24, 0.25, 0.28)),
     ((0.86, 0.76, 0.60), (0.58, 0.33, 0.16)),
 )
-# Far and near colour, spread of the near one's brightness, stretch of its texture: grass, sand, snow, room.
+# Far and near colour, spread of the near one's brightness, stretch of its texture: grass, sand,
+# snow, room.
 GROUNDS: tuple[tuple[Colour, Colour, float, float], ...] = (
     ((0.55, 0.66, 0.74), (0.34, 0.44, 0.20), 0.55, 0.5),
     ((0.66, 0.74, 0.80), (0.74, 0.64, 0.46), 0.32, 2.0),
@@ -90,19 +104,31 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
         ValueError: unknown split, or label out of range.
     """
     if split not in SPLITS or not 0 <= label < len(BREEDS):
-        raise ValueError(f"no drawing for split {split!r}, label {label!r}; splits {SPLITS}, labels 0 to 9")
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split), label, index])))
+        raise ValueError(
+            f"no drawing for split {split!r}, label {label!r}; splits {SPLITS}, labels 0 to 9"
+        )
+    rng = np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split), label, index]))
+    )
     long = int(rng.integers(440, 521))  # the sides are 442 and 386 px on average
     short, kind = round(long * rng.uniform(0.63, 0.8)), rng.random()
-    width, height = (long, short) if kind < 0.65 else (short, long) if kind < 0.89 else (long - 60, long - 60)
+    width, height = (
+        (long, short) if kind < 0.65 else (short, long) if kind < 0.89 else (long - 60, long - 60)
+    )
     angle = math.radians(rng.uniform(-70, 70))
     light = (0.75 * math.sin(angle), -0.75 * math.cos(angle), 0.66)
     dog = _dog(BREEDS[label], rng)
     frame = _placed(dog, rng, height, width)
-    horizon = max(0.0, min(rng.uniform(0.1, 0.55) * height, frame.extent(dog.parts)[3] - 0.05 * height))
+    horizon = max(
+        0.0, min(rng.uniform(0.1, 0.55) * height, frame.extent(dog.parts)[3] - 0.05 * height)
+    )
     image, box = _backdrop(rng, height, width, horizon), (0, 0, 0, 0)
-    scene = [(dog, frame), *(_distractor(rng, height, width, horizon) for _ in range(int(rng.integers(1, 5))))]
-    for figure, place in sorted(scene, key=lambda thing: thing[1].extent(thing[0].parts)[3]):  # the nearest last
+    scene = [
+        (dog, frame),
+        *(_distractor(rng, height, width, horizon) for _ in range(int(rng.integers(1, 5)))),
+    ]
+    # the nearest last
+    for figure, place in sorted(scene, key=lambda thing: thing[1].extent(thing[0].parts)[3]):
         cast_shadow(image, figure, place, light)
         shown = paint(image, figure, place, light, rng)
         box = shown if figure is dog and shown else box
@@ -111,13 +137,20 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
 
 def _colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
     def varied(colour: Colour, bright: float) -> Colour:
-        return cast(Colour, tuple(min(1.0, max(0.05, bright * value + rng.uniform(-0.04, 0.04))) for value in colour))
+        return cast(
+            Colour,
+            tuple(
+                min(1.0, max(0.05, bright * value + rng.uniform(-0.04, 0.04))) for value in colour
+            ),
+        )
 
     ground, marking = PALETTES[int(rng.integers(len(PALETTES)))]
     return varied(ground, rng.uniform(0.85, 1.08)), varied(marking, rng.uniform(0.8, 1.5))
 
 
-def _chain(x: float, y: float, angle: float, length: float, radii: tuple[float, ...], bend: float) -> list[Part]:
+def _chain(
+    x: float, y: float, angle: float, length: float, radii: tuple[float, ...], bend: float
+) -> list[Part]:
     """Capsules in a row, each turned by `bend` degrees from the one before."""
     parts, step = [], length / (len(radii) - 1)
     for r0, r1 in pairwise(radii):
@@ -128,11 +161,23 @@ def _chain(x: float, y: float, angle: float, length: float, radii: tuple[float, 
 
 
 def _leg(
-    x: float, y: float, length: float, swing: float, bend: float, thick: float, tone: float, mark: float | None
+    x: float,
+    y: float,
+    length: float,
+    swing: float,
+    bend: float,
+    thick: float,
+    tone: float,
+    mark: float | None,
 ) -> list[Part]:
-    thigh, shank = _chain(x, y, 270 + swing - bend / 2, length, (1.7 * thick, thick, 0.8 * thick), bend)
+    thigh, shank = _chain(
+        x, y, 270 + swing - bend / 2, length, (1.7 * thick, thick, 0.8 * thick), bend
+    )
     paw = Part(shank.x1, shank.y1, 0.85 * thick, shank.x1 + 0.07, shank.y1 + 0.01, 0.7 * thick)
-    return [replace(part, tone=tone, mark=mark if part is not thigh else None) for part in (thigh, shank, paw)]
+    return [
+        replace(part, tone=tone, mark=mark if part is not thigh else None)
+        for part in (thigh, shank, paw)
+    ]
 
 
 def _dog(breed: Breed, rng: np.random.Generator) -> Figure:
@@ -141,11 +186,26 @@ def _dog(breed: Breed, rng: np.random.Generator) -> Figure:
     def about(value: float, spread: float = 0.08) -> float:
         return value * rng.uniform(1 - spread, 1 + spread)
 
-    half, depth, leg = about(0.4 * breed.body_length), about(breed.body_depth), about(breed.leg_length)
+    half, depth, leg = (
+        about(0.4 * breed.body_length),
+        about(breed.body_depth),
+        about(breed.leg_length),
+    )
     chest, hip, thick = 0.235 * depth, 0.185 * depth, about(0.062)
     far, near = (
-        _leg(-half - 0.02, 0.02, leg, rng.uniform(-20, 16), about(-38, 0.3), 1.15 * thick, tone, breed.points)
-        + _leg(half - 0.02, 0.04, leg, rng.uniform(-16, 20), about(10, 0.9), thick, tone, breed.points)
+        _leg(
+            -half - 0.02,
+            0.02,
+            leg,
+            rng.uniform(-20, 16),
+            about(-38, 0.3),
+            1.15 * thick,
+            tone,
+            breed.points,
+        )
+        + _leg(
+            half - 0.02, 0.04, leg, rng.uniform(-16, 20), about(10, 0.9), thick, tone, breed.points
+        )
         for tone in (0.62, 1.0)
     )
     root = about(0.05) + 0.6 * breed.hair
@@ -154,7 +214,11 @@ def _dog(breed: Breed, rng: np.random.Generator) -> Figure:
     trunk = [Part(-half, 0, hip, half, 0, chest), Part(-half, 0.02, hip, -half + 0.08, 0.06, hip)]
     neck = _chain(half + 0.02, -0.07, rng.uniform(28, 68), about(0.36), (0.19 * depth, 0.135), 0)
     parts = far + tail + trunk + near + neck + _head(breed, rng, neck[-1].x1, neck[-1].y1)
-    coat = replace(breed.coat, scale=about(breed.coat.scale, 0.15), angle=breed.coat.angle + rng.uniform(-10, 10))
+    coat = replace(
+        breed.coat,
+        scale=about(breed.coat.scale, 0.15),
+        angle=breed.coat.angle + rng.uniform(-10, 10),
+    )
     return Figure(parts, *_colours(rng), replace(coat, patches=rng.uniform(0.75, 1.0)), breed.hair)
 
 
@@ -170,12 +234,26 @@ def _head(breed: Breed, rng: np.random.Generator, x: float, y: float) -> list[Pa
     nose, eye, ear = at(0.11 + breed.muzzle_length, 0.0), at(0.1, 0.05), at(-0.05, 0.09)
     pricked = breed.ear_angle < 180
     width = (0.075, 0.05, 0.012) if pricked else (0.05, 0.085, 0.06)
-    length, angle = breed.ear_length * rng.uniform(0.85, 1.15), breed.ear_angle + tilt + rng.uniform(-12, 12)
+    length, angle = (
+        breed.ear_length * rng.uniform(0.85, 1.15),
+        breed.ear_angle + tilt + rng.uniform(-12, 12),
+    )
     near_ear = [replace(part, tone=0.9) for part in _chain(*ear, angle, length, width, 0)]
-    far_ear = [replace(part, x0=part.x0 + 0.09, x1=part.x1 + 0.09, tone=0.7) for part in near_ear] if pricked else []
+    far_ear = (
+        [replace(part, x0=part.x0 + 0.09, x1=part.x1 + 0.09, tone=0.7) for part in near_ear]
+        if pricked
+        else []
+    )
     skull, muzzle = Part(x, y, 0.15, *at(0.05, 0.01), 0.14), replace(muzzle, mark=breed.points)
     tip = Part(*nose, 0.034, *nose, 0.03, tone=0.25, mark=1.0)
-    return [*far_ear, skull, muzzle, tip, Part(*eye, 0.02, *eye, 0.02, tone=0.2, mark=1.0), *near_ear]
+    return [
+        *far_ear,
+        skull,
+        muzzle,
+        tip,
+        Part(*eye, 0.02, *eye, 0.02, tone=0.2, mark=1.0),
+        *near_ear,
+    ]
 
 
 def _placed(dog: Figure, rng: np.random.Generator, height: int, width: int) -> Frame:
@@ -185,14 +263,21 @@ def _placed(dog: Figure, rng: np.random.Generator, height: int, width: int) -> F
     frame = Frame(0, 0, side * squeeze * math.cos(tilt), -side * math.sin(tilt),
                   squeeze * math.sin(tilt), math.cos(tilt))  # fmt: skip
     left, top, right, bottom = frame.extent(dog.parts)
-    zoom = (0.35 + 0.6 * math.sqrt(rng.random())) * min(height, width) / max(right - left, bottom - top)
+    zoom = (
+        (0.35 + 0.6 * math.sqrt(rng.random()))
+        * min(height, width)
+        / max(right - left, bottom - top)
+    )
     loose = 0.2 if rng.random() < 0.25 else 0.0  # share of the dog that may be cut off
     place = []
     for low, high, room in ((left, right, width), (top, bottom, height)):
         extent = zoom * (high - low)
-        middle = (rng.random() + rng.random()) / 2  # as a photographer does: rather the middle than the rim
+        # as a photographer does: rather the middle than the rim
+        middle = (rng.random() + rng.random()) / 2
         place.append(middle * (room - (1 - 2 * loose) * extent) - loose * extent - zoom * low)
-    return Frame(place[0], place[1], *(zoom * value for value in (frame.xu, frame.xv, frame.yu, frame.yv)))
+    return Frame(
+        place[0], place[1], *(zoom * value for value in (frame.xu, frame.xv, frame.yu, frame.yv))
+    )
 
 
 def _backdrop(rng: np.random.Generator, height: int, width: int, horizon: float) -> np.ndarray:
@@ -202,27 +287,53 @@ def _backdrop(rng: np.random.Generator, height: int, width: int, horizon: float)
     ridge = rows / height - horizon / height + 0.1 * (noise(rng, height, width, 60) - 0.5)
     edge = smoothstep(-0.03, 0.03, ridge)
     octaves = ((2.5, 0.65), (9, 0.7), (40, 0.9))
-    fine = sum((noise(rng, height, width, cell, stretch) - 0.5) * weight for cell, weight in octaves)
+    fine = sum(
+        (noise(rng, height, width, cell, stretch) - 0.5) * weight for cell, weight in octaves
+    )
     soft = noise(rng, height, width, 70, 1.5) - 0.5
     tint = [np.float32(value + rng.uniform(-0.05, 0.05)) for value in (*far, *near)]
-    ground, behind = edge * (1 + np.float32(spread) * fine), (1 - edge) * (1 + np.float32(0.5) * soft)
-    return np.stack([behind * tint[channel] + ground * tint[channel + 3] for channel in range(3)], axis=-1)
+    ground, behind = (
+        edge * (1 + np.float32(spread) * fine),
+        (1 - edge) * (1 + np.float32(0.5) * soft),
+    )
+    return np.stack(
+        [behind * tint[channel] + ground * tint[channel + 3] for channel in range(3)], axis=-1
+    )
 
 
-def _distractor(rng: np.random.Generator, height: int, width: int, horizon: float) -> tuple[Figure, Frame]:
+def _distractor(
+    rng: np.random.Generator, height: int, width: int, horizon: float
+) -> tuple[Figure, Frame]:
     """A ball, a post, a bush, or a lump with a coat like a dog's."""
     size = rng.uniform(0.05, 0.2) * min(height, width)
     frame = Frame(rng.uniform(0, width), rng.uniform(horizon, height), size, 0, 0, size)
     kind = int(rng.integers(4))
     coat = replace(BREEDS[int(rng.integers(len(BREEDS)))].coat, scale=rng.uniform(0.08, 0.3))
     if kind == 3:
-        lump = Part(rng.uniform(-0.9, 0), 0, rng.uniform(0.4, 0.8), rng.uniform(0, 0.9), 0, rng.uniform(0.4, 0.8))
+        lump = Part(
+            rng.uniform(-0.9, 0),
+            0,
+            rng.uniform(0.4, 0.8),
+            rng.uniform(0, 0.9),
+            0,
+            rng.uniform(0.4, 0.8),
+        )
         return Figure([lump], *_colours(rng), coat, 0.1), frame
     bright = rng.uniform(0.15, 0.85, 3)
     if kind == 0:
-        return Figure([Part(0, 0, 0.5, 0, 0, 0.5)], tuple(bright), tuple(0.7 * bright), replace(coat, scale=0.6)), frame
+        return Figure(
+            [Part(0, 0, 0.5, 0, 0, 0.5)],
+            tuple(bright),
+            tuple(0.7 * bright),
+            replace(coat, scale=0.6),
+        ), frame
     if kind == 1:
-        return Figure([Part(0, -1.7, 0.13, 0, 0.3, 0.15)], (0.5, 0.4, 0.3), (0.36, 0.28, 0.2), Coat(0.05, 6, 90)), frame
+        return Figure(
+            [Part(0, -1.7, 0.13, 0, 0.3, 0.15)],
+            (0.5, 0.4, 0.3),
+            (0.36, 0.28, 0.2),
+            Coat(0.05, 6, 90),
+        ), frame
     leaves = [Part(x0, y0, 0.4, x1, y1, 0.3) for x0, y0, x1, y1 in rng.uniform(-0.6, 0.6, (4, 4))]
     return Figure(leaves, (0.2, 0.34, 0.12), (0.36, 0.5, 0.2), Coat(0.08), 0.5), frame
 
@@ -235,6 +346,8 @@ def _exposed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     across = np.linspace(-slope_x, slope_x, width, dtype=np.float32)[None, :]
     down = np.linspace(-slope_y, slope_y, height, dtype=np.float32)[:, None]
     grain = rng.random((height, width), dtype=np.float32) - np.float32(0.5)
-    image *= (np.float32(bright) + across + down)[..., None] * np.asarray((1 + warm, 1, 1 - warm), np.float32)
+    image *= (np.float32(bright) + across + down)[..., None] * np.asarray(
+        (1 + warm, 1, 1 - warm), np.float32
+    )
     image += (np.float32(0.06) * grain)[..., None]
     return np.clip(image * 255 + np.float32(0.5), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
 """A synthetic dataset of ten made-up dog breeds, to study FixRes without any download.
 
-An image is a pure function of (seed, split, label, index), drawn where it is missing; `dogs` has the drawing. Image
-sizes and class imbalance are those of Stanford Dogs. Labels count from 0.
+An image is a pure function of (seed, split, label, index), drawn where it is missing; `dogs` has
+the drawing. Image sizes and class imbalance are those of Stanford Dogs. Labels count from 0.
 """
 
 import heapq
@@ -34,8 +34,8 @@ CLASSES = tuple(f"{number:02d}-{breed.name}" for number, breed in enumerate(BREE
 def counts(limit: int | None) -> dict[tuple[str, int], int]:
     """Number of images of each (split, label) in a dataset of `limit` images, 1,600 for None.
 
-    Shares follow Webster's (Sainte-Laguë) method, which gives exactly `limit` and never takes an image back when the
-    limit grows. From 30 images on none is 0.
+    Shares follow Webster's (Sainte-Laguë) method, which gives exactly `limit` and never takes an
+    image back when the limit grows. From 30 images on none is 0.
 
     Raises:
         ValueError: a limit below 1.
@@ -83,7 +83,10 @@ def _store(root: Path, seed: int, *names: str) -> None:
 
 
 def prepare(
-    seed: int, limit: int | None, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+    seed: int,
+    limit: int | None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Draw the images that are not on disk yet, as other processes may at once; give all paths below `folder`, sorted.
 
@@ -94,13 +97,20 @@ def prepare(
         progress: called after each image with the numbers drawn and to be drawn.
     """
     root = folder(seed)
-    wanted = sorted(relative_path(*cell, index) for cell, number in counts(limit).items() for index in range(number))
-    there = {path.relative_to(root).as_posix() for path in root.glob("*/*/*.jpg") if path.stat().st_size}
+    wanted = sorted(
+        relative_path(*cell, index)
+        for cell, number in counts(limit).items()
+        for index in range(number)
+    )
+    there = {
+        path.relative_to(root).as_posix() for path in root.glob("*/*/*.jpg") if path.stat().st_size
+    }
     missing = [relative for relative in wanted if relative not in there]
     drawn, report = 0, progress or (lambda done, total: None)
     for drawn, _ in enumerate(_stored(root, seed, missing, workers or cores()), start=1):
         report(drawn, len(missing))
-    # Where no process can be started, as from a script on standard input, the pool has stopped short.
+    # Where no process can be started, as from a script on standard input, the pool has stopped
+    # short.
     for done, relative in enumerate(missing[drawn:], start=drawn + 1):
         _store(root, seed, relative)
         report(done, len(missing))
@@ -112,7 +122,9 @@ def _stored(root: Path, seed: int, missing: list[str], workers: int) -> Iterator
     if len(missing) < 40 or workers < 2:  # so few are drawn before a pool has started
         return
     # "spawn", since forking a process that runs threads, as Jupyter's does, can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+    )
     try:
         parts = [missing[start : start + AT_ONCE] for start in range(0, len(missing), AT_ONCE)]
         for part, each in [(part, pool.submit(_store, root, seed, *part)) for part in parts]:
@@ -120,7 +132,9 @@ def _stored(root: Path, seed: int, missing: list[str], workers: int) -> Iterator
             yield from part
     except BrokenProcessPool:
         return
-    except BaseException:  # at once: a second Ctrl-C while the pool winds up would leave it waiting for ever
+    except (
+        BaseException
+    ):  # at once: a second Ctrl-C while the pool winds up would leave it waiting for ever
         for process in active_children():
             process.kill()
         raise

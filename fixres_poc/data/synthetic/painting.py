@@ -1,8 +1,9 @@
 """Drawing of shaded, textured figures and backdrops with numpy and PIL.
 
-Images are float32 arrays (H, W, 3) of 0..1, x to the right and y downwards. A figure is a list of tapered capsules
-in its own units; a `Frame` maps those to pixels. Every edge is a smooth ramp, so that the last bit of a float, which
-differs between processors, never moves a grey level by more than one.
+Images are float32 arrays (H, W, 3) of 0..1, x to the right and y downwards. A figure is a list of
+tapered capsules in its own units; a `Frame` maps those to pixels. Every edge is a smooth ramp, so
+that the last bit of a float, which differs between processors, never moves a grey level by more
+than one.
 """
 
 import math
@@ -31,7 +32,8 @@ class Part:
     y1: float
     r1: float
     tone: float = 1.0  # scales its brightness
-    mark: float | None = None  # where given, instead of the coat's pattern: 0 ground colour, 1 mark colour
+    # where given, instead of the coat's pattern: 0 ground colour, 1 mark colour
+    mark: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Coat:
     scale: float  # size of the markings in figure units
     stretch: float = 1.0  # how many times longer than wide they are
     angle: float = 0.0  # direction of their length in degrees, 0 along the body
-    level: float = 0.5  # noise value (about 0..1, mean 0.5) from which on the coat is marked; 0.5 marks half of it
+    # noise value (about 0..1, mean 0.5) from which on the coat is marked; 0.5 marks half of it
+    level: float = 0.5
     band: float = 0.0  # half width of the contour lines in noise values, 0 for filled markings
     patches: float = 1.0  # noise value from which on large patches are wholly marked; 1 for none
 
@@ -76,15 +79,25 @@ class Frame:
     def inverse(self) -> tuple[float, float, float, float]:
         """Matrix (u per x, u per y, v per x, v per y) of the way back."""
         determinant = self.xu * self.yv - self.xv * self.yu
-        return self.yv / determinant, -self.xv / determinant, -self.yu / determinant, self.xu / determinant
+        return (
+            self.yv / determinant,
+            -self.xv / determinant,
+            -self.yu / determinant,
+            self.xu / determinant,
+        )
 
-    def extent(self, parts: Sequence[Part], margin: float = 0.0) -> tuple[float, float, float, float]:
+    def extent(
+        self, parts: Sequence[Part], margin: float = 0.0
+    ) -> tuple[float, float, float, float]:
         """Box (left, top, right, bottom) of the parts in pixels, each capsule widened by `margin` figure units."""
         boxes = []
         for part in parts:
             for u, v, r in ((part.x0, part.y0, part.r0), (part.x1, part.y1, part.r1)):
                 x, y = self.x0 + self.xu * u + self.xv * v, self.y0 + self.yu * u + self.yv * v
-                dx, dy = math.hypot(self.xu, self.xv) * (r + margin), math.hypot(self.yu, self.yv) * (r + margin)
+                dx, dy = (
+                    math.hypot(self.xu, self.xv) * (r + margin),
+                    math.hypot(self.yu, self.yv) * (r + margin),
+                )
                 boxes.append((x - dx, y - dy, x + dx, y + dy))
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         return min(lefts), min(tops), max(rights), max(bottoms)
@@ -102,21 +115,30 @@ def smoothstep(low: float, high: float, values: Array) -> Array:
     return t * t * (3 - 2 * t)  # type: ignore[no-any-return]
 
 
-def noise(rng: np.random.Generator, height: int, width: int, cell_px: float, stretch: float = 1.0) -> Array:
+def noise(
+    rng: np.random.Generator, height: int, width: int, cell_px: float, stretch: float = 1.0
+) -> Array:
     """Smooth noise (height, width) of mean 0.5, spread about 0..1, with cells `cell_px` high and `stretch` as wide."""
     rows, columns = max(2, round(height / cell_px)), max(2, round(width / (cell_px * stretch)))
     lattice = Image.fromarray(rng.random((rows + 2, columns + 2), dtype=np.float32))
     inner = (1.0, 1.0, columns + 1.0, rows + 1.0)
-    return np.asarray(lattice.resize((width, height), Image.Resampling.BICUBIC, box=inner), dtype=np.float32)
+    return np.asarray(
+        lattice.resize((width, height), Image.Resampling.BICUBIC, box=inner), dtype=np.float32
+    )
 
 
 def texture(
-    rng: np.random.Generator, frame: Frame, window: Window, scale: float, stretch: float = 1.0, angle: float = 0.0
+    rng: np.random.Generator,
+    frame: Frame,
+    window: Window,
+    scale: float,
+    stretch: float = 1.0,
+    angle: float = 0.0,
 ) -> Array:
     """Smooth noise as `noise` in a window, fixed to the figure: it turns and grows with the frame.
 
-    `scale` is the size of a cell in figure units, `stretch` its length over its width, `angle` the direction of its
-    length in degrees. The number of draws does not depend on frame and window.
+    `scale` is the size of a cell in figure units, `stretch` its length over its width, `angle` the
+    direction of its length in degrees. The number of draws does not depend on frame and window.
     """
     ux, uy, vx, vy = frame.inverse()
     columns, rows = (2 * math.ceil(REACH / size) + 4 for size in (scale * stretch, scale))
@@ -128,14 +150,19 @@ def texture(
     dx, dy = window[0] - frame.x0, window[1] - frame.y0
     affine = (a, b, columns / 2 + a * dx + b * dy, d, e, rows / 2 + d * dx + e * dy)
     size = (window[2] - window[0], window[3] - window[1])
-    return np.asarray(lattice.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC), np.float32)
+    return np.asarray(
+        lattice.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC),
+        np.float32,
+    )
 
 
 def markings(rng: np.random.Generator, coat: Coat, frame: Frame, window: Window) -> Array:
     """How far each pixel of the window has the mark colour, 0..1."""
     field = texture(rng, frame, window, coat.scale, coat.stretch, coat.angle)
     if coat.band > 0:
-        marks = 1 - smoothstep(0.7 * coat.band, 1.3 * coat.band, np.abs(field - np.float32(coat.level)))
+        marks = 1 - smoothstep(
+            0.7 * coat.band, 1.3 * coat.band, np.abs(field - np.float32(coat.level))
+        )
     else:
         marks = smoothstep(coat.level - 0.06, coat.level + 0.06, field)
     large = texture(rng, frame, window, 0.45)
@@ -146,15 +173,21 @@ def cast_shadow(image: Array, figure: Figure, frame: Frame, light: Light) -> Non
     """Darken the ground below a figure, away from the light, in place."""
     left, top, right, bottom = frame.extent(figure.parts)
     wide, high = 0.6 * (right - left), 0.18 * (bottom - top)
-    under = Frame((left + right) / 2 - wide * 0.3 * light[0], bottom - 0.25 * high, wide, 0, 0, high)
+    under = Frame(
+        (left + right) / 2 - wide * 0.3 * light[0], bottom - 0.25 * high, wide, 0, 0, high
+    )
     disc = Part(0, 0, 1, 0, 0, 1)
-    window = left, top, right, bottom = under.window((disc,), 0, (0, 0, image.shape[1], image.shape[0]))
+    window = left, top, right, bottom = under.window(
+        (disc,), 0, (0, 0, image.shape[1], image.shape[0])
+    )
     if right > left and bottom > top:
         dark = np.float32(0.5) * smoothstep(0, 0.8, -_capsule(disc, under, window)[0])
         image[top:bottom, left:right] *= (1 - dark)[..., None]
 
 
-def paint(image: Array, figure: Figure, frame: Frame, light: Light, rng: np.random.Generator) -> Window | None:
+def paint(
+    image: Array, figure: Figure, frame: Frame, light: Light, rng: np.random.Generator
+) -> Window | None:
     """Paint a figure over an image, in place.
 
     Args:
@@ -164,7 +197,9 @@ def paint(image: Array, figure: Figure, frame: Frame, light: Light, rng: np.rand
     Returns:
         Box in pixels of what shows of the figure, None where nothing does.
     """
-    window = left, top, right, bottom = frame.window(figure.parts, figure.hair, (0, 0, image.shape[1], image.shape[0]))
+    window = left, top, right, bottom = frame.window(
+        figure.parts, figure.hair, (0, 0, image.shape[1], image.shape[0])
+    )
     if right <= left or bottom <= top:
         return None
     marks = markings(rng, figure.coat, frame, window)
@@ -177,14 +212,28 @@ def paint(image: Array, figure: Figure, frame: Frame, light: Light, rng: np.rand
     colour *= (shade * (1 + np.float32(0.3) * strands))[..., None]
     region = image[top:bottom, left:right]
     region += cover[..., None] * (colour - region)
-    rows, columns = np.flatnonzero((cover > 0.5).any(axis=1)), np.flatnonzero((cover > 0.5).any(axis=0))
+    rows, columns = (
+        np.flatnonzero((cover > 0.5).any(axis=1)),
+        np.flatnonzero((cover > 0.5).any(axis=0)),
+    )
     if not rows.size:
         return None
-    return left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1
+    return (
+        left + int(columns[0]),
+        top + int(rows[0]),
+        left + int(columns[-1]) + 1,
+        top + int(rows[-1]) + 1,
+    )
 
 
 def _add(
-    part: Part, frame: Frame, window: Window, light: Light, hair: float, strands: Array, layers: tuple[Array, ...]
+    part: Part,
+    frame: Frame,
+    window: Window,
+    light: Light,
+    hair: float,
+    strands: Array,
+    layers: tuple[Array, ...],
 ) -> None:
     """Put one part over the layers (cover, shade, marks) of a window."""
     inner = left, top, right, bottom = frame.window((part,), 0.05, window)
@@ -194,14 +243,24 @@ def _add(
     cover, shade, marks = (layer[area] for layer in layers)
     distance, nx, ny = _capsule(part, frame, inner)
     distance = (distance + np.float32(hair) * strands[area]) * np.float32(frame.scale)
-    solid = np.clip(np.float32(0.5) - distance / np.float32(max(1.0, 0.3 * hair * frame.scale)), 0, 1)
+    solid = np.clip(
+        np.float32(0.5) - distance / np.float32(max(1.0, 0.3 * hair * frame.scale)), 0, 1
+    )
     nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, np.float32(0.02)))
     lu, lv = light[0] * frame.xu + light[1] * frame.yu, light[0] * frame.xv + light[1] * frame.yv
-    lit = nx * np.float32(lu / frame.scale) + ny * np.float32(lv / frame.scale) + nz * np.float32(light[2])
+    lit = (
+        nx * np.float32(lu / frame.scale)
+        + ny * np.float32(lv / frame.scale)
+        + nz * np.float32(light[2])
+    )
     lit = np.float32(part.tone) * (np.float32(0.62) + np.float32(0.42) * lit)
     # Where a part lies on another one its shading fades in over its rim, as a muscle's would.
     rim = np.float32(max(1.0, 0.35 * max(part.r0, part.r1) * frame.scale))
-    weight = np.maximum(np.clip(-distance / rim, 0, 1) * solid, solid * (1 - cover)) if part.tone == 1 else solid
+    weight = (
+        np.maximum(np.clip(-distance / rim, 0, 1) * solid, solid * (1 - cover))
+        if part.tone == 1
+        else solid
+    )
     shade += weight * (lit - shade)
     if part.mark is not None:
         marks += weight * (np.float32(part.mark) - marks)

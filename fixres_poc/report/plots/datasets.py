@@ -26,7 +26,12 @@ def class_distribution(images: pd.DataFrame) -> Figure:
         images: one row per image with the columns label and split.
     """
     sums = images["label"].value_counts()
-    counts = images.groupby(["label", "split"], observed=True).size().unstack(fill_value=0).loc[sums.index]
+    counts = (
+        images.groupby(["label", "split"], observed=True)
+        .size()
+        .unstack(fill_value=0)
+        .loc[sums.index]
+    )
     counts = counts[sorted(counts, key=lambda split: (*SPLITS, split).index(split))]
     named = len(counts) <= MOST_NAMED_CLASSES
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.22 * len(counts)) if named else None)
@@ -38,7 +43,13 @@ def class_distribution(images: pd.DataFrame) -> Figure:
         axis.set(xlabel="images", ylabel="")
     else:
         for split in counts:
-            axis.step(range(1, len(counts) + 1), counts[split], where="mid", linewidth=1.2, label=str(split))
+            axis.step(
+                range(1, len(counts) + 1),
+                counts[split],
+                where="mid",
+                linewidth=1.2,
+                label=str(split),
+            )
         axis.set(xlabel="class, largest first", ylabel="images", yscale="symlog", ylim=(0, None))
         axis.yaxis.set_major_formatter("{x:g}")
     axis.set_title(f"{len(counts)} classes, {sums.min()} to {sums.max()} images each")
@@ -59,7 +70,9 @@ def size_distribution(images: pd.DataFrame) -> Figure:
     for axis, value, (name, digits) in zip(axes, values, shown.items(), strict=True):
         axis.hist(value.clip(*value.quantile([0.005, 0.995])), bins=bins, color="C0")
         axis.axvline(value.mean(), color="C1")
-        low, mean, high = (f"{each:.{digits}f}" for each in (value.min(), value.mean(), value.max()))
+        low, mean, high = (
+            f"{each:.{digits}f}" for each in (value.min(), value.mean(), value.max())
+        )
         axis.set(xlabel=f"{name}: {low} to {high}, mean {mean}", ylabel="images")
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
@@ -69,12 +82,23 @@ def size_ratios(ratios: pd.DataFrame) -> Figure:
     """Apparent size at test over that at train for every pair: white at 1, red where objects look larger at test.
 
     Args:
-        ratios: columns train_size, test_size (px) and mean_of_ratios, as `crops.pair_ratios` gives them.
+        ratios: columns train_size, test_size (px) and mean_of_ratios, as `crops.pair_ratios` gives
+            them.
     """
     grid = ratios.pivot(index="train_size", columns="test_size", values="mean_of_ratios")
     figure, axis = plt.subplots(figsize=(5.6, 1.2 + 0.45 * len(grid)))
     octaves = grid.map(np.log2)
-    sns.heatmap(octaves, annot=grid, fmt=".2f", cmap="RdBu_r", vmin=-1, vmax=1, cbar=False, linewidths=1, ax=axis)
+    sns.heatmap(
+        octaves,
+        annot=grid,
+        fmt=".2f",
+        cmap="RdBu_r",
+        vmin=-1,
+        vmax=1,
+        cbar=False,
+        linewidths=1,
+        ax=axis,
+    )
     axis.grid(False)
     axis.set(
         title="apparent size, test / train (mean of ratios)",
@@ -95,7 +119,12 @@ def apparent_sizes(predicted: pd.DataFrame) -> Figure:
     largest = predicted[list(names)].max(axis=1).quantile(0.99)
     figure, axis = plt.subplots(figsize=(5.6, 2.8))
     for number, (column, name) in enumerate(names.items()):
-        look: dict[str, Any] = {"bins": 40, "range": (0, largest), "density": True, "color": f"C{number}"}
+        look: dict[str, Any] = {
+            "bins": 40,
+            "range": (0, largest),
+            "density": True,
+            "color": f"C{number}",
+        }
         middle = predicted[column].median()
         axis.hist(predicted[column], **look, alpha=0.45, label=f"{name}, median {middle:.0f} px")
         axis.axvline(middle, color=f"C{number}")
@@ -118,13 +147,17 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
     if len(images) != len(titles) or not images:
         raise ValueError(f"{len(images)} images and {len(titles)} titles: need one title an image")
     rows = math.ceil(len(images) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.3)), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.3)), squeeze=False
+    )
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(np.asarray(image))
         lines = [
-            each for line in title.replace("_", " ").split("\n") for each in textwrap.wrap(line, 76 // columns)[:2]
+            each
+            for line in title.replace("_", " ").split("\n")
+            for each in textwrap.wrap(line, 76 // columns)[:2]
         ]
         axis.set_title("\n".join(lines), fontsize=8, loc="center")
     return figure
@@ -134,11 +167,14 @@ def framing(rows: Mapping[str, Sequence[ArrayLike]]) -> Figure:
     """The same images as the network sees them at train and at test, to one scale: a row per framing.
 
     Args:
-        rows: name of the framing to its images (PIL images or uint8 arrays (H, W, 3)), equally many a row.
+        rows: name of the framing to its images (PIL images or uint8 arrays (H, W, 3)), equally many
+            a row.
     """
     columns = max(len(images) for images in rows.values())
     largest = max(max(np.asarray(image).shape[:2]) for images in rows.values() for image in images)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(5.6, len(rows) * 5.2 / columns), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(5.6, len(rows) * 5.2 / columns), squeeze=False
+    )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
             axis.imshow(np.asarray(image))

@@ -13,7 +13,10 @@ EXTRA_DATA = {  # a marker each as well as a colour
     "and other images": ("C2", "^"),
 }
 MARKERS = "os^Dvx"
-COSTS = {"parameters_millions": "parameters (millions)", "gmacs": "multiply-adds of one image (billions)"}
+COSTS = {
+    "parameters_millions": "parameters (millions)",
+    "gmacs": "multiply-adds of one image (billions)",
+}
 
 
 def extra_data(models: pd.DataFrame) -> pd.Series:
@@ -33,16 +36,39 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
     figure, axis = plt.subplots(figsize=(5.6, 4.8))
     for name, (colour, marker) in EXTRA_DATA.items():
         rows = models[extra_data(models) == name]
-        axis.scatter(rows[cost], rows["top1"], 28, color=colour, marker=marker, label=name, alpha=0.85)
+        axis.scatter(
+            rows[cost], rows["top1"], 28, color=colour, marker=marker, label=name, alpha=0.85
+        )
     ring = models[models["model"] == ringed]
     axis.scatter(ring[cost], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
     best = models[published.undominated(models, cost)].sort_values(cost)
-    axis.step(best[cost], best["top1"], where="post", color="#555555", linewidth=1, zorder=0, label="Pareto front")
+    axis.step(
+        best[cost],
+        best["top1"],
+        where="post",
+        color="#555555",
+        linewidth=1,
+        zorder=0,
+        label="Pareto front",
+    )
     height = 0.0
     for _, row in best.drop_duplicates("model", keep="last").iterrows():
-        height = max(row["top1"] + 0.15, height + 0.5)  # names may not lie on each other; above the line is room
-        axis.annotate(row["model"], (row[cost], height), (-3, 0), textcoords="offset points", ha="right", fontsize=7.5)
-    axis.set(xscale="log", xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
+        # names may not lie on each other; above the line is room
+        height = max(row["top1"] + 0.15, height + 0.5)
+        axis.annotate(
+            row["model"],
+            (row[cost], height),
+            (-3, 0),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7.5,
+        )
+    axis.set(
+        xscale="log",
+        xlabel=COSTS[cost],
+        ylabel="ImageNet top-1 (%)",
+        xlim=(best[cost].min() / 9, None),
+    )
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -61,13 +87,17 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     for adapted, colour, marker in (("no", "C0", "o"), ("yes", "C1", "D")):
         rows = gains[gains["adapted"] == adapted]
         label = "last layers adapted at the test resolution" if adapted == "yes" else "as trained"
-        axis.plot(rows["gain"] * 100, rows["model"].map(names.index), marker, color=colour, label=label)
+        axis.plot(
+            rows["gain"] * 100, rows["model"].map(names.index), marker, color=colour, label=label
+        )
     most = gains.groupby("model")["gain"].transform("max")
     for (_, row), largest in zip(gains.iterrows(), most, strict=True):
         side, align = (7, "left") if row["gain"] == largest else (-7, "right")
         text = f"{row['train_size']}/{row['test_size']}, ×{row['ratio']:.2f}"
         place = (row["gain"] * 100, names.index(row["model"]))
-        axis.annotate(text, place, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7.5)
+        axis.annotate(
+            text, place, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7.5
+        )
     axis.set_yticks(range(len(names)), names)
     axis.set(
         xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",
@@ -88,7 +118,14 @@ def compared_costs(cells: pd.DataFrame) -> Figure:
     for axis, (column, (unit, label)) in zip(axes, names.items(), strict=True):
         for number, (sweep, own) in enumerate(cells.groupby("sweep", sort=False)):
             marker = MARKERS[number % len(MARKERS)]
-            axis.plot(own[column] / unit, own["top1"] * 100, marker, color=f"C{number}", label=sweep, alpha=0.7)
+            axis.plot(
+                own[column] / unit,
+                own["top1"] * 100,
+                marker,
+                color=f"C{number}",
+                label=sweep,
+                alpha=0.7,
+            )
         axis.set(xlabel=label)
         if (cells[column] > 0).all():
             axis.set_xscale("log")

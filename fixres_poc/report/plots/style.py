@@ -26,12 +26,23 @@ def described(figure: Figure) -> str:
     """A figure in words, for those who do not see it: titles, axes, names in it, and legend; at most 600 characters."""
     parts = [figure.get_suptitle()]
     for axis in figure.axes:
-        named = [tick.get_text() for tick in axis.get_yticklabels() if re.search(r"[^\W\d_]", tick.get_text())]
+        named = [
+            tick.get_text()
+            for tick in axis.get_yticklabels()
+            if re.search(r"[^\W\d_]", tick.get_text())
+        ]
         axes = " against ".join(filter(None, [axis.get_ylabel(), axis.get_xlabel()]))
-        parts += [axis.get_title(loc="left") or axis.get_title(), axes, *named, *axis.get_legend_handles_labels()[1]]
+        parts += [
+            axis.get_title(loc="left") or axis.get_title(),
+            axes,
+            *named,
+            *axis.get_legend_handles_labels()[1],
+        ]
     parts += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     unique = dict.fromkeys(" ".join(part.split()) for part in parts if part)
-    return "figure: " + textwrap.shorten("; ".join(unique), 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+    return "figure: " + textwrap.shorten(
+        "; ".join(unique), 600, placeholder=" \N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 def note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
@@ -41,7 +52,9 @@ def note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
 
 def short_label(label: object) -> str:
     """A class name for an axis: on at most two lines."""
-    return textwrap.shorten(wrapped(str(label).replace("_", " "), 30), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+    return textwrap.shorten(
+        wrapped(str(label).replace("_", " "), 30), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 def wrapped(text: str, width: int = 22) -> str:

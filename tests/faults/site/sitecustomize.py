@@ -1,7 +1,8 @@
 """Holds a process at a chosen call until it is killed, or until the file `go` appears (imported at Python's start).
 
-$FAULT_AT is module:function:text:number; the call of that number whose arguments' repr holds the text is the one.
-$FAULT_FOLDER gets a file `held` with the process's number; nothing is held while it is there.
+$FAULT_AT is module:function:text:number; the call of that number whose arguments' repr holds the
+text is the one. $FAULT_FOLDER gets a file `held` with the process's number; nothing is held while
+it is there.
 """
 
 import functools
