@@ -64,7 +64,7 @@ def loaded(sweep: SweepSettings) -> Results:
 
 def named(run: Run) -> list[str]:
     """What a run classifies with: the probe, or adaptations, and their controls where the sizes differ."""
-    given, own = run.parameters, list(run.parameters.get("adaptations", ["baseline"]))
+    given, own = run.parameters, list(run.parameters.get("adaptations", ["probe"]))
     differ = run.notebook == "04_fixres" and given["train_size"] != given["test_size"]
     return own + [CONTROL + name for name in own if differ and name in ADAPTED]
 
@@ -124,7 +124,7 @@ def grid(
     )
     counts = dict(zip(TESTED, IMAGES, strict=True)) | {"train": 300}
     for run in sweep.runs()[1:]:
-        given, top1 = run.parameters, {"baseline": 0.5} | (once or {})
+        given, top1 = run.parameters, {"probe": 0.5} | (once or {})
         if run.notebook == "04_fixres":
             found = seeds[sweep.seeds.index(given["seed"])][given["train_size"], given["test_size"]]
             if found is None:

@@ -4,7 +4,7 @@ Each cell has a row per test part.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -29,7 +29,7 @@ COLUMNS += [
     "top5",
     "macro_accuracy",
     "ece",
-    "p_vs_baseline",
+    "p_vs_probe",
 ]
 COLUMNS += [
     "p_vs_same_size",
@@ -39,26 +39,27 @@ COLUMNS += [
     "peak_memory_bytes",
 ]
 COLUMNS += ["status", "error"]
-COUNTS = dict.fromkeys(["n_val", "n_test", "peak_memory_bytes"], "Int64")
+COUNTS = dict.fromkeys(["train_size", "n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
 TEXT = ["image", "split", "adaptation", "view", "test_part", "status", "error"]
-CELL_TYPES = {"train_size": "int16", "seed": "int32"}
 KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
 GRID = ["train_size", "test_size", "adaptation", "view"]
 PAIR = ["train_size", "test_size"]
 # of equals on validation the smaller is preferred, in this order
 TIES = ["test_size", "crops", "rank", "train_size"]
-ONCE = ("baseline", "zero_shot")
-"""What runs once for all pairs, at every test resolution; its train resolution is that test resolution."""
 CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
 """Adaptations that may be chosen, the simplest first."""
 
 
 class Cell(NamedTuple):
-    """Where a classifier's predictions stand in the grid; sizes in px."""
+    """Where a classifier's predictions stand in the grid; sizes in px.
 
-    train_size: int
+    The linear probe and zero-shot are not trained at a resolution, and run once for all seeds:
+    their `train_size` is None.
+    """
+
+    train_size: int | None
     test_size: int
     adaptation: str
     seed: int
@@ -66,6 +67,8 @@ class Cell(NamedTuple):
 
     def named(self) -> str:
         """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
+        if self.train_size is None:
+            return f"`{self.adaptation}` at {self.test_size} px"
         view = "" if self.view == "center" else f", {self.view}"
         return f"trained at {self.train_size}, tested at {self.test_size} px, `{self.adaptation}`{view}"
 
@@ -103,16 +106,16 @@ def read_table(file: Path) -> pd.DataFrame:
 
 def keys(table: pd.DataFrame) -> list[Cell]:
     """The cell of each row of a table with the columns `KEY`."""
-    return [Cell(*row) for row in table[KEY].itertuples(index=False)]
+    own = table[KEY].astype(object)
+    return [Cell(*row) for row in own.where(own.notna(), None).itertuples(index=False)]
 
 
 def correct_by_cell(predictions: pd.DataFrame, part: str = "test") -> dict[Cell, "pd.Series[bool]"]:
     """Which images of a part (val, or a test part) each cell classifies correctly, by image."""
     test = predictions[predictions["split"] == part].astype({"image": str})
     hits = test.assign(correct=test["target"] == test["top1"]).set_index("image")
-    return {
-        Cell(*cast(Any, key)): group for key, group in hits.groupby(KEY, observed=True)["correct"]
-    }
+    groups = hits.groupby(KEY, observed=True, dropna=False)
+    return {keys(group.head(1))[0]: group["correct"] for _, group in groups}
 
 
 def aligned(

@@ -15,12 +15,10 @@ from typing import Any
 import pandas as pd
 
 from fixres_poc.analysis.cells import (
-    CELL_TYPES,
     COLUMNS,
     COUNTS,
     KEY,
     MEASURED,
-    ONCE,
     PAIR,
     Cell,
     aligned,
@@ -70,9 +68,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     tables = {
         each.run.name: _predictions(sweep.name, each) for each in shown if each.status == "done"
     }
-    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES, *CELL_TYPES])]).astype(
-        TYPES | CELL_TYPES
-    )
+    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES])]).astype(TYPES)
     predictions = every.sort_values(["split", "image", *KEY])
     folder, images = report_folder(sweep.name), run_folder(sweep.name, "images.csv")
     rows = pd.concat(
@@ -95,16 +91,8 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     return table
 
 
-def _placed(each: Outcome, table: pd.DataFrame) -> pd.DataFrame:
-    """A run's rows with seed and train resolution; what runs once was fitted at its test resolution."""
-    return table.assign(
-        seed=each.run.parameters["seed"],
-        train_size=each.run.parameters.get("train_size", table["test_size"]),
-    )
-
-
 def _predictions(sweep: str, each: Outcome) -> pd.DataFrame:
-    return _placed(each, pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet"))
+    return pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet")
 
 
 def _rows(
@@ -114,7 +102,7 @@ def _rows(
     if predictions is None:
         given = each.run.parameters
         sizes = given.get("test_sizes") or [given["test_size"]]
-        names = list(given.get("adaptations", ["baseline"]))
+        names = list(given.get("adaptations", ["probe"]))
         names += [
             CONTROL + name
             for name in names
@@ -122,7 +110,7 @@ def _rows(
         ]
         cells = product(sizes, names, given.get("views", ["center"]))
         rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"]).assign(
-            test_part="test"
+            train_size=given.get("train_size"), seed=given["seed"], test_part="test"
         )
     else:
         rows = summarise(predictions)
@@ -137,12 +125,8 @@ def _rows(
         "train_seconds": _sum(training.get("seconds", "probe"), training.get("seconds", "train")),
         "adapt_seconds": rows["adaptation"].map((each.get("seconds", "adapt") or {}) | controls),
     }
-    table = (
-        _placed(each, rows)
-        .assign(**measured, status=each.status, error=error)
-        .reindex(columns=COLUMNS)
-    )
-    # that is the baseline's
+    table = rows.assign(**measured, status=each.status, error=error).reindex(columns=COLUMNS)
+    # that is the probe's
     table.loc[table["adaptation"] == "zero_shot", "eval_images_per_second"] = float("nan")
     return table
 
@@ -153,20 +137,24 @@ def _sum(*seconds: float | None) -> float | None:
 
 
 def _with_ratios(table: pd.DataFrame, images: Path, resize: Resize) -> pd.DataFrame:
-    """The column size_ratio: mean of ratios over crops of these very images, nan where their sizes are not known."""
+    """The column size_ratio: mean of ratios over crops of these very images.
+
+    nan where the images' sizes are not known, and in rows without a train size.
+    """
     if not images.exists():
         return table.assign(size_ratio=float("nan"))
     listed = read_table(images)
     crops = sample_crops(listed[listed["split"].isin(SPLITS)])
-    pairs = table[PAIR].drop_duplicates().itertuples(index=False, name=None)
-    ratios = pair_ratios(crops, pairs, resize).set_index(PAIR)["mean_of_ratios"]
-    return table.assign(size_ratio=ratios.reindex(pd.MultiIndex.from_frame(table[PAIR])).to_numpy())
+    pairs = table[PAIR].dropna().drop_duplicates().itertuples(index=False, name=None)
+    ratios = pair_ratios(crops, pairs, resize).rename(columns={"mean_of_ratios": "size_ratio"})
+    own = table.drop(columns="size_ratio").astype({"test_size": "Int64"})
+    return own.merge(ratios[[*PAIR, "size_ratio"]], "left", PAIR)[COLUMNS]
 
 
 def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The columns p_vs_baseline (same test resolution) and p_vs_same_size, by Holm's method for each reference."""
+    """The columns p_vs_probe (same test resolution) and p_vs_same_size, by Holm's method for each reference."""
     correct = {part: correct_by_cell(predictions, part) for part in table["test_part"].unique()}
-    probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "baseline"}
+    probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "probe"}
 
     def p_value(part: str, cell: Cell, reference: Cell | None) -> float:
         known = correct[part]
@@ -176,7 +164,7 @@ def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
 
     cells, parts = keys(table), table["test_part"]
     same = [
-        None if c.adaptation in ONCE else Cell(c.train_size, c.train_size, "none", c.seed)
+        None if c.train_size is None else Cell(c.train_size, c.train_size, "none", c.seed)
         for c in cells
     ]
     probe = [probes.get(cell.test_size) for cell in cells]
@@ -187,7 +175,7 @@ def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         [p_value(*each) for each in zip(parts, cells, same, strict=True)], dtype=float
     )
     return table.assign(
-        p_vs_baseline=against.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
+        p_vs_probe=against.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
         p_vs_same_size=against_same.groupby([parts, table["train_size"], table["seed"]]).transform(
             holm
         ),

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from fixres_poc.analysis.cells import ONCE, PAIR, Cell, keys
+from fixres_poc.analysis.cells import PAIR, Cell, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import CROPS, SPLITS
@@ -78,25 +78,19 @@ def training_front(results: Results) -> pd.DataFrame:
 
 def speeds(results: Results) -> pd.DataFrame:
     """Evaluation speeds (images/s) over runs: median, min and max, by test resolution and view."""
-    ran = results.table[results.table["status"] == "done"].sort_values(
-        "adaptation", key=lambda names: names.isin(ONCE)
-    )
+    ran = results.table[results.table["status"] == "done"]
     # all adaptations of a run were measured together
     runs = ran.drop_duplicates([*PAIR, "view", "seed"])
-    pairs = runs[~runs["adaptation"].isin(ONCE)]
+    pairs = runs["train_size"].notna()
     # sizes that the probe alone was measured at
-    alone = runs[~runs["test_size"].isin(pairs["test_size"])]
-    return (
-        pd.concat([pairs, alone])
-        .groupby(COST)["eval_images_per_second"]
-        .agg(["median", "min", "max"])
-    )
+    alone = ~runs["test_size"].isin(runs["test_size"][pairs])
+    return runs[pairs | alone].groupby(COST)["eval_images_per_second"].agg(["median", "min", "max"])
 
 
 def pareto_front(results: Results) -> pd.DataFrame:
     """The cells that no other one beats: none is better on validation, with fewer FLOPs and faster, or equal in these.
 
-    Besides the candidates of `Results.choose` the baseline and full fine-tuning compete, since they
+    Besides the candidates of `Results.choose` the probe and full fine-tuning compete, since they
     can be used too.
 
     Returns:
@@ -105,7 +99,7 @@ def pareto_front(results: Results) -> pd.DataFrame:
         where no run measured it). Empty where no pair was run to its end.
     """
     measured = speeds(results)
-    best = results.ranked(("full", "baseline")).drop_duplicates(COST)
+    best = results.ranked(("full", "probe")).drop_duplicates(COST)
     backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
     flops = [
         CROPS[view] * parameters_and_flops(backbone, classes, size)[1]
@@ -136,7 +130,7 @@ def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
     ]
     return pd.DataFrame(
         {
-            "train": front["train_size"],
+            "train": front["train_size"].astype(object).where(front["train_size"].notna(), "–"),
             "test": front["test_size"],
             "adaptation": front["adaptation"],
             **({"view": front["view"]} if front["view"].nunique() > 1 else {}),
@@ -186,8 +180,7 @@ def advice(results: Results, front: pd.DataFrame) -> str:
 
 def _with_cost(cell: Cell, row: "pd.Series[float]") -> str:
     speed = f"{row['images_per_second']:.0f} images/s and " if row["images_per_second"] > 0 else ""
-    name = f"the baseline at {cell.test_size} px" if cell.adaptation == "baseline" else cell.named()
-    return f"{name}, with {speed}{row['flops'] / 1e9:.3g} GFLOP per image"
+    return f"{cell.named()}, with {speed}{row['flops'] / 1e9:.3g} GFLOP per image"
 
 
 DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]

@@ -115,7 +115,7 @@ def answers(results: Results) -> list[Answer]:
         ]
         cells = _first(larger[larger["adaptation"].isin(ADAPTED)])
         adapted += [(cell, cell._replace(adaptation="none")) for cell in cells]
-        trained += [(cell, results.once("baseline", cell.test_size)) for cell in _first(own)]
+        trained += [(cell, results.once("probe", cell.test_size)) for cell in _first(own)]
     controlled = [
         (cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted
     ]
@@ -196,7 +196,7 @@ def gain_path(results: Results) -> pd.DataFrame:
     train, test = chosen.train_size, chosen.test_size
     one_crop = chosen._replace(view="center")
     plain = one_crop._replace(adaptation="none")
-    steps = {f"linear probe at {train}": results.once("baseline", train)}
+    steps = {f"linear probe at {train}": results.once("probe", train)}
     steps[f"stage 1 at {train}, tested there"] = plain._replace(test_size=train)
     if train != test:
         steps[f"tested at {test} instead"] = plain

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from fixres_poc.analysis.cells import KEY
 from fixres_poc.analysis.statistics import (
     expected_calibration_error,
     macro_accuracy,
@@ -32,9 +33,11 @@ TOP = ["top1", "top2", "top3", "top4", "top5"]
 TYPES = {
     "image": "category",
     "split": "category",
+    "train_size": "Int64",
     "test_size": "int16",
     "adaptation": "category",
     "view": "category",
+    "seed": "int32",
 }
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
@@ -47,7 +50,7 @@ class Metrics:
     images: Mapping[str, int] | None = None  # number per split
     # {"train": s, "adapt": {adaptation: s}, "evaluate": s}, or parts of it
     seconds: Mapping[str, Any] | None = None
-    # by view; of the baseline by test resolution
+    # by view; of the linear probe by test resolution
     eval_images_per_second: Mapping[str, float] | None = None
     peak_memory_bytes: int | None = None
     images_at_once: int | None = None  # that passed the frozen network
@@ -126,7 +129,8 @@ def write_run(
     Args:
         predictions: columns image, split (val, test, or the extra test part's name), test_size
             (px), adaptation, view, target, top1..top5 (class indices, -1 where there are fewer than
-            5 classes) and probability (of top1).
+            5 classes) and probability (of top1). The file also has the settings' seed and
+            train_size (px), which is empty for a notebook that does not train at a resolution.
         gpu: name of the accelerator.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
@@ -134,7 +138,10 @@ def write_run(
     begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())
     content["wall_seconds"] = time.time() - begun
     if predictions is not None:
-        predictions = typed(predictions)
+        given = content["settings"]
+        predictions = typed(
+            predictions.assign(train_size=given.get("train_size"), seed=given["seed"])
+        )
         packed = parquet(predictions)
         write_atomically(folder / "predictions.parquet", packed)
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
@@ -164,15 +171,15 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def summarise(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row per test resolution, adaptation, view and test part, in order of appearance, "test" before an extra part.
+    """One row per cell and test part, in order of appearance, "test" before an extra part.
 
     Returns:
-        Columns test_size, adaptation, view, test_part, n_val, val_top1, n_test, top1, top1_low and
-        top1_high (95 % Wilson), top5, macro_accuracy, ece (15 bins).
+        The columns of `KEY` that the predictions have, test_part, n_val, val_top1, n_test, top1,
+        top1_low and top1_high (95 % Wilson), top5, macro_accuracy, ece (15 bins).
     """
-    names = ["test_size", "adaptation", "view"]
+    names = [name for name in KEY if name in predictions]
     rows = []
-    for key, cell in predictions.groupby(names, sort=False, observed=True):
+    for key, cell in predictions.groupby(names, sort=False, observed=True, dropna=False):
         extra = sorted(set(cell["split"]) - {"val", "test"})
         for part in ["test", *extra]:
             rows.append(

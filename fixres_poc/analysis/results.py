@@ -14,12 +14,10 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import (
     CANDIDATES,
-    CELL_TYPES,
     COLUMNS,
     GRID,
     IMAGE_COLUMNS,
     KEY,
-    ONCE,
     PAIR,
     TIES,
     Cell,
@@ -97,8 +95,8 @@ class Results:
         return correct_by_cell(self.predictions, self.part)
 
     def once(self, name: str, test_size: int) -> Cell:
-        """The cell of one of `ONCE` at a test resolution: the linear probe fitted there, or zero-shot."""
-        return Cell(test_size, test_size, name, self.sweep["settings"]["seeds"][0])
+        """The cell of what is not trained at a resolution: "probe" or "zero_shot", at a test resolution."""
+        return Cell(None, test_size, name, self.sweep["settings"]["seeds"][0])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -115,7 +113,7 @@ class Results:
         if not table.duplicated(GRID).any():
             return table
         groups = table.assign(seed=table["seed"].where(ok)).groupby(
-            GRID, sort=False, as_index=False
+            GRID, sort=False, as_index=False, dropna=False
         )
         means = dict.fromkeys(MEANS, "mean")
         cells = groups.agg(
@@ -204,7 +202,7 @@ class Results:
             for cell in (first, second)
         ]
         for own, other, cell in zip(sides, reversed(sides), (first, second), strict=True):
-            if cell.adaptation in ONCE and own:
+            if cell.train_size is None and own:
                 only = next(iter(own.values()))
                 own |= dict.fromkeys(other, only)
         ones, others = sides
@@ -217,11 +215,11 @@ class Results:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the
-        smaller train size. Baseline, controls and full fine-tuning are no candidates, nor are cells
+        smaller train size. The probe, controls and full fine-tuning are no candidates, nor are cells
         that ran with fewer seeds than others.
 
         Args:
-            also: adaptations that compete besides, such as baseline; simpler ones win ties against
+            also: adaptations that compete besides, such as probe; simpler ones win ties against
                 them.
             by_train_size: leave out cells with fewer seeds than others of their train resolution,
                 not than any.
@@ -233,7 +231,7 @@ class Results:
             if by_train_size
             else rows["seeds"].max()
         )
-        rows = rows[(rows["seeds"] == most) | rows["adaptation"].isin(ONCE)]
+        rows = rows[(rows["seeds"] == most) | rows["train_size"].isna()]
         ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(CROPS)}
         ranked: pd.DataFrame = rows.assign(
             loss=(1 - rows["val_top1"]).round(5), **ranks
@@ -273,12 +271,13 @@ class Results:
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""
-        place = [getattr(cell, key) for key in GRID]
-        return self.cells[(self.cells[GRID] == place).all(axis=1)].iloc[0]
+        places = [each._replace(seed=cell.seed) for each in keys(self.cells)]
+        return self.cells.iloc[places.index(cell)]
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
         """Predictions of one cell for the part's images: image, target, top1..top5, probability."""
-        rows = self.predictions[(self.predictions[KEY].astype(object) == list(cell)).all(axis=1)]
+        own = self.predictions[KEY].astype(object)
+        rows = self.predictions[(own.where(own.notna(), None) == list(cell)).all(axis=1)]
         return rows[rows["split"] == self.part].astype({"image": str}).reset_index(drop=True)
 
     def data_settings(self) -> DataSettings:
@@ -307,9 +306,7 @@ def load_results(report: str) -> Results:
         sweep = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         return Results(
             table=table[COLUMNS].assign(error=table["error"].map(unguarded)),
-            predictions=pd.read_parquet(
-                folder / "predictions.parquet", columns=[*TYPES, *CELL_TYPES]
-            ),
+            predictions=pd.read_parquet(folder / "predictions.parquet", columns=[*TYPES]),
             images=listed.assign(image=listed[IMAGE_COLUMNS]["image"].map(unguarded)),
             sweep=sweep
             | {key: sweep[key] for key in ("settings", "runs", "classes", "images", "versions")},

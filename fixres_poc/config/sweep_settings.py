@@ -144,7 +144,7 @@ class SweepSettings(MethodSettings):
         shared = self.model_dump() | {"sweep": self.name}
         sizes = tuple(sorted({BASELINE_SIZE, *(test for _, test in self.resolution_pairs())}))
         stems = ["00_state_of_the_art", "01_dataset_eda", "02_baseline"]
-        # a probe of a trained trunk is no baseline of training
+        # a probe of a trained trunk is no reference for training
         stems = stems[: 2 if self.head_start == "file" else 3]
         once = (_run(stem, shared | {"seed": self.seeds[0], "test_sizes": sizes}) for stem in stems)
         runs = {run.name: run for run in once}

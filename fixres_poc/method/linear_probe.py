@@ -1,4 +1,4 @@
-"""The linear probe: frozen features and a logistic regression. It is the baseline, and stage 1 may start from it."""
+"""The linear probe: frozen features and a logistic regression. Stage 1 may start from it."""
 
 import functools
 import time
@@ -187,7 +187,7 @@ def head_started(
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Probes:
     """The linear probes at all sizes.
 
     Attributes:
@@ -201,7 +201,7 @@ class Baseline:
     images_per_second: dict[str, float]
 
 
-def train_baseline(settings: BaselineSettings, data: ImageDataset) -> Baseline:
+def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
     """Frozen pre-trained features and logistic regression, fitted and tested at each of the settings' sizes alike.
 
     Each size is kept in the run's folder, so that one more test resolution costs no more than that.
@@ -226,12 +226,12 @@ def train_baseline(settings: BaselineSettings, data: ImageDataset) -> Baseline:
         found, facts = _at_size(settings, data, size, model, accelerator, record)
         rows += facts["choices"]
         tables += [
-            prediction_table(data.split(part), "baseline", found[part].numpy(), size)
+            prediction_table(data.split(part), "probe", found[part].numpy(), size)
             for part in _tested(data)
         ]
         speed[str(size)] = facts["images_per_second"]
         seconds = {name: seconds[name] + facts["seconds"][name] for name in seconds}
-    return Baseline(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), seconds, speed)
+    return Probes(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), seconds, speed)
 
 
 def _tested(data: ImageDataset) -> list[str]:

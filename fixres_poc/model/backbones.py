@@ -129,7 +129,7 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
 
 
 def _check_network(sweep: SweepSettings, traced: bool) -> None:
-    """Build a timm network with random weights, and send one image per size, the baseline's included, through it."""
+    """Build a timm network with random weights, and send one image per size, the linear probe's included, through it."""
     where = f"backbone {sweep.backbone!r}"
     try:
         with torch.device("meta" if traced else "cpu"):
@@ -182,7 +182,7 @@ def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
         what = (
             f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
         )
-        hint = f" (the baseline needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
+        hint = f" (the linear probe needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
         raise InputError(f"backbone {name!r}: {what}; set other sizes{hint} or another backbone")
 
 

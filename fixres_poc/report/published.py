@@ -152,13 +152,13 @@ def beside_2020(results: Results, compared: pd.DataFrame) -> str:
     """What the comparison shows, in two sentences."""
     settings = results.sweep["settings"]
     judged = compared[compared["inside"] != ""]
-    probes = results.cells[results.cells["adaptation"] == "baseline"]
-    baseline = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
-    ours = f"{baseline.iloc[0]:.1%}" if len(baseline) else "not run"
+    probes = results.cells[results.cells["adaptation"] == "probe"]
+    probe = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
+    ours = f"{probe.iloc[0]:.1%}" if len(probe) else "not run"
     inside = (judged["inside"] == "yes").sum()
     return (
         f"{inside} of {len(judged)} accuracies of 2020 lie in the 95 % interval of this sweep. "
-        f"Baseline: {STANFORD_DOGS_2020_BASELINE:.1%} in 2020, {ours} here.\n"
+        f"Linear probe: {STANFORD_DOGS_2020_BASELINE:.1%} in 2020, {ours} here.\n"
         f"Network: resnext101_32x48d_wsl in 2020, {settings['backbone']} here, "
         f"on {results.sweep['images']['test']:,} test images."
     )

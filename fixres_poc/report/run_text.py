@@ -41,11 +41,11 @@ def dataset_summary(
     )
 
 
-def baseline_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) -> str:
+def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) -> str:
     """Where the linear probe is best on validation, what it reaches there on test, and zero-shot beside it.
 
     Args:
-        choices: of `baseline.Baseline`.
+        choices: of `linear_probe.Probes`.
         summary: of `record.summarise`.
         zero_shot: of `zero_shot_verdict`.
     """
@@ -165,14 +165,14 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
     return _bullets(*lines)
 
 
-def zero_shot_verdict(known: ZeroShot, baseline: pd.DataFrame) -> str:
-    """What the pre-trained classifier says about the baseline's accuracy, "" where there is nothing to ask."""
+def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
+    """What the pre-trained classifier says about the accuracy of the linear probe, "" where there is nothing to ask."""
     if known.obstacle:
         return ""
     mapped, every = len(known.mapped), known.classes
     size = max(known.predictions["test_size"])
     linear, own = aligned(
-        *(_correct(each[each["test_size"] == size]) for each in (baseline, known.predictions))
+        *(_correct(each[each["test_size"] == size]) for each in (probes, known.predictions))
     )
     gain: Difference = paired_difference(linear, own)
     told = "more" if gain.low > 0 else "less" if gain.high < 0 else "no difference shown"

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.colors import to_hex
 
-from fixres_poc.analysis.cells import ONCE
+from fixres_poc.analysis.cells import keys
 from fixres_poc.analysis.results import Results
 
 NOT_RUN = "n/a"
@@ -64,12 +64,10 @@ def cells(results: Results) -> pd.DataFrame:
     """
     table, chosen = results.cells, results.choose()
     several = len(results.sweep["settings"]["seeds"]) > 1
-    grid = table[["train_size", "test_size", "adaptation", "view"]].itertuples(index=False)
-    picked = (chosen.train_size, chosen.test_size, chosen.adaptation, chosen.view)
     shown = pd.DataFrame(
         {
-            "choice": ["chosen" if tuple(each) == picked else "" for each in grid],
-            "train": table["train_size"],
+            "choice": ["chosen" if each == chosen else "" for each in keys(table)],
+            "train": table["train_size"].astype(object).where(table["train_size"].notna(), "–"),
             "test": table["test_size"],
             "adaptation": table["adaptation"],
             **({"view": table["view"]} if table["view"].nunique() > 1 else {}),
@@ -79,7 +77,7 @@ def cells(results: Results) -> pd.DataFrame:
             ],
             "val top-1 %": table["val_top1"].map(_percent),
             "top-5 %": table["top5"].map(_percent),
-            "p (probe), Holm": table["p_vs_baseline"].map(_p),
+            "p (probe), Holm": table["p_vs_probe"].map(_p),
             "p (test = train), Holm": table["p_vs_same_size"].map(_p),
             "macro %": table["macro_accuracy"].map(_percent),
             "ECE %": table["ece"].map(_percent),
@@ -118,11 +116,9 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
     Args:
         results: the sweep's; several seeds give means, and a pair that did not run gives its
             status.
-        adaptations: which ones, in this order; by default all but those that ran once.
+        adaptations: which ones, in this order; by default all that were trained.
     """
-    table = results.cells[
-        (results.cells["view"] == "center") & ~results.cells["adaptation"].isin(ONCE)
-    ]
+    table = results.cells[(results.cells["view"] == "center") & results.cells["train_size"].notna()]
     sizes = sorted(table["test_size"].unique())
     names = list(adaptations or table["adaptation"].unique())
     table = table[table["adaptation"].isin(names)]

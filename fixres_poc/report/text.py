@@ -153,7 +153,8 @@ def _compared(answer: Answer) -> str:
 
 
 def _short(cell: Cell) -> str:
-    return f"{cell.train_size}/{cell.test_size} {cell.adaptation}"
+    train = "" if cell.train_size is None else f"{cell.train_size}/"
+    return f"{train}{cell.test_size} {cell.adaptation}"
 
 
 def choice(results: Results) -> str:
@@ -188,7 +189,7 @@ def trust(results: Results) -> str:
         parts[0] += ", so the spread between trainings is not known"
     else:
         parts[0] += ": accuracies are means over them, and intervals are over trainings and images"
-    done = (table["status"] == "done").groupby([table[name] for name in PAIR])
+    done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False)
     missing, some = done.any()[lambda any_done: ~any_done], done.all()[lambda all_done: ~all_done]
     if len(some) > len(missing):
         parts.append(

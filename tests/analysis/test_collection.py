@@ -33,7 +33,7 @@ def guesses(adaptation: str, val: int, test: int, size: int = 96) -> pd.DataFram
     return predictions(adaptation, (val, test), IMAGES, size)
 
 
-PROBES = [guesses("baseline", 10, right, size) for size, right in ((96, 30), (128, 35))]
+PROBES = [guesses("probe", 10, right, size) for size, right in ((96, 30), (128, 35))]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_table_has_a_row_for_every_cell(sweep: Results) -> None:
     assert sweep.table["status"].tolist() == ["done"] * 7 + ["failed"] * 3
     assert set(sweep.table["error"][7:]) == {"OutOfMemoryError: <b>full</b>"}
     assert sweep.table["adaptation"].tolist() == [
-        *["baseline"] * 2,
+        *["probe"] * 2,
         *["none", "head"] * 2,
         "control_head",
         *["none", "head", "control_head"],
@@ -93,12 +93,12 @@ def test_paired_p_values(sweep: Results) -> None:
     raw = [mcnemar_p(right < count, right < 35) for count in counts]
     row = sweep.row(Cell(96, 128, "head", 0))
     # the three tests that were made
-    assert row["p_vs_baseline"] == pytest.approx(holm(raw)[1], rel=1e-5)
-    assert row["p_vs_baseline"] > raw[1]
+    assert row["p_vs_probe"] == pytest.approx(holm(raw)[1], rel=1e-5)
+    assert row["p_vs_probe"] > raw[1]
     same_size = [mcnemar_p(right < count, right < 38) for count in (39, *counts)]
     assert row["p_vs_same_size"] == pytest.approx(holm(same_size)[2], rel=1e-5)
     assert np.isnan(sweep.row(Cell(96, 96, "none", 0))["p_vs_same_size"])
-    assert np.isnan(sweep.row(sweep.once("baseline", 128))["p_vs_baseline"])
+    assert np.isnan(sweep.row(sweep.once("probe", 128))["p_vs_probe"])
 
 
 def test_summary_of_the_sweep(sweep: Results, own_home: Path) -> None:
@@ -131,7 +131,7 @@ def test_zero_shot_is_compared_on_its_own_images_and_joins_the_warning() -> None
     row = found.row(found.once("zero_shot", 96))
     right = np.arange(40)
     assert (row["n_test"], row["top1"]) == (40, 25 / 40)
-    assert row["p_vs_baseline"] == pytest.approx(mcnemar_p(right < 25, right < 30), rel=1e-5)
+    assert row["p_vs_probe"] == pytest.approx(mcnemar_p(right < 25, right < 30), rel=1e-5)
     assert np.isnan(row["p_vs_same_size"])
     assert found.sweep["leakage"]["verdict"] == "**Warning.** It knows them."
     assert tables.cells(found)["of images"].tolist()[:3] == [60, 60, 40]
@@ -148,7 +148,7 @@ def test_size_ratios_are_those_of_the_sweeps_own_images() -> None:
     ratios = (
         loaded(tall).table.set_index(["train_size", "test_size"])["size_ratio"].drop_duplicates()
     )
-    pairs = [(96, 96), (128, 128), (96, 128), (96, 160)]
+    pairs = [(96, 96), (96, 128), (96, 160)]
     expected = pair_ratios(sample_crops(table[:3]), pairs, "height").set_index(
         ["train_size", "test_size"]
     )
@@ -228,7 +228,7 @@ def test_text_in_tables_is_what_was_written(tmp_path: Path) -> None:
 def test_a_test_part_may_be_called_like_a_missing_value(name: str) -> None:
     own = SWEEP.model_copy(update={"extra_test": ExtraTest(name=name, folder="x")})
     images = [
-        predictions("baseline", (10, 30, 5), (*IMAGES, 8), size).replace({"photos": name})
+        predictions("probe", (10, 30, 5), (*IMAGES, 8), size).replace({"photos": name})
         for size in (96, 128)
     ]
     write(own, "baseline", Metrics(), *images)

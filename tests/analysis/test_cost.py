@@ -32,7 +32,7 @@ def changed(found: Results, **values: Any) -> Results:
 
 def test_no_other_cell_beats_one_of_the_frontier(found: Results) -> None:
     front = cost.pareto_front(found)
-    every = found.ranked(("full", "baseline")).set_index(["test_size"])
+    every = found.ranked(("full", "probe")).set_index(["test_size"])
     speed = found.table.groupby("test_size")["eval_images_per_second"].median()
     for row in front.itertuples():
         as_cheap = [
@@ -52,10 +52,10 @@ def test_no_other_cell_beats_one_of_the_frontier(found: Results) -> None:
 
 def test_a_speed_is_that_of_runs_and_not_of_the_probe(found: Results) -> None:
     speed = found.table["eval_images_per_second"].where(
-        found.table["adaptation"] != "baseline", 9999.0
+        found.table["adaptation"] != "probe", 9999.0
     )
     front = cost.pareto_front(changed(found, eval_images_per_second=speed)).set_index("test_size")
-    runs = found.table[~found.table["adaptation"].isin(["baseline", "zero_shot"])]
+    runs = found.table[~found.table["adaptation"].isin(["probe", "zero_shot"])]
     for size in set(front.index) & set(runs["test_size"]):
         own = runs.loc[runs["test_size"] == size, "eval_images_per_second"]
         assert (front["slowest"][size], front["fastest"][size]) == (own.min(), own.max())

@@ -118,14 +118,14 @@ def test_train_sizes_have_equal_weight_however_many_test_sizes_they_have() -> No
 
 def test_training_is_held_against_the_better_of_what_needs_none_at_the_same_test_size() -> None:
     top1 = {OWN: same(0.60), LARGER: same(0.65)}
-    alone = asked(grid(top1, once={"baseline": 0.50}))["training"]
-    assert alone.compared == (((Cell(96, 128, "none", 0), Cell(128, 128, "baseline", 0)),),)
+    alone = asked(grid(top1, once={"probe": 0.50}))["training"]
+    assert alone.compared == (((Cell(96, 128, "none", 0), Cell(None, 128, "probe", 0)),),)
     assert alone.difference.estimate == pytest.approx(0.15)
-    both = asked(grid(top1, once={"baseline": 0.50, "zero_shot": 0.70}))["training"]
+    both = asked(grid(top1, once={"probe": 0.50, "zero_shot": 0.70}))["training"]
     assert both.difference.estimate == pytest.approx(-0.05)
     assert [pair[1].adaptation for pair in both.binding[0]] == ["zero_shot"]
-    less = asked(grid(top1, once={"baseline": 0.50, "zero_shot": 0.40}))["training"]
-    assert [pair[1].adaptation for pair in less.binding[0]] == ["baseline"]
+    less = asked(grid(top1, once={"probe": 0.50, "zero_shot": 0.40}))["training"]
+    assert [pair[1].adaptation for pair in less.binding[0]] == ["probe"]
 
 
 def test_what_is_compared_hangs_on_validation_alone() -> None:

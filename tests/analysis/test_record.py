@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from made_up import predictions
 
-from fixres_poc.analysis.record import Metrics, record_run, summarise, typed, write_run
+from fixres_poc.analysis.record import TYPES, Metrics, record_run, summarise, write_run
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.provenance import LIBRARY
-from fixres_poc.config.settings import DatasetSettings, PairSettings
+from fixres_poc.config.settings import BaselineSettings, DatasetSettings, PairSettings
 from fixres_poc.data.dataset import load_dataset
 
 SETTINGS = PairSettings(train_size=96, test_size=96)
@@ -24,6 +24,9 @@ def test_metrics_hold_settings_environment_and_accuracies(
         tmp_path, SETTINGS, Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5), TABLE
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    stored = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert list(stored) == list(TYPES)
+    assert (set(stored["train_size"]), set(stored["seed"])) == ({96}, {0})
     keys = [
         "settings",
         "versions",
@@ -73,12 +76,20 @@ def test_predictions_are_checked(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_not_trained_at_a_resolution_has_no_train_size(tmp_path: Path) -> None:
+    write_run(tmp_path, BaselineSettings(seed=3), Metrics(), TABLE)
+    stored = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert stored["train_size"].dtype == "Int64"
+    assert stored["train_size"].isna().all()
+    assert set(stored["seed"]) == {3}
+
+
 def test_a_summary_has_a_row_a_test_size_and_part_the_test_part_first() -> None:
     tables = [
-        predictions("baseline", (12, right, 5), (20, 60, 10), size)
+        predictions("probe", (12, right, 5), (20, 60, 10), size)
         for size, right in ((96, 40), (224, 50))
     ]
-    rows = summarise(typed(pd.concat(tables))).to_dict("records")
+    rows = summarise(pd.concat(tables)).to_dict("records")
     assert [(row["test_size"], row["test_part"], row["n_test"]) for row in rows] == [
         (96, "test", 60),
         (96, "photos", 10),

@@ -37,8 +37,8 @@ def test_choice_is_made_on_validation(found: Results) -> None:
 
 
 def test_what_ran_once_is_held_against_every_training_whichever_stands_first() -> None:
-    found = told(same(0.60), same(0.70), same(0.50), same(0.80), once={"baseline": 0.72})
-    trained, probe = Cell(96, 128, "none", 0), found.once("baseline", 128)
+    found = told(same(0.60), same(0.70), same(0.50), same(0.80), once={"probe": 0.72})
+    trained, probe = Cell(96, 128, "none", 0), found.once("probe", 128)
     ahead, behind = found.difference(probe, trained), found.difference(trained, probe)
     assert ahead is not None
     assert behind is not None
@@ -54,14 +54,14 @@ def test_equal_means_over_seeds_are_ties_in_spite_of_rounding() -> None:
 
 
 def test_competitors_are_ranked_on_validation() -> None:
-    found = told(same(0.60), None, once={"baseline": 0.70, "zero_shot": 0.90})
+    found = told(same(0.60), None, once={"probe": 0.70, "zero_shot": 0.90})
     assert set(found.ranked()["adaptation"]) == set(ADAPTATIONS)
-    ranked = found.ranked(("baseline",))
+    ranked = found.ranked(("probe",))
     # at 96, 128 and 224 px
-    assert ranked["adaptation"].tolist() == [*["baseline"] * 3, *ADAPTATIONS]
+    assert ranked["adaptation"].tolist() == [*["probe"] * 3, *ADAPTATIONS]
     assert ranked["val_top1"].is_monotonic_decreasing
     # that pair failed
-    assert not ranked["test_size"][ranked["adaptation"] != "baseline"].eq(128).any()
+    assert not ranked["test_size"][ranked["adaptation"] != "probe"].eq(128).any()
 
 
 def test_the_choice_is_made_over_both_seeds() -> None:
@@ -116,7 +116,7 @@ def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
     path = gain_path(found)
     assert path["gain"].sum() == pytest.approx(0.30)
     assert path["top1"].tolist() == pytest.approx([0.50, 0.60, 0.65, 0.72, 0.80])
-    assert path["adaptation"].tolist() == ["baseline", "none", "none", CONTROL, "head_bn"]
+    assert path["adaptation"].tolist() == ["probe", "none", "none", CONTROL, "head_bn"]
     assert path["gain_low"].iloc[1] < path["gain"].iloc[1] < path["gain_high"].iloc[1]
 
 

@@ -81,7 +81,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "images": data.counts(),
         "data": data.fingerprint(),
     }
-    probes = [predictions(data, "baseline", 0, size) for size in (64, 96, 224)]
+    probes = [predictions(data, "probe", 0, size) for size in (64, 96, 224)]
     write(sweep, "baseline", Metrics(**facts), *probes)
     tables = [predictions(data, name, wrong) for wrong, name in enumerate(sweep.adaptations)]
     write(

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from chromium import DESK, NEEDED, PHONE, opened
 from playwright.sync_api import Browser, Error, Page
 
-from fixres_poc.analysis.cells import GRID, ONCE
+from fixres_poc.analysis.cells import GRID
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.report.pages import SCRIPT_HASH, render
@@ -118,7 +118,7 @@ def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
 
 def test_heat_map_shows_intervals_in_its_cells(page: Page) -> None:
     cells = page.locator("table.heat td:has(small)").all_inner_texts()
-    assert len(cells) == (~DEMO["adaptation"].isin(ONCE)).sum()
+    assert len(cells) == DEMO["train_size"].count()
     for cell in cells:
         shown, low, high = map(float, re.findall(r"\d+\.\d", cell))
         assert low <= shown <= high

@@ -35,13 +35,13 @@ folder = run_folder(settings.sweep, settings.run_name)
 IMAGES = """
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method.adaptations import adapt_pair, predict_pair, save
-from fixres_poc.method.linear_probe import train_baseline
+from fixres_poc.method.linear_probe import train_probes
 from fixres_poc.method.stage1 import load_training, train_or_load
 data = load_dataset(settings)
 facts = {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
 """
 BASELINE = """
-done = train_baseline(settings, data)
+done = train_probes(settings, data)
 write_run(folder, settings, Metrics(**facts, seconds=done.seconds), done.predictions)
 """
 TRAINING = """

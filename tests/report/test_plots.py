@@ -57,11 +57,12 @@ def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
     speeds = table.groupby(["test_size", "view"])["eval_images_per_second"].agg(
         ["median", "min", "max"]
     )
-    axis = results.cost_accuracy(table, front.assign(adaptation=["none", "baseline"]), speeds).axes[
-        0
-    ]
+    front = front.assign(
+        adaptation=["none", "probe"], train_size=pd.array([96, None], dtype="Int64")
+    )
+    axis = results.cost_accuracy(table, front, speeds).axes[0]
     assert set(np.asarray(axis.lines[0].get_xdata()).tolist()) == set(speeds["median"])
-    assert [text.get_text() for text in axis.texts] == ["96/128", "96/96, baseline"]
+    assert [text.get_text() for text in axis.texts] == ["96/128", "96, probe"]
     named = [line for line in axis.lines if str(line.get_label()).startswith("trained at")]
     assert sum(len(np.asarray(line.get_xdata())) for line in named) == len(table)
     assert len(named) == table["train_size"].nunique()
@@ -123,8 +124,8 @@ def test_notebooks_store_the_description() -> None:
 
 
 def test_gain_path_tells_what_was_not_run() -> None:
-    path = pd.DataFrame({"step": ["baseline", "tuned", "control"], "top1": [0.8, 0.85, np.nan]})
-    path["against"] = pd.Series([None, "baseline", None], dtype=object)
+    path = pd.DataFrame({"step": ["probe", "tuned", "control"], "top1": [0.8, 0.85, np.nan]})
+    path["against"] = pd.Series([None, "probe", None], dtype=object)
     path = path.assign(gain=[np.nan, 0.05, np.nan], gain_low=0.02, gain_high=0.08)
     texts = [text.get_text() for text in results.gain_path(path).axes[0].texts]
     assert texts == ["80.0%", "+5.0 [+2.0, +8.0]", "not run"]
@@ -232,8 +233,7 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
             edges = sorted((box.y0, box.y1) for box in boxes)
             assert all(one[1] <= next_one[0] + 2 for one, next_one in pairwise(edges))
     assert (
-        heat_map(found).data.count("<small>")
-        == found.cells.query("adaptation != 'baseline'").shape[0]
+        heat_map(found).data.count("<small>") == found.cells.query("adaptation != 'probe'").shape[0]
     )
 
 

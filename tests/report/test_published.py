@@ -167,7 +167,7 @@ def row(
 
 def found(*rows: dict[str, Any], dataset: str = "stanford_dogs") -> Results:
     probes = [
-        row(size, size, "baseline", 0.97, top1)
+        row(size, size, "probe", 0.97, top1)
         for size, top1 in [(128, 0.9), (224, 0.974), (320, 0.98)]
     ]
     table = pd.DataFrame([*probes, *rows])
@@ -244,7 +244,7 @@ def test_the_line_counts_what_lies_inside_and_names_both_experiments() -> None:
     assert compared is not None
     line = beside_2020(found(*SOME), compared)
     assert "2 of 2 accuracies of 2020 lie in" in line
-    assert "Baseline: 91.0% in 2020, 97.4% here" in line
+    assert "Linear probe: 91.0% in 2020, 97.4% here" in line
     assert "timm:resnet50 here, on 8,580 test images" in line
 
 

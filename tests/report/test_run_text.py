@@ -105,10 +105,9 @@ def test_a_baseline_is_summarised_at_the_size_that_validation_prefers() -> None:
         {"test_size": [96, 96, 224], "val_top1": [0.5, 0.6, 0.7], "chosen": [False, True, True]}
     )
     tables = [
-        predictions("baseline", (12, right), (20, 60), size)
-        for size, right in ((96, 40), (224, 30))
+        predictions("probe", (12, right), (20, 60), size) for size, right in ((96, 40), (224, 30))
     ]
-    words = run_text.baseline_summary(choices, summarise(pd.concat(tables)), "")
+    words = run_text.probe_summary(choices, summarise(pd.concat(tables)), "")
     assert "best on validation at 224 px. There it classifies **50.0% (95 % interval" in words
     assert words.endswith("validation accuracy ranges from 60.0% to 70.0%.")
 

@@ -16,7 +16,7 @@ def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
         "80.0",
     )
     assert chosen["p (test = train), Holm"] == "<0.001"
-    assert shown.loc[shown["adaptation"] == "baseline", "p (probe), Holm"].tolist() == ["n/a"] * 3
+    assert shown.loc[shown["adaptation"] == "probe", "p (probe), Holm"].tolist() == ["n/a"] * 3
 
 
 def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
@@ -62,7 +62,7 @@ def test_activations_stand_once_a_framing_in_order_of_size() -> None:
 
 def test_heat_map_is_coloured_by_accuracy_and_names_what_failed() -> None:
     found = shaped(3, 2000, train_sizes=[64, 96], test_sizes=[64, 96, 128])
-    pairs = found.cells[found.cells["adaptation"] != "baseline"]
+    pairs = found.cells[found.cells["adaptation"] != "probe"]
     html = tables.heat_map(found).data
     # the ends of cividis
     colours = {"max": "#fee838; color: #000000", "min": "#00224e; color: #ffffff"}

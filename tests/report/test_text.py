@@ -131,7 +131,7 @@ def test_where_validation_misled_the_loss_is_named() -> None:
 
 def test_failed_runs_and_missing_references_are_named() -> None:
     found = told(same(0.60), None)
-    assert "1 of 4 pairs of resolutions (with probes) lack results" in text.trust(found)
+    assert "1 of 5 pairs of resolutions (with probes) lack results" in text.trust(found)
     assert "No pair with test resolution > train resolution" in text.adaptations(found)
 
 

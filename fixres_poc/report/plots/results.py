@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from fixres_poc.analysis.cells import ONCE
 from fixres_poc.analysis.statistics import confused_pairs, wilson_interval
 from fixres_poc.method.apparent_size import neutral_test_size
 from fixres_poc.report.plots.style import note, short_label, wrapped
@@ -89,10 +88,7 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
         speeds["median"].reindex(pd.MultiIndex.from_frame(cells[["test_size", "view"]])).to_numpy()
     )
     figure, axis = plt.subplots()
-    trained, sizes = (
-        ~cells["adaptation"].isin(ONCE),
-        sorted(set(cells["train_size"][~cells["adaptation"].isin(ONCE)])),
-    )
+    trained = cells["train_size"].notna()
     if not trained.all():
         axis.plot(
             every[~trained],
@@ -101,7 +97,7 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
             color="#999999",
             label="not trained here",
         )
-    for number, size in enumerate(sizes):
+    for number, size in enumerate(sorted(set(cells["train_size"][trained]))):
         own = trained & (cells["train_size"] == size)
         axis.plot(
             every[own],
@@ -116,8 +112,9 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
     )
     for _, cell in front.iterrows():
         view = "" if cell["view"] == "center" else f", {cell['view']}"
-        kind = f", {cell['adaptation']}" if cell["adaptation"] in ("baseline", "full") else ""
-        text = f"{cell['train_size']}/{cell['test_size']}{view}{kind}"
+        kind = f", {cell['adaptation']}" if cell["adaptation"] in ("probe", "full") else ""
+        train = "" if pd.isna(cell["train_size"]) else f"{cell['train_size']}/"
+        text = f"{train}{cell['test_size']}{view}{kind}"
         note(axis, text, cell["images_per_second"], cell["top1"] * 100, 9)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -65,7 +65,8 @@ function addLimits(table) {
     for (const row of rows(table)) row.classList.toggle("picked", row === best);
     const said = (name) => (column(name) < 0 ? "" : text(best, column(name)));
     answer.value = best
-      ? `Train at ${said("train")}, test at ${said("test")} px, ${said("adaptation")} ${said("view")}: `
+      ? `${said("train") === "\u2013" ? "Test" : `Train at ${said("train")}, test`} at ${said("test")} px, `
+        + `${said("adaptation")} ${said("view")}: `
         + `${said("test top-1 %")} % right on test (${said("95 % interval")}), ${said("images/s")} images/s, `
         + `${said("GFLOP/image")} GFLOP per image.`
       : "No pair of this sweep is as cheap as that; a smaller test resolution may be.";
