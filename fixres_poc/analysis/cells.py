@@ -6,39 +6,18 @@ Each cell has a row per test part.
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fixres_poc.config.errors import InputError
 
 COLUMNS = [
-    "train_size",
-    "test_size",
-    "size_ratio",
-    "adaptation",
-    "view",
-    "test_part",
-    "seed",
-    "n_val",
-    "val_top1",
+    *("train_size", "test_size", "size_ratio", "adaptation", "view", "test_part", "seed"),
+    *("n_val", "val_top1", "n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy"),
+    *("ece", "p_vs_probe", "p_vs_same_size", "train_seconds", "adapt_seconds"),
+    *("eval_images_per_second", "peak_memory_bytes", "status", "error"),
 ]
-COLUMNS += [
-    "n_test",
-    "top1",
-    "top1_low",
-    "top1_high",
-    "top5",
-    "macro_accuracy",
-    "ece",
-    "p_vs_probe",
-]
-COLUMNS += [
-    "p_vs_same_size",
-    "train_seconds",
-    "adapt_seconds",
-    "eval_images_per_second",
-    "peak_memory_bytes",
-]
-COLUMNS += ["status", "error"]
 COUNTS = dict.fromkeys(["train_size", "n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
@@ -64,6 +43,14 @@ class Cell(NamedTuple):
     adaptation: str
     seed: int
     view: str = "center"
+
+    def sizes(self) -> str:
+        """Both resolutions, such as '96/120', or the test resolution alone."""
+        return (
+            f"{self.test_size}"
+            if self.train_size is None
+            else f"{self.train_size}/{self.test_size}"
+        )
 
     def named(self) -> str:
         """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
@@ -112,15 +99,12 @@ def keys(table: pd.DataFrame) -> list[Cell]:
 
 def correct_by_cell(predictions: pd.DataFrame, part: str = "test") -> dict[Cell, "pd.Series[bool]"]:
     """Which images of a part (val, or a test part) each cell classifies correctly, by image."""
-    test = predictions[predictions["split"] == part].astype({"image": str})
-    hits = test.assign(correct=test["target"] == test["top1"]).set_index("image")
+    rows = predictions[predictions["split"] == part].astype({"image": str})
+    hits = rows.assign(correct=rows["target"] == rows["top1"]).set_index("image")
     groups = hits.groupby(KEY, observed=True, dropna=False)
     return {keys(group.head(1))[0]: group["correct"] for _, group in groups}
 
 
-def aligned(
-    first: "pd.Series[bool]", second: "pd.Series[bool]"
-) -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
-    """Two rows of correctness, restricted to the images that both have, in one order."""
-    both = pd.concat([first, second], axis=1, join="inner", keys=["first", "second"])
-    return both["first"], both["second"]
+def same_images(*hits: "pd.Series[bool]") -> NDArray[np.bool_]:
+    """Correctness (R, N) of R classifiers on the N images that all of them have, in one order."""
+    return pd.concat(hits, axis=1, join="inner").to_numpy().T

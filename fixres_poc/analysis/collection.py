@@ -21,11 +21,11 @@ from fixres_poc.analysis.cells import (
     MEASURED,
     PAIR,
     Cell,
-    aligned,
     correct_by_cell,
     guarded,
     keys,
     read_table,
+    same_images,
 )
 from fixres_poc.analysis.record import TYPES, parquet, summarise
 from fixres_poc.analysis.statistics import holm, mcnemar_p
@@ -160,7 +160,7 @@ def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         known = correct[part]
         if reference is None or reference == cell or not {reference, cell} <= known.keys():
             return float("nan")
-        return mcnemar_p(*aligned(known[cell], known[reference]))
+        return mcnemar_p(*same_images(known[cell], known[reference]))
 
     cells, parts = keys(table), table["test_part"]
     same = [

@@ -6,9 +6,6 @@ runs of one test resolution and view. A multiply-add counts as 2 FLOPs, and a tr
 forward passes.
 """
 
-from collections.abc import Callable
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 
@@ -16,11 +13,16 @@ from fixres_poc.analysis.cells import PAIR, Cell, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import CROPS, SPLITS
-from fixres_poc.data.transforms import Resize
 from fixres_poc.method.apparent_size import neutral_test_sizes, pair_ratios, sample_crops
 from fixres_poc.model.memory_plan import parameters_and_flops
 
 COST = ["test_size", "view"]
+
+
+def image_flops(results: Results, size: int) -> float:
+    """FLOPs of one crop at a resolution, px."""
+    backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
+    return parameters_and_flops(backbone, classes, size)[1]
 
 
 def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
@@ -29,32 +31,24 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
     Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
     """
     settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
-    seconds = float(row["train_seconds"]) + (
-        0.0 if cell.adaptation == "none" else float(row["adapt_seconds"])
-    )
-    runs = (
+    adapted = cell.adaptation != "none"
+    seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
+    trainings = (
         run
         for run in results.sweep["runs"]
         if run["train_size"] == cell.train_size and run.get("choices")
     )
-    training = next(runs, None)
+    training = next(trainings, None)
     if training is None:
         return float("nan"), seconds
-    backbone, classes = settings["backbone"], len(results.sweep["classes"])
-    forward = {
-        size: parameters_and_flops(backbone, classes, size)[1]
-        for size in (cell.train_size, cell.test_size)
-    }
-    probed = (counts["train"] + counts["val"]) * (settings["head_start"] == "probe")
-    trained = (
-        training["epochs"]
-        * (3 * counts["train"] + counts["val"])
-        * (training["choices"]["learning_rate"] > 0)
-    )
-    adapt = (
-        training["choices"]["adapt"].get(cell.adaptation, {"epochs": 0})["epochs"] * counts["train"]
-    )
-    return (probed + trained) * forward[cell.train_size] + adapt * forward[cell.test_size], seconds
+    choices = training["choices"]
+    at_train = image_flops(results, training["train_size"])
+    at_test = image_flops(results, cell.test_size)
+    passed = (counts["train"] + counts["val"]) * (settings["head_start"] == "probe")
+    if choices["learning_rate"] > 0:
+        passed += training["epochs"] * (3 * counts["train"] + counts["val"])
+    epochs = choices["adapt"].get(cell.adaptation, {"epochs": 0})["epochs"]
+    return passed * at_train + epochs * counts["train"] * at_test, seconds
 
 
 def training_front(results: Results) -> pd.DataFrame:
@@ -98,89 +92,17 @@ def pareto_front(results: Results) -> pd.DataFrame:
         its crops) and images_per_second (median over runs; slowest and fastest: their range; nan
         where no run measured it). Empty where no pair was run to its end.
     """
-    measured = speeds(results)
+    names = {"median": "images_per_second", "min": "slowest", "max": "fastest"}
     best = results.ranked(("full", "probe")).drop_duplicates(COST)
-    backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
-    flops = [
-        CROPS[view] * parameters_and_flops(backbone, classes, size)[1]
-        for size, view in zip(best["test_size"], best["view"], strict=True)
-    ]
-    own = measured.reindex(pd.MultiIndex.from_frame(best[COST]))
-    best = best.assign(flops=flops, images_per_second=own["median"].to_numpy())
-    best = best.assign(slowest=own["min"].to_numpy(), fastest=own["max"].to_numpy())
-    seconds = 1 / best["images_per_second"].fillna(float("inf"))
-    kept: list[int] = []  # best on validation first, so a row can only be beaten by one before it
-    for place in range(len(best)):
-        cost = best["flops"].iloc[place], seconds.iloc[place]
-        if not any(
-            best["flops"].iloc[other] <= cost[0] and seconds.iloc[other] <= cost[1]
-            for other in kept
-        ):
-            kept.append(place)
-    return best.iloc[kept].sort_values(["flops", "val_top1"]).reset_index(drop=True)
-
-
-def steps(results: Results, front: pd.DataFrame) -> pd.DataFrame:
-    """The frontier as the report shows it, cheapest first, each step with its gain over the one before on test."""
-    each = keys(front)
-    gains = [results.difference(cell, before) for before, cell in pairwise(each)]
-    words = [
-        "" if gain is None else _against(gain.low, gain.high, gain.points())
-        for gain in [None, *gains]
-    ]
-    return pd.DataFrame(
-        {
-            "train": front["train_size"].astype(object).where(front["train_size"].notna(), "–"),
-            "test": front["test_size"],
-            "adaptation": front["adaptation"],
-            **({"view": front["view"]} if front["view"].nunique() > 1 else {}),
-            "images/s": front["images_per_second"].map("{:.0f}".format, na_action="ignore"),
-            "range": [
-                f"{a:.0f} to {b:.0f}"
-                for a, b in zip(front["slowest"], front["fastest"], strict=True)
-            ],
-            "GFLOP/image": front["flops"].map(lambda flops: f"{flops / 1e9:.3g}"),
-            "val top-1 %": (front["val_top1"] * 100).map("{:.1f}".format),
-            "test top-1 %": (front["top1"] * 100).map("{:.1f}".format),
-            "95 % interval": [
-                f"{low * 100:.1f} to {high * 100:.1f}"
-                for low, high in zip(front["top1_low"], front["top1_high"], strict=True)
-            ],
-            "against the previous row, on test": words,
-        }
-    )
-
-
-def _against(low: float, high: float, text: str) -> str:
-    return f"no difference shown: {text}" if low <= 0 <= high else text
-
-
-def advice(results: Results, front: pd.DataFrame) -> str:
-    """Markdown: what to use without a limit, and the cheapest step that is not told apart from it."""
-    if front.empty:
-        return "No pair has finished, so there is none to recommend."
-    each, place = keys(front), int(front["val_top1"].argmax())
-    lines = [f"- Without a limit, validation prefers {_with_cost(each[place], front.iloc[place])}."]
-    gains = [results.difference(each[place], cell) for cell in each[:place]]
-    same = [
-        (number, gain) for number, gain in enumerate(gains) if gain is not None and gain.low <= 0
-    ]
-    if same:
-        number, gain = same[0]
-        lines.append(
-            f"- The cheapest cell without a detectable difference on test is "
-            f"{_with_cost(each[number], front.iloc[number])}. The more expensive one adds {gain.points()}."
-        )
-    elif place and None not in gains:
-        lines.append("- Every cheaper row of the table is worse on test.")
-    elif not place:
-        lines.append("- No cheaper cell was run.")
-    return "\n".join(lines)
-
-
-def _with_cost(cell: Cell, row: "pd.Series[float]") -> str:
-    speed = f"{row['images_per_second']:.0f} images/s and " if row["images_per_second"] > 0 else ""
-    return f"{cell.named()}, with {speed}{row['flops'] / 1e9:.3g} GFLOP per image"
+    one_crop = best["test_size"].map(lambda size: image_flops(results, size))
+    best = best.assign(flops=one_crop * best["view"].map(CROPS))
+    best = best.join(speeds(results).rename(columns=names), on=COST)
+    flops = best["flops"].to_numpy()
+    seconds = 1 / best["images_per_second"].fillna(float("inf")).to_numpy()
+    as_cheap = (flops[:, None] <= flops) & (seconds[:, None] <= seconds)
+    # best on validation first, so a row can only be beaten by one before it
+    beaten = np.triu(as_cheap, 1).any(axis=0)
+    return best[~beaten].sort_values(["flops", "val_top1"]).reset_index(drop=True)
 
 
 DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]
@@ -200,50 +122,29 @@ def compare_with_measured(results: Results, adaptation: str = "none") -> pd.Data
     Raises:
         ValueError: no pair was run with this adaptation, or the images' sizes are not known.
     """
-    ok = results.cells[(results.cells["seeds"] > 0) & (results.cells["view"] == "center")]
-    cells = ok[ok["adaptation"] == adaptation].groupby(PAIR, as_index=False)
-    settings = results.sweep["settings"]
-
-    def gain(train_size: int, test_size: int, nearest: int) -> Difference:
-        pair = [
-            Cell(train_size, size, adaptation, settings["seeds"][0])
-            for size in (test_size, nearest)
-        ]
-        return results.difference(*pair) or UNKNOWN
-
-    means = cells.agg(chosen_by=("val_top1", "mean"), top1=("top1", "mean"))
-    own = results.images[results.images["split"].isin(SPLITS)]
-    return _compared(means, sample_crops(own), settings["resize"], gain)
-
-
-def _compared(
-    cells: pd.DataFrame,
-    crops: pd.DataFrame,
-    resize: Resize,
-    gain: Callable[[int, int, int], Difference],
-) -> pd.DataFrame:
-    if cells.empty:
+    cells, settings = results.cells, results.sweep["settings"]
+    ran = (cells["seeds"] > 0) & (cells["view"] == "center") & (cells["adaptation"] == adaptation)
+    means = cells.loc[ran, [*PAIR, "val_top1", "top1"]].rename(columns={"val_top1": "chosen_by"})
+    if means.empty:
         raise ValueError("no pair was run to its end with this adaptation")
-    pairs = list(cells[PAIR].itertuples(index=False, name=None))
-    predicted = neutral_test_sizes(crops, sorted({train for train, _ in pairs}), resize).drop(
-        columns="ratio_of_means"
-    )
+    crops = sample_crops(results.images[results.images["split"].isin(SPLITS)])
+    pairs = list(means[PAIR].itertuples(index=False, name=None))
     names = {"mean_of_ratios": "predicted", "low": "predicted_low", "high": "predicted_high"}
-    table = cells.merge(pair_ratios(crops, pairs, resize), on=PAIR).merge(
-        predicted.rename(columns=names), on="train_size"
-    )
-    return pd.concat(
-        [_judged(rows, gain) for _, rows in table.groupby("train_size")], ignore_index=True
-    )
+    predicted = neutral_test_sizes(crops, sorted(set(means["train_size"])), settings["resize"])
+    predicted = predicted.drop(columns="ratio_of_means").rename(columns=names)
+    table = means.merge(pair_ratios(crops, pairs, settings["resize"]), on=PAIR)
+    table = table.merge(predicted, on="train_size").sort_values(PAIR)
+    judged = [_judged(results, rows, adaptation) for _, rows in table.groupby("train_size")]
+    return pd.concat(judged, ignore_index=True)
 
 
-def _judged(rows: pd.DataFrame, gain: Callable[[int, int, int], Difference]) -> pd.DataFrame:
+def _judged(results: Results, rows: pd.DataFrame, adaptation: str) -> pd.DataFrame:
     """Rows of one train resolution with the columns from `nearest` on."""
     distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
     nearest = int(distances[:, 0].argmin())
-    train_size, reference = (int(rows[name].iloc[nearest]) for name in PAIR)
-    sizes = [int(size) for size in rows["test_size"]]
-    gains = [gain(train_size, size, reference) if size != reference else UNKNOWN for size in sizes]
+    seed = results.sweep["settings"]["seeds"][0]
+    cells = [Cell(*pair, adaptation, seed) for pair in rows[PAIR].itertuples(index=False)]
+    gains = [results.difference(cell, cells[nearest]) or UNKNOWN for cell in cells]
     low = np.array([each.low for each in gains])
     number = np.arange(len(rows))
     return rows.assign(
@@ -253,37 +154,4 @@ def _judged(rows: pd.DataFrame, gain: Callable[[int, int, int], Difference]) -> 
         gain_low=low,
         gain_high=[each.high for each in gains],
         contradicts=(distances > distances[nearest]).all(axis=1) & (low > 0),
-    )
-
-
-def verdicts(comparison: pd.DataFrame, chosen_on: str = "validation") -> str:
-    """One Markdown line per train resolution: predicted and measured best size, and which sizes contradict the theory.
-
-    Args:
-        chosen_on: the name of the part on which the best size was chosen.
-    """
-    return "\n".join(
-        f"- {_verdict(rows, chosen_on)}" for _, rows in comparison.groupby("train_size")
-    )
-
-
-def _verdict(rows: pd.DataFrame, chosen_on: str) -> str:
-    near, best = rows[rows["nearest"]].iloc[0], rows[rows["best"]].iloc[0]
-    text = (
-        f"Trained at {near['train_size']} px: objects look equally large at {near['predicted']:.0f} px "
-        f"({near['predicted_low']:.0f} to {near['predicted_high']:.0f} px, both definitions); "
-    )
-    if len(rows) == 1:
-        return f"{text}only {near['test_size']} px was run (ratio {near['mean_of_ratios']:.2f}), which tests nothing."
-    text += f"the nearest resolution of the sweep is {near['test_size']} px (ratio {near['mean_of_ratios']:.2f}). "
-    if best["nearest"]:
-        text += f"It is also the best on {chosen_on}."
-    else:
-        side = "higher" if best["test_size"] > near["test_size"] else "lower"
-        text += f"The best on {chosen_on} is {best['test_size']} px (ratio {best['mean_of_ratios']:.2f}), {side}; "
-        text += f"on test the difference is {Difference(*best[['gain', 'gain_low', 'gain_high']]).points()}."
-    against = rows[rows["contradicts"]]
-    sizes = ", ".join(f"{size} px" for size in against["test_size"])
-    return f"{text} " + (
-        f"**Against the theory: {sizes}.**" if sizes else "No resolution contradicts the theory."
     )

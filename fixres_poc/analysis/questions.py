@@ -111,7 +111,7 @@ def answers(results: Results) -> list[Answer]:
         size += [
             (cell, cell._replace(test_size=train))
             for cell in plain
-            if cell._replace(test_size=train) in results
+            if results.seeds(cell._replace(test_size=train))
         ]
         cells = _first(larger[larger["adaptation"].isin(ADAPTED)])
         adapted += [(cell, cell._replace(adaptation="none")) for cell in cells]
@@ -130,7 +130,7 @@ def answers(results: Results) -> list[Answer]:
             "training",
             delta,
             trained,
-            *([known] if all(b in results for _, b in known) else []),
+            *([known] if all(results.seeds(b) for _, b in known) else []),
         ),
     ]
 
@@ -142,7 +142,7 @@ def _claim(results: Results, ranked: pd.DataFrame) -> list[Contrast]:
         rows = ranked[(ranked["test_size"] == test) & ranked["adaptation"].isin(ADAPTED)]
         for cell in _first(rows[rows["train_size"] < test]):
             contrasts += [(cell, cell._replace(train_size=test))]
-    return [pair for pair in contrasts if pair[1] in results]
+    return [pair for pair in contrasts if results.seeds(pair[1])]
 
 
 def _first(rows: pd.DataFrame) -> list[Cell]:
@@ -211,7 +211,7 @@ def gain_path(results: Results) -> pd.DataFrame:
     rows, last = [], ""
     for step, cell in steps.items():
         row: dict[str, Any] = {"step": step, **cell._asdict()}
-        if cell in results:
+        if results.seeds(cell):
             row["top1"] = results.accuracy(cell).estimate
             gain = results.difference(cell, steps[last]) if last else None
             if gain is not None:

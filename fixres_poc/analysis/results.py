@@ -4,7 +4,7 @@ Accuracies are fractions on that part unless named val. The choices never use a 
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,19 +21,19 @@ from fixres_poc.analysis.cells import (
     PAIR,
     TIES,
     Cell,
-    aligned,
     correct_by_cell,
     keys,
     read_table,
+    same_images,
     unguarded,
 )
 from fixres_poc.analysis.record import TYPES
 from fixres_poc.analysis.statistics import (
+    Accuracy,
     Difference,
     mcnemar_p,
-    mean_over_seeds,
-    paired_difference,
-    wilson_interval,
+    mean_accuracy,
+    paired_gain,
 )
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, sweep_folder
@@ -41,22 +41,26 @@ from fixres_poc.config.settings import CROPS, DataSettings
 from fixres_poc.config.validation import validate
 
 MEANS = [
-    "size_ratio",
-    "n_val",
-    "val_top1",
-    "n_test",
-    "top1",
-    "top5",
-    "macro_accuracy",
-    "ece",
-    "train_seconds",
+    *("size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece"),
+    *("train_seconds", "adapt_seconds", "eval_images_per_second"),
 ]
-MEANS += ["adapt_seconds", "eval_images_per_second"]
+Hits = Mapping[int, "pd.Series[bool]"]
+"""Correctness by seed, each by image."""
 
 
-def _rows_by_seed(values: Collection["pd.Series[Any]"]) -> pd.DataFrame:
-    """(S, N): a row a seed, numbered from 0, a column an image that all of them have."""
-    return pd.concat(values, axis=1, join="inner", keys=range(len(values))).T
+def gain_over_seeds(pairs: Sequence[tuple[Hits, Hits]]) -> Difference | None:
+    """Mean gain of the first classifier of each pair over the second, on the images and seeds that all of them have.
+
+    Returns:
+        `paired_gain`; None where there is no pair, or no such seed.
+    """
+    sides = [side for pair in pairs for side in pair]
+    seeds = sorted(set.intersection(*map(set, sides))) if sides else []
+    if not seeds:
+        return None
+    hits = same_images(*(side[seed] for seed in seeds for side in sides))
+    table = hits.reshape(len(seeds), len(pairs), 2, -1)
+    return paired_gain(table[:, :, 0], table[:, :, 1])
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
@@ -115,101 +119,68 @@ class Results:
         groups = table.assign(seed=table["seed"].where(ok)).groupby(
             GRID, sort=False, as_index=False, dropna=False
         )
-        means = dict.fromkeys(MEANS, "mean")
-        cells = groups.agg(
-            {
-                "seed": "first",
-                "test_part": "first",
-                **means,
-                "seeds": "sum",
-                "status": _joint_status,
-            }
-        )
+        joint = dict.fromkeys(["seed", "test_part"], "first") | dict.fromkeys(MEANS, "mean")
+        cells = groups.agg(joint | {"seeds": "sum", "status": _joint_status})
         cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
-        bounds = {
-            "top1_low": [each.low for each in found],
-            "top1_high": [each.high for each in found],
+        cells["top1_low"] = [each.low for each in found]
+        cells["top1_high"] = [each.high for each in found]
+        return cells.reindex(columns=[*COLUMNS, "seeds"])
+
+    def hits(self, cell: Cell) -> Hits:
+        """Correctness of a cell at each seed at which it was run to its end, whatever its own."""
+        return {
+            each.seed: hits
+            for each, hits in self._correct.items()
+            if each._replace(seed=cell.seed) == cell
         }
-        return cells.assign(**bounds).reindex(columns=[*COLUMNS, "seeds"])
 
     def seeds(self, cell: Cell) -> list[int]:
         """Seeds at which the cell was run to its end, whatever its own."""
-        return [each.seed for each in self._correct if each._replace(seed=cell.seed) == cell]
+        return list(self.hits(cell))
 
-    def __contains__(self, cell: Cell) -> bool:
-        """Was the cell run to its end, at any seed?"""
-        return bool(self.seeds(cell))
+    def _against(self, cell: Cell) -> Hits:
+        """`hits`; what ran once for all seeds counts for each."""
+        found = self.hits(cell)
+        if cell.train_size is not None:
+            return found
+        every = self.sweep["settings"]["seeds"]
+        return {seed: hits for hits in found.values() for seed in every}
 
-    def accuracy(self, cell: Cell) -> Difference:
-        """Mean accuracy over the cell's seeds: with Wilson's interval for one, else from `mean_over_seeds`."""
-        hits = [self._correct[cell._replace(seed=seed)] for seed in self.seeds(cell)]
-        if not hits:
-            return Difference(float("nan"), float("nan"), float("nan"))
-        if len(hits) == 1:
-            return Difference(
-                float(hits[0].mean()), *wilson_interval(int(hits[0].sum()), len(hits[0]))
-            )
-        return mean_over_seeds(_rows_by_seed(hits), least=0)
+    def accuracy(self, cell: Cell) -> Accuracy:
+        """Mean accuracy over the cell's seeds; nan where it was not run."""
+        hits = self.hits(cell).values()
+        return mean_accuracy(same_images(*hits)) if hits else Accuracy(*[float("nan")] * 3)
 
     def difference(self, first: Cell, second: Cell) -> Difference | None:
         """Accuracy of the first cell minus the second's, over the seeds that both have, on the same images.
 
         Returns:
-            `paired_difference` for one seed, else `mean_over_seeds`; None where the cells are one,
-            or share no seed.
+            `paired_gain`; None where the cells are one, or share no seed.
         """
-        return self.mean_difference([(first, second)])
+        same = first._replace(seed=second.seed) == second
+        return None if same else self.mean_difference([(first, second)])
 
     def mean_difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> Difference | None:
         """Mean of the differences of several pairs of cells, with equal weight, over the seeds that all of them have.
 
         Returns:
-            As `difference`; None where there is no pair, or one of which no seed ran.
+            `gain_over_seeds`.
         """
-        found, seeds = [self._pairs(*pair) for pair in pairs], self.common_seeds(pairs)
-        if not seeds:
-            return None
-        if len(found) == len(seeds) == 1:
-            return paired_difference(*found[0][seeds[0]])
-        apart = [
-            _rows_by_seed([each[s][0].astype(int) - each[s][1].astype(int) for s in seeds])
-            for each in found
-        ]
-        # images that all of them have
-        joined = pd.concat(apart, join="inner", keys=range(len(apart)))
-        return mean_over_seeds(joined.groupby(level=1).mean(), least=-1)
+        return gain_over_seeds([(self._against(a), self._against(b)) for a, b in pairs])
 
     def common_seeds(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[int]:
         """Seeds at which both cells of every pair were run to their end."""
-        return (
-            sorted(set.intersection(*(set(self._pairs(*pair)) for pair in pairs))) if pairs else []
-        )
+        found = [set(self._against(cell)) for pair in pairs for cell in pair]
+        return sorted(set.intersection(*found))
 
     def p_value(self, first: Cell, second: Cell) -> float:
         """McNemar's mid-p for one seed; nan for several, which it is not made for."""
-        pairs = list(self._pairs(first, second).values())
-        return mcnemar_p(*pairs[0]) if len(pairs) == 1 else float("nan")
-
-    def _pairs(
-        self, first: Cell, second: Cell
-    ) -> dict[int, tuple["pd.Series[bool]", "pd.Series[bool]"]]:
-        """Correctness of both on the same images, by seed; what ran only once is held against each."""
-        if first._replace(seed=second.seed) == second:
-            return {}
-        sides = [
-            {seed: cell._replace(seed=seed) for seed in self.seeds(cell)}
-            for cell in (first, second)
-        ]
-        for own, other, cell in zip(sides, reversed(sides), (first, second), strict=True):
-            if cell.train_size is None and own:
-                only = next(iter(own.values()))
-                own |= dict.fromkeys(other, only)
-        ones, others = sides
-        both = [seed for seed in ones if seed in others]
-        return {
-            each: aligned(self._correct[ones[each]], self._correct[others[each]]) for each in both
-        }
+        seeds = self.common_seeds([(first, second)])
+        if len(seeds) != 1:
+            return float("nan")
+        hits = [self._against(cell)[seeds[0]] for cell in (first, second)]
+        return mcnemar_p(*same_images(*hits))
 
     def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
@@ -251,19 +222,20 @@ class Results:
             )
         return keys(ranked)[0]
 
-    def stability(self, draws: int = 1000) -> float:
-        """How often a bootstrap of the validation images picks the same pair of sizes as `choose`, in [0, 1]."""
-        chosen, correct = self.choose(), correct_by_cell(self.predictions, "val")
+    def stability(self) -> float:
+        """How often a bootstrap of the validation images picks the pair of sizes of `choose`.
+
+        Returns:
+            Share of 1,000 draws, in [0, 1].
+        """
+        chosen, validation = self.choose(), self.on("val")
         ranked = self.ranked().sort_values(TIES)
         hits = [
-            pd.concat(
-                [correct[cell._replace(seed=seed)] for seed in self.seeds(cell)], axis=1
-            ).mean(axis=1)
-            for cell in keys(ranked)
+            pd.concat(validation.hits(cell).values(), axis=1).mean(axis=1) for cell in keys(ranked)
         ]
         table = pd.concat(hits, axis=1, join="inner").to_numpy()
         weights = np.random.default_rng(0).multinomial(
-            len(table), np.full(len(table), 1 / len(table)), draws
+            len(table), np.full(len(table), 1 / len(table)), 1000
         )
         first = (weights @ table).round(9).argmax(axis=1)  # of equals the first
         same = (ranked[PAIR] == [chosen.train_size, chosen.test_size]).all(axis=1).to_numpy()

@@ -13,16 +13,27 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtrit
 
-# of the variance between images: what `mean_over_seeds` takes for the whole at least
+# of the variance between images: what `paired_gain` takes for the whole at least
 LEAST_SHARE = 2 / 3
 
 
+class Accuracy(NamedTuple):
+    """An accuracy and its 95 % interval, all in [0, 1]; nan where nothing was run."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def percent(self) -> str:
+        """The accuracy in words, such as '81.2% (95 % interval 77.9% to 84.1%)'."""
+        return f"{self.estimate:.1%} (95 % interval {self.low:.1%} to {self.high:.1%})"
+
+
 class Difference(NamedTuple):
-    """A difference of two accuracies, or one accuracy, and its interval, all in [-1, 1].
+    """A difference of two accuracies and its 95 % interval, all in [-1, 1].
 
     `error` is the standard error (nan: not known), `freedom` its degrees of freedom. The interval
-    lies about `centre`, which the added images of `paired_difference` draw to the middle of the
-    scale, and is cut off at `least` and 1.
+    lies about `centre`, which the added images of `paired_gain` draw towards 0.
     """
 
     estimate: float
@@ -31,32 +42,45 @@ class Difference(NamedTuple):
     error: float = float("nan")
     freedom: float = float("inf")
     centre: float = float("nan")
-    least: float = -1.0
 
     def at(self, level: float) -> tuple[float, float]:
-        """Lower and upper bound of the interval of another level, such as 0.99; nan without `error`."""
-        margin = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
-        low, high = np.clip([self.centre - margin, self.centre + margin], self.least, 1.0)
-        return float(low), float(high)
+        """Lower and upper bound of the interval of another level, such as 0.9; nan without `error`."""
+        return _bounds(self.centre, self.error, self.freedom, level)
 
-    def detectable(self, power: float = 0.8, level: float = 0.95) -> float:
-        """Smallest true difference that the interval tells from 0 with that power; at most 1, nan without `error`.
+    def detectable(self) -> float:
+        """Smallest true difference that the 95 % interval tells from 0 with a power of 0.8; at most 1.
 
-        It takes `error` for exact. With 3 to 5 trainings that is uncertain, and a power of 0.8 may
-        be one of 0.6.
+        nan without `error`, which it takes for exact. With 3 to 5 trainings that is uncertain, and
+        a power of 0.8 may be one of 0.6.
         """
-        return float(
-            np.minimum(stdtrit(self.freedom, [(1 + level) / 2, power]).sum() * self.error, 1.0)
-        )
+        return float(np.minimum(stdtrit(self.freedom, [0.975, 0.8]).sum() * self.error, 1.0))
 
-    def points(self) -> str:
-        """The difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'."""
+    def points(self, brief: bool = False) -> str:
+        """The difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'.
+
+        Args:
+            brief: '+1.2 (-0.3 to +2.7)', for tables and figures.
+        """
+        unit, interval = ("", "") if brief else (" points", "95 % interval ")
         low, high = self.low * 100, self.high * 100
-        return f"{self.estimate * 100:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+        return f"{self.estimate * 100:+.1f}{unit} ({interval}{low:+.1f} to {high:+.1f})"
+
+    def told(self, gain: str, loss: str, neither: str) -> str:
+        """One of three texts: by an interval above 0, one below 0, or one that includes it."""
+        return gain if self.low > 0 else loss if self.high < 0 else neither
 
 
-def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion.
+def _bounds(
+    centre: float, error: float, freedom: float, level: float = 0.95, least: float = -1.0
+) -> tuple[float, float]:
+    """An interval of Student's t, cut off at `least` and 1."""
+    margin = float(stdtrit(freedom, (1 + level) / 2)) * error
+    low, high = np.clip([centre - margin, centre + margin], least, 1.0)
+    return float(low), float(high)
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion, 95 %.
 
     Args:
         correct: number of successes, 0 to `total`.
@@ -66,16 +90,14 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
         Lower and upper bound, in [0, 1].
 
     Raises:
-        ValueError: `correct` is not within 0 and `total`.
+        ValueError: `correct` is not within 0 and `total`, as scipy says.
     """
-    if not 0 <= correct <= total:
-        raise ValueError(f"{correct} correct of {total}: need 0 <= correct <= total")
     if total == 0:
         return float("nan"), float("nan")
     from scipy.stats import binomtest  # here, since importing it takes a second
 
     test = binomtest(correct, total, correct / total)  # at this p the unused p-value costs nothing
-    low, high = test.proportion_ci(level, method="wilson")
+    low, high = test.proportion_ci(method="wilson")
     return float(low), float(high)
 
 
@@ -89,121 +111,113 @@ def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
     Raises:
         ValueError: the arrays differ in shape.
     """
-    only_first, only_second, _ = _discordant(first, second)
-    fewer, either = min(only_first, only_second), only_first + only_second
+    gains = _gains(first, second)
+    fewer, either = min((gains > 0).sum(), (gains < 0).sum()), (gains != 0).sum()
     less = bdtr(fewer - 1, either, 0.5) if fewer else 0.0
     return min(float(bdtr(fewer, either, 0.5) + less), 1.0)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
-    """Accuracy of the first classifier minus that of the second, with the Bonett-Price interval.
-
-    The interval is Wald's after one image was added to each of the two kinds of disagreement
-    (Bonett and Price, 2012; recommended by Fagerland, Lydersen and Laake, 2014). It is centred
-    closer to 0 than the estimate, which is the plain difference.
+def mean_accuracy(correct: ArrayLike) -> Accuracy:
+    """Mean accuracy over S trainings and N images: with Wilson's interval for one, else that of `paired_gain`.
 
     Args:
-        first: correctness of the first classifier, (N,) booleans.
-        second: correctness of the second one on the same images.
+        correct: (S, N) booleans.
+    """
+    hits = np.asarray(correct, dtype=np.float64)
+    if len(hits) == 1:
+        return Accuracy(float(hits.mean()), *wilson_interval(int(hits.sum()), hits.size))
+    return Accuracy(float(hits.mean()), *_bounds(*_over_seeds(hits, least=0), least=0))
+
+
+def paired_gain(first: ArrayLike, second: ArrayLike) -> Difference:
+    """Accuracy of the first classifier minus that of the second, on the same images.
+
+    Of one training it has the Bonett-Price interval: Wald's after one image was added to each of
+    the two kinds of disagreement (Bonett and Price, 2012; recommended by Fagerland, Lydersen and
+    Laake, 2014). It is centred closer to 0 than the estimate, which is the plain difference.
+
+    Over S trainings the interval is for other trainings and other images. Both are crossed random
+    effects: with the mean squares A between trainings, B between images and E of the rest, the mean
+    has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). Here
+    A + B - E is at least two thirds of B, and t has the degrees of freedom that Satterthwaite
+    (1946) gives for the larger of A and those two thirds. Both come from simulations as in
+    tests/analysis/test_simulated_coverage.py, with 3.3 % disagreements, alike or not over
+    trainings: 95 % intervals cover 94 to 98 % with 3 or 5 trainings, where his for A + B - E cover
+    92 % at worst, and 88 to 98 % with 2. Two images are added to each training here as well, one
+    at either end; the other trainings have the centre there.
+
+    Args:
+        first: correctness by the first classifier: (N,) booleans of one training, (S, N) of S, or
+            (S, P, N) of P pairs of classifiers, of which the mean is taken.
+        second: correctness by the second one, of the same shape.
 
     Raises:
         ValueError: the arrays differ in shape, or are empty.
     """
-    only_first, only_second, total = _discordant(first, second)
-    if total == 0:
+    gains = _gains(first, second)
+    if not gains.size:
         raise ValueError("no images to compare on")
-    p, q = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
-    error = ((p + q - (p - q) ** 2) / (total + 2)) ** 0.5
-    mean = (only_first - only_second) / total
-    return _with_interval(Difference(mean, mean, mean, error, centre=p - q), level)
+    mean, images = float(gains.mean()), gains.shape[-1]
+    if gains.size == images:
+        p, q = (((gains == sign).sum() + 1) / (images + 2) for sign in (1, -1))
+        spread = (float(p - q), float(((p + q - (p - q) ** 2) / (images + 2)) ** 0.5), float("inf"))
+    else:
+        spread = _over_seeds(gains.reshape(len(gains), -1, images).mean(axis=1), least=-1)
+    centre, error, freedom = spread
+    return Difference(mean, *_bounds(*spread), error, freedom, centre)
 
 
-def mean_over_seeds(values: ArrayLike, least: float, level: float = 0.95) -> Difference:
-    """Mean over S trainings and N images, with an interval for other trainings and other images; S = 1: other images.
-
-    Trainings and images are crossed random effects: with the mean squares A between trainings, B
-    between images and E of the rest, the mean has the variance (A + B - E) / (S N) (Searle, Casella
-    and McCulloch, 1992; Owen, 2007). Here A + B - E is at least two thirds of B, and t has the
-    degrees of freedom that Satterthwaite (1946) gives for the larger of A and those two thirds.
-    Both come from simulations as in tests/analysis/test_simulated_coverage.py, with 3.3 %
-    disagreements, alike or not over trainings: 95 % intervals cover 94 to 98 % with 3 or 5
-    trainings, where his for A + B - E cover 92 % at worst, and 88 to 98 % with 2. As in
-    `paired_difference` two images are added to each training, one at either end; the other
-    trainings have the centre there.
-
-    Args:
-        values: (S, N), such as correctness, or first minus second classifier's; any numbers in
-            [least, 1].
-        least: the smallest possible value, 0 or -1; the largest is 1.
-
-    Raises:
-        ValueError: not of two dimensions, or empty.
-    """
-    table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2 or table.size == 0:
-        raise ValueError(f"values of shape {table.shape}: need seeds x images")
-    (seeds, images), mean = table.shape, float(table.mean())
+def _over_seeds(values: NDArray[np.float64], least: float) -> tuple[float, float, float]:
+    """Centre, standard error and degrees of freedom of the mean of values (S, N) in [least, 1], see `paired_gain`."""
+    (seeds, images), mean = values.shape, float(values.mean())
     centre, spare = (images * mean + least + 1) / (images + 2), max(seeds - 1, 1)
     ends = (least - centre) ** 2 + (1 - centre) ** 2
-    rows, columns = table.mean(axis=1, keepdims=True), table.mean(axis=0)
+    rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0)
     by_training = images * float(((rows - mean) ** 2).sum()) / spare
     by_image = (seeds * float(((columns - centre) ** 2).sum()) + ends) / (images + 1)
-    rest = (float(((table - rows - columns + mean) ** 2).sum()) + (seeds - 1) * ends) / (
+    rest = (float(((values - rows - columns + mean) ** 2).sum()) + (seeds - 1) * ends) / (
         spare * (images + 1)
     )
     floor = LEAST_SHARE * by_image
     error = (max(by_training + by_image - rest, floor) / (seeds * (images + 2))) ** 0.5
     freedom = max(by_training, floor) ** 2 / (by_training**2 / spare + floor**2 / (images + 1))
-    return _with_interval(Difference(mean, mean, mean, error, freedom, centre, least), level)
+    return centre, error, freedom
 
 
-def _with_interval(found: Difference, level: float) -> Difference:
-    """The same with the bounds of its interval of that level."""
-    low, high = found.at(level)
-    return found._replace(low=low, high=high)
+def _gains(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """What the first classifier has more on each image: 1, 0 or -1."""
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"correctness of shapes {a.shape} and {b.shape}: need the same images")
+    return a - b
 
 
-def _discordant(first: ArrayLike, second: ArrayLike) -> tuple[int, int, int]:
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(
-            f"correctness of shapes {a.shape} and {b.shape}: need two equally long rows"
-        )
-    return int(np.sum(a & ~b)), int(np.sum(b & ~a)), a.size
-
-
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins of equal width, weighted by their images (Guo et al., 2017).
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Mean gap between confidence and accuracy over 15 bins, weighted by their images (Guo et al., 2017).
 
     Args:
         confidence: probability of the predicted class, (N,), in [0, 1].
         correct: was it right? (N,) booleans.
-        bins: number of bins on [0, 1], each closed on the right.
 
     Returns:
         The error in [0, 1]; nan where there are no images.
     """
-    p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if p.size == 0:
-        return float("nan")
-    which: NDArray[np.intp] = np.clip(np.ceil(p * bins).astype(np.intp) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(which, weights=hit - p, minlength=bins)).sum() / p.size)
+    table = reliability(confidence, correct)
+    gaps = (table["accuracy"] - table["confidence"]).abs() * table["images"]
+    return float(gaps.sum() / table["images"].sum()) if len(table) else float("nan")
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
-    """The bins of `expected_calibration_error` that have images.
+    """Confidence and accuracy in bins of equal width on [0, 1], each closed on the right.
 
     Returns:
-        Columns confidence and accuracy (means over the bin), images (number).
+        Columns confidence and accuracy (means over the bin), images (number); bins with images.
     """
     p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     which = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
-    table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1})
-    return (
-        table.groupby(which)
-        .agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
-        .reset_index(drop=True)
-    )
+    table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1}).groupby(which)
+    means = table.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
+    return means.reset_index(drop=True)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
-from fixres_poc.analysis.statistics import Difference, paired_difference
+from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output
 from fixres_poc.config.settings import TrainSettings, Triple
@@ -241,4 +241,4 @@ def _gain(predictions: pd.DataFrame, adaptation: str) -> Difference:
     hits = test.assign(hit=test["top1"] == test["target"]).pivot(
         index="image", columns="adaptation", values="hit"
     )
-    return paired_difference(hits[adaptation], hits["none"])
+    return paired_gain(hits[adaptation], hits["none"])

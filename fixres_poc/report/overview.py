@@ -20,13 +20,10 @@ from matplotlib.figure import Figure
 from nbformat import v4
 
 from fixres_poc.analysis import cost
-from fixres_poc.analysis.cells import aligned, correct_by_cell
 from fixres_poc.analysis.questions import Answer, answers
-from fixres_poc.analysis.results import Results, load_results
-from fixres_poc.analysis.statistics import Difference, mean_over_seeds, paired_difference
+from fixres_poc.analysis.results import Results, gain_over_seeds, load_results
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, report_folder, write_atomically
-from fixres_poc.model.memory_plan import parameters_and_flops
 from fixres_poc.report import pages, plots, tables
 
 LINE = "overview.json"
@@ -120,24 +117,18 @@ def line(results: Results) -> dict[str, str]:
     found = results.on(part)
     size, adaptation, claim, _ = answers(found)
     best = found.choose()
-    start = best._replace(test_size=best.train_size, adaptation="none", view="center")
-    gain = found.difference(best, start) if start in found and start != best else None
-    held = (
-        {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds]
-        if claim.differences
-        else "not asked"
-    )
+    start = best._replace(test_size=best.train_size or 0, adaptation="none", view="center")
+    gain = found.difference(best, start)
+    holds = {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds]
     view = "" if best.view == "center" else f" {best.view}"
     return {
         "sweep": settings["name"],
         "resolution": _told(size),
         "adaptation": _told(adaptation),
-        "claim": held,
-        "best pair": f"{best.train_size}/{best.test_size} {best.adaptation}{view}",
+        "claim": holds if claim.differences else "not asked",
+        "best pair": f"{best.sizes()} {best.adaptation}{view}",
         "top-1 %": f"{found.accuracy(best).estimate * 100:.1f}",
-        "gain of the best pair": f"{gain.estimate * 100:+.1f} ({gain.low * 100:+.1f} to {gain.high * 100:+.1f})"
-        if gain
-        else "n/a",
+        "gain of the best pair": gain.points(brief=True) if gain else "n/a",
         "on": f"{results.sweep['images'][part]:,} {part} images",
         "network": settings["backbone"].removeprefix("timm:"),
         "dataset": Path(settings["dataset"]).name,
@@ -149,8 +140,7 @@ def line(results: Results) -> dict[str, str]:
 def _told(answer: Answer) -> str:
     if not answer.differences:
         return "not asked"
-    found = answer.difference
-    return f"{answer.verdict}: {found.estimate * 100:+.1f} ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
+    return f"{answer.verdict}: {answer.difference.points(brief=True)}"
 
 
 def compare(names: Sequence[str]) -> Path:
@@ -189,11 +179,9 @@ def differences(every: Mapping[str, Results]) -> pd.DataFrame:
     rows = []
     for (first, one), (second, other) in combinations(every.items(), 2):
         for part in _shared(one, other):
-            found = _difference(one.on(part), other.on(part))
-            if found is not None:
-                rows.append(
-                    {"sweep": second, "minus": first, "on": part, "points (95 %)": found.points()}
-                )
+            pair = [each.on(part).hits(each.choose()) for each in (other, one)]
+            if found := gain_over_seeds([(pair[0], pair[1])]):
+                rows.append([second, first, part, found.points()])
     return pd.DataFrame(rows, columns=["sweep", "minus", "on", "points (95 %)"])
 
 
@@ -203,23 +191,9 @@ def _shared(first: Results, second: Results) -> list[str]:
     return [part for part in first.parts if part in one and one[part] == other.get(part)]
 
 
-def _difference(first: Results, second: Results) -> Difference | None:
-    """The second's minus the first's, over the seeds that both have."""
-    hits = []
-    for results in (first, second):
-        cell = results.choose()
-        found = correct_by_cell(results.predictions, results.part)
-        hits.append({seed: found[cell._replace(seed=seed)] for seed in results.seeds(cell)})
-    pairs = [aligned(hits[1][seed], hits[0][seed]) for seed in hits[0] if seed in hits[1]]
-    if len(pairs) < 2:
-        return paired_difference(*pairs[0]) if pairs else None
-    apart = [own.astype(int) - other.astype(int) for own, other in pairs]
-    return mean_over_seeds(pd.concat(apart, axis=1, join="inner").T, least=-1)
-
-
 def _costs(results: Results) -> pd.DataFrame:
     """Accuracy and cost of every cell in one crop that may be chosen, on the last test part."""
     rows = cost.training_front(results.on(results.parts[-1]))
-    name, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
-    image = {size: parameters_and_flops(name, classes, size)[1] for size in set(rows["test_size"])}
-    return rows.assign(image_flops=rows["test_size"].map(image))
+    return rows.assign(
+        image_flops=rows["test_size"].map(lambda size: cost.image_flops(results, size))
+    )

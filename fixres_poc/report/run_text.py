@@ -4,8 +4,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fixres_poc.analysis.cells import aligned
-from fixres_poc.analysis.statistics import Difference, mcnemar_p, paired_difference, wilson_interval
+from fixres_poc.analysis.cells import same_images
+from fixres_poc.analysis.statistics import (
+    Accuracy,
+    Difference,
+    mcnemar_p,
+    paired_gain,
+    wilson_interval,
+)
 from fixres_poc.config.settings import CONTROL, PairSettings, TrainSettings
 from fixres_poc.data.transforms import resized_side
 from fixres_poc.method.stage1 import Trained
@@ -51,7 +57,7 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
     """
     val = choices[choices["chosen"]].set_index("test_size")["val_top1"]
     row = summary[(summary["test_size"] == val.idxmax()) & (summary["test_part"] == "test")].iloc[0]
-    told = f"{row['top1']:.1%} (95 % interval {row['top1_low']:.1%} to {row['top1_high']:.1%})"
+    told = Accuracy(*row[["top1", "top1_low", "top1_high"]]).percent()
     spread = f"Over all test resolutions, validation accuracy ranges from {val.min():.1%} to {val.max():.1%}."
     return _bullets(
         f"The linear probe is best on validation at {val.idxmax()} px. There it classifies **{told}** of "
@@ -120,15 +126,8 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
     correct, rows = test.pivot(index="image", columns="adaptation", values="correct"), []
     for name in [each for each in adaptations if each != "none"]:
         for other in [each for each in ("none", CONTROL + name) if each in correct]:
-            found = paired_difference(correct[name], correct[other])
-            row = {
-                "adaptation": name,
-                "against": other,
-                "gain": found.estimate,
-                "low": found.low,
-                "high": found.high,
-            }
-            rows.append(row | {"p": mcnemar_p(correct[name], correct[other])})
+            found = paired_gain(correct[name], correct[other])
+            rows.append([name, other, *found[:3], mcnemar_p(correct[name], correct[other])])
     return pd.DataFrame(rows, columns=["adaptation", "against", "gain", "low", "high", "p"])
 
 
@@ -139,28 +138,18 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
     ].set_index("adaptation")
     wanted: list[str] = [name for name in settings.adaptations if name != "full"] or ["full"]
     best = str(own.loc[wanted, "val_top1"].idxmax())
-    row, against = (
-        own.loc[best],
-        gains[gains["adaptation"] == best].sort_values("gain").to_dict("records"),
-    )
+    row, against = own.loc[best], gains[gains["adaptation"] == best].sort_values("gain")
     lines = [
         f"Validation prefers **{best}** at {settings.test_size} px. It classifies {row['top1']:.1%} of "
         f"{row['n_test']:,} test images correctly."
     ]
-    for each in against:
-        low, high = each["low"], each["high"]
-        verdict = (
-            "a gain"
-            if low > 0
-            else "a loss"
-            if high < 0
-            else "no difference that these images can show"
-        )
-        points = f"{each['gain'] * 100:+.1f} points ({low * 100:+.1f} to {high * 100:+.1f})"
-        lines.append(f"Against `{each['against']}`: {points}, {verdict}.")
+    for _, _, other, *values, _ in against.itertuples():
+        gain = Difference(*values)
+        verdict = gain.told("a gain", "a loss", "no difference that these images can show")
+        lines.append(f"Against `{other}`: {gain.points()}, {verdict}.")
     if len(against) > 1:
         lines.append(
-            f"The smaller, over `{against[0]['against']}`, is the gain of FixRes in this one training."
+            f"The smaller, over `{against['against'].iloc[0]}`, is the gain of FixRes in this one training."
         )
     return _bullets(*lines)
 
@@ -171,16 +160,16 @@ def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
         return ""
     mapped, every = len(known.mapped), known.classes
     size = max(known.predictions["test_size"])
-    linear, own = aligned(
+    linear, own = same_images(
         *(_correct(each[each["test_size"] == size]) for each in (probes, known.predictions))
     )
-    gain: Difference = paired_difference(linear, own)
-    told = "more" if gain.low > 0 else "less" if gain.high < 0 else "no difference shown"
+    gain = paired_gain(linear, own)
+    told = gain.told("more", "less", "no difference shown")
     return (
         f"Zero-shot, the network's ImageNet classifier is right on **{own.mean():.1%}** of {len(own):,} test images at "
         f"{size} px, among the {mapped} of {every} classes that it knows by name. The linear probe, which chooses "
-        f"among all {every} classes, is right on {linear.mean():.1%} of the same images: {told} "
-        f"({gain.estimate * 100:+.1f} points, 95 % interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f})."
+        f"among all {every} classes, is right on {linear.mean():.1%} of the same images: {told}, "
+        f"{gain.points()}."
     )
 
 

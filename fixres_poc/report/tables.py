@@ -3,6 +3,7 @@
 import html
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -12,24 +13,18 @@ from matplotlib.colors import to_hex
 
 from fixres_poc.analysis.cells import keys
 from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.statistics import Difference
 
-NOT_RUN = "n/a"
+NOT_RUN, NONE = "n/a", "–"
 PLACE = ["adaptation", "train_size", "test_size"]
 COLOURS = "Yellow is high, dark blue low."
 
 
 MAIN = [
-    "choice",
-    "train",
-    "test",
-    "adaptation",
-    "view",
-    "test top-1 %",
-    "95 % interval",
-    "val top-1 %",
-    "images/s",
+    *("choice", "train", "test", "adaptation", "view", "test top-1 %", "95 % interval"),
+    *("val top-1 %", "images/s", "p (test = train), Holm"),
 ]
-MAIN += ["p (test = train), Holm"]
+"""Columns of `cells` that matter most."""
 
 
 def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
@@ -47,14 +42,32 @@ def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTM
     return HTML(text)  # type: ignore[no-untyped-call]
 
 
-def _percent(value: float) -> str:
-    return NOT_RUN if math.isnan(value) else f"{value * 100:.1f}"
+def _text(values: "pd.Series[Any]", form: str, missing: str = NOT_RUN) -> "pd.Series[str]":
+    return values.map(form.format, na_action="ignore").astype(object).fillna(missing)
 
 
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return NOT_RUN
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+def _percent(values: "pd.Series[float]") -> "pd.Series[str]":
+    return _text(values * 100, "{:.1f}")
+
+
+def _p(values: "pd.Series[float]") -> "pd.Series[str]":
+    return _text(values, "{:.3f}").mask(values < 0.001, "<0.001")
+
+
+def _between(
+    low: "pd.Series[float]", high: "pd.Series[float]", form: str = "{:.1f}"
+) -> "pd.Series[str]":
+    return (_text(low, form) + " to " + _text(high, form)).mask(low.isna(), NOT_RUN)
+
+
+def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
+    """The columns that say which cell a row is about; the view only where there are several."""
+    names = {"train_size": "train", "test_size": "test", "adaptation": "adaptation", "view": "view"}
+    shown = {name: table[key] for key, name in names.items()}
+    shown["train"] = _text(shown["train"], "{:d}", NONE)
+    if shown["view"].nunique() <= 1:
+        del shown["view"]
+    return shown
 
 
 def cells(results: Results) -> pd.DataFrame:
@@ -63,28 +76,23 @@ def cells(results: Results) -> pd.DataFrame:
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
     table, chosen = results.cells, results.choose()
-    several = len(results.sweep["settings"]["seeds"]) > 1
+    seeds = "seeds" if len(results.sweep["settings"]["seeds"]) > 1 else "seed"
     shown = pd.DataFrame(
         {
             "choice": ["chosen" if each == chosen else "" for each in keys(table)],
-            "train": table["train_size"].astype(object).where(table["train_size"].notna(), "–"),
-            "test": table["test_size"],
-            "adaptation": table["adaptation"],
-            **({"view": table["view"]} if table["view"].nunique() > 1 else {}),
-            "test top-1 %": table["top1"].map(_percent),
-            "95 % interval": [
-                _between(*pair) for pair in zip(table["top1_low"], table["top1_high"], strict=True)
-            ],
-            "val top-1 %": table["val_top1"].map(_percent),
-            "top-5 %": table["top5"].map(_percent),
-            "p (probe), Holm": table["p_vs_probe"].map(_p),
-            "p (test = train), Holm": table["p_vs_same_size"].map(_p),
-            "macro %": table["macro_accuracy"].map(_percent),
-            "ECE %": table["ece"].map(_percent),
-            "size ratio": table["size_ratio"].map("{:.2f}".format),
-            "adapt s": table["adapt_seconds"].map("{:.0f}".format).replace("nan", "–"),
-            "images/s": table["eval_images_per_second"].map("{:.0f}".format).replace("nan", "–"),
-            "seeds" if several else "seed": table["seeds" if several else "seed"],
+            **_place(table),
+            "test top-1 %": _percent(table["top1"]),
+            "95 % interval": _between(table["top1_low"] * 100, table["top1_high"] * 100),
+            "val top-1 %": _percent(table["val_top1"]),
+            "top-5 %": _percent(table["top5"]),
+            "p (probe), Holm": _p(table["p_vs_probe"]),
+            "p (test = train), Holm": _p(table["p_vs_same_size"]),
+            "macro %": _percent(table["macro_accuracy"]),
+            "ECE %": _percent(table["ece"]),
+            "size ratio": _text(table["size_ratio"], "{:.2f}", NONE),
+            "adapt s": _text(table["adapt_seconds"], "{:.0f}", NONE),
+            "images/s": _text(table["eval_images_per_second"], "{:.0f}", NONE),
+            seeds: table[seeds],
             "status": table["status"],
         }
     )
@@ -96,6 +104,26 @@ def cells(results: Results) -> pd.DataFrame:
     return shown
 
 
+def frontier(results: Results, front: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `cost.pareto_front`, each with its gain over the one before on test."""
+    gains = [None, *(results.difference(b, a) for a, b in pairwise(keys(front)))]
+    unsure = "no difference shown: "
+    return pd.DataFrame(
+        {
+            **_place(front),
+            "images/s": _text(front["images_per_second"], "{:.0f}"),
+            "range": _between(front["slowest"], front["fastest"], "{:.0f}"),
+            "GFLOP/image": _text(front["flops"] / 1e9, "{:.3g}"),
+            "val top-1 %": _percent(front["val_top1"]),
+            "test top-1 %": _percent(front["top1"]),
+            "95 % interval": _between(front["top1_low"] * 100, front["top1_high"] * 100),
+            "against the previous row, on test": [
+                gain.told("", "", unsure) + gain.points() if gain else "" for gain in gains
+            ],
+        }
+    )
+
+
 def every_cell(results: Results) -> HTML:
     """The table of `cells`: the columns that matter most, and all of them where a reader unfolds it."""
     table = cells(results)
@@ -104,10 +132,6 @@ def every_cell(results: Results) -> HTML:
         f"<details><summary>all columns</summary>{show(table, classes='sortable').data}</details>"
     )
     return HTML(f"{show(first, classes='sortable').data}\n{whole}")  # type: ignore[no-untyped-call]
-
-
-def _between(low: float, high: float) -> str:
-    return NOT_RUN if math.isnan(low) else f"{low * 100:.1f} to {high * 100:.1f}"
 
 
 def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
@@ -147,29 +171,25 @@ def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
         part * ((x + 0.055) / 1.055) ** 2.4
         for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue))
     )
-    style = f"background-color: {to_hex((red, green, blue))}; color: {'#000000' if light > 0.18 else '#ffffff'}"
-    spread = _between(cell["top1_low"], cell["top1_high"]).replace(" to ", "\N{EN DASH}")
-    return f'<td style="{style}">{_percent(cell["top1"])}<br><small>{spread}</small></td>'
+    text = "#000000" if light > 0.18 else "#ffffff"
+    style = f"background-color: {to_hex((red, green, blue))}; color: {text}"
+    top1, *bounds = (f"{cell[name] * 100:.1f}" for name in ("top1", "top1_low", "top1_high"))
+    spread = "\N{EN DASH}".join(bounds)
+    return f'<td style="{style}">{top1}<br><small>{spread}</small></td>'
 
 
 def steps(path: pd.DataFrame) -> pd.DataFrame:
     """The steps of `gain_path`: accuracy after each, and its gain with interval and p-value."""
-    shown = pd.DataFrame(
+    gains = path[["gain", "gain_low", "gain_high"]].itertuples(index=False, name=None)
+    points = [Difference(*gain).points(brief=True) for gain in gains]
+    return pd.DataFrame(
         {
             "step": path["step"],
-            "test top-1 %": path["top1"].map(_percent),
-            "gain in points": [
-                NOT_RUN
-                if math.isnan(gain)
-                else f"{gain * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
-                for gain, low, high in path[["gain", "gain_low", "gain_high"]].itertuples(
-                    index=False
-                )
-            ],
-            "p": path["p"].map(_p),
+            "test top-1 %": _percent(path["top1"]),
+            "gain in points": pd.Series(points).mask(path["gain"].isna(), NOT_RUN),
+            "p": _p(path["p"]),
         }
     )
-    return shown
 
 
 def settings(results: Results) -> pd.DataFrame:

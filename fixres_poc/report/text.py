@@ -5,6 +5,7 @@ of top-1 accuracy on the same images, with 95 % intervals over trainings and ima
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from fixres_poc.analysis.cells import CANDIDATES, PAIR, Cell, keys
 from fixres_poc.analysis.questions import Answer
 from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import ADAPTED, CONTROL
 from fixres_poc.data.sources import named
 
@@ -120,9 +122,8 @@ def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
 
 
 def _points(answer: Answer) -> str:
-    found = answer.difference
-    text = f"{found.estimate * 100:+.1f} ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
-    return text + _each([f"{each * 100:+.1f}" for each in answer.binding[1]])
+    each = [f"{gain * 100:+.1f}" for gain in answer.binding[1]]
+    return answer.difference.points(brief=True) + _each(each)
 
 
 def _times(all_pairs: float, each: Sequence[float]) -> str:
@@ -149,12 +150,13 @@ def _verdict(answer: Answer) -> str:
 
 def _compared(answer: Answer) -> str:
     """The cells of the credited difference: those over which the gain is smallest."""
-    return "; ".join(f"{_short(a)} − {_short(b)}" for a, b in answer.binding[0]) or "n/a"
-
-
-def _short(cell: Cell) -> str:
-    train = "" if cell.train_size is None else f"{cell.train_size}/"
-    return f"{train}{cell.test_size} {cell.adaptation}"
+    return (
+        "; ".join(
+            " − ".join(f"{cell.sizes()} {cell.adaptation}" for cell in pair)
+            for pair in answer.binding[0]
+        )
+        or "n/a"
+    )
 
 
 def choice(results: Results) -> str:
@@ -163,8 +165,7 @@ def choice(results: Results) -> str:
     reached = []
     for part in results.parts:
         found, count = results.on(part).accuracy(chosen), results.sweep["images"][part]
-        interval = f"{found.estimate:.1%} (95 % interval {found.low:.1%} to {found.high:.1%})"
-        reached.append(f"{interval} of {count:,} {part} images")
+        reached.append(f"{found.percent()} of {count:,} {part} images")
     runs = results.sweep["runs"] if results.sweep["settings"].get("head_start") != "file" else []
     still = {
         run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0
@@ -229,15 +230,12 @@ def adaptations(results: Results) -> str:
             ]
             known = [gain for gain in gains if gain is not None]
             if known:
-                wins, losses = (
-                    sum(gain.low > 0 for gain in known),
-                    sum(gain.high < 0 for gain in known),
-                )
+                told = Counter(gain.told("gain", "loss", "neither") for gain in known)
                 mean = sum(gain.estimate for gain in known) / len(known) * 100
                 lines.append(
                     f"`{adaptation}` against `{reference}`: {mean:+.1f} points on average over {len(known)} pairs "
-                    f"with a higher test resolution; a gain in {wins}, a loss in {losses}, "
-                    f"no difference shown in {len(known) - wins - losses}."
+                    f"with a higher test resolution; a gain in {told['gain']}, a loss in {told['loss']}, "
+                    f"no difference shown in {told['neither']}."
                 )
     return (
         "\n".join(f"- {line}" for line in lines)
@@ -260,3 +258,67 @@ def optimism(results: Results) -> str:
         f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "
         "is partly luck."
     )
+
+
+def advice(results: Results, front: pd.DataFrame) -> str:
+    """What to use without a limit, and the cheapest step of `cost.pareto_front` that is not told apart from it."""
+    if front.empty:
+        return "No pair has finished, so there is none to recommend."
+    cells, place = keys(front), int(front["val_top1"].argmax())
+    costs = [_with_cost(cell, row) for cell, (_, row) in zip(cells, front.iterrows(), strict=True)]
+    lines = [f"- Without a limit, validation prefers {costs[place]}."]
+    gains = [results.difference(cells[place], cell) for cell in cells[:place]]
+    same = [
+        (cost, gain) for cost, gain in zip(costs, gains, strict=False) if gain and gain.low <= 0
+    ]
+    if same:
+        cost, gain = same[0]
+        lines.append(
+            f"- The cheapest cell without a detectable difference on test is {cost}. "
+            f"The more expensive one adds {gain.points()}."
+        )
+    elif place and None not in gains:
+        lines.append("- Every cheaper row of the table is worse on test.")
+    elif not place:
+        lines.append("- No cheaper cell was run.")
+    return "\n".join(lines)
+
+
+def _with_cost(cell: Cell, row: "pd.Series[float]") -> str:
+    speed = f"{row['images_per_second']:.0f} images/s and " if row["images_per_second"] > 0 else ""
+    return f"{cell.named()}, with {speed}{row['flops'] / 1e9:.3g} GFLOP per image"
+
+
+def verdicts(comparison: pd.DataFrame) -> str:
+    """One line per train resolution: predicted and measured best size, and which sizes contradict the theory.
+
+    Args:
+        comparison: of `cost.compare_with_measured`.
+    """
+    return "\n".join(f"- {_geometry(rows)}" for _, rows in comparison.groupby("train_size"))
+
+
+def _geometry(rows: pd.DataFrame) -> str:
+    near, best = rows[rows["nearest"]].iloc[0], rows[rows["best"]].iloc[0]
+    text = (
+        f"Trained at {near['train_size']} px: objects look equally large at {near['predicted']:.0f} px "
+        f"({near['predicted_low']:.0f} to {near['predicted_high']:.0f} px, both definitions); "
+    )
+    ratio = f"{near['mean_of_ratios']:.2f}"
+    if len(rows) == 1:
+        return f"{text}only {near['test_size']} px was run (ratio {ratio}), which tests nothing."
+    text += f"the nearest resolution of the sweep is {near['test_size']} px (ratio {ratio}). "
+    if best["nearest"]:
+        text += "It is also the best on validation."
+    else:
+        side = "higher" if best["test_size"] > near["test_size"] else "lower"
+        gain = Difference(*best[["gain", "gain_low", "gain_high"]])
+        text += (
+            f"The best on validation is {best['test_size']} px (ratio {best['mean_of_ratios']:.2f}), "
+            f"{side}; on test the difference is {gain.points()}."
+        )
+    sizes = ", ".join(f"{size} px" for size in rows["test_size"][rows["contradicts"]])
+    against = (
+        f"**Against the theory: {sizes}.**" if sizes else "No resolution contradicts the theory."
+    )
+    return f"{text} {against}"
