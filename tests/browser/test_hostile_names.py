@@ -13,6 +13,7 @@ from playwright.sync_api import Browser
 
 from fixres_poc.analysis.record import Metrics
 from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import report_folder, run_folder
 from fixres_poc.config.provenance import notebook_path
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -95,7 +96,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run_state.record_notebook(
             run_folder("evil", name), json.loads(notebook_path(notebook).read_text())
         )
-    run_state.fail(run_folder("evil", "train64_test96_seed0"), ERROR)
+    run_state.end(run_folder("evil", "train64_test96_seed0"), Failure("error", ERROR))
     return reporting.render(sweep)
 
 

