@@ -134,7 +134,7 @@ def _failure(error: Exception) -> Failure:
     from nbclient.exceptions import DeadKernelError
 
     parts = getattr(error, "traceback", None) or traceback.format_exception(error)
-    trace = ANSI.sub("", "\n".join(parts)).splitlines()
+    trace = [printable(line) for line in ANSI.sub("", "\n".join(parts)).splitlines()]
     if any(DISK_FULL in line for line in trace):
         said = f"a disk is full, {home()} or that of temporary files ({DISK_FULL})"
         return Failure("input", said, trace)

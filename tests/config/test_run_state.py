@@ -9,9 +9,11 @@ import pytest
 import throwaway
 
 from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.provenance import code_hash
-from fixres_poc.config.run_state import OUTPUTS, Outcome, State, checked, failures, outcomes, state
+from fixres_poc.config.run_state import Outcome, State, checked, failures, outcomes, state
+from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.config.sweep_settings import Run
 
 SWEEP = throwaway.tiny()
@@ -39,14 +41,14 @@ def done(used: dict[str, str] | None = None, **metrics: object) -> None:
     ("files", "expected"),
     [
         ((), "missing"),
-        (("metrics.json", "run.log"), "missing"),
+        (("metrics.json",), "missing"),
         (("settings.json",), "waiting"),
         (("settings.json", "metrics.json"), "waiting"),
         (("settings.json", "progress.log"), "active"),
-        (("settings.json", "error.txt"), "failed"),
+        (("settings.json", "error.json"), "failed"),
         (ALL, "done"),
-        ((*ALL, "error.txt"), "failed"),
-        ((*ALL, "error.txt", "progress.log"), "active"),
+        ((*ALL, "error.json"), "failed"),
+        ((*ALL, "error.json", "progress.log"), "active"),
     ],
 )
 def test_state_is_told_by_the_names_of_files(files: tuple[str, ...], expected: State) -> None:
@@ -56,7 +58,7 @@ def test_state_is_told_by_the_names_of_files(files: tuple[str, ...], expected: S
 
 @pytest.mark.parametrize("run", SWEEP.runs(), ids=lambda run: run.notebook)
 def test_a_run_is_done_once_all_of_its_notebooks_outputs_are_there(run: Run) -> None:
-    for name in OUTPUTS[run.notebook]:
+    for name in NOTEBOOKS[run.notebook].outputs:
         assert state("tiny", run) == "missing"
         write_atomically(run_folder("tiny", run.name) / name, "")
     assert state("tiny", run) == "done"
@@ -91,14 +93,17 @@ def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else()
     assert "images" in checked("tiny", RUN).error
     done(settings=RUN.parameters | {"seed": 7, "batch_size": 2})
     assert checked("tiny", RUN) == Outcome(
-        RUN, "outdated", "made with other settings: batch_size, seed"
+        RUN,
+        "outdated",
+        "made with other settings: batch_size, seed",
+        changed=("batch_size", "seed"),
     )
     done({"data": "b"}, settings={"of_an_older_version": 1})
     assert checked("tiny", RUN).status == "done"
 
 
 @pytest.mark.parametrize(
-    ("used", "named"), [("notebook", "02_baseline"), ("library", "library"), ("weights", "w.pth")]
+    ("used", "named"), [("notebook", "notebook"), ("library", "library"), ("weights", "weights")]
 )
 def test_a_run_that_used_something_else_than_wanted_is_outdated(used: str, named: str) -> None:
     run = replace(RUN, parameters=RUN.parameters | {"weights": "w.pth"})
@@ -133,7 +138,7 @@ def test_a_pair_belongs_to_the_training_that_it_used(
     training: str | None, pair: str | None, expected: State
 ) -> None:
     for run, checkpoint in zip(SWEEP.runs()[3:5], (training, pair), strict=True):
-        for name in OUTPUTS[run.notebook]:
+        for name in NOTEBOOKS[run.notebook].outputs:
             write_atomically(
                 run_folder("tiny", run.name) / name,
                 json.dumps({"used": {"checkpoint": checkpoint}}),
@@ -152,8 +157,8 @@ def test_what_a_run_measured_is_found_by_keys() -> None:
 
 
 def test_outcomes_and_failures_are_those_of_every_run() -> None:
-    put("settings.json", **{"error.txt": "ValueError: no\n\nTraceback\n"})
-    write_atomically(run_folder("tiny", "dataset") / "error.txt", "\n")
+    run_state.end(run_folder("tiny", RUN.name), Failure("error", "ValueError: no", ["Traceback"]))
+    write_atomically(run_folder("tiny", "dataset") / "error.json", "damaged")
     found = {each.run.name: (each.status, each.error) for each in outcomes(SWEEP)}
     assert list(found) == list(throwaway.RUNS)
     assert found["baseline"] == ("failed", "ValueError: no")
@@ -165,11 +170,9 @@ def test_a_run_that_begins_is_active_until_it_ends_and_failed_until_it_begins_ag
     put("settings.json")
     folder = run_folder("tiny", RUN.name)
     assert run_state.begin(folder) == folder / "progress.log"
-    run_state.fail(folder, "ValueError: no", "Traceback")
-    assert state("tiny", RUN) == "active"
-    run_state.end(folder)
-    assert (folder / "error.txt").read_text() == "ValueError: no\n\nTraceback\n"
-    assert state("tiny", RUN) == "failed"
+    assert (state("tiny", RUN), run_state.failure(folder)) == ("active", None)
+    run_state.end(folder, failed := Failure("error", "ValueError: no", ["Traceback"]))
+    assert (state("tiny", RUN), run_state.failure(folder)) == ("failed", failed)
     run_state.begin(folder)
     run_state.end(folder)
     assert state("tiny", RUN) == "waiting"

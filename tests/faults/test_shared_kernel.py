@@ -12,6 +12,7 @@ import throwaway
 from safetensors.torch import load_file
 
 from fixres_poc.config.files import REPOSITORY, file_digest, run_folder, write_atomically
+from fixres_poc.config.settings import NOTEBOOKS, Notebook, Settings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.model import checkpoint
@@ -68,10 +69,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sweep = validate(SweepSettings, KEYS | {"name": "own"}, "own.yml")
         execution.lay_out(sweep, execution.prepare_data(sweep))
         for name in OTHERS:
-            write_atomically(
-                run_folder("own", name) / "settings.json",
-                f'{{"notebook": "{name}", "parameters": {{}}}}',
-            )
+            patch.setitem(NOTEBOOKS, name, Notebook(Settings))
+            content = {"notebook": name, "parameters": {}}
+            write_atomically(run_folder("own", name) / "settings.json", json.dumps(content))
         yield folder
 
 

@@ -1,4 +1,3 @@
-import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import throwaway
 import torch
 
 from fixres_poc.config import run_state
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.errors import Failure, InputError
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.run_state import failures
 from fixres_poc.model import backbones
@@ -47,10 +46,10 @@ class Story:
         self.code = 0
 
     def step(self, name: str, run: Callable[[], bool] | None = None) -> None:
-        page = self.home / "reports/tiny/index.html"
-        reports = len(page.read_text().splitlines()) if page.exists() else 0
+        rendered = self.home / "rendered.txt"
+        rendered.write_text("")
         succeeded = run() if run else execution.run_sweep(self.sweep, cores=2)
-        reports = len(page.read_text().splitlines()) - reports
+        reports = len(rendered.read_text().splitlines())
         self.steps[name] = Step(succeeded, throwaway.ran(self.home), failures(self.sweep), reports)
 
     def edit(self, stem: str, old: str, new: str) -> None:
@@ -176,7 +175,7 @@ def test_images_changed_meanwhile_make_no_report(
 ) -> None:
     fingerprints = iter("ab")
     monkeypatch.setattr(execution, "prepare_data", lambda sweep: next(fingerprints))
-    monkeypatch.setattr(execution, "run_snakemake", lambda *_: contextlib.nullcontext(0))
+    monkeypatch.setattr(execution, "run_snakemake", lambda *_: 0)
     with pytest.raises(
         InputError, match="dataset = 'synthetic': changed while the sweep was at work"
     ):
@@ -244,11 +243,11 @@ def test_without_any_pair_the_first_failure_is_the_last_line(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in throwaway.RUNS[3:]:
-        run_state.fail(home / "runs/tiny" / name, f"{name}: no")
+        run_state.end(home / "runs/tiny" / name, Failure("error", f"{name}: no"))
     monkeypatch.setattr(execution, "render_if_changed", Mock(side_effect=RuntimeError("no pair")))
     execution._report(throwaway.tiny(), failures(throwaway.tiny()))
     assert capsys.readouterr().err.splitlines()[-1] == "failed: train64_seed0: train64_seed0: no"
-    (home / "runs/tiny" / PAIRS[0] / "error.txt").unlink()
+    (home / "runs/tiny" / PAIRS[0] / "error.json").unlink()
     with pytest.raises(RuntimeError, match="no pair"):
         execution._report(throwaway.tiny(), failures(throwaway.tiny()))
 

@@ -11,7 +11,8 @@ import throwaway
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.run_state import OUTPUTS, state
+from fixres_poc.config.run_state import state
+from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.sweep import execution
 
 EVERY = set(throwaway.RUNS)
@@ -41,7 +42,7 @@ def lay_out(
         used = {"used": json.loads((folder / "settings.json").read_text())["wanted"]}
         used["used"]["checkpoint"] = hashlib.sha256(b"").hexdigest()
         metrics = {"settings": json.loads(json.dumps(run.parameters))} | used | (values or {})
-        for file in OUTPUTS[run.notebook]:
+        for file in NOTEBOOKS[run.notebook].outputs:
             (folder / file).write_text(json.dumps(metrics))
         if run.notebook == "03_train":
             (folder / "checkpoint.safetensors").touch()
