@@ -25,7 +25,7 @@ def awaited(job):
     """Jobs that are waited for: of seed 0, whose choices later seeds take over, unless its training is done already."""
     known = {run.name: run for runs in JOBS.values() for run in runs}
     needs = {name for run in JOBS[job] for name in run.needs} - {job}
-    return [f"{name}/{JOB_DONE}" for name in needs if state(SWEEP.name, known[name]) != "done"]
+    return [f"{name}/{JOB_DONE}" for name in needs if state(known[name]) != "done"]
 
 
 rule all:

@@ -1,4 +1,4 @@
-"""Notebooks that train nothing, for tests of what runs them; each appends its run's name to $FIXRES_HOME/ran.txt.
+"""Notebooks that train nothing; each appends its run's name to $FIXRES_HOME/ran.txt.
 
 A file `broken` in $FIXRES_HOME makes the pair at test resolution 96 fail, a file `slow` makes
 trainings wait until it goes.
@@ -34,8 +34,11 @@ with open(home() / "ran.txt", "a") as ran:
     print(folder.name, file=ran)
 """
 MIDDLE = {
-    "03_train": 'while (home() / "slow").exists():\n    time.sleep(0.1)\n(folder / "checkpoint.safetensors").touch()',
-    "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
+    "03_train": """while (home() / "slow").exists():
+    time.sleep(0.1)
+(folder / "checkpoint.safetensors").touch()""",
+    "04_fixres": """if test_size == 96 and (home() / "broken").exists():
+    raise InputError("test_size = 96: broken")""",
 }
 SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
 RUNS = (
@@ -80,7 +83,7 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(reporting, "render", render)
 
 
-def prepare_data(sweep: SweepSettings) -> str:
+def prepare_data(_: SweepSettings) -> str:
     """Stands in for the preparation of images."""
     return "0123456789abcdef"
 

@@ -40,7 +40,7 @@ USED = {"notebook": "notebook", "library": "library code", "weights": "weights",
 
 
 def watched() -> bool:
-    """Whether a person may be watching: a sweep, nbval and `make notebooks` set $FIXRES_PROGRESS."""
+    """Whether a person may be watching: sweeps, nbval, `make notebooks` set $FIXRES_PROGRESS."""
     return "FIXRES_PROGRESS" not in os.environ
 
 
@@ -82,19 +82,18 @@ class Outcome:
         return float(self.get("wall_seconds") or 0)
 
 
-def state(sweep: str, run: Run) -> State:
+def state(run: Run) -> State:
     """The state as far as the names of files tell: never outdated or damaged."""
-    folder = run_folder(sweep, run.name)
-    if (folder / PROGRESS).exists():
+    if (run.folder / PROGRESS).exists():
         return "active"
-    if (folder / ERROR).exists():
+    if (run.folder / ERROR).exists():
         return "failed"
-    if all((folder / file).exists() for file in NOTEBOOKS[run.notebook].outputs):
+    if all((run.folder / file).exists() for file in NOTEBOOKS[run.notebook].outputs):
         return "done"
-    return "waiting" if (folder / SETTINGS).exists() else "missing"
+    return "waiting" if (run.folder / SETTINGS).exists() else "missing"
 
 
-def checked(sweep: str, run: Run) -> Outcome:
+def checked(run: Run) -> Outcome:
     """The state after what a done run used was compared with what is wanted.
 
     A run by hand has no settings.json, so only its settings and images are compared.
@@ -103,7 +102,7 @@ def checked(sweep: str, run: Run) -> Outcome:
         "damaged" where metrics or predictions are not what was written; "outdated" where the run
         was made with other settings or used anything else than is wanted.
     """
-    folder, found = run_folder(sweep, run.name), state(sweep, run)
+    folder, found = run.folder, state(run)
     if found != "done":
         failed = failure(folder)
         return Outcome(run, found, failed.message if failed else "")
@@ -119,7 +118,9 @@ def checked(sweep: str, run: Run) -> Outcome:
         error = f"made with other settings: {', '.join(changed)}"
         return Outcome(run, "outdated", error, changed=changed)
     wanted = read_record(folder / SETTINGS, wanted=dict).get("wanted", {})
-    wanted |= {"data": images_record(sweep).get("fingerprint", wanted.get("data"))}
+    wanted |= {
+        "data": images_record(run.parameters["sweep"]).get("fingerprint", wanted.get("data"))
+    }
     used = {"data": wanted["data"]} | metrics.get("used", {})  # some notebooks read no images
     others = [word for key, word in USED.items() if wanted.get(key) not in (None, used.get(key))]
     if others:
@@ -127,11 +128,10 @@ def checked(sweep: str, run: Run) -> Outcome:
     return Outcome(run, "done", metrics=metrics)
 
 
-def checkpoint_is_intact(sweep: str, training: Outcome) -> bool:
+def checkpoint_is_intact(training: Outcome) -> bool:
     """Whether the checkpoint of a training is the one that its metrics name. Only pairs need it."""
     written = training.get("used", "checkpoint")
-    file = run_folder(sweep, training.run.name) / CHECKPOINT
-    return written is not None and written == file_digest(file)
+    return written is not None and written == file_digest(training.run.folder / CHECKPOINT)
 
 
 def outcomes(sweep: SweepSettings) -> list[Outcome]:
@@ -141,7 +141,7 @@ def outcomes(sweep: SweepSettings) -> list[Outcome]:
     """
     found: dict[str, Outcome] = {}
     for run in sweep.runs():  # a training stands before its pairs
-        found[run.name] = outcome = checked(sweep.name, run)
+        found[run.name] = outcome = checked(run)
         for training in [found[name] for name in run.needs if outcome.status == "done"]:
             used = outcome.get("used", "checkpoint") if NOTEBOOKS[run.notebook].needs else None
             again = used not in (None, training.get("used", "checkpoint"))
@@ -153,7 +153,7 @@ def outcomes(sweep: SweepSettings) -> list[Outcome]:
 
 def failures(sweep: SweepSettings) -> dict[str, str]:
     """The message of every failed run of a sweep, by the run's name."""
-    found = {run.name: failure(run_folder(sweep.name, run.name)) for run in sweep.runs()}
+    found = {run.name: failure(run.folder) for run in sweep.runs()}
     return {name: each.message for name, each in found.items() if each}
 
 

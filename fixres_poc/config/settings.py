@@ -13,7 +13,7 @@ WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48)
 Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
 ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn")
-"""Adaptations of a tail on images. Each has a control: the same one, done at the train resolution."""
+"""Adaptations of a tail on images; each has a control, the same one at the train resolution."""
 ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", *ADAPTED)
 CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
@@ -80,7 +80,7 @@ class Settings(BaseModel):
 
 
 def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
-    """The values of a setting that may be one value or a list of them, to choose from on validation."""
+    """The values of a setting that is one value or a list to choose from on validation."""
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -127,7 +127,7 @@ class DataSettings(Settings):
 
     @property
     def images_shown(self) -> bool:
-        """Whether notebooks and report show images: as set, else by the terms of a named dataset."""
+        """Whether notebooks and report show images: as set, else by the dataset's terms."""
         if self.show_images is None:
             return NAMED_DATASETS.get(self.dataset, True)
         return self.show_images
@@ -258,7 +258,7 @@ class PairSettings(TrainSettings):
         return pair_name(self.train_size, self.test_size, self.seed)
 
     def train_settings(self) -> TrainSettings:
-        """The settings of the training that this pair shares with the others of its train resolution."""
+        """The settings of the training that this pair shares with others."""
         return TrainSettings(**self.model_dump(include=set(TrainSettings.model_fields)))
 
 

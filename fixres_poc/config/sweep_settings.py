@@ -3,14 +3,16 @@
 Sizes are in pixels.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from fixres_poc.config.files import run_folder
 from fixres_poc.config.settings import (
     ADAPTATIONS,
     BASELINE_SIZE,
@@ -48,6 +50,11 @@ class Run:
     parameters: dict[str, Any]
     needs: tuple[str, ...] = ()  # runs that it waits for
     job: str = ONCE  # runs of one job share a kernel; its `job.done` lies in the folder of that run
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie: runs/<sweep>/<name>."""
+        return run_folder(self.parameters["sweep"], self.name)
 
 
 class TrainedNetwork(Settings):
@@ -166,11 +173,11 @@ class SweepSettings(MethodSettings):
 
     def trainings_at_once(self) -> int:
         """Most trainings that do not wait for one another."""
-        waiting = [bool(run.needs) for run in self.runs() if run.notebook == "03_train"]
-        return max(waiting.count(True), waiting.count(False))
+        trainings = [run for run in self.runs() if run.notebook == "03_train"]
+        return max(Counter(bool(run.needs) for run in trainings).values())
 
     def _of_train_size(self, train_size: int) -> dict[str, Any]:
-        """What all runs of a train resolution share: epochs, and where stage 2's lists are tried."""
+        """What all runs of a train resolution share: epochs, and where stage 2's lists are used."""
         own: dict[str, Any] = {}
         if self.equal_compute:
             own["epochs"] = self._epochs(train_size)

@@ -1,4 +1,4 @@
-"""Settings from sweep files, settings files and notebooks' parameters cells: strict, one-line errors."""
+"""Settings from sweep files, settings files and parameters cells: strict, with one-line errors."""
 
 import ast
 import difflib

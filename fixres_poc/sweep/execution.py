@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -44,7 +45,6 @@ from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
     cancel_jobs,
     command_line,
-    interrupt,
     last_error,
     on_stop_signals,
     run_snakemake,
@@ -104,13 +104,13 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     undone: set[str] = set()
     for job, runs in sweep.jobs().items():
         lacking = {run.name for run in runs if found[run.name].status != "done"}
-        if lacking and job != ONCE and not checkpoint_is_intact(sweep.name, found[job]):
+        if lacking and job != ONCE and not checkpoint_is_intact(found[job]):
             lacking.add(job)
         for run in runs:
             if run.name in lacking or undone & set(run.needs):
                 undone.add(run.name)
-                _clear(sweep, run)
-            for file in run_folder(sweep.name, run.name).glob("*.*"):
+                _clear(run)
+            for file in run.folder.glob("*.*"):
                 # the clock was set back: Snakemake would take what follows for a failure
                 if file.stat().st_mtime > time.time():
                     os.utime(file)
@@ -134,18 +134,17 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
         if "weights" in run.parameters:
             wanted |= weights
         content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
-        file, text = run_folder(sweep.name, run.name) / SETTINGS, json.dumps(content, indent=1)
+        file, text = run.folder / SETTINGS, json.dumps(content, indent=1)
         if read_record(file) != json.loads(text):
             write_atomically(file, text)
 
 
-def _clear(sweep: SweepSettings, run: Run) -> None:
+def _clear(run: Run) -> None:
     """Remove what a run has left, but for a training's checkpoint."""
-    folder = run_folder(sweep.name, run.name)
-    for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
+    for temporary in filter(Path.is_file, run.folder.glob(".*")):  # of writers that were killed
         temporary.unlink()
     for name in (ERROR, PROGRESS, *NOTEBOOKS[run.notebook].outputs):
-        (folder / name).unlink(missing_ok=True)
+        (run.folder / name).unlink(missing_ok=True)
 
 
 def run_sweep(
@@ -169,14 +168,14 @@ def run_sweep(
         KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
     """
     folder = sweep_folder(sweep.name)
-    with on_stop_signals(interrupt), locked(sweep.name) as lock:
+    with on_stop_signals(signal.default_int_handler), locked(sweep.name) as lock:
         _check_start(sweep, replace)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _check_trained(sweep)
         lay_out(sweep, fingerprint)
         ended = 0
-        if any(state(sweep.name, run) != "done" for run in sweep.runs()):
+        if any(state(run) != "done" for run in sweep.runs()):
             ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(
@@ -189,11 +188,11 @@ def run_sweep(
             raise RuntimeError(
                 f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}"
             )
-        _report(sweep, failed)
+        tell(sweep, failed)
     return not failed
 
 
-def _report(sweep: SweepSettings, failed: dict[str, str]) -> None:
+def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
     """Print what failed, and render the report; if no pair succeeded, the first failure is last."""
     lines = [f"failed: {name}: {message}" for name, message in failed.items()]
     runs = sweep.runs()
@@ -215,24 +214,24 @@ def _report(sweep: SweepSettings, failed: dict[str, str]) -> None:
 def _fail_the_rest(sweep: SweepSettings) -> None:
     """Let every run that is neither done nor failed fail, with what stopped it."""
     said = last_error(sweep_folder(sweep.name) / "snakemake.log")
-    blocked_by: dict[str, str] = {}  # by name of a run that others need
-    found = outcomes(sweep)
+    found, broken = outcomes(sweep), dict[str, str]()  # first run that failed, by job
     for each in found:
         if each.status == "failed":
-            blocked_by.setdefault(each.run.job, f"a pair of {each.run.job}")
-    blocked_by |= {each.run.name: each.run.name for each in found if each.status == "failed"}
+            broken.setdefault(each.run.job, each.run.name)
     for each in found:
         if each.status in ("done", "failed"):
             continue
-        message = f"not done; snakemake: {said}"
+        blockers = [broken[name] for name in each.run.needs if name in broken]
         if each.error:
             message = f"{each.error}; start the sweep again"  # changed while it was at work
-        elif blockers := [blocked_by[name] for name in each.run.needs if name in blocked_by]:
+        elif blockers:
             message = f"not run, because {blockers[0]} failed"
         elif each.status == "active":
             message = "ended without a word: killed?"
-        blocked_by[each.run.name] = each.run.name
-        end(run_folder(sweep.name, each.run.name), Failure("killed", message))
+        else:
+            message = f"not done; snakemake: {said}"
+        broken.setdefault(each.run.job, each.run.name)
+        end(each.run.folder, Failure("killed", message))
 
 
 def train_all(sweep: SweepSettings, replace: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A kernel that several notebooks share; each finds it as if it had just been started (`kernel_state`)."""
+"""A kernel that notebooks share; each finds it as if it had just been started (`kernel_state`)."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ KERNEL_START_S = 150
 
 
 class _Manager(AsyncKernelManager):
-    """Starts a kernel with this very interpreter, whatever kernel the user has registered as `python3`."""
+    """Starts a kernel with this very interpreter, whatever is registered as `python3`."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -47,7 +47,7 @@ papermill_engines.register(ENGINE, _Engine)
 
 
 class Kernel:
-    """Started by the first notebook that needs one, ended by `close` or by a notebook that fails."""
+    """Started by the first notebook that needs one; ended by `close`, or if a notebook fails."""
 
     def __init__(self, notebooks: Sequence[Path]) -> None:
         """Note which notebooks it is for: what they import is imported at its start."""

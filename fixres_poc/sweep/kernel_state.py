@@ -163,7 +163,7 @@ def _torch() -> Noted:
 
 
 def start_kernel(parent: int) -> None:
-    """Be a kernel that Linux kills with its parent: it may be stuck in code that hears no signal."""
+    """Be a kernel that Linux kills with its parent: its code may be deaf to signals."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it had ended before we asked

@@ -65,7 +65,8 @@ def run_job(
 
     runs = {file.resolve().parent: read_run(file) for file in settings_files}
     if done:
-        runs = {folder: run for folder, run in runs.items() if not _is_done(folder, run)}
+        states = {run.name: run_state.checked(run).status for run in runs.values()}
+        runs = {folder: run for folder, run in runs.items() if states[run.name] != "done"}
     notebooks = [NOTEBOOKS[run.notebook] for run in runs.values()]
     kernel = Kernel([notebook_path(run.notebook) for run in runs.values()])
     failed: dict[str, Failure] = {}
@@ -81,10 +82,6 @@ def run_job(
     if done and not failed:
         done.touch()
     return failed
-
-
-def _is_done(folder: Path, run: Run) -> bool:
-    return run_state.checked(folder.parent.name, run).status == "done"
 
 
 def _execute(folder: Path, run: Run, kernel: "Kernel", time_limit: int | None) -> Failure | None:
@@ -183,7 +180,7 @@ def own_gpu(wanted: bool) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Interrupt this process once the one that started it is gone: a killed sweep leaves nothing."""
+    """Interrupt this process once its parent is gone: a killed sweep leaves nothing at work."""
     parent = os.getppid()
 
     def watch() -> None:

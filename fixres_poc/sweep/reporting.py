@@ -1,4 +1,4 @@
-"""A sweep's report: tables, notebook 05 and all pages, made again only when something has changed."""
+"""A sweep's report: tables, notebook 05 and all pages, made again only if something has changed."""
 
 import functools
 import hashlib
@@ -10,13 +10,7 @@ from pathlib import Path
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import (
-    REPOSITORY,
-    report_folder,
-    run_folder,
-    sweep_folder,
-    write_atomically,
-)
+from fixres_poc.config.files import REPOSITORY, report_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, failures, outcomes
 from fixres_poc.config.settings import METRICS
@@ -136,7 +130,7 @@ def render_if_changed(sweep: SweepSettings) -> Path:
 def made_from(sweep: SweepSettings) -> str:
     """Digest of all that a sweep's report is made from."""
     notebook = notebook_path(NOTEBOOK)
-    made = [run_folder(sweep.name, run.name) / METRICS for run in sweep.runs()]
+    made = [run.folder / METRICS for run in sweep.runs()]
     content = [
         __version__,
         library_hash(everything=True),

@@ -4,7 +4,6 @@ Those jobs know nothing of the sweep's lock, and outlive it where Snakemake was 
 """
 
 import contextlib
-import math
 import os
 import re
 import shutil
@@ -15,18 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm
 
-from fixres_poc.config.files import REPOSITORY, home, resolve, run_folder, sweep_folder
+from fixres_poc.config.files import REPOSITORY, home, resolve, sweep_folder
 from fixres_poc.config.provenance import cores as available_cores
-from fixres_poc.config.run_state import PROGRESS, state
+from fixres_poc.config.run_state import state
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.notebook_run import gpus
 
-TAIL_BYTES = 600
 ANNOUNCED = {"active": "started", "done": "done", "failed": "failed"}
 LOCAL_PROFILE = "profiles/local"
 GRACE_S = 3.0
@@ -36,52 +32,6 @@ LONGEST_END_S = 180
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OPTIONS = "--workflow-profile none --keep-going --rerun-incomplete --nolock --nocolor"
 """What no profile may change: workspace and lock decide what is done again, not Snakemake."""
-
-
-class Monitor:
-    """Tells which runs begin and end; on a terminal also the last bar of those at work."""
-
-    def __init__(self, sweep: SweepSettings, stream: TextIO) -> None:
-        """Begin with the present state; what is done already is not announced."""
-        self.sweep, self.runs = sweep.name, sweep.runs()
-        self.states = self._look()
-        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.live = Progress(
-            *columns,
-            TextColumn("{task.description}", markup=False),
-            console=Console(file=stream),
-            auto_refresh=False,
-            speed_estimate_period=math.inf,
-            transient=True,
-        )
-        self.task = self.live.add_task("", total=len(self.runs), completed=self._ended())
-
-    def _look(self) -> dict[str, str]:
-        return {run.name: state(self.sweep, run) for run in self.runs}
-
-    def _ended(self) -> int:
-        return sum(each in ("done", "failed") for each in self.states.values())
-
-    def show(self) -> None:
-        """Look at the runs' folders and tell what is new."""
-        before, self.states = self.states, self._look()
-        for name, each in self.states.items():
-            if each != before[name] and each in ANNOUNCED:
-                ended = f"{self._ended()} of {len(self.runs)} runs"
-                self.live.console.out(f"{ANNOUNCED[each]}: {name} ({ended})", highlight=False)
-        active = [name for name, each in self.states.items() if each == "active"]
-        bars = "\n".join(f"{name}: {self._bar(name)}" for name in active)
-        self.live.update(self.task, completed=self._ended(), description=bars, refresh=True)
-
-    def _bar(self, name: str) -> str:
-        """The last bar that the run has written."""
-        try:
-            with open(run_folder(self.sweep, name) / PROGRESS, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-                bars = file.read().decode(errors="replace").split("\r")
-        except OSError:  # it has ended meanwhile
-            return ""
-        return bars[-1].strip()
 
 
 def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[str]:
@@ -104,14 +54,14 @@ def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[
 
 def run_snakemake(sweep: SweepSettings, command: list[str], lock: int) -> int:
     """Run Snakemake to its end, and give its exit code; whatever was started is gone then."""
-    folder, monitor = sweep_folder(sweep.name), Monitor(sweep, sys.stderr)
+    folder = sweep_folder(sweep.name)
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
     cache = Path("~/.cache").expanduser()
     # Snakemake makes it
     if not os.access(cache if cache.exists() else cache.parent, os.W_OK):
         environment.setdefault("XDG_CACHE_HOME", str(home() / "runs" / ".cache"))
-    with open(folder / "snakemake.log", "w", encoding="utf-8") as log, monitor.live:
+    with open(folder / "snakemake.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -122,11 +72,7 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int) -> int:
             pass_fds=[lock],
         )
         try:
-            while process.poll() is None:
-                monitor.show()
-                time.sleep(0.3)
-            monitor.show()
-            return process.returncode
+            return watch(sweep, process)
         finally:
             # who presses Ctrl-C twice wants nothing left at work, either
             with on_stop_signals(signal.SIG_IGN):
@@ -134,8 +80,34 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int) -> int:
                 cancel_jobs(folder)
 
 
+def watch(sweep: SweepSettings, process: subprocess.Popen[bytes]) -> int:
+    """Tell which runs begin and end, on a terminal with a bar, until the process ends.
+
+    Returns:
+        Its exit code.
+    """
+    runs, code = sweep.runs(), None
+    before = {run.name: state(run) for run in runs}
+    done = [*before.values()].count("done")
+    # disable=None: no bar in a log; smoothing=0: of equal weight are all runs since the start
+    with tqdm(None, "runs", len(runs), initial=done, disable=None, smoothing=0) as bar:
+        while code is None:
+            code = process.poll()
+            states = {run.name: state(run) for run in runs}
+            bar.n = sum(each in ("done", "failed") for each in states.values())
+            for name, each in states.items():
+                if each != before[name] and each in ANNOUNCED:
+                    said = f"{ANNOUNCED[each]}: {name} ({bar.n} of {len(runs)} runs)"
+                    tqdm.write(said, file=sys.stderr)
+            active = [name for name, each in states.items() if each == "active"]
+            bar.set_postfix_str(", ".join(active))
+            before = states
+            time.sleep(0.3)
+    return code
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process's whole group: interrupted first, killed after `GRACE_S`; kernels end with their run."""
+    """Interrupt the process's whole group, kill it after `GRACE_S`; kernels end with their run."""
     end = time.monotonic() + GRACE_S
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
@@ -154,11 +126,6 @@ def last_error(log: Path) -> str:
     return " ".join(found[0].split()) if found else ""
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler that does what Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
 def on_stop_signals(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers,
@@ -175,7 +142,7 @@ def on_stop_signals(
 
 
 def slurm_jobs(folder: Path) -> list[str]:
-    """Ids of this user's jobs that wait or work in a sweep's folder; none where there is no Slurm."""
+    """Ids of this user's jobs that wait or work in a sweep's folder; none without Slurm."""
     if shutil.which("squeue") is None:
         return []
     command = ["squeue", "--me", "--noheader", "--format=%i %Z"]

@@ -1,4 +1,4 @@
-"""Processes that are killed or interrupted at any stage: the next sweep ends as if nothing had happened."""
+"""Processes that are killed or interrupted: the next sweep ends as if nothing had happened."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Notebooks 03 and 04 in a kernel that others have used: they leave what they leave in a kernel of their own."""
+"""Notebooks 03 and 04 in a kernel that others have used leave what they leave in their own."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(home: Path, *names: str) -> dict[str, Any]:
-    """What runs leave that are done in this order in one job; a training is done from its beginning."""
+    """What runs leave that one job does in this order; a training is done from its beginning."""
     os.environ["FIXRES_HOME"] = str(home)
     for name in {TRAINING} & set(names):
         run_folder("own", name).joinpath("checkpoint.safetensors").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Evaluates the pre-trained network's frozen trunk, and trains, with a number of threads; arguments: it, a folder."""
+"""Evaluates the frozen pre-trained network, and trains, with some threads; arguments: number, folder."""
 
 import sys
 from pathlib import Path

@@ -212,7 +212,8 @@ def test_gpus_are_those_made_visible(
 def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
-        "#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho '  MIG 1g.10gb Device 0: y'\necho 'GPU 1: A (UUID: z)'\n"
+        "#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho '  MIG 1g.10gb Device 0: y'\n"
+        "echo 'GPU 1: A (UUID: z)'\n"
     )
     tool.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
