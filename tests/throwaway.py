@@ -53,9 +53,11 @@ RUNS = (
 
 def write_notebook(file: Path, *sources: str) -> Path:
     """A notebook of one markdown cell and these code cells, the first tagged as parameters."""
-    cell = {"cell_type": "code", "outputs": [], "execution_count": None}
+    cell: dict[str, Any] = {"cell_type": "code", "outputs": [], "execution_count": None}
     tags: list[dict[str, Any]] = [{"tags": ["parameters"]}, *[{}] * len(sources)]
-    cells = [{"cell_type": "markdown", "id": "text", "metadata": {}, "source": "Text."}]
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "markdown", "id": "text", "metadata": {}, "source": "Text."}
+    ]
     for index, source in enumerate(sources):
         cells.append(cell | {"id": f"code{index}", "metadata": tags[index], "source": source})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -134,7 +136,7 @@ def processes() -> list[psutil.Process]:
 
 # a whole sweep with the stand-ins, in a process that tests can kill; argument: a profile
 if __name__ == "__main__":
-    execution.prepare_data = prepare_data
+    execution.prepare_data = prepare_data  # type: ignore[assignment]
     reporting.render = render
     try:
         profile = sys.argv[1] if sys.argv[1:] else LOCAL_PROFILE

@@ -1,4 +1,4 @@
-"""Where files lie: the repository, data/, runs/ and reports/; and files written whole or not at all.
+"""Where files lie: repository, data/, runs/ and reports/; and files written whole or not at all.
 
 No large package is imported here: what does little else starts at once.
 """

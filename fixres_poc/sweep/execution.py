@@ -121,7 +121,7 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
 def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     """Let each run's settings.json say what is wanted."""
     shared = {"library": library_hash(), "data": fingerprint}
-    weights = {}
+    weights: dict[str, str | None] = {}
     if sweep.weights is not None:
         from fixres_poc.model import weights as weight_files
 
@@ -130,9 +130,8 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     stems = {run.notebook for run in sweep.runs()}
     codes = {stem: code_hash(notebook_path(stem)) for stem in stems}
     for run in sweep.runs():
-        wanted = shared | {"notebook": codes[run.notebook]}
-        if "weights" in run.parameters:
-            wanted |= weights
+        own = weights if "weights" in run.parameters else {}
+        wanted = {"notebook": codes[run.notebook], **shared, **own}
         content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
         file, text = run.folder / SETTINGS, json.dumps(content, indent=1)
         if read_record(file) != json.loads(text):

@@ -138,9 +138,8 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, DeadKernelError):
         said = "the notebook's process died; the usual cause is too little memory"
         return Failure("killed", said, trace)
-    if hasattr(error, "ename"):
-        name, text = error.ename, error.evalue
-    else:
+    name, text = getattr(error, "ename", None), getattr(error, "evalue", "")
+    if name is None:
         name, text = type(error).__name__, str(error)
     wrong_input = name == InputError.__name__  # the kernel sends names of classes
     message = " ".join(ANSI.sub("", text if wrong_input else f"{name}: {text}").split())

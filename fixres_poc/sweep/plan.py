@@ -62,8 +62,8 @@ def expected_images(sweep: SweepSettings) -> tuple[dict[str, int], int]:
         InputError: as `load_dataset`, for a folder.
     """
     if sweep.dataset == "synthetic":
-        cells = pd.Series(generator.counts(sweep.image_limit))
-        return cells.groupby(level=0).sum()[list(SPLITS)].to_dict(), len(generator.CLASSES)
+        drawn = pd.Series(generator.counts(sweep.image_limit)).groupby(level=0).sum()
+        return {part: int(drawn[part]) for part in SPLITS}, len(generator.CLASSES)
     if sweep.dataset in EXPECTED:
         *images, classes = EXPECTED[sweep.dataset]
         share = min(1.0, (sweep.image_limit or sum(images)) / sum(images))

@@ -20,7 +20,7 @@ from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.sweep import execution, reporting
-from fixres_poc.sweep.notebook_run import execute
+from fixres_poc.sweep.notebook_run import run_job
 
 pytest_plugins = ["chromium"]
 pytestmark = NEEDED
@@ -75,7 +75,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     sweep = validate(SweepSettings, keys | {"adaptations": ["none", "head"]}, "test")
     execution.lay_out(sweep, execution.prepare_data(sweep))
-    assert execute(run_folder("evil", "dataset") / "settings.json") == ""
+    assert run_job([run_folder("evil", "dataset") / "settings.json"]) == {}
     data = load_dataset(sweep.data_settings()).without([f"{NAMES[0]}/{UNREADABLE}"])
     facts: dict[str, Any] = {
         "classes": data.classes,

@@ -1,4 +1,4 @@
-"""Evaluates the frozen pre-trained network, and trains, with some threads; arguments: number, folder."""
+"""Evaluates the pre-trained network, and trains; arguments: number of threads, folder."""
 
 import sys
 from pathlib import Path
