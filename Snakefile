@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from fixres_poc.config.run_state import JOB_DONE, state
+from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.sweep.notebook_run import TORCH_NOTEBOOKS
 
 SWEEP = validate(SweepSettings, json.loads(Path("sweep.json").read_text(encoding="utf-8")), "sweep.json")
 LIMIT = f" --time-limit {SWEEP.run_time_limit}" if SWEEP.run_time_limit else ""
@@ -25,7 +25,7 @@ def awaited(job):
     """Jobs that are waited for: of seed 0, whose choices later seeds take over, unless its training is done already."""
     known = {run.name: run for runs in JOBS.values() for run in runs}
     needs = {name for run in JOBS[job] for name in run.needs} - {job}
-    return [f"{name}/{JOB_DONE}" for name in needs if state(SWEEP.name, known[name]) != "done"]
+    return [f"{name}/{JOB_DONE}" for name in needs if state(known[name]) != "done"]
 
 
 rule all:
@@ -45,7 +45,7 @@ rule job:
         job="|".join(map(re.escape, JOBS)),
     threads: int(config.get("threads", 1))
     resources:
-        gpu=lambda wildcards: int(any(run.notebook in TORCH_NOTEBOOKS for run in JOBS[wildcards.job])),
+        gpu=lambda wildcards: int(any(NOTEBOOKS[run.notebook].uses_gpu for run in JOBS[wildcards.job])),
         turn=lambda wildcards, attempt: attempt,
     # exec makes Snakemake the job's parent, which the job watches.
     shell:

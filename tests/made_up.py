@@ -12,6 +12,7 @@ from fixres_poc.analysis.collection import collect
 from fixres_poc.analysis.record import TOP, Metrics, write_run
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.settings import ADAPTED, CONTROL, NOTEBOOKS
 from fixres_poc.config.sweep_settings import Run, SweepSettings
@@ -47,13 +48,13 @@ def predictions(
 def write(sweep: SweepSettings, name: str, metrics: Metrics, *tables: pd.DataFrame) -> None:
     """Leave what a run of the sweep would."""
     run = next(run for run in sweep.runs() if run.name == name)
-    own = validate(NOTEBOOKS[run.notebook], run.parameters, "made up")
+    own = validate(NOTEBOOKS[run.notebook].settings, run.parameters, "made up")
     write_run(run_folder(sweep.name, name), own, metrics, pd.concat(tables) if tables else None)
 
 
 def write_error(sweep: str, name: str, text: str) -> None:
     """Leave what a failed run would."""
-    write_atomically(run_folder(sweep, name) / "error.txt", text)
+    run_state.end(run_folder(sweep, name), Failure("error", text.splitlines()[0]))
 
 
 def loaded(sweep: SweepSettings) -> Results:

@@ -252,16 +252,15 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
 ) -> None:
     ran: list[Path] = []
 
-    def execute(folder: Path, *_: object) -> str:
+    def execute(folder: Path, *_: object) -> None:
         ran.append(folder)
-        return ""
 
     monkeypatch.setattr("fixres_poc.sweep.notebook_run._execute", execute)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     file = tmp_path / "train64_seed0" / "settings.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"notebook": "03_train", "parameters": {"train_size": 64}}))
-    error, progress = file.with_name("error.txt"), file.with_name("progress.log")
+    error, progress = file.with_name("error.json"), file.with_name("progress.log")
 
     def tried(turn: str) -> tuple[int, bool]:
         before = len(ran)
@@ -269,13 +268,13 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
         return done.exit_code, len(ran) > before
 
     assert tried("2") == (0, True), "killed before it began"
-    error.write_text("ValueError: wrong\n")
+    error.write_text('{"kind": "error", "message": "wrong", "trace": []}')
     assert tried("1") == (0, True), "a sweep that was started again"
     assert tried("2") == (1, False), "it would fail again"
     progress.touch()
     assert tried("2") == (0, True), "killed at work"
     progress.unlink()
-    error.write_text("DeadKernelError: the notebook's process died\n")
+    error.write_text('{"kind": "killed", "message": "died", "trace": []}')
     assert tried("3") == (0, True), "its kernel was killed"
 
 

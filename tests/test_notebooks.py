@@ -12,7 +12,7 @@ import small_run
 import torch
 
 from fixres_poc.config.files import REPOSITORY, run_folder
-from fixres_poc.config.settings import NOTEBOOKS, PairSettings, Settings
+from fixres_poc.config.settings import NOTEBOOKS, PairSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method.adaptations import changed
@@ -53,10 +53,11 @@ def test_notebook_is_short_and_explains_itself(stem: str) -> None:
         assert all((node.end_lineno or 0) - node.lineno < 5 for node in functions)
 
 
-@pytest.mark.parametrize(("stem", "model"), NOTEBOOKS.items())
+@pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(
-    stem: str, model: type[Settings]
+    stem: str,
 ) -> None:
+    model = NOTEBOOKS[stem].settings
     (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
     values = {}
     for line, node in zip(cell.source.splitlines(), ast.parse(cell.source).body, strict=True):

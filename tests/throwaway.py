@@ -1,4 +1,4 @@
-"""Notebooks that train nothing, for tests of what runs them; each appends its run's name to $FIXRES_HOME/ran.txt.
+"""Notebooks that train nothing; each appends its run's name to $FIXRES_HOME/ran.txt.
 
 A file `broken` in $FIXRES_HOME makes the pair at test resolution 96 fail, a file `slow` makes
 trainings wait until it goes.
@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from fixres_poc.config import run_state
 from fixres_poc.config.files import home
+from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.sweep import execution, reporting
@@ -34,8 +34,11 @@ with open(home() / "ran.txt", "a") as ran:
     print(folder.name, file=ran)
 """
 MIDDLE = {
-    "03_train": 'while (home() / "slow").exists():\n    time.sleep(0.1)\n(folder / "checkpoint.safetensors").touch()',
-    "04_fixres": 'if test_size == 96 and (home() / "broken").exists():\n    raise InputError("test_size = 96: broken")',
+    "03_train": """while (home() / "slow").exists():
+    time.sleep(0.1)
+(folder / "checkpoint.safetensors").touch()""",
+    "04_fixres": """if test_size == 96 and (home() / "broken").exists():
+    raise InputError("test_size = 96: broken")""",
 }
 SWEEP = {"name": "tiny", "dataset": "synthetic", "pairs": [[64, 64], [64, 96]]}
 RUNS = (
@@ -50,36 +53,30 @@ RUNS = (
 
 def write_notebook(file: Path, *sources: str) -> Path:
     """A notebook of one markdown cell and these code cells, the first tagged as parameters."""
+    cell: dict[str, Any] = {"cell_type": "code", "outputs": [], "execution_count": None}
+    tags: list[dict[str, Any]] = [{"tags": ["parameters"]}, *[{}] * len(sources)]
     cells: list[dict[str, Any]] = [
         {"cell_type": "markdown", "id": "text", "metadata": {}, "source": "Text."}
     ]
     for index, source in enumerate(sources):
-        tags = {"tags": ["parameters"]} if index == 0 else {}
-        cell = {"cell_type": "code", "id": f"code{index}", "metadata": tags, "source": source}
-        cells.append(cell | {"outputs": [], "execution_count": None})
+        cells.append(cell | {"id": f"code{index}", "metadata": tags[index], "source": source})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
-    )
+    content = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    file.write_text(json.dumps(content))
     return file
 
 
 def write_notebooks(folder: Path) -> None:
     """The five notebooks of a sweep."""
-    for stem, files in run_state.OUTPUTS.items():
-        end = "\n".join(f'(folder / "{name}").write_text(used)' for name in reversed(files))
-        write_notebook(
-            folder / f"{stem}.ipynb",
-            "train_size = test_size = 0",
-            START,
-            MIDDLE.get(stem, "pass"),
-            end,
-        )
+    for stem, notebook in [*NOTEBOOKS.items()][:-1]:
+        lines = [f'(folder / "{name}").write_text(used)' for name in reversed(notebook.outputs)]
+        own, end = MIDDLE.get(stem, "pass"), "\n".join(lines)
+        write_notebook(folder / f"{stem}.ipynb", "train_size = test_size = 0", START, own, end)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let runs/ and reports/ lie in a folder, with throw-away notebooks, and make images and report stand-ins."""
+    """Let runs/ and reports/ lie in a folder with throw-away notebooks; images are stand-ins."""
     monkeypatch.setenv("FIXRES_HOME", str(folder))
     monkeypatch.setenv("FIXRES_NOTEBOOKS", str(folder / "notebooks"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -88,17 +85,18 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(reporting, "render", render)
 
 
-def prepare_data(sweep: SweepSettings) -> str:
+def prepare_data(_: SweepSettings) -> str:
     """Stands in for the preparation of images."""
     return "0123456789abcdef"
 
 
 def render(sweep: SweepSettings) -> Path:
-    """Stands in for the report: appends a line to its page."""
+    """Stands in for the report: a page that says what it was made from, and a line in a list."""
     page = home() / "reports" / sweep.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    with open(page, "a", encoding="utf-8") as file:
-        print(json.dumps(run_state.failures(sweep)), file=file)
+    page.write_text(f'content="{reporting.made_from(sweep)}"')
+    with open(home() / "rendered.txt", "a", encoding="utf-8") as file:
+        print(sweep.name, file=file)
     return page
 
 
@@ -136,9 +134,9 @@ def processes() -> list[psutil.Process]:
     return found
 
 
-# a whole sweep with the stand-ins, in a process that tests can kill; [profile]
+# a whole sweep with the stand-ins, in a process that tests can kill; argument: a profile
 if __name__ == "__main__":
-    execution.prepare_data = prepare_data
+    execution.prepare_data = prepare_data  # type: ignore[assignment]
     reporting.render = render
     try:
         profile = sys.argv[1] if sys.argv[1:] else LOCAL_PROFILE

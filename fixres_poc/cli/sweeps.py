@@ -219,11 +219,11 @@ def run(
 
     They run one after another in one kernel.
     """
-    from fixres_poc.config.validation import check_run
     from fixres_poc.sweep import notebook_run
 
-    for file in settings_files:
-        check_run(file)
     if end_with_parent:
         notebook_run.end_with_parent()
-    raise typer.Exit(notebook_run.run_job(settings_files, time_limit, done, turn))
+    failed = notebook_run.run_job(settings_files, time_limit, done, turn)
+    for name, failure in failed.items():
+        print(f"failed: {name}: {failure.message}", file=sys.stderr)
+    raise typer.Exit(bool(failed))

@@ -1,1 +1,1 @@
-"""Settings and where they come from, paths, atomic files, progress, and a run's state: no torch, no pandas."""
+"""Settings and their sources, paths, atomic files, and a run's state: no torch, no pandas."""

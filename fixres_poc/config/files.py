@@ -1,4 +1,4 @@
-"""Where files lie: the repository, data/, runs/ and reports/; and how to write one that is complete or not there.
+"""Where files lie: repository, data/, runs/ and reports/; and files written whole or not at all.
 
 No large package is imported here: what does little else starts at once.
 """
@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 def home() -> Path:
-    """Folder that holds data/, runs/ and reports/: the repository, or $FIXRES_HOME where that is set."""
+    """Folder that holds data/, runs/ and reports/: $FIXRES_HOME, else the repository."""
     return Path(os.environ.get("FIXRES_HOME", REPOSITORY)).resolve()
 
 
@@ -51,7 +51,7 @@ def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
 
 
 def impersonal(value: Any, *paths: str | None) -> Any:
-    """Text, or nested lists and mappings of it, with the folders of this machine and its user cut to their names.
+    """Text, or nested lists and mappings of it, with this machine's folders cut to their names.
 
     A path is cut where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in
     `/data/birds2`, a URL or a closing tag. It is for text and for a notebook's cells, not for

@@ -1,9 +1,9 @@
-"""The state of a run, decided here alone, and its error line.
+"""The state of a run, decided here alone, and the record of its failure.
 
 runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run
-is at work, which stays if it is killed; `error.txt` after a failure: the one-line message, then the
-traceback; after success what `OUTPUTS` names, `metrics.json` last. `state` looks at which files are
-there; `checked` reads them as well.
+is at work, which stays if it is killed; `error.json` after a failure (`errors.Failure`); after
+success the outputs of its notebook (`settings.NOTEBOOKS`), `metrics.json` last. `state` looks at
+which files are there; `checked` reads them as well.
 
 settings.json says what is `wanted`: digests of the notebook's code, the library, the weights file
 and the images. metrics.json says what was `used`. A run is valid if they agree.
@@ -13,13 +13,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as text_tqdm
 
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import (
     CHECKPOINT,
     file_digest,
@@ -28,13 +29,18 @@ from fixres_poc.config.files import (
     write_atomically,
 )
 from fixres_poc.config.provenance import code_hash
+from fixres_poc.config.settings import METRICS, NOTEBOOKS, PREDICTIONS
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 T = TypeVar("T")
+State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
+SETTINGS, PROGRESS, ERROR, JOB_DONE = "settings.json", "progress.log", "error.json", "job.done"
+USED = {"notebook": "notebook", "library": "library code", "weights": "weights", "data": "images"}
+"""What a run records that it used, in words."""
 
 
 def watched() -> bool:
-    """Whether a person may be watching: $FIXRES_PROGRESS is not set, as a sweep, nbval and `make notebooks` set it."""
+    """Whether a person may be watching: sweeps, nbval, `make notebooks` set $FIXRES_PROGRESS."""
     return "FIXRES_PROGRESS" not in os.environ
 
 
@@ -45,47 +51,24 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
         total: number of items, where `iterable` has no length.
     """
     if watched():
-        # disable=None: no bar where a log takes what a terminal would show; a notebook's widget is
-        # always shown
-        return tqdm(
-            iterable, desc=description, total=total, leave=False, file=sys.stderr, disable=None
-        )
-    return _written(iterable, description, total, os.environ["FIXRES_PROGRESS"])
-
-
-def _written(
-    iterable: Iterable[T], description: str, total: int | None, target: str
-) -> Iterable[T]:
-    with open(target, "a", encoding="utf-8") as file:
+        # disable=None: no bar in a log; a notebook's widget is always shown
+        yield from tqdm(iterable, description, total, leave=False, file=sys.stderr, disable=None)
+        return
+    with open(os.environ["FIXRES_PROGRESS"], "a", encoding="utf-8") as file:
         yield from text_tqdm(
-            iterable, desc=description, total=total, file=file, ncols=79, mininterval=1, ascii=True
+            iterable, description, total, file=file, ncols=79, mininterval=1, ascii=True
         )
-
-
-State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
-OUTPUTS: dict[str, tuple[str, ...]] = {
-    "00_state_of_the_art": ("metrics.json",),
-    "01_dataset_eda": ("metrics.json",),
-    "02_baseline": ("metrics.json", "predictions.parquet"),
-    "03_train": ("metrics.json",),  # its checkpoint is another matter, see `checkpoint_is_intact`
-    "04_fixres": ("metrics.json", "predictions.parquet"),
-}
-OTHER_SETTINGS = "made with other settings"
-KILLED = "DeadKernelError"
-SETTINGS, METRICS, PROGRESS, ERROR = "settings.json", "metrics.json", "progress.log", "error.txt"
-JOB_DONE = "job.done"
-USED = {"notebook": "notebook", "library": "library code", "weights": "weights", "data": "images"}
-"""What a run records that it used, in words."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: its state, the line that explains a failed, outdated or damaged one, and its metrics if done."""
+    """What a run left."""
 
     run: Run
     status: State
-    error: str = ""
-    metrics: Mapping[str, Any] | None = None
+    error: str = ""  # why it failed, is outdated or is damaged
+    metrics: Mapping[str, Any] | None = None  # if done
+    changed: tuple[str, ...] = ()  # settings that differ from the sweep's
 
     def get(self, *keys: str) -> Any:
         """The entry of the run's metrics at these keys, None where there is none."""
@@ -95,23 +78,22 @@ class Outcome:
         return value
 
     def wall_seconds(self) -> float:
-        """How long the run took, from the start of its kernel to its end; 0 where that is not known."""
+        """How long the run took, from the start of its notebook; 0 where that is not known."""
         return float(self.get("wall_seconds") or 0)
 
 
-def state(sweep: str, run: Run) -> State:
-    """The state as far as the names of files tell, which costs next to nothing: never outdated or damaged."""
-    folder = run_folder(sweep, run.name)
-    if (folder / PROGRESS).exists():
+def state(run: Run) -> State:
+    """The state as far as the names of files tell: never outdated or damaged."""
+    if (run.folder / PROGRESS).exists():
         return "active"
-    if (folder / ERROR).exists():
+    if (run.folder / ERROR).exists():
         return "failed"
-    if all((folder / file).exists() for file in OUTPUTS[run.notebook]):
+    if all((run.folder / file).exists() for file in NOTEBOOKS[run.notebook].outputs):
         return "done"
-    return "waiting" if (folder / SETTINGS).exists() else "missing"
+    return "waiting" if (run.folder / SETTINGS).exists() else "missing"
 
 
-def checked(sweep: str, run: Run) -> Outcome:
+def checked(run: Run) -> Outcome:
     """The state after what a done run used was compared with what is wanted.
 
     A run by hand has no settings.json, so only its settings and images are compared.
@@ -120,74 +102,83 @@ def checked(sweep: str, run: Run) -> Outcome:
         "damaged" where metrics or predictions are not what was written; "outdated" where the run
         was made with other settings or used anything else than is wanted.
     """
-    folder, found = run_folder(sweep, run.name), state(sweep, run)
+    folder, found = run.folder, state(run)
     if found != "done":
-        return Outcome(run, found, error_line(folder) if found == "failed" else "")
+        failed = failure(folder)
+        return Outcome(run, found, failed.message if failed else "")
     metrics = read_record(folder / METRICS, settings=dict | None, used=dict | None)
     if not metrics:
         return Outcome(run, "damaged", f"{METRICS} cannot be read")
-    written, predictions = metrics.get("predictions_sha256"), folder / "predictions.parquet"
-    if written not in (None, file_digest(predictions)):
-        return Outcome(run, "damaged", f"{predictions.name} is not what the run has written")
+    if metrics.get("predictions_sha256") not in (None, file_digest(folder / PREDICTIONS)):
+        return Outcome(run, "damaged", f"{PREDICTIONS} is not what the run has written")
     parameters = json.loads(json.dumps(run.parameters))
-    settings = metrics.get("settings") or {}
-    if changed := [key for key, value in settings.items() if parameters.get(key, value) != value]:
-        return Outcome(run, "outdated", f"{OTHER_SETTINGS}: {', '.join(changed)}")
+    given = metrics.get("settings") or {}
+    changed = tuple(key for key, value in given.items() if parameters.get(key, value) != value)
+    if changed:
+        error = f"made with other settings: {', '.join(changed)}"
+        return Outcome(run, "outdated", error, changed=changed)
     wanted = read_record(folder / SETTINGS, wanted=dict).get("wanted", {})
-    wanted |= {"data": images_record(sweep).get("fingerprint", wanted.get("data"))}
+    wanted |= {
+        "data": images_record(run.parameters["sweep"]).get("fingerprint", wanted.get("data"))
+    }
     used = {"data": wanted["data"]} | metrics.get("used", {})  # some notebooks read no images
-    if changed := [key for key in USED if wanted.get(key) not in (None, used.get(key))]:
-        names = USED | {
-            "notebook": f"code of {run.notebook}",
-            "weights": f"weights {run.parameters.get('weights')}",
-        }
-        return Outcome(
-            run, "outdated", f"made with other {', '.join(names[key] for key in changed)}"
-        )
+    others = [word for key, word in USED.items() if wanted.get(key) not in (None, used.get(key))]
+    if others:
+        return Outcome(run, "outdated", f"made with other {', '.join(others)}")
     return Outcome(run, "done", metrics=metrics)
 
 
-def checkpoint_is_intact(sweep: str, training: Outcome) -> bool:
+def checkpoint_is_intact(training: Outcome) -> bool:
     """Whether the checkpoint of a training is the one that its metrics name. Only pairs need it."""
     written = training.get("used", "checkpoint")
-    return written is not None and written == file_digest(
-        run_folder(sweep, training.run.name) / CHECKPOINT
-    )
+    return written is not None and written == file_digest(training.run.folder / CHECKPOINT)
 
 
 def outcomes(sweep: SweepSettings) -> list[Outcome]:
-    """What every run of a sweep left; outdated is also a run whose training is outdated or was done again since."""
+    """What every run of a sweep left.
+
+    Outdated is also a run whose training is outdated or was done again since.
+    """
     found: dict[str, Outcome] = {}
     for run in sweep.runs():  # a training stands before its pairs
-        found[run.name] = outcome = checked(sweep.name, run)
-        for training in [found[name] for name in run.needs] if outcome.status == "done" else []:
-            used = outcome.get("used", "checkpoint") if run.notebook == "04_fixres" else None
-            if training.status == "outdated" or used not in (
-                None,
-                training.get("used", "checkpoint"),
-            ):
-                found[run.name] = Outcome(
-                    run, "outdated", f"made with {training.run.name} as it was before"
-                )
+        found[run.name] = outcome = checked(run)
+        for training in [found[name] for name in run.needs if outcome.status == "done"]:
+            used = outcome.get("used", "checkpoint") if NOTEBOOKS[run.notebook].needs else None
+            again = used not in (None, training.get("used", "checkpoint"))
+            if again or training.status == "outdated":
+                error = f"made with {training.run.name} as it was before"
+                found[run.name] = Outcome(run, "outdated", error)
     return list(found.values())
 
 
 def failures(sweep: SweepSettings) -> dict[str, str]:
-    """The error line of every failed run of a sweep, by the run's name."""
-    failed = [run.name for run in sweep.runs() if state(sweep.name, run) == "failed"]
-    return {name: error_line(run_folder(sweep.name, name)) for name in failed}
+    """The message of every failed run of a sweep, by the run's name."""
+    found = {run.name: failure(run.folder) for run in sweep.runs()}
+    return {name: each.message for name, each in found.items() if each}
+
+
+def failure(folder: Path) -> Failure | None:
+    """Why the run of a folder failed; None if it has not, or is at work."""
+    if (folder / PROGRESS).exists() or not (folder / ERROR).exists():
+        return None
+    record = read_record(folder / ERROR, kind=str, message=str, trace=list)
+    return Failure(**record) if record else Failure("error", "no message")
 
 
 def begin(folder: Path) -> Path:
-    """Let a run's folder say that the run is at work; returns the file that its progress bars go to."""
+    """Let a run's folder say that the run is at work; returns the file for its progress bars."""
     (folder / ERROR).unlink(missing_ok=True)
     (folder / PROGRESS).touch()
     return folder / PROGRESS
 
 
-def end(folder: Path) -> None:
-    """Let a run's folder say that the run is no longer at work."""
-    (folder / PROGRESS).unlink(missing_ok=True)
+def end(folder: Path, failed: Failure | None = None) -> None:
+    """Let a run's folder say that the run is no longer at work, and why it failed if it did."""
+    try:
+        if failed:
+            write_atomically(folder / ERROR, json.dumps(asdict(failed), indent=1))
+    finally:
+        (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def record_notebook(folder: Path, executed: Mapping[str, Any]) -> None:
@@ -201,34 +192,11 @@ def record_notebook(folder: Path, executed: Mapping[str, Any]) -> None:
         write_atomically(folder / METRICS, json.dumps(metrics | {"used": used}, indent=1))
 
 
-def fail(folder: Path, message: str, trace: str = "") -> None:
-    """Let a run's folder say that the run failed."""
-    write_atomically(folder / ERROR, f"{message}\n\n{trace}".rstrip() + "\n")
-
-
-def error_line(folder: Path) -> str:
-    """The one-line message that a failed run has left."""
-    file = folder / ERROR
-    lines = (
-        file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if file.is_file()
-        else []
-    )
-    return lines[0] if lines else "no message"
-
-
-def failed_by_itself(folder: Path) -> str:
-    """The error of a run that would fail again; "" where it was killed, or its kernel was, or it has not failed."""
-    if not (folder / ERROR).exists() or (folder / PROGRESS).exists():
-        return ""
-    line = error_line(folder)
-    return "" if line.startswith(KILLED) else line
-
-
 def images_record(sweep: str) -> dict[str, Any]:
-    """What the preparation of a sweep's images left in images.json: `fingerprint`, `unreadable` (name to reason)...
+    """What the preparation of a sweep's images left in images.json.
 
     Returns:
-        The file's content, nothing where they have not been prepared.
+        `fingerprint`, `unreadable` (name to reason) and more; nothing where they have not been
+        prepared.
     """
     return read_record(run_folder(sweep, "images.json"), fingerprint=str, unreadable=dict | None)

@@ -1,7 +1,10 @@
-"""Validated, frozen settings of notebook runs; `validation` reads them. Sizes are in pixels."""
+"""Validated, frozen settings of notebook runs, and the table of notebooks. Sizes are in pixels.
+
+`validation` reads settings; a text under a field describes it.
+"""
 
 import difflib
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -9,16 +12,9 @@ EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
-ADAPTATIONS: tuple[Adaptation, ...] = (
-    "none",
-    "equalised",
-    "bn_stats",
-    "head",
-    "head_bn_stats",
-    "head_bn",
-)
 ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn")
-"""Adaptations of a tail on images. Each has a control: the same one, done at the train resolution."""
+"""Adaptations of a tail on images; each has a control, the same one at the train resolution."""
+ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", *ADAPTED)
 CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
 SPLITS = ("train", "val", "test")
@@ -32,6 +28,7 @@ NAMED_DATASETS = {
 """Datasets that are downloaded by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
 MOST_EPOCHS = 100_000
+T = TypeVar("T")
 
 
 def _known_backbone(name: str) -> str:
@@ -43,8 +40,7 @@ def _known_backbone(name: str) -> str:
     return name
 
 
-def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values, none of which stands twice."""
+def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(values)) != len(values):
         raise ValueError("each value may stand once")
     return values
@@ -56,28 +52,23 @@ def _with_center(views: tuple[View, ...]) -> tuple[View, ...]:
     return views
 
 
+Several = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_unique)]
+"""One or more values, none of which stands twice."""
 Size = Annotated[int, Field(ge=32, le=2048)]
-Sizes = Annotated[tuple[Size, ...], Field(min_length=1), AfterValidator(unique)]
-Pairs = Annotated[tuple[tuple[Size, Size], ...], Field(min_length=1), AfterValidator(unique)]
-Adaptations = Annotated[tuple[Adaptation, ...], Field(min_length=1), AfterValidator(unique)]
-Views = Annotated[
-    tuple[View, ...], Field(min_length=1), AfterValidator(unique), AfterValidator(_with_center)
-]
+Sizes = Several[Size]
+Pairs = Several[tuple[Size, Size]]
+Adaptations = Several[Adaptation]
+Views = Annotated[Several[View], AfterValidator(_with_center)]
 Text = Annotated[str, Field(min_length=1)]
 Backbone = Annotated[Text, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 FirstRate = Annotated[float, Field(ge=0, le=10)]
-FirstRates = Annotated[tuple[FirstRate, ...], Field(min_length=1), AfterValidator(unique)]
-Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(unique)]
 BatchNorm = Literal["frozen", "train"]
-BatchNorms = Annotated[tuple[BatchNorm, ...], Field(min_length=1), AfterValidator(unique)]
-EpochCounts = Annotated[tuple[Epochs, ...], Field(min_length=1), AfterValidator(unique)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
-T = TypeVar("T")
 Triple = tuple[float, float, float]
-Names = Annotated[tuple[Text, ...], Field(min_length=2), AfterValidator(unique)]
+Names = Annotated[Several[Text], Field(min_length=2)]
 NAME, LONGEST_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", 100
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 
@@ -89,15 +80,17 @@ class Settings(BaseModel):
 
 
 def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
-    """The values of a setting that may be one value or a list of them, to choose from on validation."""
+    """The values of a setting that is one value or a list to choose from on validation."""
     return value if isinstance(value, tuple) else (value,)
 
 
 class ExtraTest(Settings):
     """A second test part, such as images that the network has not seen in pre-training."""
 
-    name: Name = Field(description="its name in tables, other than train, val and test")
-    folder: Text = Field(description="folder of class folders; classes are matched by name")
+    name: Name
+    """Its name in tables, other than train, val and test."""
+    folder: Text
+    """Folder of class folders; classes are matched by name."""
 
     @model_validator(mode="after")
     def _of_its_own(self) -> Self:
@@ -111,17 +104,16 @@ class ExtraTest(Settings):
 class DataSettings(Settings):
     """Which images, and how they are split."""
 
-    dataset: str = Field(
-        "synthetic", min_length=1, description="synthetic, a named one, or a folder"
-    )
-    image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = Field(
-        None, description="most images; None: all"
-    )
-    split_seed: Seed = Field(0, description="seed of the split and of the drawing")
-    extra_test: ExtraTest | None = Field(None, description="a second test part")
-    show_images: bool | None = Field(
-        None, description="may notebooks and report show images? None: by their licence"
-    )
+    dataset: Text = "synthetic"
+    """`synthetic`, a named one, or a folder."""
+    image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = None
+    """Most images; None: all."""
+    split_seed: Seed = 0
+    """Seed of the split and of the drawing."""
+    extra_test: ExtraTest | None = None
+    """A second test part."""
+    show_images: bool | None = None
+    """May notebooks and report show images? None: by their licence."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -135,16 +127,17 @@ class DataSettings(Settings):
 
     @property
     def images_shown(self) -> bool:
-        """Whether notebooks and report show images: as set, else by the terms of a named dataset."""
-        return (
-            NAMED_DATASETS.get(self.dataset, True) if self.show_images is None else self.show_images
-        )
+        """Whether notebooks and report show images: as set, else by the dataset's terms."""
+        if self.show_images is None:
+            return NAMED_DATASETS.get(self.dataset, True)
+        return self.show_images
 
 
 class RunSettings(Settings):
     """Where a run's files go."""
 
-    sweep: Name = Field("notebooks", description="the sweep this run belongs to: runs/<sweep>/")
+    sweep: Name = "notebooks"
+    """The sweep this run belongs to: runs/<sweep>/."""
 
 
 class OverviewSettings(RunSettings):
@@ -157,9 +150,8 @@ class OverviewSettings(RunSettings):
 class DatasetSettings(DataSettings, RunSettings):
     """A look at the images (notebook 01)."""
 
-    imagenet_list: Text | None = Field(
-        None, description="text file of ImageNet's training images, one a line"
-    )
+    imagenet_list: Text | None = None
+    """Text file of ImageNet's training images, one a line."""
     run_name: ClassVar[str] = "dataset"
 
 
@@ -167,20 +159,16 @@ class ModelSettings(DataSettings):
     """Which network, and how images reach it."""
 
     backbone: Backbone = "efficientnet_lite0"
-    weights: Text | None = Field(
-        None, description="file to load instead of the backbone's own weights"
-    )
-    weights_key: Text | None = Field(
-        None, description="entry of that file; None: the plain weights"
-    )
-    mean_std: tuple[Triple, Triple] | None = Field(
-        None, description="per channel, in [0, 1]; None: the backbone's"
-    )
+    weights: Text | None = None
+    """File to load instead of the backbone's own weights."""
+    weights_key: Text | None = None
+    """Entry of that file; None: the plain weights."""
+    mean_std: tuple[Triple, Triple] | None = None
+    """Per channel, in [0, 1]; None: the backbone's."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    memory_format: Literal["auto", "channels_last", "nchw"] = Field(
-        "auto", description="auto: see model/device.py"
-    )
+    memory_format: Literal["auto", "channels_last", "nchw"] = "auto"
+    """`auto`: see model/device.py."""
     resize: Literal["short_side", "height"] = "short_side"
 
 
@@ -188,31 +176,27 @@ class MethodSettings(ModelSettings):
     """How both stages are trained."""
 
     epochs: Epochs = 4
-    learning_rate: FirstRate | FirstRates = Field(
-        0.01, description="of stage 1; 0: the trunk stays as it is"
-    )
-    head_start: Literal["probe", "random", "file"] = Field(
-        "probe", description="classifier that stage 1 starts from"
-    )
-    class_order: Names | None = Field(
-        None, description="classes of the weights file in its order; None: sorted"
-    )
-    batch_norm: BatchNorm | BatchNorms = Field(
-        "train", description="of stage 1; frozen: it keeps its statistics"
-    )
+    learning_rate: FirstRate | Several[FirstRate] = 0.01
+    """Of stage 1; 0: the trunk stays as it is."""
+    head_start: Literal["probe", "random", "file"] = "probe"
+    """Classifier that stage 1 starts from."""
+    class_order: Names | None = None
+    """Classes of the weights file in its order; None: sorted."""
+    batch_norm: BatchNorm | Several[BatchNorm] = "train"
+    """Of stage 1; frozen: it keeps its statistics."""
     label_smoothing: Smoothing = 0.1
-    adapt_epochs: Epochs | EpochCounts = 2
-    adapt_learning_rate: Rate | Rates = 0.01
+    adapt_epochs: Epochs | Several[Epochs] = 2
+    adapt_learning_rate: Rate | Several[Rate] = 0.01
     adapt_label_smoothing: Smoothing = 0.0
-    gradient_checkpointing: bool | Literal["auto"] = Field(
-        "auto", description="recompute activations, not store them"
-    )
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Recompute activations, not store them."""
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
         if 0 in several(self.learning_rate) and self.head_start == "random":
             raise ValueError(
-                "learning_rate = 0: leaves a random classifier as it is; allowed with head_start: probe"
+                "learning_rate = 0: leaves a random classifier as it is; "
+                "allowed with head_start: probe"
             )
         if self.head_start == "file" and self.weights is None:
             raise ValueError(
@@ -240,12 +224,10 @@ class TrainSettings(MethodSettings, RunSettings):
 
     seed: Seed = 0
     train_size: Size
-    tuning_size: Size | None = Field(
-        None, description="where stage 2's lists are chosen from; None: train resolution"
-    )
-    tuned_by: Seed | None = Field(
-        None, description="seed of the training whose choices hold here; None: chosen here"
-    )
+    tuning_size: Size | None = None
+    """Where stage 2's lists are chosen from; None: train resolution."""
+    tuned_by: Seed | None = None
+    """Seed of the training whose choices hold here; None: chosen here."""
 
     @property
     def tuned(self) -> bool:
@@ -276,23 +258,35 @@ class PairSettings(TrainSettings):
         return pair_name(self.train_size, self.test_size, self.seed)
 
     def train_settings(self) -> TrainSettings:
-        """The settings of the training that this pair shares with the others of its train resolution."""
+        """The settings of the training that this pair shares with others."""
         return TrainSettings(**self.model_dump(include=set(TrainSettings.model_fields)))
 
 
 class ResultsSettings(Settings):
     """The report (notebook 05)."""
 
-    report: str = Field(
-        "docs/reports/demo", min_length=1, description="folder with the tables of a report"
-    )
+    report: Text = "docs/reports/demo"
+    """Folder with the tables of a report."""
 
 
-NOTEBOOKS: dict[str, type[Settings]] = {
-    "00_state_of_the_art": OverviewSettings,
-    "01_dataset_eda": DatasetSettings,
-    "02_baseline": BaselineSettings,
-    "03_train": TrainSettings,
-    "04_fixres": PairSettings,
-    "05_results": ResultsSettings,
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+
+
+class Notebook(NamedTuple):
+    """What a notebook takes, needs and leaves."""
+
+    settings: type[Settings]
+    # a run that has them is done; of checkpoints see `run_state.checkpoint_is_intact`
+    outputs: tuple[str, ...] = (METRICS,)
+    uses_gpu: bool = False
+    needs: str | None = None  # the notebook whose checkpoint it reads
+
+
+NOTEBOOKS = {
+    "00_state_of_the_art": Notebook(OverviewSettings),
+    "01_dataset_eda": Notebook(DatasetSettings),
+    "02_baseline": Notebook(BaselineSettings, (METRICS, PREDICTIONS), uses_gpu=True),
+    "03_train": Notebook(TrainSettings, uses_gpu=True),
+    "04_fixres": Notebook(PairSettings, (METRICS, PREDICTIONS), uses_gpu=True, needs="03_train"),
+    "05_results": Notebook(ResultsSettings, outputs=()),
 }

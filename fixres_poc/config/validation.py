@@ -1,4 +1,4 @@
-"""Settings as they come in, from sweep files and from notebooks' parameters cells: strictly, with one-line errors."""
+"""Settings from sweep files, settings files and parameters cells: strict, with one-line errors."""
 
 import ast
 import difflib
@@ -13,11 +13,16 @@ from pydantic import ValidationError
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home, read_record, resolve
 from fixres_poc.config.settings import LONGEST_NAME, NAME, NOTEBOOKS, Settings
-from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 S = TypeVar("S", bound=Settings)
 LONGEST_VALUE = 300
 NAMED = ("dataset", "backbone", "weights")
+NESTED = ("extra_test", "trained")
+MESSAGES = {
+    "missing": "a value is missing in it",
+    "tuple_type": "should be a list, such as [64, 96]",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,35 +69,24 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, model: type[Settings]) -> str:
-    errors = error.errors()
-    # what may be a value or a list of values is wrong in both ways
-    as_one = isinstance(errors[0]["input"], tuple) and [*map(type, errors[0]["loc"])] == [str, str]
-    first = errors[1] if as_one and len(errors) > 1 else errors[0]
-    names = [
-        str(part)
-        for part in first["loc"][: 1 + (first["loc"][:1] in (("extra_test",), ("trained",)))]
-    ]
-    key, kind = ".".join(names), first["type"]
+    first, *others = error.errors()
+    # a list where a value or a list is allowed is judged as a value first
+    if isinstance(first["input"], tuple) and isinstance(first["loc"][-1], str) and others:
+        first = others[0]
+    place, kind, value = first["loc"], first["type"], first["input"]
+    key = ".".join(map(str, place[: 2 if place[:1] in [(name,) for name in NESTED] else 1]))
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"unknown key {key!r}; {hint}allowed: {', '.join(sorted({*model.model_fields} - {'name'}))}"
-    if kind == "missing" and len(first["loc"]) == len(names):
+        allowed = ", ".join(sorted({*model.model_fields} - {"name"}))
+        return f"unknown key {key!r}; {hint}allowed: {allowed}"
+    if kind == "missing" and isinstance(place[-1], str):
         return f"key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = {
-        "tuple_type": "should be a list, such as [64, 96]",
-        "too_short": "may not be empty",
-    }.get(kind, message)
-    if (
-        key in ("pairs", "full_pairs")
-        and kind in ("missing", "too_long", "tuple_type")
-        and len(first["loc"]) > 1
-    ):
-        message = "each pair is [train_size, test_size]"
-    if kind == "float_type" and isinstance(first["input"], str):
+    own = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = MESSAGES.get(kind, own)
+    if kind == "float_type" and isinstance(value, str):
         message += "; YAML wants a point in it, such as 1.0e-3"
-    return f"{key} = {_brief(first['input'])}: {message}" if key else message
+    return f"{key} = {_brief(value)}: {message}" if key else message
 
 
 def _brief(value: Any) -> str:
@@ -104,7 +98,9 @@ def _brief(value: Any) -> str:
 
 
 def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
-    """Read a sweep file; its name is the stem, and <stem>-<name> with another dataset, backbone or weights file.
+    """Read a sweep file.
+
+    Its name is the stem, and <stem>-<name> with another dataset, backbone or weights file.
 
     Args:
         overrides: keys that replace those of the file (None values are passed over).
@@ -131,12 +127,10 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     ]
     name = "-".join([file.stem, *(_short(key, given[key]) for key in other)])
     if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
-        what = (
-            f"at most {LONGEST_NAME} of A to Z, digits, '_', '.' and '-', a letter or digit first"
-        )
         made = " and ".join(["the file's name", *other])
         raise InputError(
-            f"{path}: {made} name the sweep, and {name!r} is not allowed; allowed: {what}"
+            f"{path}: {made} name the sweep, and {name!r} is not allowed; allowed: at most "
+            f"{LONGEST_NAME} of A to Z, digits, '_', '.' and '-', a letter or digit first"
         )
     sweep = validate(SweepSettings, content | given | {"name": name}, str(path))
     _refuse_name_of_another(sweep)
@@ -164,51 +158,43 @@ def _content(path: str | Path, file: Path) -> Any:
         raise InputError(f"{file}: cannot be read as a sweep file ({reason})") from None
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        problem = (
-            getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
-        )
+    # the others are what PyYAML's makers of values raise
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or getattr(error, "reason", None)
+        problem = said or f"{type(error).__name__}: {error}"
         raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # what PyYAML's makers of values raise
-        raise InputError(f"{path}: not valid YAML ({type(error).__name__}: {error})") from None
 
 
 def _refuse_name_of_another(sweep: SweepSettings) -> None:
     """Two folders or files of one name would take each other's runs away."""
-    before = read_record(
-        home() / "runs" / sweep.name / "sweep.json", dataset=str, weights=str | None
-    )
+    record = home() / "runs" / sweep.name / "sweep.json"
+    before = read_record(record, dataset=str, weights=str | None)
     for key in ("dataset", "weights"):
         now, then = getattr(sweep, key), before.get(key)
         if now and then and resolve(now) != resolve(then):
             raise InputError(
-                f"{key} = {now!r}: the runs of {then!r} are in runs/{sweep.name} already; rename one of the two, "
-                "copy the sweep file under another name, or remove those runs"
+                f"{key} = {now!r}: the runs of {then!r} are in runs/{sweep.name} already; rename "
+                "one of the two, copy the sweep file under another name, or remove those runs"
             )
 
 
-def check_run(settings_file: Path) -> None:
-    """Refuse a settings file that no sweep has written: papermill turns the keys of its parameters into code.
+def read_run(file: Path) -> Run:
+    """The run of a settings file that a sweep has written: runs/<sweep>/<run>/settings.json.
 
     Raises:
         InputError: it cannot be read, or names another notebook or other parameters than the
-            project has.
+            project has; papermill would turn their keys into code.
     """
-    given = read_record(settings_file, notebook=str, parameters=dict)
+    given = read_record(file, notebook=str, parameters=dict)
     if not given:
-        raise InputError(f"{settings_file.absolute()}: cannot be read as a settings file")
-    if given["notebook"] not in NOTEBOOKS:
-        raise InputError(
-            f"{settings_file}: notebook = {given['notebook']!r}: allowed: {', '.join(NOTEBOOKS)}"
-        )
-    validate(NOTEBOOKS[given["notebook"]], given["parameters"], str(settings_file))
+        raise InputError(f"{file.absolute()}: cannot be read as a settings file")
+    stem, parameters = given["notebook"], given["parameters"]
+    if stem not in NOTEBOOKS:
+        raise InputError(f"{file}: notebook = {stem!r}: allowed: {', '.join(NOTEBOOKS)}")
+    validate(NOTEBOOKS[stem].settings, parameters, str(file))
+    return Run(file.resolve().parent.name, stem, parameters)
 
 
 def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
@@ -224,37 +210,22 @@ def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
     Raises:
         InputError: as `validate`.
     """
-    names = set(_assigned_before(namespace.get("In", ()))) | {
-        key for key in model.model_fields if key in namespace
-    }
-    return validate(
-        model, {name: namespace[name] for name in names if name in namespace}, "parameters"
-    )
+    names = _assigned_before(namespace.get("In", ())) | set(model.model_fields)
+    values = {name: namespace[name] for name in names if name in namespace}
+    return validate(model, values, "parameters")
 
 
-def _assigned_before(history: Iterable[str]) -> list[str]:
-    names: list[str] = []
+def _assigned_before(history: Iterable[str]) -> set[str]:
+    names: set[str] = set()
     for source in reversed(list(history)[1:-1]):
+        assigned = set()
         try:
-            statements = ast.parse(source).body
-        except SyntaxError:
+            for statement in ast.parse(source).body:
+                ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+                assigned |= {target.id for target in statement.targets}  # type: ignore[attr-defined]
+        except (SyntaxError, ValueError, AttributeError):  # not a cell of literals
             break
-        if not statements or not all(
-            isinstance(each, ast.Assign) and _is_literal(each.value) for each in statements
-        ):
+        if not assigned:
             break
-        names += [
-            target.id
-            for each in statements
-            for target in each.targets  # type: ignore[attr-defined]
-            if isinstance(target, ast.Name)
-        ]
+        names |= assigned
     return names
-
-
-def _is_literal(node: ast.AST) -> bool:
-    try:
-        ast.literal_eval(node)
-    except ValueError:
-        return False
-    return True

@@ -5,6 +5,7 @@ refusal of crops that do not fit, and the test framing `Resize(256/224 * test_si
 `CenterCrop(test_size)`. Source: Touvron et al., 2019, section 3.1.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, cast
@@ -14,7 +15,6 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
-from fixres_poc.config.provenance import kept
 from fixres_poc.data.transforms import Resize, get_transforms
 
 
@@ -94,7 +94,7 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
     )
 
 
-@kept
+@functools.cache
 def _crop_areas(seed: int, *sizes: int) -> tuple[int, ...]:
     """Areas, px, of one train crop each of images whose widths and heights alternate."""
     crop = cast(Any, get_transforms(need=["train"])["train"]).transforms[1]  # what follows ToImage

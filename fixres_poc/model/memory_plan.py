@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.provenance import kept
 from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings
 from fixres_poc.model import backbones
 from fixres_poc.model.trunk import Tail, Trunk
@@ -158,7 +157,7 @@ def trace_of_batch(trace: Callable[[int], _Trace], batch: int) -> _Trace:
     return _Trace(came, went, first.gradients)
 
 
-@kept
+@functools.cache
 def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, int]:
     """Number of parameters, and FLOPs of one image's forward pass at `size` px."""
     # Not of the backward pass: torch's counter takes that of grouped convolutions for that of full
@@ -169,7 +168,7 @@ def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, i
     return sum(each.numel() for each in model.parameters()), counter.get_total_flops()
 
 
-@kept
+@functools.cache
 def can_recompute(backbone: str) -> bool:
     """Whether the network can do gradient checkpointing."""
     try:
@@ -220,7 +219,7 @@ def adapting_bytes(settings: PairSettings, classes: int) -> int:
     return _peak("adapting", settings.batch_size, False, *how)
 
 
-@kept
+@functools.cache
 def _peak(step: str, images: int, accumulating: bool, *how: Any) -> int:
     """Peak bytes of a step of `images`, traced by the function for `step`, to which `how` is given."""
     trace = training_trace if step == "training" else adapting_trace

@@ -49,13 +49,14 @@ LEFT_OUT = {"navigation", "check"}  # tags of cells: for the reader of a noteboo
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
-def write_index(folder: Path, notebook: Path, message: str) -> Path:
+def write_index(folder: Path, notebook: Path, message: str, made_from: str = "") -> Path:
     """Write a report's index.html from the executed notebook 05, with links to the pages of runs that are there.
 
     Args:
         folder: of the report; its sweep.json lists the runs.
         message: why notebook 05 failed, empty where it did not; the page is written nevertheless,
             as far as it came.
+        made_from: digest of all that the page was made from (`is_made_from`).
 
     Returns:
         Path of index.html.
@@ -66,6 +67,7 @@ def write_index(folder: Path, notebook: Path, message: str) -> Path:
             "runs": [_run_row(run, folder) for run in runs],
             "error": message,
             "status": "failed",
+            "made_from": "" if message else made_from,
         }
         page["files"] = [name for name in TABLES if (folder / name).exists()]
         write_atomically(folder / "index.html", render(notebook, page))
@@ -97,12 +99,14 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
         (made_by + json.dumps(page)).encode() + notebook.read_bytes()
     ).hexdigest()
     file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
-    if not (
-        file.exists()
-        and f'content="{page["made_from"]}"' in file.read_text(encoding="utf-8")[:HEAD]
-    ):
+    if not is_made_from(file, page["made_from"]):
         write_atomically(file, render(notebook, page))
     return True
+
+
+def is_made_from(page: Path, digest: str) -> bool:
+    """Whether a page is there, and its head names this digest of all that it was made from."""
+    return page.exists() and f'content="{digest}"' in page.read_text(encoding="utf-8")[:HEAD]
 
 
 def _facts(given: Mapping[str, Any]) -> str:
@@ -142,7 +146,7 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Args:
         content: the notebook, as nbformat reads it.
         page: what the template shows besides the notebook, with plain text in it: `name`, `facts`,
-            `back` and `made_from` (a run's page), `status` and `error`, `runs` and `files` (the
+            `back` (a run's page), `made_from`, `status` and `error`, `runs` and `files` (the
             index).
 
     Returns:

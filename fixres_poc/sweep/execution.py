@@ -1,4 +1,4 @@
-"""A whole sweep: images, then Snakemake over the graph of runs, then the report over whatever exists.
+"""A whole sweep: images, then Snakemake over the graph of jobs, then the report over what exists.
 
 In runs/<sweep>/ lie sweep.json (the settings), one folder a run, snakemake.log, and `lock`, which
 this process and Snakemake hold, so that two sweeps of one name never work at the same time and a
@@ -10,14 +10,13 @@ import fcntl
 import json
 import os
 import resource
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fixres_poc.config import run_state
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.errors import Failure, InputError
 from fixres_poc.config.files import (
     file_digest,
     read_record,
@@ -30,35 +29,36 @@ from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import (
     ERROR,
     JOB_DONE,
-    OTHER_SETTINGS,
-    OUTPUTS,
     PROGRESS,
     SETTINGS,
     checkpoint_is_intact,
+    end,
+    failures,
     images_record,
     outcomes,
+    state,
 )
-from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
-from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.config.settings import EMBEDDED_BACKBONES, NOTEBOOKS, TrainSettings
+from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
-    Monitor,
     cancel_jobs,
     command_line,
-    interrupt,
     last_error,
     on_stop_signals,
     run_snakemake,
 )
 
+FEWEST_FILES, MANY_FILES = 256, 4096
+
 
 @contextlib.contextmanager
 def locked(sweep: str) -> Iterator[int]:
-    """Hold a sweep's lock, so that neither another sweep nor a report works in its folder at the same time.
+    """Hold a sweep's lock: neither another sweep nor a report works in its folder meanwhile.
 
-    A plain flock, whose descriptor is given, since Snakemake inherits it and so keeps it should we
-    be killed.
+    Yields:
+        The descriptor: Snakemake inherits it, so the lock outlives this process.
     """
     folder = sweep_folder(sweep)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,20 +79,18 @@ def refuse_loss(sweep: SweepSettings) -> None:
     Raises:
         InputError: there are such runs; each is named, with the settings that differ.
     """
-    other = [each for each in outcomes(sweep) if each.error.startswith(OTHER_SETTINGS)]
-    made = [each for each in other if each.error != f"{OTHER_SETTINGS}: test_sizes"]
+    made = [each for each in outcomes(sweep) if set(each.changed) - {"test_sizes"}]
     if made:
-        lost = "; ".join(
-            f"{each.run.name} ({each.error.removeprefix(OTHER_SETTINGS)[2:]})" for each in made
-        )
+        lost = "; ".join(f"{each.run.name} ({', '.join(each.changed)})" for each in made)
         raise InputError(
-            f"runs/{sweep.name}: {len(made)} finished runs were made with other settings and would be deleted: {lost}; "
-            "say --replace (make: REPLACE=1), or copy the sweep file under another name"
+            f"runs/{sweep.name}: {len(made)} finished runs were made with other settings and would "
+            f"be deleted: {lost}; say --replace (make: REPLACE=1), or copy the sweep file under "
+            "another name"
         )
 
 
 def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
-    """Write sweep.json and the runs' settings.json; a run that is not done goes, with all that used it.
+    """Write sweep.json and settings.json of the runs; delete runs that are not done or used such.
 
     A training is not done, either, if a pair is not and the checkpoint that it needs is missing or
     damaged.
@@ -103,66 +101,49 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
     _write_settings(sweep, fingerprint)
     found = {each.run.name: each for each in outcomes(sweep)}
-    removed: set[str] = set()
+    undone: set[str] = set()
     for job, runs in sweep.jobs().items():
         lacking = {run.name for run in runs if found[run.name].status != "done"}
-        first = runs[0]
-        if (
-            lacking
-            and first.notebook == "03_train"
-            and not checkpoint_is_intact(sweep.name, found[first.name])
-        ):
-            lacking.add(first.name)
+        if lacking and job != ONCE and not checkpoint_is_intact(found[job]):
+            lacking.add(job)
         for run in runs:
-            if run.name in lacking or removed & set(run.needs):
-                removed.add(run.name)
-                _clear(run_folder(sweep.name, run.name), OUTPUTS[run.notebook])
-            _no_later_than_now(run_folder(sweep.name, run.name))
-        if removed & {run.name for run in runs}:
+            if run.name in lacking or undone & set(run.needs):
+                undone.add(run.name)
+                _clear(run)
+            for file in run.folder.glob("*.*"):
+                # the clock was set back: Snakemake would take what follows for a failure
+                if file.stat().st_mtime > time.time():
+                    os.utime(file)
+        if undone & {run.name for run in runs}:
             (run_folder(sweep.name, job) / JOB_DONE).unlink(missing_ok=True)
 
 
 def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     """Let each run's settings.json say what is wanted."""
-    codes = {stem: code_hash(notebook_path(stem)) for stem in OUTPUTS}
-    shared, weights = {"library": library_hash(), "data": fingerprint}, _weights(sweep)
+    shared = {"library": library_hash(), "data": fingerprint}
+    weights: dict[str, str | None] = {}
+    if sweep.weights is not None:
+        from fixres_poc.model import weights as weight_files
+
+        # so that another file at the same path is noticed
+        weights["weights"] = file_digest(weight_files.find(sweep.weights))
+    stems = {run.notebook for run in sweep.runs()}
+    codes = {stem: code_hash(notebook_path(stem)) for stem in stems}
     for run in sweep.runs():
-        wanted = (
-            {"notebook": codes[run.notebook]}
-            | shared
-            | (weights if "weights" in run.parameters else {})
-        )
+        own = weights if "weights" in run.parameters else {}
+        wanted = {"notebook": codes[run.notebook], **shared, **own}
         content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
-        file, text = run_folder(sweep.name, run.name) / SETTINGS, json.dumps(content, indent=1)
+        file, text = run.folder / SETTINGS, json.dumps(content, indent=1)
         if read_record(file) != json.loads(text):
             write_atomically(file, text)
 
 
-def _clear(folder: Path, outputs: Iterable[str]) -> None:
+def _clear(run: Run) -> None:
     """Remove what a run has left, but for a training's checkpoint."""
-    for temporary in filter(Path.is_file, folder.glob(".*")):  # of writers that were killed
+    for temporary in filter(Path.is_file, run.folder.glob(".*")):  # of writers that were killed
         temporary.unlink()
-    for name in (ERROR, PROGRESS, *outputs):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _no_later_than_now(folder: Path) -> None:
-    """If the clock was set back: Snakemake takes what follows for a failure."""
-    for each in folder.glob("*.*"):
-        if each.stat().st_mtime > time.time():
-            os.utime(each)
-
-
-def _weights(sweep: SweepSettings) -> dict[str, Any]:
-    """What settings.json says of a weights file, so that another one at the same path is noticed."""
-    if sweep.weights is None:
-        return {}
-    from fixres_poc.model import weights
-
-    return {"weights": file_digest(weights.find(sweep.weights))}
-
-
-FEWEST_FILES, MANY_FILES = 256, 4096
+    for name in (ERROR, PROGRESS, *NOTEBOOKS[run.notebook].outputs):
+        (run.folder / name).unlink(missing_ok=True)
 
 
 def run_sweep(
@@ -186,33 +167,35 @@ def run_sweep(
         KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
     """
     folder = sweep_folder(sweep.name)
-    with on_stop_signals(interrupt), locked(sweep.name) as lock:
+    with on_stop_signals(signal.default_int_handler), locked(sweep.name) as lock:
         _check_start(sweep, replace)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _check_trained(sweep)
         lay_out(sweep, fingerprint)
-        monitor = Monitor(sweep, sys.stderr)
         ended = 0
-        if monitor.count("done") < len(sweep.runs()):
-            ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock, monitor)
+        if any(state(run) != "done" for run in sweep.runs()):
+            ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(
-                    f"dataset = {sweep.dataset!r}: changed while the sweep was at work; start it again"
+                    f"dataset = {sweep.dataset!r}: changed while the sweep was at work; "
+                    "start it again"
                 )
-        failed = _explained_failures(sweep)
+        _fail_the_rest(sweep)
+        failed = failures(sweep)
         if ended and not failed:
             raise RuntimeError(
                 f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}"
             )
-        _report(sweep, failed)
+        tell(sweep, failed)
     return not failed
 
 
-def _report(sweep: SweepSettings, failed: dict[str, str]) -> None:
-    """Print what failed, and render the report; if no pair succeeded, the first failure is said last."""
+def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
+    """Print what failed, and render the report; if no pair succeeded, the first failure is last."""
     lines = [f"failed: {name}: {message}" for name, message in failed.items()]
-    no_pair = all(run.name in failed for run in sweep.runs() if run.notebook == "04_fixres")
+    runs = sweep.runs()
+    no_pair = all(run.name in failed for run in runs if NOTEBOOKS[run.notebook].needs)
     for line in lines[no_pair:]:
         print(line, file=sys.stderr)
     try:
@@ -221,17 +204,39 @@ def _report(sweep: SweepSettings, failed: dict[str, str]) -> None:
         if not no_pair:  # without pairs notebook 05 always fails, which explains nothing
             raise
         page = report_folder(sweep.name) / "index.html"
-    runs = len(sweep.runs())
-    print(
-        f"{runs - len(failed)} of {runs} runs of {sweep.name} are done, {len(failed)} failed; report: {page}",
-        flush=True,
-    )
+    done = f"{len(runs) - len(failed)} of {len(runs)} runs of {sweep.name} are done"
+    print(f"{done}, {len(failed)} failed; report: {page}", flush=True)
     if no_pair:
         print(lines[0], file=sys.stderr)
 
 
+def _fail_the_rest(sweep: SweepSettings) -> None:
+    """Let every run that is neither done nor failed fail, with what stopped it."""
+    said = last_error(sweep_folder(sweep.name) / "snakemake.log")
+    found, broken = outcomes(sweep), dict[str, str]()  # first run that failed, by job
+    for each in found:
+        if each.status == "failed":
+            broken.setdefault(each.run.job, each.run.name)
+    for each in found:
+        if each.status in ("done", "failed"):
+            continue
+        blockers = [broken[name] for name in each.run.needs if name in broken]
+        if each.error:
+            message = f"{each.error}; start the sweep again"  # changed while it was at work
+        elif blockers:
+            message = f"not run, because {blockers[0]} failed"
+        elif each.status == "active":
+            message = "ended without a word: killed?"
+        else:
+            message = f"not done; snakemake: {said}"
+        broken.setdefault(each.run.job, each.run.name)
+        end(each.run.folder, Failure("killed", message))
+
+
 def train_all(sweep: SweepSettings, replace: bool = False) -> None:
-    """Do a sweep's trainings in all processes that `accelerate launch` has started; 03_train reads what they leave.
+    """Do a sweep's trainings in all processes that `accelerate launch` has started.
+
+    03_train reads what they leave.
 
     Raises:
         InputError: images, notebooks, backbone or weights cannot be used.
@@ -256,10 +261,11 @@ def train_all(sweep: SweepSettings, replace: bool = False) -> None:
 
 
 def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
-    """Refuse what cannot be used before images are drawn, and name terms; the embedded one is known without torch."""
+    """Refuse what cannot be used before images are drawn, and name the weights' terms."""
     _allow_files()
     if not replace:
         refuse_loss(sweep)
+    # the embedded one is known without torch
     if sweep.backbone != EMBEDDED_BACKBONES[0] or sweep.weights is not None:
         from fixres_poc.model import backbones
 
@@ -271,14 +277,13 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
 def _allow_files() -> None:
     """Raise the limit of open files as far as it may be, for all that the sweep starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= hard < FEWEST_FILES:  # a negative number stands for no limit
+    most = MANY_FILES if hard < 0 else min(hard, MANY_FILES)  # a negative number: no limit
+    if most < FEWEST_FILES:
         raise InputError(
             f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}"
         )
-    if 0 <= soft < MANY_FILES:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (min(hard, MANY_FILES) if hard > 0 else MANY_FILES, hard)
-        )
+    if 0 <= soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _check_trained(sweep: SweepSettings) -> None:
@@ -298,36 +303,3 @@ def prepare_data(sweep: SweepSettings) -> str:
     from fixres_poc.data.dataset import prepare_dataset
 
     return prepare_dataset(sweep.data_settings(), sweep_folder(sweep.name), sweep.skip_unreadable)
-
-
-def _explained_failures(sweep: SweepSettings) -> dict[str, str]:
-    """The failed runs' messages, after an error was left for every run that is not valid and did not say why."""
-    jobs = sweep.jobs()
-    failed, said = (
-        set(run_state.failures(sweep)),
-        last_error(sweep_folder(sweep.name) / "snakemake.log"),
-    )
-    for each in run_state.outcomes(sweep):
-        run = each.run
-        if each.status in ("done", "failed"):
-            continue
-        unfinished = {
-            job for job, runs in jobs.items() if failed.intersection(one.name for one in runs)
-        }
-        message = (
-            "ended without a word: killed?"
-            if each.status == "active"
-            else f"not done; snakemake: {said}"
-        )
-        for name in run.needs:
-            if name in failed or name in unfinished:
-                message = (
-                    f"not run, because {name if name in failed else f'a pair of {name}'} failed"
-                )
-        if each.error:  # changed while it was at work
-            message = f"{each.error}; start the sweep again"
-        failed.add(run.name)
-        folder = run_folder(sweep.name, run.name)
-        run_state.fail(folder, message)
-        run_state.end(folder)
-    return run_state.failures(sweep)

@@ -1,11 +1,11 @@
-"""A kernel that several notebooks share; each finds it as if it had just been started (`kernel_state`)."""
+"""A kernel that notebooks share; each finds it as if it had just been started (`kernel_state`)."""
 
 import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,15 @@ from fixres_poc.config.provenance import library_hash
 
 ENGINE = "shared_kernel"
 KERNEL_START_S = 150
-NOT_BEGUN = ("Kernel didn't respond", "Kernel died before replying")
-"""Errors before the first cell: another program may have taken a port of the kernel, or killed it meanwhile."""
 
 
 class _Manager(AsyncKernelManager):
-    """Starts a kernel with this very interpreter, whatever kernel the user has registered as `python3`."""
+    """Starts a kernel with this very interpreter, whatever is registered as `python3`."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        command = [
-            sys.executable,
-            "-m",
-            "fixres_poc.sweep.kernel_state",
-            str(os.getpid()),
-            "-f",
-            "{connection_file}",
-        ]
+        command = [sys.executable, "-m", "fixres_poc.sweep.kernel_state"]
+        command += [str(os.getpid()), "-f", "{connection_file}"]
         return KernelSpec(argv=command, language="python", display_name="Python 3")
 
 
@@ -48,15 +40,14 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
     def execute_managed_notebook(
         cls, nb_man: Any, kernel_name: str, kernel: "Kernel", variables: Mapping[str, str], **_: Any
     ) -> Any:
-        with kernel.client(nb_man, kernel_name, variables) as client:
-            return client.execute()
+        return kernel.execute(nb_man, kernel_name, variables)
 
 
 papermill_engines.register(ENGINE, _Engine)
 
 
 class Kernel:
-    """Started by the first notebook that needs one, ended by `close` or by a notebook that fails."""
+    """Started by the first notebook that needs one; ended by `close`, or if a notebook fails."""
 
     def __init__(self, notebooks: Sequence[Path]) -> None:
         """Note which notebooks it is for: what they import is imported at its start."""
@@ -79,7 +70,9 @@ class Kernel:
         parameters: Mapping[str, Any],
         variables: Mapping[str, str],
     ) -> Any:
-        """Execute a notebook and return it; a kernel that died, or has older library code, is replaced before.
+        """Execute a notebook and return it.
+
+        A kernel that died, or has older library code, is replaced before.
 
         Args:
             executed: where the notebook is written with its outputs.
@@ -88,54 +81,60 @@ class Kernel:
         Raises:
             PapermillExecutionError: a cell failed.
             DeadKernelError: the kernel died.
+            RuntimeError: no kernel could be started.
         """
         library = library_hash(everything=True)
         if self._manager and (library != self._library or not run_sync(self._manager.is_alive)()):
             self.close()
         self._library = library
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # whoever calls tells errors
         # papermill fills in fields
         paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]
         given = {"engine_name": ENGINE, "kernel": self, "variables": variables, "cwd": REPOSITORY}
-        for last in (False, True):
-            try:
-                return execute_notebook(
-                    *paths, parameters, kernel_name="python3", progress_bar=False, **given
-                )
-            except BaseException as error:
-                self.close()
-                if last or not str(error).startswith(NOT_BEGUN):
-                    raise
+        try:
+            return execute_notebook(
+                *paths, parameters, kernel_name="python3", progress_bar=False, **given
+            )
+        except BaseException:
+            self.close()
+            raise
 
-    @contextlib.contextmanager
-    def client(
-        self, nb_man: Any, kernel_name: str, variables: Mapping[str, str]
-    ) -> Iterator[PapermillNotebookClient]:
-        """A client for one notebook, once the kernel is as it was at its start, with these variables."""
-        fresh = self._manager is None
-        manager = self._manager = self._manager or _Manager(kernel_name=kernel_name)
+    def execute(self, nb_man: Any, kernel_name: str, variables: Mapping[str, str]) -> Any:
+        """Execute papermill's notebook in a kernel that is as it was at its start."""
         client = PapermillNotebookClient(
             nb_man,
-            km=manager,
             kernel_name=kernel_name,
             startup_timeout=KERNEL_START_S,
             extra_arguments=["--log-level=ERROR"],
             log=logging.getLogger("papermill"),
         )
-        if fresh:
-            client.start_new_kernel()
-        connection = client.start_new_kernel_client()
+        client.owns_km = False  # the kernel outlives the notebook
         try:
-            if fresh:
-                _call(client, "note", self._notebooks)
+            self._connect(client)
+        except RuntimeError:  # another program may have taken its port, or killed it meanwhile
+            self.close()
+            self._connect(client)
+        connection = client.kc
+        try:
             _call(client, "restore", dict(variables))
-            yield client
+            return client.execute()
         finally:
             connection.stop_channels()
             connection.context.destroy(linger=0)
 
+    def _connect(self, client: PapermillNotebookClient) -> None:
+        """Connect a client to the kernel, which is started first if there is none."""
+        fresh = self._manager is None
+        client.km = self._manager = self._manager or _Manager(kernel_name=client.kernel_name)
+        if fresh:
+            client.start_new_kernel()
+        client.start_new_kernel_client()
+        if fresh:
+            _call(client, "note", self._notebooks)
+
 
 def _call(client: PapermillNotebookClient, function: str, argument: object) -> None:
-    """Call a function of `kernel_state` in the kernel, which leaves no trace in the notebook's namespace."""
+    """Call a function of `kernel_state` in the kernel; the notebook's namespace stays as it is."""
     code = f"__import__('fixres_poc.sweep.kernel_state', fromlist=['']).{function}({argument!r})"
     message = client.kc.execute(code, silent=True, store_history=False, allow_stdin=False)
     reply = client.wait_for_reply(message)["content"]

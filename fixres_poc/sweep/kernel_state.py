@@ -23,7 +23,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 GARBAGE = (50_000, 20, 10)
-"""Looking for garbage at the default pace takes a fifth of the time of imports: they leave many objects."""
+"""At the default pace, looking for garbage takes a fifth of the time of imports."""
 Noted = list[tuple[Callable[[Any], object], Any]]
 """Functions that put a value back, and the values."""
 _noted: Noted = []
@@ -50,7 +50,7 @@ def note(notebooks: Sequence[str]) -> None:
 
 
 def restore(variables: Mapping[str, str]) -> None:
-    """Put the noted state back, free memory, and set the environment variables of the next notebook."""
+    """Put the noted state back, free memory, and set the next notebook's environment variables."""
     if tqdm := sys.modules.get("tqdm.std"):
         for bar in list(getattr(tqdm.tqdm, "_instances", ())):
             bar.close()
@@ -68,13 +68,13 @@ def restore(variables: Mapping[str, str]) -> None:
 
 
 def _import(notebook: Path) -> None:
-    """Do a notebook's imports as its cells do them; what fails fails again in its cell, where it is shown."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+    """Do a notebook's imports as its cells do them; what fails fails again in its cell."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        # text fails to compile, or imports nothing
         with contextlib.suppress(Exception):
-            tree = ast.parse(source)
+            tree = ast.parse("".join(cell["source"]))
             tree.body = [
-                node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+                each for each in tree.body if isinstance(each, ast.Import | ast.ImportFrom)
             ]
             exec(compile(tree, str(notebook), "exec"), {})
 
@@ -101,19 +101,13 @@ def _python() -> Noted:
         warnings.resetwarnings()
         warnings.filters[:] = filters  # type: ignore[index]
 
-    set_path = partial(sys.path.__setitem__, slice(None))
-    values = (
-        dict(os.environ),
-        os.getcwd(),
-        list(sys.path),
-        list(warnings.filters),
-        random.getstate(),
-    )
-    return list(
-        zip(
-            (set_environment, os.chdir, set_path, set_filters, random.setstate), values, strict=True
-        )
-    )
+    return [
+        (set_environment, dict(os.environ)),
+        (os.chdir, os.getcwd()),
+        (partial(sys.path.__setitem__, slice(None)), list(sys.path)),
+        (set_filters, list(warnings.filters)),
+        (random.setstate, random.getstate()),
+    ]
 
 
 def _numpy() -> Noted:
@@ -127,20 +121,13 @@ def _numpy() -> Noted:
 
 
 def _pandas() -> Noted:
-    from pandas._config import config as imported
+    import pandas as pd
 
-    config: Any = imported
-
-    def values() -> dict[str, Any]:
+    def put_back(key: str) -> None:
         with warnings.catch_warnings(action="ignore"):  # options that pandas will drop
-            return {key: config.get_option(key) for key in config._registered_options}
+            pd.reset_option(key)
 
-    def put_back(options: dict[str, Any]) -> None:
-        for key, value in values().items():
-            if value is not options[key]:
-                config.set_option(key, options[key])
-
-    return [(put_back, values())]
+    return [(put_back, "all")]
 
 
 def _matplotlib() -> Noted:
@@ -165,20 +152,18 @@ def _torch() -> Noted:
 
     cudnn = torch.backends.cudnn
     flags = ("benchmark", "deterministic", "allow_tf32")
+    kept = ("num_threads", "default_dtype", "float32_matmul_precision", "rng_state")
     return [
-        (torch.set_num_threads, torch.get_num_threads()),
-        (torch.set_default_dtype, torch.get_default_dtype()),
         (torch.set_default_device, None),
         (torch.set_grad_enabled, True),
         (torch.use_deterministic_algorithms, False),
-        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
-        (torch.set_rng_state, torch.get_rng_state()),
+        *((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()) for name in kept),
         *((partial(setattr, cudnn, name), getattr(cudnn, name)) for name in flags),
     ]
 
 
 def start_kernel(parent: int) -> None:
-    """Be a kernel that Linux kills with its parent: it may be stuck in code that hears no signal."""
+    """Be a kernel that Linux kills with its parent: its code may be deaf to signals."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it had ended before we asked

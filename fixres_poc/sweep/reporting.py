@@ -1,5 +1,7 @@
-"""A sweep's report: result tables, notebook 05 and all pages, made again only when something has changed."""
+"""A sweep's report: tables, notebook 05 and all pages, made again only if something has changed."""
 
+import functools
+import hashlib
 import json
 import logging
 import shutil
@@ -8,20 +10,14 @@ from pathlib import Path
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import (
-    REPOSITORY,
-    read_record,
-    report_folder,
-    run_folder,
-    sweep_folder,
-    write_atomically,
-)
+from fixres_poc.config.files import REPOSITORY, report_folder, sweep_folder, write_atomically
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, failures, outcomes
+from fixres_poc.config.settings import METRICS
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.sweep.notebook_run import execute
+from fixres_poc.sweep.notebook_run import run_job
 
-REPORT_NOTEBOOK, EXECUTED = "05_results", "notebook.ipynb"
+NOTEBOOK = "05_results"
 PUBLISHED, MOST_BYTES = REPOSITORY / "docs" / "reports", 15_000_000
 log = logging.getLogger(__name__)
 
@@ -34,41 +30,33 @@ def render(sweep: SweepSettings) -> Path:
         RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
     """
     from fixres_poc.analysis.collection import collect
-    from fixres_poc.report import overview, pages
+    from fixres_poc.report import overview
 
-    _stamp(sweep).unlink(missing_ok=True)  # of a page that is no longer the one it was made for
     collect(sweep, found := outcomes(sweep))
-    made_by = library_hash(everything=True)
+    folder, digest = report_folder(sweep.name), made_from(sweep)
+    write_page = functools.partial(_write_page, sweep.name, library_hash(everything=True))
     # while the notebook's kernel is at work, this process has nothing else to do
     pool = ThreadPoolExecutor(1)
     try:
-        written = {
-            each.run.name: pool.submit(_write_page, sweep.name, each, made_by) for each in found
-        }
-        message = _execute_results(
-            sweep_folder(sweep.name), f"reports/{sweep.name}", sweep.run_time_limit
-        )
-        linked = [name for name, page in written.items() if page.result()]
+        written = pool.map(write_page, found)
+        work, report = sweep_folder(sweep.name), f"reports/{sweep.name}"
+        message = _execute_results(work, report, sweep.run_time_limit)
+        linked = [each.run.name for each, page in zip(found, written, strict=True) if page]
     finally:
         pool.shutdown(cancel_futures=True)
-    for page in (report_folder(sweep.name) / "notebooks").glob("*.html"):
+    for page in (folder / "notebooks").glob("*.html"):
         if page.stem not in linked:
             page.unlink()
-    index = pages.write_index(
-        report_folder(sweep.name), run_folder(sweep.name, "results") / EXECUTED, message
-    )
     try:
-        overview.write(sweep.name)
-    except ValueError as error:  # no pair ran to its end
-        log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
-    if message:
-        raise RuntimeError(
-            f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}"
-        )
-    return index
+        return _write_index(folder, work, message, digest)
+    finally:
+        try:
+            overview.write(sweep.name)
+        except ValueError as error:  # no pair ran to its end
+            log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
 
 
-def _write_page(sweep: str, each: Outcome, made_by: str) -> bool:
+def _write_page(sweep: str, made_by: str, each: Outcome) -> bool:
     """Whether the run has a page now; a failing page never affects others."""
     from fixres_poc.report import pages
 
@@ -79,39 +67,42 @@ def _write_page(sweep: str, each: Outcome, made_by: str) -> bool:
         return False
 
 
-def _execute_results(folder: Path, report: str, time_limit: int | None = None) -> str:
-    """Run notebook 05 on a report's tables, in <folder>/results; returns "" or the line that says why it failed."""
-    settings = folder / "results" / "settings.json"
-    settings.with_name(EXECUTED).unlink(missing_ok=True)
-    write_atomically(
-        settings, json.dumps({"notebook": REPORT_NOTEBOOK, "parameters": {"report": report}})
-    )
-    return execute(settings, time_limit)
+def _execute_results(work: Path, report: str, time_limit: int | None = None) -> str:
+    """Run notebook 05 on a report's tables, in <work>/results; returns why it failed, or ""."""
+    settings = work / "results" / "settings.json"
+    settings.with_name("notebook.ipynb").unlink(missing_ok=True)
+    content = {"notebook": NOTEBOOK, "parameters": {"report": report}}
+    write_atomically(settings, json.dumps(content))
+    failed = run_job([settings], time_limit)
+    return failed["results"].message if failed else ""
+
+
+def _write_index(folder: Path, work: Path, message: str, digest: str = "") -> Path:
+    """Write a report's page from what `_execute_results` left; raise if that failed."""
+    from fixres_poc.report import pages
+
+    index = pages.write_index(folder, work / "results" / "notebook.ipynb", message, digest)
+    if message:
+        raise RuntimeError(f"{NOTEBOOK} failed: {message}; what it shows until then is in {index}")
+    return index
 
 
 def rebuild(folder: Path) -> Path:
-    """Render index.html of a report again from the report's own tables; pages of runs stay as they are.
+    """Render index.html of a report again from the report's own tables; pages of runs stay.
 
     Raises:
         InputError: the folder has no tables of a report.
         RuntimeError: notebook 05 failed; the page is written nevertheless, as far as it came.
     """
     from fixres_poc.analysis.results import load_results
-    from fixres_poc.report import pages
 
     load_results(str(folder))
     work = sweep_folder(f"rebuilt-{folder.name}")
-    message = _execute_results(work, str(folder))
-    index = pages.write_index(folder, work / "results" / EXECUTED, message)
-    if message:
-        raise RuntimeError(
-            f"{REPORT_NOTEBOOK} failed: {message}; what it shows until then is in {index}"
-        )
-    return index
+    return _write_index(folder, work, _execute_results(work, str(folder)))
 
 
 def publish(sweep: str) -> Path:
-    """Copy a sweep's report to docs/reports, where reports are committed, in place of an earlier one.
+    """Copy a sweep's report to docs/reports, where reports are committed; replaces an earlier one.
 
     Raises:
         InputError: the sweep has no report, or it takes more than 15 MB.
@@ -129,27 +120,23 @@ def publish(sweep: str) -> Path:
 
 
 def render_if_changed(sweep: SweepSettings) -> Path:
-    """The report's page, rendered unless nothing has changed since it was."""
-    page, stamp = report_folder(sweep.name) / "index.html", _stamp(sweep)
-    made_from = json.dumps(_made_from(sweep), indent=1)
-    if not page.exists() or read_record(stamp) != json.loads(made_from):
-        page = render(sweep)
-        write_atomically(stamp, made_from)
-    return page
+    """The report's page, rendered unless it names all that it would be made from now."""
+    from fixres_poc.report import pages
+
+    page = report_folder(sweep.name) / "index.html"
+    return page if pages.is_made_from(page, made_from(sweep)) else render(sweep)
 
 
-def _stamp(sweep: SweepSettings) -> Path:
-    return sweep_folder(sweep.name) / "report.json"
-
-
-def _made_from(sweep: SweepSettings) -> dict[str, object]:
-    notebook = notebook_path(REPORT_NOTEBOOK)
-    made = {run.name: run_folder(sweep.name, run.name) / "metrics.json" for run in sweep.runs()}
-    return {
-        "version": __version__,
-        "library": library_hash(everything=True),
-        "notebook": code_hash(notebook, ("code", "markdown")) if notebook.exists() else None,
-        "sweep": sweep.model_dump(mode="json"),
-        "runs": {name: file.stat().st_mtime_ns for name, file in made.items() if file.exists()},
-        "errors": failures(sweep),
-    }
+def made_from(sweep: SweepSettings) -> str:
+    """Digest of all that a sweep's report is made from."""
+    notebook = notebook_path(NOTEBOOK)
+    made = [run.folder / METRICS for run in sweep.runs()]
+    content = [
+        __version__,
+        library_hash(everything=True),
+        code_hash(notebook, ("code", "markdown")) if notebook.exists() else None,
+        sweep.model_dump(mode="json"),
+        [file.exists() and file.stat().st_mtime_ns for file in made],
+        failures(sweep),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -13,13 +13,14 @@ from playwright.sync_api import Browser
 
 from fixres_poc.analysis.record import Metrics
 from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import report_folder, run_folder
 from fixres_poc.config.provenance import notebook_path
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.sweep import execution, reporting
-from fixres_poc.sweep.notebook_run import execute
+from fixres_poc.sweep.notebook_run import run_job
 
 pytest_plugins = ["chromium"]
 pytestmark = NEEDED
@@ -74,7 +75,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     sweep = validate(SweepSettings, keys | {"adaptations": ["none", "head"]}, "test")
     execution.lay_out(sweep, execution.prepare_data(sweep))
-    assert execute(run_folder("evil", "dataset") / "settings.json") == ""
+    assert run_job([run_folder("evil", "dataset") / "settings.json"]) == {}
     data = load_dataset(sweep.data_settings()).without([f"{NAMES[0]}/{UNREADABLE}"])
     facts: dict[str, Any] = {
         "classes": data.classes,
@@ -95,7 +96,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run_state.record_notebook(
             run_folder("evil", name), json.loads(notebook_path(notebook).read_text())
         )
-    run_state.fail(run_folder("evil", "train64_test96_seed0"), ERROR)
+    run_state.end(run_folder("evil", "train64_test96_seed0"), Failure("error", ERROR))
     return reporting.render(sweep)
 
 

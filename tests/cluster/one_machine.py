@@ -1,7 +1,7 @@
-"""A Slurm cluster of this machine alone: munged, slurmctld and two slurmd in a folder of their own, ended by their ids.
+"""A Slurm cluster of this machine alone: munged, slurmctld and two slurmd in a folder of their own.
 
-It has no accounting, and its GPUs, one per node, are make-believe: links to /dev/null. Everything
-listens on 127.0.0.1.
+All is ended by its id. It has no accounting, and its GPUs, one per node, are make-believe: links
+to /dev/null. Everything listens on 127.0.0.1.
 """
 
 import contextlib
@@ -46,7 +46,10 @@ GresTypes=gpu
 {nodes}
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory={memory_mb} Gres=gpu:1"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 "
+    "RealMemory={memory_mb} Gres=gpu:1"
+)
 
 
 def missing() -> str:
@@ -112,7 +115,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def configure(folder: Path) -> None:
-    """Write the key, slurm.conf, gres.conf with a device for each node, and a way for srun to find them."""
+    """Write the key, slurm.conf, gres.conf with a device for each node, and an srun for them."""
     key = folder / "munge/key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)

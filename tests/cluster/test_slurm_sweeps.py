@@ -1,4 +1,4 @@
-"""Sweeps on a Slurm of this machine alone, with profiles/slurm as it is shipped but for what the machine lacks."""
+"""Sweeps on a Slurm of this machine alone, with profiles/slurm but for what the machine lacks."""
 
 import json
 import os
@@ -35,7 +35,8 @@ NOTE = """
 import json
 with open(home() / "jobs.txt", "a") as jobs:
     names = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-    print(json.dumps({"run": folder.name} | {name: os.environ.get(name) for name in names}), file=jobs)
+    note = {"run": folder.name} | {name: os.environ.get(name) for name in names}
+    print(json.dumps(note), file=jobs)
 """
 TIMES = ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
 
@@ -47,7 +48,7 @@ def cluster() -> Iterator[one_machine.Cluster]:
 
 
 @pytest.fixture(scope="module")
-def profile(cluster: one_machine.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """profiles/slurm for nodes of one core and 1.5 GB, with Slurm asked every few seconds."""
     settings = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
     settings |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}

@@ -9,9 +9,11 @@ import pytest
 import throwaway
 
 from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.provenance import code_hash
-from fixres_poc.config.run_state import OUTPUTS, Outcome, State, checked, failures, outcomes, state
+from fixres_poc.config.run_state import Outcome, State, checked, failures, outcomes, state
+from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.config.sweep_settings import Run
 
 SWEEP = throwaway.tiny()
@@ -28,7 +30,7 @@ ALL = tuple(CONTENT)
 def put(*names: str, **contents: str) -> None:
     """Write files into the run's folder; a name is one of `CONTENT` or stands for an empty file."""
     for name, content in {**{name: CONTENT.get(name, "") for name in names}, **contents}.items():
-        write_atomically(run_folder("tiny", RUN.name) / name, content)
+        write_atomically(RUN.folder / name, content)
 
 
 def done(used: dict[str, str] | None = None, **metrics: object) -> None:
@@ -39,27 +41,27 @@ def done(used: dict[str, str] | None = None, **metrics: object) -> None:
     ("files", "expected"),
     [
         ((), "missing"),
-        (("metrics.json", "run.log"), "missing"),
+        (("metrics.json",), "missing"),
         (("settings.json",), "waiting"),
         (("settings.json", "metrics.json"), "waiting"),
         (("settings.json", "progress.log"), "active"),
-        (("settings.json", "error.txt"), "failed"),
+        (("settings.json", "error.json"), "failed"),
         (ALL, "done"),
-        ((*ALL, "error.txt"), "failed"),
-        ((*ALL, "error.txt", "progress.log"), "active"),
+        ((*ALL, "error.json"), "failed"),
+        ((*ALL, "error.json", "progress.log"), "active"),
     ],
 )
 def test_state_is_told_by_the_names_of_files(files: tuple[str, ...], expected: State) -> None:
     put(*files)
-    assert state("tiny", RUN) == checked("tiny", RUN).status == expected
+    assert state(RUN) == checked(RUN).status == expected
 
 
 @pytest.mark.parametrize("run", SWEEP.runs(), ids=lambda run: run.notebook)
 def test_a_run_is_done_once_all_of_its_notebooks_outputs_are_there(run: Run) -> None:
-    for name in OUTPUTS[run.notebook]:
-        assert state("tiny", run) == "missing"
-        write_atomically(run_folder("tiny", run.name) / name, "")
-    assert state("tiny", run) == "done"
+    for name in NOTEBOOKS[run.notebook].outputs:
+        assert state(run) == "missing"
+        write_atomically(run.folder / name, "")
+    assert state(run) == "done"
 
 
 @pytest.mark.parametrize(
@@ -69,18 +71,16 @@ def test_metrics_that_cannot_be_read_are_damaged_which_names_alone_do_not_tell(
     content: str,
 ) -> None:
     put(*ALL)
-    (run_folder("tiny", RUN.name) / "metrics.json").write_bytes(
-        content.encode(errors="surrogateescape")
-    )
-    assert state("tiny", RUN) == "done"
-    assert checked("tiny", RUN) == Outcome(RUN, "damaged", "metrics.json cannot be read")
+    (RUN.folder / "metrics.json").write_bytes(content.encode(errors="surrogateescape"))
+    assert state(RUN) == "done"
+    assert checked(RUN) == Outcome(RUN, "damaged", "metrics.json cannot be read")
 
 
 def test_predictions_that_were_not_written_by_the_run_are_damaged_whatever_else_is_wrong() -> None:
     done(predictions_sha256=hashlib.sha256(b"table").hexdigest(), settings={"seed": 7})
-    assert checked("tiny", RUN).status == "outdated"
+    assert checked(RUN).status == "outdated"
     put(**{"predictions.parquet": "tablE"})
-    assert checked("tiny", RUN) == Outcome(
+    assert checked(RUN) == Outcome(
         RUN, "damaged", "predictions.parquet is not what the run has written"
     )
 
@@ -88,30 +88,33 @@ def test_predictions_that_were_not_written_by_the_run_are_damaged_whatever_else_
 def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else() -> None:
     write_atomically(run_folder("tiny", "images.json"), '{"fingerprint": "b"}')
     done(settings=RUN.parameters)
-    assert "images" in checked("tiny", RUN).error
+    assert "images" in checked(RUN).error
     done(settings=RUN.parameters | {"seed": 7, "batch_size": 2})
-    assert checked("tiny", RUN) == Outcome(
-        RUN, "outdated", "made with other settings: batch_size, seed"
+    assert checked(RUN) == Outcome(
+        RUN,
+        "outdated",
+        "made with other settings: batch_size, seed",
+        changed=("batch_size", "seed"),
     )
     done({"data": "b"}, settings={"of_an_older_version": 1})
-    assert checked("tiny", RUN).status == "done"
+    assert checked(RUN).status == "done"
 
 
 @pytest.mark.parametrize(
-    ("used", "named"), [("notebook", "02_baseline"), ("library", "library"), ("weights", "w.pth")]
+    ("used", "named"), [("notebook", "notebook"), ("library", "library"), ("weights", "weights")]
 )
 def test_a_run_that_used_something_else_than_wanted_is_outdated(used: str, named: str) -> None:
     run = replace(RUN, parameters=RUN.parameters | {"weights": "w.pth"})
     wanted = {"settings.json": json.dumps({"wanted": WANTED | {"weights": "w"}})}
     done({"weights": "w"})
     put(**wanted)
-    assert checked("tiny", run).status == "done"
+    assert checked(run).status == "done"
     done({"weights": "w", used: "other"})
     put(**wanted)
-    assert checked("tiny", run).status == "outdated"
-    assert named in checked("tiny", run).error
-    (run_folder("tiny", RUN.name) / "settings.json").unlink()
-    assert checked("tiny", run).status == "done", "by hand nothing is wanted"
+    assert checked(run).status == "outdated"
+    assert named in checked(run).error
+    (RUN.folder / "settings.json").unlink()
+    assert checked(run).status == "done", "by hand nothing is wanted"
 
 
 def test_the_code_that_was_executed_is_recorded_without_injected_parameters(tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_the_code_that_was_executed_is_recorded_without_injected_parameters(tmp_
     cell = {"cell_type": "code", "source": "x = 2", "metadata": {"tags": ["injected-parameters"]}}
     executed["cells"].insert(2, cell)
     done()
-    run_state.record_notebook(folder := run_folder("tiny", RUN.name), executed)
+    run_state.record_notebook(folder := RUN.folder, executed)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["used"] == WANTED | {"notebook": code_hash(notebook)}
 
@@ -133,17 +136,14 @@ def test_a_pair_belongs_to_the_training_that_it_used(
     training: str | None, pair: str | None, expected: State
 ) -> None:
     for run, checkpoint in zip(SWEEP.runs()[3:5], (training, pair), strict=True):
-        for name in OUTPUTS[run.notebook]:
-            write_atomically(
-                run_folder("tiny", run.name) / name,
-                json.dumps({"used": {"checkpoint": checkpoint}}),
-            )
+        for name in NOTEBOOKS[run.notebook].outputs:
+            write_atomically(run.folder / name, json.dumps({"used": {"checkpoint": checkpoint}}))
     assert [each.status for each in outcomes(SWEEP)[3:5]] == ["done", expected]
 
 
 def test_what_a_run_measured_is_found_by_keys() -> None:
     done(seconds={"train": 3, "adapt": {"head": 2.5, "head_bn": 1}}, wall_seconds=8.5)
-    found = checked("tiny", RUN)
+    found = checked(RUN)
     assert (found.get("seconds", "adapt", "head"), found.get("seconds", "train", "none")) == (
         2.5,
         None,
@@ -152,8 +152,8 @@ def test_what_a_run_measured_is_found_by_keys() -> None:
 
 
 def test_outcomes_and_failures_are_those_of_every_run() -> None:
-    put("settings.json", **{"error.txt": "ValueError: no\n\nTraceback\n"})
-    write_atomically(run_folder("tiny", "dataset") / "error.txt", "\n")
+    run_state.end(RUN.folder, Failure("error", "ValueError: no", ["Traceback"]))
+    write_atomically(run_folder("tiny", "dataset") / "error.json", "damaged")
     found = {each.run.name: (each.status, each.error) for each in outcomes(SWEEP)}
     assert list(found) == list(throwaway.RUNS)
     assert found["baseline"] == ("failed", "ValueError: no")
@@ -163,13 +163,11 @@ def test_outcomes_and_failures_are_those_of_every_run() -> None:
 
 def test_a_run_that_begins_is_active_until_it_ends_and_failed_until_it_begins_again() -> None:
     put("settings.json")
-    folder = run_folder("tiny", RUN.name)
+    folder = RUN.folder
     assert run_state.begin(folder) == folder / "progress.log"
-    run_state.fail(folder, "ValueError: no", "Traceback")
-    assert state("tiny", RUN) == "active"
-    run_state.end(folder)
-    assert (folder / "error.txt").read_text() == "ValueError: no\n\nTraceback\n"
-    assert state("tiny", RUN) == "failed"
+    assert (state(RUN), run_state.failure(folder)) == ("active", None)
+    run_state.end(folder, failed := Failure("error", "ValueError: no", ["Traceback"]))
+    assert (state(RUN), run_state.failure(folder)) == ("failed", failed)
     run_state.begin(folder)
     run_state.end(folder)
-    assert state("tiny", RUN) == "waiting"
+    assert state(RUN) == "waiting"

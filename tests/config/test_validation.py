@@ -81,7 +81,8 @@ def test_another_folder_or_file_of_the_same_name_is_refused(
         ("name: y\n", "unknown key 'name'; a sweep's name is its file's stem, here 'small'"),
         (
             "dataset: x\npairs: [[64, 96]]\nlearning_rate: 1e-3\n",
-            "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as 1.0e-3",
+            "learning_rate = '1e-3': should be a valid number; "
+            "YAML wants a point in it, such as 1.0e-3",
         ),
     ],
 )
@@ -113,7 +114,8 @@ def run_cells(*cells: str) -> Any:
     """The namespace after these cells have run as in a notebook; raises what a cell raises."""
     shell: Any = InteractiveShell()  # type: ignore[no-untyped-call]
     for cell in (
-        "from fixres_poc.config.settings import PairSettings\nfrom fixres_poc.config.validation import read_parameters",
+        "from fixres_poc.config.settings import PairSettings\n"
+        "from fixres_poc.config.validation import read_parameters",
         *cells,
     ):
         shell.run_cell(cell, store_history=True).raise_error()

@@ -181,6 +181,5 @@ def test_boxes_are_those_of_the_drawings_and_drawn_once(monkeypatch: pytest.Monk
     names = [generator.relative_path("test", 4, 2)]
     table = generator.boxes(0, names)
     assert table.drop(columns="image").to_numpy().tolist() == [[47, 32, 307, 255, 446, 305]]
-    generator._boxes.cache_clear()  # type: ignore[attr-defined] # as in a later process
     monkeypatch.delattr(generator, "_drawing")
     assert generator.boxes(0, names).equals(table)

@@ -1,4 +1,4 @@
-"""The smallest sweep with the library's own training, adaptation, evaluation and report, in processes to disturb.
+"""The smallest sweep with real training, adaptation, evaluation and report, to disturb.
 
 Its notebooks hold the calls of the real ones without their figures, so that a sweep takes half a
 minute.
@@ -26,7 +26,8 @@ with open(home() / "ran.txt", "a") as ran:
 """
 START = """
 from fixres_poc.analysis.record import Metrics, write_run
-from fixres_poc.config.settings import BaselineSettings, DatasetSettings, OverviewSettings, PairSettings, TrainSettings
+from fixres_poc.config.settings import BaselineSettings, DatasetSettings, OverviewSettings
+from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.validation import read_parameters
 settings = read_parameters({}, globals())
@@ -46,7 +47,9 @@ write_run(folder, settings, Metrics(**facts, seconds=done.seconds), done.predict
 """
 TRAINING = """
 trained = train_or_load(settings, data)
-write_run(folder, settings, Metrics(**facts, memory=trained.memory, seconds=trained.seconds, checkpoint=trained.digest))
+digest = trained.digest
+measured = Metrics(**facts, memory=trained.memory, seconds=trained.seconds, checkpoint=digest)
+write_run(folder, settings, measured)
 """
 PAIR = """
 from fixres_poc.model.device import accelerator_for
@@ -56,7 +59,8 @@ adapted = adapt_pair(trained, data, settings, accelerator)
 classified = predict_pair(trained.model, adapted, data, settings, accelerator)
 seconds = {"adapt": adapted.seconds, "evaluate": classified.seconds}
 save(adapted, trained.model, folder, settings, data.classes)
-write_run(folder, settings, Metrics(**facts, seconds=seconds, checkpoint=trained.digest), classified.table)
+measured = Metrics(**facts, seconds=seconds, checkpoint=trained.digest)
+write_run(folder, settings, measured, classified.table)
 """
 LIGHT = "write_run(folder, settings, Metrics())"
 RESULTS = "from fixres_poc.analysis.results import load_results\nload_results(report).choose()"
@@ -157,7 +161,7 @@ def held(home: Path) -> int:
 
 
 def assert_same_results(home: Path, other: Path, name: str = "small") -> None:
-    """All but times, speeds and memory is equal, predictions to the last bit; nothing half-written lies about."""
+    """All but times, speeds and memory is equal to the bit; nothing half-written lies about."""
     ours, theirs = (
         pd.read_csv(each / "results.csv").drop(columns=MEASURED)
         for each in reports(home, other, name)
@@ -186,7 +190,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh home."""
     folder = tmp_path / "own"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Notebooks 03 and 04 in a kernel that others have used: they leave what they leave in a kernel of their own."""
+"""Notebooks 03 and 04 in a kernel that others have used leave what they leave in their own."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import throwaway
 from safetensors.torch import load_file
 
 from fixres_poc.config.files import REPOSITORY, file_digest, run_folder, write_atomically
+from fixres_poc.config.settings import NOTEBOOKS, Notebook, Settings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.model import checkpoint
@@ -68,15 +69,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sweep = validate(SweepSettings, KEYS | {"name": "own"}, "own.yml")
         execution.lay_out(sweep, execution.prepare_data(sweep))
         for name in OTHERS:
-            write_atomically(
-                run_folder("own", name) / "settings.json",
-                f'{{"notebook": "{name}", "parameters": {{}}}}',
-            )
+            patch.setitem(NOTEBOOKS, name, Notebook(Settings))
+            content = {"notebook": name, "parameters": {}}
+            write_atomically(run_folder("own", name) / "settings.json", json.dumps(content))
         yield folder
 
 
 def run(home: Path, *names: str) -> dict[str, Any]:
-    """What runs leave that are done in this order in one job; a training is done from its beginning."""
+    """What runs leave that one job does in this order; a training is done from its beginning."""
     os.environ["FIXRES_HOME"] = str(home)
     for name in {TRAINING} & set(names):
         run_folder("own", name).joinpath("checkpoint.safetensors").unlink(missing_ok=True)

@@ -132,7 +132,7 @@ def test_three_sweeps_at_once_on_images_that_are_still_to_be_drawn(
     assert not list((home / "data").rglob(".*"))
 
 
-def test_one_and_two_threads_agree(home: Path, undisturbed: Path) -> None:
+def test_one_and_two_threads_agree(home: Path) -> None:
     """Evaluation of one checkpoint on at least 99.5 % of images, training within a band."""
     script = Path(__file__).with_name("threads.py")
     for threads in ("1", "2"):

@@ -1,4 +1,4 @@
-"""Evaluates the pre-trained network's frozen trunk, and trains, with a number of threads; arguments: it, a folder."""
+"""Evaluates the pre-trained network, and trains; arguments: number of threads, folder."""
 
 import sys
 from pathlib import Path

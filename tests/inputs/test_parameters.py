@@ -15,12 +15,12 @@ from throwaway import write_notebook
 
 from fixres_poc.config import files
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import write_atomically
 from fixres_poc.config.settings import NOTEBOOKS, Settings
+from fixres_poc.config.sweep_settings import Run
 from fixres_poc.config.validation import read_parameters
-from fixres_poc.sweep.notebook_run import execute
+from fixres_poc.sweep import notebook_run
 
-MODELS = [model for stem, model in NOTEBOOKS.items() if stem != "05_results"]
+MODELS = [each.settings for stem, each in NOTEBOOKS.items() if stem != "05_results"]
 NEEDED = {"train_size": 64, "test_size": 96}
 HOSTILE = [
     '"; __import__("os").mkdir("executed"); "',
@@ -68,7 +68,7 @@ def test_wrong_parameter_is_named(model: type[Settings], data: st.DataObject) ->
 def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One real run whose notebook writes down what it got; its files lie in a folder with a hostile name."""
+    """One real run whose notebook writes down what it got, in a folder with a hostile name."""
     home = tmp_path / "{dataset} '; $(touch executed) \"#%s"
     monkeypatch.setenv("FIXRES_HOME", str(home))
     monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
@@ -79,13 +79,13 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     write_notebook(tmp_path / "notebooks" / "00_state_of_the_art.ipynb", defaults, keep)
     texts = [HOSTILE[index % len(HOSTILE)] + "".join(HOSTILE) for index in range(len(names))]
     parameters = dict(zip(names, texts, strict=True))
-    file = files.run_folder("x", "state_of_the_art") / "settings.json"
-    write_atomically(
-        file, json.dumps({"notebook": "00_state_of_the_art", "parameters": parameters})
-    )
+    run = Run("state_of_the_art", "00_state_of_the_art", parameters)
+    monkeypatch.setattr(notebook_run, "read_run", lambda file: run)
+    folder = files.run_folder("x", run.name)
+    folder.mkdir(parents=True)
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(files.REPOSITORY), os.environ.get("PYTHONPATH", "")])
     )
-    assert execute(file) == ""
+    assert notebook_run.run_job([folder / "settings.json"]) == {}
     assert json.loads((tmp_path / "got.json").read_text()) == texts
     assert not list(tmp_path.rglob("executed"))

@@ -16,6 +16,8 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import report_folder, run_folder, write_atomically
 from fixres_poc.config.run_state import Outcome
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -56,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if run.name != MISSING:
             write_notebook(folder / "notebook.ipynb", f"Notebook of {run.notebook}")
         if run.name == FAILED:
-            (folder / "error.txt").write_text(f"ValueError: {EVIL}\n\nTraceback")
+            run_state.end(folder, Failure("error", f"ValueError: {EVIL}"))
         elif run.name != MISSING:
             (folder / "metrics.json").write_text(json.dumps({"settings": {}, "wall_seconds": 61}))
     return tmp_path
@@ -158,7 +160,7 @@ def test_a_run_page_is_made_again_only_if_something_of_it_changed(
     runs = [run.name for run in SWEEP.runs() if run.name != MISSING]
     assert again() == sorted(runs)
     assert again() == []
-    (run_folder("tiny", FAILED) / "error.txt").write_text("ValueError: another\n\nTraceback")
+    run_state.end(run_folder("tiny", FAILED), Failure("error", "ValueError: another"))
     assert again() == [FAILED]
     write_notebook(run_folder("tiny", runs[0]) / "notebook.ipynb", "Other words")
     assert again() == [runs[0]]

@@ -1,4 +1,3 @@
-import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import throwaway
 import torch
 
 from fixres_poc.config import run_state
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.errors import Failure, InputError
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.run_state import failures
 from fixres_poc.model import backbones
@@ -47,10 +46,10 @@ class Story:
         self.code = 0
 
     def step(self, name: str, run: Callable[[], bool] | None = None) -> None:
-        page = self.home / "reports/tiny/index.html"
-        reports = len(page.read_text().splitlines()) if page.exists() else 0
+        rendered = self.home / "rendered.txt"
+        rendered.write_text("")
         succeeded = run() if run else execution.run_sweep(self.sweep, cores=2)
-        reports = len(page.read_text().splitlines()) - reports
+        reports = len(rendered.read_text().splitlines())
         self.steps[name] = Step(succeeded, throwaway.ran(self.home), failures(self.sweep), reports)
 
     def edit(self, stem: str, old: str, new: str) -> None:
@@ -85,7 +84,7 @@ class Story:
         return self.code == 0
 
     def clock_set_back(self) -> bool:
-        """What is older looks newer: settings are from tomorrow, the training is newer than its pairs."""
+        """What is older looks newer: settings from tomorrow, a training newer than its pairs."""
         tomorrow = time.time() + 86_400
         for file in self.home.glob("runs/tiny/*/settings.json"):
             os.utime(file, (tomorrow, tomorrow))
@@ -175,8 +174,8 @@ def test_images_changed_meanwhile_make_no_report(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fingerprints = iter("ab")
-    monkeypatch.setattr(execution, "prepare_data", lambda sweep: next(fingerprints))
-    monkeypatch.setattr(execution, "run_snakemake", lambda *_: contextlib.nullcontext(0))
+    monkeypatch.setattr(execution, "prepare_data", lambda _: next(fingerprints))
+    monkeypatch.setattr(execution, "run_snakemake", lambda *_: 0)
     with pytest.raises(
         InputError, match="dataset = 'synthetic': changed while the sweep was at work"
     ):
@@ -195,7 +194,7 @@ def test_images_changed_meanwhile_make_no_report(
 def test_networks_that_cannot_be_used_are_refused_before_images_are_drawn(
     monkeypatch: pytest.MonkeyPatch, key: str, value: str, message: str
 ) -> None:
-    monkeypatch.setattr(execution, "prepare_data", lambda sweep: pytest.fail("drawn"))
+    monkeypatch.setattr(execution, "prepare_data", lambda _: pytest.fail("drawn"))
     with pytest.raises(InputError, match=message):
         execution.run_sweep(throwaway.tiny(**{key: value}))
 
@@ -204,10 +203,7 @@ def test_networks_that_cannot_be_used_are_refused_before_images_are_drawn(
 def test_terms_are_said_where_the_weights_are_chosen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(sweep: object) -> str:
-        raise InterruptedError
-
-    monkeypatch.setattr(execution, "prepare_data", stop)
+    monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
     for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
         with pytest.raises(InterruptedError):
             execution.run_sweep(throwaway.tiny(backbone=backbone))
@@ -218,7 +214,7 @@ def test_terms_are_said_where_the_weights_are_chosen(
 def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "prepare_data", lambda sweep: pytest.fail("drawn"))
+    monkeypatch.setattr(execution, "prepare_data", lambda _: pytest.fail("drawn"))
     monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="timm:resnet18"):
@@ -244,13 +240,13 @@ def test_without_any_pair_the_first_failure_is_the_last_line(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in throwaway.RUNS[3:]:
-        run_state.fail(home / "runs/tiny" / name, f"{name}: no")
+        run_state.end(home / "runs/tiny" / name, Failure("error", f"{name}: no"))
     monkeypatch.setattr(execution, "render_if_changed", Mock(side_effect=RuntimeError("no pair")))
-    execution._report(throwaway.tiny(), failures(throwaway.tiny()))
+    execution.tell(throwaway.tiny(), failures(throwaway.tiny()))
     assert capsys.readouterr().err.splitlines()[-1] == "failed: train64_seed0: train64_seed0: no"
-    (home / "runs/tiny" / PAIRS[0] / "error.txt").unlink()
+    (home / "runs/tiny" / PAIRS[0] / "error.json").unlink()
     with pytest.raises(RuntimeError, match="no pair"):
-        execution._report(throwaway.tiny(), failures(throwaway.tiny()))
+        execution.tell(throwaway.tiny(), failures(throwaway.tiny()))
 
 
 def test_missing_notebook_is_named(home: Path) -> None:

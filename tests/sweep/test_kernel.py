@@ -15,17 +15,22 @@ import throwaway
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.sweep import kernel
 
-IMPORTS = "import json, os, random, sys, warnings\nimport matplotlib.pyplot as plt, numpy as np, pandas as pd, torch"
+IMPORTS = """import json, os, random, sys, warnings
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch"""
 LOOK = """
-state = {"names": sorted(globals()), "counts": [len(In), len(Out)], "folder": os.getcwd(), "path": sys.path}
+state = {"names": sorted(globals()), "counts": [len(In), len(Out)], "folder": os.getcwd()}
+state |= {"path": sys.path}
 state["environment"] = {k: v for k, v in os.environ.items() if k != "FIXRES_BEGUN"}
 state |= {"filters": repr(warnings.filters), "figures": plt.get_fignums()}
 draws = random.random(), np.random.rand(), torch.rand(1).item()
 random.seed(7), np.random.seed(7), torch.manual_seed(7)
 state["seeded"] = draws == (random.random(), np.random.rand(), torch.rand(1).item())
-state |= {"rc": repr(dict(plt.rcParams)), "backend": plt.get_backend(), "numpy": [repr(np.get_printoptions())]}
-state |= {"errors": np.geterr(), "pandas": [pd.get_option(k) for k in ("display.max_rows", "display.precision")]}
-state |= {"threads": torch.get_num_threads(), "dtype": str(torch.get_default_dtype()), "grad": torch.is_grad_enabled()}
+state |= {"rc": repr(dict(plt.rcParams)), "backend": plt.get_backend()}
+state |= {"numpy": [repr(np.get_printoptions())]}
+state |= {"errors": np.geterr()}
+state["pandas"] = [pd.get_option(k) for k in ("display.max_rows", "display.precision")]
+state |= {"threads": torch.get_num_threads(), "dtype": str(torch.get_default_dtype())}
+state |= {"grad": torch.is_grad_enabled()}
 state |= {"flags": [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark]}
 state |= {"precision": torch.get_float32_matmul_precision(), "bars": len(tqdm._instances)}
 print(json.dumps(state, sort_keys=True))
@@ -140,7 +145,7 @@ def test_a_kernel_that_has_died_or_has_older_code_is_replaced(
         first = number(run(shared, where))
         psutil.Process(first).kill()
         second = number(run(shared, where))
-        monkeypatch.setattr(kernel, "library_hash", lambda everything: "changed")
+        monkeypatch.setattr(kernel, "library_hash", lambda **_: "changed")
         third = number(run(shared, where))
         assert third == number(run(shared, where))
     assert len({first, second, third}) == 3

@@ -1,4 +1,5 @@
 import signal
+from pathlib import Path
 
 import pytest
 import throwaway
@@ -52,10 +53,46 @@ def test_who_waits_takes_no_cores(
 def test_hang_up_is_only_heard_without_nohup() -> None:
     # these tests may run under nohup themselves
     ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    with pytest.raises(KeyboardInterrupt), snakemake.on_stop_signals(snakemake.interrupt):
+    with pytest.raises(KeyboardInterrupt), snakemake.on_stop_signals(signal.default_int_handler):
         signal.raise_signal(signal.SIGHUP)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with snakemake.on_stop_signals(snakemake.interrupt):
+    with snakemake.on_stop_signals(signal.default_int_handler):
         signal.raise_signal(signal.SIGHUP)
     assert before == signal.SIG_DFL
     signal.signal(signal.SIGHUP, ours)
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of Slurm's jobs, one a line: its id and its folder."""
+    file, programs = tmp_path / "queue", tmp_path / "bin"
+    programs.mkdir()
+    for name, line in {
+        "squeue": f"cat {file}",
+        "scancel": f'for id; do sed -i "/^$id /d" {file}; done',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    file.write_text("7 /home/me/runs/a sweep\n8 /home/me/runs/a sweep\n9 /home/me/runs/a sweep 2\n")
+    return file
+
+
+def test_jobs_of_the_folder_end_and_no_others(queue: Path) -> None:
+    assert snakemake.slurm_jobs(Path("/home/me/runs/a sweep")) == ["7", "8"]
+    snakemake.cancel_jobs(Path("/home/me/runs/a sweep"))
+    assert queue.read_text() == "9 /home/me/runs/a sweep 2\n"
+
+
+def test_jobs_that_do_not_end_are_named(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (queue.parent / "bin/scancel").write_text("#!/bin/sh\n")
+    monkeypatch.setattr(snakemake, "LONGEST_END_S", 0)
+    with pytest.raises(RuntimeError, match="jobs 7, 8 of /home/me/runs/a sweep do not end"):
+        snakemake.cancel_jobs(Path("/home/me/runs/a sweep"))
+
+
+def test_without_slurm_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert snakemake.slurm_jobs(tmp_path) == []
+    snakemake.cancel_jobs(tmp_path)

@@ -11,7 +11,8 @@ import throwaway
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.run_state import OUTPUTS, state
+from fixres_poc.config.run_state import state
+from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.sweep import execution
 
 EVERY = set(throwaway.RUNS)
@@ -35,13 +36,13 @@ def lay_out(
     """
     sweep = throwaway.tiny(weights=str(home / "weights.pth"), **settings)
     execution.lay_out(sweep, fingerprint)
-    lacking = [run for run in sweep.runs() if state(sweep.name, run) != "done"]
+    lacking = [run for run in sweep.runs() if state(run) != "done"]
     for run in lacking:
         folder = home / "runs/tiny" / run.name
         used = {"used": json.loads((folder / "settings.json").read_text())["wanted"]}
         used["used"]["checkpoint"] = hashlib.sha256(b"").hexdigest()
         metrics = {"settings": json.loads(json.dumps(run.parameters))} | used | (values or {})
-        for file in OUTPUTS[run.notebook]:
+        for file in NOTEBOOKS[run.notebook].outputs:
             (folder / file).write_text(json.dumps(metrics))
         if run.notebook == "03_train":
             (folder / "checkpoint.safetensors").touch()
@@ -50,16 +51,16 @@ def lay_out(
     return {run.name for run in lacking}
 
 
-def edit_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def edit_training(home: Path, _: pytest.MonkeyPatch) -> None:
     notebook = home / "notebooks/03_train.ipynb"
     notebook.write_text(notebook.read_text().replace("slow", "quick"))
 
 
-def edit_library(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def edit_library(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "library_hash", lambda: "0" * 16)
 
 
-def replace_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def replace_weights(home: Path, _: pytest.MonkeyPatch) -> None:
     (home / "weights.pth").write_text("b")
 
 

@@ -4,6 +4,7 @@ An image is a pure function of (seed, split, label, index), drawn where it is mi
 the drawing. Image sizes and class imbalance are those of Stanford Dogs. Labels count from 0.
 """
 
+import functools
 import heapq
 import io
 import math
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from fixres_poc.config.files import home, write_atomically
-from fixres_poc.config.provenance import cores, kept
+from fixres_poc.config.provenance import cores
 from fixres_poc.data.synthetic.dogs import BREEDS, Drawing, draw
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def boxes(seed: int, names: Iterable[str]) -> "pd.DataFrame":
     return pd.DataFrame(_boxes(seed, *names), columns=columns)
 
 
-@kept
+@functools.cache
 def _boxes(seed: int, *names: str) -> tuple[tuple[Any, ...], ...]:
     drawn = ((name, _drawing(seed, name)) for name in names)
     return tuple((name, *drawing.box, *drawing.image.shape[1::-1]) for name, drawing in drawn)

@@ -1,4 +1,4 @@
-"""Holds a process at a chosen call until it is killed, or until the file `go` appears (imported at Python's start).
+"""Holds a process at a chosen call until it is killed, or until the file `go` appears.
 
 $FAULT_AT is module:function:text:number; the call of that number whose arguments' repr holds the
 text is the one. $FAULT_FOLDER gets a file `held` with the process's number; nothing is held while
@@ -35,7 +35,7 @@ def hold(module: ModuleType, function: str, text: str, number: int) -> None:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+    def find_spec(self, name: str, *_: Any) -> Any:
         if name != module_name:
             return None
         sys.meta_path.remove(self)
