@@ -91,16 +91,16 @@ def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
         pair.parent, pair.parents[1] / "newer_without_report", copy_function=shutil.copyfile
     )
     for sweep in ("tiny", "sweeps/tiny.yml", None):
-        folder, adaptation, view = finished_run.chosen(sweep)
-        assert (folder, view) == (pair, "center")
-        assert adaptation in finished_run.load(pair).tails
+        run, adaptation, view = finished_run.load_best(None, sweep)
+        assert (run.folder, view) == (pair, "center")
+        assert adaptation in run.tails
     with pytest.raises(InputError, match="no results in"):
-        finished_run.chosen("none")
+        finished_run.load_best(None, "none")
 
 
 def test_nothing_finished_is_said(own_home: Path) -> None:
     with pytest.raises(InputError, match=r"no sweep in .* has a report"):
-        finished_run.chosen(None)
+        finished_run.load_best(None, None)
 
 
 def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -
 
 def test_a_size_that_the_network_does_not_take_is_refused(pair: Path) -> None:
     run = finished_run.load(pair)
-    run.trained.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    run.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
     with pytest.raises(InputError, match="64 px"):
         run.accuracies(run.data(), "test", ["none"], size=64)
 
@@ -153,7 +153,7 @@ def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
     metrics = json.loads((pair / "metrics.json").read_text())
     other = {
         "made with classes = ": {"classes": ["blue", "green", "pink"]},
-        "metrics.json: damaged": {"settings": []},
+        "no finished .*metrics.json is damaged": {"settings": []},
     }
     other["made with images = "] = {"used": {"data": "f" * 16}}
     for named, values in other.items():
@@ -161,5 +161,5 @@ def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
         with pytest.raises(InputError, match=named):
             finished_run.load(pair)
     for folder in (pair.parent, pair / "none"):
-        with pytest.raises(InputError, match="no finished run there"):
+        with pytest.raises(InputError, match="no finished training or pair there"):
             finished_run.load(folder)
