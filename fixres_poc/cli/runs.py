@@ -131,7 +131,8 @@ def export(
 
 
 @app.command(
-    epilog="Example: fixres-poc adapt birds.pt resnet50 /my/birds --train-size 224 --test-size 288"
+    epilog="Example: fixres-poc adapt my_birds.pt resnet50 /my/birds "
+    "--train-size 224 --test-size 288"
 )
 def adapt(
     weights: Annotated[
