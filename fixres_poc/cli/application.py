@@ -136,7 +136,6 @@ Replace = Annotated[
 Json = Annotated[bool, Option("--json", help="print JSON, in fractions, seconds and bytes")]
 Run = Annotated[Path, Argument(callback=here, help="a finished run's folder, runs/<sweep>/<run>")]
 Adaptation = Annotated[str | None, Option(help="one of the run's; default: the best on validation")]
-Adaptations = Annotated[list[str] | None, Option("--adaptation", help="may be given several times")]
 
 app = typer.Typer(
     cls=OneLineErrors,

@@ -8,7 +8,6 @@ from typer import Argument, Exit, Option
 
 from fixres_poc.cli.application import (
     Adaptation,
-    Adaptations,
     Images,
     Json,
     Run,
@@ -78,7 +77,6 @@ def evaluate(
     test_size: Annotated[
         int | None, Option(min=32, max=2048, help="side of the test crop in px")
     ] = None,
-    adaptation: Adaptations = None,
     as_json: Json = False,
 ) -> None:
     """Measure a finished run on other images, or at another size."""
@@ -93,8 +91,8 @@ def evaluate(
     say(*data.notes, error=True)
     if unknown:
         say(f"left out, as the run has no such class: {', '.join(unknown)}", error=True)
-    names, part = adaptation or list(network.tails), "test" if dataset else split
-    rows = records(network.accuracies(data, part, names, view, test_size))
+    table = network.accuracies(data, "test" if dataset else split, view, test_size)
+    rows = records(table)
     found = {"run": str(network.folder), "left_out": unknown, "accuracies": rows}
     answer(map(_accuracy, rows), found, as_json)
 

@@ -201,14 +201,9 @@ def compare(
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
     settings_files: Annotated[list[Path], Argument(help="runs/<sweep>/<run>/settings.json")],
-    end_with_parent: Annotated[bool, Option("--end-with-parent", hidden=True)] = False,
     time_limit: Annotated[int | None, Option(min=1, help="most seconds that each may take")] = None,
-    turn: Annotated[
-        int, Option(hidden=True, help="1 first; later tries leave what fails by itself")
-    ] = 1,
-    done: Annotated[
-        Path | None, Option(hidden=True, help="file to make at the end; skips what is done")
-    ] = None,
+    turn: Annotated[int, Option(hidden=True)] = 1,
+    done: Annotated[Path | None, Option(hidden=True)] = None,
 ) -> None:
     """Run notebooks from their settings files, as a sweep does.
 
@@ -218,6 +213,6 @@ def run(
 
     for file in settings_files:
         check_run(file)
-    if end_with_parent:
+    if done:  # a job of Snakemake's: it makes this file at its end, and ends with its parent
         notebook_run.end_with_parent()
     raise Exit(notebook_run.run_job(settings_files, time_limit, done, turn))

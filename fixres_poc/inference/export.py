@@ -38,15 +38,12 @@ SAME_RUN = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}
 class Network(nn.Module):
     """Images (N, 3, K, K), RGB in [0, 1], to probabilities (N, C)."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, model: nn.Module, tail: Tail, mean_std: tuple[Triple, Triple]) -> None:
         """Copy a network, with an adapted tail in its place and its normalisation in front."""
         super().__init__()
         self.model = merged(model, tail)
-        for name, values in zip(("mean", "std"), mean_std, strict=True):
-            self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1))
+        mean, std = torch.tensor(mean_std).reshape(2, 3, 1, 1)
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
         self.requires_grad_(False).eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -129,7 +126,7 @@ def _compare(
     stored: pd.DataFrame,
 ) -> tuple[float, float]:
     """Largest differences as in `Exported`; of a batch of 15 images, and of a single one."""
-    found = np.concatenate([answer(part) for part in images.split(CHECKED - 1)])
+    found = np.concatenate([answer(part) for part in torch.split(images, CHECKED - 1)])
     from_network = np.abs(found - network(images).numpy()).max()
     of_first = found[np.arange(len(stored)), stored["top1"].to_numpy()]
     first_and_highest = np.stack([of_first, found.max(axis=1)])

@@ -43,7 +43,7 @@ def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> str:
         accuracies: of `record.summarise`.
     """
     center = accuracies[accuracies["view"] == "center"].drop_duplicates("adaptation")
-    return str(center.set_index("adaptation")["val_top1"].reindex(adaptations).idxmax())
+    return str(center.set_index("adaptation")["val_top1"].reindex(list(adaptations)).idxmax())
 
 
 @dataclass
@@ -79,21 +79,6 @@ class FinishedRun:
         measured = pd.DataFrame(self.metrics.get("accuracies", ()))
         return known[0] if measured.empty else preferred(measured, known)
 
-    def probabilities(
-        self, images: Sequence[torch.Tensor], adaptation: str, view: View = "center"
-    ) -> torch.Tensor:
-        """Probabilities (N, C) of images, framed as test images are.
-
-        Args:
-            images: N images, uint8 (3, H, W).
-        """
-        size = self.settings.test_size
-        frame = transforms_for(self.settings, size, size, view)["val_test"]
-        framed = torch.stack([frame(image) for image in images])
-        tails, portion = {adaptation: self.tail(adaptation)}, Portion(self.settings.batch_size)
-        trunk = Trunk(self.model)
-        return probabilities(trunk, tails, framed, portion, self.accelerator)[adaptation].cpu()
-
     def classify(
         self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5
     ) -> list[dict[str, Any]]:
@@ -106,7 +91,10 @@ class FinishedRun:
             `image` and `classes`, name to probability from the highest, an image; `error`, one
             line, where it cannot be read.
         """
-        answers: list[dict[str, Any]] = []
+        answers, size = list[dict[str, Any]](), self.settings.test_size
+        frame = transforms_for(self.settings, size, size, view)["val_test"]
+        tails, trunk = {adaptation: self.tail(adaptation)}, Trunk(self.model)
+        portion = Portion(self.settings.batch_size)
         for path in paths:
             names = image_folder.walk(path)[0] if path.is_dir() else []
             answers += [{"image": str(path / name)} for name in names or [""]]
@@ -114,26 +102,24 @@ class FinishedRun:
             images, readable = [], []
             for answer in answers[start : start + self.settings.batch_size]:
                 try:
-                    images.append(read_image(Path(answer["image"])))
+                    images.append(frame(read_image(Path(answer["image"]))))
                     readable.append(answer)
                 except InputError as error:
                     answer["error"] = str(error)
-            found = self.probabilities(images, adaptation, view) if images else ()
-            for answer, row in zip(readable, found, strict=True):
+            if not images:
+                continue
+            batch = torch.stack(images)
+            found = probabilities(trunk, tails, batch, portion, self.accelerator)[adaptation]
+            for answer, row in zip(readable, found.cpu(), strict=True):
                 values, indices = row.topk(min(top, len(self.classes)))
                 names = [self.classes[index] for index in indices]
                 answer["classes"] = dict(zip(names, values.tolist(), strict=True))
         return answers
 
     def accuracies(
-        self,
-        data: ImageDataset,
-        split: str,
-        adaptations: Sequence[str],
-        view: View = "center",
-        size: int | None = None,
+        self, data: ImageDataset, split: str, view: View = "center", size: int | None = None
     ) -> pd.DataFrame:
-        """How well the run classifies a split.
+        """How well the run classifies a split, with each of its tails.
 
         Returns:
             One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 %
@@ -143,9 +129,8 @@ class FinishedRun:
             InputError: the network does not take images of `size` px.
         """
         check_sizes(self.model, self.settings.backbone, [size] if size else [])
-        tails = {name: self.tail(name) for name in adaptations}
         common = (self.settings, size or self.settings.test_size, self.accelerator, view)
-        table = predict(self.model, tails, data, split, *common).table
+        table = predict(self.model, self.tails, data, split, *common).table
         rows = summarise(table.assign(split="test"))
         return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
 

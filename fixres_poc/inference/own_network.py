@@ -55,17 +55,15 @@ class Adapted:
     settings: PairSettings
 
     def save(self, file: str | Path) -> None:
-        """Write the state dict as safetensors, with classes, settings and accuracies as metadata.
+        """Write the state dict as safetensors, with classes and accuracies in its metadata.
 
         Raises:
             InputError: the name does not end in .safetensors, or its folder cannot be written to.
         """
         check_output(Path(file), ".safetensors")
-        private = {"dataset", "weights", "extra_test"}
         record = {
             "classes": self.classes,
             "adaptation": self.adaptation,
-            "settings": self.settings.model_dump(mode="json", exclude=private),
             "accuracies": self.accuracies.to_dict("records"),
         }
         checkpoint.save(Path(file), self.model.state_dict(), record)
