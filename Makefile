@@ -17,19 +17,20 @@ TFLOPS ?=
 REPLACE ?=
 FROM ?=
 SWEEPS ?=
-SWEEP ?= $(if $(value DATASET),sweeps/images.yml,sweeps/demo.yml)
+SWEEP ?=
 PYTHON3 ?= python3
 VENV ?=
 
-# What the user gives reaches recipes as environment variables, word for word: neither make nor the shell looks into it.
-GIVEN := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS REPLACE FROM SWEEPS PYTHON3 VENV
-unexport $(GIVEN) SWEEP
-$(foreach name,$(GIVEN),$(eval export FIXRES_$(name) := $$(value $(name))))
-ifneq ($(filter command environment,$(origin SWEEP)),)
-export FIXRES_SWEEP := $(value SWEEP)
-else
-export FIXRES_SWEEP := $(SWEEP)
-endif
+# Environment variables carry what the user gives, word for word: neither make nor the shell looks into it.
+# The commands read FIXRES_DATASET and so on themselves. Other targets, such as the tests, do not get them.
+OPTIONS := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS REPLACE FROM SWEEPS
+COMMANDS := sweep plan data report publish compare bench bench-peers
+unexport $(OPTIONS) SWEEP PYTHON3 VENV
+$(foreach name,$(OPTIONS),$(eval $(COMMANDS): export FIXRES_$(name) := $$(value $(name))))
+FILE := $(if $(value DATASET),sweeps/images.yml,sweeps/demo.yml)
+$(COMMANDS): export FIXRES_SWEEP := $(if $(value SWEEP),$(value SWEEP),$(FILE))
+export FIXRES_VENV := $(value VENV)
+export FIXRES_PYTHON3 := $(value PYTHON3)
 
 ifeq ($(value VENV),)
 export FIXRES_VENV := .venv
@@ -49,12 +50,7 @@ endif
 export PYTHONPATH := $(CURDIR)
 export JUPYTER_PREFER_ENV_PATH := 1
 
-option = $${FIXRES_$(2):+--$(1)="$$FIXRES_$(2)"}
-SWEEP_FILE := "$$FIXRES_SWEEP"
-OVERRIDES := $(call option,dataset,DATASET)
-MODEL := $(call option,backbone,BACKBONE) $(call option,weights,WEIGHTS)
-ENGINE := $(call option,cores,CORES) $(call option,profile,PROFILE) $${FIXRES_REPLACE:+--replace}
-CARD := $(call option,memory,MEMORY) $(call option,tflops,TFLOPS)
+FIXRES := $(PYTHON) -m fixres_poc
 
 .PHONY: help setup sweep plan data report publish compare lab notebooks bench bench-peers test test-faults test-simulations test-cluster test-lab test-sabotage lint types unit nbval audit-deps clean
 
@@ -62,10 +58,10 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
 
 sweep: setup  ## everything: environment, images, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE= REPLACE=)
-	@$(PYTHON) -m fixres_poc sweep $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(ENGINE)
+	@$(FIXRES) sweep
 
 plan: setup  ## memory and time that a sweep will need, before it (SWEEP= DATASET= BACKBONE= WEIGHTS= MEMORY= TFLOPS=)
-	@$(PYTHON) -m fixres_poc plan $(SWEEP_FILE) $(OVERRIDES) $(MODEL) $(CARD)
+	@$(FIXRES) plan
 
 test: lint types unit nbval  ## lint, types, unit tests, and the notebooks against their stored outputs
 
@@ -82,22 +78,22 @@ notebooks: setup  ## run the committed notebooks again, in place
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb
 
 bench: setup  ## speed against the usual loop, into docs/bench.md: an hour on 2 cores (DATASET=)
-	$(PYTHON) -m benchmarks.bench $(OVERRIDES)
+	$(PYTHON) -m benchmarks.bench
 
 bench-peers: .venv-peers/.installed  ## the same against fastai, in an environment of its own: half an hour (DATASET=)
-	.venv-peers/bin/python -m benchmarks.peers $(OVERRIDES)
+	.venv-peers/bin/python -m benchmarks.peers
 
 data: setup  ## draw or check the images of a sweep, without training
-	@$(PYTHON) -m fixres_poc data $(SWEEP_FILE) $(OVERRIDES)
+	@$(FIXRES) data
 
 report: setup  ## render a report again: of a sweep (SWEEP=), or of a folder's tables (FROM=docs/reports/x)
-	@$(PYTHON) -m fixres_poc report "$${FIXRES_FROM:-$$FIXRES_SWEEP}" $(OVERRIDES) $(MODEL)
+	@$(FIXRES) report
 
 publish: setup  ## copy a sweep's report to docs/reports, where reports are committed (SWEEP= DATASET=)
-	@$(PYTHON) -m fixres_poc publish $(SWEEP_FILE) $(OVERRIDES) $(MODEL)
+	@$(FIXRES) publish
 
 compare: setup  ## sweeps side by side, networks or datasets, into reports/compare-*.html (SWEEPS="a b")
-	@$(PYTHON) -m fixres_poc compare $$FIXRES_SWEEPS
+	@$(FIXRES) compare
 
 lint: setup  ## ruff: rules and format, notebooks included
 	$(PYTHON) -m ruff check .

@@ -49,5 +49,5 @@ rule job:
         turn=lambda wildcards, attempt: attempt,
     # exec makes Snakemake the job's parent, which the job watches.
     shell:
-        f"exec {PYTHON} -m fixres_poc run --end-with-parent{LIMIT} "
+        f"exec {PYTHON} -m fixres_poc run{LIMIT} "
         "--turn {resources.turn} --done {output:q} {input.settings:q}"

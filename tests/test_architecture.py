@@ -25,7 +25,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "overview",
     "sweep": "kernel_state kernel notebook_run snakemake reporting execution plan",
     "inference": "finished_run export own_network",
-    "cli": "surroundings application runs sweeps",
+    "cli": "application runs sweeps",
 }
 ORDER = [f"{package}.{module}" for package, modules in HOUSE.items() for module in modules.split()]
 MODULES, LINES, FUNCTION_LINES, NOTEBOOK_MODULES = 9, 360, 60, 40

@@ -13,32 +13,42 @@ import pytest
 import small_run
 import throwaway
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from fixres_poc.cli import app, surroundings
+from fixres_poc.cli import app, application
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY, home
-from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.inference.export import Exported
 from fixres_poc.sweep import execution
+from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
 SMOKE = "sweeps/smoke.yml"
 COMMANDS = [
     *("sweep", "train", "plan", "data", "audit", "compare"),
     *("evaluate", "predict", "export", "adapt", "report", "run"),
 ]
-RUN = "runs/tiny/train48_test64_seed0"
+
+
+@pytest.fixture
+def run(own_home: Path) -> str:
+    """Folder of a finished pair."""
+    assert small_run.make().is_relative_to(own_home)
+    return str(own_home / "runs/tiny/train48_test64_seed0")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
 
 
 def call(*arguments: str) -> tuple[int, str]:
     """Exit code and stderr of a command."""
-    result = CliRunner().invoke(app, list(arguments))
+    result = invoke(*arguments)
     return result.exit_code, result.stderr
 
 
 def said(*arguments: str) -> str:
     """What a command that succeeds prints."""
-    result = CliRunner().invoke(app, list(arguments))
+    result = invoke(*arguments)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 
@@ -60,7 +70,7 @@ def test_help_comes_at_once_and_lists_the_commands() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None:
-    result = CliRunner().invoke(app, [name, "--help"])
+    result = invoke(name, "--help")
     assert "Usage" in result.stdout
     words = result.stdout.split("Example:")[1].split()
     given = words[words.index(name) + 1 :]
@@ -68,51 +78,28 @@ def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None
     assert all(not str(value).startswith("--") for value in parsed.params.values())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["sweep", "sweeps/none.yml"],
-            f"{Path.cwd()}/sweeps/none.yml: cannot be read as a sweep file (No such file",
-        ),
-        (
-            ["sweep", SMOKE, "--backbone", "resnet"],
-            f"{Path.cwd()}/{SMOKE}: backbone = 'resnet': unknown backbone",
-        ),
-        (
-            ["sweep", SMOKE, "--profile", "profiles/none"],
-            f"profile = '{Path.cwd()}/profiles/none': no folder",
-        ),
-        (["data", SMOKE, "--dataset", ""], f"{Path.cwd()}/{SMOKE}: dataset = ''"),
-        (
-            ["plan", SMOKE, "--memory", "16 apples"],
-            "memory = '16 apples': allowed is a number of GiB",
-        ),
-        (["audit", "none"], "dataset '"),
-        (["audit", "sweeps/none.yml"], f"{Path.cwd()}/sweeps/none.yml: cannot be read"),
-        (
-            ["evaluate", "runs/none"],
-            f"run = '{Path.cwd()}/runs/none': no finished run there; allowed is",
-        ),
-        (
-            ["export", "runs/none", "--output", "x.onnx"],
-            f"run = '{Path.cwd()}/runs/none': no finished run there",
-        ),
-        (["predict", "x.jpg"], "no sweep in "),
-        (
-            ["predict", "x.jpg", "--run", "runs/a", "--sweep", "b"],
-            "run and sweep: give one of the two",
-        ),
-        (
-            ["run", "none/settings.json"],
-            f"{Path.cwd()}/none/settings.json: cannot be read as a settings file",
-        ),
-    ],
-)
-def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
-    code, text = call(*arguments)
+NO_RUN = "run = '{}/runs/none': no finished training or pair there"
+WRONG = {  # a command, and how its error begins; {} is the working folder
+    "sweep sweeps/none.yml": "{}/sweeps/none.yml: cannot be read as a sweep file (No such file",
+    f"sweep {SMOKE} --backbone resnet": f"{{}}/{SMOKE}: backbone = 'resnet': unknown backbone",
+    f"sweep {SMOKE} --profile profiles/none": "profile = '{}/profiles/none': no folder",
+    f"data {SMOKE} --dataset=": f"{{}}/{SMOKE}: dataset = ''",
+    f"plan {SMOKE} --memory 16apples": "memory = '16apples': allowed is a number of GiB",
+    "audit none": "dataset '",
+    "audit sweeps/none.yml": "{}/sweeps/none.yml: cannot be read",
+    "evaluate runs/none": NO_RUN,
+    "export runs/none --output x.onnx": NO_RUN,
+    "predict x.jpg": "no sweep in ",
+    "predict x.jpg --run runs/a --sweep b": "run and sweep: give one of the two",
+    "run none/settings.json": "{}/none/settings.json: cannot be read as a settings file",
+}
+
+
+@pytest.mark.parametrize(("command", "message"), WRONG.items())
+def test_wrong_input_is_one_line_and_exit_code_2(command: str, message: str) -> None:
+    code, text = call(*command.split())
     assert code == 2
-    assert text.startswith(f"error: {message}")
+    assert text.startswith(f"error: {message.format(Path.cwd())}")
     assert text.count("\n") == 1
 
 
@@ -145,22 +132,55 @@ def test_errors_are_one_line_and_a_traceback_is_kept_of_unexpected_ones(
     assert (log.exists() and "break_down" in log.read_text()) == (expected[0] == 1)
 
 
-def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+OPTIONS = {
+    "DATASET": "a b",
+    "BACKBONE": "timm:resnet18",
+    "WEIGHTS": "w.pth",
+    "CORES": "3",
+    "PROFILE": "profiles/slurm",
+}
 
-    def run_sweep(sweep: SweepSettings, cores: int | None, profile: str, replace: bool) -> bool:
-        seen.extend(
-            [sweep.name, sweep.dataset, sweep.backbone, sweep.weights, cores, profile, replace]
-        )
-        return False
 
+@pytest.mark.parametrize("way", ["options", "environment", "both"])
+def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """`make` gives them as environment variables; an option on the command line wins."""
+    run_sweep = Mock(return_value=False)
     monkeypatch.setattr(execution, "run_sweep", run_sweep)
-    arguments = ["--dataset", "a b", "--backbone", "timm:resnet18", "--weights", "w.pth"]
-    arguments += ["--cores", "3", "--profile", "profiles/slurm", "--replace"]
-    assert call("sweep", SMOKE, *arguments)[0] == 1
+    arguments = [SMOKE, "--replace", *(f"--{k.lower()}={v}" for k, v in OPTIONS.items())]
+    variables = OPTIONS | {"SWEEP": SMOKE, "REPLACE": "1"}
+    other = dict.fromkeys(variables, "7")
+    for name, value in {"options": {}, "environment": variables, "both": other}[way].items():
+        monkeypatch.setenv(f"FIXRES_{name}", value)
+    assert call("sweep", *([] if way == "environment" else arguments))[0] == 1
+    sweep, *others = run_sweep.call_args.args
     here = str(REPOSITORY)
-    name, profile = "smoke-a-b-resnet18-w.pth", f"{here}/profiles/slurm"
-    assert seen == [name, f"{here}/a b", "timm:resnet18", f"{here}/w.pth", 3, profile, True]
+    assert others == [3, f"{here}/profiles/slurm", True]
+    assert sweep.name == "smoke-a-b-resnet18-w.pth"
+    named = (sweep.dataset, sweep.backbone, sweep.weights)
+    assert named == (f"{here}/a b", "timm:resnet18", f"{here}/w.pth")
+
+
+def test_empty_variables_of_make_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "run_sweep", run_sweep := Mock(return_value=True))
+    for name in (*OPTIONS, "REPLACE"):
+        monkeypatch.setenv(f"FIXRES_{name}", "")
+    said("sweep", SMOKE)
+    assert run_sweep.call_args.args[0].name == "smoke"
+    assert run_sweep.call_args.args[1:] == (None, LOCAL_PROFILE, False)
+
+
+def test_names_to_compare_and_a_reports_folder_come_from_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, rebuild = Mock(), Mock()
+    monkeypatch.setattr("fixres_poc.report.overview.compare", compare)
+    monkeypatch.setattr("fixres_poc.sweep.reporting.rebuild", rebuild)
+    for name, value in {"SWEEPS": "a b", "FROM": str(tmp_path), "SWEEP": SMOKE}.items():
+        monkeypatch.setenv(f"FIXRES_{name}", value)
+    said("compare")
+    said("report")
+    compare.assert_called_once_with(["a", "b"])
+    rebuild.assert_called_once_with(tmp_path)
 
 
 def test_paths_of_the_command_line_are_relative_to_the_working_folder(
@@ -191,7 +211,7 @@ def test_a_folder_with_the_name_of_a_dataset_is_not_taken_for_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic").mkdir()
     monkeypatch.setattr(execution, "prepare_data", lambda sweep: sweep.dataset)
-    result = CliRunner().invoke(app, ["data", str(REPOSITORY / SMOKE), "--dataset", "synthetic"])
+    result = invoke("data", str(REPOSITORY / SMOKE), "--dataset", "synthetic")
     assert "fingerprint synthetic" in result.stdout
     assert str(tmp_path / "synthetic") in result.stderr
 
@@ -223,15 +243,15 @@ def test_the_users_own_settings_and_an_unknown_user_do_not_matter(
 
     for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    for name in surroundings.FOREIGN:
+    for name in application.FOREIGN:
         monkeypatch.setenv(name, "error")
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setenv("IPYTHONDIR", "theirs")
     monkeypatch.setenv("MATPLOTLIBRC", "theirs")
-    surroundings.shield()
+    application.shield()
     assert Path.home().is_relative_to(home())
     assert getpass.getuser() == str(os.getuid())
-    assert not set(surroundings.FOREIGN) & set(os.environ)
+    assert not set(application.FOREIGN) & set(os.environ)
     assert "theirs" not in (os.environ["IPYTHONDIR"], os.environ["MATPLOTLIBRC"])
 
 
@@ -264,7 +284,7 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
 
     def tried(turn: str) -> tuple[int, bool]:
         before = len(ran)
-        done = CliRunner().invoke(app, ["run", "--turn", turn, str(file)])
+        done = invoke("run", "--turn", turn, str(file))
         return done.exit_code, len(ran) > before
 
     assert tried("2") == (0, True), "killed before it began"
@@ -278,87 +298,71 @@ def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
     assert tried("3") == (0, True), "its kernel was killed"
 
 
-def test_images_are_named_and_a_broken_one_is_told_after_the_others(tmp_path: Path) -> None:
-    small_run.make()
-    folder = small_run.images()
-    (tmp_path / "broken.jpg").write_text("no image")
-    arguments = [
-        str(tmp_path / "broken.jpg"),
-        str(folder / "red" / "00.png"),
-        str(folder / "blue"),
-        "--top",
-        "2",
-    ]
-    result = CliRunner().invoke(app, ["predict", *arguments, "--run", RUN, "--adaptation", "head"])
+def test_images_are_named_and_a_broken_one_is_told_after_the_others(
+    run: str, tmp_path: Path
+) -> None:
+    folder, broken = small_run.images(), tmp_path / "broken.jpg"
+    broken.write_text("no image")
+    images = map(str, (broken, folder / "red" / "00.png", folder / "blue"))
+    result = invoke("predict", *images, "--top", "2", "--run", run, "--adaptation", "head")
     assert result.exit_code == 2
-    assert f"error: {tmp_path / 'broken.jpg'}: not a readable image" in result.stderr
+    assert f"error: {broken}: not a readable image" in result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 13
     assert re.fullmatch(r".*/red/00\.png: \w+ [\d.]+%, \w+ [\d.]+%", lines[0])
-    assert [line.split(":")[0] for line in lines[1:]] == [
-        str(file) for file in sorted((folder / "blue").iterdir())
-    ]
+    blue = sorted((folder / "blue").iterdir())
+    assert [line.split(":")[0] for line in lines[1:]] == [str(file) for file in blue]
 
 
-def test_predictions_for_programs_are_those_of_the_sweeps_choice() -> None:
-    run = small_run.make()
-    answer = printed("predict", str(small_run.images() / "red" / "00.png"), "--sweep", "tiny")
-    assert answer["run"] == str(run)
+def test_predictions_for_programs_are_those_of_the_sweeps_choice(run: str) -> None:
+    image = str(small_run.images() / "red" / "00.png")
+    answer = printed("predict", image, "--sweep", "tiny")
+    assert answer["run"] == run
     (only,) = answer["answers"]
-    assert sum(only["classes"].values()) == pytest.approx(1, abs=1e-4)
-    assert list(only["classes"].values()) == sorted(only["classes"].values(), reverse=True)
-    newest = printed("predict", str(small_run.images() / "red" / "00.png"))
-    assert newest == answer
+    probabilities = list(only["classes"].values())
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert printed("predict", image) == answer, "that of the newest sweep"
 
 
-def test_a_run_is_measured_again_and_on_other_images(tmp_path: Path) -> None:
-    small_run.make()
-    stored = json.loads((home() / RUN / "metrics.json").read_text())["accuracies"]
-    rows = printed("evaluate", RUN, "--adaptation", "head_bn")["accuracies"]
-    assert rows[0]["top1"] == pytest.approx(
-        next(x["top1"] for x in stored if x["adaptation"] == "head_bn")
-    )
+def test_a_run_is_measured_again_and_on_other_images(run: str, tmp_path: Path) -> None:
+    stored = json.loads(Path(run, "metrics.json").read_text())["accuracies"]
+    top1 = {each["adaptation"]: each["top1"] for each in stored}
+    again = printed("evaluate", run)["accuracies"]
+    assert {each["adaptation"]: each["top1"] for each in again} == pytest.approx(top1)
     other = tmp_path / "other"
     shutil.copytree(small_run.images() / "red", other / "red")
     shutil.copytree(small_run.images() / "red", other / "puce")
-    found = printed(
-        "evaluate", RUN, "--dataset", str(other), "--view", "five_crop", "--test-size", "48"
-    )
+    options = ["--dataset", str(other), "--view", "five_crop", "--test-size", "48"]
+    found = printed("evaluate", run, *options)
     assert found["left_out"] == ["puce"]
     assert {(row["images"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
-    text = CliRunner().invoke(app, ["evaluate", RUN, "--split", "val"]).stdout
-    assert re.search(
-        r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%", text, re.MULTILINE
-    )
+    line = r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%"
+    assert re.search(line, said("evaluate", run, "--split", "val"), re.MULTILINE)
 
 
-def test_a_run_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_run.make()
+def test_a_run_is_exported(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = Mock(side_effect=lambda run, adaptation, file: Exported(file, 16, 0.0, 0.0))
     monkeypatch.setattr("fixres_poc.inference.export.export", done)
     monkeypatch.chdir(tmp_path)
-    assert str(tmp_path / "net.onnx") in said(
-        "export", RUN, "--output", "net.onnx", "--adaptation", "head"
-    )
+    text = said("export", run, "--output", "net.onnx", "--adaptation", "head")
+    assert str(tmp_path / "net.onnx") in text
     assert done.call_args.args[1:] == ("head", tmp_path / "net.onnx")
 
 
 def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -> None:
     shutil.copyfile(colour_folder / "blue" / "00.png", colour_folder / "green" / "copy.png")
-    assert printed("audit", str(colour_folder))["across_classes"] == [
-        ["blue/00.png", "green/copy.png"]
-    ]
-    text = CliRunner().invoke(app, ["audit", str(colour_folder)]).stdout
+    found = printed("audit", str(colour_folder))["across_classes"]
+    assert found == [["blue/00.png", "green/copy.png"]]
+    text = said("audit", str(colour_folder))
     assert re.search(r" 1  equal images in two classes\n", text)
     assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text
 
 
-def test_names_that_a_terminal_would_obey_are_escaped(tmp_path: Path) -> None:
-    small_run.make()
+def test_names_that_a_terminal_would_obey_are_escaped(run: str, tmp_path: Path) -> None:
     folder = tmp_path / "\x1b[2J\nerror: no"
     folder.mkdir()
     shutil.copy(small_run.images() / "red" / "00.png", folder / "x.png")
-    result = CliRunner().invoke(app, ["predict", str(folder), "--run", RUN])
-    assert result.exit_code == 0
-    assert "\x1b" not in result.stdout
-    assert result.stdout.count("\n") == 1
+    text = said("predict", str(folder), "--run", run)
+    assert "\x1b" not in text
+    assert text.count("\n") == 1

@@ -1,125 +1,141 @@
 """What all commands share: the application, its one-line errors, its options.
 
 Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped
-by Ctrl-C.
+by Ctrl-C. Relative paths are relative to the working folder. `make` gives its variables as
+environment variables, FIXRES_SWEEP and so on; an option on the command line wins.
 """
 
 import contextlib
 import gc
 import io
-import json as plain_json
+import json
+import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Exit, Option
 from typer.core import TyperGroup
 
-from fixres_poc.cli import surroundings
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, resolve
 from fixres_poc.config.settings import NAMED_DATASETS
 from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.config.validation import load_sweep
 
-# jsonschema, which reads notebooks, would import this for a second, to check names of a kind that
-# notebooks lack.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-SweepFile = Annotated[
-    Path, typer.Argument(help="the sweep file, such as sweeps/demo.yml", show_default=False)
-]
-DATASET = "synthetic, a named one such as oxford_pets, or a folder of class folders; replaces the file's, and the "
-DATASET += "sweep's name becomes <file's stem>-<folder's name>, as in reports/images-birds"
-Dataset = Annotated[str | None, typer.Option(help=DATASET)]
-Weights = Annotated[
-    str | None, typer.Option(help="file to load instead of the backbone's own weights")
-]
-Backbone = Annotated[str | None, typer.Option(help="replaces the file's backbone")]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="delete finished runs made with other settings")
-]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, in fractions, seconds and bytes")]
-Run = Annotated[
-    str, typer.Argument(help="a finished run's folder, runs/<sweep>/<run>", show_default=False)
-]
-ADAPTATION = "an adaptation of the run; default: the best on validation"
-Adaptation = Annotated[str | None, typer.Option(help=ADAPTATION, show_default=False)]
-Adaptations = Annotated[
-    list[str] | None, typer.Option("--adaptation", help="may be given several times")
-]
-TEST_SIZE: Any = typer.Option(
-    min=32, max=2048, help="side of the test crop in px", show_default=False
-)
+FOREIGN = ("MPLBACKEND", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS")
 
 
 class OneLineErrors(TyperGroup):
     """Turns exceptions into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; nobody sees a traceback, but the unexpected ones are kept in runs/error.log."""
+        """Run the command without showing a traceback; runs/error.log keeps unexpected ones."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("stopped; run the same command again to resume", file=sys.stderr)
-            raise typer.Exit(130) from None
+            say("stopped; run the same command again to resume", error=True)
+            raise Exit(130) from None
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
                 raise  # typer's own, such as a missing argument
-            raise typer.Exit(_tell(error)) from None
+            raise Exit(_tell(error)) from None
 
 
 def _tell(error: Exception) -> int:
-    line = printable(" ".join(str(error).split()))
+    line = " ".join(str(error).split())
     if isinstance(error, InputError):
-        print(f"error: {line}", file=sys.stderr)
+        say(f"error: {line}", error=True)
         return 2
     log, kept = home() / "runs" / "error.log", ""
-    with contextlib.suppress(OSError):  # a full disk, or one that may not be written to
+    with contextlib.suppress(OSError):  # a full disk, or a folder that is not writable
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         kept = f"; traceback in {log}"
-    print(f"error: {type(error).__name__}: {line}{kept}", file=sys.stderr)
+    say(f"error: {type(error).__name__}: {line}{kept}", error=True)
     return 1
 
 
-def say(*lines: str, json: Any = None) -> None:
-    """Print lines for people, or a value for programs in their place."""
-    for line in plain_json.dumps(json, indent=1).split("\n") if json else lines:
-        print(printable(line))  # names in it may hold what a terminal would obey
+def say(*lines: str, error: bool = False) -> None:
+    """Print lines to stdout or stderr, without terminal escape codes that names may contain."""
+    for line in lines:
+        print(printable(line), file=sys.stderr if error else sys.stdout)
 
 
-def here(path: str | Path) -> Path:
-    """Absolute form of a path that the command line gives: relative ones are relative to the working folder."""
-    return resolve(path, Path.cwd())
-
-
-def dataset_here(given: str) -> str:
-    """The name of a named dataset, or the absolute path of a folder."""
-    if given in ("", "synthetic", *NAMED_DATASETS):
-        if given and Path(given).is_dir():
-            print(
-                f"dataset {given}: the one of that name, not the folder {here(given)}; ./{given} is",
-                file=sys.stderr,
-            )
-        return given
-    return str(here(given))
-
-
-def load(file: Path, **overrides: str | None) -> SweepSettings:
-    """The settings of a sweep file, with the options that were given."""
-    from fixres_poc.config.validation import load_sweep
-
-    given = {key: value for key, value in overrides.items() if value is not None}
-    given |= {key: str(here(given[key])) for key in ("weights", "imagenet_list") if given.get(key)}
-    return load_sweep(
-        here(file), given | {key: dataset_here(given[key]) for key in given if key == "dataset"}
-    )
+def answer(lines: Iterable[str], value: Any, as_json: bool) -> None:
+    """Print lines for people, or a value for programs."""
+    say(*(json.dumps(value, indent=1).splitlines() if as_json else lines))
 
 
 def records(table: Any) -> Any:
     """A table as a list of rows, for JSON."""
-    return plain_json.loads(table.to_json(orient="records"))
+    return json.loads(table.to_json(orient="records"))
 
+
+def here(path: Path | None) -> Path | None:
+    """Absolute form of a path that the command line gives."""
+    return path and resolve(path, Path.cwd())
+
+
+def _dataset(given: str | None) -> str | None:
+    """The name of a named dataset, or the absolute path of a folder."""
+    if not given:
+        return given
+    folder = resolve(given, Path.cwd())
+    if given not in ("synthetic", *NAMED_DATASETS):
+        return str(folder)
+    if folder.is_dir():
+        what = f"the one of that name, not the folder {folder}; ./{given} is"
+        say(f"dataset {given}: {what}", error=True)
+    return given
+
+
+def load(
+    file: Path, dataset: str | None = None, backbone: str | None = None, weights: Path | None = None
+) -> SweepSettings:
+    """The settings of a sweep file, with the options that were given."""
+    given = {"dataset": dataset, "backbone": backbone, "weights": weights and str(weights)}
+    return load_sweep(file, given)
+
+
+SweepFile = Annotated[
+    Path, Argument(envvar="FIXRES_SWEEP", callback=here, help="such as sweeps/demo.yml")
+]
+DATASET = "synthetic, a named one such as oxford_pets, or a folder of class folders"
+Images = Annotated[str, Argument(callback=_dataset, help=DATASET)]
+Dataset = Annotated[
+    str | None,
+    Option(
+        envvar="FIXRES_DATASET",
+        callback=_dataset,
+        help=f"{DATASET}; replaces the file's, and the sweep's name becomes "
+        "<file's stem>-<folder's name>, as in reports/images-birds",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    Option(
+        envvar="FIXRES_WEIGHTS",
+        callback=here,
+        help="file to load instead of the backbone's own weights",
+    ),
+]
+Backbone = Annotated[
+    str | None, Option(envvar="FIXRES_BACKBONE", help="replaces the file's backbone")
+]
+Replace = Annotated[
+    bool,
+    Option(
+        "--replace", envvar="FIXRES_REPLACE", help="delete finished runs made with other settings"
+    ),
+]
+Json = Annotated[bool, Option("--json", help="print JSON, in fractions, seconds and bytes")]
+Run = Annotated[Path, Argument(callback=here, help="a finished run's folder, runs/<sweep>/<run>")]
+Adaptation = Annotated[str | None, Option(help="one of the run's; default: the best on validation")]
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -135,8 +151,27 @@ def describe() -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
     # looking for garbage among what imports leave took a fifth of their time
     gc.set_threshold(1_000_000, 20, 100)
-    surroundings.shield()
-    # a path may hold letters that the terminal's encoding has not
+    # jsonschema, which reads notebooks, imports this for seconds, to check what notebooks lack
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    shield()
+    # a path may hold letters that the terminal's encoding lacks
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def shield() -> None:
+    """Make runs look the same on every machine: the environment, which they inherit, is changed.
+
+    The user's settings of Python, IPython and matplotlib are left out. A user whom the system does
+    not know, as in a container, gets a name and a home.
+    """
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    warnings.filters[:] = [each for each in warnings.filters if each[0] != "error"]  # type: ignore[index]
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    runs = home() / "runs"
+    os.environ["IPYTHONDIR"] = str(runs / ".ipython")
+    if os.path.expanduser("~") == "~":  # neither $HOME nor an entry in /etc/passwd
+        os.environ["HOME"] = str(runs / ".cache")
+    os.environ.setdefault("USER", str(os.getuid()))  # Snakemake asks for a name

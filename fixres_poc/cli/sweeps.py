@@ -4,24 +4,26 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from fixres_poc.cli.application import (
     Backbone,
     Dataset,
+    Images,
     Json,
     Replace,
     SweepFile,
     Weights,
+    answer,
     app,
-    dataset_here,
     here,
     load,
     records,
     say,
 )
-from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.settings import DatasetSettings
+from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.config.validation import validate
 
 
 @app.command(epilog="Example: fixres-poc sweep sweeps/images.yml --dataset /my/birds --cores 4")
@@ -31,10 +33,15 @@ def sweep(
     backbone: Backbone = None,
     weights: Weights = None,
     cores: Annotated[
-        int | None, typer.Option(min=1, help="processor cores to use, all by default")
+        int | None, Option(min=1, envvar="FIXRES_CORES", help="to use, all by default")
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(help="folder of a Snakemake profile; default: this machine")
+        Path | None,
+        Option(
+            envvar="FIXRES_PROFILE",
+            callback=here,
+            help="folder of a Snakemake profile; default: this machine",
+        ),
     ] = None,
     replace: Replace = False,
 ) -> None:
@@ -42,13 +49,12 @@ def sweep(
     from fixres_poc.sweep.execution import run_sweep
     from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
-    if profile and not (here(profile) / "config.yaml").is_file():
-        raise InputError(
-            f"profile = {str(here(profile))!r}: no folder with a config.yaml; see profiles/slurm"
-        )
-    settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
-    if not run_sweep(settings, cores, str(here(profile)) if profile else LOCAL_PROFILE, replace):
-        raise typer.Exit(1)
+    if profile and not (profile / "config.yaml").is_file():
+        what = "no folder with a config.yaml; see profiles/slurm"
+        raise InputError(f"profile = {str(profile)!r}: {what}")
+    settings = load(file, dataset, backbone, weights)
+    if not run_sweep(settings, cores, str(profile or LOCAL_PROFILE), replace):
+        raise Exit(1)
 
 
 @app.command(epilog="Example: accelerate launch -m fixres_poc train sweeps/stanford_dogs.yml")
@@ -65,7 +71,7 @@ def train(
     """
     from fixres_poc.sweep.execution import train_all
 
-    train_all(load(file, dataset=dataset, backbone=backbone, weights=weights), replace)
+    train_all(load(file, dataset, backbone, weights), replace)
 
 
 @app.command(epilog="Example: fixres-poc plan sweeps/stanford_dogs.yml --memory 24GiB --tflops 20")
@@ -75,12 +81,13 @@ def plan(
     backbone: Backbone = None,
     weights: Weights = None,
     memory: Annotated[
-        str | None, typer.Option(help="of the card to plan for, such as 16GiB")
+        str | None, Option(envvar="FIXRES_MEMORY", help="of the card to plan for, such as 16GiB")
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option(min=0.001, help="10^12 FLOP/s that training achieves there")
+        float | None,
+        Option(min=0.001, envvar="FIXRES_TFLOPS", help="10^12 FLOP/s that training achieves there"),
     ] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Say how much memory and time a sweep will need.
 
@@ -88,10 +95,10 @@ def plan(
     """
     from fixres_poc.sweep import plan as planning
 
-    settings = load(file, dataset=dataset, backbone=backbone, weights=weights)
+    settings = load(file, dataset, backbone, weights)
     tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
-    answer = {name: records(table) for name, table in tables.items()}
-    say(*planning.text(tables).split("\n"), json=json and answer)
+    found = {name: records(table) for name, table in tables.items()}
+    answer(planning.text(tables).splitlines(), found, as_json)
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")
@@ -99,54 +106,51 @@ def data(file: SweepFile, dataset: Dataset = None) -> None:
     """Draw or check the images of a sweep, without any training."""
     from fixres_poc.sweep.execution import prepare_data
 
-    settings = load(file, dataset=dataset)
+    settings = load(file, dataset)
     fingerprint = prepare_data(settings)
     say(f"{settings.name}: the images of {settings.dataset} are ready, fingerprint {fingerprint}")
 
 
 @app.command(epilog="Example: fixres-poc audit /my/birds --json")
 def audit(
-    images: Annotated[
-        str, typer.Argument(help="a sweep file, or a folder of class folders", show_default=False)
-    ],
+    images: Images,
     imagenet_list: Annotated[
-        str | None, typer.Option(help="ImageNet's training images, one a line")
+        Path | None, Option(callback=here, help="ImageNet's training images, one a line")
     ] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Look for leaked test images and near duplicates.
 
     Leaked: the network may know them. Near duplicates are those in two parts of the split, or in
     two classes.
     """
-    from fixres_poc.config.validation import validate
     from fixres_poc.data.dataset import load_dataset
     from fixres_poc.data.leakage import check_leakage
 
+    known = str(imagenet_list) if imagenet_list else None
     if images.endswith((".yml", ".yaml")):
-        given = load(Path(images), imagenet_list=imagenet_list)
-        values = given.model_dump(include=set(DatasetSettings.model_fields))
+        given = load(Path(images))
+        settings, known = given.data_settings(), known or given.imagenet_list
     else:
-        values = {
-            "dataset": dataset_here(images),
-            "imagenet_list": imagenet_list and str(here(imagenet_list)),
-        }
-    settings = validate(DatasetSettings, values, "audit")
-    data = load_dataset(settings)
-    for note in data.notes:
-        print(printable(note), file=sys.stderr)
-    found = check_leakage(data, settings.imagenet_list)
-    twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
-    summary = [
-        f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)
-    ]
-    say(*summary, *twins, found.verdict().replace("**", ""), json=json and found.record())
+        settings = validate(DataSettings, {"dataset": images}, "audit")
+    dataset = load_dataset(settings)
+    say(*dataset.notes, error=True)
+    found = check_leakage(dataset, known)
+    summary = found.summary().itertuples(index=False)
+    lines = [f"{result:>13}  {check}" for check, result in summary]
+    lines += [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
+    answer([*lines, found.verdict().replace("**", "")], found.record(), as_json)
 
 
 @app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
 def report(
     source: Annotated[
-        Path, typer.Argument(help="a sweep file, or the folder of a report", show_default=False)
+        Path,
+        Argument(
+            envvar=["FIXRES_FROM", "FIXRES_SWEEP"],
+            callback=here,
+            help="a sweep file, or the folder of a report",
+        ),
     ],
     dataset: Dataset = None,
     backbone: Backbone = None,
@@ -159,10 +163,10 @@ def report(
     from fixres_poc.sweep import reporting
     from fixres_poc.sweep.execution import locked
 
-    if here(source).is_dir():
-        page = reporting.rebuild(here(source))
+    if source.is_dir():
+        page = reporting.rebuild(source)
     else:
-        settings = load(source, dataset=dataset, backbone=backbone, weights=weights)
+        settings = load(source, dataset, backbone, weights)
         with locked(settings.name):
             page = reporting.render(settings)
     say(f"report: {page}")
@@ -175,15 +179,14 @@ def publish(
     """Copy a report to docs/reports, where reports are committed."""
     from fixres_poc.sweep import reporting
 
-    say(
-        f"published: {reporting.publish(load(file, dataset=dataset, backbone=backbone, weights=weights).name)}"
-    )
+    settings = load(file, dataset, backbone, weights)
+    say(f"published: {reporting.publish(settings.name)}")
 
 
 @app.command(epilog="Example: fixres-poc compare dogs10 dogs10-tf_efficientnet_lite2")
 def compare(
     names: Annotated[
-        list[str], typer.Argument(help="names of sweeps that have a report", show_default=False)
+        list[str], Argument(envvar="FIXRES_SWEEPS", help="names of sweeps that have a report")
     ],
 ) -> None:
     """Put sweeps side by side: networks, or datasets.
@@ -198,22 +201,10 @@ def compare(
 
 @app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
 def run(
-    settings_files: Annotated[
-        list[Path], typer.Argument(help="runs/<sweep>/<run>/settings.json", show_default=False)
-    ],
-    end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
-    time_limit: Annotated[
-        int | None, typer.Option(min=1, help="most seconds that each may take")
-    ] = None,
-    turn: Annotated[
-        int,
-        typer.Option(
-            min=1, hidden=True, help="1 for the first try; others leave what fails by itself"
-        ),
-    ] = 1,
-    done: Annotated[
-        Path | None, typer.Option(hidden=True, help="file to make at the end; skips what is done")
-    ] = None,
+    settings_files: Annotated[list[Path], Argument(help="runs/<sweep>/<run>/settings.json")],
+    time_limit: Annotated[int | None, Option(min=1, help="most seconds that each may take")] = None,
+    turn: Annotated[int, Option(hidden=True)] = 1,
+    done: Annotated[Path | None, Option(hidden=True)] = None,
 ) -> None:
     """Run notebooks from their settings files, as a sweep does.
 
@@ -221,9 +212,9 @@ def run(
     """
     from fixres_poc.sweep import notebook_run
 
-    if end_with_parent:
+    if done:  # a job of Snakemake's: it makes this file at its end, and ends with its parent
         notebook_run.end_with_parent()
     failed = notebook_run.run_job(settings_files, time_limit, done, turn)
     for name, failure in failed.items():
         print(f"failed: {name}: {failure.message}", file=sys.stderr)
-    raise typer.Exit(bool(failed))
+    raise Exit(bool(failed))

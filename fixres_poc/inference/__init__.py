@@ -1,1 +1,1 @@
-"""A finished run as a network to use: predictions, evaluation, export; and a network of one's own, adapted."""
+"""A finished run as a network: predict, evaluate, export; and a network of one's own, adapted."""

@@ -1,4 +1,4 @@
-"""A finished run as a network to use: read back from what the run stored, and asked about any images.
+"""A finished run as a network to use: read back from what the run stored, and asked about images.
 
 A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a
 pair whose test size is its train resolution. The network itself is not in a pair's folder but in
@@ -27,7 +27,6 @@ from fixres_poc.data.loading import read_image
 from fixres_poc.data.sources import image_folder
 from fixres_poc.method import stage1
 from fixres_poc.method.evaluation import predict, probabilities, transforms_for
-from fixres_poc.method.stage1 import Trained
 from fixres_poc.method.stage2 import Equalised
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
@@ -35,6 +34,16 @@ from fixres_poc.model.device import Portion, accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
 EXAMPLE = "runs/demo/train96_test160_seed0"
+
+
+def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> str:
+    """The adaptation that is best on validation in one centre crop; the first of equals.
+
+    Args:
+        accuracies: of `record.summarise`.
+    """
+    center = accuracies[accuracies["view"] == "center"].drop_duplicates("adaptation")
+    return str(center.set_index("adaptation")["val_top1"].reindex(list(adaptations)).idxmax())
 
 
 @dataclass
@@ -49,7 +58,7 @@ class FinishedRun:
     settings: PairSettings
     classes: tuple[str, ...]
     metrics: dict[str, Any]
-    trained: Trained
+    model: nn.Module
     tails: dict[str, Tail]
     accelerator: Accelerator
 
@@ -60,40 +69,15 @@ class FinishedRun:
             InputError: the run has none of that name.
         """
         if adaptation not in self.tails:
-            raise InputError(
-                f"adaptation = {adaptation!r}: {self.folder.name} holds {', '.join(self.tails)}"
-            )
+            held = ", ".join(self.tails)
+            raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {held}")
         return self.tails[adaptation]
 
     def best(self) -> str:
-        """The adaptation that validation prefers in one centre crop; the simplest where it cannot tell."""
-        rows = [each for each in self.metrics.get("accuracies", ()) if each["view"] == "center"]
-        top1 = {each["adaptation"]: each["val_top1"] for each in rows}
-        known = [name for name in CANDIDATES if name in self.tails] or list(self.tails)
-        return max(known, key=lambda name: top1.get(name, 0.0))
-
-    def probabilities(
-        self,
-        images: Sequence[torch.Tensor],
-        adaptation: str,
-        view: View = "center",
-        size: int | None = None,
-    ) -> torch.Tensor:
-        """Probabilities (N, C) of images, framed as test images are.
-
-        Args:
-            images: N images, uint8 (3, H, W).
-            size: side of the crop in px, the run's test resolution by default.
-        """
-        size = size or self.settings.test_size
-        frame = transforms_for(self.settings, size, size, view)["val_test"]
-        framed, tails = (
-            torch.stack([frame(image) for image in images]),
-            {adaptation: self.tail(adaptation)},
-        )
-        portion = Portion(self.settings.batch_size)
-        trunk = Trunk(self.trained.model)
-        return probabilities(trunk, tails, framed, portion, self.accelerator)[adaptation].cpu()
+        """The adaptation that validation prefers; the simplest where it cannot tell."""
+        known = [name for name in CANDIDATES if name in self.tails]
+        measured = pd.DataFrame(self.metrics.get("accuracies", ()))
+        return known[0] if measured.empty else preferred(measured, known)
 
     def classify(
         self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5
@@ -107,42 +91,35 @@ class FinishedRun:
             `image` and `classes`, name to probability from the highest, an image; `error`, one
             line, where it cannot be read.
         """
-        files = [
-            path / name
-            for path in paths
-            for name in (path.is_dir() and image_folder.walk(path)[0]) or [""]
-        ]
-        answers: list[dict[str, Any]] = []
-        for start in range(0, len(files), self.settings.batch_size):
+        answers, size = list[dict[str, Any]](), self.settings.test_size
+        frame = transforms_for(self.settings, size, size, view)["val_test"]
+        tails, trunk = {adaptation: self.tail(adaptation)}, Trunk(self.model)
+        portion = Portion(self.settings.batch_size)
+        for path in paths:
+            names = image_folder.walk(path)[0] if path.is_dir() else []
+            answers += [{"image": str(path / name)} for name in names or [""]]
+        for start in range(0, len(answers), self.settings.batch_size):
             images, readable = [], []
-            for file in files[start : start + self.settings.batch_size]:
-                answers.append({"image": str(file)})
+            for answer in answers[start : start + self.settings.batch_size]:
                 try:
-                    images.append(read_image(file))
-                    readable.append(answers[-1])
+                    images.append(frame(read_image(Path(answer["image"]))))
+                    readable.append(answer)
                 except InputError as error:
-                    answers[-1]["error"] = str(error)
-            if images:
-                best = self.probabilities(images, adaptation, view).topk(
-                    min(top, len(self.classes))
-                )
-                for answer, *pairs in zip(
-                    readable, best.indices.tolist(), best.values.tolist(), strict=True
-                ):
-                    answer["classes"] = {
-                        self.classes[index]: p for index, p in zip(*pairs, strict=True)
-                    }
+                    answer["error"] = str(error)
+            if not images:
+                continue
+            batch = torch.stack(images)
+            found = probabilities(trunk, tails, batch, portion, self.accelerator)[adaptation]
+            for answer, row in zip(readable, found.cpu(), strict=True):
+                values, indices = row.topk(min(top, len(self.classes)))
+                names = [self.classes[index] for index in indices]
+                answer["classes"] = dict(zip(names, values.tolist(), strict=True))
         return answers
 
     def accuracies(
-        self,
-        data: ImageDataset,
-        split: str,
-        adaptations: Sequence[str],
-        view: View = "center",
-        size: int | None = None,
+        self, data: ImageDataset, split: str, view: View = "center", size: int | None = None
     ) -> pd.DataFrame:
-        """How well the run classifies a split.
+        """How well the run classifies a split, with each of its tails.
 
         Returns:
             One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 %
@@ -151,10 +128,9 @@ class FinishedRun:
         Raises:
             InputError: the network does not take images of `size` px.
         """
-        check_sizes(self.trained.model, self.settings.backbone, [size] if size else [])
-        tails = {name: self.tail(name) for name in adaptations}
+        check_sizes(self.model, self.settings.backbone, [size] if size else [])
         common = (self.settings, size or self.settings.test_size, self.accelerator, view)
-        table = predict(self.trained.model, tails, data, split, *common).table
+        table = predict(self.model, self.tails, data, split, *common).table
         rows = summarise(table.assign(split="test"))
         return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
 
@@ -162,14 +138,12 @@ class FinishedRun:
         """The images that the run was made with.
 
         Raises:
-            InputError: as `load_dataset`, or they are others now, so that the split may be another
-                as well.
+            InputError: the images cannot be read, or they have changed, and the split with them.
         """
         found = load_dataset(self.settings)
         if self.metrics["used"].get("data") != found.fingerprint():
-            raise InputError(
-                f"dataset = {self.settings.dataset!r}: the images have changed since {self.folder.name}"
-            )
+            where = f"dataset = {self.settings.dataset!r}"
+            raise InputError(f"{where}: the images have changed since {self.folder.name}")
         return found
 
 
@@ -179,89 +153,69 @@ def load(run: str | Path) -> FinishedRun:
     Raises:
         InputError: no finished training or pair there, or its files do not belong together.
     """
-    folder = next(
-        (each for each in (Path(run), home() / run) if (each / "metrics.json").is_file()), None
-    )
-    if folder is None:
-        raise InputError(
-            f"run = {str(Path(run).absolute())!r}: no finished run there; allowed is one such as {EXAMPLE}"
-        )
-    folder = folder.resolve()
-    metrics = read_record(folder / "metrics.json", settings=dict, classes=list, used=dict | None)
-    if not metrics:
-        raise InputError(f"{folder / 'metrics.json'}: damaged; the next sweep does this run again")
-    metrics.setdefault("used", {"data": metrics.get("data")})  # where an older version wrote it
-    values = metrics["settings"]
-    if "train_size" not in values:
-        raise InputError(
-            f"run = {str(run)!r}: neither a training nor a pair; allowed is one such as {EXAMPLE}"
-        )
-    if "test_size" not in values:
-        values = values | {"test_size": values["train_size"]}
+    folder = Path(run).resolve()
+    metrics = read_record(folder / "metrics.json", settings=dict, classes=list, used=dict)
+    wanted = metrics.get("settings", {})
+    if "train_size" not in wanted:
+        what = "no finished training or pair there, or its metrics.json is damaged"
+        raise InputError(f"run = {str(folder)!r}: {what}; allowed is one such as {EXAMPLE}")
+    values = {"test_size": wanted["train_size"], **wanted}
     settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
-    accelerator = accelerator_for(
-        "fp32" if settings.precision == "fp16" and device_name() is None else settings.precision
-    )
-    train, known = settings.train_settings(), {"classes": metrics["classes"]}
-    if metrics["used"].get("data"):
-        known["images"] = metrics["used"]["data"]
+    without_gpu = settings.precision == "fp16" and device_name() is None
+    accelerator = accelerator_for("fp32" if without_gpu else settings.precision)
+    train = settings.train_settings()
+    known = {"classes": metrics["classes"], "images": metrics["used"].get("data")}
     trained = stage1.finished(folder.parent / train.run_name, train, known, accelerator)
-    tails = {"none": Tail(trained.model)}
-    if "test_size" in metrics["settings"]:
+    tails = {"none": Tail(trained.model), **trained.controls}  # adapted at its own size
+    if "test_size" in wanted:
         tails = _tails(folder, trained.model, metrics["classes"])
-    else:
-        tails |= trained.controls  # that is, adapted at its own size
-    frozen = {name: tail.requires_grad_(False).eval() for name, tail in tails.items()}
-    return FinishedRun(
-        folder, settings, tuple(metrics["classes"]), metrics, trained, frozen, accelerator
-    )
+    for tail in tails.values():
+        tail.requires_grad_(False).eval()
+    classes = tuple(metrics["classes"])
+    return FinishedRun(folder, settings, classes, metrics, trained.model, tails, accelerator)
 
 
 def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail]:
-    tensors, stored = checkpoint.load(
-        folder / "adapted.safetensors",
-        {"classes": classes, "stage1": checkpoint.digest(model.state_dict())},
-    )
-    tails: dict[str, Tail] = {}
-    for name in stored["tails"]:
-        prefix = f"{name}."
-        state = {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
-        tail = tails[name] = Tail(model)
-        if "classifier.slope" in state:
+    record = {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
+    tensors, stored = checkpoint.load(folder / "adapted.safetensors", record)
+    states: dict[str, dict[str, torch.Tensor]] = {name: {} for name in stored["tails"]}
+    for key, value in tensors.items():
+        adaptation, _, name = key.partition(".")
+        states.setdefault(adaptation, {})[name] = value
+    tails = {name: Tail(model) for name in stored["tails"]}
+    for name, tail in tails.items():
+        if "classifier.slope" in states[name]:
             tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
-        tail.load_state_dict(state)
+        tail.load_state_dict(states[name])
     return tails
 
 
-def chosen(sweep: str | None) -> tuple[Path, str, View]:
-    """What a sweep's validation prefers: the pair's folder, the adaptation and the view.
+def load_best(run: Path | None, sweep: str | None) -> tuple[FinishedRun, str, View]:
+    """A run with what validation prefers: adaptation and view, and of a sweep the pair.
 
     Args:
+        run: its folder; None for a sweep's.
         sweep: its file or its name; None for that of the newest finished pair whose sweep has a
             report.
 
     Raises:
         InputError: there is no report yet, or it has no pair that was run to its end.
     """
-    if sweep is None:
-        done = (home() / "runs").glob("*/*_test*/metrics.json")
-        reported = [
-            file for file in done if (report_folder(file.parents[1].name) / "results.csv").is_file()
-        ]
-        if not reported:
-            raise InputError(
-                f"no sweep in {home() / 'runs'} has a report; run `fixres-poc sweep` first, or give a run"
-            )
-        name = max(reported, key=lambda file: file.stat().st_mtime).parents[1].name
-    else:
-        name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
+    if run is not None:
+        network = load(run)
+        return network, network.best(), "center"
+    name = Path(sweep).name.removesuffix(".yml").removesuffix(".yaml") if sweep else _newest()
     cell = load_results(name).choose()
-    return (
-        run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed)),
-        cell.adaptation,
-        cast(View, cell.view),
-    )
+    folder = run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed))
+    return load(folder), cell.adaptation, cast(View, cell.view)
+
+
+def _newest() -> str:
+    runs = home() / "runs"
+    done = sorted(runs.glob("*/*_test*/metrics.json"), key=lambda file: file.stat().st_mtime)
+    names = [file.parents[1].name for file in done]
+    reported = [name for name in names if (report_folder(name) / "results.csv").is_file()]
+    if not reported:
+        advice = "run `fixres-poc sweep` first, or give a run"
+        raise InputError(f"no sweep in {runs} has a report; {advice}")
+    return reported[-1]

@@ -98,7 +98,7 @@ def train_or_load(
             return _restore(path, record, settings, accelerator)
     except InputError as error:  # a checkpoint of other settings or images, or a damaged one
         log.warning("%s; training again", error)
-    trained = _train_all(settings, data, accelerator, path.parent)
+    trained = train_with_controls(settings, data, accelerator)
     tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
     for name, tail in trained.controls.items():
         tensors |= {f"{CONTROL}{name}.{key}": value for key, value in tail.state_dict().items()}
@@ -135,14 +135,15 @@ def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Acce
         ) from None
 
 
-def _train_all(
-    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, folder: Path
+def train_with_controls(
+    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> Trained:
     """Train with each recipe of the settings, keep what validation prefers, and adapt its controls.
 
     Stage 1's recipe and stage 2's choices are those of the training `settings.tuned_by`, where that
     is named.
     """
+    folder = run_folder(settings.sweep, settings.run_name)
     known = None if settings.tuned_by is None else _choices_of(settings)
     start, probe_s = head_started(settings, data, accelerator)
     start = start and start.cpu()  # a card holds one network at a time

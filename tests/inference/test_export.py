@@ -106,7 +106,7 @@ HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def test_normalisation_is_inside_and_the_tail_is_in_its_place() -> None:
     run = finished_run.load(small_run.make())
     raw = torch.rand(2, 3, 64, 64)
-    model, tail = run.trained.model, run.tail("head_bn")
+    model, tail = run.model, run.tail("head_bn")
     expected = tail(*Trunk(model)((raw - 0.5) / 0.5)).softmax(dim=1)
     network = export.Network(model, tail, HALVES)
     torch.testing.assert_close(network(raw), expected, atol=1e-5, rtol=1e-4)

@@ -23,12 +23,17 @@ HOSTILE = [
 ]
 
 
+NAMES = ("SWEEP", "DATASET", "BACKBONE", "WEIGHTS", "PROFILE")
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """An environment whose python writes down its arguments, one a line."""
+    """An environment whose python writes down its arguments and what it is given, one a line."""
     python = tmp_path / "own environment" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] || printf "%s\\n" "$@" > "{tmp_path}/said"\n')
+    given = " ".join(f'"$FIXRES_{name}"' for name in NAMES)
+    lines = f'printf "%s\\n" "$@" > "{tmp_path}/said"; printf "%s\\n" {given} > "{tmp_path}/given"'
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] || {{ {lines}; }}\n')
     python.chmod(0o755)
     return tmp_path / "own environment"
 
@@ -39,37 +44,25 @@ def test_hostile_values_are_passed_on_and_not_run(
     given: str, way: str, environment: Path, tmp_path: Path
 ) -> None:
     value = given.format(tmp_path / "touched")
-    values = {
-        "DATASET": value,
-        "SWEEP": value,
-        "BACKBONE": value,
-        "WEIGHTS": value,
-        "PROFILE": value,
-    }
-    arguments = [f"{name}={each}" for name, each in values.items()] if way == "argument" else []
+    values = dict.fromkeys(NAMES, value)
+    arguments = [f"{name}={value}" for name in NAMES] if way == "argument" else []
     variables = os.environ | (values if way == "environment" else {})
     command = ["make", "-s", "sweep", f"VENV={environment}", *arguments]
     subprocess.run(command, cwd=REPOSITORY, env=variables, check=True, capture_output=True)
-    options = [
-        f"--{name.lower()}={value}" for name in ("DATASET", "BACKBONE", "WEIGHTS", "PROFILE")
-    ]
-    assert (tmp_path / "said").read_text().splitlines() == [
-        "-m",
-        "fixres_poc",
-        "sweep",
-        value,
-        *options,
-    ]
+    assert (tmp_path / "said").read_text().splitlines() == ["-m", "fixres_poc", "sweep"]
+    assert (tmp_path / "given").read_text().splitlines() == [value] * len(NAMES)
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_data_set_alone_takes_the_sweep_file_for_folders(
-    environment: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("target", "expected"), [("data", ["sweeps/images.yml", "/my/birds"]), ("unit", ["", ""])]
+)
+def test_a_data_set_alone_takes_the_sweep_file_for_folders_and_reaches_no_test(
+    target: str, expected: list[str], environment: Path, tmp_path: Path
 ) -> None:
-    command = ["make", "-s", "data", f"VENV={environment}", "DATASET=/my/birds"]
+    command = ["make", "-s", target, f"VENV={environment}", "DATASET=/my/birds"]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-    said = (tmp_path / "said").read_text().splitlines()
-    assert said == ["-m", "fixres_poc", "data", "sweeps/images.yml", "--dataset=/my/birds"]
+    assert (tmp_path / "given").read_text().splitlines()[:2] == expected
 
 
 @pytest.mark.parametrize(
