@@ -136,7 +136,7 @@ def audit(
     for note in data.notes:
         print(printable(note), file=sys.stderr)
     found = check_leakage(data, settings.imagenet_list)
-    twins = [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
+    twins = [f"{first} ~ {second} ({bits} bits)" for first, second, bits in found.near.listed]
     summary = [
         f"{result:>13}  {check}" for check, result in found.summary().itertuples(index=False)
     ]

@@ -165,7 +165,7 @@ class FinishedRun:
             InputError: as `load_dataset`, or they are others now, so that the split may be another
                 as well.
         """
-        found = load_dataset(self.settings)
+        found = load_dataset(self.settings, self.settings.sweep)
         if self.metrics["used"].get("data") != found.fingerprint():
             raise InputError(
                 f"dataset = {self.settings.dataset!r}: the images have changed since {self.folder.name}"

@@ -254,7 +254,9 @@ def _backdrop(rng: np.random.Generator, height: int, width: int, horizon: float)
     ridge = rows / height - horizon / height + 0.1 * (noise(rng, height, width, 60) - 0.5)
     edge = smoothstep(-0.03, 0.03, ridge)
     octaves = ((2.5, 0.65), (9, 0.7), (40, 0.9))
-    fine = sum((noise(rng, height, width, cell, stretch) - 0.5) * weight for cell, weight in octaves)
+    fine = sum(
+        (noise(rng, height, width, cell, stretch) - 0.5) * weight for cell, weight in octaves
+    )
     soft = noise(rng, height, width, 70, 1.5) - 0.5
     far, near = np.float32(np.array(tints) + rng.uniform(-0.05, 0.05, 6)).reshape(2, 3)
     ground, behind = edge * (1 + spread * fine), (1 - edge) * (1 + 0.5 * soft)

@@ -81,9 +81,7 @@ class Frame(NamedTuple):
 
     def inverse(self) -> tuple[float, ...]:
         """Matrix (u per x, u per y, v per x, v per y) of the way back."""
-        return tuple(
-            value / self.determinant for value in (self.yv, -self.xv, -self.yu, self.xu)
-        )
+        return tuple(value / self.determinant for value in (self.yv, -self.xv, -self.yu, self.xu))
 
     def extent(
         self, parts: Sequence[Part], margin: float = 0.0
