@@ -6,10 +6,9 @@ what is drawn, decodes every image to find broken ones, and writes the table.
 
 import csv
 import hashlib
-import io
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,20 +199,20 @@ def _measured(
     data: ImageDataset, skip: bool = False, decode: bool = True
 ) -> tuple[ImageDataset, dict[str, str]]:
     """The images that can be read, their table with their sizes, and the others with the reason."""
-    sizes = bar(decoding.measure(data.paths, decode), "checking images", len(data.table))
-    table = data.table.assign(size=list(sizes))
-    unreadable = table["size"].map(lambda size: isinstance(size, str))
-    broken = table[unreadable].set_index("image")["size"].to_dict()
+    found = bar(decoding.measure(data.paths, decode), "checking images", len(data.table))
+    sizes = dict(zip(data.table["image"], found, strict=True))
+    broken = {name: size for name, size in sizes.items() if isinstance(size, str)}
     if broken and not skip:
-        file = replace(data, table=table[unreadable]).paths[0]
-        others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
+        (name, reason), *others = broken.items()
+        file = replace(data, table=data.table[data.table["image"] == name]).paths[0]
+        more = f", and {len(others)} more like it" if others else ""
         raise InputError(
-            f"{file}: {next(iter(broken.values()))}{others};"
+            f"{file}: {reason}{more};"
             " repair or remove it, or let the sweep file say skip_unreadable: true"
         )
-    kept = replace(data, table=table).without(broken)
-    sides = kept.table.pop("size")
-    table = kept.table.assign(width=sides.str[0].astype(int), height=sides.str[1].astype(int))
+    kept = data.without(broken)
+    sides = [sizes[name] for name in kept.table["image"]]
+    table = kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])
     return replace(kept, table=table), broken
 
 
@@ -273,7 +272,7 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
     return str(known["fingerprint"])
 
 
-def _checked(listed: ImageDataset, folder: Path, skip_unreadable: bool) -> Mapping[str, Any]:
+def _checked(listed: ImageDataset, folder: Path, skip_unreadable: bool) -> dict[str, Any]:
     """Decode every image and write images.csv; returns what images.json keeps."""
     data, broken = _measured(listed, skip_unreadable)
     # pandas leaves a lone \r unquoted

@@ -76,7 +76,7 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
     rough = np.minimum(ones, BITS - ones) >= PLAIN_BITS
     table = _with_tested(data)[rough].reset_index(drop=True)
     pairs = pd.concat(_close(hashes[rough]))
-    pairs = pairs.join(table, on="first").join(table, on="second", rsuffix="_second")
+    pairs = pairs.join(table, on="first").join(table.add_suffix("_second"), on="second")
     pairs = pairs[pairs["digest"] != pairs["digest_second"]]
     tested = pairs["tested"] & pairs["tested_second"]
     in_splits = (pairs["split"] != pairs["split_second"]) & ~tested

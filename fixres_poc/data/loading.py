@@ -13,7 +13,6 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset

@@ -39,9 +39,11 @@ def get_transforms(
     mean_std: tuple[Triple, Triple] | None = None,
     interpolation: str = "bilinear",
 ) -> dict[str, Transform]:
-    """Transforms by name, with the signature of the authors' `get_transforms`; sizes are sides of crops in px.
+    """Transforms by name, with the signature of the authors' `get_transforms`.
 
     Args:
+        input_size: side of the train crop in px.
+        test_size: side of the test crop in px.
         kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
         crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
         need: which of "train" and "val" to build.
@@ -56,7 +58,7 @@ def get_transforms(
         height test_size, nothing cut.
 
     Raises:
-        ValueError: unknown kind, need, resize, or a size below 1.
+        ValueError: unknown kind, need or resize.
     """
     known = (("kind", {kind}, {"full", "torch"}), ("need", {*need}, {"train", "val"}))
     for name, given, allowed in (*known, ("resize", {resize}, {"short_side", "height"})):

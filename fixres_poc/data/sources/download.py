@@ -110,7 +110,7 @@ SOURCES = {
 
 
 def about(dataset: str) -> str:
-    """Terms of a dataset and what is known about ImageNet in it; "" for others and Stanford Dogs."""
+    """Terms of one of torchvision's datasets, and what is known about ImageNet in it."""
     source = SOURCES.get(dataset)
     return f"{source.terms} {OVERLAP}" if source and source.loader else ""
 
@@ -240,8 +240,8 @@ def _laid_out(source: Source, work: Path) -> Path:
     try:
         for own, theirs in source.splits:
             loaded: Any = getattr(torchvision.datasets, source.loader)(work, split=theirs)
-            images = getattr(loaded, "_images", None) or loaded._image_files
-            for image, label in zip(images, loaded._labels, strict=True):
+            images = getattr(loaded, "_images", None) or loaded._image_files  # noqa: SLF001
+            for image, label in zip(images, loaded._labels, strict=True):  # noqa: SLF001
                 place = fresh / own / loaded.classes[label].replace("/", "-").replace(" ", "_")
                 place.mkdir(parents=True, exist_ok=True)
                 _put(Path(image), place / Path(image).name, source.banner)

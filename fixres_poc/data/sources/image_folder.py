@@ -165,7 +165,7 @@ def _rows(split: str, classes: dict[str, list[str]]) -> list[tuple[str, str, str
 
 
 def told(root: Path, skipped: Counter[str]) -> list[str]:
-    """One line about what was skipped in a folder, from reasons to numbers; none where nothing was."""
+    """One line about what was skipped in a folder, from reasons to numbers, if anything was."""
     shown = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
     return (
         [f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"]
@@ -175,19 +175,19 @@ def told(root: Path, skipped: Counter[str]) -> list[str]:
 
 
 def part(name: str) -> str | None:
-    """The part of a split (train, val or test) that a folder's name means, as "Training Set" does; None for others."""
+    """The part (train, val or test) that a folder's name such as "Training Set" means, or None."""
     match = PART.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
     return match and match.lastgroup
 
 
 def root(folder: Path) -> Path:
-    """The folder that holds the classes or the parts: the given one, or the only one in it where that has folders."""
+    """The folder of classes or parts: the given one, or the only one in it if that has folders."""
     inner = _folders(folder)
     return inner[0] if len(inner) == 1 and _folders(inner[0]) else folder
 
 
 def images(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Images by class folder, from what `walk` found in a folder: class name -> paths relative to the folder, sorted.
+    """Images by class folder, from what `walk` found: class name -> paths relative to `root`.
 
     Raises:
         InputError: there are none.
@@ -272,13 +272,13 @@ def _by_folder(names: Iterable[str], depth: int = 0) -> dict[str, list[str]]:
 
 
 def _class_folders(name: str, names: list[str]) -> dict[str, list[str]]:
-    """Class folders in a folder that may be a part; unpacked archives often hold training/training/<class>."""
+    """Class folders in a folder that may be a part; archives often hold training/training/<class>."""
     found = _by_folder(names, 1)
     return _by_folder(names, 2) if len(found) == 1 and part(*found) == part(name) else found
 
 
 def _presplit(root: Path, classes: dict[str, dict[str, list[str]]]) -> Listing:
-    """List a folder that is split already; where val is there and test is not, val is the test part."""
+    """List a folder that is split already; val is the test part where no test is there."""
     where, folders = f"dataset {str(root)!r}", dict[str, str]()
     for name, found in classes.items():
         if meant := part(name):

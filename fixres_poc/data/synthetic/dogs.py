@@ -132,13 +132,14 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
     return Drawing(_exposed(image, rng), box)
 
 
-def _colours(rng: np.random.Generator) -> list[np.ndarray]:
+def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Ground and mark colour of a coat."""
-    palette = PALETTES[rng.integers(len(PALETTES))]
-    return [
-        (np.array(colour) * rng.uniform(*bright) + rng.uniform(-0.04, 0.04, 3)).clip(0.05, 1)
-        for colour, bright in zip(palette, ((0.85, 1.08), (0.8, 1.5)), strict=True)
-    ]
+
+    def varied(colour: tuple[float, ...], bright: float) -> np.ndarray:
+        return (bright * np.array(colour) + rng.uniform(-0.04, 0.04, 3)).clip(0.05, 1)
+
+    ground, marking = PALETTES[rng.integers(len(PALETTES))]
+    return varied(ground, rng.uniform(0.85, 1.08)), varied(marking, rng.uniform(0.8, 1.5))
 
 
 def _point(x: float, y: float, angle: float, distance: float) -> tuple[float, float]:

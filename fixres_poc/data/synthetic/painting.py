@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Array = npt.NDArray[np.float32]
+Array = np.ndarray
 Light = tuple[float, float, float]
 Window = tuple[int, int, int, int]  # left, top, right, bottom
 REACH = 2.0  # figures stay within this distance of their origin, in their own units
@@ -60,7 +60,7 @@ class Figure(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Affine map from figure units to pixels: x = x0 + xu * u + xv * v, y = y0 + yu * u + yv * v."""
+    """Affine map to pixels: x = x0 + xu * u + xv * v, y = y0 + yu * u + yv * v."""
 
     x0: float
     y0: float
@@ -190,7 +190,7 @@ def paint(
     colour *= (shade * (1 + 0.3 * strands))[..., None]
     region = image[top:bottom, left:right]
     region += cover[..., None] * (colour - region)
-    rows, columns = ((cover > 0.5).any(axis=axis).nonzero()[0] for axis in (1, 0))
+    rows, columns = (np.flatnonzero((cover > 0.5).any(axis=axis)) for axis in (1, 0))
     if not rows.size:
         return None
     x, y = left + int(columns[0]), top + int(rows[0])
