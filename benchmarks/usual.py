@@ -13,6 +13,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from torchvision.datasets.folder import default_loader
 from fixres_poc.config.provenance import cores
 from fixres_poc.config.settings import ADAPTED, CONTROL, ModelSettings, PairSettings, several
 from fixres_poc.data.dataset import ImageDataset, load_dataset
-from fixres_poc.data.transforms import ShiftedCrop
+from fixres_poc.data.transforms import shifted_crop
 from fixres_poc.model.backbones import create, mean_std
 from fixres_poc.model.trunk import last_batch_norm
 
@@ -56,7 +57,7 @@ def framing(name: str, size: int, backbone: str) -> transforms.Compose:
     flip = transforms.RandomHorizontalFlip()
     steps = {
         "train": [transforms.RandomResizedCrop(size), flip, jitter(0.3, 0.3, 0.3)],
-        "val_train": [resize, flip, jitter(0.05, 0.05, 0.05), ShiftedCrop(size)],
+        "val_train": [resize, flip, jitter(0.05, 0.05, 0.05), partial(shifted_crop, size=size)],
         "val_test": [resize, transforms.CenterCrop(size)],
     }[name]
     return transforms.Compose(

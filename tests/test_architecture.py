@@ -16,7 +16,7 @@ from fixres_poc.config.files import REPOSITORY
 PACKAGE = REPOSITORY / "fixres_poc"
 HOUSE = {  # bottom first; a module imports only what stands before it
     "config": "errors files settings sweep_settings validation provenance run_state",
-    "data": "decoding sources.image_folder download sources.stanford_dogs sources.named "
+    "data": "decoding sources.image_folder sources.stanford_dogs sources.download "
     "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading leakage",
     "model": "trunk checkpoint weights backbones device memory_plan",
     "method": "apparent_size evaluation linear_probe zero_shot stage2 epochs stage1 adaptations",

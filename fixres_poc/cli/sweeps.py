@@ -138,7 +138,7 @@ def audit(
     found = check_leakage(dataset, known)
     summary = found.summary().itertuples(index=False)
     lines = [f"{result:>13}  {check}" for check, result in summary]
-    lines += [f"{each.first} ~ {each.second} ({each.bits} bits)" for each in found.near.listed]
+    lines += [f"{first} ~ {second} ({bits} bits)" for first, second, bits in found.near.listed]
     answer([*lines, found.verdict().replace("**", "")], found.record(), as_json)
 
 

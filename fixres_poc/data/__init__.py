@@ -1,1 +1,1 @@
-"""Images: which, from where, how they are decoded, transformed and loaded, and whether they leak."""
+"""Images: which, from where, how they are decoded, transformed and loaded; leakage."""

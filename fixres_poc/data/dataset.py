@@ -6,12 +6,12 @@ what is drawn, decodes every image to find broken ones, and writes the table.
 
 import csv
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,10 +20,11 @@ from fixres_poc.config.files import read_record, resolve, write_atomically
 from fixres_poc.config.run_state import bar, images_record
 from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
 from fixres_poc.data import decoding
-from fixres_poc.data.sources import image_folder, named, stanford_dogs
+from fixres_poc.data.sources import download, image_folder, stanford_dogs
 from fixres_poc.data.synthetic import generator
 
 log = logging.getLogger(__name__)
+BOX = ["image", "left", "top", "right", "bottom", "width", "height"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class ImageDataset:
 
     root: Path
     classes: tuple[str, ...]  # names, sorted; a label is an index into it
-    # columns image (see `paths`), label (int), split (of `SPLITS`, or the extra part's name)
+    # columns image (see `paths`), label (int), split (of `SPLITS`, or the extra part's name) and,
+    # from `load_dataset`, digest (of the image's bytes)
     table: pd.DataFrame
     extra_root: Path | None = None  # folder of the extra test part's class folders
     # lines for the user: how folders were read, and what was skipped in them
@@ -40,7 +42,10 @@ class ImageDataset:
 
     @property
     def paths(self) -> list[Path]:
-        """Files of the table's rows; `image` is a path in `root`, of the extra part <its name>/<path in extra_root>."""
+        """Files of the table's rows.
+
+        `image` is a path in `root`, of the extra part <its name>/<path in `extra_root`>.
+        """
         rows = self.table[["image", "split"]].itertuples(index=False)
         extra = self.extra_root or self.root
         return [
@@ -52,13 +57,19 @@ class ImageDataset:
         """Names of the parts that are tested on: "test", and the extra one if there is one."""
         return ["test", *sorted(set(self.table["split"]) - set(SPLITS))]
 
-    def only(self, split: str) -> "ImageDataset":
-        """The images of one split, in order of path."""
-        return replace(self, table=self.split(split))
-
     def split(self, name: str) -> pd.DataFrame:
         """Rows of one split, in order of path."""
         return self.table[self.table["split"] == name].reset_index(drop=True)
+
+    def only(self, split: str, rows: slice = slice(None)) -> "ImageDataset":
+        """The images of one split, in order of path, or some of these rows."""
+        return replace(self, table=self.split(split)[rows])
+
+    def some(self, split: str, most: int, seed: int) -> "ImageDataset":
+        """At most `most` images of one split, drawn with the seed."""
+        rows = self.split(split)
+        drawn = rows.sample(min(most, len(rows)), random_state=seed)
+        return replace(self, table=drawn.sort_index())
 
     def counts(self) -> dict[str, int]:
         """Number of images per split."""
@@ -67,89 +78,74 @@ class ImageDataset:
             for name in (*SPLITS, *self.test_parts[1:])
         }
 
-    def part(self, split: str, index: int, parts: int) -> "ImageDataset":
-        """One split's every `parts`-th image, from number `index`."""
-        return replace(self, table=self.split(split).iloc[index::parts])
-
-    def some(self, split: str, most: int, seed: int) -> "ImageDataset":
-        """At most `most` images of one split, drawn with the seed."""
-        rows = self.split(split)
-        return replace(
-            self, table=rows.sample(min(most, len(rows)), random_state=seed).sort_index()
-        )
-
     def without(self, names: Collection[str]) -> "ImageDataset":
         """All but these images; the others stay in their split.
 
         Raises:
             InputError: a class would lose all of its images in one split.
         """
-        kept = self.table[~self.table["image"].isin(list(names))]
-        before, after = (
-            set(zip(each["label"], each["split"], strict=True)) for each in (self.table, kept)
-        )
-        for label, split in sorted(before - after)[:1]:
+        gone = self.table["image"].isin(list(names))
+        lost = gone.groupby([self.table["label"], self.table["split"]]).all()
+        for label, split in lost.index[lost]:
             raise InputError(f"class {self.classes[label]!r} has no readable image left in {split}")
-        return replace(self, table=kept.reset_index(drop=True))
+        return replace(self, table=self.table[~gone].reset_index(drop=True))
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when an image is added, removed, renamed, replaced or moved to another split."""
+        """16 hex digits that change with any image: added, removed, renamed, replaced, moved."""
         digest = hashlib.sha256()
-        rows = self.table[["image", "label", "split"]].itertuples(index=False)
-        for (image, label, split), content in zip(
-            rows, image_folder.digests(self.paths, whole=False), strict=True
-        ):
+        rows = self.table[["image", "label", "split", "digest"]].itertuples(index=False)
+        for image, label, split, content in rows:
             digest.update(f"{image}\0{self.classes[label]}\0{split}\0{content}\n".encode())
         return digest.hexdigest()[:16]
 
 
-def load_dataset(settings: DataSettings) -> ImageDataset:
+def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDataset:
     """The images that the settings name, drawn or downloaded first where that is their way.
 
-    Those that the preparation of the settings' sweep left out as unreadable (`skip_unreadable`) are
-    left out here too.
+    Args:
+        sweep: what its preparation left out as unreadable (`skip_unreadable`) is left out.
 
     Raises:
         InputError: folder missing, empty, or with a class too small to split; a download that
             failed.
     """
-    data, sweep = _listed(settings), getattr(settings, "sweep", None)
-    return data.without((sweep and images_record(sweep).get("unreadable")) or {})
-
-
-def _listed(settings: DataSettings) -> ImageDataset:
-    seed, most, notes = settings.split_seed, settings.image_limit, list[str]()
-    if settings.dataset == "synthetic":
-        root = generator.folder(seed)
-        rows = [
-            (name, name.split("/")[1], name.split("/")[0]) for name in generator.prepare(seed, most)
-        ]
-    else:
-        root, rows, notes = stanford_dogs.find(_folder(settings.dataset), seed)
-        rows = image_folder.limit(rows, most, seed)
+    root, rows, cut, notes = _listed(settings)
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
+    table = table.sort_values("image", ignore_index=True)
+    table["digest"] = image_folder.digests(root / image for image in table["image"])
+    if cut:
+        train = table["split"] == "train"
+        split = image_folder.stratify(table[train], cut, root, settings.split_seed)
+        table.loc[train, "split"] = split
+    if settings.dataset != "synthetic":
+        table = image_folder.limit(table, settings.image_limit, settings.split_seed)
     table["label"], classes = pd.factorize(table["label"], sort=True)
+    table = table.reset_index(drop=True)
     data = ImageDataset(root, tuple(classes), table, notes=tuple(notes))
-    return data if settings.extra_test is None else _with_extra(data, settings.extra_test)
+    if settings.extra_test:
+        data = _with_extra(data, settings.extra_test)
+    return data.without(images_record(sweep).get("unreadable") or {}) if sweep else data
 
 
-def _folder(dataset: str) -> Path:
-    """The folder of a dataset, downloaded first where it is a named one."""
-    if dataset == "stanford_dogs":
-        return stanford_dogs.prepare()
-    return named.prepare(dataset) if dataset in named.SOURCES else resolve(dataset)
+def _listed(settings: DataSettings) -> image_folder.Listing:
+    if settings.dataset == "synthetic":
+        names = generator.prepare(settings.split_seed, settings.image_limit)
+        rows = [(name, name.split("/")[1], name.split("/")[0]) for name in names]
+        return image_folder.Listing(generator.folder(settings.split_seed), rows, [], [])
+    return stanford_dogs.find(download.prepare(settings.dataset))
 
 
 def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
     """The dataset with a second test part."""
     more, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
     if unknown:
-        log.warning(
-            printable(
-                f"{extra.folder}: left out, as there are no such classes: {', '.join(unknown)}"
-            )
-        )
-    table = more.table.assign(image=f"{extra.name}/" + more.table["image"], split=extra.name)
+        names = ", ".join(unknown)
+        log.warning(printable(f"{extra.folder}: left out, as there are no such classes: {names}"))
+    table = more.table.assign(
+        image=f"{extra.name}/" + more.table["image"],
+        split=extra.name,
+        digest=image_folder.digests(more.paths),
+    )
     whole = pd.concat([data.table, table], ignore_index=True)
     return replace(data, table=whole, extra_root=more.root, notes=data.notes + more.notes)
 
@@ -175,57 +171,55 @@ def class_folders(
     names, skipped = image_folder.walk(root)
     found = image_folder.images(root, names)
     skipped["outside class folders"] = len(names) - sum(map(len, found.values()))
-    rows = [
-        (name, classes.index(label))
-        for label, names in found.items()
-        if label in classes
-        for name in names
-    ]
-    if not rows:
+    rows = [(name, label, "test") for label, own in found.items() for name in own]
+    table = pd.DataFrame(rows, columns=["image", "label", "split"])
+    table = table[table["label"].isin(list(classes))].sort_values("image")
+    if table.empty:
         some = ", ".join(list(found)[:3])
         raise InputError(
-            f"{key} = {folder!r}: its folders ({some}) are none of the classes, such as {classes[0]}"
+            f"{key} = {folder!r}: its folders ({some}) are none of the classes,"
+            f" such as {classes[0]}"
         )
-    table = pd.DataFrame(rows, columns=["image", "label"]).sort_values("image").assign(split="test")
+    table["label"] = [classes.index(label) for label in table["label"]]
     notes = tuple(image_folder.told(root, skipped))
-    return ImageDataset(root, tuple(classes), table, notes=notes), [
-        label for label in found if label not in classes
-    ]
+    unknown = [label for label in found if label not in classes]
+    return ImageDataset(root, tuple(classes), table, notes=notes), unknown
 
 
-def image_sizes(data: ImageDataset, decode: bool = True) -> pd.DataFrame:
-    """The table with width and height in px; `decode` False reads the headers alone of images checked before.
+def image_sizes(data: ImageDataset) -> pd.DataFrame:
+    """The table with width and height in px, from the headers of images.
 
     Raises:
-        InputError: an image that cannot be decoded, named.
+        InputError: an image without a readable header, named.
     """
-    return _measured(data, decode=decode)[0].table
+    return _measured(data, decode=False)[0].table
 
 
 def _measured(
     data: ImageDataset, skip: bool = False, decode: bool = True
 ) -> tuple[ImageDataset, dict[str, str]]:
-    """The images that can be decoded, their table with width and height, and the others with the reason."""
-    names = list(data.table["image"])
-    measured = bar(decoding.measure(data.paths, decode), "checking images", len(names))
-    found = dict(zip(names, measured, strict=True))
-    broken = {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    """The images that can be read, their table with their sizes, and the others with the reason."""
+    found = bar(decoding.measure(data.paths, decode), "checking images", len(data.table))
+    sizes = dict(zip(data.table["image"], found, strict=True))
+    broken = {name: size for name, size in sizes.items() if isinstance(size, str)}
     if broken and not skip:
-        name, reason = next(iter(broken.items()))
-        others = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
-        advice = "repair or remove it, or let the sweep file say skip_unreadable: true"
-        raise InputError(f"{data.paths[names.index(name)]}: {reason}{others}; {advice}")
+        (name, reason), *others = broken.items()
+        file = replace(data, table=data.table[data.table["image"] == name]).paths[0]
+        more = f", and {len(others)} more like it" if others else ""
+        raise InputError(
+            f"{file}: {reason}{more};"
+            " repair or remove it, or let the sweep file say skip_unreadable: true"
+        )
     kept = data.without(broken)
-    sides = [found[name] for name in kept.table["image"]]
-    return replace(
-        kept, table=kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])
-    ), broken
+    sides = [sizes[name] for name in kept.table["image"]]
+    table = kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])
+    return replace(kept, table=table), broken
 
 
 def object_boxes(
     settings: DataSettings, data: ImageDataset, most: int = 200
 ) -> pd.DataFrame | None:
-    """The objects' boxes of at most `most` randomly chosen images, for synthetic dogs and Stanford Dogs.
+    """The objects' boxes of at most `most` randomly chosen images, of synthetic and Stanford Dogs.
 
     Returns:
         One row per object: image, left, top, right, bottom, width, height (of the image), px; None
@@ -237,52 +231,57 @@ def object_boxes(
     own = data.table.loc[data.table["split"].isin(SPLITS), "image"]
     names = list(own.sample(min(most, len(own)), random_state=0))
     if settings.dataset == "synthetic":
-        return generator.boxes(settings.split_seed, names)
-    return stanford_dogs.boxes(data.root, names) if stanford_dogs.annotations(data.root) else None
+        return pd.DataFrame(generator.boxes(settings.split_seed, *names), columns=BOX)
+    if folder := stanford_dogs.annotations(data.root):
+        return pd.DataFrame(stanford_dogs.boxes(folder, names), columns=BOX)
+    return None
 
 
 def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool = False) -> str:
-    """Draw, list and check the images of a sweep once, give their fingerprint; files passed over are told each time.
+    """List the images of a sweep, and check those that no earlier call has checked.
+
+    What was skipped or left out is told each time.
 
     Args:
         folder: gets images.csv (image, label, split, width, height), images.json (classes,
-            fingerprint, `parts`: those of the test parts, `unreadable`: name to reason, `notes`);
-            what lies there is kept when no image changed.
+            fingerprint, `parts`: those of the test parts, `unreadable`: name to reason, `notes`).
         skip_unreadable: leave out what cannot be decoded. The split is made before, so that it
             moves no other image.
 
+    Returns:
+        The fingerprint of the images.
+
     Raises:
-        InputError: as `load_dataset` and `image_sizes`, or a class with no readable image in a
-            split.
+        InputError: as `load_dataset`, an image that cannot be decoded, or a class with no readable
+            image in a split.
     """
-    listed = _listed(settings)
-    for note in listed.notes:
-        log.warning(printable(note))
-    whole, record = listed.fingerprint(), folder / "images.json"
-    notes = list(listed.notes)
-    content = read_record(
+    listed, record = load_dataset(settings), folder / "images.json"
+    known = read_record(
         record, listed=str, fingerprint=str, classes=list, unreadable=dict, parts=dict
     )
-    if content.get("listed") != whole or (content["unreadable"] and not skip_unreadable):
-        data, broken = _measured(listed, skip_unreadable)
-        parts = {part: data.only(part).fingerprint() for part in data.test_parts}
-        content = data.counts() | {
-            "listed": whole,
-            "classes": data.classes,
-            "unreadable": broken,
-            "parts": parts,
-        }
-        content["fingerprint"] = data.fingerprint() if broken else whole
-        text = io.StringIO()
-        # pandas leaves a lone \r unquoted
-        data.table.to_csv(text, index=False, quoting=csv.QUOTE_NONNUMERIC)
-        write_atomically(folder / "images.csv", text.getvalue())
-    if content.get("notes") != notes:
-        write_atomically(record, json.dumps(content | {"notes": notes}, indent=1))
-    if broken := content["unreadable"]:
-        log.warning(
-            printable(
-                f"{listed.root}: {len(broken)} unreadable images are left out; {record} lists them"
-            )
+    if known.get("listed") != listed.fingerprint() or (known["unreadable"] and not skip_unreadable):
+        known = _checked(listed, folder, skip_unreadable)
+    write_atomically(record, json.dumps(known | {"notes": listed.notes}, indent=1))
+    notes = list(listed.notes)
+    if broken := known["unreadable"]:
+        notes.append(
+            f"{listed.root}: {len(broken)} unreadable images are left out; {record} lists them"
         )
-    return str(content["fingerprint"])
+    for note in notes:
+        log.warning(printable(note))
+    return str(known["fingerprint"])
+
+
+def _checked(listed: ImageDataset, folder: Path, skip_unreadable: bool) -> dict[str, Any]:
+    """Decode every image and write images.csv; returns what images.json keeps."""
+    data, broken = _measured(listed, skip_unreadable)
+    # pandas leaves a lone \r unquoted
+    text = data.table.drop(columns="digest").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_atomically(folder / "images.csv", text)
+    return {
+        "listed": listed.fingerprint(),
+        "fingerprint": data.fingerprint(),
+        "classes": data.classes,
+        "unreadable": broken,
+        "parts": {part: data.only(part).fingerprint() for part in data.test_parts},
+    }

@@ -1,4 +1,4 @@
-"""How an image file is decoded, and whether it can be: one place for all that read images. No torch in here."""
+"""How an image file is decoded, and whether it can be: one place for all. No torch in here."""
 
 import io
 import math
@@ -17,14 +17,14 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.provenance import cores
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What Pillow may take a file for, whatever its name: other plug-ins start programs (EPS) or read other files.
+"""What Pillow may take a file for: other plug-ins start programs (EPS) or read other files.
 
 MPO, several JPEG images in one file, is opened as JPEG."""
 MOST_BYTES, MOST_HEADER_BYTES, MOST_READS, MOST_SCANS = 2**29, 2**23, 300_000, 100
 SMALL_BYTES = 2**18  # a smaller file takes no longer than a photograph, whatever is in it
 MOST_PIXELS, MOST_ASPECT = 120_000_000, 100
 COSTS = {"WEBP": 2, "ppm": 60, "ppm_plain": 60, "bmp_rle": 60}
-"""Memory or time per pixel, relative to other formats and codecs: Pillow decodes the last three in Python."""
+"""Memory or time per pixel, relative to others; Pillow decodes the last three in Python."""
 UNIT = 1_000_000  # pixels
 _budget, _queue = Semaphore(MOST_PIXELS // UNIT), Lock()
 Size = tuple[int, int] | str  # width and height in px, or why the image cannot be read
@@ -40,7 +40,7 @@ class UnreadableError(InputError):
 
 
 class _File(io.BufferedReader):
-    """A file whose header and pixels take a bounded number of reads, whatever they say; slower than `open`."""
+    """A file whose header and pixels take a bounded number of reads; slower than `open`."""
 
     reads, header_bytes = MOST_READS, float(MOST_HEADER_BYTES)  # that are left
 
@@ -103,7 +103,8 @@ def _cost(image: ImageFile, file: io.BufferedReader) -> int:
     cost, most = width * height * factor, MOST_PIXELS // factor
     if cost > MOST_PIXELS or max(width, height) > MOST_ASPECT * min(width, height):
         raise ValueError(
-            f"{width} x {height} px: more than {most}, or a side more than {MOST_ASPECT} times the other"
+            f"{width} x {height} px: more than {most},"
+            f" or a side more than {MOST_ASPECT} times the other"
         )
     mark = b"#" if codec == "ppm_plain" else b"\xff\xda" if "progressive" in image.info else b""
     if mark and file.seek(0) == 0 and file.read().count(mark) > MOST_SCANS:
@@ -112,7 +113,7 @@ def _cost(image: ImageFile, file: io.BufferedReader) -> int:
 
 
 def orientation(image: Image.Image) -> int:
-    """An image's EXIF orientation, 1 to 8, or the one in its XMP; 1 where there is none that can be read."""
+    """An image's orientation by EXIF or XMP, 1 to 8; 1 where there is none that can be read."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF raises errors of many kinds, and says nothing about the pixels

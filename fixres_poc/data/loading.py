@@ -2,29 +2,23 @@
 
 import hashlib
 import math
-import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
+from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.sources import image_folder, named, stanford_dogs
+from fixres_poc.data.sources import download, image_folder, stanford_dogs
 from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Transform
-
-# torchvision 0.29 announces that its decoders will move to another package; no message a reader of
-# a notebook can use
-warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
 
 
 def read_image(path: Path) -> torch.Tensor:
@@ -42,20 +36,18 @@ def read_image(path: Path) -> torch.Tensor:
 
 
 def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
-    """Images, by path, to show to a reader, uint8 (3, H, W); none where they may not be shown or are not at hand."""
+    """Images, by path, to show to a reader, uint8 (3, H, W).
+
+    None where they may not be shown, or one of them is not at hand.
+    """
     if not settings.images_shown:
         return []
     if settings.dataset == "synthetic":
         return [F.pil_to_tensor(generator.open_image(settings.split_seed, name)) for name in names]
-    place = (
-        named.folder(settings.dataset)
-        if settings.dataset in named.SOURCES
-        else resolve(settings.dataset)
-    )
+    place = stanford_dogs.images(download.folder(settings.dataset))
     if not place.is_dir():
         return []
-    root = image_folder.root(stanford_dogs.images(place))
-    paths = [root / name for name in names]
+    paths = [image_folder.root(place) / name for name in names]
     return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []
 
 
@@ -70,10 +62,11 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
         self, data: ImageDataset, split: str, transform: Transform, seed: int | None = None
     ) -> None:
         """Keep the rows of one split; `seed` None stands for a transform that draws nothing."""
-        self.table, self.paths = data.split(split), data.only(split).paths
-        self.names: list[str] = self.table["image"].tolist()
-        self.labels: list[int] = self.table["label"].tolist()
-        self._own, self._common = _split(transform)
+        own = data.only(split)
+        self.table, self.paths = own.table, own.paths
+        self.names: list[str] = own.table["image"].tolist()
+        self.labels = torch.tensor(own.table["label"].to_numpy())
+        self._own, self._common = _divided(transform)
         self.seed, self.epoch = seed, 0
 
     def __len__(self) -> int:
@@ -88,7 +81,7 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read and transform a batch; what treats all values alike is done once for all of it."""
         images = self._common(torch.stack([self._transformed(index) for index in rows]))
-        return images, torch.tensor([self.labels[index] for index in rows]), torch.tensor(rows)
+        return images, self.labels[rows], torch.tensor(rows)
 
     def _transformed(self, index: int) -> torch.Tensor:
         image = read_image(self.paths[index])
@@ -102,36 +95,30 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
             return self._own(image)
 
 
-def _split(transform: Transform) -> tuple[Transform, Transform]:
-    """A transform's steps on single images, and those at its end that may as well change a whole batch in place."""
+def _divided(transform: Transform) -> tuple[Transform, Transform]:
+    """A transform's steps on single images, and trailing steps that treat all values alike."""
     steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
-    common: list[Any] = []
+    common = [torch.as_tensor]
     while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
-        last = steps.pop()
-        common.insert(
-            0,
-            v2.Normalize(last.mean, last.std, inplace=True)
-            if isinstance(last, v2.Normalize)
-            else last,
-        )
-    return v2.Compose([*steps, torch.as_tensor]), v2.Compose([*common, torch.as_tensor])
+        common.insert(0, steps.pop())
+    return v2.Compose([*steps, torch.as_tensor]), v2.Compose(common)
 
 
 def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
-    """Row numbers of every batch of an epoch: with a seed, for training, shuffled by (seed, epoch), else in order.
+    """Row numbers of every batch of an epoch.
 
-    For training the sizes differ by one image at most (see `parts_of`): a last batch of a few
-    images would count as much as a full one, and its batch norm would be noise.
+    With a seed, for training, they are shuffled by (seed, epoch), else in order. For training the
+    sizes differ by one image at most (see `parts_of`): a last batch of a few images would count as
+    much as a full one, and its batch norm would be noise.
     """
     count = len(samples)
     if samples.seed is None:
-        return [
-            list(range(start, min(start + batch_size, count)))
-            for start in range(0, count, batch_size)
-        ]
-    shuffle = torch.Generator().manual_seed(samples.seed * 1_000_003 + samples.epoch)
-    order = torch.randperm(count, generator=shuffle)
-    return [part.tolist() for part in order.tensor_split(parts_of(count, batch_size))]
+        parts = torch.arange(count).split(batch_size)
+    else:
+        shuffle = torch.Generator().manual_seed(samples.seed * 1_000_003 + samples.epoch)
+        order = torch.randperm(count, generator=shuffle)
+        parts = order.tensor_split(parts_of(count, batch_size))
+    return [part.tolist() for part in parts if len(part)]
 
 
 def parts_of(images: int, most: int) -> int:
@@ -147,12 +134,17 @@ def parts_of(images: int, most: int) -> int:
 def loader(
     samples: SplitImages, rows: list[list[int]], workers: int = 0, rank: int = 0, processes: int = 1
 ) -> DataLoader[tuple[torch.Tensor, int, int]]:
-    """Images (n, 3, K, K), labels (n,) and row numbers (n,) of batches; process `rank` gets its part of each."""
-    own = [
-        batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes]
-        for batch in rows
-    ]
-    pinned, whole = torch.cuda.is_available(), tuple  # the dataset makes whole batches
+    """Images (n, 3, K, K), labels (n,) and row numbers (n,) of batches.
+
+    Process `rank` gets its part of each batch.
+    """
     return DataLoader(
-        samples, batch_sampler=own, num_workers=workers, pin_memory=pinned, collate_fn=whole
+        samples,
+        batch_sampler=[
+            batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes]
+            for batch in rows
+        ],
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=tuple,  # the dataset makes whole batches
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F  # noqa: N812  the name torchvision's own examples use
+from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from fixres_poc.config.settings import Triple, View
 
@@ -39,9 +39,11 @@ def get_transforms(
     mean_std: tuple[Triple, Triple] | None = None,
     interpolation: str = "bilinear",
 ) -> dict[str, Transform]:
-    """Transforms by name, with the signature of the authors' `get_transforms`; sizes are sides of crops in px.
+    """Transforms by name, with the signature of the authors' `get_transforms`.
 
     Args:
+        input_size: side of the train crop in px.
+        test_size: side of the test crop in px.
         kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
         crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
         need: which of "train" and "val" to build.
@@ -56,24 +58,29 @@ def get_transforms(
         height test_size, nothing cut.
 
     Raises:
-        ValueError: unknown kind, need, resize, or a size below 1.
+        ValueError: unknown kind, need or resize.
     """
-    _check(kind, need, resize, input_size, test_size)
-    mean, std = mean_std or (
-        (HALF, HALF) if backbone in HALF_BACKBONES else (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    known = (("kind", {kind}, {"full", "torch"}), ("need", {*need}, {"train", "val"}))
+    for name, given, allowed in (*known, ("resize", {resize}, {"short_side", "height"})):
+        if unknown := given - allowed:
+            raise ValueError(f"{name} = {sorted(unknown)}: allowed are {sorted(allowed)}")
+    if mean_std is None:
+        half = backbone in HALF_BACKBONES
+        mean_std = (HALF, HALF) if half else (IMAGENET_MEAN, IMAGENET_STD)
     how, steps = InterpolationMode(interpolation), dict[str, list[Any]]()
     if "train" in need:
-        jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
         random_crop = v2.RandomResizedCrop(input_size, antialias=True, interpolation=how)
+        jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
         steps["train"] = [random_crop, v2.RandomHorizontalFlip(), *jitter]
-    if "val" in need:
-        steps |= (
-            _framings(test_size, resize, view, how)
-            if crop
-            else {"val": [_resize(test_size, resize, how)]}
-        )
-    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    if "val" in need and not crop:
+        steps["val"] = [_resize(test_size, resize, how)]
+    elif "val" in need:
+        enlarge = _resize(resized_side(test_size), resize, how)
+        augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
+        shifted = partial(shifted_crop, size=test_size, inside=resize == "short_side")
+        steps["val_test"] = [enlarge, *_crops(test_size, view)]
+        steps["val_train"] = [enlarge, *augment, shifted]
+    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*mean_std, inplace=True)]
     return {name: v2.Compose([v2.ToImage(), *each, *finish]) for name, each in steps.items()}
 
 
@@ -89,40 +96,18 @@ def as_array(image: torch.Tensor) -> np.ndarray:
     return image.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def _check(kind: str, need: Sequence[str], resize: str, *sizes: int) -> None:
-    if kind not in ("full", "torch"):
-        raise ValueError(f"kind = {kind!r}: allowed are 'full' and 'torch'")
-    if unknown := set(need) - {"train", "val"}:
-        raise ValueError(f"need = {sorted(unknown)}: allowed are 'train' and 'val'")
-    if resize not in ("short_side", "height"):
-        raise ValueError(f"resize = {resize!r}: allowed are 'short_side' and 'height'")
-    if min(sizes) < 1:
-        raise ValueError(f"sizes = {sizes}: a size is at least 1 px")
-
-
-def _framings(
-    size: int, resize: Resize, view: View, how: InterpolationMode
-) -> dict[str, list[Any]]:
-    enlarge, shift = (
-        _resize(resized_side(size), resize, how),
-        ShiftedCrop(size, inside=resize == "short_side"),
-    )
-    augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
-    return {"val_test": [enlarge, *_crops(size, view)], "val_train": [enlarge, *augment, shift]}
-
-
 def _crops(size: int, view: View) -> list[Callable[[Any], Any]]:
-    """The centre; with "five_crop" also the corners, with "ten_crop" the mirror images of all: (5 or 10, 3, K, K)."""
+    """The centre, or the corners and the centre, or these and the mirror images of all."""
     if view == "center":
         return [v2.CenterCrop(size)]
-    many = {"five_crop": v2.FiveCrop, "ten_crop": v2.TenCrop}[view](size)
-    return [partial(_at_least, size), many, torch.stack]
+    several = v2.FiveCrop(size) if view == "five_crop" else v2.TenCrop(size)
+    return [partial(_at_least, size), several, torch.stack]  # (5 or 10, 3, K, K)
 
 
 def _at_least(size: int, image: torch.Tensor) -> torch.Tensor:
     """Pad with black to `size` px where a side is shorter, as CenterCrop does."""
-    height, width = F.get_size(image)
-    return cast(torch.Tensor, F.center_crop(image, [max(height, size), max(width, size)]))
+    sides = [max(side, size) for side in F.get_size(image)]
+    return cast(torch.Tensor, F.center_crop(image, sides))
 
 
 def resized_side(test_size: int) -> int:
@@ -130,46 +115,34 @@ def resized_side(test_size: int) -> int:
     return int(256 / 224 * test_size)
 
 
-def _resize(side: int, mode: Resize, how: InterpolationMode) -> v2.Transform:
-    return v2.Resize(side, how, antialias=True) if mode == "short_side" else ResizeHeight(side, how)
+def _resize(side: int, mode: Resize, how: InterpolationMode) -> Callable[[Any], Any]:
+    if mode == "short_side":
+        return cast(Callable[[Any], Any], v2.Resize(side, how, antialias=True))
+    return partial(resize_height, height=side, interpolation=how)
 
 
-class ResizeHeight(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
-    """Resize to a height of `height` px at the same aspect ratio, whatever the image's short side is."""
-
-    def __init__(
-        self, height: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
-    ) -> None:
-        """Keep the height in px."""
-        super().__init__()
-        self.height, self.interpolation = height, interpolation
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one image."""
-        height, width = F.get_size(inpt)
-        own = max(1, int(self.height * width / height))  # truncated, as in the authors' code
-        return F.resize(inpt, [self.height, own], self.interpolation, antialias=True)
+def resize_height(
+    image: Any, height: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
+) -> Any:
+    """Resize to a height in px at the same aspect ratio, whatever the image's short side is."""
+    old_height, width = F.get_size(image)
+    own = max(1, int(height * width / old_height))  # truncated, as in the authors' code
+    return F.resize(image, [height, own], interpolation, antialias=True)
 
 
-class ShiftedCrop(v2.Transform):  # type: ignore[misc]
-    """Crop of (size, size) px, vertically centred, its left edge at j ± U{0..j} with j = round((width - size) / 2)."""
+def shifted_crop(image: Any, size: int, inside: bool = True) -> Any:
+    """Crop of (size, size) px, vertically centred, what lies outside of the image black.
 
-    def __init__(self, size: int, *, inside: bool = True) -> None:
-        """`inside` False lets the crop leave the image by one pixel for (width - size) % 4 == 3."""
-        super().__init__()
-        self.size, self.inside = size, inside
+    Its left edge is at j ± U{0..j} with j = round((width - size) / 2), from torch's random state.
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the position from torch's random state."""
-        height, width = F.get_size(flat_inputs[0])
-        slack = width - self.size
-        middle = round(slack / 2)
-        shift = int(torch.randint(0, abs(middle) + 1, ())) if middle > 0 else 0
-        left = middle + shift * (1 if torch.rand(()) < 0.5 else -1)
-        if self.inside and slack >= 0:
-            left = min(left, slack)
-        return {"top": round((height - self.size) / 2), "left": left}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crop one image; what lies outside of it is black."""
-        return F.crop(inpt, params["top"], params["left"], self.size, self.size)
+    Args:
+        inside: False lets the crop leave the image by one pixel for (width - size) % 4 == 3.
+    """
+    height, width = F.get_size(image)
+    slack = width - size
+    middle = round(slack / 2)
+    shift = int(torch.randint(0, middle + 1, ())) if middle > 0 else 0
+    left = middle + shift if torch.rand(()) < 0.5 else middle - shift
+    if inside and slack >= 0:
+        left = min(left, slack)
+    return F.crop(image, round((height - size) / 2), left, size, size)

@@ -140,7 +140,7 @@ class FinishedRun:
         Raises:
             InputError: the images cannot be read, or they have changed, and the split with them.
         """
-        found = load_dataset(self.settings)
+        found = load_dataset(self.settings, self.settings.sweep)
         if self.metrics["used"].get("data") != found.fingerprint():
             where = f"dataset = {self.settings.dataset!r}"
             raise InputError(f"{where}: the images have changed since {self.folder.name}")

@@ -256,7 +256,7 @@ def val_top1(
     accelerator: Accelerator,
 ) -> float:
     """Top-1 accuracy on validation, with test framing at `size` px; each process classifies its part."""
-    own = data.part("val", accelerator.process_index, accelerator.num_processes)
+    own = data.only("val", slice(accelerator.process_index, None, accelerator.num_processes))
     hits = 0
     if own.counts()["val"]:
         table = predict(model, {"none": Tail(model)}, own, "val", settings, size, accelerator).table

@@ -18,7 +18,7 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home
 from fixres_poc.config.settings import BASELINE_SIZE, Triple
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.data.download import fetch
+from fixres_poc.data.sources.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
 from fixres_poc.model.weights import class_list, classifier_names, find, fit, load, read, told

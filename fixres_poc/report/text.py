@@ -15,7 +15,7 @@ from fixres_poc.analysis.questions import Answer
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import ADAPTED, CONTROL
-from fixres_poc.data.sources import named
+from fixres_poc.data.sources import download
 
 ASKED = {
     "size": "Resolution: one training, tested at a higher resolution, against test = train",
@@ -211,7 +211,7 @@ def trust(results: Results) -> str:
         )
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
     return " ".join(
-        filter(None, [f"{'; '.join(parts)}.", named.about(settings["dataset"]), leakage])
+        filter(None, [f"{'; '.join(parts)}.", download.about(settings["dataset"]), leakage])
     )
 
 

@@ -255,7 +255,8 @@ def train_all(sweep: SweepSettings, replace: bool = False) -> None:
         for run in sweep.runs():
             if run.notebook == "03_train":
                 settings = TrainSettings(**run.parameters)
-                trained = stage1.train_or_load(settings, load_dataset(settings), accelerator)
+                data = load_dataset(settings, sweep.name)
+                trained = stage1.train_or_load(settings, data, accelerator)
                 accelerator.print(f"{run.name}: {trained.val_top1:.1%} on validation")
     accelerator.end_training()
 

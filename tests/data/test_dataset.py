@@ -1,4 +1,4 @@
-"""The table of a dataset's images: its fingerprint, and the preparation that finds broken images."""
+"""The table of a dataset's images, its fingerprint, and the search for broken images."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from conftest import save_image
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DatasetSettings, DataSettings, ExtraTest
+from fixres_poc.config.settings import DataSettings, ExtraTest
 from fixres_poc.data.dataset import ImageDataset, load_dataset, object_boxes, prepare_dataset
 
 
@@ -25,46 +25,35 @@ def test_the_fingerprint_notices_a_renamed_class_and_an_added_image(colour_folde
     assert len({before, renamed, load(colour_folder).fingerprint()}) == 3
 
 
-@pytest.mark.parametrize("place", [0, -1])
-@pytest.mark.parametrize("size", [10, 100_000, 300_000])
+@pytest.mark.parametrize("place", [0, 150_000, -1])
 def test_the_fingerprint_notices_another_image_of_equal_size(
-    colour_folder: Path, place: int, size: int
+    colour_folder: Path, place: int
 ) -> None:
-    file, content = colour_folder / "red" / "00.png", bytearray(size)
+    file, content = colour_folder / "red" / "00.png", bytearray(300_000)
     file.write_bytes(content)
-    data = load(colour_folder)
-    before = data.fingerprint()
+    before = load(colour_folder).fingerprint()
     content[place] = 1
     file.write_bytes(content)
-    assert data.fingerprint() != before
-
-
-def sweep_settings(folder: Path) -> DatasetSettings:
-    return DatasetSettings(dataset=str(folder), sweep="x")
+    assert load(colour_folder).fingerprint() != before
 
 
 def test_unreadable_images_are_left_out_on_demand(
     colour_folder: Path, own_home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, run, broken = (
-        sweep_settings(colour_folder),
-        own_home / "runs" / "x",
-        ["blue/05.png", "red/03.png"],
-    )
-    before = load_dataset(settings).table.set_index("image")["split"]
+    settings, run = DataSettings(dataset=str(colour_folder)), own_home / "runs" / "x"
+    broken = ["blue/05.png", "red/03.png"]
+    before = load(colour_folder).table.set_index("image")["split"]
     contents = {colour_folder / name: (colour_folder / name).read_bytes() for name in broken}
     for file, content in contents.items():
         file.write_bytes(content[:200])
-    with pytest.raises(
-        InputError,
-        match=r"05\.png: not a readable image .*, and 1 more .* say skip_unreadable: true",
-    ):
+    message = r"05\.png: not a readable image .*, and 1 more .* say skip_unreadable: true"
+    with pytest.raises(InputError, match=message):
         prepare_dataset(settings, run)
     assert not run.exists()
     whole = load(colour_folder).table.set_index("image")["split"]
     first, again = (prepare_dataset(settings, run, skip_unreadable=True) for _ in range(2))
     assert caplog.text.count("2 unreadable images are left out; ") == 2
-    data = load_dataset(settings)
+    data = load_dataset(settings, "x")
     assert data.fingerprint() == first == again
     assert data.table.set_index("image")["split"].equals(whole.drop(broken))  # they move no other
     record = json.loads((run / "images.json").read_text())
@@ -77,22 +66,17 @@ def test_unreadable_images_are_left_out_on_demand(
     for file, content in contents.items():
         file.write_bytes(content)
     assert prepare_dataset(settings, run) != first
-    assert load_dataset(settings).table.set_index("image")["split"].equals(before)
+    assert load_dataset(settings, "x").table.set_index("image")["split"].equals(before)
 
 
-def test_a_class_without_a_readable_image_in_a_split_is_refused(
-    tmp_path: Path, own_home: Path
-) -> None:
+def test_a_class_without_a_readable_image_in_a_split_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         for label in ("a", "b"):
-            save_image(
-                tmp_path / "split" / part / label / "0.png", (9, 9, 200), seed=len(part + label)
-            )
+            save_image(tmp_path / "split" / part / label / "0.png", (9, 9, 200), seed=len(part))
     (tmp_path / "split" / "val" / "b" / "0.png").write_bytes(b"")
+    settings = DataSettings(dataset=str(tmp_path / "split"))
     with pytest.raises(InputError, match="class 'b' has no readable image left in val"):
-        prepare_dataset(
-            sweep_settings(tmp_path / "split"), own_home / "runs" / "x", skip_unreadable=True
-        )
+        prepare_dataset(settings, tmp_path / "run", skip_unreadable=True)
 
 
 def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:
@@ -113,7 +97,7 @@ def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def extra(colour_folder: Path, tmp_path: Path) -> DataSettings:
-    """The colours with a second test part: three images of two of its classes, and one of another class."""
+    """The colours with a second test part: three images of two classes, and one of another."""
     for seed, name in enumerate(["red/b.png", "red/a.png", "blue/00.png", "pink/0.png"]):
         save_image(tmp_path / "more" / name, (99, 99, 99), seed)
     return DataSettings(

@@ -4,7 +4,6 @@ import errno
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import ExifTags, Image
@@ -57,7 +56,7 @@ def test_headers_tell_the_sizes_that_decoding_tells(tmp_path: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (30 + number, 20), (number, 0, orientation)).save(file, exif=exif)
     data = load_dataset(DataSettings(dataset=str(tmp_path / "images")))
-    pd.testing.assert_frame_equal(image_sizes(data, decode=False), image_sizes(data))
+    assert list(decoding.measure(data.paths)) == list(decoding.measure(data.paths, decode=False))
     assert set(image_sizes(data)["width"]) == {20, 30, 31, 32}
 
 

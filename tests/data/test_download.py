@@ -1,53 +1,51 @@
-"""Downloads from a server on this machine: they go on where they stopped, and are used with the right checksum only."""
+"""Downloads from a server on this machine, and named datasets from archives of the published layouts."""
 
 import hashlib
+import io
+import shutil
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torchvision.datasets
+from PIL import Image
+from scipy.io import savemat
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.data import download
+from fixres_poc.config.settings import NAMED_DATASETS, DataSettings
+from fixres_poc.data.dataset import load_dataset
+from fixres_poc.data.loading import images_to_show
+from fixres_poc.data.sources import download
 
 CONTENT = bytes(range(256)) * 40  # in pieces of 1,000 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """What it sends, what goes wrong, and what it was asked for: (range asked for, bytes sent)."""
+    """What it sends, what goes wrong, and how many requests it got."""
 
     content = CONTENT
-    asked: list[tuple[str | None, int]]
+    asked = 0
     cut_bytes: int | None = None
     status = 200
-    knows_range = True
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        wanted = self.headers["Range"]
-        start = (
-            int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if wanted and self.server.knows_range
-            else 0
-        )
-        body = self.server.content[start:]
-        status = (
-            self.server.status if self.server.status != 200 or not start else 206 if body else 416
-        )
-        sent = body[: self.server.cut_bytes]
-        # before any answer: a client that has one may look at once
-        self.server.asked.append((wanted, len(sent)))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.server.asked += 1
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
-        self.wfile.write(sent)
+        self.wfile.write(self.server.content[: self.server.cut_bytes])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -57,7 +55,6 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """At work, and downloads are in small pieces and without retries."""
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(download, "RETRIES", 0)
         monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
@@ -69,123 +66,235 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def part(tmp_path: Path) -> Path:
-    """Where what has arrived of a broken download stays."""
-    (tmp_path / "archives").mkdir()
-    return tmp_path / "archives" / "x.tar.part"
+def file(tmp_path: Path) -> Path:
+    """Where the file goes."""
+    return tmp_path / "archives" / "x.tar"
 
 
-def fetch(server: Server, part: Path, sha256: str = SHA256) -> bytes:
+def fetch(server: Server, file: Path, checksum: str = SHA256) -> bytes:
     url = f"http://127.0.0.1:{server.server_port}/files/x.tar"
-    return download.fetch(url, part.parent, sha256, "for research only").read_bytes()
+    return download.fetch(url, file.parent, checksum, "for research only").read_bytes()
 
 
-def failure(server: Server, part: Path, message: str) -> None:
-    """A download fails with one line, and leaves no file that could be taken for a whole one."""
-    with pytest.raises(
-        InputError, match=f"{message}.* put x.tar into .*archives by hand"
-    ) as caught:
-        fetch(server, part)
-    assert "\n" not in str(caught.value)
-    assert not part.with_name("x.tar").exists()
-
-
-def test_a_file_is_asked_for_once_and_nothing_else_is_left(server: Server, part: Path) -> None:
-    assert fetch(server, part) == fetch(server, part) == CONTENT
-    assert fetch(server, part, SHA256[:8]) == CONTENT
-    assert server.asked == [(None, len(CONTENT))]
-    assert {each.name for each in part.parent.iterdir()} == {"x.tar", ".x.tar.lock"}
-
-
-def test_a_broken_download_goes_on_where_it_stopped(server: Server, part: Path) -> None:
-    server.cut_bytes = 4500
-    failure(server, part, r"x\.tar: no answer, or the connection broke; run again to go on")
-    assert part.stat().st_size == 4000
-    server.cut_bytes = None
-    assert fetch(server, part) == CONTENT
-    assert server.asked[1:] == [("bytes=4000-", len(CONTENT) - 4000)]
+def test_a_file_is_asked_for_once_and_nothing_else_is_left(server: Server, file: Path) -> None:
+    assert fetch(server, file) == fetch(server, file) == CONTENT
+    for known in (SHA256[:8], f"md5:{hashlib.md5(CONTENT).hexdigest()}", ""):
+        assert fetch(server, file, known) == CONTENT
+    assert server.asked == 1
+    assert {each.name for each in file.parent.iterdir()} == {"x.tar", ".x.tar.lock"}
 
 
 def test_a_broken_download_is_retried(
-    server: Server, part: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "RETRIES", 1)
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: setattr(server, "cut_bytes", None))
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _: setattr(server, "cut_bytes", None))
     server.cut_bytes = 4500
-    assert fetch(server, part) == CONTENT
-    assert [wanted for wanted, _ in server.asked] == [None, "bytes=4000-"]
+    assert fetch(server, file) == CONTENT
+    assert server.asked == 2
 
 
 @pytest.mark.parametrize(
-    ("kept", "knows_range", "asked"),
+    ("fault", "value", "message"),
     [
-        (CONTENT[:4000], False, [("bytes=4000-", 10_240)]),  # all is sent again
-        (CONTENT, True, [("bytes=10240-", 0)]),
-        # of another file, so it is thrown away
-        (b"x" * 4000, True, [("bytes=4000-", 6240), (None, 10_240)]),
-        (b"x" * 20_000, True, [("bytes=20000-", 0), (None, 10_240)]),
+        ("content", b"another", r"x\.tar: wrong checksum"),
+        ("status", 500, r"500 Server Error.*x\.tar"),
+        ("cut_bytes", 4500, r"x\.tar: no answer, or the connection broke; run again"),
+        ("content", CONTENT * 9, r"x\.tar: more than .* GiB, so not the file wanted"),
     ],
 )
-def test_what_has_arrived_is_used_if_it_belongs(
+def test_what_a_server_does_wrong_is_named_and_leaves_nothing(
     server: Server,
-    part: Path,
+    file: Path,
     monkeypatch: pytest.MonkeyPatch,
-    kept: bytes,
-    knows_range: bool,
-    asked: list[object],
+    fault: str,
+    value: Any,
+    message: str,
 ) -> None:
-    monkeypatch.setattr(download, "RETRIES", 1)
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    part.write_bytes(kept)
-    server.knows_range = knows_range
-    assert fetch(server, part) == CONTENT
-    assert server.asked == asked
-
-
-WRONG = [
-    ("content", b"another", r"x\.tar: wrong checksum"),
-    ("status", 500, r"500 Server Error.*x\.tar"),
-]
-
-
-@pytest.mark.parametrize(("fault", "value", "message"), WRONG)
-def test_what_a_server_does_wrong_is_named(
-    server: Server, part: Path, fault: str, value: Any, message: str
-) -> None:
+    monkeypatch.setattr(download, "LARGEST_BYTES", 2 * len(CONTENT))
     setattr(server, fault, value)
-    failure(server, part, message)
+    with pytest.raises(
+        InputError, match=f"{message}.* put x.tar into .*archives by hand"
+    ) as caught:
+        fetch(server, file)
+    assert "\n" not in str(caught.value)
+    assert [each.name for each in file.parent.iterdir()] == [".x.tar.lock"]
 
 
 def test_a_file_put_there_by_hand_needs_no_server_and_stays_where_it_is_wrong(
-    server: Server, part: Path
+    server: Server, file: Path
 ) -> None:
-    part.with_name("x.tar").write_bytes(CONTENT)
-    assert fetch(server, part) == CONTENT
-    part.with_name("x.tar").write_bytes(b"another")
-    with pytest.raises(
-        InputError,
-        match=r"archives/x\.tar: wrong checksum.* delete .* by hand \(for research only\)",
-    ):
-        fetch(server, part)
-    assert part.with_name("x.tar").read_bytes() == b"another"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    assert fetch(server, file) == CONTENT
+    file.write_bytes(b"another")
+    message = r"x\.tar: wrong checksum.* delete .* by hand \(for research only\)"
+    with pytest.raises(InputError, match=message):
+        fetch(server, file)
+    assert file.read_bytes() == b"another"
     assert not server.asked
 
 
-def test_without_network_the_message_says_what_to_do(server: Server, part: Path) -> None:
-    server.shutdown()
-    server.server_close()
-    failure(server, part, r"x\.tar: no answer")
-
-
-def test_a_download_without_end_is_stopped(
-    server: Server, part: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "LARGEST_BYTES", 5000)
-    failure(server, part, r"x\.tar: more than .* GiB, so not the file wanted")
-    assert part.stat().st_size <= 6000
-
-
-def test_two_at_once_download_once(server: Server, part: Path) -> None:
+def test_two_at_once_download_once(server: Server, file: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(lambda _: fetch(server, part), range(2))) == [CONTENT] * 2
-    assert len(server.asked) == 1
+        assert list(pool.map(lambda _: fetch(server, file), range(2))) == [CONTENT] * 2
+    assert server.asked == 1
+
+
+WIDTH, HEIGHT = 60, 50
+PETS = {"Abyssinian": 1, "american_bulldog": 2}
+
+
+def jpeg(seed: int) -> bytes:
+    """Noise above a white banner of 20 px."""
+    pixels = np.random.default_rng(seed).integers(0, 120, (HEIGHT, WIDTH, 3)).astype("uint8")
+    pixels[-20:] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def pets() -> dict[str, dict[str, bytes]]:
+    lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    images = {}
+    for breed, label in PETS.items():
+        for number in range(1, 17):
+            images[f"images/{breed}_{number}.jpg"] = jpeg(100 * label + number)
+            lists["trainval" if number <= 10 else "test"].append(f"{breed}_{number} {label} 1 1")
+    notes = {f"annotations/{name}.txt": "\n".join(lines).encode() for name, lines in lists.items()}
+    return {"images.tar.gz": images, "annotations.tar.gz": notes}
+
+
+def flowers() -> dict[str, dict[str, bytes]]:
+    return {
+        "102flowers.tgz": {f"jpg/image_{number:05}.jpg": jpeg(number) for number in range(1, 13)}
+    }
+
+
+def aircraft() -> dict[str, dict[str, bytes]]:
+    names = ["707-320", "F/A-18"]
+    files = {"data/variants.txt": "\n".join(names).encode()}
+    for place, split in enumerate(("train", "val", "test")):
+        lines = []
+        for number in range(12):
+            key = f"{place}{number:03}"
+            files[f"data/images/{key}.jpg"] = jpeg(1000 * place + number)
+            lines.append(f"{key} {names[number % 2]}")
+        files[f"data/images_variant_{split}.txt"] = "\n".join(lines).encode()
+    inside = {f"fgvc-aircraft-2013b/{name}": content for name, content in files.items()}
+    return {"fgvc-aircraft-2013b.tar.gz": inside}
+
+
+def packed(folder: Path, archives: Mapping[str, Mapping[str, bytes]]) -> None:
+    for name, files in archives.items():
+        with tarfile.open(folder / name, "w:gz") as tar:
+            for path, content in files.items():
+                entry = tarfile.TarInfo(path)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that takes the place of the server; checksums are those of its files."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    for make in (pets, flowers, aircraft):
+        packed(folder, make())
+    savemat(folder / "imagelabels.mat", {"labels": np.array([[1, 2] * 6])})
+    savemat(
+        folder / "setid.mat",
+        {"trnid": [[1, 2, 3, 4]], "valid": [[5, 6]], "tstid": [list(range(7, 13))]},
+    )
+    known = dict(torchvision.datasets.Flowers102._file_dict)
+    for key in ("label", "setid"):
+        file = known[key][0]
+        known[key] = (file, hashlib.md5((folder / file).read_bytes()).hexdigest())
+    monkeypatch.setattr(torchvision.datasets.Flowers102, "_file_dict", known)
+
+    def fetch(url: str, place: Path, checksum: str, terms: str) -> Path:
+        name = url.rsplit("/", 1)[-1]
+        assert url.startswith("https://www.robots.ox.ac.uk/~vgg/data/")
+        assert terms
+        return Path(shutil.copy(folder / name, place / name))
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "counts"),
+    [
+        ("oxford_pets", ("Abyssinian", "American_Bulldog"), {"train": 16, "val": 4, "test": 12}),
+        (
+            "flowers102",
+            ("hard-leaved_pocket_orchid", "pink_primrose"),
+            {"train": 4, "val": 2, "test": 6},
+        ),
+        ("fgvc_aircraft", ("707-320", "F-A-18"), {"train": 12, "val": 12, "test": 12}),
+    ],
+)
+def test_official_splits_and_labels_are_kept(
+    name: str,
+    classes: tuple[str, ...],
+    counts: dict[str, int],
+    archives: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = DataSettings(dataset=name)
+    data = load_dataset(settings)
+    assert data.classes == classes
+    assert data.counts() == counts
+    shown = images_to_show(settings, data.table["image"][:2])
+    assert len(shown) == (2 if NAMED_DATASETS[name] else 0)
+    with Image.open(data.paths[0]) as image:
+        cut = 20 if name == "fgvc_aircraft" else 0
+        assert image.size == (WIDTH, HEIGHT - cut)
+        assert (np.asarray(image)[-1].mean() < 200) == bool(cut), "the banner alone is cut off"
+    monkeypatch.setattr(download, "fetch", None)
+    assert load_dataset(settings).fingerprint() == data.fingerprint(), "nothing is fetched twice"
+    assert not (download.folder(name).with_name(f"{name}_archives") / "unpacked").exists()
+
+
+def test_an_archive_that_would_write_elsewhere_is_refused(archives: Path, tmp_path: Path) -> None:
+    packed(archives, {"images.tar.gz": {"../../../../escaped.jpg": jpeg(0)}})
+    with pytest.raises(InputError, match=r"images\.tar\.gz: cannot be unpacked"):
+        load_dataset(DataSettings(dataset="oxford_pets"))
+    assert not list(tmp_path.rglob("escaped.jpg"))
+    assert not download.folder("oxford_pets").exists()
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(
+    archives: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    archive = archives / "fgvc-aircraft-2013b.tar.gz"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(len(whole) * kept)])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"2013b\.tar\.gz: .*delete it"):
+            load_dataset(DataSettings(dataset="fgvc_aircraft"))
+    assert not download.folder("fgvc_aircraft").exists()
+    fetched = download.folder("fgvc_aircraft").with_name("fgvc_aircraft_archives")
+    (fetched / archive.name).unlink()
+    archive.write_bytes(whole)
+    assert sum(load_dataset(DataSettings(dataset="fgvc_aircraft")).counts().values()) == 36
+
+
+def test_without_network_the_folder_to_fill_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = {"https://127.0.0.1:1/images.tar.gz": "md5:0"}
+    monkeypatch.setitem(
+        download.SOURCES, "oxford_pets", replace(download.SOURCES["oxford_pets"], files=away)
+    )
+    with pytest.raises(
+        InputError, match=r"put images.tar.gz into .*oxford_pets_archives by hand .*CC BY-SA 4.0"
+    ):
+        load_dataset(DataSettings(dataset="oxford_pets"))
+
+
+def test_terms_are_known() -> None:
+    assert set(download.SOURCES) == set(NAMED_DATASETS)
+    assert "overlap is not excluded" in download.about("oxford_pets")
+    assert download.about("/my/birds") == download.about("stanford_dogs") == ""
+    with pytest.raises(ValueError, match="do not allow it"):
+        DataSettings(dataset="flowers102", show_images=True)

@@ -17,10 +17,9 @@ from scipy.io import savemat
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
-from fixres_poc.data import download
 from fixres_poc.data.dataset import load_dataset, object_boxes
 from fixres_poc.data.loading import images_to_show
-from fixres_poc.data.sources import stanford_dogs
+from fixres_poc.data.sources import download, stanford_dogs
 
 BREEDS = ("n02085620-Chihuahua", "n02085936-Maltese_dog", "n02090379-redbone")
 TRAIN, TEST = 6, 3
@@ -75,7 +74,7 @@ def asked(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
         found.append(url)
-        assert sha256 == stanford_dogs.SHA256[url.rsplit("/", 1)[-1]]
+        assert sha256 == download.SOURCES["stanford_dogs"].files[url]
         return archives / url.rsplit("/", 1)[-1]
 
     monkeypatch.setattr(download, "fetch", fetch)
@@ -85,7 +84,7 @@ def asked(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_download_gives_the_official_split_and_asks_once(asked: list[str]) -> None:
     data = load_dataset(OFFICIAL)
     assert data.classes == BREEDS
-    assert data.root == stanford_dogs.folder() / "Images"
+    assert data.root == download.folder("stanford_dogs") / "Images"
     assert data.counts() == {"train": 15, "val": 3, "test": 9}
     official = {
         image_name(breed, index) for breed in BREEDS for index in range(TRAIN, TRAIN + TEST)
@@ -142,10 +141,11 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(
     with pytest.raises(InputError, match=r"annotation\.tar: cannot be unpacked") as caught:
         load_dataset(OFFICIAL)
     assert "\n" not in str(caught.value)
-    assert not stanford_dogs.folder().exists()
-    assert not list(stanford_dogs.folder().parents[1].rglob("evil*"))
+    assert not download.folder("stanford_dogs").exists()
+    assert not list(download.folder("stanford_dogs").parents[1].rglob("evil*"))
     assert {
-        each.name for each in stanford_dogs.folder().with_name("stanford_dogs_archives").iterdir()
+        each.name
+        for each in download.folder("stanford_dogs").with_name("stanford_dogs_archives").iterdir()
     } <= {"lock"}
 
 
@@ -157,7 +157,7 @@ def test_two_at_once_download_once(asked: list[str]) -> None:
 
 
 def test_a_folder_of_that_name_without_lists_is_left_alone(asked: list[str]) -> None:
-    save_image(stanford_dogs.folder() / "Images" / "a" / "0.jpg", (1, 2, 3), seed=0)
+    save_image(download.folder("stanford_dogs") / "Images" / "a" / "0.jpg", (1, 2, 3), seed=0)
     with pytest.raises(InputError, match="stanford_dogs: there, but not whole"):
         load_dataset(OFFICIAL)
     assert not asked
@@ -231,14 +231,10 @@ def test_kaggles_layout_is_a_folder_of_class_folders(unpacked: Path, tmp_path: P
 
 
 def test_boxes_are_one_row_a_dog(unpacked: Path) -> None:
-    table = stanford_dogs.boxes(
-        unpacked / "Images", [image_name(BREEDS[0], index) for index in (0, 1)]
-    )
-    assert list(table.columns) == ["image", "left", "top", "right", "bottom", "width", "height"]
-    sides = table.drop(columns="image").to_numpy().tolist()
-    assert sides == [[4, 5, 60, 50, 72, 56], [4, 5, 60, 50, 72, 56], [1, 2, 3, 4, 72, 56]]
-    assert table["image"].tolist() == [image_name(BREEDS[0], index) for index in (0, 1, 1)]
-    assert stanford_dogs.boxes(unpacked / "Images", []).empty
+    first, second = (image_name(BREEDS[0], index) for index in (0, 1))
+    box, other = (4, 5, 60, 50, 72, 56), (1, 2, 3, 4, 72, 56)
+    found = stanford_dogs.boxes(unpacked / "Annotation", [first, second])
+    assert found == [(first, *box), (second, *box), (second, *other)]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +250,7 @@ def test_an_annotation_that_cannot_be_read_is_named(unpacked: Path, text: str | 
     file = unpacked / "Annotation" / BREEDS[0] / "n02085620_0"
     file.write_text(text) if text else file.unlink()
     with pytest.raises(InputError, match="n02085620_0: not a readable annotation"):
-        stanford_dogs.boxes(unpacked / "Images", [image_name(BREEDS[0], 0)])
+        stanford_dogs.boxes(unpacked / "Annotation", [image_name(BREEDS[0], 0)])
 
 
 def test_images_of_imagenet_are_never_shown() -> None:

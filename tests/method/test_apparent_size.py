@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fixres_poc.data.dataset import BOX
 from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Resize, Transform, plain_transforms
 from fixres_poc.method import apparent_size as crops_module
@@ -142,7 +143,7 @@ def test_predicted_sizes_of_synthetic_dogs_are_those_of_rendered_images(resize: 
     names = [
         generator.relative_path("train", label, index) for label in range(10) for index in range(3)
     ]
-    boxes = generator.boxes(0, names)
+    boxes = pd.DataFrame(generator.boxes(0, *names), columns=BOX)
     shown = ["mean", "25%", "50%", "75%"]
     predicted = predicted_object_sizes(boxes, 96, 120, resize).describe().loc[shown]
     measured = measured_object_sizes(boxes, 96, 120, resize).describe().loc[shown]

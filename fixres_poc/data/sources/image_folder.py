@@ -1,4 +1,4 @@
-"""A folder of class folders as a table of images, split into train, val and test. No torch in here.
+"""A folder of class folders: which images it holds, of which class and split. No torch in here.
 
 Layouts: `<class>/<image>`, which is split here, or `<part>/<class>/<image>` with parts as `part`
 knows them. Either may lie one level down.
@@ -8,95 +8,20 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import file_digest
 from fixres_poc.config.provenance import cores
 from fixres_poc.config.settings import NAMED_DATASETS, SPLITS
 from fixres_poc.data import decoding
 
-TEST_SHARE, VAL_SHARE = 0.30, 0.15
-END_BYTES = 256 * 1024
-UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-Row = tuple[str, str, str]  # image (path relative to the folder, with /), class name, split
-
-
-def stratify(classes: dict[str, list[str]], root: Path, seed: int, test: bool = True) -> list[Row]:
-    """Stratified split; images with equal bytes stay on one side, and a new image moves no other class.
-
-    Args:
-        classes: class name to paths relative to `root`.
-        test: False cuts validation from train only.
-
-    Raises:
-        InputError: a class with too few different images.
-    """
-    every = [name for names in classes.values() for name in names]
-    digest_of = dict(zip(every, digests(root / name for name in every), strict=True))
-    rows: list[Row] = []
-    side_of: dict[str, str] = {}
-    for label, names in sorted(classes.items()):
-        own, needed = {digest_of[name] for name in names}, 3 if test else 2
-        fresh = sorted(own - side_of.keys(), key=lambda digest: _rank(seed, digest))
-        if len(own) < needed:
-            what = f"{len(own)} different image{'s' if len(own) > 1 else ''}"
-            raise InputError(
-                f"class {label!r} of {str(root)!r} has {what}; at least {needed} are needed to split it"
-            )
-        n_test = max(1, round(TEST_SHARE * len(fresh))) if test else 0
-        n_val = max(1, round(VAL_SHARE * len(fresh)))
-        for index, digest in enumerate(fresh):
-            side_of[digest] = (
-                "test" if index < n_test else "val" if index < n_test + n_val else "train"
-            )
-        rows += [(name, label, side_of[digest_of[name]]) for name in names]
-    return rows
-
-
-def _rank(seed: int, digest: str) -> str:
-    return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
-
-
-def digests(paths: Iterable[Path], whole: bool = True) -> list[str]:
-    """SHA-256 of every image's bytes.
-
-    `whole` False looks at size and both ends of a large compressed image only: two of equal size
-    differ there, and every run of a sweep asks for it, which for photographs of many megabytes
-    would take minutes. Of a file that is too large for an image, such as a sparse one, no more than
-    that is ever read.
-    """
-
-    # Not cached by modification time, which copying tools preserve or renew.
-    def digest(path: Path) -> str:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            every_byte = whole or path.suffix.lower() in UNCOMPRESSED
-            if size <= (decoding.MOST_BYTES if every_byte else 2 * END_BYTES):
-                return hashlib.file_digest(file, "sha256").hexdigest()
-            content = hashlib.sha256(file.read(END_BYTES))
-            file.seek(-END_BYTES, os.SEEK_END)
-            content.update(file.read(END_BYTES))
-        return f"{size} {content.hexdigest()}"
-
-    with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(digest, paths))
-
-
-def limit(rows: list[Row], most: int | None, seed: int) -> list[Row]:
-    """At most about `most` rows, the same share of every class and split, at least one of each."""
-    if most is None or len(rows) <= most:
-        return rows
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: _rank(seed, row[0])):
-        groups[row[1:]].append(row)
-    return sorted(
-        row for part in groups.values() for row in part[: max(1, int(len(part) * most / len(rows)))]
-    )
-
-
+SHARES = {"test": 0.30, "val": 0.15}
 SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -114,60 +39,133 @@ SUFFIXES = (
 ALLOWED = ", ".join(SUFFIXES)
 AFFIX = "(?:set|split|data|dataset|images?|imgs?)?"
 PART = re.compile(
-    f"{AFFIX}(?:(?P<train>train|training)|(?P<val>val|valid|validation|dev|devel|development|eval|evaluation)"
+    f"{AFFIX}(?:(?P<train>train|training)"
+    "|(?P<val>val|valid|validation|dev|devel|development|eval|evaluation)"
     f"|(?P<test>test|testing|holdout|heldout)){AFFIX}"
 )
 # What desktops, NAS servers, archives and notebooks leave beside a user's files; hidden are also
 # names with a dot.
 SYSTEM = re.compile(
-    r"__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|~snapshot|\$RECYCLE\.BIN"
-    r"|System Volume Information|lost\+found|found\.\d+|Network Trash Folder|Temporary Items|ehthumbs(_vista)?\.db"
-    r"|Thumbs\.db|desktop\.ini|Icon\r",
+    r"__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|~snapshot"
+    r"|\$RECYCLE\.BIN|System Volume Information|lost\+found|found\.\d+|Network Trash Folder"
+    r"|Temporary Items|ehthumbs(_vista)?\.db|Thumbs\.db|desktop\.ini|Icon\r",
     re.IGNORECASE,
 )
 MOST_REASONS = 8
 FOLDER, LINK, IMAGE = "folder", "link to a folder", "image"
 
 
-def find(folder: Path, split_seed: int) -> tuple[Path, list[Row], list[str]]:
-    """List and split the images of a folder; the seed decides the split where the folder has none.
+class Listing(NamedTuple):
+    """The images of a dataset before its split is complete."""
+
+    root: Path
+    # image (path relative to the root, with /), class name, split
+    rows: list[tuple[str, str, str]]
+    cut: Sequence[str]  # splits that are still to be cut from train
+    notes: list[str]  # lines for the user: how the folder was read, and what was skipped
+
+
+def stratify(train: pd.DataFrame, cut: Sequence[str], root: Path, seed: int) -> pd.Series:
+    """Cut splits from the images of train, the same share of each class.
+
+    Images with equal bytes stay on one side, and a new image moves no other class.
+
+    Args:
+        train: columns label (class name) and digest (of the image's bytes).
+        cut: "val", or "val" and "test".
 
     Returns:
-        The folder that holds the classes or the parts, one row per image in order of path, and
-        lines for the user: how the folder was read, and what was skipped.
+        The split of each row.
 
     Raises:
-        InputError: no folder, no images, fewer than two classes, a class too small to split, or a
-            layout that can be read in two ways.
+        InputError: a class with too few different images.
+    """
+    different = train.groupby("label")["digest"].nunique()
+    for label, number in different[different <= len(cut)].items():
+        what = f"{number} different image{'s' if number > 1 else ''}"
+        raise InputError(
+            f"class {label!r} of {str(root)!r} has {what};"
+            f" at least {len(cut) + 1} are needed to split it"
+        )
+    fresh = train.sort_values("label", kind="stable").drop_duplicates("digest").set_index("digest")
+    fresh["rank"] = [_rank(seed, digest) for digest in fresh.index]
+    ranks = fresh.sort_values("rank").groupby("label")["rank"]
+    place, size = ranks.cumcount(), ranks.transform("size")
+    side, start = pd.Series("train", index=place.index), 0 * size
+    for split in SHARES:
+        if split in cut:
+            end = start + (SHARES[split] * size).round().clip(lower=1)
+            side[(place >= start) & (place < end)] = split
+            start = end
+    return train["digest"].map(side)
+
+
+def limit(table: pd.DataFrame, most: int | None, seed: int) -> pd.DataFrame:
+    """At most about `most` rows, the same share of every class and split, at least one of each."""
+    if most is None or len(table) <= most:
+        return table
+    ranked = table.assign(rank=[_rank(seed, image) for image in table["image"]])
+    groups = ranked.sort_values("rank").groupby(["label", "split"])["rank"]
+    wanted = (groups.transform("size") * most / len(table)).astype(int).clip(lower=1)
+    chosen = groups.cumcount() < wanted
+    return table[chosen.sort_index()]
+
+
+def _rank(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+
+
+def digests(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of every file; of one that is too large for an image, such as a sparse one, its size.
+
+    Not cached by modification time, which copying tools preserve or renew.
+    """
+
+    def digest(path: Path) -> str:
+        size = path.stat().st_size
+        return str(file_digest(path) if size <= decoding.MOST_BYTES else size)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(digest, paths))
+
+
+def find(folder: Path) -> Listing:
+    """List the images of a folder.
+
+    Raises:
+        InputError: no folder, no images, fewer than two classes, or a layout that can be read in
+            two ways.
     """
     if not folder.is_dir():
-        raise InputError(
-            f"dataset {str(folder)!r}: no such folder; allowed: synthetic, {', '.join(NAMED_DATASETS)}, a folder"
-        )
+        allowed = ", ".join(["synthetic", *NAMED_DATASETS, "a folder"])
+        raise InputError(f"dataset {str(folder)!r}: no such folder; allowed: {allowed}")
     top = root(folder)
     names, skipped = walk(top)
     held = images(top, names)
     classes = {name: _class_folders(name, own) for name, own in held.items()}
-    named = [name for name in held if part(name)]
-    notes: list[str] = []
-    if len(named) > 1 or any(len(classes[name]) > 1 for name in named):
-        rows, notes = _presplit(top, classes, split_seed)
-        for name in held.keys() - named:
+    parts = [name for name in held if part(name)]
+    if len(parts) > 1 or any(len(classes[name]) > 1 for name in parts):
+        found = _presplit(top, classes)
+        for name in held.keys() - parts:
             skipped[f"in {name}/, which is no known part"] = len(held[name])
             skipped["outside class folders"] -= len(held[name])
     else:
         _refuse_unknown_parts(top, held, classes)
-        rows = stratify(held, top, split_seed)
-    if len({label for _, label, _ in rows}) < 2:
+        found = Listing(top, _rows("train", held), ("val", "test"), [])
+    if len({label for _, label, _ in found.rows}) < 2:
         raise InputError(
             f"dataset {str(folder)!r}: needs at least two class folders with images ({ALLOWED})"
         )
-    skipped["outside class folders"] += len(names) - len(rows)
-    return top, sorted(rows), notes + told(top, skipped)
+    skipped["outside class folders"] += len(names) - len(found.rows)
+    return found._replace(notes=found.notes + told(top, skipped))
+
+
+def _rows(split: str, classes: dict[str, list[str]]) -> list[tuple[str, str, str]]:
+    return [(image, label, split) for label, own in classes.items() for image in own]
 
 
 def told(root: Path, skipped: Counter[str]) -> list[str]:
-    """One line about what was skipped in a folder, from reasons to numbers; none where nothing was."""
+    """One line about what was skipped in a folder, from reasons to numbers, if anything was."""
     shown = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
     return (
         [f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"]
@@ -177,19 +175,19 @@ def told(root: Path, skipped: Counter[str]) -> list[str]:
 
 
 def part(name: str) -> str | None:
-    """The part of a split (train, val or test) that a folder's name means, as "Training Set" does; None for others."""
+    """The part (train, val or test) that a folder's name such as "Training Set" means, or None."""
     match = PART.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
     return match and match.lastgroup
 
 
 def root(folder: Path) -> Path:
-    """The folder that holds the classes or the parts: the given one, or the only one in it where that has folders."""
+    """The folder of classes or parts: the given one, or the only one in it if that has folders."""
     inner = _folders(folder)
     return inner[0] if len(inner) == 1 and _folders(inner[0]) else folder
 
 
 def images(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Images by class folder, from what `walk` found in a folder: class name -> paths relative to the folder, sorted.
+    """Images by class folder, from what `walk` found: class name -> paths relative to `root`.
 
     Raises:
         InputError: there are none.
@@ -274,18 +272,13 @@ def _by_folder(names: Iterable[str], depth: int = 0) -> dict[str, list[str]]:
 
 
 def _class_folders(name: str, names: list[str]) -> dict[str, list[str]]:
-    """Class folders in a folder that may be a part; unpacked archives often hold training/training/<class>."""
+    """Class folders in a folder that may be a part; archives often hold training/training/<class>."""
     found = _by_folder(names, 1)
     return _by_folder(names, 2) if len(found) == 1 and part(*found) == part(name) else found
 
 
-def _presplit(
-    root: Path, classes: dict[str, dict[str, list[str]]], seed: int
-) -> tuple[list[Row], list[str]]:
-    """Rows of a folder that is split already, and a line about the parts that are cut from train.
-
-    Where val is there and test is not, val is the test part.
-    """
+def _presplit(root: Path, classes: dict[str, dict[str, list[str]]]) -> Listing:
+    """List a folder that is split already; val is the test part where no test is there."""
     where, folders = f"dataset {str(root)!r}", dict[str, str]()
     for name, found in classes.items():
         if meant := part(name):
@@ -299,27 +292,26 @@ def _presplit(
                 )
     if "train" not in folders or len(folders) == 1 < len(classes):
         raise InputError(
-            f"{where}: of {'/, '.join(classes)}/ some are parts of a split; name parts train, val, test"
+            f"{where}: of {'/, '.join(classes)}/ some are parts of a split;"
+            " name parts train, val, test"
         )
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
     train, cut = folders["train"], [split for split in SPLITS if split not in folders]
-    rows = stratify(classes[train], root, seed, test="test" in cut) if cut else []
+    rows = []
     for split, name in folders.items():
         if unknown := sorted(classes[name].keys() - classes[train].keys()):
             raise InputError(f"class {unknown[0]!r} of {str(root / name)!r} has no images in train")
-        if not cut or name != train:
-            rows += [
-                (image, label, split) for label, names in classes[name].items() for image in names
-            ]
+        rows += _rows(split, classes[name])
     tested = f", test is {folders['test']}/" if "test" in folders else ""
-    return rows, [f"{root}: {' and '.join(cut)} cut from {train}/{tested}"] if cut else []
+    notes = [f"{root}: {' and '.join(cut)} cut from {train}/{tested}"] if cut else []
+    return Listing(root, rows, cut, notes)
 
 
 def _refuse_unknown_parts(
     root: Path, held: dict[str, list[str]], classes: dict[str, dict[str, list[str]]]
 ) -> None:
-    """Refuse folders that hold the same folders: they may be parts of unknown names, and would be taken for classes."""
+    """Refuse folders that hold the same folders: perhaps parts of unknown names, and no classes."""
     count = Counter(inner for found in classes.values() for inner in found)
     alike = []
     for name, found in classes.items():
@@ -328,6 +320,6 @@ def _refuse_unknown_parts(
             alike.append(f"{name}/ ({', '.join(shared[:2])})")
     if len(alike) > 1 and 2 * len(alike) >= len(held):
         raise InputError(
-            f"dataset {str(root)!r}: {' and '.join(alike[:2])} hold the same folders: name parts train, val, test, or"
-            " put all images of a class into one folder"
+            f"dataset {str(root)!r}: {' and '.join(alike[:2])} hold the same folders:"
+            " name parts train, val, test, or put all images of a class into one folder"
         )
