@@ -1,4 +1,4 @@
-"""The report's pages in a real browser: what they load, how they read, and what their script does."""
+"""The report's pages in a real browser: what they load, how they read, what their script does."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ MAIN = ".output > .scroll > .sortable"
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Addresses of an index and a run's page, made by the present template from stored notebooks."""
+    """Addresses of an index and a run's page, made by the present template."""
     folder = tmp_path_factory.mktemp("pages")
     for name, (stem, page) in PAGES.items():
         html = render(REPOSITORY / "notebooks" / f"{stem}.ipynb", page)
