@@ -1,4 +1,4 @@
-"""The report's pages in a real browser: what they load, how they read, and what their script does."""
+"""The report's pages in a real browser: what they load, how they read, what their script does."""
 
 import re
 from collections.abc import Iterator
@@ -18,24 +18,25 @@ from fixres_poc.report.pages import SCRIPT_HASH, render
 pytest_plugins = ["chromium"]
 pytestmark = NEEDED
 LARGEST_BYTES = 3_000_000
-DEMO = pd.read_csv(REPOSITORY / "docs/reports/demo/results.csv").drop_duplicates(GRID)
+REPORT = REPOSITORY / "docs" / "reports" / "demo"
+DEMO = pd.read_csv(REPORT / "results.csv").drop_duplicates(GRID)
 RUN = {"name": "demo", "status": "done", "error": "", "time": "2 s", "link": "notebooks/demo.html"}
+PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "index": ("05_results", {"runs": [RUN]}),
+    "run": ("04_fixres", {"name": "run", "back": "report"}),
+}
 MAIN = ".output > .scroll > .sortable"
 """The table of all cells, with the columns that matter; what unfolds below it has all columns."""
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Addresses of an index and a run's page, made by the present template from stored notebooks."""
+    """Addresses of an index and a run's page, made by the present template."""
     folder = tmp_path_factory.mktemp("pages")
-    made: dict[str, tuple[str, dict[str, Any]]] = {
-        "index": ("05_results", {"runs": [RUN]}),
-        "run": ("04_fixres", {"name": "run", "back": "report"}),
-    }
-    for name, (stem, page) in made.items():
+    for name, (stem, page) in PAGES.items():
         html = render(REPOSITORY / "notebooks" / f"{stem}.ipynb", page)
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
-    return {name: (folder / f"{name}.html").as_uri() for name in made}
+    return {name: (folder / f"{name}.html").as_uri() for name in PAGES}
 
 
 @pytest.fixture
@@ -44,36 +45,26 @@ def page(browser: Browser, pages: dict[str, str]) -> Iterator[Page]:
         yield page
 
 
-@pytest.mark.parametrize("name", ["index", "run"])
-def test_page_asks_no_host_and_fits_a_phone(
-    browser: Browser, pages: dict[str, str], name: str
-) -> None:
-    with opened(browser, pages[name], PHONE) as (page, asked, said):
-        assert said == []
-        assert {url.split(":")[0] for url in asked} <= {"file", "data"}
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
-        assert all(
-            len(alt or "") > 10
-            for alt in page.eval_on_selector_all("img", "all => all.map(each => each.alt)")
-        )
-
-
-@pytest.mark.parametrize("name", ["index", "run"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize(("scheme", "width"), [("light", PHONE), ("dark", DESK)])
-def test_no_serious_fault_of_access(
+def test_page_asks_no_host_fits_a_phone_and_has_no_serious_fault_of_access(
     browser: Browser, pages: dict[str, str], name: str, scheme: str, width: int
 ) -> None:
-    with opened(browser, pages[name], width, color_scheme=scheme) as (page, _, _):
+    with opened(browser, pages[name], width, color_scheme=scheme) as (page, asked, said):
+        assert said == []
+        assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        texts = page.eval_on_selector_all("img", "all => all.map(each => each.alt || '')")
+        assert all(len(text) > 10 for text in texts)
         found = Axe().run(page).response["violations"]
-    assert not [each["id"] for each in found if each["impact"] in ("serious", "critical")]
+        assert not [each["id"] for each in found if each["impact"] in ("serious", "critical")]
 
 
 def column(page: Page, table: str, name: str) -> list[str]:
     """Texts of a column's cells in the rows that are shown."""
-    names = page.eval_on_selector_all(
-        f"{table} thead th", "all => all.map(each => each.textContent.trim())"
-    )
-    cells = page.locator(f"{table} tbody tr:not([hidden]) td:nth-child({names.index(name) + 1})")
+    texts = "all => all.map(each => each.textContent.trim())"
+    place = page.eval_on_selector_all(f"{table} thead th", texts).index(name) + 1
+    cells = page.locator(f"{table} tbody tr:not([hidden]) td:nth-child({place})")
     return [text.strip() for text in cells.all_inner_texts()]
 
 
@@ -117,17 +108,14 @@ def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
 
 
 def test_heat_map_shows_intervals_in_its_cells(page: Page) -> None:
-    cells = page.locator("table.heat td:has(small)").all_inner_texts()
-    assert len(cells) == DEMO["train_size"].count()
-    for cell in cells:
-        shown, low, high = map(float, re.findall(r"\d+\.\d", cell))
-        assert low <= shown <= high
-    top1 = [float(cell.split("\n")[0]) for cell in cells]
-    colours = page.eval_on_selector_all(
-        "table.heat td:has(small)", "all => all.map(each => each.style.backgroundColor)"
-    )
-    assert colours[top1.index(max(top1))] == "rgb(254, 232, 56)"  # the ends of cividis
-    assert colours[top1.index(min(top1))] == "rgb(0, 34, 78)"
+    cells = page.locator("table.heat td:has(small)")
+    shown = [re.findall(r"\d+\.\d", text) for text in cells.all_inner_texts()]
+    assert len(shown) == DEMO["train_size"].count()
+    assert all(float(low) <= float(top1) <= float(high) for top1, low, high in shown)
+    top1s = [float(top1) for top1, _, _ in shown]
+    colours = cells.evaluate_all("all => all.map(each => each.style.backgroundColor)")
+    assert colours[top1s.index(max(top1s))] == "rgb(254, 232, 56)"  # the ends of cividis
+    assert colours[top1s.index(min(top1s))] == "rgb(0, 34, 78)"
 
 
 def test_without_a_script_every_table_stands(browser: Browser, pages: dict[str, str]) -> None:
@@ -147,12 +135,9 @@ def test_no_other_script_runs(page: Page) -> None:
 
 
 def test_the_committed_report_is_small_and_complete() -> None:
-    folder = REPOSITORY / "docs" / "reports" / "demo"
-    index = (folder / "index.html").read_text(encoding="utf-8")
-    assert sum(file.stat().st_size for file in folder.rglob("*.*")) < LARGEST_BYTES
+    index = (REPORT / "index.html").read_text(encoding="utf-8")
+    assert sum(file.stat().st_size for file in REPORT.rglob("*.*")) < LARGEST_BYTES
     assert SCRIPT_HASH in index, "render the demo's report again"
-    links = re.findall(r'href="(notebooks/[^"#]+)"', index)
-    assert sorted(links) == sorted(
-        f"notebooks/{run.name}.html" for run in load_sweep("sweeps/demo.yml").runs()
-    )
-    assert all((folder / link).exists() for link in links)
+    links = re.findall(r'href="notebooks/([^"#]+).html"', index)
+    assert sorted(links) == sorted(run.name for run in load_sweep("sweeps/demo.yml").runs())
+    assert all((REPORT / f"notebooks/{name}.html").exists() for name in links)

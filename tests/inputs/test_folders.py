@@ -15,8 +15,13 @@ from fixres_poc.config.settings import DatasetSettings, DataSettings
 from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
 from fixres_poc.data.sources import image_folder
 
-NAMES = "<script>alert(1)<\u2215scri|\"quoted\" 'twice'|two\nlines\r|a..b|lone\rreturn|\N{DOG FACE}|$x^2$|\\n|-rf"
-NAMES += "|%s {0} $HOME|a,b;c| |NA|nan|1|\u202egnp.elif|\x1b[31mred|" + "x" * 200
+NAMES = (
+    "<script>alert(1)<\u2215scri|\"quoted\" 'twice'|two\nlines\r|a..b|lone\rreturn|\N{DOG FACE}"
+    "|$x^2$|\\n|-rf|%s {0} $HOME|a,b;c| |NA|nan|1|\u202egnp.elif|\x1b[31mred|" + "x" * 200
+).split("|")
+FILE_NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40
+).filter(lambda name: name[0] != ".")
 
 
 def load(folder: Path) -> ImageDataset:
@@ -30,66 +35,32 @@ def refused(folder: str | Path) -> str:
     return str(caught.value)
 
 
-def check_names(folder: Path, names: list[str]) -> None:
-    """Class folders and images of these names come back from the tables of a sweep as they are."""
+@settings(max_examples=30)
+@given(st.lists(FILE_NAMES, min_size=2, max_size=4, unique_by=str.casefold))
+@example(NAMES)
+@example(["train", "b"])
+@example(["a", "A"])
+def test_names_come_back_from_a_sweeps_tables_as_they_are(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("names") / "data"
     for index, name in enumerate(names):
         for number in range(3):
-            save_image(
-                folder / name / f"{name[:40]}{number}.png",
-                (9, 99, 200),
-                seed=3 * index + number,
-                size=(4, 4),
-            )
+            file = folder / name / f"{name[:40]}{number}.png"
+            save_image(file, (9, 99, 200), seed=3 * index + number, size=(4, 4))
     run = folder.parent / "run"
     chosen = DatasetSettings(dataset=str(folder), sweep="x")
     prepare_dataset(chosen, run)
-    data = load_dataset(chosen)
-    assert (
-        data.classes
-        == tuple(sorted(names))
-        == tuple(json.loads((run / "images.json").read_text())["classes"])
-    )
+    data, classes = load_dataset(chosen), tuple(sorted(names))
+    assert data.classes == classes
+    assert tuple(json.loads((run / "images.json").read_text())["classes"]) == classes
     table = pd.read_csv(run / "images.csv")
     assert table[["image", "label", "split"]].equals(data.table.drop(columns="digest"))
     assert all((folder / name).is_file() for name in table["image"])
 
 
-def test_odd_names_come_through(tmp_path: Path) -> None:
-    check_names(tmp_path / "data", NAMES.split("|"))
-
-
-FILE_NAMES = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40
-)
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(
-        FILE_NAMES.filter(lambda name: name[0] != "."),
-        min_size=2,
-        max_size=4,
-        unique_by=str.casefold,
-    )
-)
-@example(["train", "b"])
-@example(["a", "A"])
-def test_any_name_comes_through(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
-    check_names(tmp_path_factory.mktemp("names") / "data", names)
-
-
 @pytest.mark.parametrize(
-    "name",
-    [
-        "a\0b",
-        "~nobody-of-this-name/x",
-        "x" * 5000,
-        "x/" * 3000,
-        "\n",
-        "/dev/null",
-        "/dev/zero",
-        "..\x1b",
-    ],
+    "name", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, "x/" * 3000, "/dev/null", "..\x1b"]
 )
 def test_path_that_is_no_folder_is_refused(name: str) -> None:
     message = refused(name)
@@ -104,22 +75,13 @@ def test_names_that_are_not_utf_8_are_refused(colour_folder: Path) -> None:
 def test_hidden_files_and_links_in_a_circle_are_passed_over_at_every_level(
     colour_folder: Path,
 ) -> None:
-    before, red = load(colour_folder).table, colour_folder / "red"
-    for name in (
-        ".DS_Store",
-        "._00.png",
-        ".ipynb_checkpoints/00.png",
-        "deep/.cache/01.png",
-        "../.hidden/02.png",
-    ):
-        (red / name).parent.mkdir(parents=True, exist_ok=True)
-        (red / name).write_bytes(b"hidden")
-    for name, target in (
-        ("red/up", ".."),
-        ("one", "two"),
-        ("two", "one"),
-        ("red/self.png", "self.png"),
-    ):
+    before = load(colour_folder).table
+    hidden = (".DS_Store", "red/._00.png", "red/.ipynb_checkpoints/00.png", ".hidden/02.png")
+    for name in (*hidden, "red/deep/.cache/01.png"):
+        (colour_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (colour_folder / name).write_bytes(b"hidden")
+    links = {"red/up": "..", "one": "two", "two": "one", "red/self.png": "self.png"}
+    for name, target in links.items():
         (colour_folder / name).symlink_to(target)
     assert load(colour_folder).table.equals(before)
     assert "one" in refused(colour_folder / "one")
@@ -131,13 +93,8 @@ def test_what_is_passed_over_is_counted(colour_folder: Path) -> None:
     (colour_folder / "unmounted").symlink_to(colour_folder / "nowhere")
     (colour_folder / "empty").mkdir()
     os.mkfifo(colour_folder / "red" / "pipe.png")
-    reasons = {
-        "left by other systems": 1,
-        "broken links": 2,
-        "no regular files": 1,
-        "empty folders": 1,
-    }
-    assert +image_folder.walk(colour_folder)[1] == reasons
+    reasons = {"left by other systems": 1, "broken links": 2, "no regular files": 1}
+    assert +image_folder.walk(colour_folder)[1] == reasons | {"empty folders": 1}
     assert load(colour_folder).classes == ("blue", "green", "red")
 
 
@@ -150,42 +107,32 @@ def test_what_is_passed_over_is_counted(colour_folder: Path) -> None:
         "$Recycle.Bin",
         "System Volume Information",
         "lost+found",
-        ".git",
         "._a",
     ],
 )
 def test_what_other_systems_leave_is_skipped_and_not_opened(
     colour_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real = load(colour_folder).table, os.scandir
+    before, scandir, listed = load(colour_folder).table, os.scandir, list[str]()
     for place in (colour_folder, colour_folder / "red"):
         save_image(place / name / "x.png", (1, 2, 3), seed=1)
-    monkeypatch.setattr(
-        os,
-        "scandir",
-        lambda path: pytest.fail("opened") if str(path).endswith(name) else real(path),
-    )
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     data = load(colour_folder)
     assert data.table.equals(before)
     assert "skipped 2 " in data.notes[0]
+    assert not any(path.endswith(name) for path in listed)
 
 
 def test_links_to_folders_are_followed_once(colour_folder: Path, tmp_path: Path) -> None:
     for index in range(3):
-        save_image(tmp_path / "real" / f"{index}.png", (200, 9, 200), seed=700 + index)
-    (colour_folder / "pink").mkdir()
-    for name, target in (
-        ("pink/a", "real"),
-        ("pink/b", "real"),
-        ("also_red", "colours/red"),
-        ("pink/out", ""),
-    ):
+        save_image(tmp_path / "real" / "deep" / f"{index}.png", (200, 9, 200), seed=700 + index)
+    links = {"pink": "real", "pink_2": "real", "also_red": "colours/red", "red/out": "colours"}
+    for name, target in links.items():
         (colour_folder / name).symlink_to(tmp_path / target)
     data = load(colour_folder)
     assert data.classes == ("blue", "green", "pink", "red")
-    assert [name for name in data.table["image"] if "pink" in name] == [
-        f"pink/a/{index}.png" for index in range(3)
-    ]
+    pink = [name for name in data.table["image"] if "pink" in name]
+    assert pink == [f"pink/deep/{index}.png" for index in range(3)]
     assert "3 links to folders that are read already" in data.notes[0]
 
 
@@ -196,29 +143,15 @@ def test_errors_do_not_name_what_a_link_leads_to(colour_folder: Path, tmp_path: 
         prepare_dataset(DataSettings(dataset=str(tmp_path / "given")), tmp_path / "run")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"listed": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", '{"listed": 1}', "null"])
 def test_a_damaged_record_is_written_anew(
     colour_folder: Path, tmp_path: Path, content: str
 ) -> None:
-    settings = DataSettings(dataset=str(colour_folder))
-    fingerprint, record = prepare_dataset(settings, tmp_path), tmp_path / "images.json"
+    settings, record = DataSettings(dataset=str(colour_folder)), tmp_path / "images.json"
+    fingerprint = prepare_dataset(settings, tmp_path)
     record.write_text(content)
-    assert (
-        prepare_dataset(settings, tmp_path)
-        == fingerprint
-        == json.loads(record.read_text())["fingerprint"]
-    )
-
-
-def test_a_class_folder_may_be_nested_and_a_link_to_elsewhere(
-    colour_folder: Path, tmp_path: Path
-) -> None:
-    (colour_folder / "red" / "a" / "b").mkdir(parents=True)
-    (colour_folder / "red" / "00.png").rename(colour_folder / "red" / "a" / "b" / "00.png")
-    (colour_folder / "red").rename(tmp_path / "elsewhere")
-    (colour_folder / "red").symlink_to(tmp_path / "elsewhere")
-    table = load(colour_folder).table.set_index("image")["label"]
-    assert (len(table), table["red/a/b/00.png"]) == (36, 2)
+    assert prepare_dataset(settings, tmp_path) == fingerprint
+    assert json.loads(record.read_text())["fingerprint"] == fingerprint
 
 
 def test_a_folder_that_may_not_be_listed_is_named(

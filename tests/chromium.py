@@ -1,8 +1,8 @@
 """A real browser for tests of pages, and all that a page asks for and says."""
 
-import contextlib
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -30,16 +30,14 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@contextlib.contextmanager
+@contextmanager
 def opened(
     browser: Browser, address: str, width: int = DESK, **options: Any
 ) -> Iterator[tuple[Page, list[str], list[str]]]:
     """A page, what it asked for, and what it said: on the console, in errors and in dialogs."""
-    page, asked, said = (
-        browser.new_page(viewport={"width": width, "height": 900}, **options),
-        list[str](),
-        list[str](),
-    )
+    page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+    asked = list[str]()
+    said = list[str]()
 
     def close(dialog: Dialog) -> None:
         said.append(dialog.message)
