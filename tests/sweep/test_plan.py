@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -72,7 +73,7 @@ def test_seconds_are_flops_over_the_rate() -> None:
 
 
 def test_lists_cost_the_first_seed_other_rates_and_one_more_pass() -> None:
-    few = {"epochs": 2, "adapt_epochs": 4, "seeds": [0, 1]}
+    few: dict[str, Any] = {"epochs": 2, "adapt_epochs": 4, "seeds": [0, 1]}
     lists = {
         "learning_rate": [0, 0.01, 0.1],
         "batch_norm": ["train", "frozen"],
