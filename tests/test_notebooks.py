@@ -56,9 +56,7 @@ def test_notebook_is_short_and_explains_itself(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
-def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(
-    stem: str,
-) -> None:
+def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str) -> None:
     model = NOTEBOOKS[stem].settings
     (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
     values = {}

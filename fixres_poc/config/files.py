@@ -60,10 +60,8 @@ def impersonal(value: Any, *paths: str | None) -> Any:
     Args:
         paths: files and folders that are cut as well, such as those of `named_paths`.
     """
-    names = {
-        str(path): path.name
-        for path in (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))
-    }
+    ours = (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))
+    names = {str(path): path.name for path in ours}
     for each in filter(None, paths):
         known = [str(Path(each)), str(resolve(each)), os.path.realpath(resolve(each))]
         names |= dict.fromkeys(known, os.path.basename(os.path.abspath(each)))
@@ -93,10 +91,7 @@ def impersonal(value: Any, *paths: str | None) -> Any:
 def named_paths(settings: Mapping[str, Any]) -> list[str | None]:
     """Files and folders that the settings of a run or a sweep name."""
     extra = settings.get("extra_test") or {}
-    return [
-        *(settings.get(key) for key in ("dataset", "weights", "imagenet_list")),
-        extra.get("folder"),
-    ]
+    return [*map(settings.get, ("dataset", "weights", "imagenet_list")), extra.get("folder")]
 
 
 def sweep_folder(sweep: str) -> Path:
@@ -106,7 +101,7 @@ def sweep_folder(sweep: str) -> Path:
 
 def run_folder(sweep: str, name: str) -> Path:
     """Folder of one run, such as runs/demo/train96_test120_seed0."""
-    return home() / "runs" / sweep / name
+    return sweep_folder(sweep) / name
 
 
 def report_folder(report: str) -> Path:
@@ -116,8 +111,9 @@ def report_folder(report: str) -> Path:
         report: name of a sweep, whose report is in reports/<sweep>; or a folder, such as
             docs/reports/demo. A relative one is looked for in `home`, then in the repository.
     """
-    folder = home() / (report if "/" in report else f"reports/{report}")
-    return REPOSITORY / report if "/" in report and not folder.exists() else folder
+    if "/" not in report:
+        return home() / "reports" / report
+    return home() / report if (home() / report).exists() else REPOSITORY / report
 
 
 def file_digest(file: Path, algorithm: str = "sha256") -> str | None:
@@ -139,9 +135,9 @@ def read_record(file: Path, **types: Any) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    fits = isinstance(content, dict) and all(
-        isinstance(content.get(key), kind) for key, kind in types.items()
-    )
+    if not isinstance(content, dict):
+        return {}
+    fits = all(isinstance(content.get(key), kind) for key, kind in types.items())
     return content if fits else {}
 
 

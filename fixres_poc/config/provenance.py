@@ -68,12 +68,11 @@ def notebook_path(stem: str) -> Path:
     return Path(os.environ.get("FIXRES_NOTEBOOKS", REPOSITORY / "notebooks")) / f"{stem}.ipynb"
 
 
-def code_hash(notebook: Any, kinds: tuple[str, ...] = ("code",)) -> str:
+def code_hash(notebook: Any) -> str:
     """16 hex digits that change with a notebook's code cells, not with injected parameters.
 
     Args:
         notebook: the path of its file, or its content.
-        kinds: the cells to look at, with "markdown" for the text as well.
 
     Raises:
         InputError: no such notebook, or it is not a notebook.
@@ -84,7 +83,7 @@ def code_hash(notebook: Any, kinds: tuple[str, ...] = ("code",)) -> str:
         sources = [
             "".join(cell["source"])
             for cell in notebook["cells"]
-            if cell["cell_type"] in kinds and INJECTED not in cell["metadata"].get("tags", ())
+            if cell["cell_type"] == "code" and INJECTED not in cell["metadata"].get("tags", ())
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

@@ -10,8 +10,14 @@ from pathlib import Path
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import REPOSITORY, report_folder, sweep_folder, write_atomically
-from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
+from fixres_poc.config.files import (
+    REPOSITORY,
+    file_digest,
+    report_folder,
+    sweep_folder,
+    write_atomically,
+)
+from fixres_poc.config.provenance import library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, failures, outcomes
 from fixres_poc.config.settings import METRICS
 from fixres_poc.config.sweep_settings import SweepSettings
@@ -129,12 +135,11 @@ def render_if_changed(sweep: SweepSettings) -> Path:
 
 def made_from(sweep: SweepSettings) -> str:
     """Digest of all that a sweep's report is made from."""
-    notebook = notebook_path(NOTEBOOK)
     made = [run.folder / METRICS for run in sweep.runs()]
     content = [
         __version__,
         library_hash(everything=True),
-        code_hash(notebook, ("code", "markdown")) if notebook.exists() else None,
+        file_digest(notebook_path(NOTEBOOK)),
         sweep.model_dump(mode="json"),
         [file.exists() and file.stat().st_mtime_ns for file in made],
         failures(sweep),

@@ -183,6 +183,13 @@ def test_images_changed_meanwhile_make_no_report(
     assert not (home / "reports").exists()
 
 
+@pytest.fixture
+def drawing(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home where a sweep ends with an error once it draws images."""
+    monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
+    return home
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -190,20 +197,16 @@ def test_images_changed_meanwhile_make_no_report(
         ("backbone", "timm:regnety_002", r"regnety_002.* set adaptations: \[none, head\]"),
     ],
 )
-@pytest.mark.usefixtures("home")
+@pytest.mark.usefixtures("drawing")
 def test_networks_that_cannot_be_used_are_refused_before_images_are_drawn(
-    monkeypatch: pytest.MonkeyPatch, key: str, value: str, message: str
+    key: str, value: str, message: str
 ) -> None:
-    monkeypatch.setattr(execution, "prepare_data", lambda _: pytest.fail("drawn"))
     with pytest.raises(InputError, match=message):
         execution.run_sweep(throwaway.tiny(**{key: value}))
 
 
-@pytest.mark.usefixtures("home")
-def test_terms_are_said_where_the_weights_are_chosen(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
+@pytest.mark.usefixtures("drawing")
+def test_terms_are_said_where_the_weights_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
         with pytest.raises(InterruptedError):
             execution.run_sweep(throwaway.tiny(backbone=backbone))
@@ -212,16 +215,14 @@ def test_terms_are_said_where_the_weights_are_chosen(
 
 
 def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    drawing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "prepare_data", lambda _: pytest.fail("drawn"))
     monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="timm:resnet18"):
         execution.run_sweep(throwaway.tiny(backbone="timm:resnet18"))
-    file = home / "resnet18.pt"
+    file = drawing / "resnet18.pt"
     torch.save(backbones.create("timm:resnet18", pretrained=False).state_dict(), file)
-    monkeypatch.setattr(execution, "prepare_data", Mock(side_effect=InterruptedError))
     with pytest.raises(InterruptedError):
         execution.run_sweep(throwaway.tiny(backbone="timm:resnet18", weights=str(file)))
     monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda *_: str(file))

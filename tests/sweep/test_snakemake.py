@@ -1,9 +1,12 @@
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import throwaway
 
+from fixres_poc.config import run_state
+from fixres_poc.config.errors import Failure
 from fixres_poc.sweep import snakemake
 
 
@@ -48,6 +51,33 @@ def test_who_waits_takes_no_cores(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     command = snakemake.command_line(throwaway.tiny(**values), 8, "profiles/local")
     assert f"threads={threads}" in command
+
+
+def test_runs_that_begin_and_end_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = throwaway.tiny().runs()[0].folder
+    folder.mkdir(parents=True)
+
+    def poll() -> int | None:
+        if (folder / "progress.log").exists():
+            run_state.end(folder, Failure("error", "no"))
+            return 3
+        run_state.begin(folder)
+        return None
+
+    assert snakemake.watch(throwaway.tiny(), Mock(poll=poll)) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "started: state_of_the_art (0 of 6 runs)",
+        "failed: state_of_the_art (1 of 6 runs)",
+    ]
+
+
+def test_the_first_error_of_snakemake_is_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "snakemake.log"
+    assert snakemake.last_error(log) == ""
+    log.write_text("Building DAG\nnothing else\n")
+    assert snakemake.last_error(log) == "nothing else"
+    log.write_text("Building DAG\nMissingInputError in rule job:\n  a.json\nan error\n")
+    assert snakemake.last_error(log) == "MissingInputError in rule job: a.json"
 
 
 def test_hang_up_is_only_heard_without_nohup() -> None:
