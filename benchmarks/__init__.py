@@ -1,1 +1,1 @@
-"""How fast the project is against what a user would run instead: `make bench` writes docs/bench.md."""
+"""The project's speed against what a user would run instead; `make bench` writes docs/bench.md."""

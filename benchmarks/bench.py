@@ -1,10 +1,10 @@
-"""`python -m benchmarks.bench`: this project against the usual loop, alternating, into docs/bench.md.
+"""`python -m benchmarks.bench`: the project against the usual loop, in turns, into docs/bench.md.
 
 Every row leaves its raw seconds in runs/bench/<row>.json, so that rows can be measured again one by
 one (`--only`); the page is written from all that are there.
 """
 
-import argparse
+import copy
 import functools
 import gc
 import json
@@ -13,9 +13,11 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
+from typer import Option
 
 from benchmarks import measure, processes, usual
 from benchmarks.page import write
@@ -57,54 +59,54 @@ class Bench:
     def __post_init__(self) -> None:
         """The same network for both: as it was built, and as the project places it."""
         self.accelerator = accelerator_for("fp32")
-        classes = len(self.data.classes)
         torch.manual_seed(0)
-        self.plain = create(self.settings.backbone, classes).eval()
-        self.placed = place(
-            create(self.settings.backbone, classes).eval(), self.settings, self.accelerator
-        )
-        self.placed.load_state_dict(self.plain.state_dict())
+        self.plain = create(self.settings.backbone, len(self.data.classes)).eval()
+        self.placed = place(copy.deepcopy(self.plain), self.settings, self.accelerator)
 
-    def usual_passes(self, sizes: tuple[int, ...], batch: int | None = None) -> None:
+    def usual_pass(self, *sizes: int, data: ImageDataset | None = None, batch: int = 0) -> None:
         """The usual evaluation, once a size."""
-        settings = self.settings.model_copy(update={"batch_size": batch or self.best_batch})
+        batch = batch or self.best_batch
+        settings = self.settings.model_copy(update={"batch_size": batch})
         for size in sizes:
-            usual.evaluate(self.plain, usual.loader(self.data, "test", settings, size, "val_test"))
+            loaded = usual.loader(data or self.data, "test", settings, size, "val_test")
+            usual.evaluate(self.plain, loaded)
 
-    def own_passes(self, sizes: tuple[int, ...], data: ImageDataset | None = None) -> None:
+    def own_pass(self, *sizes: int, data: ImageDataset | None = None) -> None:
         """The project's evaluation, once a size."""
-        tails, some = {"none": Tail(self.placed)}, data or self.data
+        tails = {"none": Tail(self.placed)}
         for size in sizes:
-            predict(self.placed, tails, some, "test", self.settings, size, self.accelerator)
+            common = (self.settings, size, self.accelerator)
+            predict(self.placed, tails, data or self.data, "test", *common)
+
+    def passes(self, *sizes: int, data: ImageDataset | None = None) -> Ways:
+        """Both evaluations."""
+        return {
+            "usual": lambda: self.usual_pass(*sizes, data=data),
+            "own": lambda: self.own_pass(*sizes, data=data),
+        }
+
+    def measure(self, ways: Ways, data: ImageDataset | None = None) -> Result:
+        """Seconds of ways that take turns, and the number of images."""
+        seconds = measure.alternating(ways, self.repeats)
+        return {**seconds, "images": len((data or self.data).table)}
 
     @functools.cached_property
     def best_batch(self) -> int:
-        """The batch size out of `BATCHES` at which the usual loop is fastest on 256 images at 224 px."""
+        """The batch size at which the usual loop is fastest on 256 images at 224 px."""
         part = self.data.some("test", 256, 0)
-        ways: Ways = {}
-        for batch in BATCHES:
-            each = self.settings.model_copy(update={"batch_size": batch})
-            loaded = usual.loader(part, "test", each, BASELINE_SIZE, "val_test")
-            ways[str(batch)] = functools.partial(usual.evaluate, self.plain, loaded)
+        once = functools.partial(self.usual_pass, BASELINE_SIZE, data=part)
+        ways: Ways = {str(batch): functools.partial(once, batch=batch) for batch in BATCHES}
         seconds = measure.alternating(ways, 2)
         return int(min(seconds, key=lambda batch: min(seconds[batch])))
 
 
 def predictions(bench: Bench) -> Result:
     """JPEG files to predictions at 224 px."""
-    batch = bench.best_batch
-    ways = {
-        "usual": lambda: bench.usual_passes((BASELINE_SIZE,)),
-        "own": lambda: bench.own_passes((BASELINE_SIZE,)),
-    }
-    return measure.alternating(ways, bench.repeats) | {
-        "images": len(bench.data.table),
-        "batch": batch,
-    }
+    return bench.measure(bench.passes(BASELINE_SIZE)) | {"batch": bench.best_batch}
 
 
 def network_alone(bench: Bench) -> Result:
-    """The same number of images as ready tensors through the project's network, and the files read and not classified.
+    """The network on ready tensors, as many as there are images, and the files read alone.
 
     Their sum is what files to predictions can reach where the network uses all cores, so that
     nothing overlaps.
@@ -121,26 +123,25 @@ def network_alone(bench: Bench) -> Result:
         for start in range(0, count, len(ready)):
             tail(*portion.run(trunk, ready[: count - start])).softmax(dim=1)
 
-    ways: Ways = {
-        "alone": alone,
-        "reading": lambda: sum(len(images) for images, _, _ in loader(samples, rows, 0)),
-        "own": lambda: bench.own_passes((BASELINE_SIZE,)),
-    }
-    found = measure.alternating(ways, bench.repeats)
+    found = bench.measure(
+        {
+            "alone": alone,
+            "reading": lambda: sum(len(images) for images, _, _ in loader(samples, rows, 0)),
+            "own": lambda: bench.own_pass(BASELINE_SIZE),
+        }
+    )
     bound = [a + b for a, b in zip(found["alone"], found["reading"], strict=True)]
-    return found | {"bound": bound, "images": count, "batch": len(ready)}
+    return found | {"bound": bound}
 
 
 def training(bench: Bench) -> tuple[ImageDataset, Ways]:
-    """Images, and an epoch of stage 1 with them at 128 px, JPEG files to updated weights, in both ways."""
+    """Images, and an epoch of stage 1 with them at 128 px, JPEG files to updated weights."""
     settings = bench.settings
     part = bench.data.some("test", TRAINED_IMAGES, 0)
     part = ImageDataset(part.root, part.classes, part.table.assign(split="train"))
     transform = transforms_for(settings, TRAIN_SIZE, TRAIN_SIZE)["train"]
-    recipe, plan = (
-        epochs.Recipe(TRAIN_SIZE, "train", 1, 1e-4),
-        StepPlan(settings.batch_size, False, 0),
-    )
+    recipe = epochs.Recipe(TRAIN_SIZE, "train", 1, 1e-4)
+    plan = StepPlan(settings.batch_size, False, 0)
     state = epochs.begin(recipe, settings, part, bench.accelerator, plan)
     samples = SplitImages(part, "train", transform, seed=0)
     loaded = usual.loader(part, "train", settings, TRAIN_SIZE, "train")
@@ -150,7 +151,7 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
     state.schedule.step = lambda: None  # its cycle is as long as one epoch
     return part, {
         "usual": lambda: usual.epoch(
-            model, model.train(), loaded, optimizer, steady, settings.label_smoothing
+            model.train(), loaded, optimizer, steady, settings.label_smoothing
         ),
         "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator, "stage 1"),
     }
@@ -159,38 +160,29 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
 def train_step(bench: Bench) -> Result:
     """An epoch of stage 1."""
     part, ways = training(bench)
-    return measure.alternating(ways, bench.repeats) | {
-        "images": len(part.table),
-        "batch": bench.settings.batch_size,
-    }
+    return bench.measure(ways, part)
 
 
 def several_sizes(bench: Bench) -> Result:
     """Evaluation at four test resolutions."""
-    bench.data, everything = bench.data.some("test", len(bench.data.table) // 2, 0), bench.data
-    ways = {"usual": lambda: bench.usual_passes(SIZES), "own": lambda: bench.own_passes(SIZES)}
-    seconds = measure.alternating(ways, bench.repeats)
-    count, bench.data = len(bench.data.table), everything
-    return seconds | {"images": count, "batch": bench.best_batch}
+    half = bench.data.some("test", len(bench.data.table) // 2, 0)
+    return bench.measure(bench.passes(*SIZES, data=half), half)
 
 
 def growth(bench: Bench) -> Result:
     """Seconds against images, pixels and pairs."""
-    found: Result = {}
-    parts = {count: bench.data.some("test", count, 0) for count in (125, 250, 500, 1000)}
-    ways = {
-        str(count): lambda part=part: bench.own_passes((128,), part)
-        for count, part in parts.items()
+
+    def seconds(size: int, count: int) -> Callable[[], object]:
+        part = bench.data.some("test", count, 0)
+        return lambda: bench.own_pass(size, data=part)
+
+    images = {str(count): seconds(128, count) for count in (125, 250, 500, 1000)}
+    pixels = {str(size**2): seconds(size, 250) for size in (96, 128, 160, 192, 224, 256)}
+    return {
+        "images": measure.alternating(images, bench.repeats),
+        "pixels": measure.alternating(pixels, bench.repeats),
+        "pairs": processes.pairs(bench.grid_repeats),
     }
-    found["images"] = measure.alternating(ways, bench.repeats)
-    small = bench.data.some("test", 250, 0)
-    sizes = {
-        str(size**2): lambda size=size: bench.own_passes((size,), small)
-        for size in (96, 128, 160, 192, 224, 256)
-    }
-    found["pixels"] = measure.alternating(sizes, bench.repeats)
-    found["pairs"] = processes.pairs(bench.grid_repeats)
-    return found
 
 
 ROWS: dict[str, Callable[[Bench], Result]] = {
@@ -217,33 +209,31 @@ def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> B
 
 
 def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
-    """Measure those of the rows that are asked for, and write the page with all that were ever measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", help="folder of class folders; default: synthetic images")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--grid-repeats", type=int, default=5, help="of the rows that run whole sweeps"
-    )
-    parser.add_argument("--only", nargs="*", choices=list(rows), default=list(rows))
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "bench.md")
-    chosen = parser.parse_args()
-    os.environ["FIXRES_PROGRESS"] = os.devnull
-    torch.set_num_threads(usual.CORES)
-    gc.set_threshold(*GARBAGE)  # as in the kernels that a sweep starts; for both loops
-    bench = build(chosen.dataset, chosen.images, chosen.repeats, chosen.grid_repeats)
-    folder = home() / "runs" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in chosen.only:
-        print(name, file=sys.stderr)
-        result = rows[name](bench) | {
-            "data": "photographs" if chosen.dataset else "synthetic images"
-        }
-        write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
-    found = {
-        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")
-    }
-    write(chosen.output, found)
+    """Measure the rows that are asked for, and write the page with all that were ever measured."""
+
+    def command(
+        dataset: Annotated[
+            str | None, Option(envvar="FIXRES_DATASET", help="class folders; default: synthetic")
+        ] = None,
+        images: int = 2000,
+        repeats: int = 5,
+        grid_repeats: Annotated[int, Option(help="of rows that run whole sweeps")] = 5,
+        only: Annotated[list[str] | None, Option(help="a row; may be given several times")] = None,
+        output: Path = REPOSITORY / "docs" / "bench.md",
+    ) -> None:
+        os.environ["FIXRES_PROGRESS"] = os.devnull
+        torch.set_num_threads(usual.CORES)
+        gc.set_threshold(*GARBAGE)  # as in the kernels that a sweep starts; for both loops
+        bench = build(dataset, images, repeats, grid_repeats)
+        folder, shown = home() / "runs" / "bench", "photographs" if dataset else "synthetic images"
+        for name in only or rows:
+            print(name, file=sys.stderr)
+            result = rows[name](bench) | {"data": shown}
+            write_atomically(folder / f"{name}.json", json.dumps(result, indent=1))
+        files = sorted(folder.glob("*.json"))
+        write(output, {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files})
+
+    typer.run(command)
 
 
 if __name__ == "__main__":

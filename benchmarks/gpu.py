@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: ResNeXt-101 32x48d on a GPU, training and evaluation, in both memory formats.
+"""`python -m benchmarks.gpu`: ResNeXt-101 32x48d on a GPU, in both memory formats.
 
 Prints one line per size, stage and memory format: images/s on ready tensors, the share of the
 card's peak that this is, and, with `--dataset`, images/s from files and the share of time in which
@@ -6,15 +6,18 @@ the card waits for images. Weights are random, since nothing here depends on the
 counts as 2 FLOPs, a training step as 3 forward passes.
 """
 
-import argparse
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
 
 import torch
+import typer
 from accelerate import Accelerator
 from torch import nn
+from typer import Option
 
 from fixres_poc.config.settings import PairSettings
 from fixres_poc.data.dataset import load_dataset
@@ -30,7 +33,7 @@ WARM_UP, STEPS, CLASSES = 3, 10, 120
 def seconds_a_step(
     model: nn.Module, loaded: Iterable[torch.Tensor], accelerator: Accelerator, training: bool
 ) -> float:
-    """Median seconds between one batch's result and the next one's, reading of the batch included."""
+    """Median seconds from one batch's result to the next one's, reading of the batch included."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, 0.9, nesterov=True)
     model.train(training)
     found, mark = list[float](), now(accelerator)
@@ -48,9 +51,10 @@ def seconds_a_step(
 
 
 def files(
-    settings: PairSettings, size: int, training: bool, format: torch.memory_format
+    settings: PairSettings, training: bool, format: torch.memory_format
 ) -> Iterator[torch.Tensor]:
     """Endless batches of a dataset's train images, as stage 1 or an evaluation reads them."""
+    size = settings.test_size
     transform = transforms_for(settings, size, size)["train" if training else "val_test"]
     samples = SplitImages(load_dataset(settings), "train", transform, 0 if training else None)
     rows = [
@@ -63,64 +67,57 @@ def files(
         yield images.contiguous(memory_format=format)
 
 
-def measure(
-    settings: PairSettings, size: int, training: bool, name: str, peak: float | None
-) -> dict[str, object]:
+def measure(settings: PairSettings, training: bool, name: str, peak: float) -> dict[str, object]:
     """One line of the result.
 
     Args:
-        settings: backbone, batch size, precision, dataset.
-        size: side of the images in px.
+        settings: backbone, batch size, precision, dataset, and the side of the images, test_size.
         training: whether weights are updated.
         name: of the memory format.
-        peak: the card's peak in FLOP/s at this precision, None where it is not given.
+        peak: the card's peak in FLOP/s at this precision, nan where it is not known.
     """
     accelerator, format = accelerator_for(settings.precision), FORMATS[name]
+    size, batch = settings.test_size, settings.batch_size
     model = create(settings.backbone, CLASSES, pretrained=False)
     model = model.to(accelerator.device, memory_format=format)  # type: ignore[call-overload]
-    ready = torch.rand(settings.batch_size, 3, size, size, device=accelerator.device).contiguous(
-        memory_format=format
-    )
+    ready = torch.rand(batch, 3, size, size, device=accelerator.device)
+    ready = ready.contiguous(memory_format=format)
     alone = seconds_a_step(model, itertools.repeat(ready, WARM_UP + STEPS), accelerator, training)
     flops = parameters_and_flops(settings.backbone, CLASSES, size)[1] * (3 if training else 1)
-    line: dict[str, object] = {"size": size, "training": training, "memory_format": name}
-    line |= {"batch_size": settings.batch_size, "images_per_second": settings.batch_size / alone}
-    line |= {"share_of_peak": flops * settings.batch_size / alone / peak if peak else None}
+    share = flops * batch / alone / peak
+    line: dict[str, object] = {
+        "size": size,
+        "training": training,
+        "memory_format": name,
+        "batch_size": batch,
+        "images_per_second": batch / alone,
+        "share_of_peak": None if math.isnan(share) else share,
+    }
     if settings.dataset != "synthetic":
-        read = seconds_a_step(model, files(settings, size, training, format), accelerator, training)
+        read = seconds_a_step(model, files(settings, training, format), accelerator, training)
         line |= {
-            "images_per_second_from_files": settings.batch_size / read,
+            "images_per_second_from_files": batch / read,
             "waiting": max(0.0, 1 - alone / read),
         }
     return line
 
 
-def main() -> None:
+def main(
+    backbone: str = "resnext101_32x48d_wsl",
+    size: Annotated[list[int] | None, Option(help="in px; default: 224 and 320")] = None,
+    batch_size: int = 32,
+    precision: Annotated[str, Option(help="fp32, bf16 or fp16")] = "bf16",
+    peak_tflops: Annotated[float, Option(help="989 for bf16 on an H100 SXM")] = math.nan,
+    dataset: Annotated[str, Option(help="class folders, to read files")] = "synthetic",
+) -> None:
     """Measure every combination, and print one JSON line each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", default="resnext101_32x48d_wsl")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 320])
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
-    parser.add_argument(
-        "--peak-tflops", type=float, help="the card's peak, such as 989 for bf16 on an H100 SXM"
-    )
-    parser.add_argument(
-        "--dataset", default="synthetic", help="folder of class folders, to read images from files"
-    )
-    chosen = parser.parse_args()
-    for size, training, name in itertools.product(chosen.sizes, (True, False), FORMATS):
-        settings = PairSettings(
-            train_size=size,
-            test_size=size,
-            backbone=chosen.backbone,
-            batch_size=chosen.batch_size,
-            precision=chosen.precision,
-            dataset=chosen.dataset,
-        )
-        peak = chosen.peak_tflops * 1e12 if chosen.peak_tflops else None
-        print(json.dumps(measure(settings, size, training, name, peak)), flush=True)
+    common: dict[str, Any] = {"backbone": backbone, "batch_size": batch_size}
+    common |= {"precision": precision, "dataset": dataset}
+    for each, training, name in itertools.product(size or (224, 320), (True, False), FORMATS):
+        settings = PairSettings(train_size=each, test_size=each, **common)
+        line = measure(settings, training, name, peak_tflops * 1e12)
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

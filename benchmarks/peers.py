@@ -1,4 +1,4 @@
-"""`make bench-peers`: this project against fastai and the usual loop, alternating; rows of docs/bench.md.
+"""`make bench-peers`: the project against fastai and the usual loop; rows of docs/bench.md.
 
 Runs in an environment that has fastai beside the project. Network, weights, images, sizes, batch
 size, epochs and rates are the same; the rest is what each does by itself.
@@ -63,10 +63,19 @@ def loaders(
         for each in (augment.Brightness, augment.Contrast, augment.Saturation)
     ]
     return ImageDataLoaders.from_df(
-        table, "/", valid_col="held_out", bs=settings.batch_size, num_workers=usual.CORES, device=torch.device("cpu"),
+        table,
+        "/",
+        valid_col="held_out",
+        bs=settings.batch_size,
+        num_workers=usual.CORES,
+        device=torch.device("cpu"),
         item_tfms=[augment.RandomResizedCrop(size)] if crops else framing,
-        batch_tfms=[augment.Flip(), *light, augment.Normalize.from_stats(*mean_std(settings.backbone))],
-    )  # fmt: skip
+        batch_tfms=[
+            augment.Flip(),
+            *light,
+            augment.Normalize.from_stats(*mean_std(settings.backbone)),
+        ],
+    )
 
 
 def groups(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -81,9 +90,17 @@ def learner(
 ) -> Learner:
     """SGD as in the project's settings."""
     return Learner(
-        loaded, model, LabelSmoothingCrossEntropyFlat(smoothing), functools.partial(SGD, mom=0.9), wd=1e-4,
-        splitter=groups, train_bn=False, moms=(0.9, 0.9, 0.9), metrics=accuracy, cbs=list(callbacks),
-    )  # fmt: skip
+        loaded,
+        model,
+        LabelSmoothingCrossEntropyFlat(smoothing),
+        functools.partial(SGD, mom=0.9),
+        wd=1e-4,
+        splitter=groups,
+        train_bn=False,
+        moms=(0.9, 0.9, 0.9),
+        metrics=accuracy,
+        cbs=list(callbacks),
+    )
 
 
 def train(settings: PairSettings, data: ImageDataset, scratch: Path) -> nn.Module:
@@ -104,7 +121,7 @@ def train(settings: PairSettings, data: ImageDataset, scratch: Path) -> nn.Modul
 def adapt(
     settings: PairSettings, data: ImageDataset, trained: nn.Module, size: int, adaptation: str
 ) -> nn.Module:
-    """Stage 2 at a size: all but the classifier, and the last batch norm where it is adapted too, are frozen."""
+    """Stage 2: only the classifier, and for `head_bn` the last batch norm, are trained."""
     model = copy.deepcopy(trained)
     (epochs,), (rate,) = several(settings.adapt_epochs), several(settings.adapt_learning_rate)
     loaded = loaders(data, settings, size, "train", "val", crops=False)
@@ -136,32 +153,19 @@ def evaluate(
 
 
 def grid(every: Sequence[PairSettings]) -> dict[str, float]:
-    """Top-1 on test by "<train size>/<test size> <adaptation>", controls too, of pairs that share trainings."""
+    """Top-1 on test by "<train size>/<test size> <adaptation>" of pairs that share trainings."""
     found: dict[str, float] = {}
     with TemporaryDirectory() as scratch:
         for train_size, pairs in itertools.groupby(every, lambda each: each.train_size):
             models: dict[tuple[str, int], nn.Module] = {}
             for pair in pairs:
                 data = load_dataset(pair)
-                trained = models.setdefault(
-                    ("none", 0), models.get(("none", 0)) or train(pair, data, Path(scratch))
-                )
-                ways: dict[str, tuple[str, int]] = {
-                    name: (name, pair.test_size) for name in pair.adaptations
-                }
-                if pair.test_size != train_size:
-                    ways |= {
-                        f"control_{name}": (name, train_size)
-                        for name in pair.adaptations
-                        if name != "none"
-                    }
-                for name, way in ways.items():
+                if not models:
+                    models["none", 0] = train(pair, data, Path(scratch))
+                for name, way in usual.ways(pair).items():
+                    way = ("none", 0) if name == "none" else way
                     if way not in models:
-                        models[way] = (
-                            trained
-                            if name == "none"
-                            else adapt(pair, data, trained, way[1], way[0])
-                        )
+                        models[way] = adapt(pair, data, models["none", 0], way[1], way[0])
                     for split in ("val", "test"):
                         top1 = evaluate(pair, data, models[way], pair.test_size, split)
                     found[f"{train_size}/{pair.test_size} {name}"] = top1
@@ -170,12 +174,9 @@ def grid(every: Sequence[PairSettings]) -> dict[str, float]:
 
 def evaluation(made: bench.Bench) -> Result:
     """JPEG files to predictions at 224 px."""
-    ways = {
-        "fastai": lambda: evaluate(made.settings, made.data, made.plain, BASELINE_SIZE, "test"),
-        "usual": lambda: made.usual_passes((BASELINE_SIZE,)),
-        "own": lambda: made.own_passes((BASELINE_SIZE,)),
-    }
-    return measure.alternating(ways, made.repeats) | {"images": len(made.data.table)}
+    common = (made.settings, made.data, made.plain)
+    fastai: bench.Ways = {"fastai": lambda: evaluate(*common, BASELINE_SIZE, "test")}
+    return made.measure(fastai | made.passes(BASELINE_SIZE))
 
 
 def epoch(made: bench.Bench) -> Result:
@@ -189,36 +190,33 @@ def epoch(made: bench.Bench) -> Result:
         with peer.no_logging():
             peer.fit(1, 1e-4)
 
-    return measure.alternating({"fastai": fit, **ways}, made.repeats) | {"images": len(part.table)}
+    return made.measure({"fastai": fit, **ways}, part)
 
 
 def question(made: bench.Bench) -> Result:
-    """A grid of 2 x 4 pairs with three adaptations and two controls, synthetic images, everything from the start."""
-    found: Result = {"fastai": [], "own": [], "images": 1600, "top1": {}}
+    """A grid of 2 x 4 pairs with three adaptations and two controls, from the start."""
+    found: Result = {"fastai": [], "own": []}
     common = PairSettings(
         image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64
     )
-    sizes = itertools.product(processes.GRID["train_sizes"], processes.GRID["test_sizes"])
-    pairs = [
-        common.model_copy(update={"train_size": train_size, "test_size": size})
-        for train_size, size in sizes
-    ]
     for _ in range(made.grid_repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             measure.run(["-c", f"{processes.DRAW}(0, None, 1)"], folder)
-            found["own"].append(processes.sweep(folder, "grid", GRID))
-            files = [folder / f"{number}.json" for number in range(len(pairs))]
-            for file, pair in zip(files, pairs, strict=True):
-                write_atomically(file, pair.model_dump_json())
-            arguments = ["-m", "benchmarks.peers", *map(str, files)]
-            found["fastai"].append(measure.run(arguments, folder))
+            found["own"].append(processes.sweep(folder, "grid", **GRID).seconds)
+            arguments = ["-m", "benchmarks.peers"]
+            for number, (train_size, test_size) in enumerate(processes.SIZES):
+                sizes = {"train_size": train_size, "test_size": test_size}
+                arguments.append(str(folder / f"{number}.json"))
+                settings = common.model_copy(update=sizes)
+                write_atomically(Path(arguments[-1]), settings.model_dump_json())
+            found["fastai"].append(measure.run(arguments, folder).seconds)
             own = read_table(folder / "reports" / "grid" / "results.csv")
-            top1 = own[own["adaptation"].isin(NAMES)].groupby("adaptation")["top1"].mean().to_dict()
+            own = own[own["adaptation"].isin(NAMES)]
             theirs = pd.Series(json.loads((folder / TOP1).read_text(encoding="utf-8")))
             found["top1"] = {
-                "own": top1,
-                "fastai": theirs.groupby(theirs.index.str.split().str[1]).mean().to_dict(),
+                "own": own.groupby("adaptation")["top1"].mean().to_dict(),
+                "fastai": theirs.groupby(theirs.index.str.split().str[-1]).mean().to_dict(),
             }
     return found
 
@@ -231,11 +229,9 @@ ROWS: dict[str, Callable[[bench.Bench], Result]] = {
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] and not sys.argv[1].startswith("--"):
-        settings = [
-            PairSettings.model_validate_json(Path(file).read_text(encoding="utf-8"))
-            for file in sys.argv[1:]
-        ]
+    files = [Path(each) for each in sys.argv[1:] if each.endswith(".json")]
+    if files:
+        settings = [PairSettings.model_validate_json(file.read_text()) for file in files]
         write_atomically(home() / TOP1, json.dumps(grid(settings)))
     else:
         bench.main(ROWS)

@@ -1,8 +1,8 @@
-"""Rows of the benchmark that run whole processes: drawing, sweeps against independent runs, memory."""
+"""Rows that run whole processes: drawing, sweeps against independent runs, memory."""
 
+import itertools
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,103 +14,90 @@ from fixres_poc.config.files import home, write_atomically
 from fixres_poc.config.settings import Adaptation, PairSettings
 
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
-ONE_MORE = [96, 112]
+SIZES = list(itertools.product(*GRID.values()))
+ONE_MORE = (96, 112)
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
 # what the usual loop does
 SAME = {"adaptations": list(NAMES), "head_start": "random", "batch_norm": "train"}
 DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
-Measured = Callable[[Sequence[str], Path], float]
 
 
 def drawing(repeats: int) -> Result:
     """Drawing 1,000 images with one process, and with one a core."""
-    script = f"import sys; {DRAW}(0, 1000, int(sys.argv[1]))"
     seconds: dict[str, list[float]] = {"one": [], "own": []}
-    with TemporaryDirectory() as scratch:
-        file = Path(scratch) / "drawing.py"
-        file.write_text(f'if __name__ == "__main__":\n    {script}\n', encoding="utf-8")
-        for _ in range(repeats):
-            for name, processes in (("one", 1), ("own", usual.CORES)):
-                seconds[name].append(
-                    measure.run([str(file), str(processes)], Path(scratch) / "home")
-                )
-                shutil.rmtree(Path(scratch) / "home")
+    for _ in range(repeats):
+        for name, processes in (("one", 1), ("own", usual.CORES)):
+            with TemporaryDirectory() as scratch:
+                file = Path(scratch) / "drawing.py"  # its own workers import it
+                code = f'if __name__ == "__main__":\n    {DRAW}(0, 1000, {processes})\n'
+                file.write_text(code, encoding="utf-8")
+                seconds[name].append(measure.run([str(file)], Path(scratch)).seconds)
     return seconds | {"images": 1000}
 
 
-def sweep(
-    folder: Path, name: str, content: dict[str, Any], measured: Measured = measure.run
-) -> float:
-    """Seconds of a sweep, its images drawn before, with its runs and report from the start."""
+def sweep(folder: Path, name: str, **content: Any) -> measure.Cost:
+    """What a sweep costs, its images drawn before, with its runs and report from the start."""
     file = folder / f"{name}.yml"
-    file.write_text(yaml.safe_dump({"dataset": "synthetic", **content}), encoding="utf-8")
-    return measured(["-m", "fixres_poc", "sweep", str(file)], folder)
+    content = {"dataset": "synthetic", **content}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return measure.run(["-m", "fixres_poc", "sweep", str(file)], folder)
 
 
 def start_up(repeats: int) -> Result:
-    """What a pair costs beyond its images and its network, a prediction, and a finished sweep's second call.
+    """What a pair costs beyond its images and network, a prediction, and a sweep's second call.
 
     A pair: processor seconds of a sweep of ten pairs less those of one of two, by eight, of 30
     images at small sizes.
     """
     found: Result = {"pair": [], "predict": [], "second_call": []}
     predict = ["-m", "fixres_poc", "predict", "--sweep", "few"]
+    small = {"image_limit": 30, "epochs": 1, "adapt_epochs": 1}
+    pairs = [[32, 32 + 4 * step] for step in range(10)]
     with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         for _ in range(repeats):
-            seconds = {}
-            for name, count in (("few", 2), ("many", 10)):
-                shutil.rmtree(Path(scratch) / "runs" / name, ignore_errors=True)
-                pairs = [[32, 32 + 4 * step] for step in range(count)]
-                content = {"image_limit": 30, "pairs": pairs, "epochs": 1, "adapt_epochs": 1}
-                seconds[name] = sweep(Path(scratch), name, content, measure.core_seconds)
-            found["pair"].append((seconds["many"] - seconds["few"]) / 8)
-            image = next((Path(scratch) / "data").rglob("*.jpg"))
-            found["predict"].append(measure.core_seconds([*predict, str(image)], Path(scratch)))
-            found["second_call"].append(sweep(Path(scratch), "many", content))
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+            few = sweep(folder, "few", pairs=pairs[:2], **small).core_seconds
+            many = sweep(folder, "many", pairs=pairs, **small).core_seconds
+            found["pair"].append((many - few) / 8)
+            image = next((folder / "data").rglob("*.jpg"))
+            found["predict"].append(measure.run([*predict, str(image)], folder).core_seconds)
+            found["second_call"].append(sweep(folder, "many", pairs=pairs, **small).seconds)
     return found
 
 
 def grid(repeats: int) -> Result:
     """The demo's images on a grid of 2 x 4 pairs, all results; then one more test resolution."""
-    found: Result = {
-        "usual": [],
-        "own": [],
-        "one_more": [],
-        "one_pair": [],
-        "usual_pair": [],
-        "images": 1600,
-    }
+    found = defaultdict[str, list[float]](list)
+    common = PairSettings(
+        image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64
+    )
     for _ in range(repeats):
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             measure.run(["-c", f"{DRAW}(0, None, 1)"], folder)
-            found["own"].append(sweep(folder, "grid", GRID | SAME))
-            pairs = [[train, test] for train in GRID["train_sizes"] for test in GRID["test_sizes"]]
-            found["one_more"].append(sweep(folder, "grid", {"pairs": [*pairs, ONE_MORE]} | SAME))
-            found["one_pair"].append(sweep(folder, "pair", {"pairs": [ONE_MORE]} | SAME))
-            each = []
-            for train_size in GRID["train_sizes"]:
-                for test_size in GRID["test_sizes"]:
-                    sizes: dict[str, Any] = {"train_size": train_size, "test_size": test_size}
-                    settings = PairSettings(
-                        image_limit=1600, adaptations=NAMES, head_start="random", **sizes
-                    )
-                    write_atomically(folder / "pair.json", settings.model_dump_json())
-                    each.append(
-                        measure.run(["-m", "benchmarks.usual", str(folder / "pair.json")], folder)
-                    )
-            found["usual"].append(sum(each))
-            found["usual_pair"].append(sum(each) / len(each))
-            print(f"  grid: own {found['own'][-1]:.0f} s, usual {sum(each):.0f} s", file=sys.stderr)
+            found["own"].append(sweep(folder, "grid", **GRID, **SAME).seconds)
+            pairs = [list(each) for each in (*SIZES, ONE_MORE)]
+            found["one_more"].append(sweep(folder, "grid", pairs=pairs, **SAME).seconds)
+            found["one_pair"].append(sweep(folder, "pair", pairs=pairs[-1:], **SAME).seconds)
+            found["usual"].append(0.0)
+            for train_size, test_size in SIZES:
+                sizes = {"train_size": train_size, "test_size": test_size}
+                settings = common.model_copy(update=sizes)
+                write_atomically(folder / "pair.json", settings.model_dump_json())
+                arguments = ["-m", "benchmarks.usual", str(folder / "pair.json")]
+                found["usual"][-1] += measure.run(arguments, folder).seconds
     return found
 
 
+# getrusage would count the memory of the process that started this one
 MEMORY = """
-import sys
+from pathlib import Path
 from benchmarks import bench
-made = bench.build(None, int(sys.argv[1]), 1, 1)
-made.own_passes((224,))
+bench.build(None, {}, 1, 1).own_pass(224)
+status = Path("/proc/self/status").read_text()
+print(status.partition("VmHWM:")[2].split()[0])
 """
 
 
@@ -118,18 +105,19 @@ def memory(repeats: int) -> Result:
     """Peak memory of an evaluation at 224 px of few and of ten times as many images."""
     found: Result = {"few": [], "many": []}
     for _ in range(repeats):
-        found["few"].append(measure.peak_bytes(["-c", MEMORY, "200"], home()))
-        found["many"].append(measure.peak_bytes(["-c", MEMORY, "2000"], home()))
+        for name, images in (("few", 200), ("many", 2000)):
+            said = measure.run(["-c", MEMORY.format(images)], home()).said
+            found[name].append(1024 * int(said.split()[-1]))
     return found
 
 
 def pairs(repeats: int) -> dict[str, list[float]]:
     """Seconds of small sweeps of one training and 1, 2, 4 and 8 pairs, by the number of pairs."""
-    found: dict[str, list[float]] = {str(count): [] for count in (1, 2, 4, 8)}
+    found = defaultdict[str, list[float]](list)
+    small = {"image_limit": 240, "epochs": 1, "adapt_epochs": 1}
     with TemporaryDirectory() as scratch:
-        for repeat in range(repeats):
-            for count in (1, 2, 4, 8):
-                sizes = [[64, 64 + 8 * step] for step in range(count)]
-                content = {"image_limit": 240, "pairs": sizes, "epochs": 1, "adapt_epochs": 1}
-                found[str(count)].append(sweep(Path(scratch), f"pairs{count}-{repeat}", content))
+        for repeat, count in itertools.product(range(repeats), (1, 2, 4, 8)):
+            sizes = [[64, 64 + 8 * step] for step in range(count)]
+            done = sweep(Path(scratch), f"pairs{count}-{repeat}", pairs=sizes, **small)
+            found[str(count)].append(done.seconds)
     return found

@@ -1,4 +1,4 @@
-"""What a user would run instead: the usual loop, as torchvision's and timm's scripts write it, with care.
+"""What a user would run instead: the usual loop of torchvision's and timm's scripts.
 
 PIL decodes in as many loader processes as there are cores, torchvision's transforms follow, and the
 network runs as it was built. Inference mode, no gradients for frozen weights, loader processes that
@@ -52,7 +52,7 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
 
 
 def framing(name: str, size: int, backbone: str) -> transforms.Compose:
-    """The published transforms: "train" (random crops), "val_train" (stage 2) or "val_test" (centre crop)."""
+    """The published transforms: "train" (random crops), "val_train" (stage 2), "val_test"."""
     jitter, resize = transforms.ColorJitter, transforms.Resize(int(256 / 224 * size))
     flip = transforms.RandomHorizontalFlip()
     steps = {
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
-    """Stage 1 at the one rate of the settings, from a random classifier; the epoch is chosen on validation."""
+    """Stage 1 at one rate, from a random classifier; the epoch is chosen on validation."""
     torch.manual_seed(settings.seed)
     model = create(settings.backbone, len(data.classes))
     loaded = loader(data, "train", settings, size, "train")
@@ -108,7 +108,7 @@ def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
     )
     best, state = -1.0, model.state_dict()
     for _ in range(settings.epochs):
-        epoch(model, model.train(), loaded, optimizer, schedule, settings.label_smoothing)
+        epoch(model.train(), loaded, optimizer, schedule, settings.label_smoothing)
         if (accuracy := evaluate(model, validation)[1]) > best:
             best, state = accuracy, copy.deepcopy(model.state_dict())
     model.load_state_dict(state)
@@ -117,16 +117,15 @@ def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
 
 def epoch(
     model: nn.Module,
-    mode: nn.Module,
     loaded: Iterable[tuple[torch.Tensor, torch.Tensor]],
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     smoothing: float,
 ) -> None:
-    """One pass over the loader; `mode` is the network put into the right mode already."""
+    """One pass over the loader, of a network that is in the right mode already."""
     criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
     for images, labels in loaded:
-        criterion(mode(images), labels).backward()
+        criterion(model(images), labels).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -137,11 +136,8 @@ def adapt(
 ) -> nn.Module:
     """Stage 2: the classifier, the last batch norm, or both."""
     model = copy.deepcopy(trained).requires_grad_(False).eval()
-    norm, (epochs,), (rate,) = (
-        last_batch_norm(model),
-        several(settings.adapt_epochs),
-        several(settings.adapt_learning_rate),
-    )
+    norm = last_batch_norm(model)
+    (epochs,), (rate,) = several(settings.adapt_epochs), several(settings.adapt_learning_rate)
     model.get_classifier().requires_grad_(adaptation != "bn_stats")  # type: ignore[operator]
     if adaptation != "head" and norm is not None:
         norm.train().requires_grad_(adaptation == "head_bn")
@@ -154,38 +150,34 @@ def adapt(
     optimizer = torch.optim.SGD(free, rate, 0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loaded))
     for _ in range(epochs):
-        epoch(model, model, loaded, optimizer, schedule, settings.adapt_label_smoothing)
+        epoch(model, loaded, optimizer, schedule, settings.adapt_label_smoothing)
     return model
 
 
-def pair(settings: PairSettings) -> dict[str, float]:
-    """Top-1 on test by adaptation, everything from the start: training, adaptations, controls, evaluations."""
-    data = load_dataset(settings)
-    trained = train(settings, data, settings.train_size)
-    ways: dict[str, tuple[str, int]] = {
+def ways(settings: PairSettings) -> dict[str, tuple[str, int]]:
+    """Adaptation and size of every network that a pair compares, controls included, by name."""
+    found: dict[str, tuple[str, int]] = {
         name: (name, settings.test_size) for name in settings.adaptations
     }
     if settings.test_size != settings.train_size:
-        ways |= {
-            CONTROL + name: (name, settings.train_size)
-            for name in settings.adaptations
-            if name in ADAPTED
-        }
-    found: dict[str, float] = {}
-    for name, (adaptation, size) in ways.items():
-        model = (
-            trained if adaptation == "none" else adapt(settings, data, trained, size, adaptation)
-        )
+        controlled = [name for name in settings.adaptations if name in ADAPTED]
+        found |= {CONTROL + name: (name, settings.train_size) for name in controlled}
+    return found
+
+
+def pair(settings: PairSettings) -> dict[str, float]:
+    """Top-1 on test by adaptation, everything from the start."""
+    data, found = load_dataset(settings), dict[str, float]()
+    trained = train(settings, data, settings.train_size)
+    for name, (adaptation, size) in ways(settings).items():
+        model = trained
+        if adaptation != "none":
+            model = adapt(settings, data, trained, size, adaptation)
         for split in ("val", "test"):
-            found[name] = evaluate(
-                model, loader(data, split, settings, settings.test_size, "val_test")
-            )[1]
+            loaded = loader(data, split, settings, settings.test_size, "val_test")
+            found[name] = evaluate(model, loaded)[1]
     return found
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps(
-            pair(PairSettings.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))
-        )
-    )
+    print(json.dumps(pair(PairSettings.model_validate_json(Path(sys.argv[1]).read_text()))))

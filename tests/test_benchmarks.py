@@ -29,10 +29,15 @@ def test_a_failing_process_is_named(tmp_path: Path) -> None:
         measure.run(["-m", "no_such_module"], tmp_path)
 
 
-def test_processor_seconds_count_what_a_process_has_started(tmp_path: Path) -> None:
+def test_the_cost_of_a_process_counts_what_it_has_started(tmp_path: Path) -> None:
     work = "import time\nwhile time.process_time() < 0.5:\n    pass"
-    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
-    assert 0.5 <= measure.core_seconds(["-c", child], tmp_path) < 2
+    child = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}]); print('done')"
+    )
+    cost = measure.run(["-c", child], tmp_path)
+    assert 0.5 <= cost.core_seconds < 2
+    assert cost.seconds >= 0.5
+    assert cost.said == "done\n"
 
 
 def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
@@ -60,9 +65,15 @@ def test_the_usual_loop_gives_every_result_of_a_pair(
     monkeypatch.setattr(usual, "CORES", 1)
     names: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn")
     settings = PairSettings(
-        dataset=str(colour_folder), train_size=32, test_size=48, epochs=6, adapt_epochs=1, batch_size=8,
-        learning_rate=0.03, adaptations=names,
-    )  # fmt: skip
+        dataset=str(colour_folder),
+        train_size=32,
+        test_size=48,
+        epochs=6,
+        adapt_epochs=1,
+        batch_size=8,
+        learning_rate=0.03,
+        adaptations=names,
+    )
     found = usual.pair(settings)
     assert set(found) == {*names, "control_bn_stats", "control_head", "control_head_bn"}
     assert min(found.values()) > 0.45, found  # of 12 images; a third by chance
@@ -76,7 +87,7 @@ def test_the_gpu_benchmark_counts_images_and_waiting(colour_folder: Path) -> Non
         test_size=32,
         batch_size=4,
     )
-    line: Any = gpu.measure(settings, 32, training=True, name="channels_last", peak=1e12)
+    line: Any = gpu.measure(settings, training=True, name="channels_last", peak=1e12)
     assert json.loads(json.dumps(line)) == line
     flops = parameters_and_flops("efficientnet_lite0", gpu.CLASSES, 32)[1]
     assert math.isclose(

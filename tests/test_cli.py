@@ -23,10 +23,7 @@ from fixres_poc.sweep import execution
 from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
 SMOKE = "sweeps/smoke.yml"
-COMMANDS = [
-    *("sweep", "train", "plan", "data", "audit", "compare"),
-    *("evaluate", "predict", "export", "adapt", "report", "run"),
-]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -74,7 +71,7 @@ def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None
     assert "Usage" in result.stdout
     words = result.stdout.split("Example:")[1].split()
     given = words[words.index(name) + 1 :]
-    parsed = typer.main.get_command(app).commands[name].make_context(name, given)  # type: ignore[attr-defined]
+    parsed = COMMANDS[name].make_context(name, given)
     assert all(not str(value).startswith("--") for value in parsed.params.values())
 
 
@@ -123,7 +120,7 @@ def test_missing_argument_is_wrong_use() -> None:
 def test_errors_are_one_line_and_a_traceback_is_kept_of_unexpected_ones(
     monkeypatch: pytest.MonkeyPatch, own_home: Path, error: BaseException, expected: tuple[int, str]
 ) -> None:
-    def break_down(sweep: object) -> str:
+    def break_down(_: object) -> str:
         raise error
 
     monkeypatch.setattr(execution, "prepare_data", break_down)
@@ -342,7 +339,7 @@ def test_a_run_is_measured_again_and_on_other_images(run: str, tmp_path: Path) -
 
 
 def test_a_run_is_exported(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = Mock(side_effect=lambda run, adaptation, file: Exported(file, 16, 0.0, 0.0))
+    done = Mock(return_value=Exported(tmp_path / "net.onnx", 16, 0.0, 0.0))
     monkeypatch.setattr("fixres_poc.inference.export.export", done)
     monkeypatch.chdir(tmp_path)
     text = said("export", run, "--output", "net.onnx", "--adaptation", "head")

@@ -1,4 +1,4 @@
-"""pyproject.toml, environment.yml, constraints.txt and CITATION.cff are in step with each other and with the code."""
+"""pyproject.toml, environment.yml, constraints.txt, CITATION.cff and the code are in step."""
 
 import ast
 import contextlib
@@ -107,51 +107,19 @@ def test_every_import_is_declared() -> None:
 
 
 def test_whatever_is_no_code_is_packed_too() -> None:
-    package, patterns = (
-        REPOSITORY / "fixres_poc",
-        PYPROJECT["tool"]["setuptools"]["package-data"]["fixres_poc"],
-    )
-    others = {
-        file
-        for file in package.rglob("*.*")
-        if file.is_file() and file.suffix not in (".py", ".pyc")
-    }
+    package = REPOSITORY / "fixres_poc"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["fixres_poc"]
+    others = {file for file in package.rglob("*.*") if file.suffix not in (".py", ".pyc")}
     assert {file.suffix for file in others} >= {".csv", ".js", ".mplstyle"}
     assert others <= {file for pattern in patterns for file in package.glob(pattern)}
 
 
 def test_what_is_optional_is_there_for_the_tests() -> None:
-    assert {name: EVERY[name].specifier for name in OPTIONAL} == {
-        n: each.specifier for n, each in OPTIONAL.items()
-    }
+    specifiers = {name: each.specifier for name, each in OPTIONAL.items()}
+    assert specifiers == {name: EVERY[name].specifier for name in OPTIONAL}
 
 
-def test_citation_has_the_keys_of_its_format_and_the_projects_version_and_licence() -> None:
-    keys = {
-        "cff-version",
-        "message",
-        "type",
-        "title",
-        "version",
-        "license",
-        "authors",
-        "references",
-    }
-    assert set(CITATION) == keys
-    assert (CITATION["cff-version"], CITATION["type"], CITATION["title"]) == (
-        "1.2.0",
-        "software",
-        "FixRes PoC",
-    )
+def test_citation_has_the_projects_version_and_licence() -> None:
     assert str(CITATION["version"]) == PROJECT["version"] == fixres_poc.__version__
     licence = (REPOSITORY / PROJECT["license"]["file"]).read_text(encoding="utf-8")
     assert licence.startswith(f"{CITATION['license']} ")
-    (paper,) = CITATION["references"]
-    assert {"type", "title", "authors"} <= set(paper)
-    assert [author["family-names"] for author in paper["authors"]] == [
-        "Touvron",
-        "Vedaldi",
-        "Douze",
-        "Jégou",
-    ]
-    assert paper["identifiers"] == [{"type": "other", "value": "arXiv:1906.06423"}]

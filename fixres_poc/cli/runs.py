@@ -21,7 +21,19 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output
 from fixres_poc.config.settings import View
 
-Colour = tuple[float, float, float]
+Colour = Annotated[
+    tuple[float, float, float] | None,
+    Option(help="of its training, in [0, 1]; give both of mean and std; default: timm's"),
+]
+Weights = Annotated[
+    Path, Argument(callback=here, help="a trained network: safetensors, or what torch.save wrote")
+]
+Classes = Annotated[
+    Path | None, Option(callback=here, help="text file, a class a line, in the network's order")
+]
+Tensors = Annotated[
+    Path | None, Option(callback=here, help="safetensors file to write, for the same architecture")
+]
 
 
 @app.command(epilog="Example: fixres-poc predict dog.jpg holiday/ --sweep sweeps/demo.yml --top 3")
@@ -133,32 +145,18 @@ def export(
     "--train-size 224 --test-size 288"
 )
 def adapt(
-    weights: Annotated[
-        Path,
-        Argument(callback=here, help="a trained network: safetensors, or what torch.save wrote"),
-    ],
+    weights: Weights,
     architecture: Annotated[str, Argument(help="its name in timm, such as resnet50")],
     dataset: Images,
     train_size: Annotated[int, Option(help="side of the crop it was trained on, px")],
     test_size: Annotated[int, Option(help="side of the test crop in px")],
-    output: Annotated[
-        Path | None,
-        Option(callback=here, help="safetensors file to write, for the same architecture"),
-    ] = None,
-    classes: Annotated[
-        Path | None, Option(callback=here, help="text file, a class a line, in the network's order")
-    ] = None,
+    output: Tensors = None,
+    classes: Classes = None,
     epochs: Annotated[int, Option(help="passes over the train part")] = 2,
-    weights_key: Annotated[
-        str | None, Option(help="entry of the weights file, such as model_ema")
-    ] = None,
+    weights_key: Annotated[str | None, Option(help="entry of that file, as model_ema")] = None,
     learning_rate: Annotated[float, Option(help="at the first step; it falls to zero")] = 0.01,
-    mean: Annotated[
-        Colour | None, Option(help="that it was trained with, in [0, 1]; by default timm's")
-    ] = None,
-    std: Annotated[
-        Colour | None, Option(help="that it was trained with; given with --mean")
-    ] = None,
+    mean: Colour = None,
+    std: Colour = None,
 ) -> None:
     """Adapt a network that was trained elsewhere to a test resolution.
 

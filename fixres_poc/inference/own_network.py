@@ -126,10 +126,8 @@ def adapt_file(
     sweep = validate(SweepSettings, given | settings, "adapt")
     pair = PairSettings(**sweep.runs()[-1].parameters)
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
-    weights = cast(str, pair.weights)
-    network, names, _ = trained_elsewhere(
-        pair.backbone, weights, pair.weights_key, pair.class_order
-    )
+    file = (cast(str, pair.weights), pair.weights_key, pair.class_order)
+    network, names, _ = trained_elsewhere(pair.backbone, *file)
     check_sizes(network.eval(), pair.backbone, {pair.train_size, test_size})
     start = train_with_controls(pair.train_settings(), data, accelerator)
     possible = ("none", *start.controls)

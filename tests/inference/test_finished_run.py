@@ -92,7 +92,7 @@ def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
         finished_run.load_best(None, "none")
 
 
-def test_nothing_finished_is_said(own_home: Path) -> None:
+def test_nothing_finished_is_said() -> None:
     with pytest.raises(InputError, match=r"no sweep in .* has a report"):
         finished_run.load_best(None, None)
 

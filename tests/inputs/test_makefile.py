@@ -1,4 +1,4 @@
-"""What is given to make reaches the program word for word: neither make nor the shell looks into it; the audit."""
+"""What is given to make reaches the program word for word; the audit of dependencies."""
 
 import json
 import os
