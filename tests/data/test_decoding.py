@@ -4,7 +4,6 @@ import errno
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import ExifTags, Image
@@ -102,7 +101,7 @@ def test_a_passing_fault_is_not_remembered_as_a_bad_image(
 ) -> None:
     settings = DataSettings(dataset=str(colour_folder))
 
-    def fail(image: Image.Image) -> Image.Image:
+    def fail(_: Image.Image) -> Image.Image:
         raise fault
 
     with monkeypatch.context() as patch:
