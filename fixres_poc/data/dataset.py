@@ -245,9 +245,7 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
             image in a split.
     """
     listed, record = load_dataset(settings), folder / "images.json"
-    known = read_record(
-        record, listed=str, fingerprint=str, classes=list, unreadable=dict, parts=dict
-    )
+    known = read_record(record, listed=str)
     if known.get("listed") != listed.fingerprint() or (known["unreadable"] and not skip_unreadable):
         known = _checked(listed, folder, skip_unreadable)
     write_atomically(record, json.dumps(known | {"notes": listed.notes}, indent=1))

@@ -149,7 +149,7 @@ def markings(rng: np.random.Generator, coat: Coat, frame: Frame, window: Window)
     else:
         marks = smoothstep(coat.level - 0.06, coat.level + 0.06, field)
     large = texture(rng, PATCHES, frame, window)
-    return np.maximum(marks, smoothstep(coat.patches - 0.03, coat.patches + 0.03, large))
+    return marks.clip(min=smoothstep(coat.patches - 0.03, coat.patches + 0.03, large))
 
 
 def cast_shadow(image: Array, figure: Figure, frame: Frame, light: Light) -> None:
