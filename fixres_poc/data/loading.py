@@ -97,7 +97,7 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
 
 def _divided(transform: Transform) -> tuple[Transform, Transform]:
     """A transform's steps on single images, and trailing steps that treat all values alike."""
-    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
+    steps = list(getattr(transform, "transforms", [transform]))
     common: list[Any] = [torch.as_tensor]
     while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
         common.insert(0, steps.pop())
