@@ -32,6 +32,7 @@ DRAFT = (17 * 16, 16 * 16)
 PLAIN_BITS = 26
 BLOCK = 512
 MOST_LISTED = 1000
+LONGEST_LINE = 10_000  # characters; a longer one is read in pieces
 NAMED_ALIKE = 0.05  # share of images with names like ImageNet's that may be chance
 TRAINING_NAME = re.compile(r"n\d{8}_\d+")
 
@@ -230,7 +231,8 @@ def training_images(imagenet_list: str) -> set[str]:
         if not resolve(imagenet_list).is_file():
             raise OSError("no such file, or no regular one")
         with open(resolve(imagenet_list), encoding="utf-8-sig") as file:
-            stems = (_stem(re.split(r"[\s,]", line.strip(), maxsplit=1)[0]) for line in file)
+            lines = iter(lambda: file.readline(LONGEST_LINE), "")
+            stems = (_stem(re.split(r"[\s,]", line.strip(), maxsplit=1)[0]) for line in lines)
             names = set(filter(TRAINING_NAME.fullmatch, stems))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else "not a text file"

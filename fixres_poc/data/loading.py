@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -97,8 +97,8 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
 
 def _divided(transform: Transform) -> tuple[Transform, Transform]:
     """A transform's steps on single images, and trailing steps that treat all values alike."""
-    steps = list(transform.transforms) if isinstance(transform, v2.Compose) else [transform]
-    common = [torch.as_tensor]
+    steps = list(getattr(transform, "transforms", [transform]))
+    common: list[Any] = [torch.as_tensor]
     while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
         common.insert(0, steps.pop())
     return v2.Compose([*steps, torch.as_tensor]), v2.Compose(common)
@@ -113,7 +113,7 @@ def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
     """
     count = len(samples)
     if samples.seed is None:
-        parts = torch.arange(count).split(batch_size)
+        parts = torch.arange(count).tensor_split(list(range(batch_size, count, batch_size)))
     else:
         shuffle = torch.Generator().manual_seed(samples.seed * 1_000_003 + samples.epoch)
         order = torch.randperm(count, generator=shuffle)

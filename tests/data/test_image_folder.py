@@ -1,4 +1,4 @@
-"""Folders of images: their layouts, their split, what is passed over in them, and what is refused."""
+"""Folders of images: their layouts, their split, what is skipped, and what is refused."""
 
 import json
 from itertools import count
@@ -207,5 +207,5 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Pa
     with pytest.raises(InputError, match="no images found"):
         load(tmp_path / "empty")
     save_image(colour_folder / "lone" / "0.png", (1, 2, 3), seed=1)
-    with pytest.raises(InputError, match=r"class 'lone' .* has 1 different image;"):
+    with pytest.raises(InputError, match=r"class 'lone' .* to be split: 1, at least 3"):
         load(colour_folder)

@@ -14,7 +14,7 @@ from conftest import save_image
 from PIL import Image, ImageEnhance
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings, ExtraTest
+from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import leakage
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.leakage import NearDuplicates
@@ -113,21 +113,6 @@ def test_equal_images_across_a_split_and_across_classes_are_listed(split_folder:
     assert json.loads(json.dumps(leakage.record()))["across_split"][0][0] == "test/a/again.png"
 
 
-def test_equal_images_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(
-    split_folder: Path,
-) -> None:
-    more = split_folder.with_name("more")
-    (more / "a").mkdir(parents=True)
-    for name in ("train/a/0.png", "test/a/1.png"):
-        shutil.copy(split_folder / name, more / "a" / name.replace("/", "_"))
-    extra = ExtraTest(name="unseen", folder=str(more))
-    checked = leakage.check_leakage(
-        load_dataset(DataSettings(dataset=str(split_folder), extra_test=extra))
-    )
-    assert checked.across_split == (("train/a/0.png", "unseen/a/train_a_0.png"),)
-    assert checked.twins == 1 / 8
-
-
 def drawn(seed: int, size: int = 320) -> Image.Image:
     """An image of soft blobs."""
     coarse = np.random.default_rng(seed).integers(0, 200, (9, 12, 3), dtype="uint8")
@@ -197,12 +182,14 @@ def test_classes_and_sides_are_counted_apart_and_equal_bytes_left_out(tmp_path: 
 def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(
     tmp_path: Path,
 ) -> None:
-    names = ("train/a/0.png", "test/a/0.png", "unseen/a/0.png", "unseen/a/1.png")
-    images = (drawn(1), drawn(2), drawn(1, 200), drawn(2, 200))
-    data = folder(tmp_path, dict(zip(names, images, strict=True)))
-    found, outside = near(replace(data, extra_root=tmp_path / "unseen"))
-    assert (found.pairs, found.across_split) == (2, 1)
-    assert outside == {"unseen/a/0.png"}
+    content = {f"{part}/a/0.png": drawn(seed) for seed, part in enumerate(("train", "test"), 1)}
+    content |= {f"unseen/a/{seed}.png": drawn(seed, 200) for seed in (1, 2)}  # nearly equal
+    content |= {f"unseen/b/{seed}.png": drawn(seed) for seed in (1, 2)}  # equal bytes
+    data = folder(tmp_path, content)
+    found = leakage.check_leakage(replace(data, extra_root=tmp_path / "unseen"))
+    assert found.across_split == (("train/a/0.png", "unseen/b/1.png"),)
+    assert found.near.across_split == 1
+    assert found.twins == 2 / 5
 
 
 def test_images_of_one_colour_or_of_hardly_anything_are_not_compared(tmp_path: Path) -> None:

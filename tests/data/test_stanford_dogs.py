@@ -1,9 +1,7 @@
 """Stanford Dogs, from archives of the same layout, only smaller."""
 
-import contextlib
 import gzip
 import io
-import re
 import struct
 import tarfile
 from collections.abc import Callable
@@ -25,7 +23,7 @@ BREEDS = ("n02085620-Chihuahua", "n02085936-Maltese_dog", "n02090379-redbone")
 TRAIN, TEST = 6, 3
 LISTS = ["train_list.mat", "test_list.mat", "file_list.mat"]
 OFFICIAL = DataSettings(dataset="stanford_dogs")
-XML = """<annotation><size><width>72</width><height>56</height><depth>3</depth></size><object><name>dog</name><bndbox>
+XML = """<annotation><size><width>72</width><height>56</height></size><object><bndbox>
 <xmin>4</xmin><ymin>5</ymin><xmax>60</xmax><ymax>50</ymax></bndbox></object>{}</annotation>"""
 SECOND = (
     "<object><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
@@ -45,7 +43,7 @@ def save_list(path: Path, indices: range) -> None:
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Path:
-    """The dataset as it lies on disk: the first six images of each breed are train, three are test."""
+    """The dataset on disk: the first six images of each breed are train, three are test."""
     folder = tmp_path / "unpacked"
     for number, breed in enumerate(BREEDS):
         (folder / "Annotation" / breed).mkdir(parents=True)
@@ -64,7 +62,7 @@ def unpacked(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def asked(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was downloaded, in place of which archives of the small dataset are taken, from archives/."""
+    """What was asked for; archives of the small dataset are taken from archives/."""
     found, archives = list[str](), unpacked.with_name("archives")
     archives.mkdir()
     for name, parts in {"images": ["Images"], "annotation": ["Annotation"], "lists": LISTS}.items():
@@ -72,7 +70,7 @@ def asked(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             for part in parts:
                 tar.add(unpacked / part, part)
 
-    def fetch(url: str, folder: Path, sha256: str, terms: str) -> Path:
+    def fetch(url: str, _: Path, sha256: str, __: str) -> Path:
         found.append(url)
         assert sha256 == download.SOURCES["stanford_dogs"].files[url]
         return archives / url.rsplit("/", 1)[-1]
@@ -123,19 +121,16 @@ def adding(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Callable
 
 BAD: dict[str, Callable[[bytes], bytes]] = {
     "outside": adding("Annotation/../../evil"),
-    "symlink outside": adding("Annotation/evil", tarfile.SYMTYPE, "../../../evil"),
-    "hardlink outside": adding("Annotation/evil", tarfile.LNKTYPE, "../../evil"),
-    "pipe": adding("Annotation/evil", tarfile.FIFOTYPE),
+    "link outside": adding("Annotation/evil", tarfile.SYMTYPE, "../../../evil"),
     "device": adding("Annotation/evil", tarfile.BLKTYPE),
     "compressed, so of any size": gzip.compress,
     "cut": lambda archive: archive[:5000],
 }
 
 
+@pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_archive_is_refused_and_leaves_nothing(
-    asked: list[str], tmp_path: Path, how: str
-) -> None:
+def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path: Path, how: str) -> None:
     archive = tmp_path / "archives" / "annotation.tar"
     archive.write_bytes(BAD[how](archive.read_bytes()))
     with pytest.raises(InputError, match=r"annotation\.tar: cannot be unpacked") as caught:
@@ -143,10 +138,8 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(
     assert "\n" not in str(caught.value)
     assert not download.folder("stanford_dogs").exists()
     assert not list(download.folder("stanford_dogs").parents[1].rglob("evil*"))
-    assert {
-        each.name
-        for each in download.folder("stanford_dogs").with_name("stanford_dogs_archives").iterdir()
-    } <= {"lock"}
+    archives = download.folder("stanford_dogs").with_name("stanford_dogs_archives")
+    assert {each.name for each in archives.iterdir()} <= {"lock"}
 
 
 def test_two_at_once_download_once(asked: list[str]) -> None:
@@ -185,33 +178,20 @@ def test_the_lists_of_a_users_folder_count(unpacked: Path) -> None:
 
 
 DAMAGED: dict[str, Callable[[bytes], bytes]] = {
-    "no list": lambda whole: b"no list",
-    "empty": lambda whole: b"",
+    "empty": lambda whole: whole[:0],
     "cut": lambda whole: whole[:-40],
-    "header alone": lambda whole: whole[:128],
     "of MATLAB 7.3": lambda whole: b"\x89HDF\r\n\x1a\n" + whole,
     "another variable": lambda whole: whole.replace(b"file_list", b"fine_list"),
     "a thousand million rows": lambda whole: whole[:160] + struct.pack("<i", 10**9) + whole[164:],
 }
-for seed in range(6):
-    place, value = np.random.default_rng(seed).integers((128, 0), (400, 256))
-    DAMAGED[f"byte {place} is {value}"] = lambda whole, p=place, v=value: (
-        whole[:p] + bytes([v]) + whole[p + 1 :]
-    )  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("how", DAMAGED)
-def test_a_damaged_list_is_one_line_or_the_same_entries(tmp_path: Path, how: str) -> None:
+def test_a_damaged_list_is_one_line(tmp_path: Path, how: str) -> None:
     names = np.array([[f"n1-a/{index}.jpg"] for index in range(9)], dtype=object)
     file = tmp_path / "train_list.mat"
     savemat(file, {"file_list": names})
     file.write_bytes(DAMAGED[how](file.read_bytes()))
-    if how.startswith("byte"):  # perhaps one that nobody reads
-        with contextlib.suppress(InputError):
-            assert all(
-                re.fullmatch(r"[^/.][^/]*/[^/.][^/]*", name) for name in stanford_dogs.entries(file)
-            )
-        return
     with pytest.raises(InputError, match=r"train_list\.mat: not readable as a list"):
         stanford_dogs.entries(file)
 

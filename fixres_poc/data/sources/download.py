@@ -14,10 +14,9 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pooch
 import requests
@@ -40,8 +39,7 @@ STANFORD = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A dataset that is downloaded by name.
 
     Attributes:

@@ -82,10 +82,9 @@ def stratify(train: pd.DataFrame, cut: Sequence[str], root: Path, seed: int) -> 
     """
     different = train.groupby("label")["digest"].nunique()
     for label, number in different[different <= len(cut)].items():
-        what = f"{number} different image{'s' if number > 1 else ''}"
         raise InputError(
-            f"class {label!r} of {str(root)!r} has {what};"
-            f" at least {len(cut) + 1} are needed to split it"
+            f"class {label!r} of {str(root)!r} has too few different images to be split:"
+            f" {number}, at least {len(cut) + 1} are needed"
         )
     fresh = train.sort_values("label", kind="stable").drop_duplicates("digest").set_index("digest")
     fresh["rank"] = [_rank(seed, digest) for digest in fresh.index]
@@ -133,22 +132,18 @@ def find(folder: Path) -> Listing:
     """List the images of a folder.
 
     Raises:
-        InputError: no folder, no images, fewer than two classes, or a layout that can be read in
-            two ways.
+        InputError: as `outer_folders`, fewer than two classes, or a layout that can be read in two
+            ways.
     """
-    if not folder.is_dir():
-        allowed = ", ".join(["synthetic", *NAMED_DATASETS, "a folder"])
-        raise InputError(f"dataset {str(folder)!r}: no such folder; allowed: {allowed}")
-    top = root(folder)
-    names, skipped = walk(top)
-    held = images(top, names)
+    top, held, skipped = outer_folders(folder)
+    total = sum(map(len, held.values()))
     classes = {name: _class_folders(name, own) for name, own in held.items()}
     parts = [name for name in held if part(name)]
     if len(parts) > 1 or any(len(classes[name]) > 1 for name in parts):
         found = _presplit(top, classes)
         for name in held.keys() - parts:
             skipped[f"in {name}/, which is no known part"] = len(held[name])
-            skipped["outside class folders"] -= len(held[name])
+            total -= len(held[name])
     else:
         _refuse_unknown_parts(top, held, classes)
         found = Listing(top, _rows("train", held), ("val", "test"), [])
@@ -156,7 +151,7 @@ def find(folder: Path) -> Listing:
         raise InputError(
             f"dataset {str(folder)!r}: needs at least two class folders with images ({ALLOWED})"
         )
-    skipped["outside class folders"] += len(names) - len(found.rows)
+    skipped["outside class folders"] += total - len(found.rows)
     return found._replace(notes=found.notes + told(top, skipped))
 
 
@@ -186,17 +181,28 @@ def root(folder: Path) -> Path:
     return inner[0] if len(inner) == 1 and _folders(inner[0]) else folder
 
 
-def images(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Images by class folder, from what `walk` found: class name -> paths relative to `root`.
+def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str]]:
+    """The images of a folder by the classes or parts in it.
+
+    Returns:
+        The `root`, name of a class or part -> paths relative to the root, and how much was
+        skipped, by reason.
 
     Raises:
-        InputError: there are none.
+        InputError: no such folder, or no images in its folders.
     """
-    if not (found := _by_folder(names)):
+    if not folder.is_dir():
+        names = ", ".join(["synthetic", *NAMED_DATASETS])
+        raise InputError(f"{str(folder)!r}: no such folder, nor one of the datasets {names}")
+    top = root(folder)
+    images, skipped = walk(top)
+    found = _by_folder(images)
+    if not found:
         raise InputError(
-            f"dataset {str(root)!r}: no images found; it needs class folders with {ALLOWED} files"
+            f"dataset {str(folder)!r}: no images found; it needs class folders with {ALLOWED} files"
         )
-    return found
+    skipped["outside class folders"] = len(images) - sum(map(len, found.values()))
+    return top, found, skipped
 
 
 def walk(top: Path) -> tuple[list[str], Counter[str]]:
@@ -272,7 +278,7 @@ def _by_folder(names: Iterable[str], depth: int = 0) -> dict[str, list[str]]:
 
 
 def _class_folders(name: str, names: list[str]) -> dict[str, list[str]]:
-    """Class folders in a folder that may be a part; archives often hold training/training/<class>."""
+    """Class folders in what may be a part; archives often hold training/training/<class>."""
     found = _by_folder(names, 1)
     return _by_folder(names, 2) if len(found) == 1 and part(*found) == part(name) else found
 

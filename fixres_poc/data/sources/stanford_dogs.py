@@ -28,8 +28,11 @@ LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
 
 def images(folder: Path) -> Path:
     """The folder of class folders in an official or Kaggle's layout; without one the folder."""
-    places = (folder / "images" / "Images", folder / "Images", folder)
-    return next((place for place in places if place.is_dir()), folder)
+    return _first(folder / "images" / "Images", folder / "Images") or folder
+
+
+def _first(*places: Path) -> Path | None:
+    return next((place for place in places if place.is_dir()), None)
 
 
 def lists(folder: Path) -> Path | None:
@@ -95,8 +98,7 @@ def entries(file: Path) -> list[str]:
 
 def annotations(root: Path) -> Path | None:
     """The folder of annotations beside a folder of class folders; None where there is none."""
-    places = (root.parent / "Annotation", root.parent.parent / "annotations" / "Annotation")
-    return next((place for place in places if place.is_dir()), None)
+    return _first(root.parent / "Annotation", root.parents[1] / "annotations" / "Annotation")
 
 
 def boxes(folder: Path, names: Sequence[str]) -> list[tuple[str | int, ...]]:

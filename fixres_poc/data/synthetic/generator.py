@@ -132,12 +132,8 @@ def _end_with_parent() -> None:
 
 
 def open_image(seed: int, relative: str) -> Image.Image:
-    """Image of a path that `prepare` gives: from disk, or drawn where it is not there."""
-    try:
-        content = (folder(seed) / relative).read_bytes()
-    except FileNotFoundError:
-        content = _jpeg(seed, relative)
-    return Image.open(io.BytesIO(content), formats=["JPEG"]).convert("RGB")
+    """Image of a path that `prepare` gives, drawn again, as it may not be on this disk."""
+    return Image.open(io.BytesIO(_jpeg(seed, relative)))
 
 
 @functools.cache

@@ -70,18 +70,14 @@ class Frame(NamedTuple):
     yv: float
 
     @property
-    def determinant(self) -> float:
-        """Square pixels per square figure unit, negative where the figure is mirrored."""
-        return self.xu * self.yv - self.xv * self.yu
-
-    @property
     def scale(self) -> float:
         """Pixels per figure unit."""
-        return math.sqrt(abs(self.determinant))
+        return math.sqrt(abs(self.xu * self.yv - self.xv * self.yu))
 
-    def inverse(self) -> tuple[float, ...]:
+    def inverse(self) -> tuple[float, float, float, float]:
         """Matrix (u per x, u per y, v per x, v per y) of the way back."""
-        return tuple(value / self.determinant for value in (self.yv, -self.xv, -self.yu, self.xu))
+        area = self.xu * self.yv - self.xv * self.yu
+        return self.yv / area, -self.xv / area, -self.yu / area, self.xu / area
 
     def extent(
         self, parts: Sequence[Part], margin: float = 0.0
@@ -149,7 +145,7 @@ def markings(rng: np.random.Generator, coat: Coat, frame: Frame, window: Window)
     else:
         marks = smoothstep(coat.level - 0.06, coat.level + 0.06, field)
     large = texture(rng, PATCHES, frame, window)
-    return np.maximum(marks, smoothstep(coat.patches - 0.03, coat.patches + 0.03, large))
+    return marks.clip(min=smoothstep(coat.patches - 0.03, coat.patches + 0.03, large))
 
 
 def cast_shadow(image: Array, figure: Figure, frame: Frame, light: Light) -> None:
