@@ -1,5 +1,6 @@
 """Small image folders and networks that the tests share."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of `save_colours`, drawn once; not to be changed."""
+    return save_colours(tmp_path_factory.mktemp("colours"))
+
+
 @pytest.fixture
-def colour_folder(tmp_path: Path) -> Path:
-    """The images of `save_colours`."""
-    return save_colours(tmp_path / "colours")
+def colour_folder(colours: Path, tmp_path: Path) -> Path:
+    """A copy of `colours`."""
+    return Path(shutil.copytree(colours, tmp_path / "colours"))

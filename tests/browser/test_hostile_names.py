@@ -45,7 +45,7 @@ def predictions(data: ImageDataset, adaptation: str, wrong: int, size: int = 64)
         f"top{place + 1}": (table["label"] + place + missed) % len(data.classes)
         for place in range(5)
     }
-    cell = {"adaptation": adaptation, "view": "center", "test_size": size}
+    cell: dict[str, Any] = {"adaptation": adaptation, "view": "center", "test_size": size}
     return table[["image", "split"]].assign(**made, **cell, target=table["label"], probability=0.75)
 
 
@@ -59,7 +59,8 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             file, colour = folder / name / f"{name}{number}.png", (30 * index, 99, 200)
             save_image(file, colour, seed=9 * index + number)
     (folder / NAMES[0] / UNREADABLE).write_bytes(b"")
-    keys = {"name": "evil", "dataset": str(folder), "pairs": [[64, 64], [64, 96]]}
+    keys: dict[str, Any] = {"name": "evil", "dataset": str(folder)}
+    keys |= {"pairs": [[64, 64], [64, 96]]}
     keys |= {"skip_unreadable": True, "adaptations": ["none", "head"]}
     sweep = validate(SweepSettings, keys, "test")
     execution.lay_out(sweep, execution.prepare_data(sweep))

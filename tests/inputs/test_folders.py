@@ -116,7 +116,12 @@ def test_what_other_systems_leave_is_skipped_and_not_opened(
     before, scandir, listed = load(colour_folder).table, os.scandir, list[str]()
     for place in (colour_folder, colour_folder / "red"):
         save_image(place / name / "x.png", (1, 2, 3), seed=1)
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+
+    def watched(path: str) -> object:
+        listed.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
     data = load(colour_folder)
     assert data.table.equals(before)
     assert "skipped 2 " in data.notes[0]

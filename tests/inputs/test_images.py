@@ -183,8 +183,8 @@ def gradients() -> dict[str, Image.Image]:
     found["alpha"] = Image.new("RGBA", GREY.size)
     found["alpha"].putalpha(GREY)
     found["La"] = found["LA"].convert("La")
-    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
-    lab = ImageCms.profileToProfile(RGB, *profiles, outputMode="LAB")
+    source, target = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(RGB, source, target, outputMode="LAB")
     assert lab is not None
     return found | {"LAB": lab}
 
@@ -219,7 +219,8 @@ def check_gradient(file: Path, least: float = 0.95) -> None:
 def twelve_bits() -> np.ndarray:
     """Two values of the gradient in three bytes."""
     first, second = (GRADIENT * 4095).astype(int).reshape(-1, 2).T
-    return (first << 12 | second).astype(">u4").view("u1").reshape(-1, 4)[:, 1:]
+    joined: np.ndarray = (first << 12 | second).astype(">u4")
+    return joined.view("u1").reshape(-1, 4)[:, 1:]
 
 
 ODD_TIFFS = {  # values, bits of each, photometric interpretation, sample format
@@ -254,7 +255,7 @@ EMPTY_CHUNK = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 TIFF = struct.pack("<2sHI", b"II", 42, 8)
 SCAN = b"\xff\xda\0\x08\1\1\0\0\0\0"
 SLOW = {
-    "runs.bmp": RUNS + b"\0" * 300_000,
+    "runs.bmp": bytes(RUNS) + b"\0" * 300_000,
     "comment.ppm": b"P6\n#" + b"x" * 20_000_000 + b"\n4 4\n255\n" + bytes(48),
     "comments.ppm": b"P3\n90 90\n255\n" + b"#\n" * 100_000 + b"1 " * 24_300,
     "text.ppm": b"P3\n2000 2000\n255\n",

@@ -63,20 +63,14 @@ def test_prediction_table_orders_by_probability() -> None:
 def test_the_fast_way_predicts_what_the_plain_way_does_on_photographs() -> None:
     settings, accelerator = BaselineSettings(dataset=str(PHOTOGRAPHS)), accelerator_for("fp32")
     data = load_dataset(settings)
-    data = replace(data, table=data.table.assign(split="test"))
+    data = replace(data, table=data.table[::3].assign(split="test"))
     mapped, model = mapping(data.classes), create("efficientnet_lite0")
     assert len(mapped) == len(data.classes) == 10
     model.classifier = Restricted(classifier(model), mapped, 10)
     loaded = usual.loader(data, "test", settings, BASELINE_SIZE, "val_test")
     plain = usual.evaluate(model, loaded)[0].argmax(dim=1).numpy()
     placed = place(model, settings, accelerator)
-    table = predict(
-        placed, {"own": Tail(model)}, data, "test", settings, BASELINE_SIZE, accelerator
-    ).table
-    differing = float((table["top1"].to_numpy() != plain).mean())
-    gap = float((table["top1"] == table["target"]).mean()) - float(
-        (plain == table["target"].to_numpy()).mean()
-    )
-    assert len(table) == 1799
-    assert differing <= 0.002, f"top-1 differs on {differing:.2%} of the photographs"
-    assert abs(gap) <= 0.001, f"accuracy differs by {gap:+.2%}"
+    tails = {"own": Tail(model)}
+    table = predict(placed, tails, data, "test", settings, BASELINE_SIZE, accelerator).table
+    assert len(table) == 600
+    assert (table["top1"].to_numpy() != plain).sum() <= 1

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import several
 import torch
-from conftest import save_colours
 
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.settings import TrainSettings
@@ -22,35 +21,40 @@ from fixres_poc.model import checkpoint, device
 # `accelerate launch` starts several processes without a GPU through MPI only; for GPUs it calls
 # this same launcher.
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SWEEP = """
+dataset: {}
+pairs: [[48, 64]]
+batch_size: 6
+epochs: 1
+adapt_epochs: 1
+learning_rate: [0.01, 0.03]
+adapt_learning_rate: [0.01, 0.1]
+"""
 Result = dict[str, Any]
 
 
-def launch(*command: str, **environment: str) -> str:
+def launch(*command: str, home: Path) -> str:
     own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    own |= {"FIXRES_PROGRESS": "/dev/null", "ACCELERATE_USE_CPU": "true"}
-    env = os.environ | own | environment
+    own |= {"FIXRES_PROGRESS": "/dev/null", "ACCELERATE_USE_CPU": "true", "FIXRES_HOME": str(home)}
     done = subprocess.run(
-        [*LAUNCH, *command], env=env, capture_output=True, text=True, timeout=300, check=False
+        [*LAUNCH, *command], env=os.environ | own, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_colours(tmp_path_factory.mktemp("colours"))
-
-
-@pytest.fixture(scope="module")
-def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+def both(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     out = tmp_path_factory.mktemp("out")
-    launch(several.__file__, str(folder), str(out), FIXRES_HOME=str(out))
+    launch(several.__file__, str(colours), str(out), home=out)
     return [torch.load(out / f"{rank}_of_2.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.fixture
-def alone(folder: Path) -> Result:
-    return several.work(device.accelerator_for("fp32"), folder)
+@pytest.fixture(scope="module")
+def alone(colours: Path) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIXRES_PROGRESS", "/dev/null")
+        return several.work(device.accelerator_for("fp32"), colours)
 
 
 def close(first: Result, second: Result, tolerance: float) -> bool:
@@ -80,20 +84,17 @@ def test_an_adapted_head_is_the_same_but_for_rounding(both: list[Result], alone:
 
 
 def test_a_launched_training_is_read_by_a_sweep(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colours: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "colours.yml"
-    lists = "learning_rate: [0.01, 0.03]\nadapt_learning_rate: [0.01, 0.1]\n"
-    file.write_text(
-        f"dataset: {folder}\npairs: [[48, 64]]\nbatch_size: 6\nepochs: 1\nadapt_epochs: 1\n{lists}"
-    )
-    out = launch("-m", "fixres_poc", "train", str(file), FIXRES_HOME=str(tmp_path))
+    file = own_home / "colours.yml"
+    own_home.mkdir()
+    file.write_text(SWEEP.format(colours))
+    out = launch("-m", "fixres_poc", "train", str(file), home=own_home)
     assert out.count("train48_seed0: ") == 1
-    run = tmp_path / "runs" / "colours" / "train48_seed0"
+    run = own_home / "runs" / "colours" / "train48_seed0"
     stored = checkpoint.load(run / "checkpoint.safetensors", {})[1]
     assert stored["memory"]["processes"] == 2
     assert stored["memory"]["note"] == "batch norm saw 3 images at a time"
-    monkeypatch.setenv("FIXRES_HOME", str(tmp_path))
     monkeypatch.setattr(stage1, "train", lambda *_: pytest.fail("trained again"))
     parameters = json.loads((run / "settings.json").read_text())["parameters"]
     settings = validate(TrainSettings, parameters, "settings.json")

@@ -9,26 +9,17 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import TrainSettings
 from fixres_poc.model import checkpoint
 
-CHANGES: list[dict[str, object]] = [
-    {"epochs": 1},
-    {"train_size": 64},
-    {"seed": 5},
-    {"batch_size": 4},
-]
-CHANGES += [{"backbone": "timm:resnet18"}, {"epochs": 3, "seed": 2}]
 
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [{"epochs": 1}, {"backbone": "timm:resnet18"}, {"epochs": 3, "seed": 2}]
+)
 def test_a_refusal_names_what_differs_and_nothing_else(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
     settings = TrainSettings(train_size=48)
-    checkpoint.save(
-        tmp_path / "x", {"a": torch.ones(2)}, {"settings": settings.model_dump(), "classes": ["a"]}
-    )
-    assert checkpoint.load(tmp_path / "x", {"settings": settings.model_dump()})[1]["classes"] == [
-        "a"
-    ]
+    own = {"settings": settings.model_dump()}
+    checkpoint.save(tmp_path / "x", {"a": torch.ones(2)}, {**own, "classes": ["a"]})
+    assert checkpoint.load(tmp_path / "x", own)[1]["classes"] == ["a"]
     with pytest.raises(InputError) as refusal:
         checkpoint.load(
             tmp_path / "x", {"settings": settings.model_copy(update=change).model_dump()}

@@ -51,7 +51,7 @@ def measured_bytes(model: nn.Module, images: torch.Tensor, pieces: int) -> int:
     sgd = optimizer(model)
     step(model, sgd, images, pieces)
     momentum = [each["momentum_buffer"] for each in sgd.state.values()]
-    held = sum(each.nbytes for each in [*model.parameters(), *model.buffers(), *momentum])
+    held: int = sum(each.nbytes for each in [*model.parameters(), *model.buffers(), *momentum])
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         step(model, sgd, images, pieces)
     events = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]

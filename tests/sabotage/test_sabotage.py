@@ -1,4 +1,4 @@
-"""The committed notebooks turn red when the method is broken: one sabotage in a copy of the library, then nbval.
+"""The committed notebooks turn red when the method is broken: sabotage in a copy, then nbval.
 
 Each sabotage replaces one piece of code that occurs once. The copy of the library alone, unbroken,
 must stay green.
@@ -16,60 +16,43 @@ from fixres_poc.config.files import REPOSITORY
 
 pytestmark = pytest.mark.sabotage
 NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
+FRAMING = 'transforms_for(settings, test_size, test_size, view)["{}"]'
+LABELS = 'self.table["label"].tolist()'
+SHIFTED = '((self.table["label"] + 1) % len(data.classes)).tolist()'
+STEP = "state.optimizer.step()\n"
+STEPS = "    for each in optimizer:\n        each.step()\n"
 SABOTAGES = {  # file in fixres_poc, code, what stands there instead
-    "nothing": ("method/epochs.py", "state.optimizer.step()", "state.optimizer.step()"),
-    "no optimizer step in stage 1": ("method/epochs.py", "    state.optimizer.step()\n", ""),
-    "no optimizer step in stage 2": (
-        "method/stage2.py",
-        "    for each in optimizer:\n        each.step()\n",
-        "",
-    ),
+    "nothing": ("method/epochs.py", STEP, STEP),
+    "no optimizer step in stage 1": ("method/epochs.py", STEP, "pass\n"),
+    "no optimizer step in stage 2": ("method/stage2.py", STEPS, ""),
     "wrong mean and std": (
         "model/backbones.py",
         "return HALF, HALF",
-        "return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)",
+        "return (0.0,) * 3, (1.0,) * 3",
     ),
-    "labels shifted by one": (
-        "data/loading.py",
-        'self.table["label"].tolist()',
-        '((self.table["label"] + 1) % len(data.classes)).tolist()',
-    ),
+    "labels shifted by one": ("data/loading.py", LABELS, SHIFTED),
     "train crop at test": (
         "method/evaluation.py",
-        'transforms_for(settings, test_size, test_size, view)["val_test"]',
-        'transforms_for(settings, test_size, test_size, view)["train"]',
+        FRAMING.format("val_test"),
+        FRAMING.format("train"),
     ),
 }
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_nbval_is_red_exactly_if_the_method_is_broken(name: str, tmp_path: Path) -> None:
-    shutil.copytree(REPOSITORY / "fixres_poc", tmp_path / "fixres_poc")
-    shutil.copytree(REPOSITORY / "notebooks", tmp_path / "notebooks")
+    for folder in ("fixres_poc", "notebooks"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
     place, code, broken = SABOTAGES[name]
     file = tmp_path / "fixres_poc" / place
     text = file.read_text(encoding="utf-8")
     assert text.count(code) == 1
     file.write_text(text.replace(code, broken), encoding="utf-8")
-    own = {
-        "PYTHONPATH": str(tmp_path),
-        "FIXRES_HOME": str(tmp_path / "home"),
-        "FIXRES_PROGRESS": os.devnull,
-    }
-    files = [f"notebooks/{stem}.ipynb" for stem in NOTEBOOKS]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-current-env",
-        "-q",
-        "-x",
-        *files,
-    ]  # -x: one red cell will do
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True
-    )
+    own = {"PYTHONPATH": str(tmp_path), "FIXRES_HOME": str(tmp_path / "home")}
+    variables = os.environ | own | {"FIXRES_PROGRESS": os.devnull}
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-x"]
+    command += [f"notebooks/{stem}.ipynb" for stem in NOTEBOOKS]  # -x: one red cell will do
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     red = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     print(f"{name}: {red[0] if red else 'green'}")
     assert done.returncode == (name != "nothing"), done.stdout[-3000:]
