@@ -52,6 +52,10 @@ class Cell(NamedTuple):
             else f"{self.train_size}/{self.test_size}"
         )
 
+    def same_size(self) -> "Cell":
+        """The same training at test = train, without adaptation, on one crop."""
+        return Cell(self.train_size, self.train_size or 0, "none", self.seed)
+
     def named(self) -> str:
         """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
         if self.train_size is None:

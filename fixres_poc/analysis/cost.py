@@ -31,14 +31,10 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
     Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
     """
     settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
+    runs = [run for run in results.sweep["runs"] if run["train_size"] == cell.train_size]
     adapted = cell.adaptation != "none"
     seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
-    trainings = (
-        run
-        for run in results.sweep["runs"]
-        if run["train_size"] == cell.train_size and run.get("choices")
-    )
-    training = next(trainings, None)
+    training = next((run for run in runs if run.get("choices")), None)
     if training is None:
         return float("nan"), seconds
     choices = training["choices"]
@@ -102,11 +98,10 @@ def pareto_front(results: Results) -> pd.DataFrame:
     as_cheap = (flops[:, None] <= flops) & (seconds[:, None] <= seconds)
     # best on validation first, so a row can only be beaten by one before it
     beaten = np.triu(as_cheap, 1).any(axis=0)
-    return best[~beaten].sort_values(["flops", "val_top1"]).reset_index(drop=True)
+    return best.loc[~beaten].sort_values(["flops", "val_top1"]).reset_index(drop=True)
 
 
 DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]
-UNKNOWN = Difference(float("nan"), float("nan"), float("nan"))
 
 
 def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
@@ -143,8 +138,8 @@ def _judged(results: Results, rows: pd.DataFrame, adaptation: str) -> pd.DataFra
     distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
     nearest = int(distances[:, 0].argmin())
     seed = results.sweep["settings"]["seeds"][0]
-    cells = [Cell(*pair, adaptation, seed) for pair in rows[PAIR].itertuples(index=False)]
-    gains = [results.difference(cell, cells[nearest]) or UNKNOWN for cell in cells]
+    cells = [Cell(a, b, adaptation, seed) for a, b in rows[PAIR].itertuples(index=False, name=None)]
+    gains = [results.difference(cell, cells[nearest]) or Difference() for cell in cells]
     low = np.array([each.low for each in gains])
     number = np.arange(len(rows))
     return rows.assign(

@@ -150,7 +150,7 @@ class Results:
     def accuracy(self, cell: Cell) -> Accuracy:
         """Mean accuracy over the cell's seeds; nan where it was not run."""
         hits = self.hits(cell).values()
-        return mean_accuracy(same_images(*hits)) if hits else Accuracy(*[float("nan")] * 3)
+        return mean_accuracy(same_images(*hits)) if hits else Accuracy()
 
     def difference(self, first: Cell, second: Cell) -> Difference | None:
         """Accuracy of the first cell minus the second's, over the seeds that both have, on the same images.
@@ -169,18 +169,11 @@ class Results:
         """
         return gain_over_seeds([(self._against(a), self._against(b)) for a, b in pairs])
 
-    def common_seeds(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[int]:
-        """Seeds at which both cells of every pair were run to their end."""
-        found = [set(self._against(cell)) for pair in pairs for cell in pair]
-        return sorted(set.intersection(*found))
-
     def p_value(self, first: Cell, second: Cell) -> float:
         """McNemar's mid-p for one seed; nan for several, which it is not made for."""
-        seeds = self.common_seeds([(first, second)])
-        if len(seeds) != 1:
-            return float("nan")
-        hits = [self._against(cell)[seeds[0]] for cell in (first, second)]
-        return mcnemar_p(*same_images(*hits))
+        one, other = self._against(first), self._against(second)
+        hits = [side[seed] for seed in one if seed in other for side in (one, other)]
+        return mcnemar_p(*same_images(*hits)) if len(hits) == 2 else float("nan")
 
     def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).

@@ -261,7 +261,7 @@ def chosen(sweep: str | None) -> tuple[Path, str, View]:
         name = Path(sweep).stem if sweep.endswith((".yml", ".yaml")) else sweep
     cell = load_results(name).choose()
     return (
-        run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed)),
+        run_folder(name, pair_name(cell.train_size or 0, cell.test_size, cell.seed)),
         cell.adaptation,
         cast(View, cell.view),
     )

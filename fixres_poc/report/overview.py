@@ -117,8 +117,7 @@ def line(results: Results) -> dict[str, str]:
     found = results.on(part)
     size, adaptation, claim, _ = answers(found)
     best = found.choose()
-    start = best._replace(test_size=best.train_size or 0, adaptation="none", view="center")
-    gain = found.difference(best, start)
+    gain = found.difference(best, best.same_size())
     holds = {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds]
     view = "" if best.view == "center" else f" {best.view}"
     return {
@@ -194,6 +193,5 @@ def _shared(first: Results, second: Results) -> list[str]:
 def _costs(results: Results) -> pd.DataFrame:
     """Accuracy and cost of every cell in one crop that may be chosen, on the last test part."""
     rows = cost.training_front(results.on(results.parts[-1]))
-    return rows.assign(
-        image_flops=rows["test_size"].map(lambda size: cost.image_flops(results, size))
-    )
+    flops = rows["test_size"].map(lambda size: cost.image_flops(results, size))
+    return rows.assign(image_flops=flops)

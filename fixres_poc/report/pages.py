@@ -7,6 +7,7 @@ shows it as HTML or Markdown.
 """
 
 import base64
+import copy
 import functools
 import hashlib
 import json
@@ -62,12 +63,12 @@ def write_index(folder: Path, notebook: Path, message: str) -> Path:
     """
     if notebook.exists():
         runs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
-        page: dict[str, Any] = {
+        page = {
             "runs": [_run_row(run, folder) for run in runs],
             "error": message,
             "status": "failed",
+            "files": [name for name in TABLES if (folder / name).exists()],
         }
-        page["files"] = [name for name in TABLES if (folder / name).exists()]
         write_atomically(folder / "index.html", render(notebook, page))
     return folder / "index.html"
 
@@ -84,15 +85,14 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
     if not notebook.exists():
         return False
+    took = f", took {_duration(each.wall_seconds())}" if each.status == "done" else ""
     page = {
         "name": each.run.name,
         "back": f"report of {sweep}",
         "status": each.status,
         "error": each.error,
+        "facts": _facts(each.run.parameters) + took,
     }
-    page["facts"] = _facts(each.run.parameters)
-    if each.status == "done":
-        page["facts"] += f", took {_duration(each.wall_seconds())}"
     page["made_from"] = hashlib.sha256(
         (made_by + json.dumps(page)).encode() + notebook.read_bytes()
     ).hexdigest()
@@ -107,9 +107,8 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
 
 def _facts(given: Mapping[str, Any]) -> str:
     """What a run was about: sizes, seed, network and dataset."""
-    said = [f"train {given['train_size']} px"] if "train_size" in given else []
-    said += [f"test {given['test_size']} px"] if "test_size" in given else []
-    said += [f"seed {given['seed']}"] if said else []
+    forms = {"train_size": "train {} px", "test_size": "test {} px", "seed": "seed {}"}
+    said = [form.format(given[key]) for key, form in forms.items() if key in given]
     network, images = str(given.get("backbone", "")), str(given.get("dataset", ""))
     return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
 
@@ -148,15 +147,15 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
     """
-    content.cells = _applicable(content.cells)
-    _mark(content.cells)
-    headings = _headings(content.cells)
+    cells = _marked(_applicable(content.cells))
+    headings = _headings(cells)
     title = next((text for level, _, text in headings if level == "h1"), "FixRes")
     contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
-    html, _ = _exporter().from_notebook_node(content, resources={"page": page | made})
+    shown = nbformat.from_dict({**content, "cells": cells})  # type: ignore[no-untyped-call]
+    html, _ = _exporter().from_notebook_node(shown, resources={"page": page | made})
     return str(html)
 
 
@@ -171,23 +170,21 @@ def _exporter() -> HTMLExporter:
     )
 
 
-def _mark(cells: Collection[Any]) -> None:
-    """Describe figures that lack it by their section, make PNGs smaller, drop tracebacks."""
-    section = ""
-    for cell in cells:
-        if cell.cell_type == "markdown" and (
-            found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
-        ):
-            section = found[-1]
+def _marked(cells: Sequence[Any]) -> list[Any]:
+    """Copies of cells: figures described by their section if by nothing else, PNGs smaller, without tracebacks."""
+    copies, section = copy.deepcopy(list(cells)), ""
+    for cell in copies:
+        if cell.cell_type == "markdown":
+            section = [section, *re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)][-1]
         for output in cell.get("outputs", []):
             if output.output_type == "error":  # the traceback stays in the run's folder
                 output.traceback = [f"{output.ename}: {output.evalue}"]
             for kind in set(output.get("data", {})) & {"image/png", "image/jpeg", "image/svg+xml"}:
-                output.metadata.setdefault(kind, {}).setdefault(
-                    "alt", f"figure of the section: {section}"
-                )
+                described = output.metadata.setdefault(kind, {})
+                described.setdefault("alt", f"figure of the section: {section}")
                 if kind == "image/png":
                     output.data[kind] = _webp(output.data[kind])
+    return copies
 
 
 def _webp(png: str) -> str:

@@ -122,9 +122,12 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(runs, on=PAIR)
     if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
         return None
-    done = cells[cells["seeds"] > 0]
-    plain = done.loc[done["adaptation"] == "none", [*PAIR, *OWN]]
-    rows = rows.merge(plain, how="left", on=PAIR).merge(_best_adapted(done), how="left", on=PAIR)
+    plain = cells.loc[cells["adaptation"] == "none", [*PAIR, *OWN]]
+    ranked = results.ranked(by_train_size=True)
+    best = ranked[(ranked["adaptation"] != "none") & (ranked["view"] == "center")]
+    best = best.drop_duplicates(PAIR).rename(columns={"top1": "top1_adapted"})
+    adapted = ["adaptation", "top1_adapted"]
+    rows = rows.merge(plain, "left", PAIR).merge(best[[*PAIR, *adapted]], "left", PAIR)
     both = rows["top1_2020"].notna() & rows["top1"].notna()
     inside = (
         rows["top1_2020"]
@@ -137,15 +140,7 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     rows = rows.assign(
         difference=rows["top1"] - rows["top1_2020"], inside=inside.where(both, ""), note=notes
     )
-    adapted = ["adaptation", "top1_adapted"]
     return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "difference", "inside", *adapted, "note"]]
-
-
-def _best_adapted(cells: pd.DataFrame) -> pd.DataFrame:
-    adapted = cells[cells["adaptation"] != "none"].rename(columns={"top1": "top1_adapted"})
-    ranked = adapted.assign(rank=adapted["adaptation"].map(CANDIDATES.index))
-    best = ranked.sort_values(["val_top1", "rank"], ascending=[False, True]).drop_duplicates(PAIR)
-    return best[[*PAIR, "adaptation", "top1_adapted"]]
 
 
 def beside_2020(results: Results, compared: pd.DataFrame) -> str:

@@ -166,13 +166,11 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
 def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
     if cell is None or math.isnan(cell["top1"]):
         return f"<td>{'' if cell is None else html.escape(str(cell['status']))}</td>"
-    red, green, blue, _ = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
-    light = sum(
-        part * ((x + 0.055) / 1.055) ** 2.4
-        for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue))
-    )
-    text = "#000000" if light > 0.18 else "#ffffff"
-    style = f"background-color: {to_hex((red, green, blue))}; color: {text}"
+    from seaborn.utils import relative_luminance  # here, since importing it takes a second
+
+    colour = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
+    text = "#000000" if relative_luminance(colour) > 0.18 else "#ffffff"
+    style = f"background-color: {to_hex(colour)}; color: {text}"
     top1, *bounds = (f"{cell[name] * 100:.1f}" for name in ("top1", "top1_low", "top1_high"))
     spread = "\N{EN DASH}".join(bounds)
     return f'<td style="{style}">{top1}<br><small>{spread}</small></td>'
@@ -194,10 +192,8 @@ def steps(path: pd.DataFrame) -> pd.DataFrame:
 
 def settings(results: Results) -> pd.DataFrame:
     """The sweep's settings, those that are set."""
-    values = {
-        key: str(value) for key, value in results.sweep["settings"].items() if value is not None
-    }
-    return pd.DataFrame({"setting": values.keys(), "value": values.values()})
+    values = pd.Series(results.sweep["settings"], dtype=object).dropna().map(str)
+    return values.rename("value").rename_axis("setting").reset_index()
 
 
 def failures(results: Results) -> pd.DataFrame:
@@ -213,20 +209,17 @@ def activations(results: Results) -> pd.DataFrame:
         Columns trained (px), images, mean, std, near_zero and large; none where nothing was
         measured.
     """
-    rows = []
-    for run in results.sweep["runs"]:
-        for order, row in enumerate(run.get("activations") or []):
-            rows.append(
-                {"trained": run["train_size"], "order": order, "test": run["test_size"], **row}
-            )
-    if not rows:
+    runs = [
+        pd.DataFrame(run["activations"]).assign(trained=run["train_size"], test=run["test_size"])
+        for run in results.sweep["runs"]
+        if run.get("activations")
+    ]
+    if not runs:
         return pd.DataFrame()
-    table = (
-        pd.DataFrame(rows)
-        .drop_duplicates(["trained", "images"])
-        .sort_values(["trained", "order", "test"])
-    )
-    return table.drop(columns=["order", "test"]).reset_index(drop=True)
+    table = pd.concat(runs).rename_axis("order").reset_index()
+    table = table.drop_duplicates(["trained", "images"]).sort_values(["trained", "order", "test"])
+    columns = ["trained", *table.columns.drop(["order", "trained", "test"])]
+    return table[columns].reset_index(drop=True)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

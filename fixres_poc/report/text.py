@@ -170,10 +170,12 @@ def choice(results: Results) -> str:
     still = {
         run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0
     }
-    frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
-    frozen += " validation chose the rate 0 for stage 1: the trunk stays frozen." if still else ""
+    frozen = (
+        f" At {' and '.join(map(str, sorted(still)))} px validation chose the rate 0 for stage 1: "
+        "the trunk stays frozen."
+    )
     return (
-        f"On validation the best trained and adapted cell is: {chosen.named()}.{frozen} It classifies "
+        f"On validation the best trained and adapted cell is: {chosen.named()}.{frozen if still else ''} It classifies "
         f"{', and '.join(reached)} correctly. The choice never uses a test part; a bootstrap of the validation images "
         f"picks this pair of resolutions in {results.stability():.0%} of draws."
     )
@@ -190,16 +192,12 @@ def trust(results: Results) -> str:
         parts[0] += ", so the spread between trainings is not known"
     else:
         parts[0] += ": accuracies are means over them, and intervals are over trainings and images"
-    done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False)
-    missing, some = done.any()[lambda any_done: ~any_done], done.all()[lambda all_done: ~all_done]
-    if len(some) > len(missing):
-        parts.append(
-            f"{len(some) - len(missing)} pairs of resolutions lack the results of some seeds"
-        )
-    if len(missing):
-        parts.append(
-            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs of resolutions (with probes) lack results"
-        )
+    done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False).mean()
+    missing, some = (done == 0).sum(), done.between(0, 1, inclusive="neither").sum()
+    if some:
+        parts.append(f"{some} pairs of resolutions lack the results of some seeds")
+    if missing:
+        parts.append(f"{missing} of {len(done)} pairs of resolutions (with probes) lack results")
     if left_out := results.sweep.get("unreadable"):
         parts.append(f"{len(left_out)} unreadable image{'s' if len(left_out) > 1 else ''} left out")
     if settings.get("head_start") == "file":
@@ -217,10 +215,7 @@ def trust(results: Results) -> str:
 
 def adaptations(results: Results) -> str:
     """Each adaptation against `none` and against its control, over the pairs with a larger test resolution."""
-    ok = results.cells[
-        (results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])
-    ]
-    ok = ok[ok["view"] == "center"]
+    ok = results.cells.query("seeds > 0 and test_size > train_size and view == 'center'")
     lines = []
     for adaptation in [name for name in (*CANDIDATES[1:], "full") if name in set(ok["adaptation"])]:
         cells = keys(ok[ok["adaptation"] == adaptation])

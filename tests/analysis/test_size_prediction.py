@@ -7,10 +7,11 @@ import pytest
 from made_up import same, told
 
 from fixres_poc.analysis import cost
-from fixres_poc.analysis.cost import compare_with_measured, verdicts
+from fixres_poc.analysis.cost import compare_with_measured
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.files import report_folder
 from fixres_poc.method.apparent_size import pair_ratios
+from fixres_poc.report.text import verdicts
 
 SIZES = pd.DataFrame({"width": [500, 500, 375], "height": [375, 333, 500]})
 

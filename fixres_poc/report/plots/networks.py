@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from fixres_poc.report import published
+from fixres_poc.report.plots.style import legend, logarithmic
 
 EXTRA_DATA = {  # a marker each as well as a colour
     "ImageNet-1k alone": ("C0", "o"),
@@ -63,16 +63,9 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
             ha="right",
             fontsize=7.5,
         )
-    axis.set(
-        xscale="log",
-        xlabel=COSTS[cost],
-        ylabel="ImageNet top-1 (%)",
-        xlim=(best[cost].min() / 9, None),
-    )
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(loc="outside lower center", ncols=2)
+    logarithmic(axis, 1, 3)
+    axis.set(xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
+    legend(figure)
     return figure
 
 
@@ -103,7 +96,7 @@ def size_gains(gains: pd.DataFrame) -> Figure:
         xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",
         xlim=(0, gains["gain"].max() * 130),
     )
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
@@ -128,10 +121,7 @@ def compared_costs(cells: pd.DataFrame) -> Figure:
             )
         axis.set(xlabel=label)
         if (cells[column] > 0).all():
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            logarithmic(axis, 1, 2, 5)
     axes[0].set(ylabel="top-1 accuracy (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(figure, 3)
     return figure

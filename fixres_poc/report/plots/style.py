@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 LOOK = Path(__file__).with_name("fixres.mplstyle")
 
@@ -43,6 +44,24 @@ def described(figure: Figure) -> str:
     return "figure: " + textwrap.shorten(
         "; ".join(unique), 600, placeholder=" \N{HORIZONTAL ELLIPSIS}"
     )
+
+
+def legend(figure: Figure, columns: int = 2) -> None:
+    """One legend below all axes, with each label once."""
+    shown = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
+
+
+def logarithmic(axis: Axes, *subs: int) -> None:
+    """Make the x axis logarithmic, with plain numbers at these multiples of the powers of ten."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=subs))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
