@@ -100,6 +100,13 @@ class Answer:
             return None if math.isnan(self.ratio[0]) else self.ratio[0] < 1
         return False if self.difference.high < -self.delta else None
 
+    @property
+    def said(self) -> str:
+        """The verdict; of the question "claim" whether it holds."""
+        if self.question != "claim" or not self.differences:
+            return self.verdict
+        return {True: "holds", False: "does not hold", None: "can't tell"}[self.holds]
+
 
 def answers(results: Results) -> list[Answer]:
     """Size, adaptation, claim and training, on `results.part`. What it costs is the ratio of the third."""

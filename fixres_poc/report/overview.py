@@ -118,13 +118,12 @@ def line(results: Results) -> dict[str, str]:
     size, adaptation, claim, _ = answers(found)
     best = found.choose()
     gain = found.difference(best, best.same_size())
-    holds = {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds]
     view = "" if best.view == "center" else f" {best.view}"
     return {
         "sweep": settings["name"],
         "resolution": _told(size),
         "adaptation": _told(adaptation),
-        "claim": holds if claim.differences else "not asked",
+        "claim": claim.said,
         "best pair": f"{best.sizes()} {best.adaptation}{view}",
         "top-1 %": f"{found.accuracy(best).estimate * 100:.1f}",
         "gain of the best pair": gain.points(brief=True) if gain else "n/a",
@@ -137,9 +136,11 @@ def line(results: Results) -> dict[str, str]:
 
 
 def _told(answer: Answer) -> str:
-    if not answer.differences:
-        return "not asked"
-    return f"{answer.verdict}: {answer.difference.points(brief=True)}"
+    return (
+        f"{answer.said}: {answer.difference.points(brief=True)}"
+        if answer.differences
+        else answer.said
+    )
 
 
 def compare(names: Sequence[str]) -> Path:

@@ -94,69 +94,55 @@ def _numbers(answer: Answer) -> dict[str, str]:
 def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
     """The questions, and for every test part estimate, interval, verdict and what limits it."""
     rows: list[dict[str, str]] = []
-    for place, first in enumerate(next(iter(by_part.values()))):
-        cells = dict.fromkeys(_compared(by_part[part][place]) for part in by_part)
+    for asked in zip(*by_part.values(), strict=True):
+        first, cells = asked[0], dict.fromkeys(map(_compared, asked))
         row = {"question": ASKED[first.question], "compared": ", and ".join(cells)}
-        for part, answers in by_part.items():
-            each = answers[place]
-            row[f"points on {part} (95 %)"] = _points(each) if each.differences else "not asked"
-            row[f"verdict on {part}"] = _verdict(each)
+        for part, answer in zip(by_part, asked, strict=True):
+            row[f"points on {part} (95 %)"] = _points(answer)
+            row[f"verdict on {part}"] = _verdict(answer)
         rows.append(row)
         if first.question == "claim":
-            cost = {
-                "question": "Training cost of the lower train resolution",
-                "compared": _compared(first),
-            }
             flops, seconds = (
-                _times(first.ratio[i], [each[i] for each in first.ratios]) for i in (0, 1)
+                _times(*ratios) for ratios in zip(first.ratio, *first.ratios, strict=True)
             )
+            row = {"question": "Training cost of the lower train resolution"}
+            row["compared"] = _compared(first)
             for part in by_part:
-                cost |= {
-                    f"points on {part} (95 %)": f"FLOPs {flops}",
-                    f"verdict on {part}": f"seconds {seconds}",
-                }
-            rows.append(cost)
-    return pd.DataFrame(rows).assign(
-        question=[f"{n}. {row['question']}" for n, row in enumerate(rows, start=1)]
-    )
+                row[f"points on {part} (95 %)"] = f"FLOPs {flops}"
+                row[f"verdict on {part}"] = f"seconds {seconds}"
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.assign(question=[f"{n}. {text}" for n, text in enumerate(table["question"], 1)])
 
 
 def _points(answer: Answer) -> str:
-    each = [f"{gain * 100:+.1f}" for gain in answer.binding[1]]
-    return answer.difference.points(brief=True) + _each(each)
+    if not answer.differences:
+        return answer.said
+    gains = [f"{gain * 100:+.1f}" for gain in answer.binding[1]]
+    return answer.difference.points(brief=True) + _of(gains)
 
 
-def _times(all_pairs: float, each: Sequence[float]) -> str:
-    if math.isnan(all_pairs):
-        return "n/a"
-    return f"× {all_pairs:.2f}" + _each([f"× {one:.2f}" for one in each])
+def _times(mean: float, *each: float) -> str:
+    return "n/a" if math.isnan(mean) else f"× {mean:.2f}" + _of([f"× {one:.2f}" for one in each])
 
 
-def _each(values: Sequence[str]) -> str:
+def _of(each: Sequence[str]) -> str:
     """What every pair of cells has, of which the value before is the mean."""
-    return f"; of {', '.join(values)}" if len(values) > 1 else ""
+    return f"; of {', '.join(each)}" if len(each) > 1 else ""
 
 
 def _verdict(answer: Answer) -> str:
     if not answer.differences:
         return ""
-    verdict = str(answer.verdict)
-    if answer.question == "claim":
-        verdict = {True: "holds", False: "does not hold", None: "can't tell"}[answer.holds]
     trained = f"{answer.seeds} seed{'s' if answer.seeds > 1 else ''}"
     limits = f"equivalent if δ ≥ {answer.smallest_delta * 100:.1f}, detectable from {answer.detectable * 100:.1f}"
-    return f"{verdict} ({trained}, {limits})"
+    return f"{answer.said} ({trained}, {limits})"
 
 
 def _compared(answer: Answer) -> str:
     """The cells of the credited difference: those over which the gain is smallest."""
-    return (
-        "; ".join(
-            " − ".join(f"{cell.sizes()} {cell.adaptation}" for cell in pair)
-            for pair in answer.binding[0]
-        )
-        or "n/a"
-    )
+    pairs = [[f"{cell.sizes()} {cell.adaptation}" for cell in pair] for pair in answer.binding[0]]
+    return "; ".join(map(" − ".join, pairs)) or "n/a"
 
 
 def choice(results: Results) -> str:

@@ -37,7 +37,7 @@ def test_wilson_matches_scipy() -> None:
 
 def test_wilson_of_nothing_and_of_the_impossible() -> None:
     assert np.isnan(wilson_interval(0, 0)).all()
-    with pytest.raises(ValueError, match="must satisfy|must be|p "):
+    with pytest.raises(ValueError, match="must not be greater"):
         wilson_interval(11, 10)
 
 

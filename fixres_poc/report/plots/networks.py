@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fixres_poc.report import published
-from fixres_poc.report.plots.style import legend, logarithmic
+from fixres_poc.report.plots.style import legend, logarithmic, note
 
 EXTRA_DATA = {  # a marker each as well as a colour
     "ImageNet-1k alone": ("C0", "o"),
@@ -55,14 +55,8 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
     for _, row in best.drop_duplicates("model", keep="last").iterrows():
         # names may not lie on each other; above the line is room
         height = max(row["top1"] + 0.15, height + 0.5)
-        axis.annotate(
-            row["model"],
-            (row[cost], height),
-            (-3, 0),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7.5,
-        )
+        look = {"va": "baseline", "ha": "right", "fontsize": 7.5}
+        note(axis, row["model"], row[cost], height, (-3, 0), **look)
     logarithmic(axis, 1, 3)
     axis.set(xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
     legend(figure)
@@ -87,10 +81,8 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     for (_, row), largest in zip(gains.iterrows(), most, strict=True):
         side, align = (7, "left") if row["gain"] == largest else (-7, "right")
         text = f"{row['train_size']}/{row['test_size']}, ×{row['ratio']:.2f}"
-        place = (row["gain"] * 100, names.index(row["model"]))
-        axis.annotate(
-            text, place, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7.5
-        )
+        place = names.index(row["model"])
+        note(axis, text, row["gain"] * 100, place, (side, 0), ha=align, fontsize=7.5)
     axis.set_yticks(range(len(names)), names)
     axis.set(
         xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",

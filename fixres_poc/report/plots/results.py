@@ -76,7 +76,7 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
     for (_, row), cell in zip(front.iterrows(), keys(front), strict=True):
         view = "" if cell.view == "center" else f", {cell.view}"
         kind = f", {cell.adaptation}" if cell.adaptation in ("probe", "full") else ""
-        note(axis, cell.sizes() + view + kind, row["images_per_second"], row["top1"] * 100, 9)
+        note(axis, cell.sizes() + view + kind, row["images_per_second"], row["top1"] * 100, (7, 9))
     logarithmic(axis, 1, 2, 5)
     axis.margins(x=0.12)
     axis.set(

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
@@ -64,9 +65,12 @@ def logarithmic(axis: Axes, *subs: int) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
-    """Write a text beside a point, `above` points higher."""
-    axis.annotate(text, (x, y), (7, above), textcoords="offset points", va="center", fontsize=9)
+def note(
+    axis: Axes, text: str, x: float, y: float, offset: tuple[float, float] = (7, 0), **look: Any
+) -> None:
+    """Write a text beside a point, at an offset in points."""
+    look = {"va": "center", "fontsize": 9} | look
+    axis.annotate(text, (x, y), offset, textcoords="offset points", **look)
 
 
 def short_label(label: object) -> str:
