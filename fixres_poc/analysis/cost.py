@@ -93,12 +93,12 @@ def pareto_front(results: Results) -> pd.DataFrame:
     one_crop = best["test_size"].map(lambda size: image_flops(results, size))
     best = best.assign(flops=one_crop * best["view"].map(CROPS))
     best = best.join(speeds(results).rename(columns=names), on=COST)
-    flops = best["flops"].to_numpy()
+    flops = best["flops"].to_numpy(dtype=np.float64)
     seconds = 1 / best["images_per_second"].fillna(float("inf")).to_numpy()
     as_cheap = (flops[:, None] <= flops) & (seconds[:, None] <= seconds)
     # best on validation first, so a row can only be beaten by one before it
-    beaten = np.triu(as_cheap, 1).any(axis=0)
-    return best.loc[~beaten].sort_values(["flops", "val_top1"]).reset_index(drop=True)
+    kept = np.flatnonzero(~np.triu(as_cheap, 1).any(axis=0))
+    return best.iloc[kept].sort_values(["flops", "val_top1"]).reset_index(drop=True)
 
 
 DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]

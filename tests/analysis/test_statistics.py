@@ -77,7 +77,7 @@ def test_paired_interval_covers_the_truth() -> None:
 def test_paired_arrays_must_align() -> None:
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
         paired_gain([True, False], [True, False, True])
-    for nothing in ([], [[], []]):
+    for nothing in (np.zeros(0), np.zeros((2, 0))):
         with pytest.raises(ValueError, match="no images"):
             paired_gain(nothing, nothing)
 

@@ -69,8 +69,8 @@ def note(
     axis: Axes, text: str, x: float, y: float, offset: tuple[float, float] = (7, 0), **look: Any
 ) -> None:
     """Write a text beside a point, at an offset in points."""
-    look = {"va": "center", "fontsize": 9} | look
-    axis.annotate(text, (x, y), offset, textcoords="offset points", **look)
+    usual: dict[str, Any] = {"va": "center", "fontsize": 9}
+    axis.annotate(text, (x, y), offset, textcoords="offset points", **(usual | look))
 
 
 def short_label(label: object) -> str:
