@@ -182,7 +182,7 @@ def gain_path(path: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(path)), [wrapped(step) for step in path["step"]])
     axis.invert_yaxis()
     axis.use_sticky_edges = False
-    axis.margins(x=0.35)
+    axis.margins(x=0.45)
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= 100])
     axis.set_xlabel(f"{PERCENT}; gain in points (95 %)")
     return figure
