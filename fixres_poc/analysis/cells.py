@@ -1,4 +1,4 @@
-"""The cells of a sweep's grid: train and test resolution x adaptation x view x seed, and the columns of results.csv.
+"""The cells of a sweep's grid (sizes, adaptation, view, seed), and the columns of results.csv.
 
 Each cell has a row per test part.
 """
@@ -61,7 +61,8 @@ class Cell(NamedTuple):
         if self.train_size is None:
             return f"`{self.adaptation}` at {self.test_size} px"
         view = "" if self.view == "center" else f", {self.view}"
-        return f"trained at {self.train_size}, tested at {self.test_size} px, `{self.adaptation}`{view}"
+        sizes = f"trained at {self.train_size}, tested at {self.test_size} px"
+        return f"{sizes}, `{self.adaptation}`{view}"
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -79,7 +80,7 @@ def unguarded(text: str) -> str:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """A CSV table of ours. Text is what was written (`NA`, `null`, `007`, `TRUE`); an empty cell is a missing number.
+    """A CSV table of ours: text as written (`NA`, `007`, `TRUE`), empty cells as missing numbers.
 
     Raises:
         InputError: it cannot be read as a table.

@@ -71,12 +71,11 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     }
     every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES])])
     predictions = every.astype(TYPES).sort_values(["split", "image", *KEY])
-    rows = pd.concat(
-        [_rows(each, outcomes, tables.get(each.run.name)) for each in shown], ignore_index=True
-    )
-    table = _with_tests(rows.astype(COUNTS | MEASURED), predictions)
-    folder, images = report_folder(sweep.name), run_folder(sweep.name, "images.csv")
-    if images.exists():
+    parts = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
+    rows = pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED)
+    table = _with_tests(rows, predictions)
+    folder = report_folder(sweep.name)
+    if (images := run_folder(sweep.name, "images.csv")).exists():
         listed = read_table(images)
         table = _with_ratios(table, listed, sweep.resize)
         # pandas leaves a lone \r unquoted
@@ -130,7 +129,7 @@ def _rows(
 
 
 def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, resize: Resize) -> pd.DataFrame:
-    """The column size_ratio: mean of ratios over crops of these images, nan in rows without a train size."""
+    """Add size_ratio: mean of ratios over crops of these images, nan without a train size."""
     crops = sample_crops(images[images["split"].isin(SPLITS)])
     pairs = table[PAIR].dropna().drop_duplicates().itertuples(index=False, name=None)
     ratios = pair_ratios(crops, pairs, resize).rename(columns={"mean_of_ratios": "size_ratio"})
@@ -139,7 +138,7 @@ def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, resize: Resize) -> p
 
 
 def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The columns p_vs_probe (same test resolution) and p_vs_same_size, by Holm's method for each reference."""
+    """Add p_vs_probe (same test resolution) and p_vs_same_size, each adjusted by Holm's method."""
     parts, cells = table["test_part"], keys(table)
     correct = {part: correct_by_cell(predictions, part) for part in parts.unique()}
     probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "probe"}

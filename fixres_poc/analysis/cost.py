@@ -26,7 +26,7 @@ def image_flops(results: Results, size: int) -> float:
 
 
 def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
-    """What a cell's training took: FLOPs of the probe, of stage 1 at the chosen rate and of stage 2; and seconds.
+    """FLOPs of a cell's probe, stage 1 (at the chosen rate) and stage 2, and its seconds.
 
     Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
     """
@@ -48,7 +48,7 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
 
 
 def training_front(results: Results) -> pd.DataFrame:
-    """Accuracy and training cost of every one-crop cell that may be chosen, and is it on its test resolution's front?
+    """Accuracy and training cost of every one-crop cell that may be chosen.
 
     Returns:
         Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no
@@ -78,7 +78,7 @@ def speeds(results: Results) -> pd.DataFrame:
 
 
 def pareto_front(results: Results) -> pd.DataFrame:
-    """The cells that no other one beats: none is better on validation, with fewer FLOPs and faster, or equal in these.
+    """The Pareto-optimal cells by validation accuracy, FLOPs and speed.
 
     Besides the candidates of `Results.choose` the probe and full fine-tuning compete, since they
     can be used too.
@@ -105,7 +105,7 @@ DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]
 
 
 def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
-    """A sweep's test resolutions against the predicted ones; with several seeds, gains are means over them.
+    """A sweep's test resolutions against the predicted ones; gains are means over seeds.
 
     Returns:
         One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds),

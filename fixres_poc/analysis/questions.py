@@ -1,4 +1,4 @@
-"""The five questions of a report. Each has one estimate, fixed beforehand in docs/design/evaluation_protocol.md.
+"""The five questions of a report; docs/design/evaluation_protocol.md fixes each estimate.
 
 What is compared is chosen on validation, and averaged over train resolutions with equal weight.
 Accuracies are fractions.
@@ -72,7 +72,7 @@ class Answer:
 
     @property
     def verdict(self) -> Verdict:
-        """Gain: the 95 % interval is above 0. Loss: below. Equivalent: the 90 % interval is within -delta to delta."""
+        """Gain or loss by the 95 % interval; equivalent: the 90 % one is within ± delta."""
         if not self.differences:
             return "not asked"
         if self.difference.low > 0:
@@ -93,7 +93,7 @@ class Answer:
 
     @property
     def holds(self) -> bool | None:
-        """Of the question "claim": not worse by delta or more, for less training; None where it can't be told."""
+        """Of the claim: not worse by delta or more, for less training; None if it can't be told."""
         if not self.differences:
             return None
         if self.difference.low > -self.delta:
@@ -109,7 +109,7 @@ class Answer:
 
 
 def answers(results: Results) -> list[Answer]:
-    """Size, adaptation, claim and training, on `results.part`. What it costs is the ratio of the third."""
+    """Size, adaptation, claim (whose ratio is the cost) and training, on `results.part`."""
     ranked = results.ranked(by_train_size=True)
     ranked = ranked[ranked["view"] == "center"]
     delta = float(results.sweep["settings"].get("delta", 0.01))
@@ -138,7 +138,7 @@ def _ran(results: Results, contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 
 def _claim(ranked: pd.DataFrame) -> list[Contrast]:
-    """At each test resolution that is a train resolution too: a smaller one, adapted, against train = test, alike."""
+    """At each test resolution: trained smaller and adapted, against train = test, adapted alike."""
     contrasts = list[Contrast]()
     for test in sorted(set(ranked["test_size"]) & set(ranked["train_size"])):
         smaller = (ranked["test_size"] == test) & (ranked["train_size"] < test)
@@ -184,7 +184,7 @@ def _ratio(costs: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float
 
 
 def gain_path(results: Results) -> pd.DataFrame:
-    """The chosen cell's gain over the linear probe, split along the way, each step tested on the same images.
+    """The chosen cell's gain over the linear probe, split into steps on the same images.
 
     Returns:
         One row per step: step, train_size, test_size, adaptation, view, top1, against (the last

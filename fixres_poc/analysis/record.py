@@ -1,4 +1,4 @@
-"""What one run leaves behind: predictions, metrics, versions and hardware, each file written atomically.
+"""What one run leaves behind: predictions, metrics, versions and hardware.
 
 A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view)
 and, written last, `metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test
@@ -44,7 +44,7 @@ TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What a notebook measured, for metrics.json; what it has not measured is None and not written."""
+    """What a notebook measured, for metrics.json; None is not written."""
 
     classes: Sequence[str] | None = None  # names, in the order of the labels
     images: Mapping[str, int] | None = None  # number per split
@@ -78,7 +78,7 @@ def record_run(
     predictions: pd.DataFrame | None = None,
     **measured: Any,
 ) -> None:
-    """Write what a notebook leaves in its run's folder: `write_run` with data, GPU and peak memory filled in.
+    """Write a notebook's results into its run's folder, with data, GPU and peak memory filled in.
 
     Args:
         measured: fields of `Metrics`; tables are kept by column.

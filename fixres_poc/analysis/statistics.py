@@ -47,11 +47,11 @@ class Difference(NamedTuple):
     seeds: int = 1
 
     def at(self, level: float) -> tuple[float, float]:
-        """Lower and upper bound of the interval of another level, such as 0.9; nan without `error`."""
+        """Bounds of the interval of another level, such as 0.9; nan without `error`."""
         return _bounds(self.centre, self.error, self.freedom, level)
 
     def detectable(self) -> float:
-        """Smallest true difference that the 95 % interval tells from 0 with a power of 0.8; at most 1.
+        """Smallest true difference that is detected with a power of 0.8, at most 1.
 
         nan without `error`, which it takes for exact. With 3 to 5 trainings that is uncertain, and
         a power of 0.8 may be one of 0.6.
@@ -121,7 +121,7 @@ def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def mean_accuracy(correct: ArrayLike) -> Accuracy:
-    """Mean accuracy over S trainings and N images: with Wilson's interval for one, else that of `paired_gain`.
+    """Mean accuracy over trainings, with Wilson's interval for one, else that of `paired_gain`.
 
     Args:
         correct: (S, N) booleans.
@@ -171,7 +171,7 @@ def paired_gain(first: ArrayLike, second: ArrayLike) -> Difference:
 
 
 def _over_seeds(values: NDArray[np.float64], least: float) -> tuple[float, float, float]:
-    """Centre, standard error and degrees of freedom of the mean of values (S, N) in [least, 1], see `paired_gain`."""
+    """Centre, standard error and freedom of the mean of values (S, N) in [least, 1]."""
     (seeds, images), mean = values.shape, float(values.mean())
     centre, spare = (images * mean + least + 1) / (images + 2), max(seeds - 1, 1)
     ends = (least - centre) ** 2 + (1 - centre) ** 2
@@ -196,7 +196,7 @@ def _gains(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Mean gap between confidence and accuracy over 15 bins, weighted by their images (Guo et al., 2017).
+    """Mean gap of confidence and accuracy over 15 bins, weighted by images (Guo et al., 2017).
 
     Args:
         confidence: probability of the predicted class, (N,), in [0, 1].
@@ -224,7 +224,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values of several tests, adjusted so that the chance of any false finding keeps the level (Holm, 1979).
+    """P-values adjusted for the number of tests (Holm, 1979).
 
     Args:
         p_values: (N,); nan stands for a test that was not made, stays nan and is not counted.
@@ -259,7 +259,7 @@ def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) 
 
 
 def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
-    """Mean over the classes present in `targets` of the share of their images predicted right; nan with no images.
+    """Mean of the accuracies of all classes in `targets`; nan without images.
 
     Args:
         targets: class indices, (N,).

@@ -1,4 +1,4 @@
-"""One image as training and test see it, at sizes that a reader picks; a still figure where nobody can pick.
+"""One image as training and test see it, at sizes that a reader picks.
 
 The figure is an output of its own, which the drop-downs replace. So what a notebook stores is a
 PNG, and the drop-downs leave nothing in it that a page without a kernel would miss.
@@ -27,7 +27,7 @@ DRAWS = 500
 def explore(
     root: Path, table: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
 ) -> None:
-    """Show the first image at the given sizes; in a notebook that a person watches, let them choose others.
+    """Show the first image at the given sizes; let a person who watches choose others.
 
     Args:
         table: columns image, width and height, px, and left, top, right and bottom where objects'
@@ -54,7 +54,7 @@ def explore(
 def framed(
     image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, resize: Resize
 ) -> Figure:
-    """An image, two train crops and the test crop of it, the crops to one scale, and how large its object looks.
+    """An image, two train crops and its test crop to one scale, and the object's apparent size.
 
     Args:
         row: the image's row of the table that `explore` takes; the whole image stands for a box

@@ -39,7 +39,8 @@ SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).diges
 HEAD = 1000  # characters of a page in which it says what it was made from
 TABLES = ("results.csv", "predictions.parquet", "images.csv", "sweep.json")
 TAGS = (
-    "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
+    "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i "
+    "li ol p pre s small span "
     "strong sub summary sup table tbody td tfoot th thead tr u ul"
 )
 ATTRIBUTES = {
@@ -51,7 +52,7 @@ STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
 def write_index(folder: Path, notebook: Path, message: str) -> Path:
-    """Write a report's index.html from the executed notebook 05, with links to the pages of runs that are there.
+    """Write a report's index.html from the executed notebook 05, with links to the runs' pages.
 
     Args:
         folder: of the report; its sweep.json lists the runs.
@@ -126,7 +127,7 @@ def _duration(seconds: float) -> str:
 
 
 def render(notebook: Path, page: dict[str, Any]) -> str:
-    """A notebook's file as `render_content` gives it, without the folders that its run's settings name."""
+    """A notebook's file as a page, without the folders that its run's settings name."""
     settings = notebook.with_name("settings.json")
     given = (
         json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
@@ -171,7 +172,7 @@ def _exporter() -> HTMLExporter:
 
 
 def _marked(cells: Sequence[Any]) -> list[Any]:
-    """Copies of cells: figures described by their section if by nothing else, PNGs smaller, without tracebacks."""
+    """Copies of cells with described figures, smaller PNGs and no tracebacks."""
     copies, section = copy.deepcopy(list(cells)), ""
     for cell in copies:
         if cell.cell_type == "markdown":
@@ -188,7 +189,7 @@ def _marked(cells: Sequence[Any]) -> list[Any]:
 
 
 def _webp(png: str) -> str:
-    """A PNG as WebP, both in base64: the same pixels, or nearly, where that takes a third at most (photographs)."""
+    """A PNG as WebP, in base64: lossless, or lossy if that takes a third at most (photographs)."""
     exact, near = BytesIO(), BytesIO()
     image = Image.open(BytesIO(base64.b64decode(png)), formats=["PNG"]).convert("RGBA")
     image.save(exact, "WEBP", lossless=True)
@@ -198,7 +199,7 @@ def _webp(png: str) -> str:
 
 
 def _applicable(cells: Sequence[Any]) -> list[Any]:
-    """All cells but those of `LEFT_OUT`, and those tagged `optional`, text and the code after it, without an output."""
+    """All cells but those of `LEFT_OUT`, and `optional` sections without an output."""
     sections: list[list[Any]] = []
     for cell in [cell for cell in cells if not LEFT_OUT & _tags(cell)]:
         before = sections[-1][-1] if sections else cell
@@ -229,7 +230,7 @@ def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
 
 
 def clean(html: str) -> str:
-    """HTML that does no harm and loads nothing: tags of other kinds are shown as text, tables scroll sideways."""
+    """Harmless HTML that loads nothing: other tags are shown as text, tables scroll sideways."""
     soup = BeautifulSoup(html, "html.parser")
     for style in soup("style"):
         style.decompose()

@@ -35,7 +35,7 @@ def imagenet() -> pd.DataFrame:
 
 
 def networks() -> pd.DataFrame:
-    """The rows of `imagenet` and those of other networks up to 2024, the same columns and three more.
+    """The rows of `imagenet` and those of other networks up to 2024, with three more columns.
 
     timm's own results give top1, parameters and multiply-adds, its release 1.0.31 the sizes (of the
     last training) and the licence. Rows of one network differ in the test resolution alone. What
@@ -66,7 +66,7 @@ def undominated(models: pd.DataFrame, cost: str) -> pd.Series:
 
 
 def size_gains(models: pd.DataFrame) -> pd.DataFrame:
-    """What another test resolution alone changed, for networks with a row at test = train and others beside it.
+    """What another test resolution changed, for networks that have a row at test = train.
 
     Returns:
         Columns model, train_size, test_size, ratio, adapted, gain (fraction, against test = train).
@@ -80,7 +80,7 @@ def size_gains(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def stanford_dogs() -> pd.DataFrame:
-    """Published accuracies on Stanford Dogs (fraction), oldest first; few, since only what was read is here.
+    """Published accuracies on Stanford Dogs (fraction), oldest first; only what was read.
 
     Returns:
         Columns model, year, top1, pretraining ("not read" where the text that was read does not
@@ -90,7 +90,7 @@ def stanford_dogs() -> pd.DataFrame:
 
 
 def stanford_dogs_2020() -> pd.DataFrame:
-    """The 2020 proof of concept's table: ResNeXt-101 32x48d WSL on Stanford Dogs, one GPU, 4 to 6 h a run.
+    """The 2020 table: ResNeXt-101 32x48d WSL on Stanford Dogs, one GPU, 4 to 6 h a run.
 
     Returns:
         Columns train_size, test_size (px), top1 (fraction, NaN where it gives none), note.
@@ -104,7 +104,7 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def compared_with_2020(results: Results) -> pd.DataFrame | None:
-    """The pairs of sizes that the sweep and the table of 2020 share, both tested on one centre crop.
+    """The pairs of sizes that the sweep and the table of 2020 share, on one centre crop.
 
     That table shows no stage 2, so it is compared with `none`; of several seeds with the means.
 

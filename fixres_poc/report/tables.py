@@ -1,4 +1,4 @@
-"""The tables of notebook 05, styled for readers: percent, intervals, n/a where something was not run."""
+"""The tables of notebook 05: percent, intervals, n/a where something was not run."""
 
 import html
 import math
@@ -28,7 +28,7 @@ MAIN = [
 
 
 def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
-    """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
+    """A table as a notebook shows it: every row, no index, text escaped.
 
     Args:
         classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier"
@@ -71,7 +71,7 @@ def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked.
+    """Every cell of the grid: sizes, accuracies with interval, p-values, cost, choice.
 
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
@@ -125,7 +125,7 @@ def frontier(results: Results, front: pd.DataFrame) -> pd.DataFrame:
 
 
 def every_cell(results: Results) -> HTML:
-    """The table of `cells`: the columns that matter most, and all of them where a reader unfolds it."""
+    """The table of `cells`: the main columns, and all of them on unfolding."""
     table = cells(results)
     first = table[[name for name in MAIN if name in table]]
     whole = (
@@ -135,7 +135,7 @@ def every_cell(results: Results) -> HTML:
 
 
 def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
-    """Top-1 accuracy on test (%), one crop, with its 95 % interval, by train (rows) and test resolution (columns).
+    """Top-1 accuracy (%) with its 95 % interval, one crop, by train and test resolution.
 
     Args:
         results: the sweep's; several seeds give means, and a pair that did not run gives its
@@ -155,7 +155,8 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
     text += f'<thead><tr><th scope="col">train px</th>{over}</tr>'
     text += f"<tr><td></td>{across}</tr></thead>"
     for name in names:
-        text += f'<tbody><tr><th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th></tr>'
+        head = f'<th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th>'
+        text += f"<tbody><tr>{head}</tr>"
         for train in sorted(table["train_size"].unique()):
             cells = "".join(_heat(found.get((name, train, test)), low, high) for test in sizes)
             text += f'<tr><th scope="row">{train}</th>{cells}</tr>'
@@ -203,7 +204,7 @@ def failures(results: Results) -> pd.DataFrame:
 
 
 def activations(results: Results) -> pd.DataFrame:
-    """What enters the classifier: `equalise.summary` of every pair, each framing once, of the first seed.
+    """What enters the classifier (`stage2.summary`), each framing once, of the first seed.
 
     Returns:
         Columns trained (px), images, mean, std, near_zero and large; none where nothing was
@@ -223,7 +224,7 @@ def activations(results: Results) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `sweep.plan` for people: GiB, GFLOP, minutes or hours, yes and no; what is not known is "unknown"."""
+    """A table of `sweep.plan` for people: GiB, GFLOP, minutes or hours, yes, no, unknown."""
     units = {"bytes": ("GiB", 2**30), "flops": ("GFLOP", 1e9), "s": ("min", 60)}
     shown: dict[str, pd.Series[Any]] = {}
     for name, values in table.items():

@@ -123,7 +123,7 @@ def forward(size: int) -> int:
 
 @pytest.mark.parametrize(("train_size", "epochs"), [(64, 9), (96, 4)])  # 4 * (96 / 64)^2
 def test_training_cost_by_hand(trained: Results, train_size: int, epochs: int) -> None:
-    """300 train images, once by the probe and thrice by an epoch (back costs two passes); val's are passed once."""
+    """300 train images, once by the probe, thrice by an epoch; those of val once."""
     at_train = (300 + VAL + epochs * (3 * 300 + VAL)) * forward(train_size)
     plain, head = (Cell(train_size, 96, name, 0) for name in ("none", "head"))
     assert cost.training_cost(trained, plain) == (at_train, 4 + 30)

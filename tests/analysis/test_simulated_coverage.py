@@ -27,7 +27,7 @@ VALUES = np.array([1, -1, 0], dtype=np.int8)
 
 
 def kinds_of_images() -> NDArray[np.float64]:
-    """Equally frequent kinds of images: probabilities of +1, -1 and 0, (2 * KINDS, 3); the difference is 0 on average.
+    """Probabilities of +1, -1 and 0, (2 * KINDS, 3), of equally frequent kinds of images.
 
     The probability of a disagreement has a beta distribution, in which `ALIKE` is 1 / (1 + the sum
     of its parameters).
@@ -42,7 +42,7 @@ def kinds_of_images() -> NDArray[np.float64]:
 def sweeps(
     seeds: int, images: int, spread: float, truth: float = 0.0
 ) -> Iterator[NDArray[np.int8]]:
-    """Tables (S, N) of correctness of the first less that of the second classifier, the same ones at each call.
+    """Tables (S, N) of first minus second correctness, the same ones at each call.
 
     All 3^S outcomes of an image get their probability, then one multinomial draw gives the images
     of each.
@@ -86,7 +86,7 @@ def test_interval_covers_the_truth(seeds: int, images: int, spread: float) -> No
 
 
 def test_detectable_difference_is_found_four_times_in_five() -> None:
-    """The size that follows from the mean variance: a single sweep's error is uncertain, and so is its size."""
+    """The size follows from the mean variance: a single sweep's error is uncertain."""
     sizes = np.array([found.detectable() for found in intervals(5, 8580, 0.006)])
     size = float(np.mean(sizes**2) ** 0.5)
     power = np.mean([found.low > 0 for found in intervals(5, 8580, 0.006, truth=size)])

@@ -17,7 +17,7 @@ SIZES = pd.DataFrame({"width": [500, 500, 375], "height": [375, 333, 500]})
 
 
 def sweep(at_96: float, at_128: float, adapted: float | None = None, **values: Any) -> Results:
-    """Trained at 96 px; of its test resolutions 128 px is the one near the prediction (115 to 126 px)."""
+    """Trained at 96 px; the prediction is 115 to 126 px, next to the test resolution 128 px."""
     told(same(at_96), same(at_128) | ({} if adapted is None else {"head_bn": adapted}), **values)
     SIZES.assign(image=["a", "b", "c"], label=0, split="test").to_csv(
         report_folder("told") / "images.csv", index=False

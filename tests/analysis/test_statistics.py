@@ -42,7 +42,7 @@ def test_wilson_of_nothing_and_of_the_impossible() -> None:
 
 
 def test_mid_p_of_mcnemar_by_hand() -> None:
-    """Of 8 disagreements 1 or fewer, or 7 or more: 2 * (1 + 8) / 256, less the 8 / 256 of exactly 1."""
+    """Of 8 disagreements at most 1, or at least 7: (2 * 9 - 8) / 256."""
     assert mcnemar_p(*pair(1, 1, 7, 12)) == pytest.approx(10 / 256)
     assert mcnemar_p(*pair(12, 7, 1, 1)) == pytest.approx(10 / 256)
 
@@ -59,7 +59,7 @@ def test_mcnemar_of_equal_classifiers_is_one() -> None:
 
 
 def test_paired_gain_by_hand() -> None:
-    """(1 + 1) / 23 - (7 + 1) / 23 = -0.2609; its standard error is sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
+    """2 / 23 - 8 / 23 = -0.2609; standard error sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
     difference = paired_gain(*pair(1, 1, 7, 12))
     assert difference[:3] == pytest.approx(
         (-6 / 21, -0.2609 - 1.96 * 0.1263, -0.2609 + 1.96 * 0.1263), abs=1e-3
@@ -83,7 +83,7 @@ def test_paired_arrays_must_align() -> None:
 
 
 def test_crossed_variance_by_hand() -> None:
-    """A = 4 * 2 / 16; about the centre (4 / 2) / 6, B = (2 * 11 / 18 + 20 / 9) / 5 and E = (8 / 16 + 20 / 9) / 5."""
+    """A = 8 / 16; about 2 / 6, B = (2 * 11 / 18 + 20 / 9) / 5, E = (8 / 16 + 20 / 9) / 5."""
     found = paired_gain([[1, 0, 0, 0], [1, 1, 0, 1]], np.zeros((2, 4)))
     a, b, e = 1 / 2, 31 / 45, 49 / 90
     assert (found.estimate, found.centre, found.seeds) == pytest.approx((1 / 2, 1 / 3, 2))
@@ -93,7 +93,7 @@ def test_crossed_variance_by_hand() -> None:
 
 
 def test_crossed_variance_is_two_thirds_of_the_images_at_least() -> None:
-    """Equal trainings, unlike images: A = 0, B = (2 * 2 / 16 + 17 / 8) / 3 and E = (1 + 17 / 8) / 3 outweighs it."""
+    """A = 0, B = (2 * 2 / 16 + 17 / 8) / 3, outweighed by E = (1 + 17 / 8) / 3."""
     found = paired_gain([[1, 0], [0, 1]], np.zeros((2, 2)))
     assert found.error == pytest.approx((2 / 3 * (19 / 24) / (2 * 4)) ** 0.5)
     assert found.freedom == pytest.approx(3)
@@ -115,7 +115,7 @@ def test_seeds_that_agree_add_nothing_to_the_interval_over_images() -> None:
 
 
 def test_seeds_that_agree_on_the_images_leave_their_own_spread_alone() -> None:
-    """Means 0.2, 0.3 and 0.4, each image like any other: t with 2 degrees of freedom times 0.1 / sqrt(3)."""
+    """Means 0.2, 0.3 and 0.4: t with 2 degrees of freedom times 0.1 / sqrt(3)."""
     images = np.random.default_rng(0).permuted(np.repeat([[1, 0]] * 3, 50_000, axis=1), axis=1)
     values = np.where(
         np.random.default_rng(1).random(images.shape) < [[0.4], [0.6], [0.8]], images, 0

@@ -95,7 +95,8 @@ def test_training_costs_have_a_panel_a_test_size_and_join_the_front() -> None:
 def test_a_figure_is_described_by_what_is_written_in_it(table: pd.DataFrame) -> None:
     words = style.described(results.accuracy_by_test_size(table))
     assert words.startswith(
-        "figure: adaptation: none; top-1 accuracy on test (%) against test resolution (px); trained at 96"
+        "figure: adaptation: none; top-1 accuracy on test (%) against test resolution (px); "
+        "trained at 96"
     )
     long = results.confusions([0], [1], ["a" * 40, "b" * 700])
     assert len(style.described(long)) <= 620

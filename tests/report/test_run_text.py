@@ -92,8 +92,8 @@ def test_a_dataset_is_summarised_with_its_balance_and_enlarged_images() -> None:
     neutral = pd.DataFrame({"train_size": [128, 320], "low": [150, 380], "high": [170, 420]})
     words = run_text.dataset_summary(sizes, ["a", "b"], neutral, "No sign.")
     assert (
-        "4 images of 2 classes. The largest class has 3.0 times as many images as the smallest: compare"
-        in words
+        "4 images of 2 classes. The largest class has 3.0 times as many images as the "
+        "smallest: compare" in words
     )
     assert "25% at 128 px, 100% at 320 px" in words
     assert "320 px, objects look equally large at a test resolution of 380 to 420 px" in words

@@ -79,7 +79,7 @@ def size_distribution(images: pd.DataFrame) -> Figure:
 
 
 def size_ratios(ratios: pd.DataFrame) -> Figure:
-    """Apparent size at test over that at train for every pair: white at 1, red where objects look larger at test.
+    """Apparent size at test over that at train for every pair: white at 1, red above.
 
     Args:
         ratios: columns train_size, test_size (px) and mean_of_ratios, as `crops.pair_ratios` gives
@@ -163,7 +163,7 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
 
 
 def framing(rows: Mapping[str, Sequence[ArrayLike]]) -> Figure:
-    """The same images as the network sees them at train and at test, to one scale: a row per framing.
+    """The same images as train and test crops, to one scale: a row per framing.
 
     Args:
         rows: name of the framing to its images (PIL images or uint8 arrays (H, W, 3)), equally many

@@ -26,7 +26,7 @@ def extra_data(models: pd.DataFrame) -> pd.Series:
 
 
 def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
-    """ImageNet top-1 (%) against what a network costs, by pre-training; a line joins those that no other one beats.
+    """ImageNet top-1 (%) against a network's cost, by pre-training, with the Pareto front.
 
     Args:
         models: as `published.networks` returns; rows without that cost are left out.
@@ -64,7 +64,7 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
 
 
 def size_gains(gains: pd.DataFrame) -> Figure:
-    """Gain in ImageNet top-1 (points) of each network at larger test resolutions, with the sizes (px) and their ratio.
+    """Gain in ImageNet top-1 (points) of each network at larger test resolutions.
 
     Args:
         gains: as `published.size_gains` returns.
@@ -93,7 +93,7 @@ def size_gains(gains: pd.DataFrame) -> Figure:
 
 
 def compared_costs(cells: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (%) against FLOPs of an image, and of its training: a colour and a marker per sweep.
+    """Top-1 accuracy (%) against FLOPs of an image, and of the training, by sweep.
 
     Args:
         cells: columns sweep, top1, image_flops, flops (of the training, nan where not known).

@@ -23,7 +23,7 @@ PERCENT = "top-1 accuracy on test (%)"
 
 
 def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figure:
-    """Top-1 accuracy against test resolution, a line per train resolution, one crop, with 95 % bands.
+    """Top-1 accuracy against test resolution by train resolution, one crop, with 95 % bands.
 
     A ring marks test resolution = train resolution, a dotted line the size at which objects look as
     large as in training.
@@ -55,7 +55,7 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
 
 
 def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
+    """Top-1 accuracy against evaluation speed of all cells, with the Pareto front (95 %) named.
 
     The colour is that of the train resolution; what was not trained here, probe and zero-shot, is
     grey.
@@ -94,7 +94,7 @@ def _joined(axis: Axes, costs: "pd.Series[float]", rows: pd.DataFrame, **look: A
 
 
 def training_cost(front: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (95 %) against training FLOPs, a panel per test resolution; the line joins the Pareto front.
+    """Top-1 accuracy against training FLOPs by test resolution, with the Pareto front (95 %).
 
     Args:
         front: as `cost.training_front` returns it; the six largest test resolutions are shown.
@@ -118,7 +118,7 @@ def training_cost(front: pd.DataFrame) -> Figure:
 
 
 def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy (95 % Wilson) against confidence in bins; on the diagonal a network knows how sure it may be.
+    """Accuracy (95 % Wilson) against confidence in bins; the diagonal is perfect calibration.
 
     Args:
         cells: name to table of `statistics.reliability`; the size of a dot grows with the bin's
@@ -161,7 +161,7 @@ def activations(found: Mapping[str, ArrayLike]) -> Figure:
 
 
 def gain_path(path: pd.DataFrame) -> Figure:
-    """Waterfall of `gain_path`: accuracy after each step, with the paired 95 % interval of each gain."""
+    """Waterfall of `gain_path`: accuracy after each step, gains with paired 95 % intervals."""
     figure, axis = plt.subplots(figsize=(5.6, 0.9 + 0.62 * len(path)))
     start = dict(zip(path["step"], path["top1"] * 100, strict=True))
     unknown: dict[str, Any] = {"va": "center", "color": "#777777", "style": "italic"}

@@ -15,7 +15,7 @@ LOOK = Path(__file__).with_name("fixres.mplstyle")
 
 
 def use_style() -> None:
-    """Let pyplot draw in the project's look, and in a notebook give every figure `described` as alternative text."""
+    """Use the project's look; in a notebook give every figure `described` as alternative text."""
     plt.rcdefaults()  # a matplotlibrc of the user's own may want LaTeX, or another size
     plt.style.use(LOOK)
     if shell := get_ipython():
@@ -25,7 +25,7 @@ def use_style() -> None:
 
 
 def described(figure: Figure) -> str:
-    """A figure in words, for those who do not see it: titles, axes, names in it, and legend; at most 600 characters."""
+    """A figure in words: titles, axes, names in it, and legend; at most 600 characters."""
     parts = [figure.get_suptitle()]
     for axis in figure.axes:
         named = [
