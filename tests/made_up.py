@@ -1,4 +1,4 @@
-"""Sweeps of which nothing was run: predictions with known accuracies, collected and loaded as those of real runs."""
+"""Sweeps of which nothing was run: predictions with known accuracies, collected and loaded."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -29,7 +29,7 @@ Top1 = dict[str, float]
 def predictions(
     adaptation: str, right: Sequence[int], images: Sequence[int], test_size: int = 96
 ) -> pd.DataFrame:
-    """The first of the images of each part right, so that the better of two cells is right on more of them.
+    """The first images of each part are right: the better of two cells is right on more.
 
     Args:
         right: how many are right, in each of `TESTED`; the second guess is right for the others.
@@ -64,14 +64,14 @@ def loaded(sweep: SweepSettings) -> Results:
 
 
 def named(run: Run) -> list[str]:
-    """What a run classifies with: the probe, or adaptations, and their controls where the sizes differ."""
+    """What a run classifies with: the probe, or adaptations and, if sizes differ, controls."""
     given, own = run.parameters, list(run.parameters.get("adaptations", ["probe"]))
     differ = run.notebook == "04_fixres" and given["train_size"] != given["test_size"]
     return own + [CONTROL + name for name in own if differ and name in ADAPTED]
 
 
 def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
-    """What a run has measured: 3 million pixels a second; 4 s for the probe, 30 s for training, 5 s to adapt."""
+    """What a run has measured: 3e6 pixels/s; 4 s for the probe, 30 s to train, 5 s to adapt."""
     given, facts = run.parameters, dict[str, Any]()
     sizes = {str(size): size for size in given.get("test_sizes", [])} | {
         "center": given.get("test_size", 224)
@@ -150,13 +150,13 @@ def _rows(adaptation: str, top1: float, shares: Sequence[float], test_size: int)
 
 
 def told(at_96: Top1, at_128: Top1 | None, *seed1: Top1 | None, **values: Any) -> Results:
-    """A `grid` trained at 96 px and tested at 96 and 128 px; `seed1` has the accuracies of a second training."""
+    """A `grid` trained at 96 px, tested at 96 and 128 px; `seed1` is a second training."""
     pairs, trainings = [(96, 96), (96, 128)], [(at_96, at_128), *([seed1] if seed1 else [])]
     return grid(*(dict(zip(pairs, each, strict=True)) for each in trainings), **values)
 
 
 def shaped(classes: int, images: int, **values: object) -> Results:
-    """The runs of a sweep on a dataset of any shape, nothing trained: an accuracy that grows with the test resolution.
+    """Runs on a dataset of any shape; the accuracy grows with the test resolution.
 
     Args:
         classes: number of classes, with names of many lengths; the first has half of the images,

@@ -1,4 +1,4 @@
-"""A sweep of one training and one pair, run without notebooks, for tests of what is done with finished runs."""
+"""A sweep of one training and one pair, run without notebooks, for tests of finished runs."""
 
 import atexit
 import functools

@@ -1,4 +1,4 @@
-"""The cells of a sweep's grid: train and test resolution x adaptation x view x seed, and the columns of results.csv.
+"""The cells of a sweep's grid (sizes, adaptation, view, seed), and the columns of results.csv.
 
 Each cell has a row per test part.
 """
@@ -52,12 +52,17 @@ class Cell(NamedTuple):
             else f"{self.train_size}/{self.test_size}"
         )
 
+    def same_size(self) -> "Cell":
+        """The same training at test = train, without adaptation, on one crop."""
+        return Cell(self.train_size, self.train_size or 0, "none", self.seed)
+
     def named(self) -> str:
         """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
         if self.train_size is None:
             return f"`{self.adaptation}` at {self.test_size} px"
         view = "" if self.view == "center" else f", {self.view}"
-        return f"trained at {self.train_size}, tested at {self.test_size} px, `{self.adaptation}`{view}"
+        sizes = f"trained at {self.train_size}, tested at {self.test_size} px"
+        return f"{sizes}, `{self.adaptation}`{view}"
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -75,7 +80,7 @@ def unguarded(text: str) -> str:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """A CSV table of ours. Text is what was written (`NA`, `null`, `007`, `TRUE`); an empty cell is a missing number.
+    """A CSV table of ours: text as written (`NA`, `007`, `TRUE`), empty cells as missing numbers.
 
     Raises:
         InputError: it cannot be read as a table.

@@ -7,9 +7,8 @@ val.
 
 import csv
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,6 +42,8 @@ from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.transforms import Resize
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
 
+PREDICTIONS = "predictions.parquet"
+
 
 def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     """Write results.csv, predictions.parquet, images.csv and sweep.json into reports/<sweep>/.
@@ -57,94 +58,79 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     Raises:
         InputError: no run has left anything, so there is nothing to report.
     """
-    outcomes = {each.run.name: each for each in done}
     if all(each.status in ("missing", "waiting") for each in done):
         raise InputError(
             f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report"
         )
-    shown = [
-        each for each in outcomes.values() if each.run.notebook in ("02_baseline", "04_fixres")
-    ]
+    outcomes = {each.run.name: each for each in done}
+    shown = [each for each in done if each.run.notebook in ("02_baseline", "04_fixres")]
     tables = {
-        each.run.name: _predictions(sweep.name, each) for each in shown if each.status == "done"
+        each.run.name: pd.read_parquet(run_folder(sweep.name, each.run.name) / PREDICTIONS)
+        for each in shown
+        if each.status == "done"
     }
-    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES])]).astype(TYPES)
-    predictions = every.sort_values(["split", "image", *KEY])
-    folder, images = report_folder(sweep.name), run_folder(sweep.name, "images.csv")
-    rows = pd.concat(
-        [_rows(each, outcomes, tables.get(each.run.name)) for each in shown], ignore_index=True
-    )
-    table = _with_ratios(
-        _with_tests(rows.astype(COUNTS | MEASURED), predictions), images, sweep.resize
-    )
-    if images.exists():
-        listed = read_table(images).assign(image=lambda table: table["image"].map(guarded))
+    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES])])
+    predictions = every.astype(TYPES).sort_values(["split", "image", *KEY])
+    parts = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
+    rows = pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED)
+    table = _with_tests(rows, predictions)
+    folder = report_folder(sweep.name)
+    if (images := run_folder(sweep.name, "images.csv")).exists():
+        listed = read_table(images)
+        table = _with_ratios(table, listed, sweep.resize)
         # pandas leaves a lone \r unquoted
-        text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+        text = listed.assign(image=listed["image"].map(guarded)).to_csv(
+            index=False, quoting=csv.QUOTE_NONNUMERIC
+        )
         write_atomically(folder / "images.csv", text)
-    write_atomically(folder / "predictions.parquet", parquet(predictions))
+    write_atomically(folder / PREDICTIONS, parquet(predictions))
     private = named_paths(sweep.model_dump())  # the report may be passed on
-    summary = impersonal(_summary(sweep, outcomes.values()), *private)
+    summary = impersonal(_summary(sweep, done), *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
     safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
     write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
     return table
 
 
-def _predictions(sweep: str, each: Outcome) -> pd.DataFrame:
-    return pd.read_parquet(run_folder(sweep, each.run.name) / "predictions.parquet")
+def _wanted(given: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows of a run that left no predictions, by its parameters."""
+    sizes = given.get("test_sizes") or [given["test_size"]]
+    names = list(given.get("adaptations", ["probe"]))
+    if given.get("train_size") not in (None, *sizes):
+        names += [CONTROL + name for name in names if name in ADAPTED]
+    cells = product(sizes, names, given.get("views", ["center"]))
+    rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"])
+    return rows.assign(train_size=given.get("train_size"), seed=given["seed"], test_part="test")
 
 
 def _rows(
     each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None
 ) -> pd.DataFrame:
     training = outcomes[each.run.needs[0]] if each.run.needs else each
-    if predictions is None:
-        given = each.run.parameters
-        sizes = given.get("test_sizes") or [given["test_size"]]
-        names = list(given.get("adaptations", ["probe"]))
-        names += [
-            CONTROL + name
-            for name in names
-            if name in ADAPTED and given["train_size"] != given["test_size"]
-        ]
-        cells = product(sizes, names, given.get("views", ["center"]))
-        rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"]).assign(
-            train_size=given.get("train_size"), seed=given["seed"], test_part="test"
-        )
-    else:
-        rows = summarise(predictions)
+    rows = _wanted(each.run.parameters) if predictions is None else summarise(predictions)
     error = each.error
     if each.status in ("missing", "waiting") and training.status == "failed":
         error = f"{training.run.name} failed: {training.error}"
-    controls = {CONTROL + name: s for name, s in (training.get("seconds", "adapt") or {}).items()}
-    by_view = rows["view"] if each.run.needs else rows["test_size"].astype(str)
-    measured = {
-        "eval_images_per_second": by_view.map(each.get("eval_images_per_second") or {}),
-        "peak_memory_bytes": each.get("peak_memory_bytes"),
-        "train_seconds": _sum(training.get("seconds", "probe"), training.get("seconds", "train")),
-        "adapt_seconds": rows["adaptation"].map((each.get("seconds", "adapt") or {}) | controls),
-    }
-    table = rows.assign(**measured, status=each.status, error=error).reindex(columns=COLUMNS)
-    # that is the probe's
-    table.loc[table["adaptation"] == "zero_shot", "eval_images_per_second"] = float("nan")
-    return table
+    adapted, controls = (run.get("seconds", "adapt") or {} for run in (each, training))
+    seconds = adapted | {CONTROL + name: s for name, s in controls.items()}
+    trained = pd.Series([training.get("seconds", name) for name in ("probe", "train")], dtype=float)
+    speeds = rows["view"] if each.run.needs else rows["test_size"].astype(str)
+    speeds = speeds.map(each.get("eval_images_per_second") or {})
+    table = rows.assign(
+        # zero_shot was not timed: a probe's run has the probe's speeds
+        eval_images_per_second=speeds.mask(rows["adaptation"] == "zero_shot"),
+        peak_memory_bytes=each.get("peak_memory_bytes"),
+        train_seconds=trained.sum(min_count=1),
+        adapt_seconds=rows["adaptation"].map(seconds),
+        status=each.status,
+        error=error,
+    )
+    return table.reindex(columns=COLUMNS)
 
 
-def _sum(*seconds: float | None) -> float | None:
-    known = [each for each in seconds if each is not None]
-    return sum(known) if known else None
-
-
-def _with_ratios(table: pd.DataFrame, images: Path, resize: Resize) -> pd.DataFrame:
-    """The column size_ratio: mean of ratios over crops of these very images.
-
-    nan where the images' sizes are not known, and in rows without a train size.
-    """
-    if not images.exists():
-        return table.assign(size_ratio=float("nan"))
-    listed = read_table(images)
-    crops = sample_crops(listed[listed["split"].isin(SPLITS)])
+def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, resize: Resize) -> pd.DataFrame:
+    """Add size_ratio: mean of ratios over crops of these images, nan without a train size."""
+    crops = sample_crops(images[images["split"].isin(SPLITS)])
     pairs = table[PAIR].dropna().drop_duplicates().itertuples(index=False, name=None)
     ratios = pair_ratios(crops, pairs, resize).rename(columns={"mean_of_ratios": "size_ratio"})
     own = table.drop(columns="size_ratio").astype({"test_size": "Int64"})
@@ -152,33 +138,23 @@ def _with_ratios(table: pd.DataFrame, images: Path, resize: Resize) -> pd.DataFr
 
 
 def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The columns p_vs_probe (same test resolution) and p_vs_same_size, by Holm's method for each reference."""
-    correct = {part: correct_by_cell(predictions, part) for part in table["test_part"].unique()}
+    """Add p_vs_probe (same test resolution) and p_vs_same_size, each adjusted by Holm's method."""
+    parts, cells = table["test_part"], keys(table)
+    correct = {part: correct_by_cell(predictions, part) for part in parts.unique()}
     probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "probe"}
 
-    def p_value(part: str, cell: Cell, reference: Cell | None) -> float:
-        known = correct[part]
-        if reference is None or reference == cell or not {reference, cell} <= known.keys():
-            return float("nan")
-        return mcnemar_p(*same_images(known[cell], known[reference]))
+    def p_values(references: Iterable[Cell | None]) -> "pd.Series[float]":
+        found = []
+        for part, pair in zip(parts, zip(cells, references, strict=True), strict=True):
+            known = [correct[part][cell] for cell in set(pair) if cell in correct[part]]
+            found.append(mcnemar_p(*same_images(*known)) if len(known) == 2 else float("nan"))
+        return pd.Series(found, dtype=float)
 
-    cells, parts = keys(table), table["test_part"]
-    same = [
-        None if c.train_size is None else Cell(c.train_size, c.train_size, "none", c.seed)
-        for c in cells
-    ]
-    probe = [probes.get(cell.test_size) for cell in cells]
-    against = pd.Series(
-        [p_value(*each) for each in zip(parts, cells, probe, strict=True)], dtype=float
-    )
-    against_same = pd.Series(
-        [p_value(*each) for each in zip(parts, cells, same, strict=True)], dtype=float
-    )
+    probe = p_values(probes.get(cell.test_size) for cell in cells)
+    same = p_values(cell.same_size() for cell in cells)
     return table.assign(
-        p_vs_probe=against.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
-        p_vs_same_size=against_same.groupby([parts, table["train_size"], table["seed"]]).transform(
-            holm
-        ),
+        p_vs_probe=probe.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
+        p_vs_same_size=same.groupby([parts, table["train_size"], table["seed"]]).transform(holm),
     )
 
 

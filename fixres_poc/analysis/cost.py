@@ -26,19 +26,15 @@ def image_flops(results: Results, size: int) -> float:
 
 
 def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
-    """What a cell's training took: FLOPs of the probe, of stage 1 at the chosen rate and of stage 2; and seconds.
+    """FLOPs of a cell's probe, stage 1 (at the chosen rate) and stage 2, and its seconds.
 
     Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
     """
     settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
+    runs = [run for run in results.sweep["runs"] if run["train_size"] == cell.train_size]
     adapted = cell.adaptation != "none"
     seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
-    trainings = (
-        run
-        for run in results.sweep["runs"]
-        if run["train_size"] == cell.train_size and run.get("choices")
-    )
-    training = next(trainings, None)
+    training = next((run for run in runs if run.get("choices")), None)
     if training is None:
         return float("nan"), seconds
     choices = training["choices"]
@@ -52,7 +48,7 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
 
 
 def training_front(results: Results) -> pd.DataFrame:
-    """Accuracy and training cost of every one-crop cell that may be chosen, and is it on its test resolution's front?
+    """Accuracy and training cost of every one-crop cell that may be chosen.
 
     Returns:
         Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no
@@ -82,7 +78,7 @@ def speeds(results: Results) -> pd.DataFrame:
 
 
 def pareto_front(results: Results) -> pd.DataFrame:
-    """The cells that no other one beats: none is better on validation, with fewer FLOPs and faster, or equal in these.
+    """The Pareto-optimal cells by validation accuracy, FLOPs and speed.
 
     Besides the candidates of `Results.choose` the probe and full fine-tuning compete, since they
     can be used too.
@@ -97,20 +93,19 @@ def pareto_front(results: Results) -> pd.DataFrame:
     one_crop = best["test_size"].map(lambda size: image_flops(results, size))
     best = best.assign(flops=one_crop * best["view"].map(CROPS))
     best = best.join(speeds(results).rename(columns=names), on=COST)
-    flops = best["flops"].to_numpy()
+    flops = best["flops"].to_numpy(dtype=np.float64)
     seconds = 1 / best["images_per_second"].fillna(float("inf")).to_numpy()
     as_cheap = (flops[:, None] <= flops) & (seconds[:, None] <= seconds)
     # best on validation first, so a row can only be beaten by one before it
-    beaten = np.triu(as_cheap, 1).any(axis=0)
-    return best[~beaten].sort_values(["flops", "val_top1"]).reset_index(drop=True)
+    kept = np.flatnonzero(~np.triu(as_cheap, 1).any(axis=0))
+    return best.iloc[kept].sort_values(["flops", "val_top1"]).reset_index(drop=True)
 
 
 DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]
-UNKNOWN = Difference(float("nan"), float("nan"), float("nan"))
 
 
 def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
-    """A sweep's test resolutions against the predicted ones; with several seeds, gains are means over them.
+    """A sweep's test resolutions against the predicted ones; gains are means over seeds.
 
     Returns:
         One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds),
@@ -143,8 +138,8 @@ def _judged(results: Results, rows: pd.DataFrame, adaptation: str) -> pd.DataFra
     distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
     nearest = int(distances[:, 0].argmin())
     seed = results.sweep["settings"]["seeds"][0]
-    cells = [Cell(*pair, adaptation, seed) for pair in rows[PAIR].itertuples(index=False)]
-    gains = [results.difference(cell, cells[nearest]) or UNKNOWN for cell in cells]
+    cells = [Cell(a, b, adaptation, seed) for a, b in rows[PAIR].itertuples(index=False, name=None)]
+    gains = [results.difference(cell, cells[nearest]) or Difference() for cell in cells]
     low = np.array([each.low for each in gains])
     number = np.arange(len(rows))
     return rows.assign(

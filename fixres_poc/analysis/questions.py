@@ -1,4 +1,4 @@
-"""The five questions of a report. Each has one estimate, fixed beforehand in docs/design/evaluation_protocol.md.
+"""The five questions of a report; docs/design/evaluation_protocol.md fixes each estimate.
 
 What is compared is chosen on validation, and averaged over train resolutions with equal weight.
 Accuracies are fractions.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from fixres_poc.analysis.cells import KEY, Cell, keys
@@ -30,7 +31,6 @@ class Answer:
             could not be asked.
         compared: for each difference the pairs of cells, one per train resolution.
         delta: the largest difference that does not matter.
-        seeds: number of trainings per train resolution that all pairs have.
         ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan
             where not known.
         apart: for each difference its estimate at every pair of cells, of which it is the mean.
@@ -41,7 +41,6 @@ class Answer:
     differences: tuple[Difference, ...] = ()
     compared: tuple[tuple[Contrast, ...], ...] = ()
     delta: float = 0.01
-    seeds: int = 0
     ratio: tuple[float, float] = (math.nan, math.nan)
     apart: tuple[tuple[float, ...], ...] = ()
     ratios: tuple[tuple[float, float], ...] = ()
@@ -56,10 +55,15 @@ class Answer:
     def difference(self) -> Difference:
         """The credited difference, nan where the question could not be asked."""
         if not self.differences:
-            return Difference(math.nan, math.nan, math.nan)
+            return Difference()
         smallest = min(self.differences, key=lambda each: each.estimate)
         low, high = (min(each[bound] for each in self.differences) for bound in (1, 2))
         return smallest._replace(low=low, high=high)
+
+    @property
+    def seeds(self) -> int:
+        """Number of trainings per train resolution that all pairs have."""
+        return min((each.seeds for each in self.differences), default=0)
 
     def within(self, level: float = 0.90) -> tuple[float, float]:
         """Bounds of the credited difference at another level."""
@@ -68,7 +72,7 @@ class Answer:
 
     @property
     def verdict(self) -> Verdict:
-        """Gain: the 95 % interval is above 0. Loss: below. Equivalent: the 90 % interval is within -delta to delta."""
+        """Gain or loss by the 95 % interval; equivalent: the 90 % one is within ± delta."""
         if not self.differences:
             return "not asked"
         if self.difference.low > 0:
@@ -89,60 +93,58 @@ class Answer:
 
     @property
     def holds(self) -> bool | None:
-        """Of the question "claim": not worse by delta or more, for less training; None where it can't be told."""
+        """Of the claim: not worse by delta or more, for less training; None if it can't be told."""
         if not self.differences:
             return None
         if self.difference.low > -self.delta:
             return None if math.isnan(self.ratio[0]) else self.ratio[0] < 1
         return False if self.difference.high < -self.delta else None
 
+    @property
+    def said(self) -> str:
+        """The verdict; of the question "claim" whether it holds."""
+        if self.question != "claim" or not self.differences:
+            return self.verdict
+        return {True: "holds", False: "does not hold", None: "can't tell"}[self.holds]
+
 
 def answers(results: Results) -> list[Answer]:
-    """Size, adaptation, claim and training, on `results.part`. What it costs is the ratio of the third."""
+    """Size, adaptation, claim (whose ratio is the cost) and training, on `results.part`."""
     ranked = results.ranked(by_train_size=True)
     ranked = ranked[ranked["view"] == "center"]
     delta = float(results.sweep["settings"].get("delta", 0.01))
-    trains = sorted(set(ranked["train_size"]))
     size, adapted, trained = list[Contrast](), list[Contrast](), list[Contrast]()
-    for train in trains:
-        own = ranked[ranked["train_size"] == train]
+    for train, own in ranked.groupby("train_size"):
         larger = own[own["test_size"] > train]
         plain = _first(larger[larger["adaptation"] == "none"])
-        size += [
-            (cell, cell._replace(test_size=train))
-            for cell in plain
-            if results.seeds(cell._replace(test_size=train))
-        ]
-        cells = _first(larger[larger["adaptation"].isin(ADAPTED)])
-        adapted += [(cell, cell._replace(adaptation="none")) for cell in cells]
+        size += [(cell, cell.same_size()) for cell in plain]
+        best = _first(larger[larger["adaptation"].isin(ADAPTED)])
+        adapted += [(cell, cell._replace(adaptation="none")) for cell in best]
         trained += [(cell, results.once("probe", cell.test_size)) for cell in _first(own)]
-    controlled = [
-        (cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted
-    ]
+    controls = [(cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted]
     known = [(cell, results.once("zero_shot", cell.test_size)) for cell, _ in trained]
-    claim = _claim(results, ranked)
+    all_known = _ran(results, known) == known
     return [
-        _answer(results, "size", delta, size),
-        _answer(results, "adaptation", delta, adapted, controlled),
-        _answer(results, "claim", delta, claim),
-        _answer(
-            results,
-            "training",
-            delta,
-            trained,
-            *([known] if all(results.seeds(b) for _, b in known) else []),
-        ),
+        _answer(results, "size", delta, _ran(results, size)),
+        _answer(results, "adaptation", delta, adapted, controls),
+        _answer(results, "claim", delta, _ran(results, _claim(ranked))),
+        _answer(results, "training", delta, trained, *([known] if all_known else [])),
     ]
 
 
-def _claim(results: Results, ranked: pd.DataFrame) -> list[Contrast]:
-    """At each test resolution that is a train resolution too: a smaller one, adapted, against train = test, alike."""
+def _ran(results: Results, contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Those of which the second cell was run."""
+    return [pair for pair in contrasts if results.seeds(pair[1])]
+
+
+def _claim(ranked: pd.DataFrame) -> list[Contrast]:
+    """At each test resolution: trained smaller and adapted, against train = test, adapted alike."""
     contrasts = list[Contrast]()
     for test in sorted(set(ranked["test_size"]) & set(ranked["train_size"])):
-        rows = ranked[(ranked["test_size"] == test) & ranked["adaptation"].isin(ADAPTED)]
-        for cell in _first(rows[rows["train_size"] < test]):
-            contrasts += [(cell, cell._replace(train_size=test))]
-    return [pair for pair in contrasts if results.seeds(pair[1])]
+        smaller = (ranked["test_size"] == test) & (ranked["train_size"] < test)
+        best = _first(ranked[smaller & ranked["adaptation"].isin(ADAPTED)])
+        contrasts += [(cell, cell._replace(train_size=test)) for cell in best]
+    return contrasts
 
 
 def _first(rows: pd.DataFrame) -> list[Cell]:
@@ -153,19 +155,16 @@ def _first(rows: pd.DataFrame) -> list[Cell]:
 def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contrast]) -> Answer:
     found = [results.mean_difference(way) for way in ways]
     known = [each for each in found if each is not None]
-    if not ways[0] or len(known) < len(found):
+    if len(known) < len(found):
         return Answer(question, delta=delta)
-    costs = (
-        [(training_cost(results, a), training_cost(results, b)) for a, b in ways[0]]
-        if question == "claim"
-        else []
-    )
+    costs = []
+    if question == "claim":
+        costs = [[training_cost(results, cell) for cell in pair] for pair in ways[0]]
     return Answer(
         question,
         tuple(known),
         tuple(map(tuple, ways)),
         delta,
-        seeds=min(len(results.common_seeds(way)) for way in ways),
         ratio=_ratio(costs),
         apart=tuple(
             tuple(results.mean_difference([pair]).estimate for pair in way)  # type: ignore[union-attr]
@@ -175,17 +174,17 @@ def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contr
     )
 
 
-def _ratio(costs: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> tuple[float, float]:
+def _ratio(costs: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float]:
     """Sum of the first costs over the sum of the second ones, in FLOPs and in seconds."""
-    first, second = ([sum(pair[n][i] for pair in costs) for i in (0, 1)] for n in (0, 1))
-    flops, seconds = (
-        a / b if costs and b else math.nan for a, b in zip(first, second, strict=True)
-    )
-    return flops, seconds
+    if not costs:
+        return math.nan, math.nan
+    first, second = np.sum(costs, axis=0)
+    flops, seconds = np.divide(first, second, out=np.full(2, math.nan), where=second != 0)
+    return float(flops), float(seconds)
 
 
 def gain_path(results: Results) -> pd.DataFrame:
-    """The chosen cell's gain over the linear probe, split along the way, each step tested on the same images.
+    """The chosen cell's gain over the linear probe, split into steps on the same images.
 
     Returns:
         One row per step: step, train_size, test_size, adaptation, view, top1, against (the last
@@ -193,11 +192,11 @@ def gain_path(results: Results) -> pd.DataFrame:
         mid-p); nan where a step was not run. Over several seeds these are means, and there is no p.
     """
     chosen = results.choose()
-    train, test = chosen.train_size, chosen.test_size
+    start, train, test = chosen.same_size(), chosen.train_size, chosen.test_size
     one_crop = chosen._replace(view="center")
     plain = one_crop._replace(adaptation="none")
-    steps = {f"linear probe at {train}": results.once("probe", train)}
-    steps[f"stage 1 at {train}, tested there"] = plain._replace(test_size=train)
+    steps = {f"linear probe at {train}": results.once("probe", start.test_size)}
+    steps[f"stage 1 at {train}, tested there"] = start
     if train != test:
         steps[f"tested at {test} instead"] = plain
         if chosen.adaptation in ADAPTED:
@@ -208,22 +207,15 @@ def gain_path(results: Results) -> pd.DataFrame:
         steps[f"adapted at {test} ({chosen.adaptation})"] = one_crop
     if chosen != one_crop:
         steps[f"{chosen.view} instead of one crop"] = chosen
+    names = ["gain", "gain_low", "gain_high", "p"]
     rows, last = [], ""
     for step, cell in steps.items():
         row: dict[str, Any] = {"step": step, **cell._asdict()}
         if results.seeds(cell):
             row["top1"] = results.accuracy(cell).estimate
-            gain = results.difference(cell, steps[last]) if last else None
-            if gain is not None:
-                row |= {
-                    "against": last,
-                    "gain": gain.estimate,
-                    "gain_low": gain.low,
-                    "gain_high": gain.high,
-                }
-                row["p"] = results.p_value(cell, steps[last])
+            if last and (gain := results.difference(cell, steps[last])):
+                values = [*gain[:3], results.p_value(cell, steps[last])]
+                row |= {"against": last} | dict(zip(names, values, strict=True))
             last = step
         rows.append(row)
-    return pd.DataFrame(
-        rows, columns=["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high", "p"]
-    )
+    return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", *names])

@@ -1,4 +1,4 @@
-"""What one run leaves behind: predictions, metrics, versions and hardware, each file written atomically.
+"""What one run leaves behind: predictions, metrics, versions and hardware.
 
 A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view)
 and, written last, `metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test
@@ -44,7 +44,7 @@ TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What a notebook measured, for metrics.json; what it has not measured is None and not written."""
+    """What a notebook measured, for metrics.json; None is not written."""
 
     classes: Sequence[str] | None = None  # names, in the order of the labels
     images: Mapping[str, int] | None = None  # number per split
@@ -72,31 +72,13 @@ class Metrics:
     checkpoint: str | None = None  # SHA-256 of the training's checkpoint
 
 
-def typed(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The predictions table with its columns in order and its compact types; probabilities rounded to 4 decimals.
-
-    Raises:
-        ValueError: a column is missing, or there are train images among them.
-    """
-    missing = [name for name in TYPES if name not in predictions]
-    if missing:
-        raise ValueError(f"predictions lack the columns {missing}")
-    if "train" in set(predictions["split"]):
-        raise ValueError("split 'train': only val and test parts are predicted")
-    return (
-        predictions[list(TYPES)]
-        .assign(probability=predictions["probability"].round(4))
-        .astype(TYPES)
-    )
-
-
 def record_run(
     settings: RunSettings,
     data: ImageDataset | None = None,
     predictions: pd.DataFrame | None = None,
     **measured: Any,
 ) -> None:
-    """Write what a notebook leaves in its run's folder: `write_run` with data, GPU and peak memory filled in.
+    """Write a notebook's results into its run's folder, with data, GPU and peak memory filled in.
 
     Args:
         measured: fields of `Metrics`; tables are kept by column.
@@ -132,16 +114,21 @@ def write_run(
             5 classes) and probability (of top1). The file also has the settings' seed and
             train_size (px), which is empty for a notebook that does not train at a resolution.
         gpu: name of the accelerator.
+
+    Raises:
+        KeyError: the predictions lack a column.
+        ValueError: there are train images among them.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
     # a sweep's kernel has it
     begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())
     content["wall_seconds"] = time.time() - begun
     if predictions is not None:
+        if "train" in set(predictions["split"]):
+            raise ValueError("split 'train': only val and test parts are predicted")
         given = content["settings"]
-        predictions = typed(
-            predictions.assign(train_size=given.get("train_size"), seed=given["seed"])
-        )
+        predictions = predictions.assign(train_size=given.get("train_size"), seed=given["seed"])
+        predictions = predictions[list(TYPES)].round({"probability": 4}).astype(TYPES)
         packed = parquet(predictions)
         write_atomically(folder / "predictions.parquet", packed)
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()

@@ -1,4 +1,4 @@
-"""The results of a sweep, read from reports/<sweep>/ alone: choices made on validation, comparisons on a test part.
+"""The results of a sweep from its report's tables: choices on validation, comparisons on test.
 
 Accuracies are fractions on that part unless named val. The choices never use a test part.
 """
@@ -49,7 +49,7 @@ Hits = Mapping[int, "pd.Series[bool]"]
 
 
 def gain_over_seeds(pairs: Sequence[tuple[Hits, Hits]]) -> Difference | None:
-    """Mean gain of the first classifier of each pair over the second, on the images and seeds that all of them have.
+    """Mean gain of the first of each pair over the second, on the images and seeds that all have.
 
     Returns:
         `paired_gain`; None where there is no pair, or no such seed.
@@ -99,12 +99,12 @@ class Results:
         return correct_by_cell(self.predictions, self.part)
 
     def once(self, name: str, test_size: int) -> Cell:
-        """The cell of what is not trained at a resolution: "probe" or "zero_shot", at a test resolution."""
+        """The cell of "probe" or "zero_shot", which have no train resolution."""
         return Cell(None, test_size, name, self.sweep["settings"]["seeds"][0])
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """Rows of `table` about `part`, one for all seeds of a cell, and the column `seeds`: how many ran to their end.
+        """Rows of `table` about `part`, one for all seeds of a cell; `seeds` is how many finished.
 
         Where there is more than one seed, numbers are means over those that ran, `seed` is the
         first of them, top-1 has the interval of `accuracy`, p-values are missing, and the status
@@ -150,10 +150,10 @@ class Results:
     def accuracy(self, cell: Cell) -> Accuracy:
         """Mean accuracy over the cell's seeds; nan where it was not run."""
         hits = self.hits(cell).values()
-        return mean_accuracy(same_images(*hits)) if hits else Accuracy(*[float("nan")] * 3)
+        return mean_accuracy(same_images(*hits)) if hits else Accuracy()
 
     def difference(self, first: Cell, second: Cell) -> Difference | None:
-        """Accuracy of the first cell minus the second's, over the seeds that both have, on the same images.
+        """Accuracy of the first cell minus the second's, on the images and seeds that both have.
 
         Returns:
             `paired_gain`; None where the cells are one, or share no seed.
@@ -162,32 +162,25 @@ class Results:
         return None if same else self.mean_difference([(first, second)])
 
     def mean_difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> Difference | None:
-        """Mean of the differences of several pairs of cells, with equal weight, over the seeds that all of them have.
+        """Mean difference of several pairs of cells, equally weighted, over common seeds.
 
         Returns:
             `gain_over_seeds`.
         """
         return gain_over_seeds([(self._against(a), self._against(b)) for a, b in pairs])
 
-    def common_seeds(self, pairs: Sequence[tuple[Cell, Cell]]) -> list[int]:
-        """Seeds at which both cells of every pair were run to their end."""
-        found = [set(self._against(cell)) for pair in pairs for cell in pair]
-        return sorted(set.intersection(*found))
-
     def p_value(self, first: Cell, second: Cell) -> float:
         """McNemar's mid-p for one seed; nan for several, which it is not made for."""
-        seeds = self.common_seeds([(first, second)])
-        if len(seeds) != 1:
-            return float("nan")
-        hits = [self._against(cell)[seeds[0]] for cell in (first, second)]
-        return mcnemar_p(*same_images(*hits))
+        one, other = self._against(first), self._against(second)
+        hits = [side[seed] for seed in one if seed in other for side in (one, other)]
+        return mcnemar_p(*same_images(*hits)) if len(hits) == 2 else float("nan")
 
     def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the
-        smaller train size. The probe, controls and full fine-tuning are no candidates, nor are cells
-        that ran with fewer seeds than others.
+        smaller train size. The probe, controls and full fine-tuning are no candidates, nor are
+        cells that ran with fewer seeds than others.
 
         Args:
             also: adaptations that compete besides, such as probe; simpler ones win ties against

@@ -6,6 +6,7 @@ image by image.
 """
 
 from collections.abc import Sequence
+from math import inf, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,9 @@ LEAST_SHARE = 2 / 3
 class Accuracy(NamedTuple):
     """An accuracy and its 95 % interval, all in [0, 1]; nan where nothing was run."""
 
-    estimate: float
-    low: float
-    high: float
+    estimate: float = nan
+    low: float = nan
+    high: float = nan
 
     def percent(self) -> str:
         """The accuracy in words, such as '81.2% (95 % interval 77.9% to 84.1%)'."""
@@ -33,22 +34,24 @@ class Difference(NamedTuple):
     """A difference of two accuracies and its 95 % interval, all in [-1, 1].
 
     `error` is the standard error (nan: not known), `freedom` its degrees of freedom. The interval
-    lies about `centre`, which the added images of `paired_gain` draw towards 0.
+    lies about `centre`, which the added images of `paired_gain` draw towards 0. `seeds` is the
+    number of trainings that it is a mean of.
     """
 
-    estimate: float
-    low: float
-    high: float
-    error: float = float("nan")
-    freedom: float = float("inf")
-    centre: float = float("nan")
+    estimate: float = nan
+    low: float = nan
+    high: float = nan
+    error: float = nan
+    freedom: float = inf
+    centre: float = nan
+    seeds: int = 1
 
     def at(self, level: float) -> tuple[float, float]:
-        """Lower and upper bound of the interval of another level, such as 0.9; nan without `error`."""
+        """Bounds of the interval of another level, such as 0.9; nan without `error`."""
         return _bounds(self.centre, self.error, self.freedom, level)
 
     def detectable(self) -> float:
-        """Smallest true difference that the 95 % interval tells from 0 with a power of 0.8; at most 1.
+        """Smallest true difference that is detected with a power of 0.8, at most 1.
 
         nan without `error`, which it takes for exact. With 3 to 5 trainings that is uncertain, and
         a power of 0.8 may be one of 0.6.
@@ -93,7 +96,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
         ValueError: `correct` is not within 0 and `total`, as scipy says.
     """
     if total == 0:
-        return float("nan"), float("nan")
+        return nan, nan
     from scipy.stats import binomtest  # here, since importing it takes a second
 
     test = binomtest(correct, total, correct / total)  # at this p the unused p-value costs nothing
@@ -118,7 +121,7 @@ def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def mean_accuracy(correct: ArrayLike) -> Accuracy:
-    """Mean accuracy over S trainings and N images: with Wilson's interval for one, else that of `paired_gain`.
+    """Mean accuracy over trainings, with Wilson's interval for one, else that of `paired_gain`.
 
     Args:
         correct: (S, N) booleans.
@@ -154,21 +157,21 @@ def paired_gain(first: ArrayLike, second: ArrayLike) -> Difference:
     Raises:
         ValueError: the arrays differ in shape, or are empty.
     """
-    gains = _gains(first, second)
+    gains = np.atleast_2d(_gains(first, second))
     if not gains.size:
         raise ValueError("no images to compare on")
-    mean, images = float(gains.mean()), gains.shape[-1]
+    mean, seeds, images = float(gains.mean()), len(gains), gains.shape[-1]
     if gains.size == images:
         p, q = (((gains == sign).sum() + 1) / (images + 2) for sign in (1, -1))
-        spread = (float(p - q), float(((p + q - (p - q) ** 2) / (images + 2)) ** 0.5), float("inf"))
+        spread = (float(p - q), float(((p + q - (p - q) ** 2) / (images + 2)) ** 0.5), inf)
     else:
-        spread = _over_seeds(gains.reshape(len(gains), -1, images).mean(axis=1), least=-1)
+        spread = _over_seeds(gains.reshape(seeds, -1, images).mean(axis=1), least=-1)
     centre, error, freedom = spread
-    return Difference(mean, *_bounds(*spread), error, freedom, centre)
+    return Difference(mean, *_bounds(*spread), error, freedom, centre, seeds)
 
 
 def _over_seeds(values: NDArray[np.float64], least: float) -> tuple[float, float, float]:
-    """Centre, standard error and degrees of freedom of the mean of values (S, N) in [least, 1], see `paired_gain`."""
+    """Centre, standard error and freedom of the mean of values (S, N) in [least, 1]."""
     (seeds, images), mean = values.shape, float(values.mean())
     centre, spare = (images * mean + least + 1) / (images + 2), max(seeds - 1, 1)
     ends = (least - centre) ** 2 + (1 - centre) ** 2
@@ -193,7 +196,7 @@ def _gains(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Mean gap between confidence and accuracy over 15 bins, weighted by their images (Guo et al., 2017).
+    """Mean gap of confidence and accuracy over 15 bins, weighted by images (Guo et al., 2017).
 
     Args:
         confidence: probability of the predicted class, (N,), in [0, 1].
@@ -204,7 +207,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> flo
     """
     table = reliability(confidence, correct)
     gaps = (table["accuracy"] - table["confidence"]).abs() * table["images"]
-    return float(gaps.sum() / table["images"].sum()) if len(table) else float("nan")
+    return float(gaps.sum() / table["images"].sum()) if len(table) else nan
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
@@ -221,7 +224,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values of several tests, adjusted so that the chance of any false finding keeps the level (Holm, 1979).
+    """P-values adjusted for the number of tests (Holm, 1979).
 
     Args:
         p_values: (N,); nan stands for a test that was not made, stays nan and is not counted.
@@ -242,29 +245,28 @@ def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) 
         Columns class (name), images (number), accuracy, low and high (95 % Wilson).
     """
     hits = pd.Series(np.asarray(targets) == np.asarray(predicted)).groupby(np.asarray(targets))
-    table = hits.agg(images="size", correct="sum").rename_axis("class").reset_index()
+    table = hits.agg(images="size", correct="sum", accuracy="mean")
     bounds = [
         wilson_interval(*pair) for pair in zip(table["correct"], table["images"], strict=True)
     ]
-    table = table.assign(accuracy=table["correct"] / table["images"], low=[a for a, _ in bounds])
-    table = table.assign(high=[b for _, b in bounds]).sort_values("accuracy", kind="stable")
-    names = [classes[index] for index in table["class"]]
-    return table.assign(**{"class": names}).drop(columns="correct").reset_index(drop=True)
+    named = table.assign(
+        **{"class": [classes[index] for index in table.index]},
+        low=[low for low, _ in bounds],
+        high=[high for _, high in bounds],
+    )
+    worst_first = named.sort_values("accuracy", kind="stable").reset_index(drop=True)
+    return pd.DataFrame(worst_first, columns=["class", "images", "accuracy", "low", "high"])
 
 
 def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
-    """Mean over the classes present in `targets` of the share of their images predicted right; nan with no images.
+    """Mean of the accuracies of all classes in `targets`; nan without images.
 
     Args:
         targets: class indices, (N,).
         predicted: class indices, (N,).
     """
-    labels = np.unique(np.asarray(targets))
-    if labels.size == 0:
-        return float("nan")
-    from sklearn.metrics import recall_score
-
-    return float(recall_score(targets, predicted, labels=labels, average="macro", zero_division=0))
+    hits = pd.Series(np.asarray(targets) == np.asarray(predicted), dtype=float)
+    return float(hits.groupby(np.asarray(targets)).mean().mean())
 
 
 def confused_pairs(
@@ -275,10 +277,14 @@ def confused_pairs(
     Returns:
         Columns target, predicted (names), images (number) and share (of the target's images).
     """
-    table = pd.DataFrame({"target": np.asarray(targets), "predicted": np.asarray(predicted)})
-    pairs = (
-        table[table["target"] != table["predicted"]].value_counts().rename("images").reset_index()
+    names = np.asarray(classes)
+    table = pd.DataFrame(
+        {
+            "target": names[np.asarray(targets, dtype=int)],
+            "predicted": names[np.asarray(predicted, dtype=int)],
+        }
     )
-    share = pairs["images"] / pairs["target"].map(table["target"].value_counts())
-    names = {key: [classes[index] for index in pairs[key]] for key in ("target", "predicted")}
-    return pairs.assign(**names, share=share)
+    wrong = table[table["target"] != table["predicted"]]
+    pairs = wrong.value_counts().rename("images").reset_index()
+    every = table["target"].value_counts()
+    return pairs.assign(share=pairs["images"] / pairs["target"].map(every).astype(float))

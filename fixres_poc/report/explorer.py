@@ -1,9 +1,10 @@
-"""One image as training and test see it, at sizes that a reader picks; a still figure where nobody can pick.
+"""One image as training and test see it, at sizes that a reader picks.
 
 The figure is an output of its own, which the drop-downs replace. So what a notebook stores is a
 PNG, and the drop-downs leave nothing in it that a page without a kernel would miss.
 """
 
+import functools
 from pathlib import Path
 
 import ipywidgets
@@ -26,7 +27,7 @@ DRAWS = 500
 def explore(
     root: Path, table: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
 ) -> None:
-    """Show the first image at the given sizes; in a notebook that a person watches, let them choose others.
+    """Show the first image at the given sizes; let a person who watches choose others.
 
     Args:
         table: columns image, width and height, px, and left, top, right and bottom where objects'
@@ -41,14 +42,10 @@ def explore(
     if still is None or not watched():
         return
     sizes = sorted({*SIZES, train_size, test_size})
+    slider = functools.partial(ipywidgets.SelectionSlider, options=sizes, continuous_update=False)
     sliders = {
-        name: ipywidgets.SelectionSlider(
-            options=sizes, value=value, description=label, continuous_update=False
-        )
-        for name, label, value in [
-            ("train_size", "train (px)", train_size),
-            ("test_size", "test (px)", test_size),
-        ]
+        "train_size": slider(value=train_size, description="train (px)"),
+        "test_size": slider(value=test_size, description="test (px)"),
     }
     image = ipywidgets.Dropdown(options=list(rows.index), description="image")
     ipywidgets.interact(lambda **chosen: still.update(draw(**chosen)), image=image, **sliders)
@@ -57,7 +54,7 @@ def explore(
 def framed(
     image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, resize: Resize
 ) -> Figure:
-    """An image, two train crops and the test crop of it, the crops to one scale, and how large its object looks.
+    """An image, two train crops and its test crop to one scale, and the object's apparent size.
 
     Args:
         row: the image's row of the table that `explore` takes; the whole image stands for a box
@@ -75,22 +72,20 @@ def framed(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         crops = [as_array(through[each](image)) for each in ("train", "train", "val_test")]
-    figure, (whole, *axes) = plt.subplots(1, 4, figsize=(5.6, 1.9))
+    figure, axes = plt.subplots(1, 4, figsize=(5.6, 1.9))
     plt.close(figure)  # it is displayed as an output of its own
-    whole.imshow(as_array(image / 255))
-    left, top, right, bottom = box[["left", "top", "right", "bottom"]].iloc[0]
-    whole.add_patch(
-        Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor="#d95f02", linewidth=1.5
-        )
-    )
-    for axis, crop in zip(axes, crops, strict=True):
-        axis.imshow(crop)
-        axis.set(xlim=(-0.5, max(train_size, test_size)), ylim=(max(train_size, test_size), -0.5))
+    largest = max(train_size, test_size)
     titles = ["image", f"train, {train_size} px", "another crop", f"test, {test_size} px"]
-    for axis, title in zip([whole, *axes], titles, strict=True):
+    for axis, shown, title in zip(axes, [as_array(image / 255), *crops], titles, strict=True):
+        axis.imshow(shown)
         axis.axis("off")
         axis.set_title(title, fontsize=8, loc="center")
-    look = f"{name} looks {middle:.0f} px large in training (middle half {low:.0f} to {high:.0f})"
-    figure.suptitle(f"{look}, {sizes['test_px'].iloc[0]:.0f} px in the test", fontsize=9)
+    for axis in axes[1:]:
+        axis.set(xlim=(-0.5, largest), ylim=(largest, -0.5))
+    left, top, right, bottom = box[["left", "top", "right", "bottom"]].iloc[0]
+    frame = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=1.5)
+    frame.set_edgecolor("#d95f02")
+    axes[0].add_patch(frame)
+    looks = f"{name} looks {middle:.0f} px large in training (middle half {low:.0f} to {high:.0f})"
+    figure.suptitle(f"{looks}, {sizes['test_px'].iloc[0]:.0f} px in the test", fontsize=9)
     return figure

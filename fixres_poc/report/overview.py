@@ -1,4 +1,4 @@
-"""Pages over several sweeps: reports/index.html, with one row per sweep, and a comparison of some of them.
+"""Pages over several sweeps: reports/index.html, one row per sweep, and comparisons.
 
 Each report leaves its line in overview.json; a comparison reads the reports' own tables.
 """
@@ -30,37 +30,38 @@ LINE = "overview.json"
 log = logging.getLogger(__name__)
 INTRODUCTION = """# Sweeps
 
-Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links to its report.
-*Resolution*: does one training gain when it is tested at a higher resolution? *Adaptation*: does adapting the last
-layers there gain, over none and over the control at the train resolution? *Claim*: is a lower train resolution,
-adapted, as good as train = test, for less training? Differences are in points of top-1 with 95 % intervals, on the
-second test part if there is one. *Gain of the best pair*: over the same training at test = train, without adaptation.
+Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links
+to its report. *Resolution*: does one training gain when it is tested at a higher resolution?
+*Adaptation*: does adapting the last layers there gain, over none and over the control at the train
+resolution? *Claim*: is a lower train resolution, adapted, as good as train = test, for less
+training? Differences are in points of top-1 with 95 % intervals, on the second test part if there
+is one. *Gain of the best pair*: over the same training at test = train, without adaptation.
 """
 
 SAME_IMAGES = """# Networks on the same images
 
-The answers of each sweep, on the second test part if there is one. Then paired differences between the cells that
-validation chose, on the same images.
+The answers of each sweep, on the second test part if there is one. Then paired differences between
+the cells that validation chose, on the same images.
 """
 OTHER_IMAGES = """# The same question on several datasets
 
-The answers of each sweep, on the second test part if there is one. The images differ, so compare the verdicts, not the
-accuracies.
+The answers of each sweep, on the second test part if there is one. The images differ, so compare
+the verdicts, not the accuracies.
 """
 UNKNOWN_IMAGES = """## Images that are not known
 
-These reports do not record which images were tested: {names}. They are not compared image by image. To compare them,
-run their sweeps again.
+These reports do not record which images were tested: {names}. They are not compared image by
+image. To compare them, run their sweeps again.
 """
 COSTS = """## Accuracy and cost
 
-All cells with one crop: top-1 against the FLOPs of one image, and against those of training (probe, stage 1 at the
-chosen rate, stage 2; a training step counts as three forward passes).
+All cells with one crop: top-1 against the FLOPs of one image, and against those of training
+(probe, stage 1 at the chosen rate, stage 2; a training step counts as three forward passes).
 """
 
 
 def write(sweep: str) -> Path:
-    """Note a sweep's line beside its report, and write the page over all sweeps that have one; returns the page."""
+    """Save a sweep's line beside its report, and write reports/index.html; returns that page."""
     own = line(load_results(sweep))
     write_atomically(report_folder(sweep) / LINE, json.dumps(own, indent=1))
     found = [_line_of(file, own) for file in sorted((home() / "reports").glob(f"*/{LINE}"))]
@@ -117,15 +118,13 @@ def line(results: Results) -> dict[str, str]:
     found = results.on(part)
     size, adaptation, claim, _ = answers(found)
     best = found.choose()
-    start = best._replace(test_size=best.train_size or 0, adaptation="none", view="center")
-    gain = found.difference(best, start)
-    holds = {True: "holds", False: "does not hold", None: "can't tell"}[claim.holds]
+    gain = found.difference(best, best.same_size())
     view = "" if best.view == "center" else f" {best.view}"
     return {
         "sweep": settings["name"],
         "resolution": _told(size),
         "adaptation": _told(adaptation),
-        "claim": holds if claim.differences else "not asked",
+        "claim": claim.said,
         "best pair": f"{best.sizes()} {best.adaptation}{view}",
         "top-1 %": f"{found.accuracy(best).estimate * 100:.1f}",
         "gain of the best pair": gain.points(brief=True) if gain else "n/a",
@@ -138,13 +137,15 @@ def line(results: Results) -> dict[str, str]:
 
 
 def _told(answer: Answer) -> str:
-    if not answer.differences:
-        return "not asked"
-    return f"{answer.verdict}: {answer.difference.points(brief=True)}"
+    return (
+        f"{answer.said}: {answer.difference.points(brief=True)}"
+        if answer.differences
+        else answer.said
+    )
 
 
 def compare(names: Sequence[str]) -> Path:
-    """Write reports/compare-<names>.html: networks on the same images, or one network's answers on several datasets.
+    """Write reports/compare-<names>.html: several networks on the same images, or several datasets.
 
     Networks are held against each other by what validation chose of each, on the test parts that
     both share.
@@ -175,7 +176,7 @@ def compare(names: Sequence[str]) -> Path:
 
 
 def differences(every: Mapping[str, Results]) -> pd.DataFrame:
-    """Top-1 of one sweep's chosen cell minus another's, on the same images, for each pair of sweeps and test part."""
+    """Paired differences in top-1 of the chosen cells, for each pair of sweeps and test part."""
     rows = []
     for (first, one), (second, other) in combinations(every.items(), 2):
         for part in _shared(one, other):
@@ -186,7 +187,7 @@ def differences(every: Mapping[str, Results]) -> pd.DataFrame:
 
 
 def _shared(first: Results, second: Results) -> list[str]:
-    """Test parts that have the same images, with the same labels, by the digests that both reports record."""
+    """Test parts with the same images and labels, by the digests in both reports."""
     one, other = (each.sweep.get("parts") or {} for each in (first, second))
     return [part for part in first.parts if part in one and one[part] == other.get(part)]
 
@@ -194,6 +195,5 @@ def _shared(first: Results, second: Results) -> list[str]:
 def _costs(results: Results) -> pd.DataFrame:
     """Accuracy and cost of every cell in one crop that may be chosen, on the last test part."""
     rows = cost.training_front(results.on(results.parts[-1]))
-    return rows.assign(
-        image_flops=rows["test_size"].map(lambda size: cost.image_flops(results, size))
-    )
+    flops = rows["test_size"].map(lambda size: cost.image_flops(results, size))
+    return rows.assign(image_flops=flops)

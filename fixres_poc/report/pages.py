@@ -7,6 +7,7 @@ shows it as HTML or Markdown.
 """
 
 import base64
+import copy
 import functools
 import hashlib
 import json
@@ -38,7 +39,8 @@ SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).diges
 HEAD = 1000  # characters of a page in which it says what it was made from
 TABLES = ("results.csv", "predictions.parquet", "images.csv", "sweep.json")
 TAGS = (
-    "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre s small span "
+    "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i "
+    "li ol p pre s small span "
     "strong sub summary sup table tbody td tfoot th thead tr u ul"
 )
 ATTRIBUTES = {
@@ -50,7 +52,7 @@ STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
 def write_index(folder: Path, notebook: Path, message: str, made_from: str = "") -> Path:
-    """Write a report's index.html from the executed notebook 05, with links to the pages of runs that are there.
+    """Write a report's index.html from the executed notebook 05, with links to the runs' pages.
 
     Args:
         folder: of the report; its sweep.json lists the runs.
@@ -63,13 +65,13 @@ def write_index(folder: Path, notebook: Path, message: str, made_from: str = "")
     """
     if notebook.exists():
         runs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
-        page: dict[str, Any] = {
+        page = {
             "runs": [_run_row(run, folder) for run in runs],
             "error": message,
             "status": "failed",
             "made_from": "" if message else made_from,
+            "files": [name for name in TABLES if (folder / name).exists()],
         }
-        page["files"] = [name for name in TABLES if (folder / name).exists()]
         write_atomically(folder / "index.html", render(notebook, page))
     return folder / "index.html"
 
@@ -86,15 +88,14 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
     if not notebook.exists():
         return False
+    took = f", took {_duration(each.wall_seconds())}" if each.status == "done" else ""
     page = {
         "name": each.run.name,
         "back": f"report of {sweep}",
         "status": each.status,
         "error": each.error,
+        "facts": _facts(each.run.parameters) + took,
     }
-    page["facts"] = _facts(each.run.parameters)
-    if each.status == "done":
-        page["facts"] += f", took {_duration(each.wall_seconds())}"
     page["made_from"] = hashlib.sha256(
         (made_by + json.dumps(page)).encode() + notebook.read_bytes()
     ).hexdigest()
@@ -111,9 +112,8 @@ def is_made_from(page: Path, digest: str) -> bool:
 
 def _facts(given: Mapping[str, Any]) -> str:
     """What a run was about: sizes, seed, network and dataset."""
-    said = [f"train {given['train_size']} px"] if "train_size" in given else []
-    said += [f"test {given['test_size']} px"] if "test_size" in given else []
-    said += [f"seed {given['seed']}"] if said else []
+    forms = {"train_size": "train {} px", "test_size": "test {} px", "seed": "seed {}"}
+    said = [form.format(given[key]) for key, form in forms.items() if key in given]
     network, images = str(given.get("backbone", "")), str(given.get("dataset", ""))
     return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
 
@@ -131,7 +131,7 @@ def _duration(seconds: float) -> str:
 
 
 def render(notebook: Path, page: dict[str, Any]) -> str:
-    """A notebook's file as `render_content` gives it, without the folders that its run's settings name."""
+    """A notebook's file as a page, without the folders that its run's settings name."""
     settings = notebook.with_name("settings.json")
     given = (
         json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
@@ -152,15 +152,15 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
     """
-    content.cells = _applicable(content.cells)
-    _mark(content.cells)
-    headings = _headings(content.cells)
+    cells = _marked(_applicable(content.cells))
+    headings = _headings(cells)
     title = next((text for level, _, text in headings if level == "h1"), "FixRes")
     contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
     made = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
-    html, _ = _exporter().from_notebook_node(content, resources={"page": page | made})
+    shown = nbformat.from_dict({**content, "cells": cells})  # type: ignore[no-untyped-call]
+    html, _ = _exporter().from_notebook_node(shown, resources={"page": page | made})
     return str(html)
 
 
@@ -175,27 +175,25 @@ def _exporter() -> HTMLExporter:
     )
 
 
-def _mark(cells: Collection[Any]) -> None:
-    """Describe figures that lack it by their section, make PNGs smaller, drop tracebacks."""
-    section = ""
-    for cell in cells:
-        if cell.cell_type == "markdown" and (
-            found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
-        ):
-            section = found[-1]
+def _marked(cells: Sequence[Any]) -> list[Any]:
+    """Copies of cells with described figures, smaller PNGs and no tracebacks."""
+    copies, section = copy.deepcopy(list(cells)), ""
+    for cell in copies:
+        if cell.cell_type == "markdown":
+            section = [section, *re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)][-1]
         for output in cell.get("outputs", []):
             if output.output_type == "error":  # the traceback stays in the run's folder
                 output.traceback = [f"{output.ename}: {output.evalue}"]
             for kind in set(output.get("data", {})) & {"image/png", "image/jpeg", "image/svg+xml"}:
-                output.metadata.setdefault(kind, {}).setdefault(
-                    "alt", f"figure of the section: {section}"
-                )
+                described = output.metadata.setdefault(kind, {})
+                described.setdefault("alt", f"figure of the section: {section}")
                 if kind == "image/png":
                     output.data[kind] = _webp(output.data[kind])
+    return copies
 
 
 def _webp(png: str) -> str:
-    """A PNG as WebP, both in base64: the same pixels, or nearly, where that takes a third at most (photographs)."""
+    """A PNG as WebP, in base64: lossless, or lossy if that takes a third at most (photographs)."""
     exact, near = BytesIO(), BytesIO()
     image = Image.open(BytesIO(base64.b64decode(png)), formats=["PNG"]).convert("RGBA")
     image.save(exact, "WEBP", lossless=True)
@@ -205,7 +203,7 @@ def _webp(png: str) -> str:
 
 
 def _applicable(cells: Sequence[Any]) -> list[Any]:
-    """All cells but those of `LEFT_OUT`, and those tagged `optional`, text and the code after it, without an output."""
+    """All cells but those of `LEFT_OUT`, and `optional` sections without an output."""
     sections: list[list[Any]] = []
     for cell in [cell for cell in cells if not LEFT_OUT & _tags(cell)]:
         before = sections[-1][-1] if sections else cell
@@ -236,7 +234,7 @@ def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
 
 
 def clean(html: str) -> str:
-    """HTML that does no harm and loads nothing: tags of other kinds are shown as text, tables scroll sideways."""
+    """Harmless HTML that loads nothing: other tags are shown as text, tables scroll sideways."""
     soup = BeautifulSoup(html, "html.parser")
     for style in soup("style"):
         style.decompose()

@@ -35,7 +35,7 @@ def imagenet() -> pd.DataFrame:
 
 
 def networks() -> pd.DataFrame:
-    """The rows of `imagenet` and those of other networks up to 2024, the same columns and three more.
+    """The rows of `imagenet` and those of other networks up to 2024, with three more columns.
 
     timm's own results give top1, parameters and multiply-adds, its release 1.0.31 the sizes (of the
     last training) and the licence. Rows of one network differ in the test resolution alone. What
@@ -66,7 +66,7 @@ def undominated(models: pd.DataFrame, cost: str) -> pd.Series:
 
 
 def size_gains(models: pd.DataFrame) -> pd.DataFrame:
-    """What another test resolution alone changed, for networks with a row at test = train and others beside it.
+    """What another test resolution changed, for networks that have a row at test = train.
 
     Returns:
         Columns model, train_size, test_size, ratio, adapted, gain (fraction, against test = train).
@@ -80,7 +80,7 @@ def size_gains(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def stanford_dogs() -> pd.DataFrame:
-    """Published accuracies on Stanford Dogs (fraction), oldest first; few, since only what was read is here.
+    """Published accuracies on Stanford Dogs (fraction), oldest first; only what was read.
 
     Returns:
         Columns model, year, top1, pretraining ("not read" where the text that was read does not
@@ -90,7 +90,7 @@ def stanford_dogs() -> pd.DataFrame:
 
 
 def stanford_dogs_2020() -> pd.DataFrame:
-    """The 2020 proof of concept's table: ResNeXt-101 32x48d WSL on Stanford Dogs, one GPU, 4 to 6 h a run.
+    """The 2020 table: ResNeXt-101 32x48d WSL on Stanford Dogs, one GPU, 4 to 6 h a run.
 
     Returns:
         Columns train_size, test_size (px), top1 (fraction, NaN where it gives none), note.
@@ -104,7 +104,7 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def compared_with_2020(results: Results) -> pd.DataFrame | None:
-    """The pairs of sizes that the sweep and the table of 2020 share, both tested on one centre crop.
+    """The pairs of sizes that the sweep and the table of 2020 share, on one centre crop.
 
     That table shows no stage 2, so it is compared with `none`; of several seeds with the means.
 
@@ -122,9 +122,12 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(runs, on=PAIR)
     if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
         return None
-    done = cells[cells["seeds"] > 0]
-    plain = done.loc[done["adaptation"] == "none", [*PAIR, *OWN]]
-    rows = rows.merge(plain, how="left", on=PAIR).merge(_best_adapted(done), how="left", on=PAIR)
+    plain = cells.loc[cells["adaptation"] == "none", [*PAIR, *OWN]]
+    ranked = results.ranked(by_train_size=True)
+    best = ranked[(ranked["adaptation"] != "none") & (ranked["view"] == "center")]
+    best = best.drop_duplicates(PAIR).rename(columns={"top1": "top1_adapted"})
+    adapted = ["adaptation", "top1_adapted"]
+    rows = rows.merge(plain, "left", PAIR).merge(best[[*PAIR, *adapted]], "left", PAIR)
     both = rows["top1_2020"].notna() & rows["top1"].notna()
     inside = (
         rows["top1_2020"]
@@ -137,15 +140,7 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     rows = rows.assign(
         difference=rows["top1"] - rows["top1_2020"], inside=inside.where(both, ""), note=notes
     )
-    adapted = ["adaptation", "top1_adapted"]
     return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "difference", "inside", *adapted, "note"]]
-
-
-def _best_adapted(cells: pd.DataFrame) -> pd.DataFrame:
-    adapted = cells[cells["adaptation"] != "none"].rename(columns={"top1": "top1_adapted"})
-    ranked = adapted.assign(rank=adapted["adaptation"].map(CANDIDATES.index))
-    best = ranked.sort_values(["val_top1", "rank"], ascending=[False, True]).drop_duplicates(PAIR)
-    return best[[*PAIR, "adaptation", "top1_adapted"]]
 
 
 def beside_2020(results: Results, compared: pd.DataFrame) -> str:

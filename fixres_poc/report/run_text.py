@@ -1,4 +1,4 @@
-"""What a run's notebook says of its own numbers, in Markdown: each sentence is computed from them."""
+"""What a run's notebook says of its own numbers, in Markdown."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ UNEVEN = 1.5  # ratio of class sizes from which plain and macro accuracy can dif
 def dataset_summary(
     sizes: pd.DataFrame, classes: Sequence[str], neutral: pd.DataFrame, leakage: str
 ) -> str:
-    """Numbers of images, class balance, enlarged images, the resolution of equal apparent size, leakage.
+    """Numbers of images, class balance, enlarged images, equal apparent size, leakage.
 
     Args:
         sizes: one row per image: label, width and height in px.
@@ -37,18 +37,21 @@ def dataset_summary(
         f"{(short < resized_side(size)).mean():.0%} at {size} px" for size in neutral["train_size"]
     ]
     return _bullets(
-        f"{len(sizes):,} images of {len(classes)} classes. The largest class has {ratio:.1f} times as many images as "
+        f"{len(sizes):,} images of {len(classes)} classes. The largest class has {ratio:.1f} "
+        "times as many images as "
         f"the smallest{macro}.",
-        f"Share of images that a test crop enlarges, by test resolution: {', '.join(enlarged)}. For them, a gain comes "
+        "Share of images that a test crop enlarges, by test resolution: "
+        f"{', '.join(enlarged)}. For them, a gain comes "
         "from apparent size, not from finer detail.",
-        f"With a train resolution of {last['train_size']:.0f} px, objects look equally large at a test resolution of "
+        f"With a train resolution of {last['train_size']:.0f} px, objects look equally large "
+        "at a test resolution of "
         f"{last['low']:.0f} to {last['high']:.0f} px.",
         leakage,
     )
 
 
 def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) -> str:
-    """Where the linear probe is best on validation, what it reaches there on test, and zero-shot beside it.
+    """The test accuracy of the linear probe at its best size on validation, and zero-shot.
 
     Args:
         choices: of `linear_probe.Probes`.
@@ -58,9 +61,13 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
     val = choices[choices["chosen"]].set_index("test_size")["val_top1"]
     row = summary[(summary["test_size"] == val.idxmax()) & (summary["test_part"] == "test")].iloc[0]
     told = Accuracy(*row[["top1", "top1_low", "top1_high"]]).percent()
-    spread = f"Over all test resolutions, validation accuracy ranges from {val.min():.1%} to {val.max():.1%}."
+    spread = (
+        f"Over all test resolutions, validation accuracy ranges from {val.min():.1%} "
+        f"to {val.max():.1%}."
+    )
     return _bullets(
-        f"The linear probe is best on validation at {val.idxmax()} px. There it classifies **{told}** of "
+        f"The linear probe is best on validation at {val.idxmax()} px. There it classifies "
+        f"**{told}** of "
         f"{row['n_test']:,} test images correctly.",
         spread if len(val) > 1 else "",
         zero_shot,
@@ -70,7 +77,7 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
 def training_summary(
     settings: TrainSettings, trained: Trained, val_images: int, classes: int
 ) -> str:
-    """What stage 1 gives on validation, and whether it chose between recipes or should have gone on.
+    """What stage 1 gives on validation, whether it chose a recipe or should go on.
 
     Of a network that was trained elsewhere (`head_start: file`) that is its accuracy at its own
     resolution.
@@ -89,7 +96,8 @@ def training_summary(
     lines = [f"Epoch {trained.best_epoch} is kept, with {reached}."]
     if not trained.best_epoch:
         lines = [
-            f"The frozen network with its linear probe is kept, with {reached}: no rate above 0 was better."
+            f"The frozen network with its linear probe is kept, with {reached}: no rate above "
+            "0 was better."
         ]
     if len(loss) > 1:
         lines.append(
@@ -100,16 +108,20 @@ def training_summary(
     if len(tried) > 1:
         first, second = tried["val_top1"].nlargest(2)
         lines.append(
-            f"{len(tried)} recipes were tried; the second best is {(first - second) * 100:.1f} points below."
+            f"{len(tried)} recipes were tried; the second best is "
+            f"{(first - second) * 100:.1f} points below."
         )
     return _bullets(*lines)
 
 
 def near_chance(low: float, classes: int) -> str:
-    """What may be wrong where the lower bound of a network's top-1 accuracy is not above chance; empty otherwise."""
+    """A hint if the lower bound of a network's top-1 accuracy is not above chance, else ""."""
     if low > 1 / classes:
         return ""
-    return "That is near chance: are its classes in another order, or was it trained with other mean and std?"
+    return (
+        "That is near chance: are its classes in another order, or was it trained with other "
+        "mean and std?"
+    )
 
 
 def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> pd.DataFrame:
@@ -132,7 +144,7 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
 
 
 def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSettings) -> str:
-    """What validation prefers, what it reaches on test, and the gain that FixRes is credited with: the smaller one."""
+    """What validation prefers, its accuracy on test, and the smaller gain, which is FixRes's."""
     own = summary[
         (summary["view"] == settings.views[0]) & (summary["test_part"] == "test")
     ].set_index("adaptation")
@@ -140,7 +152,8 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
     best = str(own.loc[wanted, "val_top1"].idxmax())
     row, against = own.loc[best], gains[gains["adaptation"] == best].sort_values("gain")
     lines = [
-        f"Validation prefers **{best}** at {settings.test_size} px. It classifies {row['top1']:.1%} of "
+        f"Validation prefers **{best}** at {settings.test_size} px. It classifies "
+        f"{row['top1']:.1%} of "
         f"{row['n_test']:,} test images correctly."
     ]
     for _, _, other, *values, _ in against.itertuples():
@@ -149,13 +162,14 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
         lines.append(f"Against `{other}`: {gain.points()}, {verdict}.")
     if len(against) > 1:
         lines.append(
-            f"The smaller, over `{against['against'].iloc[0]}`, is the gain of FixRes in this one training."
+            f"The smaller, over `{against['against'].iloc[0]}`, is the gain of FixRes in this "
+            "one training."
         )
     return _bullets(*lines)
 
 
 def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
-    """What the pre-trained classifier says about the accuracy of the linear probe, "" where there is nothing to ask."""
+    """The linear probe against the pre-trained classifier, "" where there is nothing to ask."""
     if known.obstacle:
         return ""
     mapped, every = len(known.mapped), known.classes
@@ -166,8 +180,10 @@ def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
     gain = paired_gain(linear, own)
     told = gain.told("more", "less", "no difference shown")
     return (
-        f"Zero-shot, the network's ImageNet classifier is right on **{own.mean():.1%}** of {len(own):,} test images at "
-        f"{size} px, among the {mapped} of {every} classes that it knows by name. The linear probe, which chooses "
+        f"Zero-shot, the network's ImageNet classifier is right on **{own.mean():.1%}** of "
+        f"{len(own):,} test images at "
+        f"{size} px, among the {mapped} of {every} classes that it knows by name. The linear "
+        "probe, which chooses "
         f"among all {every} classes, is right on {linear.mean():.1%} of the same images: {told}, "
         f"{gain.points()}."
     )

@@ -1,4 +1,4 @@
-"""The tables of notebook 05, styled for readers: percent, intervals, n/a where something was not run."""
+"""The tables of notebook 05: percent, intervals, n/a where something was not run."""
 
 import html
 import math
@@ -28,7 +28,7 @@ MAIN = [
 
 
 def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
-    """A table as a notebook shows it: every row, no index, text escaped, the same output at every run.
+    """A table as a notebook shows it: every row, no index, text escaped.
 
     Args:
         classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier"
@@ -71,7 +71,7 @@ def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Every cell of the grid: sizes, accuracies with interval, p-values and cost; the chosen one is marked.
+    """Every cell of the grid: sizes, accuracies with interval, p-values, cost, choice.
 
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
@@ -125,7 +125,7 @@ def frontier(results: Results, front: pd.DataFrame) -> pd.DataFrame:
 
 
 def every_cell(results: Results) -> HTML:
-    """The table of `cells`: the columns that matter most, and all of them where a reader unfolds it."""
+    """The table of `cells`: the main columns, and all of them on unfolding."""
     table = cells(results)
     first = table[[name for name in MAIN if name in table]]
     whole = (
@@ -135,7 +135,7 @@ def every_cell(results: Results) -> HTML:
 
 
 def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
-    """Top-1 accuracy on test (%), one crop, with its 95 % interval, by train (rows) and test resolution (columns).
+    """Top-1 accuracy (%) with its 95 % interval, one crop, by train and test resolution.
 
     Args:
         results: the sweep's; several seeds give means, and a pair that did not run gives its
@@ -155,7 +155,8 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
     text += f'<thead><tr><th scope="col">train px</th>{over}</tr>'
     text += f"<tr><td></td>{across}</tr></thead>"
     for name in names:
-        text += f'<tbody><tr><th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th></tr>'
+        head = f'<th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th>'
+        text += f"<tbody><tr>{head}</tr>"
         for train in sorted(table["train_size"].unique()):
             cells = "".join(_heat(found.get((name, train, test)), low, high) for test in sizes)
             text += f'<tr><th scope="row">{train}</th>{cells}</tr>'
@@ -166,13 +167,11 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
 def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
     if cell is None or math.isnan(cell["top1"]):
         return f"<td>{'' if cell is None else html.escape(str(cell['status']))}</td>"
-    red, green, blue, _ = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
-    light = sum(
-        part * ((x + 0.055) / 1.055) ** 2.4
-        for part, x in ((0.2126, red), (0.7152, green), (0.0722, blue))
-    )
-    text = "#000000" if light > 0.18 else "#ffffff"
-    style = f"background-color: {to_hex((red, green, blue))}; color: {text}"
+    from seaborn.utils import relative_luminance  # here, since importing it takes a second
+
+    colour = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
+    text = "#000000" if relative_luminance(colour) > 0.18 else "#ffffff"
+    style = f"background-color: {to_hex(colour)}; color: {text}"
     top1, *bounds = (f"{cell[name] * 100:.1f}" for name in ("top1", "top1_low", "top1_high"))
     spread = "\N{EN DASH}".join(bounds)
     return f'<td style="{style}">{top1}<br><small>{spread}</small></td>'
@@ -194,10 +193,8 @@ def steps(path: pd.DataFrame) -> pd.DataFrame:
 
 def settings(results: Results) -> pd.DataFrame:
     """The sweep's settings, those that are set."""
-    values = {
-        key: str(value) for key, value in results.sweep["settings"].items() if value is not None
-    }
-    return pd.DataFrame({"setting": values.keys(), "value": values.values()})
+    values = pd.Series(results.sweep["settings"], dtype=object).dropna().map(str)
+    return values.rename("value").rename_axis("setting").reset_index()
 
 
 def failures(results: Results) -> pd.DataFrame:
@@ -207,30 +204,27 @@ def failures(results: Results) -> pd.DataFrame:
 
 
 def activations(results: Results) -> pd.DataFrame:
-    """What enters the classifier: `equalise.summary` of every pair, each framing once, of the first seed.
+    """What enters the classifier (`stage2.summary`), each framing once, of the first seed.
 
     Returns:
         Columns trained (px), images, mean, std, near_zero and large; none where nothing was
         measured.
     """
-    rows = []
-    for run in results.sweep["runs"]:
-        for order, row in enumerate(run.get("activations") or []):
-            rows.append(
-                {"trained": run["train_size"], "order": order, "test": run["test_size"], **row}
-            )
-    if not rows:
+    runs = [
+        pd.DataFrame(run["activations"]).assign(trained=run["train_size"], test=run["test_size"])
+        for run in results.sweep["runs"]
+        if run.get("activations")
+    ]
+    if not runs:
         return pd.DataFrame()
-    table = (
-        pd.DataFrame(rows)
-        .drop_duplicates(["trained", "images"])
-        .sort_values(["trained", "order", "test"])
-    )
-    return table.drop(columns=["order", "test"]).reset_index(drop=True)
+    table = pd.concat(runs).rename_axis("order").reset_index()
+    table = table.drop_duplicates(["trained", "images"]).sort_values(["trained", "order", "test"])
+    columns = ["trained", *table.columns.drop(["order", "trained", "test"])]
+    return table[columns].reset_index(drop=True)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `sweep.plan` for people: GiB, GFLOP, minutes or hours, yes and no; what is not known is "unknown"."""
+    """A table of `sweep.plan` for people: GiB, GFLOP, minutes or hours, yes, no, unknown."""
     units = {"bytes": ("GiB", 2**30), "flops": ("GFLOP", 1e9), "s": ("min", 60)}
     shown: dict[str, pd.Series[Any]] = {}
     for name, values in table.items():

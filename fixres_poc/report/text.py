@@ -1,4 +1,4 @@
-"""What the report says about a sweep's numbers: every sentence is chosen by them, none is typed in advance.
+"""What the report says about a sweep's numbers, which choose every sentence.
 
 Functions return Markdown. Accuracies are means over the training seeds. Differences are in points
 of top-1 accuracy on the same images, with 95 % intervals over trainings and images.
@@ -20,8 +20,10 @@ from fixres_poc.data.sources import download
 ASKED = {
     "size": "Resolution: one training, tested at a higher resolution, against test = train",
     "adaptation": "Adaptation: at the higher test resolution, against none and against its control",
-    "claim": "FixRes's claim: at one test resolution, trained smaller and adapted, against train = test, adapted alike",
-    "training": "Training: against the linear probe and, if there is one, zero-shot at the same test resolution",
+    "claim": "FixRes's claim: at one test resolution, trained smaller and adapted, against train "
+    "= test, adapted alike",
+    "training": "Training: against the linear probe and, if there is one, zero-shot at the same "
+    "test resolution",
 }
 """The questions of `analysis.questions`, in words."""
 SAID = {
@@ -29,32 +31,40 @@ SAID = {
         "gain": "A higher test resolution pays: {points}.",
         "loss": "A higher test resolution loses accuracy: {points}.",
         "equivalent": "A higher test resolution makes no difference of {delta} or more: {points}.",
-        "can't tell": "It is unclear on these images whether a higher test resolution pays: {points}; {detectable}.",
+        "can't tell": "It is unclear on these images whether a higher test resolution pays: "
+        "{points}; {detectable}.",
     },
     "adaptation": {
         "gain": "Adaptation at a higher test resolution pays, also over its control: {points}.",
-        "loss": "Adaptation at a higher test resolution loses accuracy, against none or its control: {points}.",
-        "equivalent": "Adaptation at a higher test resolution makes no difference of {delta} or more: {points}.",
-        "can't tell": "It is unclear on these images whether adaptation at a higher test resolution pays: {points}; "
+        "loss": "Adaptation at a higher test resolution loses accuracy, against none or its "
+        "control: {points}.",
+        "equivalent": "Adaptation at a higher test resolution makes no difference of {delta} or "
+        "more: {points}.",
+        "can't tell": "It is unclear on these images whether adaptation at a higher test "
+        "resolution pays: {points}; "
         "{detectable}.",
     },
     "training": {
         "gain": "Fine-tuning is better than the linear probe and zero-shot: {points}.",
         "loss": "The linear probe or zero-shot, which need no fine-tuning, is better: {points}.",
-        "equivalent": "The linear probe or zero-shot, which need no fine-tuning, is as good, to {delta}: {points}.",
-        "can't tell": "It is unclear on these images whether fine-tuning is better than the linear probe and "
+        "equivalent": "The linear probe or zero-shot, which need no fine-tuning, is as good, to "
+        "{delta}: {points}.",
+        "can't tell": "It is unclear on these images whether fine-tuning is better than the "
+        "linear probe and "
         "zero-shot: {points}; {detectable}.",
     },
 }
 CLAIM = {
-    True: "**FixRes's claim holds here**: a lower train resolution, adapted, is not worse by {delta} or more "
+    True: "**FixRes's claim holds here**: a lower train resolution, adapted, is not worse by "
+    "{delta} or more "
     "({points}), at {ratio} the training FLOPs.",
     False: "**FixRes's claim does not hold here**: a lower train resolution, adapted, differs by "
     "{points} from train = test, at {ratio} the training FLOPs.",
     None: "**It is unclear on these images whether FixRes's claim holds**: {points}; {detectable}.",
 }
 COSTLIER = (
-    "**FixRes's claim does not hold here**: a lower train resolution, adapted, is not worse by {delta} or more "
+    "**FixRes's claim does not hold here**: a lower train resolution, adapted, is not worse "
+    "by {delta} or more "
     "({points}), but costs {ratio} the training FLOPs."
 )
 NOT_ASKED = "**FixRes's claim was not tested here**: no pair of cells for it has finished."
@@ -94,69 +104,56 @@ def _numbers(answer: Answer) -> dict[str, str]:
 def question_table(by_part: Mapping[str, Sequence[Answer]]) -> pd.DataFrame:
     """The questions, and for every test part estimate, interval, verdict and what limits it."""
     rows: list[dict[str, str]] = []
-    for place, first in enumerate(next(iter(by_part.values()))):
-        cells = dict.fromkeys(_compared(by_part[part][place]) for part in by_part)
+    for asked in zip(*by_part.values(), strict=True):
+        first, cells = asked[0], dict.fromkeys(map(_compared, asked))
         row = {"question": ASKED[first.question], "compared": ", and ".join(cells)}
-        for part, answers in by_part.items():
-            each = answers[place]
-            row[f"points on {part} (95 %)"] = _points(each) if each.differences else "not asked"
-            row[f"verdict on {part}"] = _verdict(each)
+        for part, answer in zip(by_part, asked, strict=True):
+            row[f"points on {part} (95 %)"] = _points(answer)
+            row[f"verdict on {part}"] = _verdict(answer)
         rows.append(row)
         if first.question == "claim":
-            cost = {
-                "question": "Training cost of the lower train resolution",
-                "compared": _compared(first),
-            }
             flops, seconds = (
-                _times(first.ratio[i], [each[i] for each in first.ratios]) for i in (0, 1)
+                _times(*ratios) for ratios in zip(first.ratio, *first.ratios, strict=True)
             )
+            row = {"question": "Training cost of the lower train resolution"}
+            row["compared"] = _compared(first)
             for part in by_part:
-                cost |= {
-                    f"points on {part} (95 %)": f"FLOPs {flops}",
-                    f"verdict on {part}": f"seconds {seconds}",
-                }
-            rows.append(cost)
-    return pd.DataFrame(rows).assign(
-        question=[f"{n}. {row['question']}" for n, row in enumerate(rows, start=1)]
-    )
+                row[f"points on {part} (95 %)"] = f"FLOPs {flops}"
+                row[f"verdict on {part}"] = f"seconds {seconds}"
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.assign(question=[f"{n}. {text}" for n, text in enumerate(table["question"], 1)])
 
 
 def _points(answer: Answer) -> str:
-    each = [f"{gain * 100:+.1f}" for gain in answer.binding[1]]
-    return answer.difference.points(brief=True) + _each(each)
+    if not answer.differences:
+        return answer.said
+    gains = [f"{gain * 100:+.1f}" for gain in answer.binding[1]]
+    return answer.difference.points(brief=True) + _of(gains)
 
 
-def _times(all_pairs: float, each: Sequence[float]) -> str:
-    if math.isnan(all_pairs):
-        return "n/a"
-    return f"× {all_pairs:.2f}" + _each([f"× {one:.2f}" for one in each])
+def _times(mean: float, *each: float) -> str:
+    return "n/a" if math.isnan(mean) else f"× {mean:.2f}" + _of([f"× {one:.2f}" for one in each])
 
 
-def _each(values: Sequence[str]) -> str:
+def _of(each: Sequence[str]) -> str:
     """What every pair of cells has, of which the value before is the mean."""
-    return f"; of {', '.join(values)}" if len(values) > 1 else ""
+    return f"; of {', '.join(each)}" if len(each) > 1 else ""
 
 
 def _verdict(answer: Answer) -> str:
     if not answer.differences:
         return ""
-    verdict = str(answer.verdict)
-    if answer.question == "claim":
-        verdict = {True: "holds", False: "does not hold", None: "can't tell"}[answer.holds]
     trained = f"{answer.seeds} seed{'s' if answer.seeds > 1 else ''}"
-    limits = f"equivalent if δ ≥ {answer.smallest_delta * 100:.1f}, detectable from {answer.detectable * 100:.1f}"
-    return f"{verdict} ({trained}, {limits})"
+    equivalent = f"equivalent if δ ≥ {answer.smallest_delta * 100:.1f}"
+    detectable = f"detectable from {answer.detectable * 100:.1f}"
+    return f"{answer.said} ({trained}, {equivalent}, {detectable})"
 
 
 def _compared(answer: Answer) -> str:
     """The cells of the credited difference: those over which the gain is smallest."""
-    return (
-        "; ".join(
-            " − ".join(f"{cell.sizes()} {cell.adaptation}" for cell in pair)
-            for pair in answer.binding[0]
-        )
-        or "n/a"
-    )
+    pairs = [[f"{cell.sizes()} {cell.adaptation}" for cell in pair] for pair in answer.binding[0]]
+    return "; ".join(map(" − ".join, pairs)) or "n/a"
 
 
 def choice(results: Results) -> str:
@@ -170,11 +167,15 @@ def choice(results: Results) -> str:
     still = {
         run["train_size"] for run in runs if (run.get("choices") or {}).get("learning_rate") == 0
     }
-    frozen = f" At {' and '.join(map(str, sorted(still)))} px" if still else ""
-    frozen += " validation chose the rate 0 for stage 1: the trunk stays frozen." if still else ""
+    frozen = (
+        f" At {' and '.join(map(str, sorted(still)))} px validation chose the rate 0 for stage 1: "
+        "the trunk stays frozen."
+    )
     return (
-        f"On validation the best trained and adapted cell is: {chosen.named()}.{frozen} It classifies "
-        f"{', and '.join(reached)} correctly. The choice never uses a test part; a bootstrap of the validation images "
+        "On validation the best trained and adapted cell is: "
+        f"{chosen.named()}.{frozen if still else ''} It classifies "
+        f"{', and '.join(reached)} correctly. The choice never uses a test part; a bootstrap "
+        "of the validation images "
         f"picks this pair of resolutions in {results.stability():.0%} of draws."
     )
 
@@ -190,24 +191,22 @@ def trust(results: Results) -> str:
         parts[0] += ", so the spread between trainings is not known"
     else:
         parts[0] += ": accuracies are means over them, and intervals are over trainings and images"
-    done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False)
-    missing, some = done.any()[lambda any_done: ~any_done], done.all()[lambda all_done: ~all_done]
-    if len(some) > len(missing):
-        parts.append(
-            f"{len(some) - len(missing)} pairs of resolutions lack the results of some seeds"
-        )
-    if len(missing):
-        parts.append(
-            f"{len(missing)} of {len(table[PAIR].drop_duplicates())} pairs of resolutions (with probes) lack results"
-        )
+    done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False).mean()
+    missing, some = (done == 0).sum(), done.between(0, 1, inclusive="neither").sum()
+    if some:
+        parts.append(f"{some} pairs of resolutions lack the results of some seeds")
+    if missing:
+        parts.append(f"{missing} of {len(done)} pairs of resolutions (with probes) lack results")
     if left_out := results.sweep.get("unreadable"):
         parts.append(f"{len(left_out)} unreadable image{'s' if len(left_out) > 1 else ''} left out")
     if settings.get("head_start") == "file":
         parts.append("the network was trained elsewhere; it may have seen test images there")
     if settings["dataset"] == "synthetic":
         parts.append(
-            "the images are synthetic, with constants chosen among about nine variants so that a higher resolution has "
-            "something to show (docs/design/synthetic_dogs.md): they prove nothing about photographs"
+            "the images are synthetic, with constants chosen among about nine variants so "
+            "that a higher resolution has "
+            "something to show (docs/design/synthetic_dogs.md): they prove nothing about "
+            "photographs"
         )
     leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
     return " ".join(
@@ -216,11 +215,8 @@ def trust(results: Results) -> str:
 
 
 def adaptations(results: Results) -> str:
-    """Each adaptation against `none` and against its control, over the pairs with a larger test resolution."""
-    ok = results.cells[
-        (results.cells["seeds"] > 0) & (results.cells["test_size"] > results.cells["train_size"])
-    ]
-    ok = ok[ok["view"] == "center"]
+    """Each adaptation against `none` and its control, over pairs with a larger test size."""
+    ok = results.cells.query("seeds > 0 and test_size > train_size and view == 'center'")
     lines = []
     for adaptation in [name for name in (*CANDIDATES[1:], "full") if name in set(ok["adaptation"])]:
         cells = keys(ok[ok["adaptation"] == adaptation])
@@ -233,8 +229,10 @@ def adaptations(results: Results) -> str:
                 told = Counter(gain.told("gain", "loss", "neither") for gain in known)
                 mean = sum(gain.estimate for gain in known) / len(known) * 100
                 lines.append(
-                    f"`{adaptation}` against `{reference}`: {mean:+.1f} points on average over {len(known)} pairs "
-                    f"with a higher test resolution; a gain in {told['gain']}, a loss in {told['loss']}, "
+                    f"`{adaptation}` against `{reference}`: {mean:+.1f} points on average "
+                    f"over {len(known)} pairs "
+                    f"with a higher test resolution; a gain in {told['gain']}, a loss in "
+                    f"{told['loss']}, "
                     f"no difference shown in {told['neither']}."
                 )
     return (
@@ -244,7 +242,7 @@ def adaptations(results: Results) -> str:
 
 
 def optimism(results: Results) -> str:
-    """The highest test accuracy of the grid beside the chosen cell's, and why it is not the answer."""
+    """The highest test accuracy of the grid, and why it is not the answer."""
     chosen = results.choose()
     ok = results.cells[results.cells["adaptation"].isin(CANDIDATES)]
     ok = ok[ok["seeds"] == ok["seeds"].max()]
@@ -255,13 +253,14 @@ def optimism(results: Results) -> str:
         return "No other cell that was trained here has a higher test accuracy than the chosen one."
     return (
         f"The highest test accuracy of the grid is {highest:.1%} ({best.named()}), "
-        f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of {len(ok)} results "
+        f"{gap * 100:.1f} points above the chosen cell. It is *optimistic*: the best of "
+        f"{len(ok)} results "
         "is partly luck."
     )
 
 
 def advice(results: Results, front: pd.DataFrame) -> str:
-    """What to use without a limit, and the cheapest step of `cost.pareto_front` that is not told apart from it."""
+    """What to use without a limit, and the cheapest cell that is not told apart from it."""
     if front.empty:
         return "No pair has finished, so there is none to recommend."
     cells, place = keys(front), int(front["val_top1"].argmax())
@@ -290,7 +289,7 @@ def _with_cost(cell: Cell, row: "pd.Series[float]") -> str:
 
 
 def verdicts(comparison: pd.DataFrame) -> str:
-    """One line per train resolution: predicted and measured best size, and which sizes contradict the theory.
+    """One line per train resolution: predicted and measured best size, and contradictions.
 
     Args:
         comparison: of `cost.compare_with_measured`.
@@ -301,7 +300,8 @@ def verdicts(comparison: pd.DataFrame) -> str:
 def _geometry(rows: pd.DataFrame) -> str:
     near, best = rows[rows["nearest"]].iloc[0], rows[rows["best"]].iloc[0]
     text = (
-        f"Trained at {near['train_size']} px: objects look equally large at {near['predicted']:.0f} px "
+        f"Trained at {near['train_size']} px: objects look equally large at "
+        f"{near['predicted']:.0f} px "
         f"({near['predicted_low']:.0f} to {near['predicted_high']:.0f} px, both definitions); "
     )
     ratio = f"{near['mean_of_ratios']:.2f}"
@@ -314,7 +314,8 @@ def _geometry(rows: pd.DataFrame) -> str:
         side = "higher" if best["test_size"] > near["test_size"] else "lower"
         gain = Difference(*best[["gain", "gain_low", "gain_high"]])
         text += (
-            f"The best on validation is {best['test_size']} px (ratio {best['mean_of_ratios']:.2f}), "
+            f"The best on validation is {best['test_size']} px (ratio "
+            f"{best['mean_of_ratios']:.2f}), "
             f"{side}; on test the difference is {gain.points()}."
         )
     sizes = ", ".join(f"{size} px" for size in rows["test_size"][rows["contradicts"]])

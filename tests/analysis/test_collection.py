@@ -186,7 +186,8 @@ def test_images_are_copied(own_home: Path, sweep: Results) -> None:
 EXTRA = ExtraTest(name="new", folder="/mnt/new")
 
 
-def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path, sweep: Results) -> None:
+@pytest.mark.usefixtures("sweep")
+def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path) -> None:
     table = pd.DataFrame(
         {
             "image": ["=1+1.jpg", "'x.jpg", "a.jpg"],

@@ -14,6 +14,7 @@ from fixres_poc.analysis.cells import Cell, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import CROPS
 from fixres_poc.model.memory_plan import parameters_and_flops
+from fixres_poc.report import tables, text
 
 SIZES = {"train_sizes": [64, 96], "test_sizes": [64, 96, 128]}
 
@@ -90,22 +91,22 @@ def test_crops_cost_their_number(found: Results) -> None:
 
 def test_steps_and_advice_say_what_is_not_told_apart(found: Results) -> None:
     front = cost.pareto_front(found)
-    words = cost.steps(found, front)["against the previous row, on test"]
+    words = tables.frontier(found, front)["against the previous row, on test"]
     assert words.iloc[0] == ""
     gains = [found.difference(*pair) for pair in pairwise(keys(front))]
     told_apart = [gain is not None and not gain.low <= 0 <= gain.high for gain in gains]
     assert [not each.startswith("no difference shown") for each in words[1:]] == told_apart
-    assert "Without a limit, validation prefers" in cost.advice(found, front)
+    assert "Without a limit, validation prefers" in text.advice(found, front)
     # chosen by size alone, adaptation none throughout
     even = changed(found, val_top1=found.table["test_size"] / 1000)
     front = cost.pareto_front(even)
     assert list(front["test_size"]) == [64, 96, 128, 224]
-    assert "Every cheaper row of the table is worse on test" in cost.advice(even, front)
-    assert "No cheaper cell was run" in cost.advice(found, front.head(1))
+    assert "Every cheaper row of the table is worse on test" in text.advice(even, front)
+    assert "No cheaper cell was run" in text.advice(found, front.head(1))
 
 
 def test_nothing_to_recommend_where_nothing_ran(found: Results) -> None:
-    assert "none to recommend" in cost.advice(found, cost.pareto_front(found).head(0))
+    assert "none to recommend" in text.advice(found, cost.pareto_front(found).head(0))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def forward(size: int) -> int:
 
 @pytest.mark.parametrize(("train_size", "epochs"), [(64, 9), (96, 4)])  # 4 * (96 / 64)^2
 def test_training_cost_by_hand(trained: Results, train_size: int, epochs: int) -> None:
-    """300 train images, once by the probe and thrice by an epoch (back costs two passes); val's are passed once."""
+    """300 train images, once by the probe, thrice by an epoch; those of val once."""
     at_train = (300 + VAL + epochs * (3 * 300 + VAL)) * forward(train_size)
     plain, head = (Cell(train_size, 96, name, 0) for name in ("none", "head"))
     assert cost.training_cost(trained, plain) == (at_train, 4 + 30)

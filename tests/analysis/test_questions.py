@@ -30,7 +30,7 @@ def asked(results: Results) -> dict[str, Answer]:
     ],
 )
 def test_verdict_on_the_test_size(at_128: float | None, right: int | None, verdict: str) -> None:
-    """Of 400 images `right` more are right at 128 px; the interval is that of Bonett and Price, with 2 added images."""
+    """`right` more of 400 images are right at 128 px; Bonett and Price's interval."""
     size = asked(grid({OWN: same(0.60), LARGER: None if at_128 is None else same(at_128)}))["size"]
     assert size.verdict == verdict
     if right is None:

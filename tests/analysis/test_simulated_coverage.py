@@ -1,4 +1,4 @@
-"""Intervals of `mean_over_seeds` against simulated sweeps whose true difference is known.
+"""Intervals of `paired_gain` against simulated sweeps whose true difference is known.
 
 Two classifiers are compared on N images drawn anew, after each of S trainings. An image has its own
 probability that they disagree on it, the same in every training (0.033 on average, for most images
@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from fixres_poc.analysis.statistics import Difference, mean_over_seeds
+from fixres_poc.analysis.statistics import Difference, paired_gain
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulations]
 
@@ -27,7 +27,7 @@ VALUES = np.array([1, -1, 0], dtype=np.int8)
 
 
 def kinds_of_images() -> NDArray[np.float64]:
-    """Equally frequent kinds of images: probabilities of +1, -1 and 0, (2 * KINDS, 3); the difference is 0 on average.
+    """Probabilities of +1, -1 and 0, (2 * KINDS, 3), of equally frequent kinds of images.
 
     The probability of a disagreement has a beta distribution, in which `ALIKE` is 1 / (1 + the sum
     of its parameters).
@@ -42,7 +42,7 @@ def kinds_of_images() -> NDArray[np.float64]:
 def sweeps(
     seeds: int, images: int, spread: float, truth: float = 0.0
 ) -> Iterator[NDArray[np.int8]]:
-    """Tables (S, N) of correctness of the first less that of the second classifier, the same ones at each call.
+    """Tables (S, N) of first minus second correctness, the same ones at each call.
 
     All 3^S outcomes of an image get their probability, then one multinomial draw gives the images
     of each.
@@ -64,7 +64,7 @@ def sweeps(
 
 
 def intervals(seeds: int, images: int, spread: float, truth: float = 0.0) -> list[Difference]:
-    return [mean_over_seeds(table, least=-1) for table in sweeps(seeds, images, spread, truth)]
+    return [paired_gain(table > 0, table < 0) for table in sweeps(seeds, images, spread, truth)]
 
 
 def test_simulated_images_are_as_described() -> None:
@@ -86,8 +86,8 @@ def test_interval_covers_the_truth(seeds: int, images: int, spread: float) -> No
 
 
 def test_detectable_difference_is_found_four_times_in_five() -> None:
-    """The size that follows from the mean variance: a single sweep's error is uncertain, and so is its size."""
-    sizes = np.array([found.detectable(power=0.8) for found in intervals(5, 8580, 0.006)])
+    """The size follows from the mean variance: a single sweep's error is uncertain."""
+    sizes = np.array([found.detectable() for found in intervals(5, 8580, 0.006)])
     size = float(np.mean(sizes**2) ** 0.5)
     power = np.mean([found.low > 0 for found in intervals(5, 8580, 0.006, truth=size)])
     print(f"{size:.2%} found in {power:.1%}")

@@ -7,16 +7,17 @@ import pytest
 from made_up import same, told
 
 from fixres_poc.analysis import cost
-from fixres_poc.analysis.cost import compare_with_measured, verdicts
+from fixres_poc.analysis.cost import compare_with_measured
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.files import report_folder
 from fixres_poc.method.apparent_size import pair_ratios
+from fixres_poc.report.text import verdicts
 
 SIZES = pd.DataFrame({"width": [500, 500, 375], "height": [375, 333, 500]})
 
 
 def sweep(at_96: float, at_128: float, adapted: float | None = None, **values: Any) -> Results:
-    """Trained at 96 px; of its test resolutions 128 px is the one near the prediction (115 to 126 px)."""
+    """Trained at 96 px; the prediction is 115 to 126 px, next to the test resolution 128 px."""
     told(same(at_96), same(at_128) | ({} if adapted is None else {"head_bn": adapted}), **values)
     SIZES.assign(image=["a", "b", "c"], label=0, split="test").to_csv(
         report_folder("told") / "images.csv", index=False

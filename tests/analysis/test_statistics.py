@@ -6,14 +6,15 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from fixres_poc.analysis.statistics import (
+    Accuracy,
     Difference,
     confused_pairs,
     expected_calibration_error,
     holm,
     macro_accuracy,
     mcnemar_p,
-    mean_over_seeds,
-    paired_difference,
+    mean_accuracy,
+    paired_gain,
     per_class,
     reliability,
     wilson_interval,
@@ -36,12 +37,12 @@ def test_wilson_matches_scipy() -> None:
 
 def test_wilson_of_nothing_and_of_the_impossible() -> None:
     assert np.isnan(wilson_interval(0, 0)).all()
-    with pytest.raises(ValueError, match="11 correct of 10"):
+    with pytest.raises(ValueError, match="must not be greater"):
         wilson_interval(11, 10)
 
 
 def test_mid_p_of_mcnemar_by_hand() -> None:
-    """Of 8 disagreements 1 or fewer, or 7 or more: 2 * (1 + 8) / 256, less the 8 / 256 of exactly 1."""
+    """Of 8 disagreements at most 1, or at least 7: (2 * 9 - 8) / 256."""
     assert mcnemar_p(*pair(1, 1, 7, 12)) == pytest.approx(10 / 256)
     assert mcnemar_p(*pair(12, 7, 1, 1)) == pytest.approx(10 / 256)
 
@@ -57,9 +58,9 @@ def test_mcnemar_of_equal_classifiers_is_one() -> None:
     assert mcnemar_p([], []) == 1
 
 
-def test_paired_difference_by_hand() -> None:
-    """(1 + 1) / 23 - (7 + 1) / 23 = -0.2609; its standard error is sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
-    difference = paired_difference(*pair(1, 1, 7, 12))
+def test_paired_gain_by_hand() -> None:
+    """2 / 23 - 8 / 23 = -0.2609; standard error sqrt((10 / 23 - 0.2609^2) / 23) = 0.1263."""
+    difference = paired_gain(*pair(1, 1, 7, 12))
     assert difference[:3] == pytest.approx(
         (-6 / 21, -0.2609 - 1.96 * 0.1263, -0.2609 + 1.96 * 0.1263), abs=1e-3
     )
@@ -69,88 +70,78 @@ def test_paired_difference_by_hand() -> None:
 
 def test_paired_interval_covers_the_truth() -> None:
     tables = np.random.default_rng(0).multinomial(80, [0.7, 0.12, 0.06, 0.12], size=400)
-    intervals = [paired_difference(*pair(*table)) for table in tables]
+    intervals = [paired_gain(*pair(*table)) for table in tables]
     assert 0.93 <= np.mean([low <= 0.06 <= high for _, low, high, *_ in intervals]) <= 0.98
 
 
 def test_paired_arrays_must_align() -> None:
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
-        paired_difference([True, False], [True, False, True])
-    with pytest.raises(ValueError, match="no images"):
-        paired_difference([], [])
+        paired_gain([True, False], [True, False, True])
+    for nothing in (np.zeros(0), np.zeros((2, 0))):
+        with pytest.raises(ValueError, match="no images"):
+            paired_gain(nothing, nothing)
 
 
 def test_crossed_variance_by_hand() -> None:
-    """A = 4 * 2 / 16; about the centre (4 / 2) / 6, B = (2 * 11 / 18 + 20 / 9) / 5 and E = (8 / 16 + 20 / 9) / 5."""
-    found = mean_over_seeds([[1, 0, 0, 0], [1, 1, 0, 1]], least=-1)
+    """A = 8 / 16; about 2 / 6, B = (2 * 11 / 18 + 20 / 9) / 5, E = (8 / 16 + 20 / 9) / 5."""
+    found = paired_gain([[1, 0, 0, 0], [1, 1, 0, 1]], np.zeros((2, 4)))
     a, b, e = 1 / 2, 31 / 45, 49 / 90
-    assert (found.estimate, found.centre) == pytest.approx((1 / 2, 1 / 3))
+    assert (found.estimate, found.centre, found.seeds) == pytest.approx((1 / 2, 1 / 3, 2))
     assert found.error == pytest.approx(((a + b - e) / (2 * 6)) ** 0.5)
     assert found.freedom == pytest.approx(a**2 / (a**2 / 1 + (2 / 3 * b) ** 2 / 5))
     assert (found.low, found.high) == (-1, 1)
 
 
 def test_crossed_variance_is_two_thirds_of_the_images_at_least() -> None:
-    """Equal trainings, unlike images: A = 0, B = (2 * 2 / 16 + 17 / 8) / 3 and E = (1 + 17 / 8) / 3 outweighs it."""
-    found = mean_over_seeds([[1, 0], [0, 1]], least=-1)
+    """A = 0, B = (2 * 2 / 16 + 17 / 8) / 3, outweighed by E = (1 + 17 / 8) / 3."""
+    found = paired_gain([[1, 0], [0, 1]], np.zeros((2, 2)))
     assert found.error == pytest.approx((2 / 3 * (19 / 24) / (2 * 4)) ** 0.5)
     assert found.freedom == pytest.approx(3)
 
 
-def test_one_training_has_the_interval_over_images() -> None:
+def test_several_pairs_of_one_training_have_the_interval_over_images() -> None:
     first, second = pair(300, 60, 30, 110)
-    values = [first.astype(int) - second]
-    found, expected = mean_over_seeds(values, least=-1), paired_difference(first, second)
+    found, expected = paired_gain([[first] * 2], [[second] * 2]), paired_gain(first, second)
     assert (found.estimate, found.centre) == pytest.approx((expected.estimate, expected.centre))
     assert found[1:4] == pytest.approx(expected[1:4], rel=1e-2)
-    assert found.freedom == pytest.approx(501)
-    assert mean_over_seeds(values, least=-1, level=0.99)[1:3] == pytest.approx(
-        expected.at(0.99), abs=1e-3
-    )
+    assert (found.freedom, found.seeds) == pytest.approx((501, 1))
+    assert found.at(0.99) == pytest.approx(expected.at(0.99), abs=1e-3)
 
 
 def test_seeds_that_agree_add_nothing_to_the_interval_over_images() -> None:
     first, second = pair(300, 60, 30, 110)
-    values = first.astype(int) - second
-    assert mean_over_seeds([values, values], least=-1)[:3] == pytest.approx(
-        paired_difference(first, second)[:3], abs=1e-3
-    )
+    found = paired_gain([first, first], [second, second])
+    assert found[:3] == pytest.approx(paired_gain(first, second)[:3], abs=1e-3)
 
 
 def test_seeds_that_agree_on_the_images_leave_their_own_spread_alone() -> None:
-    """Means 0.2, 0.3 and 0.4, each image like any other: t with 2 degrees of freedom times 0.1 / sqrt(3)."""
+    """Means 0.2, 0.3 and 0.4: t with 2 degrees of freedom times 0.1 / sqrt(3)."""
     images = np.random.default_rng(0).permuted(np.repeat([[1, 0]] * 3, 50_000, axis=1), axis=1)
     values = np.where(
         np.random.default_rng(1).random(images.shape) < [[0.4], [0.6], [0.8]], images, 0
     )
-    found = mean_over_seeds(values, least=-1)
+    found = paired_gain(values, np.zeros_like(values))
     assert found.high - found.centre == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=0.03)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
     right = np.arange(1000) / 1000
     alike, unlike = (
-        [right < share for share in shares] for shares in ([0.6, 0.6, 0.6], [0.4, 0.6, 0.8])
+        mean_accuracy([right < share for share in shares])
+        for shares in ([0.6, 0.6, 0.6], [0.4, 0.6, 0.8])
     )
-    narrow, wide = mean_over_seeds(alike, least=0), mean_over_seeds(unlike, least=0)
-    assert narrow.estimate == pytest.approx(wide.estimate)
-    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    assert alike.estimate == pytest.approx(unlike.estimate)
+    assert unlike.high - unlike.low > 3 * (alike.high - alike.low)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
-@pytest.mark.parametrize(("value", "least"), [(0, -1), (1, 0), (0, 0), (1, -1)])
-def test_perfect_agreement_is_no_certainty(seeds: int, value: int, least: int) -> None:
-    found = mean_over_seeds(np.full((seeds, 50), value), least)
-    assert found.estimate == value
-    assert found.high - found.low > 0.01
-    assert least <= found.low <= found.high <= 1
-
-
-def test_values_over_seeds_are_a_table() -> None:
-    with pytest.raises(ValueError, match=r"\(3,\): need seeds x images"):
-        mean_over_seeds([1, 0, 1], least=0)
-    with pytest.raises(ValueError, match=r"\(2, 0\): need seeds x images"):
-        mean_over_seeds([[], []], least=0)
+@pytest.mark.parametrize("value", [0, 1])
+def test_perfect_agreement_is_no_certainty(seeds: int, value: int) -> None:
+    hits = np.full((seeds, 50), value)
+    for found, least in ((mean_accuracy(hits), 0), (paired_gain(hits, np.zeros_like(hits)), -1)):
+        assert found.estimate == value
+        assert found.high - found.low > 0.01
+        assert least <= found.low <= found.high <= 1
 
 
 def test_interval_of_another_level_by_hand() -> None:
@@ -158,30 +149,35 @@ def test_interval_of_another_level_by_hand() -> None:
     found = Difference(0.02, 0, 0, error=0.01, freedom=2, centre=0.019)
     assert found.at(0.9) == pytest.approx((0.019 - 0.02919986, 0.019 + 0.02919986))
     assert found._replace(error=0.3).at(0.99) == (-1, 1)
-    assert found._replace(error=0.3, least=0.0).at(0.99) == (0, 1)
     assert np.isnan(Difference(0.02, 0.01, 0.03).at(0.9)).all()
-    usual = paired_difference(*pair(1, 1, 7, 12))
+    usual = paired_gain(*pair(1, 1, 7, 12))
     assert usual.at(0.95) == (usual.low, usual.high)
 
 
 def test_detectable_difference_by_hand() -> None:
-    """1.959964 + 0.841621 standard errors; with 2 degrees of freedom 4.302653 + 1.060660, or 2.919986 + 1.885618."""
+    """1.959964 + 0.841621 standard errors; with 2 degrees of freedom 4.302653 + 1.060660."""
     assert Difference(0, 0, 0, error=0.01).detectable() == pytest.approx(0.02801585)
     few = Difference(0, 0, 0, error=0.01, freedom=2)
     assert few.detectable() == pytest.approx(0.05363313)
-    assert few.detectable(power=0.9, level=0.9) == pytest.approx(0.04805604)
     assert few._replace(error=0.5).detectable() == 1
     assert np.isnan(Difference(0, 0, 0).detectable())
 
 
-def test_expected_calibration_error_by_hand() -> None:
-    error = expected_calibration_error([0.95, 0.85, 0.85, 0.1], [True, True, False, False], bins=10)
-    assert error == pytest.approx((0.05 + abs(1 - 1.7) + 0.1) / 4)
+def test_calibration_error_and_its_bins_by_hand() -> None:
+    confidence, correct = [0.95, 0.94, 0.55, 0.52], [True, False, True, False]
+    table = reliability(confidence, correct, bins=10)
+    assert table["images"].tolist() == [2, 2]
+    assert table["confidence"].tolist() == pytest.approx([0.535, 0.945])
+    assert table["accuracy"].tolist() == [0.5, 0.5]
+    # of 15 bins the 8th, the 9th and, with two images, the last
+    error = (0.52 + (1 - 0.55) + abs(1 - 0.95 - 0.94)) / 4
+    assert expected_calibration_error(confidence, correct) == pytest.approx(error)
     assert np.isnan(expected_calibration_error([], []))
 
 
 def test_macro_accuracy_weighs_classes_equally() -> None:
     assert macro_accuracy([0, 0, 0, 1], [0, 0, 2, 1]) == pytest.approx((2 / 3 + 1) / 2)
+    assert np.isnan(macro_accuracy([], []))
 
 
 def test_confused_pairs_are_counted_by_direction() -> None:
@@ -198,16 +194,6 @@ def test_holm_by_hand_and_without_the_tests_that_were_not_made() -> None:
     assert np.isnan(holm([float("nan")])).all()
 
 
-def test_reliability_gives_back_the_calibration_error() -> None:
-    confidence, correct = [0.95, 0.91, 0.55, 0.52], [True, False, True, False]
-    table = reliability(confidence, correct, bins=10)
-    assert table["images"].tolist() == [2, 2]
-    assert table["confidence"].tolist() == pytest.approx([0.535, 0.93])
-    assert table["accuracy"].tolist() == [0.5, 0.5]
-    gaps = (table["accuracy"] - table["confidence"]).abs() * table["images"]
-    assert gaps.sum() / 4 == pytest.approx(expected_calibration_error(confidence, correct, bins=10))
-
-
 def test_classes_with_the_worst_first() -> None:
     table = per_class([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], ["beagle", "pug", "borzoi"])
     assert table["class"].tolist() == ["beagle", "pug"]
@@ -216,5 +202,13 @@ def test_classes_with_the_worst_first() -> None:
     assert (table["low"].iloc[1], table["high"].iloc[1]) == pytest.approx(wilson_interval(2, 3))
 
 
-def test_differences_are_signed() -> None:
-    assert Difference(0.012, -0.003, 0.027).points() == "+1.2 points (95 % interval -0.3 to +2.7)"
+def test_intervals_are_told_in_points_and_percent() -> None:
+    unsure = Difference(0.012, -0.003, 0.027)
+    assert unsure.points() == "+1.2 points (95 % interval -0.3 to +2.7)"
+    assert unsure.points(brief=True) == "+1.2 (-0.3 to +2.7)"
+    told = [
+        Difference(*each).told("gain", "loss", "neither")
+        for each in ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), unsure)
+    ]
+    assert told == ["gain", "loss", "neither"]
+    assert Accuracy(0.812, 0.779, 0.841).percent() == "81.2% (95 % interval 77.9% to 84.1%)"

@@ -33,7 +33,7 @@ def test_nobody_is_asked_where_nobody_watches(
 ) -> None:
     shown: list[object] = []
 
-    def display(figure: object, display_id: bool) -> object:
+    def display(figure: object, **_: bool) -> object:
         shown.append(figure)
         return shown
 

@@ -120,7 +120,7 @@ def test_only_the_test_parts_that_two_sweeps_share_are_compared() -> None:
     assert overview.differences(every)["on"].tolist() == ["photos"]
 
 
-def test_several_seeds_are_compared_seed_by_seed(own_home: Path) -> None:
+def test_several_seeds_are_compared_seed_by_seed() -> None:
     first = grid(
         {(64, 64): same(0.6), (64, 96): same(0.7)}, {(64, 64): same(0.6), (64, 96): same(0.72)}
     )

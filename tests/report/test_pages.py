@@ -1,4 +1,4 @@
-"""Pages made from stand-in notebooks: complete, self-contained, and harmless whatever the data says."""
+"""Pages made from stand-in notebooks: complete, self-contained and harmless."""
 
 import base64
 import json
@@ -164,7 +164,7 @@ def test_a_run_page_is_made_again_only_if_something_of_it_changed(
     assert again() == [FAILED]
     write_notebook(run_folder("tiny", runs[0]) / "notebook.ipynb", "Other words")
     assert again() == [runs[0]]
-    monkeypatch.setattr(reporting, "library_hash", lambda everything: "of another look")
+    monkeypatch.setattr(reporting, "library_hash", lambda **_: "of another look")
     assert again() == sorted(runs)
 
 
@@ -226,8 +226,9 @@ def test_one_torn_notebook_costs_its_own_page_only(home: Path) -> None:
     assert written == {run.name for run in SWEEP.runs()} - {FAILED, MISSING}
 
 
+@pytest.mark.usefixtures("home")
 def test_a_warning_about_a_page_has_nothing_that_a_terminal_would_obey(
-    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> bool:
         raise ValueError("\x1b[2J\n")

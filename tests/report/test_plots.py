@@ -39,6 +39,7 @@ def table() -> pd.DataFrame:
     rows = rows.assign(
         adaptation="none",
         view="center",
+        seed=0,
         status=status,
         eval_images_per_second=1e4 / rows["test_size"],
     )
@@ -94,7 +95,8 @@ def test_training_costs_have_a_panel_a_test_size_and_join_the_front() -> None:
 def test_a_figure_is_described_by_what_is_written_in_it(table: pd.DataFrame) -> None:
     words = style.described(results.accuracy_by_test_size(table))
     assert words.startswith(
-        "figure: adaptation: none; top-1 accuracy on test (%) against test resolution (px); trained at 96"
+        "figure: adaptation: none; top-1 accuracy on test (%) against test resolution (px); "
+        "trained at 96"
     )
     long = results.confusions([0], [1], ["a" * 40, "b" * 700])
     assert len(style.described(long)) <= 620
@@ -128,7 +130,7 @@ def test_gain_path_tells_what_was_not_run() -> None:
     path["against"] = pd.Series([None, "probe", None], dtype=object)
     path = path.assign(gain=[np.nan, 0.05, np.nan], gain_low=0.02, gain_high=0.08)
     texts = [text.get_text() for text in results.gain_path(path).axes[0].texts]
-    assert texts == ["80.0%", "+5.0 [+2.0, +8.0]", "not run"]
+    assert texts == ["80.0%", "+5.0 (+2.0 to +8.0)", "not run"]
 
 
 @pytest.mark.parametrize("classes", [2, 50])  # bars, lines
@@ -178,7 +180,7 @@ def test_sheet_wants_a_title_an_image_and_shows_its_lines() -> None:
     )
     assert len(figure.axes) == 8
     assert figure.axes[0].get_title().split("\n") == ["03-marbled harrier", "→ 09-ticked dachsel"]
-    with pytest.raises(ValueError, match="1 images and 2 titles"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         datasets.sample_sheet([image], ["a", "b"])
 
 

@@ -1,4 +1,4 @@
-"""Published figures, those known by heart and what is computed from them, and sweeps made by hand beside 2020's."""
+"""Published figures, what is computed from them, and made-up sweeps beside 2020's."""
 
 from typing import Any
 

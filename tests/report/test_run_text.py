@@ -8,7 +8,7 @@ import pytest
 from made_up import predictions
 
 from fixres_poc.analysis.record import summarise
-from fixres_poc.analysis.statistics import mcnemar_p, paired_difference
+from fixres_poc.analysis.statistics import mcnemar_p, paired_gain
 from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.method.zero_shot import ZeroShot
 from fixres_poc.report import run_text
@@ -24,9 +24,9 @@ TEST = pd.DataFrame({"image": NAMES, "split": "test", "test_size": 224, "target"
     [
         (
             TEST["target"].replace(1, 0),
-            "is right on 50.0% of the same images: no difference shown (-50.0 points",
+            "is right on 50.0% of the same images: no difference shown, -50.0 points",
         ),
-        (-1, "is right on 0.0% of the same images: less (-100.0 points"),
+        (-1, "is right on 0.0% of the same images: less, -100.0 points"),
     ],
 )
 def test_verdict_compares_on_the_images_of_both(top1: Any, expected: str) -> None:
@@ -62,7 +62,7 @@ def test_gains_are_those_of_paired_statistics_over_none_and_over_the_control() -
         "control_head": pytest.approx(-4 / 60),
     }
     right = {count: [index < count for index in range(60)] for count in (10, 16)}
-    expected = paired_difference(right[16], right[10])
+    expected = paired_gain(right[16], right[10])
     assert found.loc["none", ["low", "high"]].tolist() == [expected.low, expected.high]
     assert found.loc["none", "p"] == mcnemar_p(right[16], right[10])
 
@@ -92,8 +92,8 @@ def test_a_dataset_is_summarised_with_its_balance_and_enlarged_images() -> None:
     neutral = pd.DataFrame({"train_size": [128, 320], "low": [150, 380], "high": [170, 420]})
     words = run_text.dataset_summary(sizes, ["a", "b"], neutral, "No sign.")
     assert (
-        "4 images of 2 classes. The largest class has 3.0 times as many images as the smallest: compare"
-        in words
+        "4 images of 2 classes. The largest class has 3.0 times as many images as the "
+        "smallest: compare" in words
     )
     assert "25% at 128 px, 100% at 320 px" in words
     assert "320 px, objects look equally large at a test resolution of 380 to 420 px" in words

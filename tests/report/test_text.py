@@ -26,7 +26,7 @@ def sentences(words: str) -> list[str]:
 
 
 def test_conclusion_of_every_combination_of_verdicts() -> None:
-    """A bold sentence about the claim, one for each question asked, and others wherever a verdict is another."""
+    """A bold sentence about the claim and one per question; other verdicts, other words."""
     found = set[str]()
     for size, adaptation, training in product(get_args(Verdict), repeat=3):
         for claim, seeds in product(CLAIMS, (1, 2)):

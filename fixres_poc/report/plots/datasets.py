@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from fixres_poc.config.settings import SPLITS
-from fixres_poc.report.plots.style import short_label, wrapped
+from fixres_poc.report.plots.style import legend, short_label, wrapped
 
 MOST_NAMED_CLASSES = 40
 
@@ -53,7 +53,7 @@ def class_distribution(images: pd.DataFrame) -> Figure:
         axis.set(xlabel="class, largest first", ylabel="images", yscale="symlog", ylim=(0, None))
         axis.yaxis.set_major_formatter("{x:g}")
     axis.set_title(f"{len(counts)} classes, {sums.min()} to {sums.max()} images each")
-    figure.legend(loc="outside lower center", ncols=3)
+    legend(figure, 3)
     return figure
 
 
@@ -79,7 +79,7 @@ def size_distribution(images: pd.DataFrame) -> Figure:
 
 
 def size_ratios(ratios: pd.DataFrame) -> Figure:
-    """Apparent size at test over that at train for every pair: white at 1, red where objects look larger at test.
+    """Apparent size at test over that at train for every pair: white at 1, red above.
 
     Args:
         ratios: columns train_size, test_size (px) and mean_of_ratios, as `crops.pair_ratios` gives
@@ -129,7 +129,7 @@ def apparent_sizes(predicted: pd.DataFrame) -> Figure:
         axis.hist(predicted[column], **look, alpha=0.45, label=f"{name}, median {middle:.0f} px")
         axis.axvline(middle, color=f"C{number}")
     axis.set(xlabel="apparent size of an object, side (px)", ylabel="share of objects", yticks=[])
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
@@ -144,15 +144,14 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
     Raises:
         ValueError: there are not as many titles as images.
     """
-    if len(images) != len(titles) or not images:
-        raise ValueError(f"{len(images)} images and {len(titles)} titles: need one title an image")
     rows = math.ceil(len(images) / columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.3)), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+    shown = zip(images, titles, strict=True)
+    for axis, (image, title) in zip(axes.flat, shown, strict=False):
         axis.imshow(np.asarray(image))
         lines = [
             each
@@ -164,7 +163,7 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
 
 
 def framing(rows: Mapping[str, Sequence[ArrayLike]]) -> Figure:
-    """The same images as the network sees them at train and at test, to one scale: a row per framing.
+    """The same images as train and test crops, to one scale: a row per framing.
 
     Args:
         rows: name of the framing to its images (PIL images or uint8 arrays (H, W, 3)), equally many

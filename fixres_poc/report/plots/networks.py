@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from fixres_poc.report import published
+from fixres_poc.report.plots.style import legend, logarithmic, note
 
 EXTRA_DATA = {  # a marker each as well as a colour
     "ImageNet-1k alone": ("C0", "o"),
@@ -26,7 +26,7 @@ def extra_data(models: pd.DataFrame) -> pd.Series:
 
 
 def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
-    """ImageNet top-1 (%) against what a network costs, by pre-training; a line joins those that no other one beats.
+    """ImageNet top-1 (%) against a network's cost, by pre-training, with the Pareto front.
 
     Args:
         models: as `published.networks` returns; rows without that cost are left out.
@@ -55,29 +55,16 @@ def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
     for _, row in best.drop_duplicates("model", keep="last").iterrows():
         # names may not lie on each other; above the line is room
         height = max(row["top1"] + 0.15, height + 0.5)
-        axis.annotate(
-            row["model"],
-            (row[cost], height),
-            (-3, 0),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7.5,
-        )
-    axis.set(
-        xscale="log",
-        xlabel=COSTS[cost],
-        ylabel="ImageNet top-1 (%)",
-        xlim=(best[cost].min() / 9, None),
-    )
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(loc="outside lower center", ncols=2)
+        look = {"va": "baseline", "ha": "right", "fontsize": 7.5}
+        note(axis, row["model"], row[cost], height, (-3, 0), **look)
+    logarithmic(axis, 1, 3)
+    axis.set(xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
+    legend(figure)
     return figure
 
 
 def size_gains(gains: pd.DataFrame) -> Figure:
-    """Gain in ImageNet top-1 (points) of each network at larger test resolutions, with the sizes (px) and their ratio.
+    """Gain in ImageNet top-1 (points) of each network at larger test resolutions.
 
     Args:
         gains: as `published.size_gains` returns.
@@ -94,21 +81,19 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     for (_, row), largest in zip(gains.iterrows(), most, strict=True):
         side, align = (7, "left") if row["gain"] == largest else (-7, "right")
         text = f"{row['train_size']}/{row['test_size']}, ×{row['ratio']:.2f}"
-        place = (row["gain"] * 100, names.index(row["model"]))
-        axis.annotate(
-            text, place, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=7.5
-        )
+        place = names.index(row["model"])
+        note(axis, text, row["gain"] * 100, place, (side, 0), ha=align, fontsize=7.5)
     axis.set_yticks(range(len(names)), names)
     axis.set(
         xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",
         xlim=(0, gains["gain"].max() * 130),
     )
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
 def compared_costs(cells: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (%) against FLOPs of an image, and of its training: a colour and a marker per sweep.
+    """Top-1 accuracy (%) against FLOPs of an image, and of the training, by sweep.
 
     Args:
         cells: columns sweep, top1, image_flops, flops (of the training, nan where not known).
@@ -128,10 +113,7 @@ def compared_costs(cells: pd.DataFrame) -> Figure:
             )
         axis.set(xlabel=label)
         if (cells[column] > 0).all():
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            logarithmic(axis, 1, 2, 5)
     axes[0].set(ylabel="top-1 accuracy (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(figure, 3)
     return figure

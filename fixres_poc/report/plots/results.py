@@ -4,23 +4,26 @@ Each function returns its figure, made by pyplot, so that a notebook that assign
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from fixres_poc.analysis.statistics import confused_pairs, wilson_interval
+from fixres_poc.analysis.cells import keys
+from fixres_poc.analysis.statistics import Difference, confused_pairs, wilson_interval
 from fixres_poc.method.apparent_size import neutral_test_size
-from fixres_poc.report.plots.style import note, short_label, wrapped
+from fixres_poc.report.plots.style import legend, logarithmic, note, short_label, wrapped
 
 PERCENT = "top-1 accuracy on test (%)"
 
 
 def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figure:
-    """Top-1 accuracy against test resolution, a line per train resolution, one crop, with 95 % bands.
+    """Top-1 accuracy against test resolution by train resolution, one crop, with 95 % bands.
 
     A ring marks test resolution = train resolution, a dotted line the size at which objects look as
     large as in training.
@@ -28,52 +31,31 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
     Args:
         cells: as `Results.cells`: means over seeds, with their intervals.
     """
-    means = cells[
-        (cells["adaptation"] == adaptation) & (cells["view"] == "center") & cells["top1"].notna()
-    ]
+    shown = cells[(cells["adaptation"] == adaptation) & (cells["view"] == "center")]
+    percents = shown.set_index(["train_size", "test_size"])[["top1", "top1_low", "top1_high"]] * 100
+    means = percents.dropna(subset="top1").sort_index().reset_index()
     figure, axis = plt.subplots()
-    for train_size, line in means.sort_values("test_size").groupby("train_size"):
-        size = int(str(train_size))
-        (drawn,) = axis.plot(
-            line["test_size"], line["top1"] * 100, marker="o", label=f"trained at {size} px"
-        )
+    ring: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "none"}
+    for size, line in means.groupby("train_size"):
+        sizes, same = line["test_size"], line[line["test_size"] == size]
+        (drawn,) = axis.plot(sizes, line["top1"], marker="o", label=f"trained at {size} px")
         color = drawn.get_color()
-        axis.fill_between(
-            line["test_size"],
-            line["top1_low"] * 100,
-            line["top1_high"] * 100,
-            color=color,
-            alpha=0.13,
-        )
-        same = line[line["test_size"] == size]
-        axis.plot(
-            same["test_size"],
-            same["top1"] * 100,
-            "o",
-            markersize=11,
-            markerfacecolor="none",
-            color=color,
-        )
-        axis.axvline(neutral_test_size(size), color=color, linestyle=":", linewidth=1.2)
-    axis.plot(
-        [],
-        [],
-        "o",
-        markersize=9,
-        markerfacecolor="none",
-        color="#555555",
-        label="test resolution = train resolution",
-    )
+        axis.fill_between(sizes, line["top1_low"], line["top1_high"], color=color, alpha=0.13)
+        axis.plot(same["test_size"], same["top1"], **ring, markersize=11, color=color)
+        neutral = neutral_test_size(int(str(size)))
+        axis.axvline(neutral, color=color, linestyle=":", linewidth=1.2)
+    label = "test resolution = train resolution"
+    axis.plot([], [], **ring, markersize=9, color="#555555", label=label)
     axis.plot([], [], ":", color="#555555", linewidth=1.2, label="same apparent size")
     axis.set(title=f"adaptation: {adaptation}", xlabel="test resolution (px)", ylabel=PERCENT)
     ticks = sorted(means["test_size"].unique())
     axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 9 else 0)
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
 def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (95 %) against evaluation speed: every cell, and, joined and named, those that no other one beats.
+    """Top-1 accuracy against evaluation speed of all cells, with the Pareto front (95 %) named.
 
     The colour is that of the train resolution; what was not trained here, probe and zero-shot, is
     grey.
@@ -83,99 +65,60 @@ def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame
         speeds: as `cost.speeds` returns it.
     """
     front = front.dropna(subset=["images_per_second"]).sort_values("images_per_second")
-    speed, top1 = front["images_per_second"], front["top1"] * 100
-    every = (
-        speeds["median"].reindex(pd.MultiIndex.from_frame(cells[["test_size", "view"]])).to_numpy()
-    )
+    every = cells.join(speeds["median"], on=["test_size", "view"])
     figure, axis = plt.subplots()
-    trained = cells["train_size"].notna()
-    if not trained.all():
-        axis.plot(
-            every[~trained],
-            cells["top1"][~trained] * 100,
-            ".",
-            color="#999999",
-            label="not trained here",
-        )
-    for number, size in enumerate(sorted(set(cells["train_size"][trained]))):
-        own = trained & (cells["train_size"] == size)
-        axis.plot(
-            every[own],
-            cells["top1"][own] * 100,
-            ".",
-            color=f"C{number}",
-            label=f"trained at {size} px",
-        )
-    spread = np.stack([top1 - front["top1_low"] * 100, front["top1_high"] * 100 - top1])
-    axis.errorbar(
-        speed, top1, spread, fmt="-", color="#333333", linewidth=1, zorder=0, label="Pareto front"
-    )
-    for _, cell in front.iterrows():
-        view = "" if cell["view"] == "center" else f", {cell['view']}"
-        kind = f", {cell['adaptation']}" if cell["adaptation"] in ("probe", "full") else ""
-        train = "" if pd.isna(cell["train_size"]) else f"{cell['train_size']}/"
-        text = f"{train}{cell['test_size']}{view}{kind}"
-        note(axis, text, cell["images_per_second"], cell["top1"] * 100, 9)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    for number, (size, own) in enumerate(every.groupby("train_size", dropna=False)):
+        color, label = f"C{number}", f"trained at {size} px"
+        if pd.isna(size):
+            color, label = "#999999", "not trained here"
+        axis.plot(own["median"], own["top1"] * 100, ".", color=color, label=label)
+    _joined(axis, front["images_per_second"], front, label="Pareto front", color="#333333")
+    for (_, row), cell in zip(front.iterrows(), keys(front), strict=True):
+        view = "" if cell.view == "center" else f", {cell.view}"
+        kind = f", {cell.adaptation}" if cell.adaptation in ("probe", "full") else ""
+        note(axis, cell.sizes() + view + kind, row["images_per_second"], row["top1"] * 100, (7, 9))
+    logarithmic(axis, 1, 2, 5)
     axis.margins(x=0.12)
     axis.set(
         xlabel="throughput (images/s)", ylabel=PERCENT, title="named: train/test resolution (px)"
     )
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
-def training_cost(front: pd.DataFrame, most: int = 6) -> Figure:
-    """Top-1 accuracy (95 %) against training FLOPs, a panel per test resolution; the line joins the Pareto front.
+def _joined(axis: Axes, costs: "pd.Series[float]", rows: pd.DataFrame, **look: Any) -> None:
+    """Top-1 accuracies (%) with their intervals, joined by a line behind all else."""
+    top1, low, high = (rows[name] * 100 for name in ("top1", "top1_low", "top1_high"))
+    spread = np.stack([top1 - low, high - top1])
+    axis.errorbar(costs, top1, spread, fmt="-", linewidth=1, zorder=0, **look)
+
+
+def training_cost(front: pd.DataFrame) -> Figure:
+    """Top-1 accuracy against training FLOPs by test resolution, with the Pareto front (95 %).
 
     Args:
-        front: as `cost.training_front` returns it.
-        most: number of panels, the largest test resolutions.
+        front: as `cost.training_front` returns it; the six largest test resolutions are shown.
     """
-    sizes = sorted(front["test_size"].unique())[-most:]
+    sizes = sorted(front["test_size"].unique())[-6:]
+    trained = sorted(front["train_size"].unique())
     figure, axes = plt.subplots(
         len(sizes), 1, figsize=(5.6, 1.2 + 1.5 * len(sizes)), sharex=True, squeeze=False
     )
     for axis, size in zip(axes[:, 0], sizes, strict=True):
-        rows = front[front["test_size"] == size].assign(top1=lambda table: table["top1"] * 100)
+        rows = front[front["test_size"] == size]
         for train_size, cells in rows.groupby("train_size"):
-            color = f"C{sorted(front['train_size'].unique()).index(train_size)}"
-            axis.plot(
-                cells["flops"] / 1e12,
-                cells["top1"],
-                ".",
-                color=color,
-                label=f"trained at {train_size} px",
-            )
+            color, label = f"C{trained.index(train_size)}", f"trained at {train_size} px"
+            axis.plot(cells["flops"] / 1e12, cells["top1"] * 100, ".", color=color, label=label)
         best = rows[rows["front"]].sort_values("flops")
-        spread = np.stack(
-            [best["top1"] - best["top1_low"] * 100, best["top1_high"] * 100 - best["top1"]]
-        )
-        axis.errorbar(
-            best["flops"] / 1e12,
-            best["top1"],
-            spread,
-            fmt="-",
-            color="#555555",
-            linewidth=1,
-            zorder=0,
-        )
+        _joined(axis, best["flops"] / 1e12, best, color="#555555")
         axis.set(ylabel=f"tested at\n{size} px (%)")
     axes[-1, 0].set(xlabel="training cost (TFLOP): stage 1 at the chosen rate, and stage 2")
-    handles = {
-        label: each
-        for axis in axes[:, 0]
-        for each, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    legend(figure, 3)
     return figure
 
 
 def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy (95 % Wilson) against confidence in bins; on the diagonal a network knows how sure it may be.
+    """Accuracy (95 % Wilson) against confidence in bins; the diagonal is perfect calibration.
 
     Args:
         cells: name to table of `statistics.reliability`; the size of a dot grows with the bin's
@@ -184,21 +127,16 @@ def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axis = plt.subplots(figsize=(4.4, 4.2))
     axis.plot([0, 100], [0, 100], ":", color="#555555", linewidth=1.2)
     for name, table in cells.items():
-        confidence, accuracy = table["confidence"] * 100, table["accuracy"] * 100
-        (line,) = axis.plot(confidence, accuracy, alpha=0.7, label=name)
-        counts = zip((table["accuracy"] * table["images"]).round(), table["images"], strict=True)
-        bounds = (
-            np.array([wilson_interval(int(right), int(number)) for right, number in counts]).T * 100
-        )
-        axis.vlines(confidence, *bounds, color=line.get_color(), linewidth=0.8)
-        axis.scatter(
-            confidence,
-            accuracy,
-            200 * table["images"] / table["images"].sum() + 6,
-            color=line.get_color(),
-        )
+        confidence, accuracy, images = (table[key] for key in ("confidence", "accuracy", "images"))
+        right = (accuracy * images).round().astype(int)
+        bounds = np.array([wilson_interval(*pair) for pair in zip(right, images, strict=True)]).T
+        (line,) = axis.plot(confidence * 100, accuracy * 100, alpha=0.7, label=name)
+        color = line.get_color()
+        axis.vlines(confidence * 100, *(bounds * 100), color=color, linewidth=0.8)
+        dots = 200 * images / images.sum() + 6
+        axis.scatter(confidence * 100, accuracy * 100, dots, color=color)
     axis.set(xlabel="confidence (%)", ylabel="accuracy on test (%)", xlim=(0, 102), ylim=(0, 102))
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
@@ -218,54 +156,46 @@ def activations(found: Mapping[str, ArrayLike]) -> Figure:
         ylabel="share of values below (%)",
         xlim=(-0.02 * largest, largest),
     )
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure)
     return figure
 
 
 def gain_path(path: pd.DataFrame) -> Figure:
-    """Waterfall of `gain_path`: accuracy after each step, with the paired 95 % interval of each gain."""
+    """Waterfall of `gain_path`: accuracy after each step, gains with paired 95 % intervals."""
     figure, axis = plt.subplots(figsize=(5.6, 0.9 + 0.62 * len(path)))
-    start = dict(zip(path["step"], path["top1"], strict=True))
+    start = dict(zip(path["step"], path["top1"] * 100, strict=True))
+    unknown: dict[str, Any] = {"va": "center", "color": "#777777", "style": "italic"}
     for place, (_, step) in enumerate(path.iterrows()):
-        if np.isnan(step["top1"]):
-            axis.text(
-                path["top1"].min() * 100,
-                place,
-                "not run",
-                va="center",
-                color="#777777",
-                style="italic",
-            )
-        elif not isinstance(step["against"], str):
-            axis.plot(step["top1"] * 100, place, "D", color="black")
-            note(axis, f"{step['top1']:.1%}", step["top1"] * 100, place)
+        top1, before = start[step["step"]], start.get(step["against"])
+        if np.isnan(top1):
+            axis.text(path["top1"].min() * 100, place, "not run", **unknown)
+        elif before is None:
+            axis.plot(top1, place, "D", color="black")
+            note(axis, f"{top1:.1f}%", top1, place)
         else:
-            before = start[step["against"]] * 100
-            gain, low, high = (step[key] * 100 for key in ("gain", "gain_low", "gain_high"))
-            axis.barh(
-                place, gain, left=before, color="C2" if gain > 0 else "C1", height=0.5, alpha=0.75
-            )
-            axis.plot([before + low, before + high], [place, place], color="black", linewidth=1)
-            note(axis, f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]", before + max(high, 0), place)
+            gain = Difference(*step[["gain", "gain_low", "gain_high"]])
+            low, high = before + gain.low * 100, before + gain.high * 100
+            color = "C2" if gain.estimate > 0 else "C1"
+            axis.barh(place, gain.estimate * 100, left=before, color=color, height=0.5, alpha=0.75)
+            axis.plot([low, high], [place, place], color="black", linewidth=1)
+            note(axis, gain.points(brief=True), max(before, high), place)
     axis.set_yticks(range(len(path)), [wrapped(step) for step in path["step"]])
     axis.invert_yaxis()
     axis.use_sticky_edges = False
-    axis.margins(x=0.35)
+    axis.margins(x=0.45)
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= 100])
-    axis.set_xlabel(f"{PERCENT}; gain in points [95 %]")
+    axis.set_xlabel(f"{PERCENT}; gain in points (95 %)")
     return figure
 
 
-def confusions(
-    targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str], most: int = 12
-) -> Figure:
-    """The ordered class pairs confused most often, with the share of the true class's images.
+def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> Figure:
+    """The 12 ordered class pairs confused most often, with the share of the true class's images.
 
     Args:
         targets: class indices, (N,).
         predicted: class indices, (N,).
     """
-    pairs = confused_pairs(targets, predicted, classes).head(most)
+    pairs = confused_pairs(targets, predicted, classes).head(12)
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.4 * max(len(pairs), 1)))
     drawn = axis.barh(range(len(pairs)), pairs["share"] * 100, color="C1")
     axis.bar_label(drawn, [str(count) for count in pairs["images"]], padding=3, fontsize=9)

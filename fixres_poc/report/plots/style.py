@@ -3,17 +3,19 @@
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 LOOK = Path(__file__).with_name("fixres.mplstyle")
 
 
 def use_style() -> None:
-    """Let pyplot draw in the project's look, and in a notebook give every figure `described` as alternative text."""
+    """Use the project's look; in a notebook give every figure `described` as alternative text."""
     plt.rcdefaults()  # a matplotlibrc of the user's own may want LaTeX, or another size
     plt.style.use(LOOK)
     if shell := get_ipython():
@@ -23,7 +25,7 @@ def use_style() -> None:
 
 
 def described(figure: Figure) -> str:
-    """A figure in words, for those who do not see it: titles, axes, names in it, and legend; at most 600 characters."""
+    """A figure in words: titles, axes, names in it, and legend; at most 600 characters."""
     parts = [figure.get_suptitle()]
     for axis in figure.axes:
         named = [
@@ -45,9 +47,30 @@ def described(figure: Figure) -> str:
     )
 
 
-def note(axis: Axes, text: str, x: float, y: float, above: int = 0) -> None:
-    """Write a text beside a point, `above` points higher."""
-    axis.annotate(text, (x, y), (7, above), textcoords="offset points", va="center", fontsize=9)
+def legend(figure: Figure, columns: int = 2) -> None:
+    """One legend below all axes, with each label once."""
+    shown = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
+
+
+def logarithmic(axis: Axes, *subs: int) -> None:
+    """Make the x axis logarithmic, with plain numbers at these multiples of the powers of ten."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=subs))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def note(
+    axis: Axes, text: str, x: float, y: float, offset: tuple[float, float] = (7, 0), **look: Any
+) -> None:
+    """Write a text beside a point, at an offset in points."""
+    usual: dict[str, Any] = {"va": "center", "fontsize": 9}
+    axis.annotate(text, (x, y), offset, textcoords="offset points", **(usual | look))
 
 
 def short_label(label: object) -> str:
