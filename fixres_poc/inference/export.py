@@ -26,7 +26,7 @@ from fixres_poc.data.loading import read_image
 from fixres_poc.data.transforms import PLAIN, get_transforms, resized_side
 from fixres_poc.inference.finished_run import FinishedRun
 from fixres_poc.model.backbones import interpolation, licence, mean_std
-from fixres_poc.model.trunk import Tail, merged
+from fixres_poc.model.trunk import Tail, merge_tail
 
 CHECKED = 16
 SAME_NETWORK = 1e-4
@@ -44,7 +44,7 @@ class Network(nn.Module):
     def __init__(self, model: nn.Module, tail: Tail, mean_std: tuple[Triple, Triple]) -> None:
         """Copy a network, with an adapted tail put into its place and with its normalisation in front."""
         super().__init__()
-        self.model = merged(model, tail)
+        self.model = merge_tail(model, tail)
         for name, values in zip(("mean", "std"), mean_std, strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1))
         self.requires_grad_(False).eval()

@@ -31,7 +31,7 @@ from fixres_poc.method.stage1 import Trained
 from fixres_poc.method.stage2 import Equalised
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
-from fixres_poc.model.device import Portion, accelerator_for, device_name
+from fixres_poc.model.device import Portions, accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
 EXAMPLE = "runs/demo/train96_test160_seed0"
@@ -91,9 +91,9 @@ class FinishedRun:
             torch.stack([frame(image) for image in images]),
             {adaptation: self.tail(adaptation)},
         )
-        portion = Portion(self.settings.batch_size)
-        trunk = Trunk(self.trained.model)
-        return probabilities(trunk, tails, framed, portion, self.accelerator)[adaptation].cpu()
+        network = Trunk(self.trained.model)
+        trunk = Portions(network, self.settings.batch_size, self.accelerator.device)
+        return probabilities(trunk, tails, framed, self.accelerator)[adaptation].cpu()
 
     def classify(
         self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5

@@ -21,11 +21,11 @@ from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.transforms import Transform
 from fixres_poc.method.evaluation import predict, transforms_for
-from fixres_poc.method.stage2 import Variant, adapt_tails, possible
+from fixres_poc.method.stage2 import Variant, adapt_tails, possible_adaptations
 from fixres_poc.model import checkpoint, weights
 from fixres_poc.model.backbones import check_sizes, trained_elsewhere
 from fixres_poc.model.device import accelerator_for, place
-from fixres_poc.model.trunk import Tail, merged
+from fixres_poc.model.trunk import Tail, merge_tail
 from fixres_poc.report import run_text
 
 SHOWN = ["test_size", "adaptation", "val_top1", "top1", "top1_low", "top1_high"]
@@ -129,7 +129,7 @@ def adapt(
     network = place(copy.deepcopy(model).eval(), chosen, accelerator)
     check_sizes(network, chosen.backbone, (train_size, test_size))
     rate, epochs = cast(float, chosen.adapt_learning_rate), cast(int, chosen.adapt_epochs)
-    variants = {name: Variant(name, rate, epochs) for name in possible(network)}
+    variants = {name: Variant(name, rate, epochs) for name in possible_adaptations(network)}
     tails = {"none": Tail(network)} | adapt_tails(
         network, data, chosen, test_size, variants, accelerator
     ).tails
@@ -163,7 +163,7 @@ def _measured(
         _gain(tables[test_size], best),
     )
     return Adapted(
-        merged(network, tails[best]),
+        merge_tail(network, tails[best]),
         frame,
         data.classes,
         best,

@@ -5,6 +5,7 @@ refusal of crops that do not fit, and the test framing `Resize(256/224 * test_si
 `CenterCrop(test_size)`. Source: Touvron et al., 2019, section 3.1.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, cast
@@ -14,54 +15,22 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
-from fixres_poc.config.provenance import kept
 from fixres_poc.data.transforms import Resize, get_transforms
 
 
-def mean_crop_scale(smallest_area: float = 0.08, largest_area: float = 1.0) -> float:
-    """Expected linear crop scale E[s] of RandomResizedCrop; its area is s^2 ~ U(smallest, largest) of the image's.
+MEAN_CROP_SCALE = 2 / 3 * (1 - 0.08**1.5) / (1 - 0.08)
+"""Expected linear scale E[s] of RandomResizedCrop; its area is s^2 ~ U(0.08, 1) of the image's."""
 
-    Returns:
-        E[s] = 2/3 * (b^1.5 - a^1.5) / (b - a), in (0, 1]; 0.708 for the published range.
 
-    Raises:
-        ValueError: not 0 <= smallest < largest <= 1.
+def size_ratio(train_size: int, test_size: int) -> float:
+    """Apparent size of an object at test time over that at train time, for a square image.
+
+    That is the mean of the ratios over random crops. An object is enlarged by
+    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by 256/224 * test_size / min(W, H)
+    in the test framing, so the ratio is proportional to s and its mean to E[s]. (The ratio of the
+    mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].) Sizes are sides of crops in px.
     """
-    if not 0 <= smallest_area < largest_area <= 1:
-        raise ValueError(
-            f"crop areas {smallest_area} to {largest_area}: need 0 <= smallest < largest <= 1"
-        )
-    return (
-        2
-        / 3
-        * (math.pow(largest_area, 1.5) - math.pow(smallest_area, 1.5))
-        / (largest_area - smallest_area)
-    )
-
-
-def size_ratio(train_size: int, test_size: int, width: float = 1, height: float = 1) -> float:
-    """Apparent size of an object at test time over that at train time: the mean of the ratios over random crops.
-
-    An object is enlarged by train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
-    256/224 * test_size / min(W, H) in the test framing, so the ratio is proportional to s and its
-    mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
-
-    Sizes are sides of crops in px; of width and height of the image only the ratio matters, a
-    square by default.
-
-    Raises:
-        ValueError: a size is not positive.
-    """
-    for name, value in {
-        "train_size": train_size,
-        "test_size": test_size,
-        "width": width,
-        "height": height,
-    }.items():
-        if value <= 0:
-            raise ValueError(f"{name} = {value}: must be positive")
-    shape = math.sqrt(width * height) / min(width, height)
-    return mean_crop_scale() * (256 / 224) * shape * test_size / train_size
+    return MEAN_CROP_SCALE * (256 / 224) * test_size / train_size
 
 
 def neutral_test_size(train_size: int) -> float:
@@ -94,7 +63,7 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
     )
 
 
-@kept
+@functools.cache
 def _crop_areas(seed: int, *sizes: int) -> tuple[int, ...]:
     """Areas, px, of one train crop each of images whose widths and heights alternate."""
     crop = cast(Any, get_transforms(need=["train"])["train"]).transforms[1]  # what follows ToImage
@@ -124,16 +93,6 @@ def enlargement_at_test(
         (math.prod(step(each).canvas_size) / math.prod(each.canvas_size)) ** 0.5 for each in boxes
     ]
     return np.asarray(scales)[place.reshape(-1)]
-
-
-def size_ratios(
-    crops: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
-) -> np.ndarray:
-    """Apparent size at test over that in each train crop (N,): the distribution behind the table of `pair_ratios`."""
-    return cast(
-        np.ndarray,
-        enlargement_at_test(crops, test_size, resize) * crops["crop_side"].to_numpy() / train_size,
-    )
 
 
 def pair_ratios(

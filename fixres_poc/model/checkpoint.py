@@ -1,4 +1,7 @@
-"""Checkpoints: safetensors with the settings and a digest inside; those of others, or damaged ones, are refused."""
+"""Checkpoints, and the files that others give as weights; damaged or dangerous ones are refused.
+
+A checkpoint is a safetensors file with a record, such as settings, and a digest inside.
+"""
 
 import hashlib
 import json
@@ -43,7 +46,7 @@ BESIDE_TENSORS = (
 
 
 class _Inert:
-    """Stands for an object beside the tensors: takes whatever the file says of it, and keeps and does nothing."""
+    """Stands for an object beside the tensors; keeps and does nothing of what the file says of it."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -111,22 +114,20 @@ def _pickled(path: Path, head: bytes) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
-        what = (
-            f"holds more than tensors, as a whole network does ({found[0] if found else 'unknown'})"
-        )
+        named = found[0] if found else "unknown"
         raise InputError(
-            f"{what}, and no code in it is run; save tensors only, where it was made: {SAVE}"
+            f"holds more than tensors, as a whole network does ({named}), and no code in it is "
+            f"run; save tensors only, where it was made: {SAVE}"
         ) from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, with a record, stored as JSON, that must be equal for it to be used again."""
+    """Write a checkpoint atomically, with a record as JSON; `load` checks both."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     stored = {"digest": digest(plain), **record}
+    metadata = {key: json.dumps(value) for key, value in stored.items()}
     with replacing(path) as file:
-        save_file(
-            plain, file.name, metadata={key: json.dumps(value) for key, value in stored.items()}
-        )
+        save_file(plain, file.name, metadata=metadata)
 
 
 def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -161,7 +162,7 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of names, types, shapes and bits; safetensors itself has none, and reads a flipped bit as another weight."""
+    """Digest of names, types, shapes and bits; safetensors itself has none."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

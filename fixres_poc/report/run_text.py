@@ -45,7 +45,7 @@ def baseline_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: st
     """Where the linear probe is best on validation, what it reaches there on test, and zero-shot beside it.
 
     Args:
-        choices: of `baseline.Baseline`.
+        choices: of `linear_probe.Probes`.
         summary: of `record.summarise`.
         zero_shot: of `zero_shot_verdict`.
     """

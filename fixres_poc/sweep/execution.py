@@ -159,7 +159,7 @@ def _weights(sweep: SweepSettings) -> dict[str, Any]:
         return {}
     from fixres_poc.model import weights
 
-    return {"weights": file_digest(weights.find(sweep.weights))}
+    return {"weights": file_digest(weights.find_weights(sweep.weights))}
 
 
 FEWEST_FILES, MANY_FILES = 256, 4096

@@ -23,7 +23,7 @@ def work(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     state = epochs.begin(recipe, settings, data, accelerator, StepPlan(3, False, 0))
     epochs.fine_tune(state, settings, data, accelerator, None)
     torch.manual_seed(0)
-    model = device.place(create("efficientnet_lite0", 3), settings, accelerator)
+    model = device.place(create("efficientnet_lite0", 3).eval(), settings, accelerator)
     variants = {name: stage2.Variant(name, 0.01, 2) for name in ("head", "head_bn", "bn_stats")}
     tails = stage2.adapt_tails(model, data, settings, 64, variants, accelerator).tails
     table = evaluation.predict(

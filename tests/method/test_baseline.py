@@ -21,7 +21,7 @@ def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every
     settings = BaselineSettings(
         dataset=str(colour_folder), batch_size=16, test_sizes=(96, 224), extra_test=again
     )
-    done = linear_probe.train_baseline(settings, load_dataset(settings))
+    done = linear_probe.train_probes(settings, load_dataset(settings))
     right = done.predictions.assign(right=done.predictions["top1"] == done.predictions["target"])
     cells = right.groupby(["test_size", "split"], observed=True)["right"].agg(["size", "mean"])
     assert cells["size"].to_dict() == {
@@ -47,15 +47,15 @@ def test_one_more_size_leaves_the_others_as_they_are(
     monkeypatch.setattr(linear_probe, "features", features)
     settings = BaselineSettings(dataset=str(colour_folder), batch_size=16, test_sizes=(64,))
     data = load_dataset(settings)
-    alone = linear_probe.train_baseline(settings, data)
-    both = linear_probe.train_baseline(settings.model_copy(update={"test_sizes": (64, 96)}), data)
+    alone = linear_probe.train_probes(settings, data)
+    both = linear_probe.train_probes(settings.model_copy(update={"test_sizes": (64, 96)}), data)
     assert extracted == [64] * 3 + [96] * 3
     pd.testing.assert_frame_equal(
         both.predictions[both.predictions["test_size"] == 64], alone.predictions
     )
     assert both.images_per_second["64"] == alone.images_per_second["64"]
     fewer = data.without([data.split("test")["image"].iloc[0]])
-    linear_probe.train_baseline(settings, fewer)
+    linear_probe.train_probes(settings, fewer)
     assert extracted[6:] == [64] * 3
 
 

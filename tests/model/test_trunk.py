@@ -8,7 +8,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from fixres_poc.model.backbones import create, recompute
-from fixres_poc.model.trunk import Tail, Trunk, classifier, folded, last_batch_norm
+from fixres_poc.model.trunk import Tail, Trunk, classifier, fold_batch_norms, last_batch_norm
 
 KNOWN = {  # and the batch norm before pooling
     "efficientnet_lite0": "bn2",
@@ -119,7 +119,7 @@ def test_folding_leaves_no_batch_norm_but_the_last_and_changes_neither_results_n
 ) -> None:
     model, images = network(name), torch.randn(2, 3, 64, 64)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    fast = folded(model, 64)
+    fast = fold_batch_norms(model, 64)
     assert fast.network is not model
     last = last_batch_norm(fast.network)
     assert not any(
@@ -147,8 +147,8 @@ class Odd(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-def test_a_network_that_cannot_be_folded_is_used_as_it_is() -> None:
+def test_a_network_that_cannot_be_fold_batch_norms_is_used_as_it_is() -> None:
     model = Odd().eval()
     nn.init.constant_(model.norm.weight, 3.0)
     assert last_batch_norm(model) is None
-    assert folded(model, 32).network is model
+    assert fold_batch_norms(model, 32).network is model
