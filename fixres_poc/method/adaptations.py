@@ -24,7 +24,7 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method import stage2
 from fixres_poc.method.epochs import Recipe
 from fixres_poc.method.evaluation import Predictions, predict
-from fixres_poc.method.stage1 import Choices, Trained, train
+from fixres_poc.method.stage1 import Trained, train
 from fixres_poc.model import checkpoint
 from fixres_poc.model.device import now
 from fixres_poc.model.trunk import Tail
@@ -82,7 +82,7 @@ def _adapt_tails(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> tuple[AdaptedPair, dict[str, Tail]]:
     """The adaptations that train a tail, and their controls."""
-    variants = cast(Choices, trained.choices).adapt
+    variants = trained.choices.adapt
     names = [name for name in settings.adaptations if name in ADAPTED]
     for name in names:
         if name not in variants:
@@ -102,7 +102,7 @@ def _adapt_tails(
 def _fine_tune_fully(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> Trained:
-    choices = cast(Choices, trained.choices)
+    choices = trained.choices
     like = choices.adapt.get("head_bn", choices.adapt["head"])
     recipe = Recipe(
         settings.test_size, "val_train", like.epochs, like.learning_rate, choices.batch_norm
@@ -163,7 +163,7 @@ def adaptation_costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
         Columns adaptation, learning_rate and epochs (as chosen; nan where nothing is trained) and
         seconds. Controls, which cost nothing here, are left out.
     """
-    variants = cast(Choices, trained.choices).adapt
+    variants = trained.choices.adapt
     rows = []
     for name in adapted.tails:
         if not name.startswith(CONTROL):

@@ -17,7 +17,6 @@ from torchvision import tv_tensors
 
 from fixres_poc.data.transforms import Resize, get_transforms
 
-
 MEAN_CROP_SCALE = 2 / 3 * (1 - 0.08**1.5) / (1 - 0.08)
 """Expected linear scale E[s] of RandomResizedCrop; its area is s^2 ~ U(0.08, 1) of the image's."""
 
@@ -26,15 +25,16 @@ def size_ratio(train_size: int, test_size: int) -> float:
     """Apparent size of an object at test time over that at train time, for a square image.
 
     That is the mean of the ratios over random crops. An object is enlarged by
-    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by 256/224 * test_size / min(W, H)
-    in the test framing, so the ratio is proportional to s and its mean to E[s]. (The ratio of the
-    mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].) Sizes are sides of crops in px.
+    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
+    256/224 * test_size / min(W, H) in the test framing, so the ratio is proportional to s and its
+    mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
+    Sizes are sides of crops in px.
     """
     return MEAN_CROP_SCALE * (256 / 224) * test_size / train_size
 
 
 def neutral_test_size(train_size: int) -> float:
-    """The test resolution, in px, at which `size_ratio` of a square image is 1 (about 1.24 * train_size)."""
+    """The test resolution, in px, at which `size_ratio` is 1: about 1.24 * train_size."""
     return train_size / size_ratio(1, 1)
 
 
@@ -42,7 +42,7 @@ DRAWS = 10_000
 
 
 def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
-    """Train crops of randomly chosen images, each as often as any other to within one crop; for any train resolution.
+    """Train crops of randomly chosen images, sampled evenly, for any train resolution.
 
     Returns:
         `draws` rows with columns row (number of the image in the table), width, height, and
@@ -54,7 +54,8 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
     sizes = images[["width", "height"]].to_numpy(dtype=np.int64)
     if not sizes.size or sizes.min() < 1 or draws < 1:
         raise ValueError(
-            f"{len(sizes)} images, {draws} draws: need at least one of each, and sizes of 1 px or more"
+            f"{len(sizes)} images, {draws} draws: need at least one of each, "
+            "and sizes of 1 px or more"
         )
     rows = np.resize(np.random.default_rng(seed).permutation(len(sizes)), draws)
     sides = np.sqrt(_crop_areas(seed, *sizes[rows].ravel().tolist()))
@@ -165,7 +166,11 @@ def predicted_object_sizes(
     resize: Resize = "short_side",
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """Apparent sizes, train_px and test_px, as image sizes and boxes foretell them, one row per draw."""
+    """Apparent sizes predicted from image sizes and boxes.
+
+    Returns:
+        Columns train_px and test_px, one row per draw.
+    """
     crops = sample_crops(boxes, draws)
     area = (boxes["right"] - boxes["left"]) * (boxes["bottom"] - boxes["top"])
     side = area.to_numpy(dtype=np.float64)[crops["row"]] ** 0.5

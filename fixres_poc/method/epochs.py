@@ -71,7 +71,7 @@ class Saved:
     record: Mapping[str, Any]
 
     def keep(self, state: State, accelerator: Accelerator) -> None:
-        """Write the state so that it is complete or not there; tensors, numbers and strings only."""
+        """Write the state, wholly or not at all; tensors, numbers and strings only."""
         content = {
             "record": json.dumps(self.record),
             "rows": state.rows,
@@ -181,7 +181,7 @@ def begin(
 
 
 def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
-    """Train mode, but for batch norms that are `frozen`: their running statistics stay and count."""
+    """Train mode, but `frozen` batch norms use their running statistics, which stay."""
     model.train()
     if batch_norm == "frozen":
         for norm in filter(is_batch_norm, model.modules()):

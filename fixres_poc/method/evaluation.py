@@ -1,4 +1,4 @@
-"""Predictions of a network and of its adapted tails, and choices by their accuracy on validation."""
+"""Predictions of a network and of its adapted tails, and choices by accuracy on validation."""
 
 import logging
 import operator
@@ -58,7 +58,7 @@ def choose_on_validation(
 def transforms_for(
     settings: ModelSettings, train_size: int, test_size: int, view: View = "center"
 ) -> dict[str, Transform]:
-    """`get_transforms` with the settings' resize mode, and mean, std and interpolation of the network."""
+    """`get_transforms` with the settings' resize mode, and with the network's preprocessing."""
     return get_transforms(
         train_size,
         test_size,

@@ -106,18 +106,17 @@ class Probe:
             head.bias[self.pipeline.classes_] = torch.as_tensor(bias).to(head.bias)
 
 
-def fit_probe(
-    train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray
-) -> Probe:
-    """Logistic regression on features (N, D), its penalty chosen on validation."""
+def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> Probe:
+    """Logistic regression on features (N, D) of "train", its penalty chosen on those of "val"."""
     from sklearn.linear_model import LogisticRegression  # here, since most commands fit nothing
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     def fit(values: Mapping[str, Any]) -> tuple[dict[str, float], Any]:
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **values))
-        pipeline.fit(train, train_labels)
-        return {"val_top1": float(pipeline.score(val, val_labels))}, pipeline
+        pipeline.fit(x["train"], data.split("train")["label"].to_numpy())
+        top1 = pipeline.score(x["val"], data.split("val")["label"].to_numpy())
+        return {"val_top1": float(top1)}, pipeline
 
     pipeline, tried = choose_on_validation([{"C": penalty} for penalty in PENALTIES], fit)
     best = pipeline[-1].C
@@ -137,11 +136,11 @@ def probe_at(
     accelerator: Accelerator,
 ) -> Probe:
     """The linear probe of a frozen network, fitted on crops of `size` px in the test framing."""
-    given = []
-    for split in ("train", "val"):
-        given.append(features(model, data, split, settings, size, accelerator))
-        given.append(data.split(split)["label"].to_numpy())
-    return fit_probe(*given)
+    x = {
+        split: features(model, data, split, settings, size, accelerator)
+        for split in ("train", "val")
+    }
+    return fit_probe(x, data)
 
 
 def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
@@ -261,7 +260,7 @@ def _probe_of_size(
     network: Callable[[], nn.Module],
     accelerator: Accelerator,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Probabilities (N, C) of a size's probe by part, with facts; from the cache if they are there."""
+    """Probabilities (N, C) of a size's probe by part, and facts; from the cache if it has them."""
     file = run_folder(settings.sweep, settings.run_name) / f"probe_{size}.safetensors"
     record = ingredients(settings, data)
     tested = ["val", *data.test_parts]
@@ -273,16 +272,16 @@ def _probe_of_size(
         part: features(network(), data, part, settings, size, accelerator)
         for part in ["train", *tested]
     }
-    y = {part: data.split(part)["label"].to_numpy() for part in ("train", "val")}
     extracted = time.perf_counter()
-    probe = fit_probe(x["train"], y["train"], x["val"], y["val"])
+    probe = fit_probe(x, data)
     found = {
         part: torch.as_tensor(probe.probabilities(x[part], len(data.classes))) for part in tested
     }
-    rows = pd.DataFrame(probe.tried)
-    rows.insert(0, "test_size", size)
+    choices = [
+        {"test_size": size, **row, "chosen": row["C"] == probe.penalty} for row in probe.tried
+    ]
     facts = {
-        "choices": rows.assign(chosen=rows["C"] == probe.penalty).to_dict("records"),
+        "choices": choices,
         "images_per_second": sum(map(len, x.values())) / (extracted - start),
         "seconds": {"features": extracted - start, "fit": time.perf_counter() - extracted},
     }

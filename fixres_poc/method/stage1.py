@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from accelerate import Accelerator
@@ -38,7 +38,8 @@ class Choices:
 
     learning_rate: float  # of stage 1; 0 where the pre-trained trunk stays as it is
     batch_norm: BatchNorm  # of stage 1, frozen or in train mode
-    adapt: dict[str, Variant]  # of stage 2, by adaptation
+    # of stage 2, by adaptation
+    adapt: dict[str, Variant] = field(default_factory=dict)
 
 
 CHOICES = TypeAdapter(Choices)
@@ -57,11 +58,11 @@ class Trained:
 
     model: nn.Module  # in eval mode, on its device, with the weights of the best epoch
     history: pd.DataFrame
+    choices: Choices
     # how a batch was made to fit, for metrics.json
     memory: dict[str, Any] = field(default_factory=dict)
     # by adaptation, adapted at the train resolution
     controls: dict[str, Tail] = field(default_factory=dict)
-    choices: Choices | None = None
     # "stage1", "stage2": what was tried, in rows
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # "probe", "train" (the chosen rate), "tuning", "adapt"
@@ -109,7 +110,7 @@ def _keep(trained: Trained, path: Path, record: Mapping[str, Any]) -> None:
     }
     done = {key: getattr(trained, key) for key in STORED}
     done["history"] = trained.history.to_dict("list")
-    done["choices"] = asdict(cast(Choices, trained.choices))
+    done["choices"] = asdict(trained.choices)
     checkpoint.save(path, tensors, {**record, **done})
     trained.digest = file_digest(path)
     for state in path.parent.glob(STATE.format("*")):
@@ -146,9 +147,7 @@ def train_with_controls(
     """
     known = None if settings.tuned_by is None else _choices_of(settings)
     start, probe_s = head_started(settings, data, accelerator)
-    trained, chosen, others_s = _train_recipes(
-        settings, known or settings, data, accelerator, start
-    )
+    trained, others_s = _train_recipes(settings, known or settings, data, accelerator, start)
     trained.model = place(trained.model, settings, accelerator)
     mark = time.perf_counter()
     if known is None:
@@ -158,7 +157,7 @@ def train_with_controls(
     tuning_s = others_s + time.perf_counter() - mark
     size = settings.train_size
     adapted = adapt_tails(trained.model, data, settings, size, variants, accelerator)
-    trained.choices = Choices(chosen.learning_rate, chosen.batch_norm, variants)
+    trained.choices.adapt.update(variants)
     trained.controls = adapted.tails
     trained.tried["stage2"] = tried
     trained.seconds = {
@@ -176,26 +175,25 @@ def _train_recipes(
     data: ImageDataset,
     accelerator: Accelerator,
     start: nn.Module | None,
-) -> tuple[Trained, Recipe, float]:
+) -> tuple[Trained, float]:
     """The best of the trainings with the lists' rates and batch norms, smaller rates first.
 
     Returns:
-        The best training, its recipe, and the seconds of the others.
+        The best training, and the seconds of the others.
     """
     folder = run_folder(settings.sweep, settings.run_name)
     if start is not None:
         start.cpu()  # a card holds one network at a time
     seconds = []
 
-    def trial(values: Mapping[str, Any]) -> tuple[dict[str, float], tuple[Trained, Recipe]]:
+    def trial(values: Mapping[str, Any]) -> tuple[dict[str, float], Trained]:
         epochs = settings.epochs if values["learning_rate"] > 0 else 0  # all stays as it is
         recipe = Recipe(settings.train_size, "train", epochs, **values)
         state = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
         trained = train(settings, recipe, data, accelerator, state, start)
         trained.model.cpu()
         seconds.append(float(trained.history["seconds"].sum()))
-        known = {"val_top1": trained.val_top1, "best_epoch": trained.best_epoch}
-        return known, (trained, recipe)
+        return {"val_top1": trained.val_top1, "best_epoch": trained.best_epoch}, trained
 
     norms = several(lists.batch_norm)
     candidates = [
@@ -203,9 +201,9 @@ def _train_recipes(
         for rate in sorted(several(lists.learning_rate))
         for norm in (norms if rate > 0 else norms[:1])
     ]
-    (best, recipe), tried = choose_on_validation(candidates, trial)
+    best, tried = choose_on_validation(candidates, trial)
     best.tried["stage1"] = tried
-    return best, recipe, sum(seconds) - float(best.history["seconds"].sum())
+    return best, sum(seconds) - float(best.history["seconds"].sum())
 
 
 def _choices_of(settings: TrainSettings) -> Choices:
@@ -247,14 +245,8 @@ def _restore(
     for name, tail in controls.items():
         tail.load_state_dict(parts[CONTROL + name])
         tail.requires_grad_(False).eval()
-    return Trained(
-        model,
-        pd.DataFrame(stored["history"]),
-        controls=controls,
-        choices=choices,
-        digest=file_digest(path),
-        **{key: stored[key] for key in STORED},
-    )
+    known = {key: stored[key] for key in STORED} | {"digest": file_digest(path)}
+    return Trained(model, pd.DataFrame(stored["history"]), choices, controls=controls, **known)
 
 
 def train(
@@ -292,7 +284,8 @@ def train(
             state = _follow(plan, recipe, settings, data, accelerator, saved, start)
             memory = _memory(state, settings, min(plan.micro_batch_size, share), accelerator)
             memory["out_of_memory"] = failures
-            return Trained(state.model, pd.DataFrame(state.rows), memory)
+            choices = Choices(recipe.learning_rate, recipe.batch_norm)
+            return Trained(state.model, pd.DataFrame(state.rows), choices, memory)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise

@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | `bn_stats` | frozen | re-estimated | frozen | no gradient: what is mere repair of statistics |
 | `head` | trained | frozen | frozen | ablation in Touvron et al. 2019 |
-| `head_bn_stats` | trained | re-estimated | frozen | what the authors' code does for ResNet and ResNeXt |
+| `head_bn_stats` | trained | re-estimated | frozen | the authors' code for ResNet and ResNeXt |
 | `head_bn` | trained | re-estimated | trained | what the paper says |
 
 Each has a control, `control_head` and so on: the same for as long at the *train* size, so that what

@@ -69,7 +69,7 @@ def _normalised(name: str) -> str:
 
 
 def has_imagenet_classifier(settings: ModelSettings) -> bool:
-    """Whether the backbone's classifier is known to be that of ImageNet's 1,000 classes, in order."""
+    """Whether the backbone's classifier is known to be that of ImageNet's classes, in order."""
     if settings.weights is not None:  # of such a file nothing is known
         return False
     if settings.backbone in (*EMBEDDED_BACKBONES, *WSL_BACKBONES):

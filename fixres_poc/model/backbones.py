@@ -170,7 +170,7 @@ def _check_network(sweep: SweepSettings, device: str) -> None:
 
 
 def _check_published(name: str) -> None:
-    """Refuse a timm network whose own weights timm lacks, or that are neither here nor within reach."""
+    """Refuse a timm network whose weights timm lacks, or that are neither here nor in reach."""
     published = _published(name)
     if published is None or not published.has_weights:
         raise InputError(f"backbone {name!r}: timm has no weights of it; give a file as weights")
@@ -324,14 +324,14 @@ def recompute(model: nn.Module) -> None:
             norm.register_forward_pre_hook(partial(_count_batch_once, norm.momentum))
 
 
-def _count_batch_once(momentum: float | None, norm: nn.Module, _: Any) -> None:
+def _count_batch_once(momentum: float | None, norm: Any, _: Any) -> None:
     """Leave running statistics as they are in a recomputation: a forward within a backward pass.
 
     They are still handed in, since a recomputation must save the same tensors for backward. torch
     has no public name for the question whether backward is running; its own checkpointing asks it
     in the same way.
     """
-    again = norm.training and torch._C._current_graph_task_id() != -1
-    cast(Any, norm).momentum = 0.0 if again else momentum
+    again = norm.training and torch._C._current_graph_task_id() != -1  # noqa: SLF001
+    norm.momentum = 0.0 if again else momentum
     if again:
-        cast(Any, norm).num_batches_tracked.sub_(1)
+        norm.num_batches_tracked.sub_(1)

@@ -130,7 +130,7 @@ def accelerator_for(precision: str) -> Accelerator:
         raise InputError(
             "precision = 'fp16': needs a CUDA GPU, and none was found; allowed here: fp32, bf16"
         )
-    AcceleratorState._reset_state(reset_partial_state=False)
+    AcceleratorState._reset_state(reset_partial_state=False)  # noqa: SLF001
     # so that the schedule goes on by one a step, on any number
     loading = DataLoaderConfiguration(split_batches=True)
     # others wait while one downloads or draws

@@ -1,4 +1,4 @@
-"""How a training step is made to fit into memory: predicted bytes of tensors, and plans of steps."""
+"""How a training step is made to fit into memory: predicted bytes, and plans of steps."""
 
 import contextlib
 import functools
@@ -62,12 +62,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def storage_of(tensor: torch.Tensor) -> int:
     """Identity of a tensor's storage, for as long as that lives."""
-    return tensor.untyped_storage()._cdata  # a fake one has no address
+    return tensor.untyped_storage()._cdata  # noqa: SLF001  a fake one has no address
 
 
 def _network(backbone: str, classes: int) -> nn.Module:
-    """A network without any memory. Built on the meta device, since some compute numbers when they are built."""
-    with torch.device("meta"):
+    """A network without any memory."""
+    with torch.device("meta"):  # some compute numbers when they are built
         return backbones.create(backbone, classes, pretrained=False)
 
 
@@ -145,8 +145,7 @@ def _backward(
 @functools.cache
 def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, int]:
     """Number of parameters, and FLOPs of one image's forward pass at `size` px."""
-    # Not of the backward pass: torch's counter takes that of grouped convolutions for that of full
-    # ones.
+    # not of the backward pass, where torch's counter takes grouped convolutions for full ones
     model = _network(backbone, classes).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, size, size, device="meta"))
@@ -175,11 +174,6 @@ class StepPlan:
     gradient_checkpointing: bool  # recompute activations instead of storing them
     peak_bytes: int  # predicted, of tensors
 
-    @property
-    def way(self) -> tuple[int, bool]:
-        """The plan without its prediction."""
-        return self.micro_batch_size, self.gradient_checkpointing
-
     def __str__(self) -> str:
         """The plan in words."""
         recomputed = ", activations recomputed" if self.gradient_checkpointing else ""
@@ -203,7 +197,10 @@ def training_bytes(
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
-    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails; evaluation needs no more."""
+    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails.
+
+    Evaluation needs no more.
+    """
     tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
     half = settings.precision != "fp32"
     how = (settings.backbone, classes, settings.test_size, half, False, tails)
@@ -232,7 +229,7 @@ def micro_batches(batch_size: int) -> list[int]:
 def step_plans(
     settings: TrainSettings, size: int, classes: int, budget_bytes: int
 ) -> Iterator[StepPlan]:
-    """Plans for a step of all weights in order, from the first predicted to fit; the last one if none is.
+    """Plans for a step of all weights, from the first predicted to fit, or the last one alone.
 
     In order: the whole batch; the whole batch with gradient checkpointing, which gives the same
     results; then ever smaller micro-batches with checkpointing, whose batch norms see fewer images.
@@ -249,12 +246,12 @@ def step_plans(
         ways.insert(0, (settings.batch_size, False))
     plans = (StepPlan(*way, training_bytes(settings, size, classes, *way)) for way in ways)
     return itertools.dropwhile(
-        lambda plan: plan.peak_bytes > budget_bytes and plan.way != ways[-1], plans
+        lambda plan: plan.peak_bytes > budget_bytes and plan.micro_batch_size > 1, plans
     )
 
 
 def step_table(settings: TrainSettings, classes: int) -> pd.DataFrame:
-    """Predicted peak bytes of a step of stage 1, by precision and checkpointing, for the batch and its parts.
+    """Predicted peak bytes of a step of stage 1, for the batch and its parts.
 
     Returns:
         Columns train_size, precision, checkpointing and micro_<images at once>_bytes.

@@ -29,14 +29,15 @@ FOLDED = (nn.BatchNorm2d, BatchNormAct2d)  # and none of their subclasses
 
 def classifier(model: nn.Module) -> nn.Module:
     """The model's last layer: features (N, D) to logits (N, C)."""
-    return cast(nn.Module, cast(Any, model).get_classifier())
+    network: Any = model
+    return cast(nn.Module, network.get_classifier())
 
 
 def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     """The batch norm before global pooling: of an EfficientNet, MobileNetV3, ResNet or ResNeXt.
 
-    None for other networks, and for their variants with another norm there, or with a last block whose rest a
-    `Tail` does not repeat.
+    None for other networks, and for their variants with another norm there, or with a last block
+    whose rest a `Tail` does not repeat.
     """
     network: Any = model
     norm = None
@@ -61,12 +62,13 @@ class Trunk:
 
     def __init__(self, model: nn.Module) -> None:
         """Take a network in eval mode; nothing of it changes."""
-        self.network, self.norm = model, last_batch_norm(model)
+        self.network: Any = model
+        self.norm = last_batch_norm(model)
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> Maps:
         """Maps for all images."""
-        network = cast(Any, self.network)
+        network = self.network
         maps: dict[str, torch.Tensor] = {}
         if self.norm is None:
             return (network.forward_head(network.forward_features(images), pre_logits=True),)
@@ -76,7 +78,7 @@ class Trunk:
             )
             hooks.enter_context(note_input)
             if isinstance(network, ResNet):
-                block = cast(Any, network).layer4[-1]
+                block = network.layer4[-1]
                 note_shortcut = (
                     block.register_forward_pre_hook(
                         lambda _, inputs: maps.update(shortcut=inputs[0])
@@ -118,7 +120,7 @@ class Tail(nn.Module):
             return maps[0]
         after = self.norm(maps[0])
         if isinstance(self.network, ResNet):
-            after = _rest_of_block(cast(Any, self.network).layer4[-1], after, maps[1])
+            after = _rest_of_block(self.network.layer4[-1], after, maps[1])
         return cast(torch.Tensor, self.network.forward_head(after, pre_logits=True))
 
 
@@ -142,7 +144,7 @@ def merge_tail(model: nn.Module, tail: Tail) -> nn.Module:
 
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module, size: int) -> Trunk:
-    """The trunk of a network, faster on a CPU: batch norms become part of the convolutions before them.
+    """The trunk of a network, faster on a CPU: batch norms join the convolutions before them.
 
     In eval mode a batch norm is an affine map per channel, which a convolution's weights and bias
     can take over. Results differ by rounding only. Batch norms whose input is not the output of one
@@ -173,17 +175,17 @@ def fold_batch_norms(model: nn.Module, size: int) -> Trunk:
     return trunk
 
 
-def _foldable(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _foldable(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, Any]]:
     """Convolutions and the batch norms that take their output as it is, seen as an image passes."""
     last = last_batch_norm(model)
     made: dict[torch.Tensor, nn.Conv2d] = {}
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    pairs: list[tuple[nn.Conv2d, Any]] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):
             made[output] = module
         elif type(module) in FOLDED and module is not last and inputs[0] in made:
-            pairs.append((made[inputs[0]], cast(nn.BatchNorm2d, module)))
+            pairs.append((made[inputs[0]], module))
 
     with register_module_forward_hook(note):
         Trunk(model)(images)

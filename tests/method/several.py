@@ -1,4 +1,4 @@
-"""What one process does alone and two do together, for comparison; arguments: images, folder for the results."""
+"""What one process does alone and two do together; arguments: images, folder for the results."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from fixres_poc.model.memory_plan import StepPlan
 
 
 def work(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """One step of stage 1, a whole stage 1, and an adapted head; batches of 6 are twice 3 in two processes."""
+    """A step of stage 1, a whole stage 1, and an adapted head; batches of 6 are twice 3."""
     settings = settings_for(folder, batch_size=6, epochs=8, seed=1)
     data, recipe = load_dataset(settings), recipe_for(settings)
     loss, moved = first_step(settings, data, accelerator, 3)

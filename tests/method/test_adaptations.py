@@ -97,7 +97,6 @@ def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSetting
     at_train, trained, adapted = adapt(settings, test_size=48, adaptations=ADAPTATIONS)
     assert list(adapted.tails) == list(ADAPTATIONS)  # no control of itself
     assert adapted.seconds["head"] == trained.seconds["adapt"]["head"]
-    assert trained.choices is not None
     data, variants = load_dataset(at_train), trained.choices.adapt
     accelerator = accelerator_for("fp32")
     again = stage2.adapt_tails(trained.model, data, at_train, 48, variants, accelerator).tails
@@ -116,7 +115,6 @@ def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSetting
 
 def test_an_adaptation_that_the_network_cannot_have_is_refused(settings: PairSettings) -> None:
     chosen, trained, _ = adapt(settings, adaptations=("none",))
-    assert trained.choices is not None
     lacking = replace(trained.choices, adapt={"head": trained.choices.adapt["head"]})
     wanted = chosen.model_copy(update={"adaptations": ("head", "head_bn")})
     with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):

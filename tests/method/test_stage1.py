@@ -225,16 +225,17 @@ def told(monkeypatch: pytest.MonkeyPatch, tops: dict[float, float]) -> list[floa
     """
     model, trained = create("efficientnet_lite0", 3).eval(), list[float]()
 
-    def end_at_once(settings: TrainSettings, recipe: epochs.Recipe, *_: object) -> stage1.Trained:
+    def end_at_once(_: TrainSettings, recipe: epochs.Recipe, *__: object) -> stage1.Trained:
         trained.append(recipe.learning_rate)
         row = {"epoch": 1, "loss": 1.0, "val_top1": tops[recipe.learning_rate], "seconds": 2.0}
-        return stage1.Trained(model, pd.DataFrame([row]))
+        choices = stage1.Choices(recipe.learning_rate, "train")
+        return stage1.Trained(model, pd.DataFrame([row]), choices)
 
     monkeypatch.setattr(stage1, "train", end_at_once)
     return trained
 
 
-def test_the_rate_that_validation_prefers_is_kept_the_smaller_of_equals_and_later_seeds_take_it_over(
+def test_the_rate_that_validation_prefers_is_kept_and_later_seeds_take_it_over(
     colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = told(monkeypatch, {0.01: 0.5, 0.02: 0.7, 0.03: 0.7})
@@ -243,7 +244,6 @@ def test_the_rate_that_validation_prefers_is_kept_the_smaller_of_equals_and_late
     )
     data = load_dataset(settings)
     first = stage1.train_or_load(settings, data)
-    assert first.choices is not None
     assert first.choices.learning_rate == 0.02
     tried = [(each["learning_rate"], each["val_top1"]) for each in first.tried["stage1"]]
     assert tried == [(0.01, 0.5), (0.02, 0.7), (0.03, 0.7)]

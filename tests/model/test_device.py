@@ -1,4 +1,4 @@
-"""The device that networks run on: precision, memory format, and what is done when memory runs out."""
+"""The device that networks run on: precision, memory format, and memory that runs out."""
 
 from types import SimpleNamespace
 from typing import Any, Literal

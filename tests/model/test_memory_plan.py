@@ -55,7 +55,7 @@ def measured_bytes(
     batch_norm: Literal["frozen", "train"],
     pieces: int,
 ) -> int:
-    """Peak of what is held before a real step and of the allocations that the profiler sees in it."""
+    """Peak of what a real step holds before, and of allocations that the profiler sees in it."""
     torch.manual_seed(0)
     model = backbones.create(backbone, 10, pretrained=False).to(memory_format=torch.channels_last)
     train_mode(model, batch_norm)

@@ -243,7 +243,8 @@ def test_a_planted_pickle_in_place_of_what_a_training_left_does_nothing(
     assert (tmp_path / "executed").exists()
 
 
-def test_files_without_a_state_dict_are_one_line(state: State, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("state")
+def test_files_without_a_state_dict_are_one_line(tmp_path: Path) -> None:
     for content in (
         [torch.ones(1)],
         {"model": {"epoch": 3}},
