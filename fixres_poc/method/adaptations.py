@@ -83,7 +83,7 @@ def _adapt_tails(
 ) -> tuple[AdaptedPair, dict[str, Tail]]:
     """The adaptations that train a tail, and their controls."""
     variants = trained.choices.adapt
-    names = [name for name in settings.adaptations if name in ADAPTED]
+    names: list[str] = [name for name in settings.adaptations if name in ADAPTED]
     for name in names:
         if name not in variants:
             raise InputError(

@@ -105,7 +105,8 @@ def pair_ratios(
         One row per pair: train_size, test_size, mean_of_ratios, ratio_of_means, and the quartiles
         q25, q50 and q75 of the ratios of single crops.
     """
-    pairs, side = list(pairs), crops["crop_side"].to_numpy()
+    pairs = list(pairs)
+    side = crops["crop_side"].to_numpy()
     scales = {
         test_size: enlargement_at_test(crops, test_size, resize)
         for test_size in {test for _, test in pairs}
@@ -141,11 +142,12 @@ def neutral_test_sizes(
         len(images), np.full(len(images), 1 / len(images)), 300
     )
     weights = np.vstack([np.ones(len(images)), weights])  # the first row is the sample itself
+    side = crops["crop_side"].to_numpy()
     rows = []
     for train_size in train_sizes:
         # the resized side is a whole number, so not quite linear
         near = round(neutral_test_size(train_size))
-        scale, side = enlargement_at_test(crops, near, resize) / near, crops["crop_side"].to_numpy()
+        scale = enlargement_at_test(crops, near, resize) / near
         values = [
             np.bincount(crops["row"], each)[images] for each in (scale * side, scale, 1 / side)
         ]

@@ -38,6 +38,7 @@ from fixres_poc.model.trunk import Tail, classifier, fold_batch_norms
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse penalties C that are tried."""
+SECONDS = ("features", "fit")
 PLACES = {"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test", "test_sizes"}
 """Settings that a checkpoint does not depend on: the images and weights behind them count."""
 
@@ -238,18 +239,17 @@ def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
         )
         return place(model, settings, accelerator)
 
-    tables, facts = [], []
+    tables = []
+    facts: dict[int, dict[str, Any]] = {}
     for size in settings.test_sizes:
-        probabilities, known = _probe_of_size(settings, data, size, network, accelerator)
-        facts.append(known)
+        probabilities, facts[size] = _probe_of_size(settings, data, size, network, accelerator)
         for part, found in probabilities.items():
             tables.append(prediction_table(data.split(part), "probe", found.numpy(), size))
-    by_size = zip(settings.test_sizes, facts, strict=True)
     return Probes(
         pd.concat(tables, ignore_index=True),
-        pd.DataFrame([row for known in facts for row in known["choices"]]),
-        pd.DataFrame([known["seconds"] for known in facts]).sum().to_dict(),
-        {str(size): known["images_per_second"] for size, known in by_size},
+        pd.DataFrame([row for known in facts.values() for row in known["choices"]]),
+        {name: sum(known["seconds"][name] for known in facts.values()) for name in SECONDS},
+        {str(size): known["images_per_second"] for size, known in facts.items()},
     )
 
 

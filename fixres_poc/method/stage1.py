@@ -1,10 +1,11 @@
 """Stage 1: fine-tune the network at the train resolution; all its pairs share the checkpoint."""
 
+import itertools
 import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,11 @@ def train_with_controls(
     trained, others_s = _train_recipes(settings, known or settings, data, accelerator, start)
     trained.model = place(trained.model, settings, accelerator)
     mark = time.perf_counter()
+    tried: list[dict[str, Any]] = []
     if known is None:
         variants, tried = choose_variants(trained.model, data, settings, accelerator)
     else:
-        variants, tried = known.adapt, []
+        variants = known.adapt
     tuning_s = others_s + time.perf_counter() - mark
     size = settings.train_size
     adapted = adapt_tails(trained.model, data, settings, size, variants, accelerator)
@@ -198,8 +200,8 @@ def _train_recipes(
     norms = several(lists.batch_norm)
     candidates = [
         {"learning_rate": rate, "batch_norm": norm}
-        for rate in sorted(several(lists.learning_rate))
-        for norm in (norms if rate > 0 else norms[:1])
+        for rate, norm in itertools.product(sorted(several(lists.learning_rate)), norms)
+        if rate > 0 or norm == norms[0]
     ]
     best, tried = choose_on_validation(candidates, trial)
     best.tried["stage1"] = tried
@@ -269,13 +271,9 @@ def train(
     saved = Saved(state_file, ingredients(settings, data)) if state_file else None
     share = math.ceil(settings.batch_size / accelerator.num_processes)
     own = settings.model_copy(update={"batch_size": share})
-    budget = memory_plan.budget_bytes()
-    plans = memory_plan.step_plans(own, recipe.size, len(data.classes), budget)
-    if not recipe.epochs:
-        plans = iter([memory_plan.StepPlan(0, False, 0)])
     failures: list[str] = []
     failed: memory_plan.StepPlan | None = None
-    for plan in plans:
+    for plan in _plans(own, recipe, len(data.classes)):
         if failed is not None:
             clear_device_cache(garbage_collection=True)
             failures.append(f"out of memory with {failed}: on with {plan}")
@@ -296,6 +294,13 @@ def train(
                 "or a smaller batch_size"
             )
     raise InputError(f"not even one image fits into memory: {failed} was the last that was tried")
+
+
+def _plans(settings: TrainSettings, recipe: Recipe, classes: int) -> Iterable[memory_plan.StepPlan]:
+    if not recipe.epochs:
+        return [memory_plan.StepPlan(0, False, 0)]
+    budget = memory_plan.budget_bytes()
+    return memory_plan.step_plans(settings, recipe.size, classes, budget)
 
 
 def _follow(

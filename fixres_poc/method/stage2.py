@@ -320,8 +320,9 @@ def choose_variants(
     rates = sorted(several(settings.adapt_learning_rate))
     variants: dict[str, list[Variant]] = {}
     for name in possible_adaptations(model):
-        own = rates[:1] if name == "bn_stats" else rates  # it has no rate
-        variants[name] = [Variant(name, rate, n) for n, rate in itertools.product(epochs, own)]
+        allowed = rates[:1] if name == "bn_stats" else rates  # it has no rate
+        ways = itertools.product(epochs, allowed)
+        variants[name] = [Variant(name, rate, count) for count, rate in ways]
     if not settings.tuned:
         return {name: only for name, (only,) in variants.items()}, []
     size = settings.tuning_size or settings.train_size

@@ -100,7 +100,8 @@ def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroSho
 
     That is done at every size.
     """
-    mapped, count = mapping(data.classes), len(data.classes)
+    mapped = mapping(data.classes)
+    count = len(data.classes)
     names = cast(list[str], ImageNetInfo("imagenet-1k").label_descriptions())
     named = {data.classes[label]: names[index].split(",")[0] for label, index in mapped.items()}
     part = replace(data, table=data.table[data.table["label"].isin(list(mapped))])

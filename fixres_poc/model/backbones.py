@@ -324,7 +324,7 @@ def recompute(model: nn.Module) -> None:
             norm.register_forward_pre_hook(partial(_count_batch_once, norm.momentum))
 
 
-def _count_batch_once(momentum: float | None, norm: Any, _: Any) -> None:
+def _count_batch_once(momentum: Any, norm: Any, _: Any) -> None:
     """Leave running statistics as they are in a recomputation: a forward within a backward pass.
 
     They are still handed in, since a recomputation must save the same tensors for backward. torch

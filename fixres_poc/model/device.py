@@ -66,7 +66,7 @@ class Portions:
             try:
                 parts = [
                     self.network(part.to(self.device, non_blocking=True))
-                    for part in images.split(self.size)
+                    for part in torch.split(images, self.size)
                 ]
                 return tuple(torch.cat(each) for each in zip(*parts, strict=True))
             except (MemoryError, RuntimeError) as error:

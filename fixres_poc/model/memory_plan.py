@@ -62,7 +62,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def storage_of(tensor: torch.Tensor) -> int:
     """Identity of a tensor's storage, for as long as that lives."""
-    return tensor.untyped_storage()._cdata  # noqa: SLF001  a fake one has no address
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001  a fake one has no address
 
 
 def _network(backbone: str, classes: int) -> nn.Module:
@@ -191,9 +191,8 @@ def training_bytes(
     Raises:
         InputError: `recompute` for a network that cannot.
     """
-    half, part = settings.precision != "fp32", micro_batch_size < settings.batch_size
-    how = (settings.backbone, classes, size, half, recompute, 0)
-    return _peak_bytes(micro_batch_size, part, *how)
+    how = (settings.backbone, classes, size, settings.precision != "fp32", recompute, 0)
+    return _peak_bytes(micro_batch_size, micro_batch_size < settings.batch_size, *how)
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
@@ -202,9 +201,8 @@ def adapting_bytes(settings: PairSettings, classes: int) -> int:
     Evaluation needs no more.
     """
     tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
-    half = settings.precision != "fp32"
-    how = (settings.backbone, classes, settings.test_size, half, False, tails)
-    return _peak_bytes(settings.batch_size, False, *how)
+    how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32")
+    return _peak_bytes(settings.batch_size, False, *how, False, tails)
 
 
 def _peak_bytes(images: int, part: bool, *how: Any) -> int:

@@ -40,6 +40,7 @@ def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     whose rest a `Tail` does not repeat.
     """
     network: Any = model
+    block: Any
     norm = None
     if isinstance(model, EfficientNet):
         norm = network.bn2

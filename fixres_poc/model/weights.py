@@ -71,7 +71,8 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> None:
     Raises:
         InputError: as `read` and `load_strictly`.
     """
-    own, given = model.state_dict(), read(path, key, model)
+    own = model.state_dict()
+    given = read(path, key, model)
     for name in classifier_names(model):
         if name not in given or given[name].shape != own[name].shape:
             given[name] = own[name]
