@@ -40,17 +40,19 @@ def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     whose rest a `Tail` does not repeat.
     """
     network: Any = model
-    block: Any
     norm = None
     if isinstance(model, EfficientNet):
         norm = network.bn2
-    elif isinstance(model, ResNet) and isinstance(network.layer4[-1], BasicBlock | Bottleneck):
-        block = network.layer4[-1]
-        norm = getattr(block, "bn3", block.bn2)
+    elif isinstance(model, ResNet) and isinstance(_last_block(model), BasicBlock | Bottleneck):
+        norm = getattr(_last_block(model), "bn3", _last_block(model).bn2)
     elif isinstance(model, MobileNetV3) and isinstance(network.blocks[-1][-1], ConvBnAct):
-        block = network.blocks[-1][-1]
-        norm = None if block.has_skip else block.bn1
+        last: Any = network.blocks[-1][-1]
+        norm = None if last.has_skip else last.bn1
     return norm if isinstance(norm, nn.BatchNorm2d) else None
+
+
+def _last_block(resnet: Any) -> Any:
+    return resnet.layer4[-1]
 
 
 class Trunk:
@@ -79,7 +81,7 @@ class Trunk:
             )
             hooks.enter_context(note_input)
             if isinstance(network, ResNet):
-                block = network.layer4[-1]
+                block = _last_block(network)
                 note_shortcut = (
                     block.register_forward_pre_hook(
                         lambda _, inputs: maps.update(shortcut=inputs[0])
@@ -121,7 +123,7 @@ class Tail(nn.Module):
             return maps[0]
         after = self.norm(maps[0])
         if isinstance(self.network, ResNet):
-            after = _rest_of_block(self.network.layer4[-1], after, maps[1])
+            after = _rest_of_block(_last_block(self.network), after, maps[1])
         return cast(torch.Tensor, self.network.forward_head(after, pre_logits=True))
 
 

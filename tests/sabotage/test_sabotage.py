@@ -19,11 +19,7 @@ NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
 SABOTAGES = {  # file in fixres_poc, code, what stands there instead
     "nothing": ("method/epochs.py", "state.optimizer.step()", "state.optimizer.step()"),
     "no optimizer step in stage 1": ("method/epochs.py", "    state.optimizer.step()\n", ""),
-    "no optimizer step in stage 2": (
-        "method/stage2.py",
-        "    for each in optimizer:\n        each.step()\n",
-        "",
-    ),
+    "no optimizer step in stage 2": ("method/stage2.py", "        self.optimizer.step()\n", ""),
     "wrong mean and std": (
         "model/backbones.py",
         "return HALF, HALF",
