@@ -162,10 +162,11 @@ def test_a_kernel_whose_parent_has_ended_before_it_asked_ends_at_once() -> None:
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, sys
 from fixres_poc.sweep import kernel_state
 if sys.argv[1] == "kept":
     kernel_state.keep_freed_memory()
+import torch, fixres_poc.model.device
 for _ in range(4):
     torch.ones(20_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
