@@ -28,10 +28,10 @@ from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method import epochs
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.model.backbones import create
-from fixres_poc.model.device import Portion, accelerator_for, place
+from fixres_poc.model.device import Portions, accelerator_for, place
 from fixres_poc.model.memory_plan import StepPlan
-from fixres_poc.model.trunk import Tail, folded
-from fixres_poc.sweep.kernel_state import GARBAGE
+from fixres_poc.model.trunk import Tail, fold_batch_norms
+from fixres_poc.sweep.kernel_state import GARBAGE, keep_freed_memory
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
@@ -114,14 +114,16 @@ def network_alone(bench: Bench) -> Result:
     transform = transforms_for(bench.settings, BASELINE_SIZE, BASELINE_SIZE)["val_test"]
     samples = SplitImages(bench.data, "test", transform)
     rows = batches(samples, bench.settings.batch_size)
-    trunk, tail = folded(bench.placed, BASELINE_SIZE), Tail(bench.placed).eval()
+    tail = Tail(bench.placed).eval()
     ready = torch.rand(bench.settings.batch_size, 3, BASELINE_SIZE, BASELINE_SIZE)
-    count, portion = len(bench.data.table), Portion(bench.settings.batch_size)
+    network = fold_batch_norms(bench.placed, BASELINE_SIZE)
+    trunk = Portions(network, bench.settings.batch_size, bench.accelerator.device)
+    count = len(bench.data.table)
 
     @torch.inference_mode()
     def alone() -> None:
         for start in range(0, count, len(ready)):
-            tail(*portion.run(trunk, ready[: count - start])).softmax(dim=1)
+            tail(*trunk(ready[: count - start])).softmax(dim=1)
 
     found = bench.measure(
         {
@@ -224,6 +226,7 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
         os.environ["FIXRES_PROGRESS"] = os.devnull
         torch.set_num_threads(usual.CORES)
         gc.set_threshold(*GARBAGE)  # as in the kernels that a sweep starts; for both loops
+        keep_freed_memory()
         bench = build(dataset, images, repeats, grid_repeats)
         folder, shown = home() / "runs" / "bench", "photographs" if dataset else "synthetic images"
         for name in only or rows:

@@ -68,7 +68,7 @@ def _run(sweep: SweepSettings, settings: PairSettings) -> None:
     adapted = adaptations.adapt_pair(trained, data, settings, accelerator)
     table = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator).table
     folder = run_folder("tiny", settings.run_name)
-    adaptations.save(adapted, trained.model, folder, settings, data.classes)
+    adaptations.save_tails(adapted, trained.model, folder, settings, data.classes)
     metrics = record.Metrics(classes=data.classes, images=data.counts(), data=data.fingerprint())
     record.write_run(run_folder("tiny", training.run_name), training, metrics)
     record.write_run(folder, settings, metrics, table)

@@ -18,7 +18,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "config": "errors files settings sweep_settings validation provenance run_state",
     "data": "decoding sources.image_folder sources.stanford_dogs sources.download "
     "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading leakage",
-    "model": "trunk checkpoint weights backbones device memory_plan",
+    "model": "device trunk checkpoint weights backbones memory_plan",
     "method": "apparent_size evaluation linear_probe zero_shot stage2 epochs stage1 adaptations",
     "analysis": "statistics cells record collection results cost questions",
     "report": "published text run_text tables plots.style plots.datasets plots.networks "

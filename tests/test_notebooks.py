@@ -15,7 +15,7 @@ from fixres_poc.config.files import REPOSITORY, run_folder
 from fixres_poc.config.settings import NOTEBOOKS, PairSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method.adaptations import changed
+from fixres_poc.method.adaptations import changed_tensors
 from fixres_poc.method.stage1 import train_or_load
 from fixres_poc.model.device import accelerator_for
 
@@ -123,6 +123,6 @@ def test_steps_in_the_open_leave_weights_and_random_state_as_they_were() -> None
     run_cells("03_train", "samples", "accelerator", world)
     assert world["after"] < 10
     run_cells("04_fixres", "adaptation", "transform", world)
-    assert changed(trained.model, world["tail"])
+    assert changed_tensors(trained.model, world["tail"])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, trained.model.state_dict()[key]) for key, value in before.items())

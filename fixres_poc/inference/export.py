@@ -27,7 +27,7 @@ from fixres_poc.data.transforms import PLAIN, resized_side
 from fixres_poc.inference.finished_run import FinishedRun
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model.backbones import interpolation, licence, mean_std
-from fixres_poc.model.trunk import Tail, merged
+from fixres_poc.model.trunk import Tail, merge_tail
 
 CHECKED = 16
 SAME_NETWORK = 1e-4
@@ -41,7 +41,7 @@ class Network(nn.Module):
     def __init__(self, model: nn.Module, tail: Tail, mean_std: tuple[Triple, Triple]) -> None:
         """Copy a network, with an adapted tail in its place and its normalisation in front."""
         super().__init__()
-        self.model = merged(model, tail)
+        self.model = merge_tail(model, tail)
         mean, std = torch.tensor(mean_std).reshape(2, 3, 1, 1)
         self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
         self.requires_grad_(False).eval()

@@ -30,7 +30,7 @@ from fixres_poc.method.evaluation import predict, probabilities, transforms_for
 from fixres_poc.method.stage2 import Equalised
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
-from fixres_poc.model.device import Portion, accelerator_for, device_name
+from fixres_poc.model.device import accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
 EXAMPLE = "runs/demo/train96_test160_seed0"
@@ -93,8 +93,9 @@ class FinishedRun:
         """
         answers, size = list[dict[str, Any]](), self.settings.test_size
         frame = transforms_for(self.settings, size, size, view)["val_test"]
-        tails, trunk = {adaptation: self.tail(adaptation)}, Trunk(self.model)
-        portion = Portion(self.settings.batch_size)
+        tails = {adaptation: self.tail(adaptation)}
+        device = self.accelerator.device
+        trunk = Portions(Trunk(self.model), self.settings.batch_size, device)
         for path in paths:
             names = image_folder.walk(path)[0] if path.is_dir() else []
             answers += [{"image": str(path / name)} for name in names or [""]]
@@ -109,7 +110,7 @@ class FinishedRun:
             if not images:
                 continue
             batch = torch.stack(images)
-            found = probabilities(trunk, tails, batch, portion, self.accelerator)[adaptation]
+            found = probabilities(trunk, tails, batch, self.accelerator)[adaptation]
             for answer, row in zip(readable, found.cpu(), strict=True):
                 values, indices = row.topk(min(top, len(self.classes)))
                 names = [self.classes[index] for index in indices]

@@ -24,7 +24,7 @@ from fixres_poc.method.stage1 import train_with_controls
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes, trained_elsewhere
 from fixres_poc.model.device import accelerator_for
-from fixres_poc.model.trunk import classifier, merged
+from fixres_poc.model.trunk import classifier, merge_tail
 from fixres_poc.report import run_text
 
 
@@ -141,7 +141,7 @@ def adapt_file(
     after = run_text.pair_summary(accuracies, gains, pair)
     classes = tuple(names or data.classes)
     return Adapted(
-        _ordered(merged(start.model, adapted.tails[best]), data.classes, classes),
+        _ordered(merge_tail(start.model, adapted.tails[best]), data.classes, classes),
         transforms_for(pair, test_size, test_size)["val_test"],
         classes,
         best,

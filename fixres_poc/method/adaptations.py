@@ -1,4 +1,4 @@
-"""Stage 2 of one pair of sizes: every adaptation that is asked for, and how each of them classifies.
+"""Stage 2 of one pair of sizes: all adaptations that are asked for, and how each classifies.
 
 Besides the tails of `stage2` and their controls, adapted by the training run at the train
 resolution, there are: `none`; `equalised`, which maps the activations back without training; and
@@ -24,8 +24,7 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method import stage2
 from fixres_poc.method.epochs import Recipe
 from fixres_poc.method.evaluation import Predictions, predict
-from fixres_poc.method.stage1 import Choices, Trained, train
-from fixres_poc.method.stage2 import AdaptedTails, Variant, adapt_tails
+from fixres_poc.method.stage1 import Trained, train
 from fixres_poc.model import checkpoint
 from fixres_poc.model.device import now
 from fixres_poc.model.trunk import Tail
@@ -33,14 +32,19 @@ from fixres_poc.model.trunk import Tail
 
 @dataclass
 class AdaptedPair:
-    """What the adaptations of a pair give."""
+    """What the adaptations of a pair give.
 
-    # by adaptation, in the settings' order, then controls; on the trunk of stage 1, but `full`
+    Attributes:
+        tails: by adaptation, in the settings' order, then controls; on the trunk of stage 1, but
+            `full`.
+        seconds: what each would have cost alone; `none` and controls cost nothing here.
+        full: the network of `full`.
+        activations: of `stage2.distributions`, for `equalised`.
+    """
+
     tails: dict[str, Tail]
-    # what each would have cost alone; `none` and controls cost nothing here
     seconds: dict[str, float]
-    full: Trained | None = None  # the network of `full`
-    # from `stage2.distributions`, for `equalised`
+    full: Trained | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
 
     def entering(self) -> pd.DataFrame:
@@ -56,54 +60,72 @@ def adapt_pair(
     Raises:
         InputError: an adaptation that the network cannot have.
     """
-    model, wanted, size = trained.model, settings.adaptations, settings.test_size
-    choices = cast(Choices, trained.choices)
-    variants = choices.adapt
-    own: dict[str, Variant] = {name: variants[name] for name in wanted if name in variants}
-    if lacking := [name for name in wanted if name in ADAPTED and name not in variants]:
-        raise InputError(
-            f"adaptation {lacking[0]!r}: the last batch norm is not known; use 'none' or 'head'"
-        )
-    if size == settings.train_size:  # the same steps from the same random state
-        done = AdaptedTails(
-            {name: trained.controls[name] for name in own}, dict(trained.seconds["adapt"])
-        )
-        controls: dict[str, Tail] = {}
-    else:
-        done = adapt_tails(model, data, settings, size, own, accelerator)
-        controls = {CONTROL + name: trained.controls[name] for name in own}
-    tails: dict[str, Tail] = {"none": Tail(model), **done.tails}
-    seconds: dict[str, float] = {name: done.seconds[name] for name in own}
-    adapted = AdaptedPair(tails, seconds)
+    model, wanted = trained.model, settings.adaptations
+    adapted, controls = _adapt_tails(trained, data, settings, accelerator)
+    adapted.tails["none"] = Tail(model)
     if "equalised" in wanted:
         start = now(accelerator)
         adapted.activations = stage2.distributions(model, data, settings, accelerator)
         # two where test resolution = train resolution
         framings = list(adapted.activations.values())
-        tails["equalised"] = stage2.equalise(model, framings[0], framings[-1])
-        seconds["equalised"] = now(accelerator) - start
+        adapted.tails["equalised"] = stage2.equalise(model, framings[0], framings[-1])
+        adapted.seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
-        like = variants.get("head_bn", variants["head"])
-        recipe = Recipe(size, "val_train", like.epochs, like.learning_rate, choices.batch_norm)
-        adapted.full = train(settings.train_settings(), recipe, data, accelerator, start=model)
-        tails["full"], seconds["full"] = (
-            Tail(adapted.full.model),
-            float(adapted.full.history["seconds"].sum()),
-        )
-    adapted.tails = {name: tails[name].eval() for name in wanted} | controls
+        adapted.full = _fine_tune_fully(trained, data, settings, accelerator)
+        adapted.tails["full"] = Tail(adapted.full.model)
+        adapted.seconds["full"] = float(adapted.full.history["seconds"].sum())
+    adapted.tails = {name: adapted.tails[name].eval() for name in wanted} | controls
     return adapted
+
+
+def _adapt_tails(
+    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+) -> tuple[AdaptedPair, dict[str, Tail]]:
+    """The adaptations that train a tail, and their controls."""
+    variants = trained.choices.adapt
+    names: list[str] = [name for name in settings.adaptations if name in ADAPTED]
+    for name in names:
+        if name not in variants:
+            raise InputError(
+                f"adaptation {name!r}: the last batch norm is not known; use 'none' or 'head'"
+            )
+    controls = {name: trained.controls[name] for name in names}
+    if settings.test_size == settings.train_size:  # the same steps from the same random state
+        seconds = trained.seconds["adapt"]
+        return AdaptedPair(controls, {name: seconds[name] for name in names}), {}
+    own = {name: variants[name] for name in names}
+    done = stage2.adapt_tails(trained.model, data, settings, settings.test_size, own, accelerator)
+    named = {CONTROL + name: tail for name, tail in controls.items()}
+    return AdaptedPair(done.tails, done.seconds), named
+
+
+def _fine_tune_fully(
+    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+) -> Trained:
+    choices = trained.choices
+    like = choices.adapt.get("head_bn", choices.adapt["head"])
+    recipe = Recipe(
+        settings.test_size, "val_train", like.epochs, like.learning_rate, choices.batch_norm
+    )
+    return train(settings.train_settings(), recipe, data, accelerator, start=trained.model)
 
 
 @dataclass(frozen=True)
 class PairPredictions:
-    """What `predict_pair` gives."""
+    """What `predict_pair` gives.
 
-    # one row per image, adaptation and view (see `evaluation.Predictions`), of val and test parts
+    Attributes:
+        table: one row per image, adaptation and view (see `evaluation.Predictions`), of val and
+            test parts.
+        seconds: for all of it.
+        images_per_second: of test images by view, all adaptations of one trunk together.
+        at_once: images that passed at once, as in `evaluation.Predictions`.
+    """
+
     table: pd.DataFrame
-    seconds: float  # for all of it
-    # of test images by view, all adaptations of one trunk together
+    seconds: float
     images_per_second: dict[str, float]
-    at_once: int  # images that passed at once, as in `evaluation.Predictions`
+    at_once: int
 
 
 def predict_pair(
@@ -113,43 +135,45 @@ def predict_pair(
     settings: PairSettings,
     accelerator: Accelerator,
 ) -> PairPredictions:
-    """Classify val and every test part at the test resolution, with every adaptation and view of the settings."""
+    """Classify val and every test part at the test resolution, in every adaptation and view."""
     of_stage_1 = {name: tail for name, tail in adapted.tails.items() if name != "full"}
     networks = [(model, of_stage_1)] if of_stage_1 else []
     if adapted.full is not None:
         networks.append((adapted.full.model, {"full": adapted.tails["full"]}))
     parts = ["val", *data.test_parts[1:], "test"]  # the last one gives the speed
-    common, found, speed = (
-        (settings, settings.test_size, accelerator),
-        list[Predictions](),
-        dict[str, float](),
-    )
+    size = settings.test_size
+    found: list[Predictions] = []
+    speed: dict[str, float] = {}
     for view, (network, tails) in itertools.product(settings.views, networks):
-        found += [predict(network, tails, data, split, *common, view) for split in parts]
+        for split in parts:
+            found.append(predict(network, tails, data, split, settings, size, accelerator, view))
         speed.setdefault(view, found[-1].images_per_second)
-    table = pd.concat([each.table for each in found], ignore_index=True)
     return PairPredictions(
-        table, sum(each.seconds for each in found), speed, min(each.at_once for each in found)
+        pd.concat([each.table for each in found], ignore_index=True),
+        sum(each.seconds for each in found),
+        speed,
+        min(each.at_once for each in found),
     )
 
 
-def costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
+def adaptation_costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
     """What each adaptation costs, done alone.
 
     Returns:
         Columns adaptation, learning_rate and epochs (as chosen; nan where nothing is trained) and
         seconds. Controls, which cost nothing here, are left out.
     """
+    variants = trained.choices.adapt
     rows = []
-    for name in [each for each in adapted.tails if not each.startswith(CONTROL)]:
-        way = cast(Choices, trained.choices).adapt.get(name)
-        how = {"learning_rate": way.learning_rate, "epochs": way.epochs} if way else {}
-        rows.append({"adaptation": name, **how, "seconds": adapted.seconds.get(name, 0.0)})
+    for name in adapted.tails:
+        if not name.startswith(CONTROL):
+            chosen = vars(variants[name]) if name in variants else {"adaptation": name}
+            rows.append({**chosen, "seconds": adapted.seconds.get(name, 0.0)})
     return pd.DataFrame(rows, columns=["adaptation", "learning_rate", "epochs", "seconds"])
 
 
-def changed(model: nn.Module, tail: Tail) -> list[str]:
-    """Names of the parameters and buffers of a tail that differ from the model's, or that it does not have."""
+def changed_tensors(model: nn.Module, tail: Tail) -> list[str]:
+    """Names of a tail's parameters and buffers that differ from the model's, or are new."""
     own = Tail(model).state_dict()
     return [
         name
@@ -159,21 +183,27 @@ def changed(model: nn.Module, tail: Tail) -> list[str]:
 
 
 @torch.no_grad()
-def moved(model: nn.Module, adapted: AdaptedPair) -> dict[str, float]:
-    """How far each adaptation moved the affine weights of the last batch norm: |change| / |weights|, by adaptation."""
-    own = Tail(model).norm
-    if own is None:
+def norm_changes(model: nn.Module, adapted: AdaptedPair) -> dict[str, float]:
+    """How far each adaptation moved the affine weights of the last batch norm.
+
+    Returns:
+        |change| / |weights| by adaptation; empty where that batch norm is not known.
+    """
+
+    def weights(tail: Tail) -> torch.Tensor:
+        return torch.cat([*cast(nn.BatchNorm2d, tail.norm).parameters()])
+
+    own = Tail(model)
+    if own.norm is None:
         return {}
-    before, found = torch.cat([own.weight, own.bias]), dict[str, float]()
-    for name, tail in adapted.tails.items():
-        after = torch.cat(
-            [cast(nn.BatchNorm2d, tail.norm).weight, cast(nn.BatchNorm2d, tail.norm).bias]
-        )
-        found[name] = float((after - before).norm() / before.norm())
-    return found
+    before = weights(own)
+    return {
+        name: float((weights(tail) - before).norm() / before.norm())
+        for name, tail in adapted.tails.items()
+    }
 
 
-def save(
+def save_tails(
     adapted: AdaptedPair,
     model: nn.Module,
     folder: Path,
@@ -193,8 +223,8 @@ def save(
     record: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "classes": list(classes),
+        # that one's network is not kept
+        "tails": [name for name in adapted.tails if name != "full"],
+        "stage1": checkpoint.digest(model.state_dict()),
     }
-    # that one's network is not kept
-    record["tails"] = [name for name in adapted.tails if name != "full"]
-    record["stage1"] = checkpoint.digest(model.state_dict())
     checkpoint.save(folder / "adapted.safetensors", tensors, record)

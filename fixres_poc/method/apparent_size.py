@@ -17,55 +17,24 @@ from torchvision import tv_tensors
 
 from fixres_poc.data.transforms import Resize, get_transforms
 
-
-def mean_crop_scale(smallest_area: float = 0.08, largest_area: float = 1.0) -> float:
-    """Expected linear crop scale E[s] of RandomResizedCrop; its area is s^2 ~ U(smallest, largest) of the image's.
-
-    Returns:
-        E[s] = 2/3 * (b^1.5 - a^1.5) / (b - a), in (0, 1]; 0.708 for the published range.
-
-    Raises:
-        ValueError: not 0 <= smallest < largest <= 1.
-    """
-    if not 0 <= smallest_area < largest_area <= 1:
-        raise ValueError(
-            f"crop areas {smallest_area} to {largest_area}: need 0 <= smallest < largest <= 1"
-        )
-    return (
-        2
-        / 3
-        * (math.pow(largest_area, 1.5) - math.pow(smallest_area, 1.5))
-        / (largest_area - smallest_area)
-    )
+MEAN_CROP_SCALE = 2 / 3 * (1 - 0.08**1.5) / (1 - 0.08)
+"""Expected linear scale E[s] of RandomResizedCrop; its area is s^2 ~ U(0.08, 1) of the image's."""
 
 
-def size_ratio(train_size: int, test_size: int, width: float = 1, height: float = 1) -> float:
-    """Apparent size of an object at test time over that at train time: the mean of the ratios over random crops.
+def size_ratio(train_size: int, test_size: int) -> float:
+    """Apparent size of an object at test time over that at train time, for a square image.
 
-    An object is enlarged by train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
+    That is the mean of the ratios over random crops. An object is enlarged by
+    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
     256/224 * test_size / min(W, H) in the test framing, so the ratio is proportional to s and its
     mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
-
-    Sizes are sides of crops in px; of width and height of the image only the ratio matters, a
-    square by default.
-
-    Raises:
-        ValueError: a size is not positive.
+    Sizes are sides of crops in px.
     """
-    for name, value in {
-        "train_size": train_size,
-        "test_size": test_size,
-        "width": width,
-        "height": height,
-    }.items():
-        if value <= 0:
-            raise ValueError(f"{name} = {value}: must be positive")
-    shape = math.sqrt(width * height) / min(width, height)
-    return mean_crop_scale() * (256 / 224) * shape * test_size / train_size
+    return MEAN_CROP_SCALE * (256 / 224) * test_size / train_size
 
 
 def neutral_test_size(train_size: int) -> float:
-    """The test resolution, in px, at which `size_ratio` of a square image is 1 (about 1.24 * train_size)."""
+    """The test resolution, in px, at which `size_ratio` is 1: about 1.24 * train_size."""
     return train_size / size_ratio(1, 1)
 
 
@@ -73,7 +42,7 @@ DRAWS = 10_000
 
 
 def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
-    """Train crops of randomly chosen images, each as often as any other to within one crop; for any train resolution.
+    """Train crops of randomly chosen images, sampled evenly, for any train resolution.
 
     Returns:
         `draws` rows with columns row (number of the image in the table), width, height, and
@@ -85,7 +54,8 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
     sizes = images[["width", "height"]].to_numpy(dtype=np.int64)
     if not sizes.size or sizes.min() < 1 or draws < 1:
         raise ValueError(
-            f"{len(sizes)} images, {draws} draws: need at least one of each, and sizes of 1 px or more"
+            f"{len(sizes)} images, {draws} draws: need at least one of each, "
+            "and sizes of 1 px or more"
         )
     rows = np.resize(np.random.default_rng(seed).permutation(len(sizes)), draws)
     sides = np.sqrt(_crop_areas(seed, *sizes[rows].ravel().tolist()))
@@ -126,16 +96,6 @@ def enlargement_at_test(
     return np.asarray(scales)[place.reshape(-1)]
 
 
-def size_ratios(
-    crops: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
-) -> np.ndarray:
-    """Apparent size at test over that in each train crop (N,): the distribution behind the table of `pair_ratios`."""
-    return cast(
-        np.ndarray,
-        enlargement_at_test(crops, test_size, resize) * crops["crop_side"].to_numpy() / train_size,
-    )
-
-
 def pair_ratios(
     crops: pd.DataFrame, pairs: Iterable[tuple[int, int]], resize: Resize = "short_side"
 ) -> pd.DataFrame:
@@ -145,7 +105,8 @@ def pair_ratios(
         One row per pair: train_size, test_size, mean_of_ratios, ratio_of_means, and the quartiles
         q25, q50 and q75 of the ratios of single crops.
     """
-    pairs, side = list(pairs), crops["crop_side"].to_numpy()
+    pairs = list(pairs)
+    side = crops["crop_side"].to_numpy()
     scales = {
         test_size: enlargement_at_test(crops, test_size, resize)
         for test_size in {test for _, test in pairs}
@@ -181,11 +142,12 @@ def neutral_test_sizes(
         len(images), np.full(len(images), 1 / len(images)), 300
     )
     weights = np.vstack([np.ones(len(images)), weights])  # the first row is the sample itself
+    side = crops["crop_side"].to_numpy()
     rows = []
     for train_size in train_sizes:
         # the resized side is a whole number, so not quite linear
         near = round(neutral_test_size(train_size))
-        scale, side = enlargement_at_test(crops, near, resize) / near, crops["crop_side"].to_numpy()
+        scale = enlargement_at_test(crops, near, resize) / near
         values = [
             np.bincount(crops["row"], each)[images] for each in (scale * side, scale, 1 / side)
         ]
@@ -206,7 +168,11 @@ def predicted_object_sizes(
     resize: Resize = "short_side",
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """Apparent sizes, train_px and test_px, as image sizes and boxes foretell them, one row per draw."""
+    """Apparent sizes predicted from image sizes and boxes.
+
+    Returns:
+        Columns train_px and test_px, one row per draw.
+    """
     crops = sample_crops(boxes, draws)
     area = (boxes["right"] - boxes["left"]) * (boxes["bottom"] - boxes["top"])
     side = area.to_numpy(dtype=np.float64)[crops["row"]] ** 0.5

@@ -1,4 +1,4 @@
-"""Epochs that train all weights: the same steps however little memory there is, and on from the last finished epoch.
+"""Epochs that train all weights: with any memory the same steps, and resumable.
 
 A step's batch is that of the settings, on any number of processes. Where it does not fit at once,
 gradients of parts are added up. Only a batch norm in train mode sees the difference: it normalises
@@ -6,8 +6,8 @@ its own part. A frozen one does not. No batch has one image alone. A part of a b
 memory or several processes ask for it.
 """
 
-import itertools
 import json
+import math
 import time
 import zipfile
 from collections.abc import Mapping
@@ -18,18 +18,17 @@ from typing import Any, Literal
 
 import torch
 from accelerate.accelerator import AcceleratedOptimizer, AcceleratedScheduler, Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 
 from fixres_poc.config.files import replacing
-from fixres_poc.config.run_state import bar
-from fixres_poc.config.settings import BatchNorm, TrainSettings, several
+from fixres_poc.config.settings import BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.loading import SplitImages, batches, loader, parts_of
+from fixres_poc.data.loading import SplitImages, batches, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
-from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY
+from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY, training_batches
 from fixres_poc.model.backbones import create, recompute
-from fixres_poc.model.device import place, spare_single_values, workers
+from fixres_poc.model.device import is_batch_norm, place, share_buffers, spare_single_values
 from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.trunk import Tail
 
@@ -46,13 +45,6 @@ class Recipe:
     learning_rate: float  # highest rate of the one-cycle schedule
     # frozen: it normalises with its running statistics, which stay as they are
     batch_norm: BatchNorm = "train"
-
-
-def recipes(settings: TrainSettings, of: Any) -> list[Recipe]:
-    """Those of stage 1, from the rates and batch norms of `of`: smaller rates first, the rate 0 (all stays) once."""
-    ways = enumerate(itertools.product(sorted(several(of.learning_rate)), several(of.batch_norm)))
-    tried = [way for index, way in ways if way[0] > 0 or index == 0]
-    return [Recipe(settings.train_size, "train", settings.epochs, *way) for way in tried]
 
 
 @dataclass
@@ -73,19 +65,18 @@ class State:
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a training is kept after each epoch, and what it belongs to: that of another record is not used."""
+    """Where a training is kept after each epoch, and the record that it belongs to."""
 
     file: Path
     record: Mapping[str, Any]
 
     def keep(self, state: State, accelerator: Accelerator) -> None:
-        """Write the state so that it is complete or not there; tensors, numbers and strings only."""
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+        """Write the state, wholly or not at all; tensors, numbers and strings only."""
         content = {
             "record": json.dumps(self.record),
             "rows": state.rows,
             "best": state.best,
-            "scaler": scaler,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
         }
         content |= {key: getattr(state, key).state_dict() for key in KEPT}
         with replacing(self.file) as opened:  # by path, torch would not say that the disk is full
@@ -116,7 +107,7 @@ def fine_tune(
     accelerator: Accelerator,
     saved: Saved | None,
 ) -> None:
-    """Do the epochs that are left, and put the weights of the best one into `state.model`, in eval mode.
+    """Do the epochs that are left, and leave the best one's weights in `state.model`, in eval mode.
 
     SGD, one-cycle schedule, label smoothing. The epoch is chosen by top-1 on validation, with test
     framing.
@@ -126,23 +117,26 @@ def fine_tune(
         saved.resume(state, accelerator)
     transform = transforms_for(settings, recipe.size, recipe.size)[recipe.framing]
     samples = SplitImages(data, "train", transform, settings.seed)
-    for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
-        mark, samples.epoch = time.perf_counter(), epoch
+    first = min(1, recipe.epochs)  # without epochs there is one row, of the network as it is
+    for epoch in range(first + len(state.rows), recipe.epochs + 1):
+        start = time.perf_counter()
+        samples.epoch = epoch
         # no epoch depends on another
         set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
-        loss = run_epoch(state, samples, settings, accelerator, f"epoch {epoch}/{recipe.epochs}")
+        title = f"epoch {epoch}/{recipe.epochs}"
+        loss = run_epoch(state, samples, settings, accelerator, title) if epoch else math.nan
         top1 = val_top1(state.model, settings, recipe.size, data, accelerator)
-        if not state.rows or top1 > max(row["val_top1"] for row in state.rows):
-            state.best = {
-                key: value.to("cpu", copy=True) for key, value in state.model.state_dict().items()
-            }
+        if all(top1 > row["val_top1"] for row in state.rows):
+            weights = state.model.state_dict().items()
+            state.best = {key: value.to("cpu", copy=True) for key, value in weights}
         row = {
             "epoch": epoch,
             "loss": loss,
             "val_top1": top1,
             "micro_batch_size": state.plan.micro_batch_size,
+            "seconds": time.perf_counter() - start,
         }
-        state.rows.append(row | {"seconds": time.perf_counter() - mark})
+        state.rows.append(row)
         if saved is not None and accelerator.is_main_process:
             saved.keep(state, accelerator)
     state.model.load_state_dict(state.best)
@@ -157,7 +151,7 @@ def begin(
     plan: StepPlan,
     start: nn.Module | None = None,
 ) -> State:
-    """A training before its first epoch, from the weights of `start`; None for the pre-trained ones."""
+    """A training before its first epoch, from the weights of `start`; None for pre-trained ones."""
     set_seed(settings.seed)
     model = create(
         settings.backbone, len(data.classes), start is None, settings.weights, settings.weights_key
@@ -169,28 +163,29 @@ def begin(
     if plan.gradient_checkpointing:
         recompute(model)
     network = accelerator.prepare(model) if accelerator.num_processes > 1 else model
-    rate, way = (
-        recipe.learning_rate,
-        {"fused": accelerator.device.type in ("cpu", "cuda"), "foreach": False},
-    )
     sgd = torch.optim.SGD(
-        model.parameters(), rate, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, **way
+        model.parameters(),
+        recipe.learning_rate,
+        MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+        fused=accelerator.device.type in ("cpu", "cuda"),
+        foreach=False,
     )
     steps = parts_of(len(data.split("train")), settings.batch_size) * recipe.epochs
     cycle = torch.optim.lr_scheduler.OneCycleLR(
-        sgd, rate, max(steps, 2), pct_start=0.15, cycle_momentum=False
+        sgd, recipe.learning_rate, max(steps, 2), pct_start=0.15, cycle_momentum=False
     )
     optimizer, schedule = accelerator.prepare(sgd, cycle)
     return State(recipe, model, network, optimizer, schedule, plan)
 
 
 def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
-    """Train mode, but for batch norms that are `frozen`: they normalise with their running statistics, unchanged."""
+    """Train mode, but `frozen` batch norms use their running statistics, which stay."""
     model.train()
     if batch_norm == "frozen":
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        for norm in filter(is_batch_norm, model.modules()):
+            norm.eval()
 
 
 def run_epoch(
@@ -202,14 +197,11 @@ def run_epoch(
 ) -> float:
     """One pass over the train split; changes the state and returns the mean loss."""
     train_mode(state.model, state.recipe.batch_norm)
-    rows = batches(samples, settings.batch_size)
-    loaded = loader(samples, rows, workers(), accelerator.process_index, accelerator.num_processes)
     total = torch.zeros((), device=accelerator.device)
-    for batch, (images, labels, _) in zip(rows, bar(loaded, title), strict=True):
-        total += step(state, images, labels, len(batch), settings, accelerator)
-    for buffer in state.model.buffers():  # each process has seen other images
-        if accelerator.num_processes > 1:
-            buffer.copy_(broadcast(buffer))
+    rows = batches(samples, settings.batch_size)
+    for images, labels, batch in training_batches(samples, rows, accelerator, title):
+        total += step(state, images, labels, batch, settings, accelerator)
+    share_buffers(state.model, accelerator)
     return float(accelerator.reduce(total, "sum")) / len(samples)
 
 
@@ -221,7 +213,7 @@ def step(
     settings: TrainSettings,
     accelerator: Accelerator,
 ) -> torch.Tensor:
-    """One step of the optimizer, with the gradient of the mean loss over the whole batch; changes the state.
+    """One step of the optimizer with the mean loss over the whole batch; changes the state.
 
     This process has images (n, 3, H, W) and labels (n,) out of the `batch` images of all processes.
     What the micro-batches of the state's plan give is added up.
@@ -231,11 +223,11 @@ def step(
     """
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing, reduction="sum")
     parts = parts_of(len(images), state.plan.micro_batch_size)
+    pieces = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     total = torch.zeros((), device=accelerator.device)
-    for index, (part, targets) in enumerate(
-        zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    ):
-        with accelerator.no_sync(state.network) if index < parts - 1 else nullcontext():
+    for left, (part, targets) in zip(reversed(range(parts)), pieces, strict=True):
+        # processes add up their gradients after the last part
+        with accelerator.no_sync(state.network) if left else nullcontext():
             with accelerator.autocast():
                 logits = state.network(part.to(accelerator.device, non_blocking=True))
                 loss = criterion(logits, targets.to(accelerator.device, non_blocking=True))
@@ -255,13 +247,10 @@ def val_top1(
     data: ImageDataset,
     accelerator: Accelerator,
 ) -> float:
-    """Top-1 accuracy on validation, with test framing at `size` px; each process classifies its part."""
+    """Top-1 accuracy on validation, with test framing at `size` px; each process has its part."""
     own = data.only("val", slice(accelerator.process_index, None, accelerator.num_processes))
-    hits = 0
+    hits = torch.tensor(0, device=accelerator.device)
     if own.counts()["val"]:
         table = predict(model, {"none": Tail(model)}, own, "val", settings, size, accelerator).table
-        hits = int((table["top1"] == table["target"]).sum())
-    return (
-        int(accelerator.reduce(torch.tensor(hits, device=accelerator.device), "sum"))
-        / data.counts()["val"]
-    )
+        hits += int((table["top1"] == table["target"]).sum())
+    return int(accelerator.reduce(hits, "sum")) / data.counts()["val"]

@@ -1,9 +1,11 @@
-"""Predictions of a network and of its adapted tails."""
+"""Predictions of a network and of its adapted tails, and choices by accuracy on validation."""
 
 import logging
+import operator
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,19 +19,62 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.data.transforms import Transform, get_transforms
 from fixres_poc.model.backbones import interpolation, mean_std
-from fixres_poc.model.device import Portion, workers
-from fixres_poc.model.trunk import Tail, Trunk, folded
+from fixres_poc.model.device import Maps, Portions, workers
+from fixres_poc.model.trunk import Tail, fold_batch_norms
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def choose_on_validation(
+    candidates: Iterable[Mapping[str, Any]],
+    trial: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], T]],
+) -> tuple[T, list[dict[str, Any]]]:
+    """Try candidates, and keep what has the highest top-1 accuracy on validation.
+
+    Args:
+        candidates: values by name; the first of equals wins, so the simplest ones come first.
+        trial: what is known of a candidate, with its `val_top1`, and what is made with it. Of what
+            is made, the best alone stays in memory.
+
+    Returns:
+        What the best candidate made, and a row per candidate: its values, and what is known of it.
+
+    Raises:
+        ValueError: no candidates.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def results() -> Iterator[tuple[float, T]]:
+        for candidate in candidates:
+            known, made = trial(candidate)
+            rows.append({**candidate, **known})
+            yield known["val_top1"], made
+
+    _, best = max(results(), key=operator.itemgetter(0))  # the first of equals
+    return best, rows
 
 
 def transforms_for(
     settings: ModelSettings, train_size: int, test_size: int, view: View = "center"
 ) -> dict[str, Transform]:
-    """`get_transforms` with the network's own mean, std and interpolation and the settings' resize mode."""
-    own: dict[str, Any] = {"mean_std": settings.mean_std or mean_std(settings.backbone)}
-    own["interpolation"] = interpolation(settings.backbone)
-    return get_transforms(train_size, test_size, resize=settings.resize, view=view, **own)
+    """`get_transforms` with the settings' resize mode, and with the network's preprocessing."""
+    return get_transforms(
+        train_size,
+        test_size,
+        resize=settings.resize,
+        view=view,
+        mean_std=settings.mean_std or mean_std(settings.backbone),
+        interpolation=interpolation(settings.backbone),
+    )
+
+
+def run_on_images(
+    function: Callable[[torch.Tensor], T], samples: SplitImages, batch_size: int, title: str
+) -> list[T]:
+    """What a function of images (n, 3, K, K) gives for every batch of a split."""
+    rows = batches(samples, batch_size)
+    return [function(images) for images, _, _ in bar(loader(samples, rows, workers()), title)]
 
 
 @dataclass(frozen=True)
@@ -61,41 +106,45 @@ def predict(
     accelerator: Accelerator,
     view: View = "center",
 ) -> Predictions:
-    """Classify one split at one test resolution, in px, with every tail, by adaptation; the model is left in eval mode.
+    """Classify one split at one test resolution, in px, with every tail, by adaptation.
 
-    The tails share one pass of the model's frozen trunk. Of several crops of an image the
-    probabilities are averaged.
+    The tails share one pass of the model's frozen trunk; the model is left in eval mode. Of several
+    crops of an image the probabilities are averaged.
     """
-    samples = SplitImages(
-        data, split, transforms_for(settings, test_size, test_size, view)["val_test"]
-    )
-    portion, rows = Portion(settings.batch_size), batches(samples, settings.batch_size)
+    transform = transforms_for(settings, test_size, test_size, view)["val_test"]
+    samples = SplitImages(data, split, transform)
     start = time.perf_counter()
-    trunk = folded(model.eval(), test_size)
-    loaded = bar(loader(samples, rows, workers()), f"{split} at {test_size} px")
-    parts = [probabilities(trunk, tails, images, portion, accelerator) for images, _, _ in loaded]
+    network = fold_batch_norms(model.eval(), test_size)
+    trunk = Portions(network, settings.batch_size, accelerator.device)
+    parts = run_on_images(
+        lambda images: probabilities(trunk, tails, images, accelerator),
+        samples,
+        settings.batch_size,
+        f"{split} at {test_size} px",
+    )
     found = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tails}
     seconds = time.perf_counter() - start
     frames = [
         prediction_table(samples.table, name, each, test_size, view) for name, each in found.items()
     ]
-    return Predictions(pd.concat(frames, ignore_index=True), seconds, portion.size)
+    return Predictions(pd.concat(frames, ignore_index=True), seconds, trunk.size)
 
 
 @torch.inference_mode()
 def probabilities(
-    trunk: Trunk,
+    trunk: Callable[[torch.Tensor], Maps],
     tails: dict[str, Tail],
     images: torch.Tensor,
-    portion: Portion,
     accelerator: Accelerator,
 ) -> dict[str, torch.Tensor]:
-    """Probabilities (N, C) by tail of normalised images (N, 3, K, K), or means over V crops of each (N, V, 3, K, K)."""
-    crops = images.flatten(0, -4)
+    """Probabilities (N, C) by tail.
+
+    Args:
+        images: normalised, (N, 3, K, K), or V crops of each, (N, V, 3, K, K), whose probabilities
+            are averaged.
+    """
     with accelerator.autocast():
-        maps = portion.run(
-            lambda part: trunk(part.to(accelerator.device, non_blocking=True)), crops
-        )
+        maps = trunk(images.flatten(0, -4))
         found = {name: tail.eval()(*maps).float().softmax(dim=1) for name, tail in tails.items()}
     return {name: each.unflatten(0, (len(images), -1)).mean(dim=1) for name, each in found.items()}
 
@@ -107,7 +156,7 @@ def prediction_table(
     test_size: int,
     view: str = "center",
 ) -> pd.DataFrame:
-    """Predictions, in the form that a run stores, for N rows of an image table and probabilities (N, C), in [0, 1]."""
+    """Predictions as a run stores them, for N rows of an image table and probabilities (N, C)."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
     table = rows[["image", "split"]].assign(test_size=test_size, adaptation=adaptation, view=view)
     table["target"] = rows["label"].astype("int16")

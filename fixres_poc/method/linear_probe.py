@@ -16,7 +16,6 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.provenance import LIBRARY
-from fixres_poc.config.run_state import bar
 from fixres_poc.config.settings import (
     BaselineSettings,
     MethodSettings,
@@ -24,14 +23,24 @@ from fixres_poc.config.settings import (
     TrainSettings,
 )
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.loading import SplitImages, batches, loader
-from fixres_poc.method.evaluation import log, prediction_table, transforms_for
+from fixres_poc.data.loading import SplitImages
+from fixres_poc.method.evaluation import (
+    choose_on_validation,
+    log,
+    prediction_table,
+    run_on_images,
+    transforms_for,
+)
 from fixres_poc.model import checkpoint, weights
 from fixres_poc.model.backbones import create, trained_elsewhere
-from fixres_poc.model.device import Portion, accelerator_for, place, workers
-from fixres_poc.model.trunk import Tail, classifier, folded
+from fixres_poc.model.device import Maps, Portions, accelerator_for, place
+from fixres_poc.model.trunk import Tail, classifier, fold_batch_norms
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Inverse penalties C that are tried."""
+SECONDS = ("features", "fit")
+PLACES = {"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test", "test_sizes"}
+"""Settings that a checkpoint does not depend on: the images and weights behind them count."""
 
 
 def features(
@@ -43,82 +52,81 @@ def features(
     accelerator: Accelerator,
     framing: str = "val_test",
 ) -> np.ndarray:
-    """Pooled features (N, D) of one split, of crops of `size` px; in order of path for the framing "val_test" alone."""
+    """Pooled features (N, D) of one split, of crops of `size` px.
+
+    They are in order of path for the framing "val_test" alone. The model is left in eval mode.
+    """
     transform = transforms_for(settings, size, size)[framing]
-    samples = SplitImages(
-        data, split, transform, None if framing == "val_test" else settings.split_seed
-    )
-    tail, portion, rows = (
-        Tail(model.eval()),
-        Portion(settings.batch_size),
-        batches(samples, settings.batch_size),
-    )
-    trunk = folded(model, size)
+    seed = None if framing == "val_test" else settings.split_seed
+    samples = SplitImages(data, split, transform, seed)
+    tail = Tail(model.eval())
+    trunk = fold_batch_norms(model, size)
 
-    def pooled(images: torch.Tensor) -> tuple[torch.Tensor]:
-        return (
-            tail.pooled(*trunk(images.to(accelerator.device, non_blocking=True))).float().cpu(),
-        )
+    def pooled(images: torch.Tensor) -> Maps:
+        return (tail.pooled(*trunk(images)).float().cpu(),)
 
+    portions = Portions(pooled, settings.batch_size, accelerator.device)
     with torch.inference_mode(), accelerator.autocast():
-        loaded = bar(loader(samples, rows, workers()), f"features of {split} at {size} px")
-        parts = [portion.run(pooled, images)[0] for images, _, _ in loaded]
-    return torch.cat(parts).numpy()
+        title = f"features of {split} at {size} px"
+        parts = run_on_images(portions, samples, settings.batch_size, title)
+    return torch.cat([part for (part,) in parts]).numpy()
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier of pooled features."""
+    """A linear classifier of pooled features.
 
-    fitted: Any  # sklearn's pipeline of scaler and logistic regression, with the chosen penalty
-    penalty: float  # the chosen inverse penalty C
-    val_top1: dict[float, float]  # by C
+    Attributes:
+        pipeline: sklearn's scaler and logistic regression, with the chosen penalty.
+        penalty: the chosen C.
+        tried: a row per C: C, val_top1.
+    """
+
+    pipeline: Any
+    penalty: float
+    tried: list[dict[str, Any]]
 
     def probabilities(self, features: np.ndarray, classes: int) -> np.ndarray:
-        """Probabilities (N, C) of features (N, D); 0 for a class without images in the train split."""
+        """Probabilities (N, C) of features (N, D); 0 for a class without train images."""
         found = np.zeros((len(features), classes))
-        found[:, self.fitted.classes_] = self.fitted.predict_proba(features)
+        found[:, self.pipeline.classes_] = self.pipeline.predict_proba(features)
         return found
 
     def put_into(self, head: nn.Linear) -> None:
-        """Let a linear layer give this classifier's logits, in place; a class without train images gets a low one."""
-        scaler, regression = self.fitted[0], self.fitted[1]
-        weight, bias = regression.coef_ / scaler.scale_, regression.intercept_
-        bias = bias - weight @ scaler.mean_
+        """Let a linear layer give these logits, in place; a low one without train images."""
+        scaler, regression = self.pipeline
+        weight = regression.coef_ / scaler.scale_
+        bias = regression.intercept_ - weight @ scaler.mean_
         if len(weight) == 1:  # of two classes it has one logit
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+            weight = np.concatenate([-weight, weight]) / 2
+            bias = np.concatenate([-bias, bias]) / 2
         with torch.no_grad():
             head.weight.zero_()
             head.bias.fill_(float(bias.min()) - 10)
-            head.weight[self.fitted.classes_] = torch.as_tensor(weight, dtype=head.weight.dtype).to(
-                head.weight.device
-            )
-            head.bias[self.fitted.classes_] = torch.as_tensor(bias, dtype=head.bias.dtype).to(
-                head.bias.device
-            )
+            head.weight[self.pipeline.classes_] = torch.as_tensor(weight).to(head.weight)
+            head.bias[self.pipeline.classes_] = torch.as_tensor(bias).to(head.bias)
 
 
-def fit_probe(
-    train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray
-) -> Probe:
-    """Logistic regression on features (N, D), its penalty chosen on validation."""
+def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> Probe:
+    """Logistic regression on features (N, D) of "train", its penalty chosen on those of "val"."""
     from sklearn.linear_model import LogisticRegression  # here, since most commands fit nothing
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    models = {
-        c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
-        for c in PENALTIES
-    }
-    fitted = {c: each.fit(train, train_labels) for c, each in models.items()}
-    val_top1 = {c: float(each.score(val, val_labels)) for c, each in fitted.items()}
-    best = max(PENALTIES, key=lambda penalty: val_top1[penalty])
+    def fit(values: Mapping[str, Any]) -> tuple[dict[str, float], Any]:
+        pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **values))
+        pipeline.fit(x["train"], data.split("train")["label"].to_numpy())
+        top1 = pipeline.score(x["val"], data.split("val")["label"].to_numpy())
+        return {"val_top1": float(top1)}, pipeline
+
+    pipeline, tried = choose_on_validation([{"C": penalty} for penalty in PENALTIES], fit)
+    best = pipeline[-1].C
     if best in (PENALTIES[0], PENALTIES[-1]):
         log.warning(
             "probe: the chosen C = %g is at an edge of those tried, so a better one may lie beyond",
             best,
         )
-    return Probe(fitted[best], best, val_top1)
+    return Probe(pipeline, best, tried)
 
 
 def probe_at(
@@ -133,19 +141,17 @@ def probe_at(
         split: features(model, data, split, settings, size, accelerator)
         for split in ("train", "val")
     }
-    y = {split: data.split(split)["label"].to_numpy() for split in x}
-    return fit_probe(x["train"], y["train"], x["val"], y["val"])
+    return fit_probe(x, data)
 
 
 def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
     """The network of the weights file with its own classifier, for these classes in this order.
 
     Raises:
-        InputError: as `trained_elsewhere`; another number of classes, or other ones.
+        InputError: see `trained_elsewhere`; another number of classes, or other ones.
     """
-    file = cast(str, settings.weights)
     model, names, source = trained_elsewhere(
-        settings.backbone, file, settings.weights_key, settings.class_order
+        settings.backbone, cast(str, settings.weights), settings.weights_key, settings.class_order
     )
     places = weights.outputs_of(classes, names, cast(Any, model).num_classes, source, "the dataset")
     head = classifier(model)
@@ -156,34 +162,50 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> tuple[nn.Module | None, float]:
-    """The pre-trained network with the linear probe of the train resolution as its classifier, and the seconds it took.
+    """The network that stage 1 starts from, and the seconds that it took.
 
-    Linear probing before fine-tuning keeps features from being distorted by a random classifier
-    (Kumar et al. 2022, arXiv 2202.10054). None with `head_start: random`; with `file` the network
-    of the weights file as it is.
+    That is the pre-trained one with the linear probe of the train resolution as its classifier:
+    linear probing before fine-tuning keeps features from being distorted by a random classifier
+    (Kumar et al. 2022, arXiv 2202.10054). With `head_start: random` it is None; with `file` it is
+    the network of the weights file.
 
     Raises:
         InputError: the classifier is not a linear layer.
     """
+    start = time.perf_counter()
     if settings.head_start == "random":
         return None, 0.0
-    mark = time.perf_counter()
     if settings.head_start == "file":
-        model = from_file(settings, data.classes)
-        return place(model.eval(), settings, accelerator), time.perf_counter() - mark
+        model = place(from_file(settings, data.classes).eval(), settings, accelerator)
+        return model, time.perf_counter() - start
     model = create(
         settings.backbone, len(data.classes), True, settings.weights, settings.weights_key
-    ).eval()
+    )
+    model = place(model.eval(), settings, accelerator)
     head = classifier(model)
     if not isinstance(head, nn.Linear):
         raise InputError(
-            "head_start = 'probe': the classifier is more than a linear layer; set head_start: random"
+            "head_start = 'probe': the classifier is more than a linear layer; "
+            "set head_start: random"
         )
-    model = place(model, settings, accelerator)
-    probe_at(model, data, settings, settings.train_size, accelerator).put_into(
-        cast(nn.Linear, classifier(model))
-    )
-    return model, time.perf_counter() - mark
+    probe_at(model, data, settings, settings.train_size, accelerator).put_into(head)
+    return model, time.perf_counter() - start
+
+
+def lasting(settings: ModelSettings) -> dict[str, Any]:
+    """The settings that a checkpoint depends on."""
+    return settings.model_dump(exclude=PLACES)
+
+
+def ingredients(settings: ModelSettings, data: ImageDataset) -> dict[str, Any]:
+    """What a checkpoint is made from; with another record it is not used again."""
+    return {
+        "settings": lasting(settings),
+        "weights": weights.fingerprint(settings.weights),
+        "classes": data.classes,
+        "images": data.fingerprint(),
+        "library": LIBRARY,
+    }
 
 
 @dataclass(frozen=True)
@@ -191,79 +213,77 @@ class Probes:
     """The linear probes at all sizes.
 
     Attributes:
+        predictions: on val and every test part.
         choices: one row per size and penalty: test_size, C, val_top1, chosen.
+        seconds: of extracting features and of fitting.
         images_per_second: by test resolution, as text.
     """
 
-    predictions: pd.DataFrame  # on val and every test part
+    predictions: pd.DataFrame
     choices: pd.DataFrame
     seconds: dict[str, float]
     images_per_second: dict[str, float]
 
 
 def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
-    """Frozen pre-trained features and logistic regression, fitted and tested at each of the settings' sizes alike.
+    """Frozen pre-trained features and logistic regression, at each of the settings' sizes alike.
 
     Each size is kept in the run's folder, so that one more test resolution costs no more than that.
     """
     accelerator = accelerator_for(settings.precision)
-    network = functools.partial(
-        create, settings.backbone, weights=settings.weights, weights_key=settings.weights_key
-    )
-    model = functools.cache(lambda: place(network(), settings, accelerator))
-    rows, tables, speed, seconds = (
-        list[dict[str, Any]](),
-        list[pd.DataFrame](),
-        {},
-        {"features": 0.0, "fit": 0.0},
-    )
-    own = settings.model_dump(
-        exclude={"sweep", "test_sizes", "show_images", "dataset", "image_limit", "extra_test"}
-    )
-    record: dict[str, Any] = {"settings": own, "weights": weights.fingerprint(settings.weights)}
-    record |= {"classes": data.classes, "images": data.fingerprint(), "library": LIBRARY}
+
+    @functools.cache
+    def network() -> nn.Module:
+        model = create(
+            settings.backbone, weights=settings.weights, weights_key=settings.weights_key
+        )
+        return place(model, settings, accelerator)
+
+    tables = []
+    facts: dict[int, dict[str, Any]] = {}
     for size in settings.test_sizes:
-        found, facts = _at_size(settings, data, size, model, accelerator, record)
-        rows += facts["choices"]
-        tables += [
-            prediction_table(data.split(part), "probe", found[part].numpy(), size)
-            for part in _tested(data)
-        ]
-        speed[str(size)] = facts["images_per_second"]
-        seconds = {name: seconds[name] + facts["seconds"][name] for name in seconds}
-    return Probes(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), seconds, speed)
+        probabilities, facts[size] = _probe_of_size(settings, data, size, network, accelerator)
+        for part, found in probabilities.items():
+            tables.append(prediction_table(data.split(part), "probe", found.numpy(), size))
+    return Probes(
+        pd.concat(tables, ignore_index=True),
+        pd.DataFrame([row for known in facts.values() for row in known["choices"]]),
+        {name: sum(known["seconds"][name] for known in facts.values()) for name in SECONDS},
+        {str(size): known["images_per_second"] for size, known in facts.items()},
+    )
 
 
-def _tested(data: ImageDataset) -> list[str]:
-    return ["val", *data.test_parts]
-
-
-def _at_size(
+def _probe_of_size(
     settings: BaselineSettings,
     data: ImageDataset,
     size: int,
-    model: Callable[[], nn.Module],
+    network: Callable[[], nn.Module],
     accelerator: Accelerator,
-    record: Mapping[str, Any],
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Probabilities (N, C) by part of the probe of one size, and how they came about; read where they are there."""
+    """Probabilities (N, C) of a size's probe by part, and facts; from the cache if it has them."""
     file = run_folder(settings.sweep, settings.run_name) / f"probe_{size}.safetensors"
+    record = ingredients(settings, data)
+    tested = ["val", *data.test_parts]
     with suppress(InputError):  # absent, damaged, or of other settings or images
-        return checkpoint.load(file, record)
-    start, parts = time.perf_counter(), ["train", *_tested(data)]
-    x = {part: features(model(), data, part, settings, size, accelerator) for part in parts}
-    y = {part: data.split(part)["label"].to_numpy() for part in ("train", "val")}
+        tensors, stored = checkpoint.load(file, record)
+        return {part: tensors[part] for part in tested}, stored
+    start = time.perf_counter()
+    x = {
+        part: features(network(), data, part, settings, size, accelerator)
+        for part in ["train", *tested]
+    }
     extracted = time.perf_counter()
-    probe = fit_probe(x["train"], y["train"], x["val"], y["val"])
+    probe = fit_probe(x, data)
     found = {
-        part: torch.as_tensor(probe.probabilities(x[part], len(data.classes)))
-        for part in _tested(data)
+        part: torch.as_tensor(probe.probabilities(x[part], len(data.classes))) for part in tested
     }
-    tried = [{"test_size": size, "C": c, "val_top1": top1} for c, top1 in probe.val_top1.items()]
-    facts: dict[str, Any] = {
-        "choices": [row | {"chosen": row["C"] == probe.penalty} for row in tried]
+    choices = [
+        {"test_size": size, **row, "chosen": row["C"] == probe.penalty} for row in probe.tried
+    ]
+    facts = {
+        "choices": choices,
+        "images_per_second": sum(map(len, x.values())) / (extracted - start),
+        "seconds": {"features": extracted - start, "fit": time.perf_counter() - extracted},
     }
-    facts["images_per_second"] = sum(map(len, x.values())) / (extracted - start)
-    facts["seconds"] = {"features": extracted - start, "fit": time.perf_counter() - extracted}
-    checkpoint.save(file, found, {**record, **facts})
+    checkpoint.save(file, found, record | facts)
     return found, facts

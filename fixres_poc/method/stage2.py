@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | `bn_stats` | frozen | re-estimated | frozen | no gradient: what is mere repair of statistics |
 | `head` | trained | frozen | frozen | ablation in Touvron et al. 2019 |
-| `head_bn_stats` | trained | re-estimated | frozen | what the authors' code does for ResNet and ResNeXt |
+| `head_bn_stats` | trained | re-estimated | frozen | the authors' code for ResNet and ResNeXt |
 | `head_bn` | trained | re-estimated | trained | what the paper says |
 
 Each has a control, `control_head` and so on: the same for as long at the *train* size, so that what
@@ -13,15 +13,14 @@ is owed to the test size can be told from what more training gives.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.accelerator import AcceleratedOptimizer, AcceleratedScheduler, Accelerator
-from accelerate.utils import broadcast
+from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.config.errors import InputError
@@ -29,10 +28,10 @@ from fixres_poc.config.run_state import bar
 from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
-from fixres_poc.method.evaluation import predict, transforms_for
+from fixres_poc.method.evaluation import choose_on_validation, predict, transforms_for
 from fixres_poc.method.linear_probe import features
-from fixres_poc.model.device import Portion, now, spare_single_values, workers
-from fixres_poc.model.trunk import Tail, folded, last_batch_norm
+from fixres_poc.model.device import Maps, Portions, now, share_buffers, spare_single_values, workers
+from fixres_poc.model.trunk import Tail, fold_batch_norms, last_batch_norm
 
 IMAGES = 200
 VALUES = 20_000
@@ -41,23 +40,20 @@ VALUES = 20_000
 def distributions(
     model: nn.Module, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
-    """Pooled features of at most 200 train images: as in training, and framed as in the test at both sizes.
+    """Pooled features of at most 200 train images, as the classifier sees them.
 
     Returns:
-        Name ("train crops, 128 px", "test framing, 128 px", "test framing, 160 px") -> features (N,
-        D).
+        Features (N, D) by name: "train crops, 128 px", as in training, and as framed in the test at
+        both sizes, "test framing, 128 px" and "test framing, 160 px".
     """
-    some, size = data.some("train", IMAGES, settings.split_seed), settings.train_size
-    found = {
-        f"train crops, {size} px": features(
-            model, some, "train", settings, size, accelerator, "train"
-        )
+    some = data.some("train", IMAGES, settings.split_seed)
+    ways = [("train crops", settings.train_size, "train")]
+    for size in dict.fromkeys((settings.train_size, settings.test_size)):
+        ways.append(("test framing", size, "val_test"))
+    return {
+        f"{name}, {size} px": features(model, some, "train", settings, size, accelerator, framing)
+        for name, size, framing in ways
     }
-    for each in dict.fromkeys((size, settings.test_size)):
-        found[f"test framing, {each} px"] = features(
-            model, some, "train", settings, each, accelerator
-        )
-    return found
 
 
 def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -69,21 +65,17 @@ def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
     """
     first = next(iter(found.values()))
     zero, large = 0.01 * float(first.mean()), float(np.quantile(first, 0.99))
-    rows = [
-        (
-            name,
-            *map(
-                float,
-                (each.mean(), each.std(), (np.abs(each) <= zero).mean(), (each > large).mean()),
-            ),
-        )
-        for name, each in found.items()
-    ]
+    rows = []
+    for name, each in found.items():
+        shares = (np.abs(each) <= zero).mean(), (each > large).mean()
+        rows.append((name, *map(float, (each.mean(), each.std(), *shares))))
     return pd.DataFrame(rows, columns=["images", "mean", "std", "near_zero", "large"])
 
 
 def frechet(values: np.ndarray) -> tuple[float, float]:
-    """Location and scale of the Fréchet distribution, with shape 0.3, that is most likely to give the values but for 0.
+    """Location and scale of a Fréchet distribution with shape 0.3, fitted to non-zero values.
+
+    It is the maximum-likelihood fit.
 
     A mean of maps after a ReLU is exactly 0 where nothing was active: for EfficientNet-Lite0 most
     of them are. No distribution with a density gives such a share, so it is left out. At most
@@ -98,7 +90,7 @@ def frechet(values: np.ndarray) -> tuple[float, float]:
 
 
 class Equalised(nn.Linear):
-    """A linear classifier behind an activation function that maps features back to the distribution of training.
+    """A linear classifier behind a map of features back to the distribution of training.
 
     Between two Fréchet distributions of one shape the map is a line, the same for all features.
     What is 0 stays 0.
@@ -123,7 +115,7 @@ class Equalised(nn.Linear):
 
 
 def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
-    """A tail that maps features distributed like `given` to ones distributed like `seen` before it classifies.
+    """A tail that maps features distributed like `given` to the distribution of `seen`.
 
     Args:
         seen: pooled features of what the classifier was trained on, (N, D).
@@ -137,11 +129,11 @@ def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
         raise InputError(
             "adaptation 'equalised': only for networks whose classifier is a linear layer"
         )
-    (location, scale), (own_location, own_scale) = frechet(seen), frechet(given)
+    location, scale = frechet(seen)
+    own_location, own_scale = frechet(given)
     slope = scale / own_scale
-    tail.classifier = Equalised(
-        tail.classifier, slope, location - slope * own_location, float(seen.min())
-    )
+    shift = location - slope * own_location
+    tail.classifier = Equalised(tail.classifier, slope, shift, float(seen.min()))
     return tail
 
 
@@ -160,19 +152,22 @@ class Variant:
 
 @dataclass
 class AdaptedTails:
-    """Adapted tails by name, and what each would have cost alone, in seconds (the shared trunk counted for each)."""
+    """Adapted tails by name, and the seconds that each would have cost alone, trunk included."""
 
     tails: dict[str, Tail]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
 
 
-def possible(model: nn.Module) -> list[str]:
+def possible_adaptations(model: nn.Module) -> list[str]:
     """Those of `ADAPTED` that a network can have: without a known last batch norm `head` alone."""
     return [name for name in ADAPTED if name == "head" or last_batch_norm(model) is not None]
 
 
-def free(tail: Tail, adaptation: str) -> list[nn.Parameter]:
-    """Let only what one of `ADAPTED` may change be changed, in place, and return it: the trainable parameters.
+def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
+    """Make only this adaptation's parameters trainable, in place.
+
+    Returns:
+        The trainable parameters.
 
     Raises:
         InputError: unknown adaptation, or one of the last batch norm for a network where it is not
@@ -191,6 +186,16 @@ def free(tail: Tail, adaptation: str) -> list[nn.Parameter]:
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
 
 
+def training_batches(
+    samples: SplitImages, rows: list[list[int]], accelerator: Accelerator, title: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """This process' part of every batch, images and labels, and the batch's size."""
+    process, processes = accelerator.process_index, accelerator.num_processes
+    loaded = bar(loader(samples, rows, workers(), process, processes), title)
+    for batch, (images, labels, _) in zip(rows, loaded, strict=True):
+        yield images, labels, len(batch)
+
+
 def adapt_tails(
     model: nn.Module,
     data: ImageDataset,
@@ -199,133 +204,140 @@ def adapt_tails(
     variants: Mapping[str, Variant],
     accelerator: Accelerator,
 ) -> AdaptedTails:
-    """Adapt one tail per variant, by its name; they share the images and one pass of the frozen trunk per step.
+    """Adapt one tail per variant, by its name; they share the images and the frozen trunk.
 
-    SGD with the paper's momentum and weight decay, and a cosine schedule to zero. The model is that
-    after stage 1, and stays as it is; images are those of the train split, crops of `size` px, in
-    stage 2's framing.
+    SGD with the paper's momentum and weight decay, and a cosine schedule to zero. Images are those
+    of the train split, crops of `size` px, in stage 2's framing.
+
+    Args:
+        model: after stage 1, in eval mode; it stays as it is.
+
+    Raises:
+        ValueError: the model is in train mode.
     """
-    model.requires_grad_(False).eval()
-    samples = SplitImages(
-        data, "train", transforms_for(settings, size, size)["val_train"], settings.seed
-    )
-    tails, steps = (
-        {name: Tail(model) for name in variants},
-        len(batches(samples, settings.batch_size)),
-    )
-    optimizers = {
-        name: _optimizer(tails[name], each, steps, accelerator) for name, each in variants.items()
+    transform = transforms_for(settings, size, size)["val_train"]
+    samples = SplitImages(data, "train", transform, settings.seed)
+    steps = len(batches(samples, settings.batch_size))
+    work = {
+        name: _TailTraining(Tail(model), variant, steps, settings, accelerator)
+        for name, variant in variants.items()
     }
-    # of several processes one may have one image
-    hooks = spare_single_values(nn.ModuleList(tails.values()))
-    trunk, portion, seconds = (
-        folded(model, size),
-        Portion(settings.batch_size),
-        dict.fromkeys(tails, 0.0),
-    )
-    last = max((each.epochs for each in variants.values()), default=0)
+    tails = nn.ModuleList(each.tail for each in work.values())
+    hooks = spare_single_values(tails)  # of several processes one may have one image
+    trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
+    last = max((variant.epochs for variant in variants.values()), default=0)
     for epoch in range(1, last + 1):
-        samples.epoch, rows = epoch, batches(samples, settings.batch_size)
-        at_work = [name for name, each in variants.items() if epoch <= each.epochs]
-        loaded = loader(
-            samples, rows, workers(), accelerator.process_index, accelerator.num_processes
-        )
-        mark, shown = now(accelerator), bar(loaded, f"adapt at {size} px, epoch {epoch}/{last}")
-        for batch, (images, labels, _) in zip(rows, shown, strict=True):
-            with accelerator.autocast():
-                maps = portion.run(
-                    lambda part: trunk(part.to(accelerator.device, non_blocking=True)), images
-                )
-            shared, mark = now(accelerator) - mark, now(accelerator)
-            for name in at_work:
-                _step(
-                    tails[name], maps, labels, len(batch), settings, optimizers[name], accelerator
-                )
-                own, mark = now(accelerator) - mark, now(accelerator)
-                seconds[name] += shared + own
-    for tail in tails.values():
-        for buffer in tail.requires_grad_(False).eval().buffers():
-            # each process has seen other images: all get the first one's statistics
-            if accelerator.num_processes > 1:
-                buffer.copy_(broadcast(buffer))
+        rows = batches(samples, settings.batch_size)  # in the order of the epoch before
+        samples.epoch = epoch
+        at_work = [each for each in work.values() if epoch <= each.variant.epochs]
+        title = f"adapt at {size} px, epoch {epoch}/{last}"
+        loaded = training_batches(samples, rows, accelerator, title)
+        _adapt_for_an_epoch(at_work, trunk, loaded, accelerator)
     for hook in hooks:
         hook.remove()
-    return AdaptedTails(tails, seconds)
+    share_buffers(tails.requires_grad_(False).eval(), accelerator)
+    return AdaptedTails(
+        {name: each.tail for name, each in work.items()},
+        {name: each.seconds for name, each in work.items()},
+    )
 
 
-def choose(
+class _TailTraining:
+    """A tail that is being adapted."""
+
+    def __init__(
+        self,
+        tail: Tail,
+        variant: Variant,
+        steps: int,
+        settings: TrainSettings,
+        accelerator: Accelerator,
+    ) -> None:
+        """Make a variant's parameters trainable, in `steps` steps an epoch."""
+        self.tail, self.variant, self.accelerator = tail, variant, accelerator
+        self.seconds = 0.0
+        self.criterion = nn.CrossEntropyLoss(
+            label_smoothing=settings.adapt_label_smoothing, reduction="sum"
+        )
+        self.trained = unfreeze(tail, variant.adaptation)
+        if self.trained:
+            sgd = torch.optim.SGD(
+                self.trained, variant.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
+            )
+            count = max(steps * variant.epochs, 1)
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, count)
+            self.optimizer, self.schedule = accelerator.prepare(sgd, cosine)
+
+    def step(self, maps: Maps, labels: torch.Tensor, batch: int) -> None:
+        """One step with the mean loss of a batch, of which this process has a part."""
+        if not self.trained:  # the forward pass alone re-estimates statistics
+            with torch.no_grad(), self.accelerator.autocast():
+                self.tail.pooled(*maps)
+            return
+        with self.accelerator.autocast():
+            loss = self.criterion(self.tail(*maps), labels.to(self.accelerator.device)) / batch
+        self.accelerator.backward(loss)
+        if self.accelerator.num_processes > 1:
+            for parameter in self.trained:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+
+
+def _adapt_for_an_epoch(
+    at_work: Sequence[_TailTraining],
+    trunk: Callable[[torch.Tensor], Maps],
+    loaded: Iterable[tuple[torch.Tensor, torch.Tensor, int]],
+    accelerator: Accelerator,
+) -> None:
+    """A step of every tail on each batch; the shared seconds of trunk and loader count for each."""
+    mark = now(accelerator)
+    for images, labels, batch in loaded:
+        with accelerator.autocast():
+            maps = trunk(images)
+        shared = now(accelerator) - mark
+        for each in at_work:
+            mark = now(accelerator)
+            each.step(maps, labels, batch)
+            each.seconds += shared + now(accelerator) - mark
+        mark = now(accelerator)
+
+
+def choose_variants(
     model: nn.Module, data: ImageDataset, settings: TrainSettings, accelerator: Accelerator
 ) -> tuple[dict[str, Variant], list[dict[str, Any]]]:
-    """Rate and epochs of every adaptation that the network can have, from the settings' lists, by validation.
+    """Rate and epochs of every adaptation that the network can have, chosen on validation.
 
-    All combinations are adapted in one pass, and compared, at `settings.tuning_size`. Ties go to
-    fewer epochs, then to the smaller rate.
+    All combinations of the settings' lists are adapted in one pass, and compared, at
+    `settings.tuning_size`. Ties go to fewer epochs, then to the smaller rate.
 
     Returns:
         The chosen variant by adaptation, and a row per combination tried: adaptation,
         learning_rate, epochs, val_top1; none where there is nothing to choose.
     """
-    rates, epochs = (
-        sorted(several(settings.adapt_learning_rate)),
-        sorted(several(settings.adapt_epochs)),
-    )
-    every = [
-        Variant(name, rate, count)
-        for name in possible(model)
-        for count, rate in itertools.product(epochs, rates if name != "bn_stats" else rates[:1])
-    ]
+    epochs = sorted(several(settings.adapt_epochs))
+    rates = sorted(several(settings.adapt_learning_rate))
+    variants: dict[str, list[Variant]] = {}
+    for name in possible_adaptations(model):
+        allowed = rates[:1] if name == "bn_stats" else rates  # it has no rate
+        ways = itertools.product(epochs, allowed)
+        variants[name] = [Variant(name, rate, count) for count, rate in ways]
     if not settings.tuned:
-        return {each.adaptation: each for each in every}, []
-    size, named = (
-        settings.tuning_size or settings.train_size,
-        {str(number): each for number, each in enumerate(every)},
-    )
+        return {name: only for name, (only,) in variants.items()}, []
+    size = settings.tuning_size or settings.train_size
+    named = {str(each): each for own in variants.values() for each in own}
     tails = adapt_tails(model, data, settings, size, named, accelerator).tails
     table = predict(model, tails, data, "val", settings, size, accelerator).table
     top1 = (table["top1"] == table["target"]).groupby(table["adaptation"]).mean()
-    tried = [asdict(each) | {"val_top1": float(top1[name])} for name, each in named.items()]
+
+    def look_up(values: Mapping[str, Any]) -> tuple[dict[str, float], Variant]:
+        variant = Variant(**values)
+        return {"val_top1": float(top1[str(variant)])}, variant
+
     best: dict[str, Variant] = {}
-    for name in possible(model):
-        own = [number for number, each in named.items() if each.adaptation == name]
-        best[name] = named[max(own, key=lambda number: top1[number])]  # the first of equals
+    tried: list[dict[str, Any]] = []
+    for name, own in variants.items():
+        best[name], rows = choose_on_validation([asdict(each) for each in own], look_up)
+        tried += rows
     return best, tried
-
-
-def _step(
-    tail: Tail,
-    maps: Sequence[torch.Tensor],
-    labels: torch.Tensor,
-    batch: int,
-    settings: TrainSettings,
-    optimizer: tuple[AcceleratedOptimizer, AcceleratedScheduler] | None,
-    accelerator: Accelerator,
-) -> None:
-    """One step with the gradient of the mean loss over the whole batch, of which this process has a part."""
-    if optimizer is None:  # nothing is trained: the forward pass alone re-estimates statistics
-        with torch.no_grad(), accelerator.autocast():
-            tail.pooled(*maps)
-        return
-    criterion = nn.CrossEntropyLoss(label_smoothing=settings.adapt_label_smoothing, reduction="sum")
-    with accelerator.autocast():
-        loss = criterion(tail(*maps), labels.to(accelerator.device)) / batch
-    accelerator.backward(loss)
-    if accelerator.num_processes > 1:
-        for parameter in tail.parameters():
-            if parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, "sum")
-    for each in optimizer:
-        each.step()
-    optimizer[0].zero_grad()
-
-
-def _optimizer(
-    tail: Tail, variant: Variant, steps: int, accelerator: Accelerator
-) -> tuple[AcceleratedOptimizer, AcceleratedScheduler] | None:
-    """Optimizer and schedule for `steps` steps an epoch, None where nothing is trained."""
-    if not (parameters := free(tail, variant.adaptation)):
-        return None
-    optimizer = torch.optim.SGD(
-        parameters, variant.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps * variant.epochs, 1))
-    return accelerator.prepare(optimizer, schedule)  # type: ignore[no-any-return]

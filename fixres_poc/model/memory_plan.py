@@ -1,9 +1,11 @@
-"""How a training step is made to fit into memory, by what `tracing` says that it needs; bytes are those of tensors."""
+"""How a training step is made to fit into memory: predicted bytes, and plans of steps."""
 
+import contextlib
 import functools
 import itertools
+import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,24 +31,26 @@ _loss = functools.partial(nn.functional.cross_entropy, label_smoothing=0.1)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the bytes of every storage that comes, and of those that go before the next one comes."""
+    """Notes how many bytes live whenever a storage is born, and which storage it is."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.came, self.went, self.born = list[int](), list[int](), dict[int, int]()
+        self.live = 0
+        self.at_birth: list[int] = []
+        self.births: dict[int, int] = {}  # of living storages, in order
 
     def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.born:
-            self.born[key] = len(self.came)
-            self.came.append(size)
-            self.went.append(0)
+        key, size = storage_of(tensor), storage.nbytes()
+        if key not in self.births:
+            self.births[key] = len(self.at_birth)
+            self.live += size
+            self.at_birth.append(self.live)
             weakref.finalize(storage, self._remove, key, size).atexit = False
 
     def _remove(self, key: int, size: int) -> None:
-        del self.born[key]
-        self.went[-1] += size
+        del self.births[key]
+        self.live -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -56,112 +60,92 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-@dataclass(frozen=True)
-class _Trace:
-    """Storages of a step in order of birth, (T,) each."""
-
-    came: np.ndarray  # their bytes
-    went: np.ndarray  # bytes that were freed between this birth and the next
-    gradients: np.ndarray  # which are gradients of parameters, that stay to the step's end
-
-    def peak(self, accumulating: bool) -> int:
-        """Highest number of bytes; `accumulating`: the gradients of earlier micro-batches are there from the start."""
-        live = self.came.cumsum() - self.went.cumsum() + self.went
-        if accumulating:
-            # a new gradient lives on until it is added
-            fresh = np.where(self.gradients, self.came, 0)
-            live = live - fresh.cumsum() + fresh.sum() + fresh
-        return int(live.max())
-
-
-def _trace(models: list[nn.Module], step: Callable[..., None], size: int, batch: int) -> _Trace:
-    """Run a step of the trainable parameters of models on the meta device."""
-    recorder = _Recorder()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for model in models:
-            model.to_empty(device="cpu")
-        parameters = [each for model in models for each in model.parameters()]
-        trained = [each for each in parameters if each.requires_grad]
-        # Fused SGD needs no temporary tensors but has no fake form; the plain one has one
-        # parameter's at a time.
-        sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
-        momentum = [torch.zeros_like(each) for each in trained]
-        for each, buffer in zip(trained, momentum, strict=True):
-            sgd.state[each]["momentum_buffer"] = buffer
-        images, labels = torch.empty(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
-        buffers = [buffer for model in models for buffer in model.buffers()]
-        for tensor in (*parameters, *momentum, images, labels, *buffers):
-            recorder.add(tensor)
-        with recorder:
-            step(images, labels)
-            sgd.step()
-    born = [
-        recorder.born[each.grad.untyped_storage()._cdata]
-        for each in trained
-        if each.grad is not None
-    ]
-    came, went = np.array([recorder.came, recorder.went], dtype=np.int64)
-    return _Trace(came, went, np.isin(np.arange(len(came)), born))
+def storage_of(tensor: torch.Tensor) -> int:
+    """Identity of a tensor's storage, for as long as that lives."""
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001  a fake one has no address
 
 
 def _network(backbone: str, classes: int) -> nn.Module:
-    """A network without any memory. Built on the meta device, since some compute numbers when they are built."""
-    with torch.device("meta"):
+    """A network without any memory."""
+    with torch.device("meta"):  # some compute numbers when they are built
         return backbones.create(backbone, classes, pretrained=False)
 
 
 @functools.cache
-def training_trace(
-    backbone: str, classes: int, size: int, half: bool, recompute: bool, batch: int
-) -> _Trace:
-    """A step that trains all weights; `half`: in bf16, `recompute`: with gradient checkpointing."""
-    model = _network(backbone, classes).train()
+def traced_step(
+    backbone: str, classes: int, size: int, half: bool, recompute: bool, tails: int, batch: int
+) -> np.ndarray:
+    """Bytes that live in a training step of `batch` images, which is run without memory.
+
+    Args:
+        half: in bf16.
+        recompute: with gradient checkpointing.
+        tails: how many tails stage 2 trains on one frozen trunk, all their weights; 0 for a step
+            that trains the whole network.
+
+    Returns:
+        (2, T): at the birth of each of T storages; for a batch's first part, and for later ones,
+        which find the gradients of earlier ones there.
+    """
+    model = _network(backbone, classes)
     if recompute:
         backbones.recompute(model)
+    modules = [model, *(Tail(model).train() for _ in range(tails))]
+    model.train(not tails).requires_grad_(not tails)
+    recorder = _Recorder()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in modules:
+            module.to_empty(device="cpu")
+        parameters = [each for module in modules for each in module.parameters()]
+        sgd = _optimizer([each for each in parameters if each.requires_grad])
+        momentum = [state["momentum_buffer"] for state in sgd.state.values()]
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        images, labels = torch.empty(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
+        for tensor in (*parameters, *momentum, images, labels, *buffers):
+            recorder.add(tensor)
+        with recorder:
+            _backward(modules, images, labels, half)
+            sgd.step()
+    live = np.array(recorder.at_birth, dtype=np.int64)
+    gradients = np.zeros_like(live)
+    for gradient in [each.grad for each in parameters if each.grad is not None]:
+        gradients[recorder.births[storage_of(gradient)]] = gradient.nbytes
+    # a new gradient lives on until it is added
+    return np.stack([live, live - gradients.cumsum() + gradients.sum() + gradients])
 
-    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+
+def _optimizer(trained: list[nn.Parameter]) -> torch.optim.SGD:
+    """SGD after its first step.
+
+    Fused SGD needs no temporary tensors but has no fake form; this one has one parameter's at a
+    time.
+    """
+    sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
+    for each in trained:
+        sgd.state[each]["momentum_buffer"] = torch.zeros_like(each)
+    return sgd
+
+
+def _backward(
+    modules: list[nn.Module], images: torch.Tensor, labels: torch.Tensor, half: bool
+) -> None:
+    """Forward and backward pass of a network, or of tails on its trunk."""
+    model, *tails = modules
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        if not tails:
             loss = _loss(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    return _trace([model], step, size, batch)
-
-
-@functools.cache
-def adapting_trace(
-    backbone: str, classes: int, size: int, half: bool, tails: int, batch: int
-) -> _Trace:
-    """A step of stage 2 with `tails` of all weights on one trunk; `half`: in bf16."""
-    model = _network(backbone, classes).eval()
-    frozen, copies = Trunk(model), [Tail(model).train() for _ in range(tails)]
-    model.requires_grad_(False)
-
-    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            maps = frozen(images)
-            for tail in copies:
+        else:
+            maps = Trunk(model)(images)
+            for tail in tails:
                 _loss(tail(*maps), labels).backward()  # type: ignore[no-untyped-call]
-
-    return _trace([model, *copies], step, size, batch)
-
-
-def trace_of_batch(trace: Callable[[int], _Trace], batch: int) -> _Trace:
-    """The trace of any batch size: the same tensors come and go in the same order, each affine in the batch size."""
-    low, high = TRACED
-    first, second = trace(low), trace(high)
-    # a network that does other things at another batch size
-    if len(first.came) != len(second.came):
-        return trace(batch)
-    a, b = (np.array([each.came, each.went]) for each in (first, second))
-    came, went = (b - a) // (high - low) * (batch - low) + a
-    return _Trace(came, went, first.gradients)
+    if not tails:
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 @functools.cache
 def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, int]:
     """Number of parameters, and FLOPs of one image's forward pass at `size` px."""
-    # Not of the backward pass: torch's counter takes that of grouped convolutions for that of full
-    # ones.
+    # not of the backward pass, where torch's counter takes grouped convolutions for full ones
     model = _network(backbone, classes).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, size, size, device="meta"))
@@ -171,11 +155,10 @@ def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, i
 @functools.cache
 def can_recompute(backbone: str) -> bool:
     """Whether the network can do gradient checkpointing."""
-    try:
+    with contextlib.suppress(InputError):
         backbones.recompute(_network(backbone, 10))
-    except InputError:
-        return False
-    return True
+        return True
+    return False
 
 
 # of a card's memory, for tensors: shapes know nothing of the allocator's gaps and cuDNN's workspace
@@ -208,22 +191,32 @@ def training_bytes(
     Raises:
         InputError: `recompute` for a network that cannot.
     """
-    how = (settings.backbone, classes, size, settings.precision != "fp32", recompute)
-    return _peak("training", micro_batch_size, micro_batch_size < settings.batch_size, *how)
+    how = (settings.backbone, classes, size, settings.precision != "fp32", recompute, 0)
+    return _peak_bytes(micro_batch_size, micro_batch_size < settings.batch_size, *how)
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
-    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails; evaluation needs no more."""
+    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails.
+
+    Evaluation needs no more.
+    """
     tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
-    how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32", tails)
-    return _peak("adapting", settings.batch_size, False, *how)
+    how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32")
+    return _peak_bytes(settings.batch_size, False, *how, False, tails)
 
 
-@functools.cache
-def _peak(step: str, images: int, accumulating: bool, *how: Any) -> int:
-    """Peak bytes of a step of `images`, traced by the function for `step`, to which `how` is given."""
-    trace = training_trace if step == "training" else adapting_trace
-    return trace_of_batch(functools.partial(trace, *how), images).peak(accumulating)
+def _peak_bytes(images: int, part: bool, *how: Any) -> int:
+    """Peak of a step of any number of images, or of part of a batch; `how`: see `traced_step`.
+
+    The same tensors come and go in the same order, each affine in the number of images.
+    """
+    low, high = TRACED
+    first, second = traced_step(*how, low), traced_step(*how, high)
+    if first.shape == second.shape:
+        live = first + (second - first) // (high - low) * (images - low)
+    else:  # a network that does other things at another batch size
+        live = traced_step(*how, images)
+    return int(live[int(part)].max())
 
 
 def micro_batches(batch_size: int) -> list[int]:
@@ -234,7 +227,7 @@ def micro_batches(batch_size: int) -> list[int]:
 def step_plans(
     settings: TrainSettings, size: int, classes: int, budget_bytes: int
 ) -> Iterator[StepPlan]:
-    """Plans for a step of all weights in order, from the first predicted to fit; the last one if none is.
+    """Plans for a step of all weights, from the first predicted to fit, or the last one alone.
 
     In order: the whole batch; the whole batch with gradient checkpointing, which gives the same
     results; then ever smaller micro-batches with checkpointing, whose batch norms see fewer images.
@@ -246,34 +239,32 @@ def step_plans(
     """
     wish = settings.gradient_checkpointing
     recompute = can_recompute(settings.backbone) if wish == "auto" else wish
-    ways = [(each, recompute) for each in micro_batches(settings.batch_size)]
+    ways = [(images, recompute) for images in micro_batches(settings.batch_size)]
     if wish == "auto" and recompute:
         ways.insert(0, (settings.batch_size, False))
-    fits = False
-    for micro, checkpointing in ways:
-        peak = training_bytes(settings, size, classes, micro, checkpointing)
-        fits = fits or peak <= budget_bytes
-        if fits or (micro, checkpointing) == ways[-1]:
-            yield StepPlan(micro, checkpointing, peak)
+    plans = (StepPlan(*way, training_bytes(settings, size, classes, *way)) for way in ways)
+    return itertools.dropwhile(
+        lambda plan: plan.peak_bytes > budget_bytes and plan.micro_batch_size > 1, plans
+    )
 
 
 def step_table(settings: TrainSettings, classes: int) -> pd.DataFrame:
-    """Predicted peak bytes of a step of stage 1, by precision and checkpointing, for the batch and its parts.
+    """Predicted peak bytes of a step of stage 1, for the batch and its parts.
 
     Returns:
         Columns train_size, precision, checkpointing and micro_<images at once>_bytes.
     """
-    size, sizes = settings.train_size, micro_batches(settings.batch_size)
+    size = settings.train_size
     rows = []
     for precision, recompute in itertools.product(("fp32", "bf16"), (False, True)):
-        if not recompute or can_recompute(settings.backbone):
-            each = settings.model_copy(update={"precision": precision})
-            peaks = {
-                f"micro_{n}_bytes": training_bytes(each, size, classes, n, recompute) for n in sizes
-            }
-            rows.append(
-                {"train_size": size, "precision": precision, "checkpointing": recompute, **peaks}
-            )
+        if recompute and not can_recompute(settings.backbone):
+            continue
+        how = settings.model_copy(update={"precision": precision})
+        row = {"train_size": size, "precision": precision, "checkpointing": recompute}
+        for images in micro_batches(settings.batch_size):
+            peak = training_bytes(how, size, classes, images, recompute)
+            row[f"micro_{images}_bytes"] = peak
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -292,11 +283,10 @@ def group_limits(
     own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
     """Memory limits of this process' control group and of those around it (cgroup v2)."""
-    try:
-        name = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
+    found = re.search(r"^0::/(.*)$", own.read_text(), re.MULTILINE) if own.is_file() else None
+    if found is None:
         return []
-    inner = groups / name.strip().lstrip("/")
-    files = [each / "memory.max" for each in (inner, *inner.parents) if each.is_relative_to(groups)]
-    limits = [each.read_text().strip() for each in files if each.is_file()]
-    return [int(each) for each in limits if each != "max"]
+    inner = groups / found[1]
+    files = [folder / "memory.max" for folder in (inner, *inner.parents)]
+    limits = [file.read_text().strip() for file in files if file.is_file()]
+    return [int(limit) for limit in limits if limit != "max"]

@@ -1,4 +1,4 @@
-"""A network cut before its last batch norm: a frozen `Trunk`, and `Tail`s of which stage 2 changes a few weights.
+"""A network cut before its last batch norm: a frozen `Trunk`, and a `Tail` that stage 2 changes.
 
 Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet
 and ResNeXt: `layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`, MobileNetV3:
@@ -7,9 +7,8 @@ cut after global pooling, so that only the classifier can change.
 """
 
 import copy
-import functools
 import logging
-from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -22,34 +21,38 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fixres_poc.model.device import Maps
+
 log = logging.getLogger(__name__)
-Maps = tuple[torch.Tensor, ...]
 FOLDED = (nn.BatchNorm2d, BatchNormAct2d)  # and none of their subclasses
 
 
 def classifier(model: nn.Module) -> nn.Module:
     """The model's last layer: features (N, D) to logits (N, C)."""
-    return cast(nn.Module, cast(Any, model).get_classifier())
+    network: Any = model
+    return cast(nn.Module, network.get_classifier())
 
 
 def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
-    """The batch norm before global pooling of an EfficientNet, MobileNetV3, ResNet or ResNeXt; None for other networks.
+    """The batch norm before global pooling: of an EfficientNet, MobileNetV3, ResNet or ResNeXt.
 
-    None as well for their variants with another norm there, or with a last block whose rest a
-    `Tail` does not repeat.
+    None for other networks, and for their variants with another norm there, or with a last block
+    whose rest a `Tail` does not repeat.
     """
-    network, norm = cast(Any, model), None
-    if isinstance(model, ResNet):
-        block = network.layer4[-1]
-        norm = (
-            getattr(block, "bn3", block.bn2) if isinstance(block, BasicBlock | Bottleneck) else None
-        )
-    elif isinstance(model, MobileNetV3):
-        block = network.blocks[-1][-1]
-        norm = block.bn1 if isinstance(block, ConvBnAct) and not block.has_skip else None
-    elif isinstance(model, EfficientNet):
+    network: Any = model
+    norm = None
+    if isinstance(model, EfficientNet):
         norm = network.bn2
+    elif isinstance(model, ResNet) and isinstance(_last_block(model), BasicBlock | Bottleneck):
+        norm = getattr(_last_block(model), "bn3", _last_block(model).bn2)
+    elif isinstance(model, MobileNetV3) and isinstance(network.blocks[-1][-1], ConvBnAct):
+        last: Any = network.blocks[-1][-1]
+        norm = None if last.has_skip else last.bn1
     return norm if isinstance(norm, nn.BatchNorm2d) else None
+
+
+def _last_block(resnet: Any) -> Any:
+    return resnet.layer4[-1]
 
 
 class Trunk:
@@ -62,57 +65,53 @@ class Trunk:
 
     def __init__(self, model: nn.Module) -> None:
         """Take a network in eval mode; nothing of it changes."""
-        self.network, self.norm = model, last_batch_norm(model)
+        self.network: Any = model
+        self.norm = last_batch_norm(model)
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> Maps:
         """Maps for all images."""
-        network, maps = cast(Any, self.network), dict[str, torch.Tensor]()
+        network = self.network
+        maps: dict[str, torch.Tensor] = {}
         if self.norm is None:
             return (network.forward_head(network.forward_features(images), pre_logits=True),)
-        hooks = [
-            self.norm.register_forward_pre_hook(lambda _, inputs: maps.update(entering=inputs[0]))
-        ]
-        if isinstance(network, ResNet):
-            block = cast(Any, network).layer4[-1]
-            if block.downsample is None:
-                hooks.append(
+        with ExitStack() as hooks:
+            note_input = self.norm.register_forward_pre_hook(
+                lambda _, inputs: maps.update(entering=inputs[0])
+            )
+            hooks.enter_context(note_input)
+            if isinstance(network, ResNet):
+                block = _last_block(network)
+                note_shortcut = (
                     block.register_forward_pre_hook(
                         lambda _, inputs: maps.update(shortcut=inputs[0])
                     )
-                )
-            else:  # the only block of its stage
-                hooks.append(
-                    block.downsample.register_forward_hook(
-                        lambda *each: maps.update(shortcut=each[-1])
+                    if block.downsample is None
+                    # the only block of its stage
+                    else block.downsample.register_forward_hook(
+                        lambda _, __, output: maps.update(shortcut=output)
                     )
                 )
-        try:
+                hooks.enter_context(note_shortcut)
             network.forward_features(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return tuple(maps[name] for name in sorted(maps))
 
 
 class Tail(nn.Module):
-    """What follows the trunk, with its own copy of the last batch norm and of the classifier: its state may change."""
+    """What follows the trunk, with its own copy of the last batch norm and of the classifier.
+
+    What lies between the two is shared with the model.
+    """
+
+    network: Any
 
     def __init__(self, model: nn.Module) -> None:
-        """Copy what may change; what lies between the two is shared with the model."""
+        """Copy what may change."""
         super().__init__()
         # None where the network has none that the tail knows
         self.norm = copy.deepcopy(last_batch_norm(model))
         self.classifier = copy.deepcopy(classifier(model))  # features (N, D) to logits (N, C)
-        self._pool: Callable[..., Any] = functools.partial(
-            cast(Any, model).forward_head, pre_logits=True
-        )
-        block = (
-            cast(Any, model).layer4[-1]
-            if self.norm is not None and isinstance(model, ResNet)
-            else None
-        )
-        self._add = None if block is None else functools.partial(_rest_of_block, block)
+        vars(self)["network"] = model  # not a part of this module: its weights are not the tail's
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of what a `Trunk` returned."""
@@ -123,12 +122,20 @@ class Tail(nn.Module):
         if self.norm is None:
             return maps[0]
         after = self.norm(maps[0])
-        return cast(
-            torch.Tensor, self._pool(after if self._add is None else self._add(after, maps[1]))
-        )
+        if isinstance(self.network, ResNet):
+            after = _rest_of_block(_last_block(self.network), after, maps[1])
+        return cast(torch.Tensor, self.network.forward_head(after, pre_logits=True))
 
 
-def merged(model: nn.Module, tail: Tail) -> nn.Module:
+def _rest_of_block(block: Any, maps: torch.Tensor, shortcut: torch.Tensor) -> Any:
+    """What follows the last batch norm in the last block of a ResNet."""
+    if getattr(block, "se", None) is not None:
+        maps = block.se(maps)
+    activation = block.act3 if hasattr(block, "act3") else block.act2
+    return activation(maps + shortcut)
+
+
+def merge_tail(model: nn.Module, tail: Tail) -> nn.Module:
     """A copy of a network on the CPU, in eval mode, with an adapted tail in its place."""
     network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     names = {module: name for name, module in network.named_modules()}
@@ -138,59 +145,49 @@ def merged(model: nn.Module, tail: Tail) -> nn.Module:
     return network
 
 
-def _rest_of_block(block: Any, maps: torch.Tensor, shortcut: torch.Tensor) -> Any:
-    """What follows the last batch norm in the last block of a ResNet."""
-    maps = block.se(maps) if getattr(block, "se", None) is not None else maps
-    activation = block.act3 if hasattr(block, "act3") else block.act2
-    return activation(maps + shortcut)
-
-
 @torch.no_grad()
-def folded(model: nn.Module, size: int) -> Trunk:
-    """The trunk of a network, faster on a CPU: batch norms are folded into the convolutions before them.
+def fold_batch_norms(model: nn.Module, size: int) -> Trunk:
+    """The trunk of a network, faster on a CPU: batch norms join the convolutions before them.
 
     In eval mode a batch norm is an affine map per channel, which a convolution's weights and bias
     can take over. Results differ by rounding only. Batch norms whose input is not the output of one
     convolution, and the last one, which a `Tail` has its own copy of, stay. On a GPU, and where the
-    output for noise of `size` px is not the same, the trunk is not folded. The model is in eval
-    mode, and nothing of it changes.
+    output for noise of `size` px is not the same, the trunk is not folded. Nothing of the model
+    changes.
+
+    Raises:
+        ValueError: the model is in train mode.
     """
-    plain, device = Trunk(model), next(model.parameters()).device
-    if device.type != "cpu":
+    if model.training:
+        raise ValueError("the network is in train mode; its trunk is frozen in eval mode alone")
+    plain = Trunk(model)
+    if next(model.parameters()).device.type != "cpu":
         return plain
-    noise, fast = (
-        torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)),
-        copy.deepcopy(model),
-    )
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    fast = copy.deepcopy(model)
     names = {module: name for name, module in fast.named_modules()}
-    for convolution, norm in _pairs(fast, noise):
+    for convolution, norm in _foldable(fast, noise):
         fast.set_submodule(names[convolution], fuse_conv_bn_eval(convolution, norm))
         rest = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
         fast.set_submodule(names[norm], nn.Sequential(*rest))
     trunk = Trunk(fast)
     for found, expected in zip(trunk(noise), plain(noise), strict=True):
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-            log.info(
-                "batch norms of %s cannot be folded; it is used as it is", type(model).__name__
-            )
+            log.info("batch norms of %s cannot be folded", type(model).__name__)
             return plain
     return trunk
 
 
-def _pairs(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _foldable(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, Any]]:
     """Convolutions and the batch norms that take their output as it is, seen as an image passes."""
-    last, made = last_batch_norm(model), dict[torch.Tensor, nn.Conv2d]()
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    last = last_batch_norm(model)
+    made: dict[torch.Tensor, nn.Conv2d] = {}
+    pairs: list[tuple[nn.Conv2d, Any]] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(module, nn.Conv2d):
             made[output] = module
-        elif (
-            isinstance(module, nn.BatchNorm2d)
-            and type(module) in FOLDED
-            and module is not last
-            and inputs[0] in made
-        ):
+        elif type(module) in FOLDED and module is not last and inputs[0] in made:
             pairs.append((made[inputs[0]], module))
 
     with register_module_forward_hook(note):

@@ -35,7 +35,7 @@ AVERAGED = re.compile(
 DEEPEST = 20  # dots in the name of a dictionary with weights
 
 
-def find(path: str) -> Path:
+def find_weights(path: str) -> Path:
     """The file of the setting `weights`; a relative path is relative to the repository.
 
     Raises:
@@ -49,31 +49,34 @@ def find(path: str) -> Path:
 
 
 def fingerprint(path: str | None) -> str | None:
-    """SHA-256 of the file of the setting `weights`, None without one; for this process it may not change any more.
+    """SHA-256 of the file of the setting `weights`, None without one.
+
+    For this process the file may not change any more.
 
     Raises:
         InputError: no such file.
     """
     if path is None:
         return None
-    if (file := find(path)) not in USED:
+    if (file := find_weights(path)) not in USED:
         USED[file] = str(file_digest(file))
     return USED[file]
 
 
-def load(model: nn.Module, path: Path, key: str | None = None) -> None:
+def load_weights(model: nn.Module, path: Path, key: str | None = None) -> None:
     """Load a file into a network, strictly but for its classifier.
 
     The classifier stays new where the file has none, or one of another shape.
 
     Raises:
-        InputError: as `read` and `fit`.
+        InputError: as `read` and `load_strictly`.
     """
-    own, given = model.state_dict(), read(path, key, model)
+    own = model.state_dict()
+    given = read(path, key, model)
     for name in classifier_names(model):
         if name not in given or given[name].shape != own[name].shape:
             given[name] = own[name]
-    fit(model, given, path.name)
+    load_strictly(model, given, path.name)
 
 
 def classifier_names(model: nn.Module) -> list[str]:
@@ -87,8 +90,8 @@ def classifier_names(model: nn.Module) -> list[str]:
     ]
 
 
-def fit(model: nn.Module, given: State, name: str) -> None:
-    """Load tensors into a network, strictly. torch lets the counters of batch norms be missing, as before 2018.
+def load_strictly(model: nn.Module, given: State, name: str) -> None:
+    """Load tensors into a network, strictly; counters of batch norms may be missing.
 
     Args:
         name: where they come from, for errors.
@@ -105,9 +108,8 @@ def fit(model: nn.Module, given: State, name: str) -> None:
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (
-        f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    )
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> State:
@@ -124,7 +126,8 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
         InputError: as `contents`; the file was changed since `fingerprint` read it; no tensors, no
             set of that name, or several from which to choose.
     """
-    flat, name = _flat(contents(path)), f"weights {path.name}"
+    name = f"weights {path.name}"
+    flat = _flat(contents(path))
     if path in USED and USED[path] != file_digest(path):
         raise InputError(f"{name}: changed since this run began; run it again, in a new kernel")
     if not flat:
@@ -132,25 +135,18 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
     found = _sets(flat, model.state_dict() if model else ())
     under = [each for each in found if key is None or f"{each}.".startswith(f"{key}.")]
     if not under:
-        raise InputError(
-            f"{name}: weights_key = {key!r}: no such weights; allowed: {', '.join(found)}"
-        )
-    plain = [each for each in under if not AVERAGED.search(each)] or under
-    if len(plain) > 1:
-        raise InputError(
-            f"{name}: several sets of weights; choose one by weights_key: {', '.join(plain)}"
-        )
-    if len(under) > 1:
-        log.warning(
-            "%s: %s taken; others, by weights_key: %s",
-            name,
-            plain[0],
-            ", ".join({*under} - {*plain}),
-        )
-    for each, tensor in found[plain[0]].items():
+        allowed = ", ".join(found)
+        raise InputError(f"{name}: weights_key = {key!r}: no such weights; allowed: {allowed}")
+    chosen, *more = [each for each in under if not AVERAGED.search(each)] or under
+    if more:
+        choice = ", ".join([chosen, *more])
+        raise InputError(f"{name}: several sets of weights; choose one by weights_key: {choice}")
+    if others := [each for each in under if each != chosen]:
+        log.warning("%s: %s taken; others, by weights_key: %s", name, chosen, ", ".join(others))
+    for each, tensor in found[chosen].items():
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
             raise InputError(f"{name}: {each} {list(tensor.shape)} is larger than the file")
-    return found[plain[0]]
+    return found[chosen]
 
 
 def _flat(content: dict[Any, Any], place: str = "") -> State:
@@ -171,19 +167,19 @@ def _flat(content: dict[Any, Any], place: str = "") -> State:
 
 
 def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
-    """Sets of tensors by the prefix of their names: those with most of a network's names, or else the best one."""
-    known = [name for name in own if not name.endswith("num_batches_tracked")]
-    hits = Counter(
-        name.removesuffix(each)
-        for name in flat
-        for each in known
-        if f".{name}".endswith(f".{each}")
-    )
-    good = [start for start, count in hits.items() if 2 * count > len(known)] or [
-        *dict(hits.most_common(1)),
-        "",
-    ][:1]
-    found = dict[str, State]()
+    """Sets of tensors by the prefix of their names.
+
+    Those with most of a network's names, or else the best one.
+    """
+    known = {name for name in own if not name.endswith("num_batches_tracked")}
+    hits: Counter[str] = Counter()
+    for name in flat:
+        parts = name.split(".")
+        ends = (".".join(parts[start:]) for start in range(len(parts)))
+        hits.update(name.removesuffix(end) for end in ends if end in known)
+    good = [start for start, count in hits.items() if 2 * count > len(known)]
+    good = good or [start for start, _ in hits.most_common(1)] or [""]
+    found: dict[str, State] = {}
     for start in sorted(good, key=len, reverse=True):  # one may lie within another
         names = [name for name in flat if name.startswith(start)]
         found[start.removesuffix(".")] = {
@@ -193,18 +189,16 @@ def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
 
 
 def told(file: Path) -> list[str] | None:
-    """What a file says of its classes: `classes`, a list, or `class_to_idx`, as torchvision's ImageFolder has it.
+    """What a file says of its classes, in its entry `classes` or torchvision's `class_to_idx`.
 
     Raises:
         InputError: as `contents` and `class_list`.
     """
     content = contents(file)
-    entry = next((name for name in CLASS_ENTRIES if content.get(name) is not None), None)
-    return (
-        None
-        if entry is None
-        else class_list(content[entry], f"weights {file.name}, its entry {entry!r}")
-    )
+    for entry in CLASS_ENTRIES:
+        if content.get(entry) is not None:
+            return class_list(content[entry], f"weights {file.name}, its entry {entry!r}")
+    return None
 
 
 def class_list(value: Any, source: str) -> list[str]:
@@ -219,23 +213,31 @@ def class_list(value: Any, source: str) -> list[str]:
         InputError: the order is not clear, a name is no text or number, or stands twice.
     """
     names: list[str] = []
-    value = value.tolist() if hasattr(value, "tolist") else value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     with suppress(TypeError, ValueError, RecursionError):
+        if isinstance(value, str) and value[:1] in "[{":
+            value = json.loads(value)
         if isinstance(value, str):
-            value = (
-                json.loads(value) if value[:1] in "[{" else re.split(r"\s*[,\n]\s*", value.strip())
-            )
+            value = re.split(r"\s*[,\n]\s*", value.strip())
         if isinstance(value, Mapping):
-            if all(isinstance(each, str) for each in value.values()):
-                value = {name: int(index) for index, name in value.items()}
-            ordered = sorted(value, key=value.__getitem__)
-            value = ordered if [value[name] for name in ordered] == [*range(len(ordered))] else None
+            value = _in_order(value)
         if isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value):
-            names = [*map(str, value)]
+            names = [str(each) for each in value]
     if not names or len(set(names)) < len(names):
-        what = "no list of different names in order; give the classes (in a sweep file's trained, or by --classes)"
-        raise InputError(f"{source}: {what}")
+        raise InputError(
+            f"{source}: no list of different names in order; give the classes (in a sweep file's "
+            "trained, or by --classes)"
+        )
     return names
+
+
+def _in_order(names: Mapping[Any, Any]) -> list[Any] | None:
+    """Names in the order of their indices, None where these are not 0, 1 and so on."""
+    if all(isinstance(value, str) for value in names.values()):
+        names = {name: int(index) for index, name in names.items()}
+    ordered = sorted(names, key=names.__getitem__)
+    return ordered if [names[name] for name in ordered] == list(range(len(ordered))) else None
 
 
 def outputs_of(

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import os
+import platform
 import random
 import signal
 import sys
@@ -162,6 +163,19 @@ def _torch() -> Noted:
     ]
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next tensors, with GNU's C library.
+
+    By default tensors of more than 32 MiB go back to the system when freed, and the next ones are
+    new pages, each of which the system must clear first: half the time of a CPU network at 224 px
+    and 32 images.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(-4, 0)  # M_MMAP_MAX in malloc.h: no block from the system alone
+        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: none back
+
+
 def start_kernel(parent: int) -> None:
     """Be a kernel that Linux kills with its parent: its code may be deaf to signals."""
     if sys.platform == "linux":
@@ -169,6 +183,7 @@ def start_kernel(parent: int) -> None:
     if os.getppid() != parent:  # it had ended before we asked
         sys.exit(1)
     gc.set_threshold(*GARBAGE)
+    keep_freed_memory()
     if Path(sys.path[0]) == Path.cwd():  # ipykernel puts the present folder there by its own name
         del sys.path[0]
     from ipykernel.kernelapp import launch_new_instance

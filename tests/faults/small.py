@@ -35,7 +35,7 @@ folder = run_folder(settings.sweep, settings.run_name)
 """
 IMAGES = """
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method.adaptations import adapt_pair, predict_pair, save
+from fixres_poc.method.adaptations import adapt_pair, predict_pair, save_tails
 from fixres_poc.method.linear_probe import train_probes
 from fixres_poc.method.stage1 import load_training, train_or_load
 data = load_dataset(settings)
@@ -58,7 +58,7 @@ trained = load_training(settings.train_settings(), data, accelerator)
 adapted = adapt_pair(trained, data, settings, accelerator)
 classified = predict_pair(trained.model, adapted, data, settings, accelerator)
 seconds = {"adapt": adapted.seconds, "evaluate": classified.seconds}
-save(adapted, trained.model, folder, settings, data.classes)
+save_tails(adapted, trained.model, folder, settings, data.classes)
 measured = Metrics(**facts, seconds=seconds, checkpoint=trained.digest)
 write_run(folder, settings, measured, classified.table)
 """

@@ -62,7 +62,7 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     write_notebook(tmp_path / "notebooks" / "00_state_of_the_art.ipynb", defaults, keep)
     parameters = dict(zip(names, texts, strict=True))
     run = Run("state_of_the_art", "00_state_of_the_art", parameters)
-    monkeypatch.setattr(notebook_run, "read_run", lambda file: run)
+    monkeypatch.setattr(notebook_run, "read_run", lambda _: run)
     folder = files.run_folder("x", run.name)
     folder.mkdir(parents=True)
     assert notebook_run.run_job([folder / "settings.json"]) == {}

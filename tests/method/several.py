@@ -1,4 +1,4 @@
-"""What one process does alone and two do together, for comparison; arguments: images, folder for the results."""
+"""What one process does alone and two do together; arguments: images, folder for the results."""
 
 import sys
 from pathlib import Path
@@ -16,14 +16,14 @@ from fixres_poc.model.memory_plan import StepPlan
 
 
 def work(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """One step of stage 1, a whole stage 1, and an adapted head; batches of 6 are twice 3 in two processes."""
+    """A step of stage 1, a whole stage 1, and an adapted head; batches of 6 are twice 3."""
     settings = settings_for(folder, batch_size=6, epochs=8, seed=1)
     data, recipe = load_dataset(settings), recipe_for(settings)
     loss, moved = first_step(settings, data, accelerator, 3)
     state = epochs.begin(recipe, settings, data, accelerator, StepPlan(3, False, 0))
     epochs.fine_tune(state, settings, data, accelerator, None)
     torch.manual_seed(0)
-    model = device.place(create("efficientnet_lite0", 3), settings, accelerator)
+    model = device.place(create("efficientnet_lite0", 3).eval(), settings, accelerator)
     variants = {name: stage2.Variant(name, 0.01, 2) for name in ("head", "head_bn", "bn_stats")}
     tails = stage2.adapt_tails(model, data, settings, 64, variants, accelerator).tails
     table = evaluation.predict(

@@ -66,7 +66,7 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
     assert set(classified.images_per_second) == {"center", "five_crop"}
     assert adapted.seconds.keys() == {*ADAPTED, "equalised", "full"}
     assert all(seconds > 0 for seconds in adapted.seconds.values())
-    adaptations.save(adapted, trained.model, tmp_path, settings, data.classes)
+    adaptations.save_tails(adapted, trained.model, tmp_path, settings, data.classes)
     checkpoint.load(tmp_path / "adapted.safetensors", {"stage1": checkpoint.digest(before)})
 
 
@@ -97,16 +97,9 @@ def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSetting
     at_train, trained, adapted = adapt(settings, test_size=48, adaptations=ADAPTATIONS)
     assert list(adapted.tails) == list(ADAPTATIONS)  # no control of itself
     assert adapted.seconds["head"] == trained.seconds["adapt"]["head"]
-    assert trained.choices is not None
-    arguments = (
-        trained.model,
-        load_dataset(at_train),
-        at_train,
-        48,
-        trained.choices.adapt,
-        accelerator_for("fp32"),
-    )
-    again = stage2.adapt_tails(*arguments).tails
+    data, variants = load_dataset(at_train), trained.choices.adapt
+    accelerator = accelerator_for("fp32")
+    again = stage2.adapt_tails(trained.model, data, at_train, 48, variants, accelerator).tails
     elsewhere = adapt(settings, adaptations=ADAPTED)[2].tails
     for name in ADAPTED:
         states = [
@@ -122,7 +115,6 @@ def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSetting
 
 def test_an_adaptation_that_the_network_cannot_have_is_refused(settings: PairSettings) -> None:
     chosen, trained, _ = adapt(settings, adaptations=("none",))
-    assert trained.choices is not None
     lacking = replace(trained.choices, adapt={"head": trained.choices.adapt["head"]})
     wanted = chosen.model_copy(update={"adaptations": ("head", "head_bn")})
     with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):
@@ -157,13 +149,13 @@ def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(
 
 def test_costs_are_those_of_what_was_chosen(settings: PairSettings) -> None:
     _, trained, adapted = adapt(settings, adaptations=("none", "head", "full"))
-    table = adaptations.costs(trained, adapted).set_index("adaptation")
+    table = adaptations.adaptation_costs(trained, adapted).set_index("adaptation")
     assert list(table.index) == ["none", "head", "full"]
     assert table["seconds"]["none"] == 0 < table["seconds"]["head"]
     assert (table["learning_rate"]["head"], table["epochs"]["head"]) == (0.05, 2)
     adapted.tails.pop("head")
     adapted.tails.pop("full")
-    assert adaptations.costs(trained, adapted)["learning_rate"].isna().all()
+    assert adaptations.adaptation_costs(trained, adapted)["learning_rate"].isna().all()
 
 
 def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
@@ -174,7 +166,7 @@ def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
         nn.init.ones_(norm.running_mean)  # type: ignore[arg-type]
         norm.weight.data *= factor
         norm.bias.data *= factor
-    found = adaptations.moved(model, adaptations.AdaptedPair(tails, {}))
+    found = adaptations.norm_changes(model, adaptations.AdaptedPair(tails, {}))
     assert found == pytest.approx({"none": 0, "bn_stats": 0, "head_bn": 0.1}, abs=1e-6)
     other = create("timm:convnext_atto", 3, pretrained=False)
-    assert adaptations.moved(other, adaptations.AdaptedPair({"none": Tail(other)}, {})) == {}
+    assert adaptations.norm_changes(other, adaptations.AdaptedPair({"none": Tail(other)}, {})) == {}

@@ -1,4 +1,4 @@
-"""Steps and epochs of stage 1: the gradient of the whole batch, and on from the last finished epoch."""
+"""Steps and epochs of stage 1: the gradient of the whole batch, and resumed trainings."""
 
 import zipfile
 from dataclasses import replace

@@ -36,7 +36,7 @@ def test_equalising_undoes_a_change_of_scale_and_place() -> None:
     assert torch.allclose(
         tail.classifier(3 * features + 0.7), classifier(model)(features), atol=0.03
     )
-    assert adaptations.changed(model, tail) == [
+    assert adaptations.changed_tensors(model, tail) == [
         "classifier.slope",
         "classifier.shift",
         "classifier.least",

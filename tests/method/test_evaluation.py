@@ -14,7 +14,12 @@ from fixres_poc.config.files import resolve
 from fixres_poc.config.settings import BASELINE_SIZE, BaselineSettings, View
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
-from fixres_poc.method.evaluation import predict, prediction_table, transforms_for
+from fixres_poc.method.evaluation import (
+    choose_on_validation,
+    predict,
+    prediction_table,
+    transforms_for,
+)
 from fixres_poc.method.zero_shot import Restricted, mapping
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place
@@ -55,6 +60,16 @@ def test_prediction_table_orders_by_probability() -> None:
     ]
     assert table["probability"].tolist() == pytest.approx([0.5, 0.8])
     assert table["test_size"].tolist() == [96, 96]
+
+
+def test_the_first_of_the_best_candidates_is_chosen() -> None:
+    candidates = [{"rate": rate} for rate in (1, 2, 3)]
+    top1 = {1: 0.5, 2: 0.7, 3: 0.7}
+    best, rows = choose_on_validation(
+        candidates, lambda values: ({"val_top1": top1[values["rate"]]}, f"made at {values['rate']}")
+    )
+    assert best == "made at 2"
+    assert rows == [{"rate": rate, "val_top1": value} for rate, value in top1.items()]
 
 
 @pytest.mark.skipif(

@@ -1,7 +1,6 @@
 """Stage 2: only what may change changes, in parameters and in buffers."""
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from tiny_training import same, state_of
 from torch import nn
 
 from fixres_poc.config.errors import InputError
@@ -32,96 +32,80 @@ MAY_CHANGE = {
 
 
 def adapted(
-    folder: Path, model: nn.Module, names: Iterable[str], rate: float = 0.01
+    folder: Path, model: nn.Module, variants: dict[str, Variant], size: int = 64
 ) -> stage2.AdaptedTails:
     settings = TrainSettings(train_size=48, batch_size=6, seed=1)
-    data, variants = (
-        load_dataset(DataSettings(dataset=str(folder))),
-        {name: Variant(name, rate, 1) for name in names},
-    )
-    return stage2.adapt_tails(model, data, settings, 64, variants, accelerator_for("fp32"))
+    data = load_dataset(DataSettings(dataset=str(folder)))
+    return stage2.adapt_tails(model, data, settings, size, variants, accelerator_for("fp32"))
+
+
+def network(backbone: str = "efficientnet_lite0") -> nn.Module:
+    return create(backbone, 3, pretrained=False).eval()
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "timm:resnet18"])
 def test_only_what_may_change_changes(colour_folder: Path, backbone: str) -> None:
-    model = create(backbone, 3, pretrained=False)
-    before = copy.deepcopy(model.state_dict())
+    model = network(backbone)
+    before = state_of(model)
     fresh = Tail(model).state_dict()
-    done = adapted(colour_folder, model, MAY_CHANGE)
+    variants = {name: Variant(name, 0.01, 1) for name in MAY_CHANGE}
+    done = adapted(colour_folder, model, variants)
     for name, tail in done.tails.items():
-        changed = {
-            key for key, value in tail.state_dict().items() if not torch.equal(value, fresh[key])
-        }
+        state = tail.state_dict()
+        changed = {key for key, value in state.items() if not torch.equal(value, fresh[key])}
         assert changed == MAY_CHANGE[name]
         assert done.seconds[name] > 0
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert not any(weight.requires_grad for weight in tail.parameters())
+    assert same(before, state_of(model))
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_network_in_train_mode_is_refused(colour_folder: Path) -> None:
+    with pytest.raises(ValueError, match="train mode"):
+        adapted(colour_folder, network().train(), {"head": Variant("head", 0.1, 1)})
 
 
 def test_a_tail_adapted_beside_others_for_longer_or_shorter_equals_one_adapted_alone(
     colour_folder: Path,
 ) -> None:
-    model, settings = (
-        create("efficientnet_lite0", 3, pretrained=False),
-        TrainSettings(train_size=48, batch_size=6),
-    )
-    data, accelerator = (
-        load_dataset(DataSettings(dataset=str(colour_folder))),
-        accelerator_for("fp32"),
-    )
+    model = network()
     variants = {"short": Variant("head_bn", 0.05, 1), "long": Variant("head_bn", 0.05, 2)}
-    together = stage2.adapt_tails(model, data, settings, 64, variants, accelerator)
+    together = adapted(colour_folder, model, variants)
     for name, variant in variants.items():
-        alone = (
-            stage2.adapt_tails(model, data, settings, 64, {name: variant}, accelerator)
-            .tails[name]
-            .state_dict()
-        )
-        assert all(
-            torch.equal(alone[key], value)
-            for key, value in together.tails[name].state_dict().items()
-        )
-    assert not torch.equal(
-        *(tail.classifier.get_parameter("weight") for tail in together.tails.values())
-    )
+        alone = adapted(colour_folder, model, {name: variant}).tails[name]
+        assert same(state_of(alone), state_of(together.tails[name]))
+    heads = [tail.classifier.get_parameter("weight") for tail in together.tails.values()]
+    assert not torch.equal(*heads)
     assert 0 < together.seconds["short"] < together.seconds["long"]
 
 
 def test_a_process_may_get_one_image(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage2, "batches", lambda *_: [[0], [1, 2]])
-    model, settings = (
-        create("efficientnet_lite0", 3, pretrained=False),
-        TrainSettings(train_size=32, batch_size=6),
-    )
-    data = load_dataset(DataSettings(dataset=str(colour_folder)))
     variants = {"head_bn": Variant("head_bn", 0.1, 1)}
-    tail = stage2.adapt_tails(model, data, settings, 32, variants, accelerator_for("fp32")).tails[
-        "head_bn"
-    ]
+    tail = adapted(colour_folder, network(), variants, size=32).tails["head_bn"]
     # the lone image is in no statistics
     assert int(tail.get_buffer("norm.num_batches_tracked")) == 1
 
 
 def test_the_head_moves_as_softmax_gradients_do(colour_folder: Path) -> None:
-    model = create("efficientnet_lite0", 3, pretrained=False)
-    rate = 0.5
-    done = adapted(colour_folder, model, ["head"], rate)
-    seen = done.tails["head"].classifier.get_parameter("bias") - classifier(model).get_parameter(
-        "bias"
-    )
+    model, rate = network(), 0.5
+    tail = adapted(colour_folder, model, {"head": Variant("head", rate, 1)}).tails["head"]
+    bias = classifier(model).get_parameter("bias")
+    seen = tail.classifier.get_parameter("bias") - bias
     # softmax gradients sum to zero over classes
     assert seen.sum().item() == pytest.approx(0, abs=1e-5)
     assert 0 < seen.abs().max().item() < rate * 3  # three steps of at most the rate each
 
 
 def test_a_network_without_batch_norm_can_only_have_its_head_adapted() -> None:
-    model = create("timm:convnext_atto", 3, pretrained=False)
+    model = network("timm:convnext_atto")
     assert last_batch_norm(model) is None
-    assert stage2.possible(model) == ["head"]
-    assert len(stage2.free(Tail(model), "head")) == 2
+    assert stage2.possible_adaptations(model) == ["head"]
+    assert len(stage2.unfreeze(Tail(model), "head")) == 2
     with pytest.raises(InputError, match="use 'none' or 'head'"):
-        stage2.free(Tail(model), "head_bn")
+        stage2.unfreeze(Tail(model), "head_bn")
     with pytest.raises(InputError, match="'all'"):
-        stage2.free(Tail(model), "all")
+        stage2.unfreeze(Tail(model), "all")
 
 
 LISTS: dict[str, Any] = {
@@ -134,32 +118,28 @@ LISTS: dict[str, Any] = {
 def chosen(
     monkeypatch: pytest.MonkeyPatch, top1: Callable[[Variant], float]
 ) -> tuple[dict[str, Variant], list[Any]]:
-    """What is chosen from `LISTS`, and what was tried, with these accuracies of ten validation images."""
+    """What is chosen from `LISTS`, and what was tried, with these accuracies of ten images."""
     seen: dict[str, Variant] = {}
 
-    def adapt(
-        model: object, data: object, settings: object, size: int, variants: Any, _: object
-    ) -> Any:
+    def adapt(*given: Any) -> Any:
+        _, _, _, size, variants, _ = given
         assert size == 64
         seen.update(variants)
-        return stage2.AdaptedTails({})
+        return stage2.AdaptedTails({}, {})
 
     def answers(*_: object) -> Any:
         cells = [
-            {"adaptation": n, "top1": int(i < 10 * top1(v)), "target": 1}
-            for n, v in seen.items()
-            for i in range(10)
+            {"adaptation": name, "top1": int(image < 10 * top1(variant)), "target": 1}
+            for name, variant in seen.items()
+            for image in range(10)
         ]
         return SimpleNamespace(table=pd.DataFrame(cells))
 
     monkeypatch.setattr(stage2, "adapt_tails", adapt)
     monkeypatch.setattr(stage2, "predict", answers)
-    model, settings = (
-        create("efficientnet_lite0", 3, pretrained=False),
-        TrainSettings(train_size=48, **LISTS),
-    )
     nothing: Any = None
-    return stage2.choose(model, nothing, settings, nothing)
+    settings = TrainSettings(train_size=48, **LISTS)
+    return stage2.choose_variants(network(), nothing, settings, nothing)
 
 
 def test_every_combination_is_tried_and_equals_go_to_fewer_epochs_then_to_the_smaller_rate(
@@ -168,37 +148,29 @@ def test_every_combination_is_tried_and_equals_go_to_fewer_epochs_then_to_the_sm
     best, tried = chosen(monkeypatch, lambda _: 0.5)
     assert best == {name: Variant(name, 0.1, 1) for name in MAY_CHANGE}
     found = sorted((each["adaptation"], each["learning_rate"], each["epochs"]) for each in tried)
-    trained = [
-        (name, rate, epochs) for name in MAY_CHANGE for rate in (0.1, 0.5) for epochs in (1, 3)
-    ]
+    trained = [(name, rate, n) for name in MAY_CHANGE for rate in (0.1, 0.5) for n in (1, 3)]
     # which has no rate
     assert found == sorted(each for each in trained if each[:2] != ("bn_stats", 0.5))
     assert {each["val_top1"] for each in tried} == {0.5}
-    assert chosen(monkeypatch, lambda each: each.learning_rate)[0]["head"] == Variant(
-        "head", 0.5, 1
-    )
-    assert chosen(monkeypatch, lambda each: each.epochs / 10)[0]["head_bn"] == Variant(
-        "head_bn", 0.1, 3
-    )
-    assert chosen(monkeypatch, lambda each: each.epochs / 10)[0]["bn_stats"].epochs == 3
+    faster, _ = chosen(monkeypatch, lambda each: each.learning_rate)
+    assert faster["head"] == Variant("head", 0.5, 1)
+    longer, _ = chosen(monkeypatch, lambda each: each.epochs / 10)
+    assert longer["head_bn"] == Variant("head_bn", 0.1, 3)
+    assert longer["bn_stats"].epochs == 3
 
 
 def test_what_is_tried_has_the_accuracy_of_its_tail_at_the_tuning_size(colour_folder: Path) -> None:
     settings = TrainSettings(train_size=48, batch_size=6, dataset=str(colour_folder), **LISTS)
-    data, accelerator, model = (
-        load_dataset(settings),
-        accelerator_for("fp32"),
-        create("efficientnet_lite0", 3).eval(),
-    )
-    _, tried = stage2.choose(model, data, settings, accelerator)
+    data, accelerator = load_dataset(settings), accelerator_for("fp32")
+    model = create("efficientnet_lite0", 3).eval()
+    _, tried = stage2.choose_variants(model, data, settings, accelerator)
     top1 = [each.pop("val_top1") for each in tried]
     variants = {str(number): Variant(**each) for number, each in enumerate(tried)}
     tails = stage2.adapt_tails(model, data, settings, 64, variants, accelerator).tails
     table = predict(model, tails, data, "val", settings, 64, accelerator).table
-    assert (table["top1"] == table["target"]).groupby(
-        table["adaptation"], sort=False
-    ).mean().tolist() == top1
+    right = (table["top1"] == table["target"]).groupby(table["adaptation"], sort=False).mean()
+    assert right.tolist() == top1
     assert len(set(top1)) > 1
     single = settings.model_copy(update={"adapt_epochs": 1, "adapt_learning_rate": 0.2})
     expected = {name: Variant(name, 0.2, 1) for name in MAY_CHANGE}
-    assert stage2.choose(model, data, single, accelerator) == (expected, [])  # nothing to choose
+    assert stage2.choose_variants(model, data, single, accelerator) == (expected, [])

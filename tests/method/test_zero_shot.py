@@ -1,4 +1,4 @@
-"""The backbone's own ImageNet classifier on a dataset's classes, with a network that sees nothing but colour."""
+"""The backbone's own ImageNet classifier, with a network that sees nothing but colour."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Colours(nn.Module):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         return images
 
-    def forward_head(self, maps: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+    def forward_head(self, maps: torch.Tensor, **_: bool) -> torch.Tensor:
         return maps.mean((2, 3))
 
     def get_classifier(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The device that networks run on: precision, memory format, loader processes."""
+"""The device that networks run on: precision, memory format, and memory that runs out."""
 
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import ModelSettings
 from fixres_poc.model import device
 from fixres_poc.model.backbones import create
+from fixres_poc.model.trunk import Trunk
 
 LAST, NCHW = torch.channels_last, torch.contiguous_format
 
@@ -54,3 +55,51 @@ def test_half_precision_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="fp16"):
         device.accelerator_for("fp16")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 GB"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_which_errors_mean_that_memory_ran_out(error: Exception, expected: bool) -> None:
+    assert device.out_of_memory(error) is expected
+
+
+def test_a_frozen_network_takes_fewer_images_at_once_and_gives_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trunk = Trunk(create("efficientnet_lite0", 3, pretrained=False).eval())
+    images = torch.randn(8, 3, 48, 48)
+    most = 3
+
+    def narrow(part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(part) > most:
+            raise MemoryError
+        return trunk(part)
+
+    portions = device.Portions(narrow, 8, torch.device("cpu"))
+    assert torch.allclose(portions(images)[0], trunk(images)[0], atol=1e-5)
+    assert portions.size == 2
+    assert "now 2 images at once" in caplog.text
+    most = 0
+    with pytest.raises(MemoryError):
+        portions(images)
+
+
+def test_a_single_value_per_channel_is_normalised_with_running_statistics() -> None:
+    norm, plain = (torch.nn.BatchNorm2d(3, momentum=0.5) for _ in range(2))
+    device.spare_single_values(norm)
+    for images in (torch.randn(2, 3, 1, 1), torch.randn(1, 3, 2, 2)):
+        assert torch.equal(norm(images), plain(images))
+    one = torch.randn(1, 3, 1, 1)
+    assert torch.equal(norm(one), plain.eval()(one))
+    assert norm.training
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    assert not norm.eval()(one).isnan().any()
+    assert not norm.training

@@ -312,7 +312,7 @@ def test_a_file_that_changes_while_it_is_used_is_refused(state: State, tmp_path:
 
 
 def test_relative_paths_are_the_repositorys_and_terms_are_said() -> None:
-    assert weights.find("pyproject.toml").is_absolute()
+    assert weights.find_weights("pyproject.toml").is_absolute()
     assert backbones.licence("timm:resnet18") is None
     for terms in (backbones.licence(NAME), backbones.licence("timm:resnet50", "a.pth")):
         assert "CC BY-NC 4.0" in str(terms)

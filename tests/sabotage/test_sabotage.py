@@ -20,11 +20,10 @@ FRAMING = 'transforms_for(settings, test_size, test_size, view)["{}"]'
 LABELS = 'self.table["label"].tolist()'
 SHIFTED = '((self.table["label"] + 1) % len(data.classes)).tolist()'
 STEP = "state.optimizer.step()\n"
-STEPS = "    for each in optimizer:\n        each.step()\n"
 SABOTAGES = {  # file in fixres_poc, code, what stands there instead
     "nothing": ("method/epochs.py", STEP, STEP),
     "no optimizer step in stage 1": ("method/epochs.py", STEP, "pass\n"),
-    "no optimizer step in stage 2": ("method/stage2.py", STEPS, ""),
+    "no optimizer step in stage 2": ("method/stage2.py", "        self.optimizer.step()\n", ""),
     "wrong mean and std": (
         "model/backbones.py",
         "return HALF, HALF",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from contextlib import closing
@@ -163,3 +164,28 @@ def test_a_kernel_whose_parent_has_ended_before_it_asked_ends_at_once() -> None:
         "none.json",
     ]
     assert subprocess.run(command, cwd=REPOSITORY, timeout=20).returncode == 1
+
+
+FAULTS = """
+import resource, sys
+from fixres_poc.sweep import kernel_state
+if sys.argv[1] == "kept":
+    kernel_state.keep_freed_memory()
+import torch, fixres_poc.model.device
+for _ in range(4):
+    torch.ones(20_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(20_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of GNU's C library")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    faults = []
+    for name in ("kept", "given back"):
+        command = [sys.executable, "-c", FAULTS, name]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        faults.append(int(done.stdout))
+    assert faults[0] < 100 < 10_000 < faults[1]

@@ -1,6 +1,7 @@
 """The linear probe on frozen features."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,18 @@ def test_one_more_size_leaves_the_others_as_they_are(
     assert extracted[6:] == [64] * 3
 
 
+def fit(features: np.ndarray, labels: np.ndarray) -> linear_probe.Probe:
+    """The probe of images that are train and val part at once."""
+    table = pd.DataFrame({"label": labels})
+    data: Any = SimpleNamespace(split=lambda _: table)
+    return linear_probe.fit_probe({"train": features, "val": features}, data)
+
+
 def test_a_penalty_at_the_edge_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear_probe, "PENALTIES", (0.1, 1.0))
-    linear_probe.fit_probe(np.eye(2), np.arange(2), np.eye(2), np.arange(2))
+    fit(np.eye(2), np.arange(2))
     assert "at an edge of those tried" in caplog.text
 
 
@@ -73,9 +81,9 @@ def test_a_penalty_at_the_edge_is_told(
 def test_a_linear_layer_takes_over_the_probes_answers(present: list[int], classes: int) -> None:
     labels, generator = np.resize(present, 60), np.random.default_rng(0)
     features = generator.normal(5, 3, (60, 8)) + labels[:, None]
-    probe, head = linear_probe.fit_probe(features, labels, features, labels), nn.Linear(8, classes)
+    probe, head = fit(features, labels), nn.Linear(8, classes)
     probe.put_into(head)
     found = head(torch.as_tensor(features, dtype=torch.float32)).softmax(dim=1).detach().numpy()
-    np.testing.assert_allclose(found[:, present], probe.fitted.predict_proba(features), atol=1e-4)
+    np.testing.assert_allclose(found[:, present], probe.pipeline.predict_proba(features), atol=1e-4)
     np.testing.assert_allclose(found, probe.probabilities(features, classes), atol=1e-4)
     assert found.max(axis=1).min() < 0.9
