@@ -30,7 +30,7 @@ from fixres_poc.method.evaluation import predict, probabilities, transforms_for
 from fixres_poc.method.stage2 import Equalised
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
-from fixres_poc.model.device import accelerator_for, device_name
+from fixres_poc.model.device import Portions, accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
 EXAMPLE = "runs/demo/train96_test160_seed0"

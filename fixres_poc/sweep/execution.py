@@ -126,7 +126,7 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
         from fixres_poc.model import weights as weight_files
 
         # so that another file at the same path is noticed
-        weights["weights"] = file_digest(weight_files.find(sweep.weights))
+        weights["weights"] = file_digest(weight_files.find_weights(sweep.weights))
     stems = {run.notebook for run in sweep.runs()}
     codes = {stem: code_hash(notebook_path(stem)) for stem in stems}
     for run in sweep.runs():
