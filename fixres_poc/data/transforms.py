@@ -47,41 +47,54 @@ def get_transforms(
         kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
         crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
         need: which of "train" and "val" to build.
-        backbone: without `mean_std` its name decides: 0.5 for those of `HALF_BACKBONES`, else
-            ImageNet's mean and std.
-        interpolation: "bilinear" as published, or another name of `InterpolationMode` that a
-            backbone was trained with.
+        backbone: without `mean_std`, 0.5 for `HALF_BACKBONES`, else ImageNet's.
+        interpolation: a name of `InterpolationMode`; "bilinear" as published.
 
     Returns:
         "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing
-        with a flip, a slight jitter and a random sideways shift; "val" (crop=False): short side or
-        height test_size, nothing cut.
+        with flip, slight jitter and sideways shift; "val" (crop=False): resized, nothing cut.
 
     Raises:
         ValueError: unknown kind, need or resize.
     """
-    known = (("kind", {kind}, {"full", "torch"}), ("need", {*need}, {"train", "val"}))
-    for name, given, allowed in (*known, ("resize", {resize}, {"short_side", "height"})):
-        if unknown := given - allowed:
-            raise ValueError(f"{name} = {sorted(unknown)}: allowed are {sorted(allowed)}")
-    if mean_std is None:
-        half = backbone in HALF_BACKBONES
-        mean_std = (HALF, HALF) if half else (IMAGENET_MEAN, IMAGENET_STD)
-    how, steps = InterpolationMode(interpolation), dict[str, list[Any]]()
+    _check(kind, need, resize)
+    how = InterpolationMode(interpolation)
+    steps: dict[str, list[Any]] = {}
     if "train" in need:
         random_crop = v2.RandomResizedCrop(input_size, antialias=True, interpolation=how)
         jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
         steps["train"] = [random_crop, v2.RandomHorizontalFlip(), *jitter]
-    if "val" in need and not crop:
-        steps["val"] = [_resize(test_size, resize, how)]
+    if "val" in need and crop:
+        steps |= _cropped(test_size, resize, view, how)
     elif "val" in need:
-        enlarge = _resize(resized_side(test_size), resize, how)
-        augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
-        shifted = partial(shifted_crop, size=test_size, inside=resize == "short_side")
-        steps["val_test"] = [enlarge, *_crops(test_size, view)]
-        steps["val_train"] = [enlarge, *augment, shifted]
-    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*mean_std, inplace=True)]
+        steps["val"] = [_resize(test_size, resize, how)]
+    normalize = v2.Normalize(*(mean_std or _published(backbone)), inplace=True)
+    finish = [v2.ToDtype(torch.float32, scale=True), normalize]
     return {name: v2.Compose([v2.ToImage(), *each, *finish]) for name, each in steps.items()}
+
+
+def _check(kind: str, need: Sequence[str], resize: str) -> None:
+    known = [("kind", [kind], ["full", "torch"]), ("need", need, ["train", "val"])]
+    for name, given, allowed in [*known, ("resize", [resize], ["height", "short_side"])]:
+        if unknown := set(given) - set(allowed):
+            raise ValueError(f"{name} = {sorted(unknown)}: allowed are {allowed}")
+
+
+def _published(backbone: str | None) -> tuple[Triple, Triple]:
+    return (HALF, HALF) if backbone in HALF_BACKBONES else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _cropped(
+    test_size: int, resize: Resize, view: View, how: InterpolationMode
+) -> dict[str, list[Any]]:
+    """Steps of evaluation and of stage 2, which crop alike resized images."""
+    enlarge = _resize(resized_side(test_size), resize, how)
+    augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
+    shifted = partial(shifted_crop, size=test_size, inside=resize == "short_side")
+    return {
+        "val_test": [enlarge, *_crops(test_size, view)],
+        "val_train": [enlarge, *augment, shifted],
+    }
 
 
 def plain_transforms(

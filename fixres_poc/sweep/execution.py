@@ -74,7 +74,7 @@ def locked(sweep: str) -> Iterator[int]:
 def refuse_loss(sweep: SweepSettings) -> None:
     """Refuse a sweep that would delete finished runs because they were made with other settings.
 
-    A linear probe with other test resolutions is no loss: the probes that it has stay in its folder.
+    Other test resolutions of the linear probe are no loss: its folder keeps the probes it has.
 
     Raises:
         InputError: there are such runs; each is named, with the settings that differ.

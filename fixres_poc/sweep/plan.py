@@ -125,20 +125,12 @@ def plan(
     backbones.check(sweep, traced=True)
     counts, classes = expected_images(sweep)
     budget = budget_bytes() if memory is None else int(memory * CARD_SHARE)
-    if tflops:
-        rate, source = tflops * 1e12, "--tflops"
-    elif memory is None:
-        rate, source = measured_rate(sweep)
-    else:
-        rate, source = np.nan, "unknown"
+    rate, source = _rate(sweep, memory, tflops)
     runs = [run.parameters for run in sweep.runs() if run.notebook == "04_fixres"]
     pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
     table = pd.DataFrame([_pair(each, counts, classes, budget, rate) for each in pairs])
     flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
     probed = sum(flops(size)[1] for size in {BASELINE_SIZE, *table["test_size"]})
-    trainings = table.drop_duplicates("train_size")
-    seed_s = sum(trainings["train_s"]) + sum(table["adapt_s"] + table["eval_s"])
-    once_s = sum(counts.values()) * probed / rate + sum(trainings["tuning_s"])
     facts = {
         "backbone": sweep.backbone,
         "parameters": flops(BASELINE_SIZE)[0],
@@ -149,10 +141,24 @@ def plan(
         "batch_size": sweep.batch_size,
         "per_second_flops": rate,
         "rate_of": source,
-        "total_s": once_s + len(sweep.seeds) * seed_s,
+        "total_s": sum(counts.values()) * probed / rate + _grid_s(table, len(sweep.seeds)),
     }
     by_size = {each.train_size: step_table(each, classes) for each in pairs}
     return {"sweep": pd.DataFrame([facts]), "steps": pd.concat(by_size.values()), "pairs": table}
+
+
+def _rate(sweep: SweepSettings, memory: int | None, tflops: float | None) -> tuple[float, str]:
+    """FLOP/s that training achieves, and where that is known from."""
+    if tflops:
+        return tflops * 1e12, "--tflops"
+    return measured_rate(sweep) if memory is None else (np.nan, "unknown")
+
+
+def _grid_s(pairs: pd.DataFrame, seeds: int) -> float:
+    """Seconds of all trainings and pairs; recipes are tuned on the first seed alone."""
+    trainings = pairs.drop_duplicates("train_size")
+    seed_s = sum(trainings["train_s"]) + sum(pairs["adapt_s"] + pairs["eval_s"])
+    return float(sum(trainings["tuning_s"]) + seeds * seed_s)
 
 
 def _pair(

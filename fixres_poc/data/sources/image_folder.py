@@ -193,7 +193,9 @@ def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str
     """
     if not folder.is_dir():
         names = ", ".join(["synthetic", *NAMED_DATASETS])
-        raise InputError(f"{str(folder)!r}: no such folder, nor one of the datasets {names}")
+        raise InputError(
+            f"dataset {str(folder)!r}: no such folder, nor one of the datasets {names}"
+        )
     top = root(folder)
     images, skipped = walk(top)
     found = _by_folder(images)

@@ -66,7 +66,7 @@ function addLimits(table) {
     const said = (name) => (column(name) < 0 ? "" : text(best, column(name)));
     answer.value = best
       ? `${said("train") === "\u2013" ? "Test" : `Train at ${said("train")}, test`} at ${said("test")} px, `
-        + `${said("adaptation")} ${said("view")}: `
+        + `${`${said("adaptation")} ${said("view")}`.trim()}: `
         + `${said("test top-1 %")} % right on test (${said("95 % interval")}), ${said("images/s")} images/s, `
         + `${said("GFLOP/image")} GFLOP per image.`
       : "No pair of this sweep is as cheap as that; a smaller test resolution may be.";
