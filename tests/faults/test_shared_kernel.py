@@ -28,7 +28,7 @@ KEYS = {
     "adapt_epochs": 1,
 }
 MEASURED = {"wall_seconds", "seconds", "peak_memory_bytes", "eval_images_per_second"}
-MEASURING = ["budget", "price", "step_table", "memory", "seconds"]
+MEASURING = ["budget", "price", "memory", "seconds"]
 DRAWN = ["crop(image)", "plots.framing", "fork_rng"]  # without a seed
 POLLUTE = """
 import os, sys, warnings
