@@ -171,10 +171,10 @@ class SweepSettings(MethodSettings):
             jobs[run.job].append(run)
         return jobs
 
-    def trainings_at_once(self) -> int:
-        """Most trainings that do not wait for one another."""
+    def jobs_at_once(self) -> int:
+        """Most jobs that do not wait for one another: trainings, and that of the dataset."""
         trainings = [run for run in self.runs() if run.notebook == "03_train"]
-        return max(Counter(bool(run.needs) for run in trainings).values())
+        return 1 + max(Counter(bool(run.needs) for run in trainings).values())
 
     def _of_train_size(self, train_size: int) -> dict[str, Any]:
         """What all runs of a train resolution share: epochs, and where stage 2's lists are used."""

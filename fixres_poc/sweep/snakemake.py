@@ -31,19 +31,19 @@ LONGEST_END_S = 180
 """Slurm sends SIGTERM first, and SIGKILL 30 s later where KillWait has its default."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OPTIONS = "--workflow-profile none --keep-going --rerun-incomplete --nolock --nocolor"
-"""What no profile may change: workspace and lock decide what is done again, not Snakemake."""
+"""What no profile may change: `execution.lay_out` decides what is done again, not Snakemake."""
 
 
 def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[str]:
     """Snakemake's command for a sweep; the local profile uses all cores unless told otherwise.
 
-    Trainings that can be at work at once share the cores, whatever is left of the sweep, so that
-    results stay equal.
+    Jobs that can be at work at once share the cores, whatever is left of the sweep, so that results
+    stay equal.
     """
     local = resolve(profile) == resolve(LOCAL_PROFILE)
     cards = len(gpus()) if local else 0
     cores = cores or (available_cores() if local else None)
-    threads = (cores or 1) // min(sweep.trainings_at_once(), cards or sys.maxsize, cores or 1)
+    threads = (cores or 1) // min(sweep.jobs_at_once(), cards or sys.maxsize, cores or 1)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--directory", str(sweep_folder(sweep.name)), "--profile", str(resolve(profile))]
     command += [*OPTIONS.split(), "--rerun-triggers", "mtime", "--config", f"threads={threads}"]

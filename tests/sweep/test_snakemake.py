@@ -13,14 +13,14 @@ from fixres_poc.sweep import snakemake
 @pytest.mark.parametrize(
     ("profile", "gpus", "cores", "threads", "resources"),
     [
-        ("local", "", 8, 2, []),
+        ("local", "", 8, 1, []),
         ("local", "0", 8, 8, ["--resources", "gpu=1"]),
         ("local", "0,1", 8, 4, ["--resources", "gpu=2"]),
         ("local", "", 2, 1, []),
         ("slurm", "0", None, 1, []),  # a cluster is not limited to this machine
     ],
 )
-def test_trainings_that_can_be_at_work_at_once_share_cores_and_gpus(
+def test_jobs_that_can_be_at_work_at_once_share_cores_and_gpus(
     monkeypatch: pytest.MonkeyPatch,
     profile: str,
     gpus: str,
@@ -38,11 +38,11 @@ def test_trainings_that_can_be_at_work_at_once_share_cores_and_gpus(
 @pytest.mark.parametrize(
     ("values", "threads"),
     [
-        ({}, 8),  # one training has all cores, its pairs after it
-        ({"seeds": [0, 1]}, 4),
+        ({}, 4),  # a training, and the job of the dataset
+        ({"seeds": [0, 1]}, 2),
         # the second one waits for what the first chooses
-        ({"seeds": [0, 1], "learning_rate": [0.1, 0.01]}, 8),
-        ({"seeds": [0, 1, 2], "learning_rate": [0.1, 0.01]}, 4),
+        ({"seeds": [0, 1], "learning_rate": [0.1, 0.01]}, 4),
+        ({"seeds": [0, 1, 2], "learning_rate": [0.1, 0.01]}, 2),
     ],
 )
 def test_who_waits_takes_no_cores(
