@@ -1,1 +1,1 @@
-"""From predictions to numbers: statistics, result tables, choices, published figures."""
+"""From predictions to numbers: statistics, result tables, choices, answers, costs."""

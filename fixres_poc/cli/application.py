@@ -26,6 +26,7 @@ from fixres_poc.config.files import home, resolve
 from fixres_poc.config.settings import NAMED_DATASETS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import load_sweep
+from fixres_poc.sweep.kernel_state import keep_freed_memory
 
 FOREIGN = ("MPLBACKEND", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS")
 
@@ -151,6 +152,7 @@ def describe() -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
     # looking for garbage among what imports leave took a fifth of their time
     gc.set_threshold(1_000_000, 20, 100)
+    keep_freed_memory()
     # jsonschema, which reads notebooks, imports this for seconds, to check what notebooks lack
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     shield()

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as text_tqdm
 
-from fixres_poc.config.errors import Failure
+from fixres_poc.config.errors import Failure, printable
 from fixres_poc.config.files import (
     CHECKPOINT,
     file_digest,
@@ -122,7 +122,9 @@ def checked(run: Run) -> Outcome:
         "data": images_record(run.parameters["sweep"]).get("fingerprint", wanted.get("data"))
     }
     used = {"data": wanted["data"]} | metrics.get("used", {})  # some notebooks read no images
-    others = [word for key, word in USED.items() if wanted.get(key) not in (None, used.get(key))]
+    words = USED | {"notebook": f"code of {run.notebook}"}
+    words["weights"] += f" {run.parameters.get('weights')}"
+    others = [word for key, word in words.items() if wanted.get(key) not in (None, used.get(key))]
     if others:
         return Outcome(run, "outdated", f"made with other {', '.join(others)}")
     return Outcome(run, "done", metrics=metrics)
@@ -162,7 +164,9 @@ def failure(folder: Path) -> Failure | None:
     if (folder / PROGRESS).exists() or not (folder / ERROR).exists():
         return None
     record = read_record(folder / ERROR, kind=str, message=str, trace=list)
-    return Failure(**record) if record else Failure("error", "no message")
+    if not record:
+        return Failure("error", "no message")
+    return Failure(record["kind"], printable(record["message"]), record["trace"])
 
 
 def begin(folder: Path) -> Path:

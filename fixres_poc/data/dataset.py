@@ -137,7 +137,7 @@ def _listed(settings: DataSettings) -> image_folder.Listing:
 
 def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
     """The dataset with a second test part."""
-    more, unknown = class_folders(extra.folder, data.classes)
+    more, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
     if unknown:
         names = ", ".join(unknown)
         log.warning(printable(f"{extra.folder}: left out, as there are no such classes: {names}"))
@@ -150,8 +150,13 @@ def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
     return replace(data, table=whole, extra_root=more.root, notes=data.notes + more.notes)
 
 
-def class_folders(folder: str, classes: Sequence[str]) -> tuple[ImageDataset, list[str]]:
+def class_folders(
+    folder: str, classes: Sequence[str], key: str = "dataset"
+) -> tuple[ImageDataset, list[str]]:
     """All images of a folder of class folders, labelled by name with classes that are given.
+
+    Args:
+        key: what names the folder, for errors.
 
     Returns:
         The images, as test split, and the class folders that are none of the classes, which are
@@ -160,6 +165,8 @@ def class_folders(folder: str, classes: Sequence[str]) -> tuple[ImageDataset, li
     Raises:
         InputError: no such folder, no images, or none of the classes among them.
     """
+    if not resolve(folder).is_dir():
+        raise InputError(f"{key} = {folder!r}: no such folder")
     root, found, skipped = image_folder.outer_folders(resolve(folder))
     rows = [(name, label, "test") for label, own in found.items() for name in own]
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
@@ -167,7 +174,8 @@ def class_folders(folder: str, classes: Sequence[str]) -> tuple[ImageDataset, li
     if table.empty:
         some = ", ".join(list(found)[:3])
         raise InputError(
-            f"{folder!r}: its folders ({some}) are none of the classes, such as {classes[0]}"
+            f"{key} = {folder!r}: its folders ({some}) are none of the classes, "
+            f"such as {classes[0]}"
         )
     table["label"] = [classes.index(label) for label in table["label"]]
     notes = tuple(image_folder.told(root, skipped))
@@ -245,7 +253,7 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
             image in a split.
     """
     listed, record = load_dataset(settings), folder / "images.json"
-    known = read_record(record, listed=str)
+    known = read_record(record, listed=str, fingerprint=str, unreadable=dict)
     if known.get("listed") != listed.fingerprint() or (known["unreadable"] and not skip_unreadable):
         known = _checked(listed, folder, skip_unreadable)
     write_atomically(record, json.dumps(known | {"notes": listed.notes}, indent=1))

@@ -76,22 +76,22 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
     ones = hashes.sum(axis=1)
     rough = np.minimum(ones, BITS - ones) >= PLAIN_BITS
     table = _with_tested(data)[rough].reset_index(drop=True)
-    pairs = pd.concat(_close(hashes[rough]))
-    pairs = pairs.join(table, on="first").join(table.add_suffix("_second"), on="second")
-    pairs = pairs[pairs["digest"] != pairs["digest_second"]]
-    tested = pairs["tested"] & pairs["tested_second"]
-    in_splits = (pairs["split"] != pairs["split_second"]) & ~tested
-    in_classes = pairs["label"] != pairs["label_second"]
-    listed = pairs.loc[in_splits | in_classes, ["image", "image_second", "bits"]].head(MOST_LISTED)
-    leaks = pairs[in_splits]
-    twins = {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
-    return NearDuplicates(
-        len(pairs),
-        int(in_splits.sum()),
-        int(in_classes.sum()),
-        int((~rough).sum()),
-        tuple(listed.itertuples(index=False, name=None)),
-    ), twins
+    numbers = np.zeros(3, dtype=int)
+    listed: list[tuple[str, str, int]] = []
+    twins: set[str] = set()
+    for pairs in _close(hashes[rough]):
+        pairs = pairs.join(table, on="first").join(table.add_suffix("_second"), on="second")
+        pairs = pairs[pairs["digest"] != pairs["digest_second"]]
+        tested = pairs["tested"] & pairs["tested_second"]
+        across_split = (pairs["split"] != pairs["split_second"]) & ~tested
+        across_classes = pairs["label"] != pairs["label_second"]
+        numbers += [len(pairs), across_split.sum(), across_classes.sum()]
+        shown = pairs.loc[across_split | across_classes, ["image", "image_second", "bits"]]
+        listed += shown.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
+        leaks = pairs[across_split]
+        twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
+    counts = dict(zip(("pairs", "across_split", "across_classes"), numbers.tolist(), strict=True))
+    return NearDuplicates(**counts, plain=int((~rough).sum()), listed=tuple(listed)), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:

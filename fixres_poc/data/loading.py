@@ -100,7 +100,10 @@ def _divided(transform: Transform) -> tuple[Transform, Transform]:
     steps = list(getattr(transform, "transforms", [transform]))
     common: list[Any] = [torch.as_tensor]
     while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
-        common.insert(0, steps.pop())
+        step = steps.pop()
+        if isinstance(step, v2.Normalize):  # on a batch of our own
+            step = v2.Normalize(step.mean, step.std, inplace=True)
+        common.insert(0, step)
     return v2.Compose([*steps, torch.as_tensor]), v2.Compose(common)
 
 

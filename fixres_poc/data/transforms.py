@@ -68,7 +68,7 @@ def get_transforms(
         steps |= _cropped(test_size, resize, view, how)
     elif "val" in need:
         steps["val"] = [_resize(test_size, resize, how)]
-    normalize = v2.Normalize(*(mean_std or _published(backbone)), inplace=True)
+    normalize = v2.Normalize(*(mean_std or _published(backbone)))
     finish = [v2.ToDtype(torch.float32, scale=True), normalize]
     return {name: v2.Compose([v2.ToImage(), *each, *finish]) for name, each in steps.items()}
 

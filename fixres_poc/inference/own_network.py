@@ -1,5 +1,6 @@
 """A network of one's own, adapted: a pair of a sweep with `trained:`, without its run folders."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pandas as pd
+import torch
 from torch import nn
 
 from fixres_poc.analysis.record import summarise
@@ -91,7 +93,7 @@ def adapt(
             is timm's by default.
 
     Raises:
-        InputError: see `adapt_file`; or a network that timm did not build.
+        InputError: see `adapt_file`; or a network that timm did not build, or not like this.
     """
     published: Any = getattr(network, "pretrained_cfg", None) or {}
     if "architecture" not in published:
@@ -99,11 +101,23 @@ def adapt(
         raise InputError(f"{kind}: not made by timm.create_model, so its input is not known")
     settings.setdefault("mean_std", (published["mean"], published["std"]))
     with TemporaryDirectory() as scratch:
-        file = Path(scratch) / "network.safetensors"
+        file, architecture = Path(scratch) / "network", f"timm:{published['architecture']}"
         checkpoint.save(file, network.state_dict(), {})
-        trained = {"path": str(file), "architecture": f"timm:{published['architecture']}"}
+        trained = {"path": str(file), "architecture": architecture}
         more = {"train_size": train_size, "classes": classes}
-        return adapt_file(trained | more, folder, test_size, **settings)
+        return _adapt(trained | more, folder, test_size, settings, network)
+
+
+def _refuse_changed(network: nn.Module, rebuilt: nn.Module, size: int) -> None:
+    """Refuse a network whose layers were changed after timm built it: weights do not tell that."""
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        own, other = (each.cpu().eval()(images) for each in (copy.deepcopy(network), rebuilt))
+    if not torch.allclose(own, other, rtol=1e-3, atol=1e-3):
+        raise InputError(
+            f"{type(network).__name__}: with these weights timm's network of the same name gives "
+            "other outputs; its layers were changed"
+        )
 
 
 def adapt_file(
@@ -122,13 +136,25 @@ def adapt_file(
         InputError: no such file or folder, other classes than the network's, or a network, sizes
             or settings that cannot be used.
     """
+    return _adapt(trained, folder, test_size, settings, None)
+
+
+def _adapt(
+    trained: Mapping[str, Any],
+    folder: str | Path,
+    test_size: int,
+    settings: Mapping[str, Any],
+    original: nn.Module | None,
+) -> Adapted:
     given = {"name": "adapt", "dataset": str(folder), "trained": trained, "test_sizes": [test_size]}
-    sweep = validate(SweepSettings, given | settings, "adapt")
+    sweep = validate(SweepSettings, given | dict(settings), "adapt")
     pair = PairSettings(**sweep.runs()[-1].parameters)
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
     file = (cast(str, pair.weights), pair.weights_key, pair.class_order)
     network, names, _ = trained_elsewhere(pair.backbone, *file)
     check_sizes(network.eval(), pair.backbone, {pair.train_size, test_size})
+    if original is not None:
+        _refuse_changed(original, network, test_size)
     start = train_with_controls(pair.train_settings(), data, accelerator)
     possible = ("none", *start.controls)
     pair = pair.model_copy(update={"adaptations": possible})

@@ -50,6 +50,7 @@ def choose_on_validation(
             known, made = trial(candidate)
             rows.append({**candidate, **known})
             yield known["val_top1"], made
+            del made
 
     _, best = max(results(), key=operator.itemgetter(0))  # the first of equals
     return best, rows

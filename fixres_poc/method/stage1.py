@@ -268,7 +268,7 @@ def train(
     Raises:
         InputError: not even one image at once fits, or of several processes one ran out of memory.
     """
-    saved = Saved(state_file, ingredients(settings, data)) if state_file else None
+    saved = Saved(state_file, ingredients(settings, data)) if state_file and recipe.epochs else None
     share = math.ceil(settings.batch_size / accelerator.num_processes)
     own = settings.model_copy(update={"batch_size": share})
     failures: list[str] = []

@@ -11,6 +11,7 @@ Each has a control, `control_head` and so on: the same for as long at the *train
 is owed to the test size can be told from what more training gives.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -226,13 +227,14 @@ def adapt_tails(
     hooks = spare_single_values(tails)  # of several processes one may have one image
     trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
     last = max((variant.epochs for variant in variants.values()), default=0)
-    for epoch in range(1, last + 1):
-        rows = batches(samples, settings.batch_size)  # in the order of the epoch before
-        samples.epoch = epoch
-        at_work = [each for each in work.values() if epoch <= each.variant.epochs]
-        title = f"adapt at {size} px, epoch {epoch}/{last}"
-        loaded = training_batches(samples, rows, accelerator, title)
-        _adapt_for_an_epoch(at_work, trunk, loaded, accelerator)
+    with _without_gradients(model):
+        for epoch in range(1, last + 1):
+            rows = batches(samples, settings.batch_size)  # in the order of the epoch before
+            samples.epoch = epoch
+            at_work = [each for each in work.values() if epoch <= each.variant.epochs]
+            title = f"adapt at {size} px, epoch {epoch}/{last}"
+            loaded = training_batches(samples, rows, accelerator, title)
+            _adapt_for_an_epoch(at_work, trunk, loaded, accelerator)
     for hook in hooks:
         hook.remove()
     share_buffers(tails.requires_grad_(False).eval(), accelerator)
@@ -240,6 +242,18 @@ def adapt_tails(
         {name: each.tail for name, each in work.items()},
         {name: each.seconds for name, each in work.items()},
     )
+
+
+@contextlib.contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Within it, no gradients of layers that tails share with the model."""
+    before = [(each, each.requires_grad) for each in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each, flag in before:
+            each.requires_grad_(flag)
 
 
 class _TailTraining:

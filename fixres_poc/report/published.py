@@ -26,7 +26,7 @@ def imagenet() -> pd.DataFrame:
 
     Returns:
         Columns model, year, parameters_millions, gmacs (10^9 multiply-adds of one image at the test
-        resolution, as `tracing.parameters_and_flops` counts them), train_size and test_size (px),
+        resolution, as `parameters_and_flops` counts them), train_size and test_size (px),
         adapted (were the last layers fine-tuned at the test resolution?), batch_norm (does one
         stand before the global pooling, so that every adaptation works?), top1, extra_data, licence
         (of the weights), source.

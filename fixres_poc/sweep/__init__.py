@@ -1,1 +1,1 @@
-"""Running notebooks: one run, a whole sweep, its plan, its monitor, Snakemake and Slurm."""
+"""Running notebooks: one job, a whole sweep, its plan and its report, Snakemake and Slurm."""

@@ -171,10 +171,16 @@ def own_gpu(wanted: bool) -> Iterator[None]:
         for name in names:
             plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
             lock = FileLock(home() / "runs" / f".gpu_{platform.node()}_{job}_{plain}.lock")
-            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
                 os.environ["CUDA_VISIBLE_DEVICES"] = name
                 yield
-                return
+            finally:
+                lock.release()
+            return
         time.sleep(1)
 
 

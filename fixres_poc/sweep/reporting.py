@@ -54,12 +54,10 @@ def render(sweep: SweepSettings) -> Path:
         if page.stem not in linked:
             page.unlink()
     try:
-        return _write_index(folder, work, message, digest)
-    finally:
-        try:
-            overview.write(sweep.name)
-        except ValueError as error:  # no pair ran to its end
-            log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
+        overview.write(sweep.name)
+    except ValueError as error:  # no pair ran to its end
+        log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
+    return _write_index(folder, work, message, digest)  # last: with it the report counts as made
 
 
 def _write_page(sweep: str, made_by: str, each: Outcome) -> bool:

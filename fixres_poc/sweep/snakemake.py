@@ -122,8 +122,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def last_error(log: Path) -> str:
     """The first error in what Snakemake said, else the last line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    found = re.search(r"(?im)^.*error(.*:\n)?.*", text) or re.search(r".*\Z", text.strip())
-    return " ".join(found[0].split()) if found else ""
+    text = "\n".join(filter(str.strip, text.splitlines()))
+    found = re.search(r"(?im)^.*error(.*:\n)?.*", text) or re.search(r".*\Z", text)
+    return " ".join(found[0].split()) if found and found[0] else "it said nothing"
 
 
 @contextlib.contextmanager

@@ -147,7 +147,7 @@ def test_an_extra_part_is_prepared_and_has_a_digest_of_its_own(
 
 def test_a_missing_extra_part_is_one_line(colour_folder: Path, tmp_path: Path) -> None:
     more = ExtraTest(name="unseen", folder=str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"none': no such folder"):
+    with pytest.raises(InputError, match=r"extra_test.folder = '.*none': no such folder"):
         load_dataset(DataSettings(dataset=str(colour_folder), extra_test=more))
 
 

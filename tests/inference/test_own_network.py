@@ -121,6 +121,7 @@ def test_classes_in_another_order_are_near_chance(colour_folder: Path) -> None:
 def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
     two, three = (timm.create_model("test_resnet", num_classes=count) for count in (2, 3))
     fixed = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    changed = timm.create_model("test_resnet", num_classes=3, act_layer=nn.SiLU)
     cases: list[tuple[nn.Module, dict[str, Any], str]] = [
         (two, {}, r"network.* 2 classes, the dataset has 3"),
         (three, {"classes": ["blue", "green", "violet"]}, "class 'violet' is in its list"),
@@ -128,6 +129,7 @@ def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
         (three, {"speed": 1}, "unknown key 'speed'"),
         (nn.Linear(1, 3), {}, "Linear: not made by timm"),
         (fixed, {}, "48, 64 px"),
+        (changed, {}, "its layers were changed"),
     ]
     for network, more, message in cases:
         with pytest.raises(InputError, match=message):

@@ -140,6 +140,8 @@ def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
         with FileLock(folder / f".{name}.lock"):
             if (folder / name).exists():
                 _check(folder / name, checksum, f"{folder / name}")
+            for torn in folder.glob("tmp*"):  # pooch's, of a download that was killed
+                torn.unlink()
             store = pooch.create(
                 folder, url.removesuffix(name), registry={name: None}, retry_if_failed=RETRIES
             )
