@@ -85,8 +85,6 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
         return f"key {key!r} is missing"
     own = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = MESSAGES.get(kind, own)
-    if place[0] in ("pairs", "full_pairs") and value != ():
-        message = "each pair is [train_size, test_size]"
     if kind == "float_type" and isinstance(value, str):
         message += "; YAML wants a point in it, such as 1.0e-3"
     return f"{key} = {_brief(value)}: {message}" if key else message

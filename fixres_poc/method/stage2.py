@@ -11,7 +11,6 @@ Each has a control, `control_head` and so on: the same for as long at the *train
 is owed to the test size can be told from what more training gives.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.method.evaluation import choose_on_validation, predict, transforms_for
 from fixres_poc.method.linear_probe import features
 from fixres_poc.model.device import Maps, Portions, now, share_buffers, spare_single_values, workers
-from fixres_poc.model.trunk import Tail, fold_batch_norms, last_batch_norm
+from fixres_poc.model.trunk import Tail, fold_batch_norms, last_batch_norm, without_gradients
 
 IMAGES = 200
 VALUES = 20_000
@@ -227,7 +226,7 @@ def adapt_tails(
     hooks = spare_single_values(tails)  # of several processes one may have one image
     trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
     last = max((variant.epochs for variant in variants.values()), default=0)
-    with _without_gradients(model):
+    with without_gradients(model):
         for epoch in range(1, last + 1):
             rows = batches(samples, settings.batch_size)  # in the order of the epoch before
             samples.epoch = epoch
@@ -242,18 +241,6 @@ def adapt_tails(
         {name: each.tail for name, each in work.items()},
         {name: each.seconds for name, each in work.items()},
     )
-
-
-@contextlib.contextmanager
-def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """Within it, no gradients of layers that tails share with the model."""
-    before = [(each, each.requires_grad) for each in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for each, flag in before:
-            each.requires_grad_(flag)
 
 
 class _TailTraining:

@@ -8,7 +8,8 @@ cut after global pooling, so that only the classifier can change.
 
 import copy
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -193,3 +194,15 @@ def _foldable(model: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, A
     with register_module_forward_hook(note):
         Trunk(model)(images)
     return pairs
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """Within it, a network gathers no gradients, also in layers that it shares with a tail."""
+    before = [(each, each.requires_grad) for each in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each, flag in before:
+            each.requires_grad_(flag)

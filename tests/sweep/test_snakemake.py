@@ -73,10 +73,10 @@ def test_runs_that_begin_and_end_are_told(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_first_error_of_snakemake_is_quoted(tmp_path: Path) -> None:
     log = tmp_path / "snakemake.log"
-    assert snakemake.last_error(log) == ""
+    assert snakemake.last_error(log) == "it said nothing"
     log.write_text("Building DAG\nnothing else\n")
     assert snakemake.last_error(log) == "nothing else"
-    log.write_text("Building DAG\nMissingInputError in rule job:\n  a.json\nan error\n")
+    log.write_text("Building DAG\nMissingInputError in rule job:\n\n  a.json\nan error\n")
     assert snakemake.last_error(log) == "MissingInputError in rule job: a.json"
 
 
