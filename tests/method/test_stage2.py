@@ -43,7 +43,9 @@ def network(backbone: str = "efficientnet_lite0") -> nn.Module:
     return create(backbone, 3, pretrained=False).eval()
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "timm:resnet18"])
+@pytest.mark.parametrize(
+    "backbone", ["efficientnet_lite0", "timm:resnet18", "timm:mobilenetv3_small_050"]
+)
 def test_only_what_may_change_changes(colour_folder: Path, backbone: str) -> None:
     model = network(backbone)
     before = state_of(model)
@@ -58,6 +60,7 @@ def test_only_what_may_change_changes(colour_folder: Path, backbone: str) -> Non
         assert not any(weight.requires_grad for weight in tail.parameters())
     assert same(before, state_of(model))
     assert all(weight.requires_grad for weight in model.parameters())
+    assert not any(weight.grad is not None for weight in model.parameters())
 
 
 def test_a_network_in_train_mode_is_refused(colour_folder: Path) -> None:
