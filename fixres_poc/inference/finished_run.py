@@ -207,7 +207,8 @@ def load_best(run: Path | None, sweep: str | None) -> tuple[FinishedRun, str, Vi
         return network, network.best(), "center"
     name = Path(sweep).name.removesuffix(".yml").removesuffix(".yaml") if sweep else _newest()
     cell = load_results(name).choose()
-    folder = run_folder(name, pair_name(cell.train_size or 0, cell.test_size, cell.seed))
+    assert cell.train_size is not None  # the probe is no candidate
+    folder = run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed))
     return load(folder), cell.adaptation, cast(View, cell.view)
 
 
