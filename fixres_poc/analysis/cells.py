@@ -11,19 +11,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.settings import USUAL_CROP_PCT
 
 COLUMNS = [
-    *("train_size", "test_size", "size_ratio", "adaptation", "view", "test_part", "seed"),
+    *("train_size", "test_size", "size_ratio", "crop_pct", "crop_pct_chosen", "adaptation"),
+    *("view", "test_part", "seed"),
     *("n_val", "val_top1", "n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy"),
-    *("ece", "p_vs_probe", "p_vs_same_size", "train_seconds", "adapt_seconds"),
+    *("ece", "train_seconds", "adapt_seconds"),
     *("eval_images_per_second", "peak_memory_bytes", "status", "error"),
 ]
 COUNTS = dict.fromkeys(["train_size", "n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
 TEXT = ["image", "split", "adaptation", "view", "test_part", "status", "error"]
-KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
-GRID = ["train_size", "test_size", "adaptation", "view"]
+KEY = ["train_size", "test_size", "adaptation", "seed", "view", "crop_pct"]
+GRID = ["train_size", "test_size", "adaptation", "view", "crop_pct"]
 PAIR = ["train_size", "test_size"]
 # of equals on validation the smaller is preferred, in this order
 TIES = ["test_size", "crops", "rank", "train_size"]
@@ -43,6 +45,7 @@ class Cell(NamedTuple):
     adaptation: str
     seed: int
     view: str = "center"
+    crop_pct: float = USUAL_CROP_PCT
 
     def sizes(self) -> str:
         """Both resolutions, such as '96/120', or the test resolution alone."""

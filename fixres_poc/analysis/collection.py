@@ -7,27 +7,14 @@ val.
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import pandas as pd
 
-from fixres_poc.analysis.cells import (
-    COLUMNS,
-    COUNTS,
-    KEY,
-    MEASURED,
-    PAIR,
-    Cell,
-    correct_by_cell,
-    guarded,
-    keys,
-    read_table,
-    same_images,
-)
+from fixres_poc.analysis.cells import COLUMNS, COUNTS, KEY, MEASURED, PAIR, guarded, read_table
 from fixres_poc.analysis.record import TYPES, parquet, summarise
-from fixres_poc.analysis.statistics import holm, mcnemar_p
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import (
     impersonal,
@@ -37,7 +24,7 @@ from fixres_poc.config.files import (
     write_atomically,
 )
 from fixres_poc.config.run_state import Outcome, images_record
-from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
+from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, SPLITS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.transforms import Resize
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
@@ -73,7 +60,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     predictions = every.astype(TYPES).sort_values(["split", "image", *KEY])
     parts = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
     rows = pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED)
-    table = _with_tests(rows, predictions)
+    table = rows
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
         listed = read_table(images)
@@ -98,9 +85,13 @@ def _wanted(given: Mapping[str, Any]) -> pd.DataFrame:
     names = list(given.get("adaptations", ["probe"]))
     if given.get("train_size") not in (None, *sizes):
         names += [CONTROL + name for name in names if name in ADAPTED]
+    if given.get("equal_flops"):
+        names = [EQUAL_FLOPS + name for name in names]
     cells = product(sizes, names, given.get("views", ["center"]))
     rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"])
-    return rows.assign(train_size=given.get("train_size"), seed=given["seed"], test_part="test")
+    return rows.assign(
+        crop_pct=0.875, train_size=given.get("train_size"), seed=given["seed"], test_part="test"
+    )
 
 
 def _rows(
@@ -124,6 +115,7 @@ def _rows(
         adapt_seconds=rows["adaptation"].map(seconds),
         status=each.status,
         error=error,
+        crop_pct_chosen=True,
     )
     return table.reindex(columns=COLUMNS)
 
@@ -137,27 +129,6 @@ def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, resize: Resize) -> p
     return own.merge(ratios[[*PAIR, "size_ratio"]], "left", PAIR)[COLUMNS]
 
 
-def _with_tests(table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Add p_vs_probe (same test resolution) and p_vs_same_size, each adjusted by Holm's method."""
-    parts, cells = table["test_part"], keys(table)
-    correct = {part: correct_by_cell(predictions, part) for part in parts.unique()}
-    probes = {cell.test_size: cell for cell in correct["test"] if cell.adaptation == "probe"}
-
-    def p_values(references: Iterable[Cell | None]) -> "pd.Series[float]":
-        found = []
-        for part, pair in zip(parts, zip(cells, references, strict=True), strict=True):
-            known = [correct[part][cell] for cell in set(pair) if cell in correct[part]]
-            found.append(mcnemar_p(*same_images(*known)) if len(known) == 2 else float("nan"))
-        return pd.Series(found, dtype=float)
-
-    probe = p_values(probes.get(cell.test_size) for cell in cells)
-    same = p_values(cell.same_size() for cell in cells)
-    return table.assign(
-        p_vs_probe=probe.groupby([parts, table["test_size"], table["seed"]]).transform(holm),
-        p_vs_same_size=same.groupby([parts, table["train_size"], table["seed"]]).transform(holm),
-    )
-
-
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
     runs = [
         {
@@ -168,11 +139,19 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         }
         | {
             key: each.run.parameters.get(key)
-            for key in ("train_size", "test_size", "seed", "epochs")
+            for key in ("train_size", "test_size", "seed", "epochs", "equal_flops")
         }
         | {
             key: each.get(key)
-            for key in ("wall_seconds", "activations", "memory", "choices", "tried", "moved")
+            for key in (
+                "wall_seconds",
+                "activations",
+                "memory",
+                "steps",
+                "choices",
+                "tried",
+                "moved",
+            )
         }
         for each in outcomes
     ]
@@ -186,4 +165,5 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
-    return {"settings": sweep.model_dump(mode="json"), "runs": runs, **known}
+    settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}
+    return {"settings": settings, "runs": runs, **known}

@@ -6,13 +6,15 @@ runs of one test resolution and view. A multiply-add counts as 2 FLOPs, and a tr
 forward passes.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from fixres_poc.analysis.cells import PAIR, Cell, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
-from fixres_poc.config.settings import CROPS, SPLITS
+from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, SPLITS
 from fixres_poc.method.apparent_size import neutral_test_sizes, pair_ratios, sample_crops
 from fixres_poc.model.memory_plan import parameters_and_flops
 
@@ -26,25 +28,46 @@ def image_flops(results: Results, size: int) -> float:
 
 
 def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
-    """FLOPs of a cell's probe, stage 1 (at the chosen rate) and stage 2, and its seconds.
+    """FLOPs of a cell's training, and its seconds.
 
-    Choosing rates is not counted, nor is reading of images (in FLOPs). nan where it is not known.
+    Of a trained cell: the probe that stage 1 starts from, stage 1 and stage 2, the chosen recipes
+    alone; of the probe one forward pass of the train part. Reading of images is not counted (in
+    FLOPs). nan where it is not known; 0 for zero-shot.
     """
     settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
-    runs = [run for run in results.sweep["runs"] if run["train_size"] == cell.train_size]
-    adapted = cell.adaptation != "none"
-    seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
-    training = next((run for run in runs if run.get("choices")), None)
-    if training is None:
-        return float("nan"), seconds
-    choices = training["choices"]
-    at_train = image_flops(results, training["train_size"])
     at_test = image_flops(results, cell.test_size)
-    passed = (counts["train"] + counts["val"]) * (settings["head_start"] == "probe")
-    if choices["learning_rate"] > 0:
+    if cell.train_size is None:
+        return counts["train"] * at_test * (cell.adaptation == "probe"), 0.0
+    name = cell.adaptation.removeprefix(EQUAL_FLOPS)
+    short = name != cell.adaptation
+    adapted = name != "none"
+    seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
+    training = _run(results, "03_train", train_size=cell.train_size, equal_flops=short)
+    pair = _run(
+        results,
+        "04_fixres",
+        train_size=cell.train_size,
+        test_size=cell.test_size,
+        equal_flops=short,
+    )
+    if not training:
+        return float("nan"), seconds
+    at_train = image_flops(results, cell.train_size)
+    passed = (counts["train"] + counts["val"]) * (settings.get("head_start") == "probe")
+    if settings.get("head_start") != "file":
         passed += training["epochs"] * (3 * counts["train"] + counts["val"])
-    epochs = choices["adapt"].get(cell.adaptation, {"epochs": 0})["epochs"]
+    choices = (pair.get("choices") or {}).get("adapt") or {}
+    epochs = choices.get(name, {"epochs": 0})["epochs"]
     return passed * at_train + epochs * counts["train"] * at_test, seconds
+
+
+def _run(results: Results, notebook: str, **values: Any) -> dict[str, Any]:
+    """The record of the first finished run of a notebook with these parameters; {} without one."""
+    for run in results.sweep["runs"]:
+        same = all((run.get(key) or 0) == value for key, value in values.items())
+        if same and run["notebook"] == notebook and run["status"] == "done":
+            return dict(run)
+    return {}
 
 
 def training_front(results: Results) -> pd.DataFrame:

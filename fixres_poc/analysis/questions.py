@@ -1,221 +1,264 @@
-"""The five questions of a report; docs/design/evaluation_protocol.md fixes each estimate.
+"""The first four questions of a report: what is compared, and the verdict of each.
 
-What is compared is chosen on validation, and averaged over train resolutions with equal weight.
-Accuracies are fractions.
+docs/design/evaluation_protocol.md fixes rows, primary row and verdicts; the fifth question is
+`recommendation`'s. Sizes are in px.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
-
-from fixres_poc.analysis.cells import KEY, Cell, keys
-from fixres_poc.analysis.cost import training_cost
+from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.comparisons import Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
-from fixres_poc.analysis.statistics import Difference
-from fixres_poc.config.settings import ADAPTED, CONTROL
+from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS, USUAL_CROP_PCT, several
 
-Verdict = Literal["gain", "loss", "equivalent", "can't tell", "not asked"]
-Contrast = tuple[Cell, Cell]
+Asked = Sequence[tuple[Cell, Sequence[Cell]]]
+NEAR = math.log(1.1)
+"""How far the mean ratio of apparent sizes at a matched test resolution may be from 1, its log."""
+ENOUGH_STEPS = 640
+"""Optimizer steps of stage 1 below which no gain means that it was too short (the design page)."""
+SAME_AS_PROBE = 0.99
+"""Share of equal predictions on validation from which stage 1 did nothing."""
+
+
+class Cost(NamedTuple):
+    """Training cost of a claim's row: its verdict, and the ratio of FLOPs to train = test."""
+
+    verdict: str  # "cheaper", "cheaper only at equal epochs", "dearer"
+    flops_ratio: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the sweep asks, before any result: cells and their references, by question.
+
+    Attributes:
+        adapted: the primary adaptation; None where the sweep has none.
+    """
+
+    results: Results
+    adapted: str | None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The sweep's settings."""
+        return self.results.sweep["settings"]
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """All (train resolution, test resolution) of the sweep."""
+        given = self.settings
+        grid = given["pairs"] or product(given["train_sizes"], given["test_sizes"])  # type: ignore[call-overload]
+        return [(train, test) for train, test in grid]
+
+    @cached_property
+    def matched(self) -> dict[int, int]:
+        """By train resolution the test resolution at which objects look as large as in training.
+
+        The larger one of the grid with the mean ratio of apparent sizes nearest to 1, if within
+        10 % of it.
+        """
+        table = self.results.table
+        table = table[(table["crop_pct"] == USUAL_CROP_PCT) & table["train_size"].notna()]
+        own = table.drop_duplicates(["train_size", "test_size"])
+        found = {}
+        for train in sorted({train for train, _ in self.pairs}):
+            larger = own[(own["train_size"] == train) & (own["test_size"] > train)]
+            distances = {
+                int(test): abs(math.log(ratio))
+                for test, ratio in zip(larger["test_size"], larger["size_ratio"], strict=True)
+                if ratio > 0
+            }
+            nearest = min(distances, key=distances.__getitem__, default=None)
+            if nearest and distances[nearest] <= NEAR:
+                found[train] = nearest
+        return found
+
+    def cell(
+        self, train: int, test: int, adaptation: str | None, crop: float | None = None
+    ) -> Cell:
+        """A trained cell in one centre crop.
+
+        Args:
+            crop: crop_pct; None: the one that was chosen for this cell.
+        """
+        cell = Cell(train, test, adaptation or "none", self.results.first_seed)
+        return self.results.at_chosen_crop(cell) if crop is None else cell._replace(crop_pct=crop)
+
+    @property
+    def claims(self) -> list[tuple[int, int]]:
+        """Pairs of a smaller train resolution, at a test resolution that was trained at too."""
+        every = set(self.pairs)
+        return [
+            (train, test) for train, test in self.pairs if train < test and (test, test) in every
+        ]
+
+    @property
+    def primary(self) -> tuple[int, int] | None:
+        """The pair that alone enters title and sentences: as the sweep named or planned it."""
+        named = self.settings.get("primary")
+        return (named[0], named[1]) if named in map(list, self.pairs) else None  # type: ignore[index]
+
+    def training(self) -> Asked:
+        """Question 1: each r at R = r and, adapted, at its matched R, against what needs none."""
+        ways = [(train, train, "none") for train in sorted({train for train, _ in self.pairs})]
+        ways = [way for way in ways if way[:2] in self.pairs]
+        ways += [
+            (train, test, self.adapted) for train, test in self.matched.items() if self.adapted
+        ]
+        untrained = [name for name in ("probe", "zero_shot") if self.results.knows_all(name)]
+        usual = USUAL_CROP_PCT
+        return [
+            (self.cell(*way, usual), [self.results.once(name, way[1]) for name in untrained])
+            for way in ways
+        ]
+
+    def claim(self, crop: float | None = USUAL_CROP_PCT) -> Asked:
+        """Question 2: trained smaller and adapted against train = test, plain and adapted."""
+        if not self.adapted:
+            return []
+        return [
+            (
+                self.cell(train, test, self.adapted, crop),
+                [self.cell(test, test, name, crop) for name in ("none", self.adapted)],
+            )
+            for train, test in self.claims
+        ]
+
+    def adaptation(self) -> Asked:
+        """Question 3: adapted at the matched R, against none there and against its control."""
+        if not self.adapted:
+            return []
+        names, usual = ("none", CONTROL + self.adapted), USUAL_CROP_PCT
+        return [
+            (
+                self.cell(train, test, self.adapted, usual),
+                [self.cell(train, test, name, usual) for name in names],
+            )
+            for train, test in self.matched.items()
+        ]
+
+    def cheaper_remedy(self) -> Asked:
+        """Question 4: question 2, and question 3 against none, each cell at its own crop_pct."""
+        repaired = [
+            (self.cell(*pair, self.adapted), [self.cell(*pair, "none")])
+            for pair in self.matched.items()
+            if self.adapted
+        ]
+        claims = self.claim(crop=None)
+        return [*claims, *(each for each in repaired if each[0] not in dict(claims))]
+
+    def why_not(self, question: int) -> str:
+        """Why a question is not asked; "" where it is."""
+        given = self.settings
+        trained_here = given.get("head_start") != "file"
+        if question in (1, 2) and not trained_here:
+            return "the network was trained elsewhere"
+        if question == 1 and not given.get("pretrained", True):
+            return "the network has no pre-trained weights, so there is no probe"
+        if not self.adapted and question > 1:
+            return "no adaptation was asked for"
+        if question == 2 and not self.claims:
+            return "no pair has both a smaller train resolution and train = test beside it"
+        if question == 3 and not self.matched:
+            return "no test resolution of the grid matches the apparent size of training"
+        if question == 4 and len(several(_tuple(given.get("crop_pct", 0.875)))) < 2:
+            return "one crop_pct"
+        return ""
+
+    def primary_cell(self, asked: Asked, question: int) -> Cell | None:
+        """The cell of the question's primary row, of those that are asked."""
+        cells = [cell for cell, _ in asked]
+        if not cells:
+            return None
+        train, test = self.primary or (max(cell.train_size or 0 for cell in cells), 0)
+        best = [cell for cell in cells if (cell.train_size, cell.test_size) == (train, test)]
+        if question == 1 and not best:
+            best = [cell for cell in cells if cell.train_size == cell.test_size == test]
+        best += [cell for cell in cells if cell.train_size == train]
+        return [*best, *cells][0]
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question, on one test part.
+    """The comparisons of one question on one test part, and what follows.
 
     Attributes:
-        differences: what is credited is the smallest, by estimate and by each bound; none where it
-            could not be asked.
-        compared: for each difference the pairs of cells, one per train resolution.
-        delta: the largest difference that does not matter.
-        ratio: training cost of the first cells over the second ones', in FLOPs and in seconds; nan
-            where not known.
-        apart: for each difference its estimate at every pair of cells, of which it is the mean.
-        ratios: `ratio` at every pair of cells.
+        number: 1 to 4.
+        why_not: why it is not asked, else "".
+        equal_flops: of question 2 train = test, cut to the FLOPs of the primary row, against that.
     """
 
-    question: Literal["size", "adaptation", "claim", "training"]
-    differences: tuple[Difference, ...] = ()
-    compared: tuple[tuple[Contrast, ...], ...] = ()
-    delta: float = 0.01
-    ratio: tuple[float, float] = (math.nan, math.nan)
-    apart: tuple[tuple[float, ...], ...] = ()
-    ratios: tuple[tuple[float, float], ...] = ()
+    number: int
+    comparisons: tuple[Comparison, ...] = ()
+    why_not: str = ""
+    equal_flops: tuple[Comparison, ...] = ()
 
     @property
-    def binding(self) -> tuple[tuple[Contrast, ...], tuple[float, ...]]:
-        """The pairs of cells of the smallest difference, and what each of them has."""
-        ways = zip(self.differences, self.compared, self.apart, strict=False)
-        return min(ways, key=lambda way: way[0].estimate, default=(None, (), ()))[1:]
+    def primary(self) -> Comparison | None:
+        """The row that alone enters title and sentences."""
+        return next((each for each in self.comparisons if each.primary), None)
 
     @property
-    def difference(self) -> Difference:
-        """The credited difference, nan where the question could not be asked."""
-        if not self.differences:
-            return Difference()
-        smallest = min(self.differences, key=lambda each: each.estimate)
-        low, high = (min(each[bound] for each in self.differences) for bound in (1, 2))
-        return smallest._replace(low=low, high=high)
+    def primary_verdict(self) -> Verdict:
+        """Of the primary row."""
+        return self.primary.verdict if self.primary else "not run"
 
     @property
-    def seeds(self) -> int:
-        """Number of trainings per train resolution that all pairs have."""
-        return min((each.seeds for each in self.differences), default=0)
-
-    def within(self, level: float = 0.90) -> tuple[float, float]:
-        """Bounds of the credited difference at another level."""
-        bounds = [each.at(level) for each in self.differences] or [(math.nan, math.nan)]
-        return min(low for low, _ in bounds), min(high for _, high in bounds)
+    def not_worse(self) -> bool:
+        """Whether the primary row is better or as good."""
+        return self.primary_verdict in ("better", "as good")
 
     @property
-    def verdict(self) -> Verdict:
-        """Gain or loss by the 95 % interval; equivalent: the 90 % one is within ± delta."""
-        if not self.differences:
-            return "not asked"
-        if self.difference.low > 0:
-            return "gain"
-        if self.difference.high < 0:
-            return "loss"
-        return "equivalent" if self.smallest_delta <= self.delta else "can't tell"
-
-    @property
-    def smallest_delta(self) -> float:
-        """The smallest delta with which the two would count as equivalent."""
-        return max(abs(bound) for bound in self.within())
-
-    @property
-    def detectable(self) -> float:
-        """The smallest true difference that would be found with 80 % power."""
-        return max((each.detectable() for each in self.differences), default=math.nan)
-
-    @property
-    def holds(self) -> bool | None:
-        """Of the claim: not worse by delta or more, for less training; None if it can't be told."""
-        if not self.differences:
-            return None
-        if self.difference.low > -self.delta:
-            return None if math.isnan(self.ratio[0]) else self.ratio[0] < 1
-        return False if self.difference.high < -self.delta else None
-
-    @property
-    def said(self) -> str:
-        """The verdict; of the question "claim" whether it holds."""
-        if self.question != "claim" or not self.differences:
-            return self.verdict
-        return {True: "holds", False: "does not hold", None: "can't tell"}[self.holds]
+    def cost(self) -> Cost:
+        """Training cost of the primary row of question 2 or 4."""
+        if self.primary is None:
+            return Cost("unknown", math.nan)
+        ratio = max(row.cost_ratio[0] for row in self.primary.rows)
+        if math.isnan(ratio):
+            return Cost("unknown", ratio)
+        if not self.primary.cheaper:
+            return Cost("dearer", ratio)
+        beaten = any(each.verdict == "better" for each in self.equal_flops)
+        return Cost("cheaper only at equal epochs" if beaten else "cheaper", ratio)
 
 
-def answers(results: Results) -> list[Answer]:
-    """Size, adaptation, claim (whose ratio is the cost) and training, on `results.part`."""
-    ranked = results.ranked(by_train_size=True)
-    ranked = ranked[ranked["view"] == "center"]
-    delta = float(results.sweep["settings"].get("delta", 0.01))
-    size, adapted, trained = list[Contrast](), list[Contrast](), list[Contrast]()
-    for train, own in ranked.groupby("train_size"):
-        larger = own[own["test_size"] > train]
-        plain = _first(larger[larger["adaptation"] == "none"])
-        size += [(cell, cell.same_size()) for cell in plain]
-        best = _first(larger[larger["adaptation"].isin(ADAPTED)])
-        adapted += [(cell, cell._replace(adaptation="none")) for cell in best]
-        trained += [(cell, results.once("probe", cell.test_size)) for cell in _first(own)]
-    controls = [(cell, cell._replace(adaptation=CONTROL + cell.adaptation)) for cell, _ in adapted]
-    known = [(cell, results.once("zero_shot", cell.test_size)) for cell, _ in trained]
-    all_known = _ran(results, known) == known
-    return [
-        _answer(results, "size", delta, _ran(results, size)),
-        _answer(results, "adaptation", delta, adapted, controls),
-        _answer(results, "claim", delta, _ran(results, _claim(ranked))),
-        _answer(results, "training", delta, trained, *([known] if all_known else [])),
-    ]
+def answers(plan: Plan) -> list[Answer]:
+    """Questions 1 to 4 on the part that the plan's results are about."""
+    results = plan.results
+    asked = [plan.training(), plan.claim(), plan.adaptation(), plan.cheaper_remedy()]
+    found = []
+    for number, rows in enumerate(asked, 1):
+        if reason := plan.why_not(number):
+            found.append(Answer(number, why_not=reason))
+            continue
+        primary = plan.primary_cell(rows, number)
+        comparisons = compared(results, rows, primary, with_cost=number in (2, 4))
+        reference = _equal_flops(plan, primary, number == 4) if number in (2, 4) else ()
+        found.append(Answer(number, comparisons, equal_flops=reference))
+    return found
 
 
-def _ran(results: Results, contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Those of which the second cell was run."""
-    return [pair for pair in contrasts if results.seeds(pair[1])]
+def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comparison, ...]:
+    """Train = test, cut to the training FLOPs of the primary cell, against that cell."""
+    if primary is None or not plan.adapted:
+        return ()
+    size, crop = primary.test_size, None if own_crop else USUAL_CROP_PCT
+    names = (EQUAL_FLOPS + name for name in ("none", plan.adapted))
+    short = [(plan.cell(size, size, name, crop), [primary]) for name in names]
+    ran = [each for each in short if plan.results.seeds(each[0])]
+    return compared(plan.results, ran, None)
 
 
-def _claim(ranked: pd.DataFrame) -> list[Contrast]:
-    """At each test resolution: trained smaller and adapted, against train = test, adapted alike."""
-    contrasts = list[Contrast]()
-    for test in sorted(set(ranked["test_size"]) & set(ranked["train_size"])):
-        smaller = (ranked["test_size"] == test) & (ranked["train_size"] < test)
-        best = _first(ranked[smaller & ranked["adaptation"].isin(ADAPTED)])
-        contrasts += [(cell, cell._replace(train_size=test)) for cell in best]
-    return contrasts
-
-
-def _first(rows: pd.DataFrame) -> list[Cell]:
-    """The cell that validation prefers, as a list of one; none of no rows."""
-    return keys(rows.head(1))
-
-
-def _answer(results: Results, question: Any, delta: float, *ways: Sequence[Contrast]) -> Answer:
-    found = [results.mean_difference(way) for way in ways]
-    known = [each for each in found if each is not None]
-    if len(known) < len(found):
-        return Answer(question, delta=delta)
-    costs = []
-    if question == "claim":
-        costs = [[training_cost(results, cell) for cell in pair] for pair in ways[0]]
-    return Answer(
-        question,
-        tuple(known),
-        tuple(map(tuple, ways)),
-        delta,
-        ratio=_ratio(costs),
-        apart=tuple(
-            tuple(results.mean_difference([pair]).estimate for pair in way)  # type: ignore[union-attr]
-            for way in ways
-        ),
-        ratios=tuple(_ratio([each]) for each in costs),
-    )
-
-
-def _ratio(costs: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float]:
-    """Sum of the first costs over the sum of the second ones, in FLOPs and in seconds."""
-    if not costs:
-        return math.nan, math.nan
-    first, second = np.sum(costs, axis=0)
-    flops, seconds = np.divide(first, second, out=np.full(2, math.nan), where=second != 0)
-    return float(flops), float(seconds)
-
-
-def gain_path(results: Results) -> pd.DataFrame:
-    """The chosen cell's gain over the linear probe, split into steps on the same images.
-
-    Returns:
-        One row per step: step, train_size, test_size, adaptation, view, top1, against (the last
-        step before it that was run), gain, gain_low, gain_high (paired, 95 %) and p (McNemar's
-        mid-p); nan where a step was not run. Over several seeds these are means, and there is no p.
-    """
-    chosen = results.choose()
-    start, train, test = chosen.same_size(), chosen.train_size, chosen.test_size
-    one_crop = chosen._replace(view="center")
-    plain = one_crop._replace(adaptation="none")
-    steps = {f"linear probe at {train}": results.once("probe", start.test_size)}
-    steps[f"stage 1 at {train}, tested there"] = start
-    if train != test:
-        steps[f"tested at {test} instead"] = plain
-        if chosen.adaptation in ADAPTED:
-            steps[f"control: adapted at {train}"] = plain._replace(
-                adaptation=CONTROL + chosen.adaptation
-            )
-    if chosen.adaptation != "none":
-        steps[f"adapted at {test} ({chosen.adaptation})"] = one_crop
-    if chosen != one_crop:
-        steps[f"{chosen.view} instead of one crop"] = chosen
-    names = ["gain", "gain_low", "gain_high", "p"]
-    rows, last = [], ""
-    for step, cell in steps.items():
-        row: dict[str, Any] = {"step": step, **cell._asdict()}
-        if results.seeds(cell):
-            row["top1"] = results.accuracy(cell).estimate
-            if last and (gain := results.difference(cell, steps[last])):
-                values = [*gain[:3], results.p_value(cell, steps[last])]
-                row |= {"against": last} | dict(zip(names, values, strict=True))
-            last = step
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["step", *KEY, "top1", "against", *names])
+def primary_adaptation(results: Results) -> str | None:
+    """The paper's: `head_bn`, or `head` where there is none; None where neither was asked for."""
+    names = set(results.table["adaptation"])
+    return next((name for name in ("head_bn", "head") if name in names), None)

@@ -26,7 +26,7 @@ from fixres_poc.analysis.statistics import (
 )
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.provenance import LIBRARY, environment
-from fixres_poc.config.settings import RunSettings, Settings
+from fixres_poc.config.settings import EQUAL_FLOPS, RunSettings, Settings
 from fixres_poc.data.dataset import ImageDataset
 
 TOP = ["top1", "top2", "top3", "top4", "top5"]
@@ -38,6 +38,7 @@ TYPES = {
     "adaptation": "category",
     "view": "category",
     "seed": "int32",
+    "crop_pct": "float64",
 }
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
@@ -127,7 +128,11 @@ def write_run(
         if "train" in set(predictions["split"]):
             raise ValueError("split 'train': only val and test parts are predicted")
         given = content["settings"]
+        if "crop_pct" not in predictions:
+            predictions = predictions.assign(crop_pct=0.875)
         predictions = predictions.assign(train_size=given.get("train_size"), seed=given["seed"])
+        if given.get("equal_flops"):
+            predictions["adaptation"] = EQUAL_FLOPS + predictions["adaptation"]
         predictions = predictions[list(TYPES)].round({"probability": 4}).astype(TYPES)
         packed = parquet(predictions)
         write_atomically(folder / "predictions.parquet", packed)

@@ -4,13 +4,14 @@ Accuracies are fractions on that part unless named val. The choices never use a 
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fixres_poc.analysis.cells import (
     CANDIDATES,
@@ -18,7 +19,6 @@ from fixres_poc.analysis.cells import (
     GRID,
     IMAGE_COLUMNS,
     KEY,
-    PAIR,
     TIES,
     Cell,
     correct_by_cell,
@@ -28,13 +28,7 @@ from fixres_poc.analysis.cells import (
     unguarded,
 )
 from fixres_poc.analysis.record import TYPES
-from fixres_poc.analysis.statistics import (
-    Accuracy,
-    Difference,
-    mcnemar_p,
-    mean_accuracy,
-    paired_gain,
-)
+from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, paired_gain
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, sweep_folder
 from fixres_poc.config.settings import CROPS, DataSettings
@@ -48,19 +42,16 @@ Hits = Mapping[int, "pd.Series[bool]"]
 """Correctness by seed, each by image."""
 
 
-def gain_over_seeds(pairs: Sequence[tuple[Hits, Hits]]) -> Difference | None:
-    """Mean gain of the first of each pair over the second, on the images and seeds that all have.
+def paired(first: Hits, second: Hits) -> NDArray[np.bool_] | None:
+    """Correctness (2, S, N) of two classifiers on the S seeds and N images that both have.
 
-    Returns:
-        `paired_gain`; None where there is no pair, or no such seed.
+    None where they share no seed.
     """
-    sides = [side for pair in pairs for side in pair]
-    seeds = sorted(set.intersection(*map(set, sides))) if sides else []
+    seeds = sorted(set(first) & set(second))
     if not seeds:
         return None
-    hits = same_images(*(side[seed] for seed in seeds for side in sides))
-    table = hits.reshape(len(seeds), len(pairs), 2, -1)
-    return paired_gain(table[:, :, 0], table[:, :, 1])
+    hits = same_images(*(side[seed] for side in (first, second) for seed in seeds))
+    return hits.reshape(2, len(seeds), -1)
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
@@ -100,7 +91,26 @@ class Results:
 
     def once(self, name: str, test_size: int) -> Cell:
         """The cell of "probe" or "zero_shot", which have no train resolution."""
-        return Cell(None, test_size, name, self.sweep["settings"]["seeds"][0])
+        return Cell(None, test_size, name, self.first_seed)
+
+    @property
+    def first_seed(self) -> int:
+        """The seed that stands for all in a `Cell`."""
+        return int(self.sweep["settings"]["seeds"][0])
+
+    def at_chosen_crop(self, cell: Cell) -> Cell:
+        """The cell at the crop_pct that validation chose for its arm; as it is where none was."""
+        own = self.table[self.table["crop_pct_chosen"].fillna(False).astype(bool)]
+        for name in ("train_size", "test_size", "adaptation", "view"):
+            value = getattr(cell, name)
+            own = own[own[name].isna() if value is None else own[name] == value]
+        return cell._replace(crop_pct=float(own["crop_pct"].iloc[0])) if len(own) else cell
+
+    def knows_all(self, name: str) -> bool:
+        """Whether "probe" or "zero_shot" was run, and on all images of the test part."""
+        own = self.table[(self.table["adaptation"] == name) & (self.table["test_part"] == "test")]
+        counts = own["n_test"].dropna()
+        return len(own) > 0 and bool((counts == self.table["n_test"].max()).all())
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -152,28 +162,20 @@ class Results:
         hits = self.hits(cell).values()
         return mean_accuracy(same_images(*hits)) if hits else Accuracy()
 
+    def paired_hits(self, first: Cell, second: Cell) -> NDArray[np.bool_] | None:
+        """`paired` correctness of two cells on `part`; None where one of them was not run."""
+        return paired(self._against(first), self._against(second))
+
     def difference(self, first: Cell, second: Cell) -> Difference | None:
         """Accuracy of the first cell minus the second's, on the images and seeds that both have.
 
         Returns:
             `paired_gain`; None where the cells are one, or share no seed.
         """
-        same = first._replace(seed=second.seed) == second
-        return None if same else self.mean_difference([(first, second)])
-
-    def mean_difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> Difference | None:
-        """Mean difference of several pairs of cells, equally weighted, over common seeds.
-
-        Returns:
-            `gain_over_seeds`.
-        """
-        return gain_over_seeds([(self._against(a), self._against(b)) for a, b in pairs])
-
-    def p_value(self, first: Cell, second: Cell) -> float:
-        """McNemar's mid-p for one seed; nan for several, which it is not made for."""
-        one, other = self._against(first), self._against(second)
-        hits = [side[seed] for seed in one if seed in other for side in (one, other)]
-        return mcnemar_p(*same_images(*hits)) if len(hits) == 2 else float("nan")
+        if first._replace(seed=second.seed) == second:
+            return None
+        hits = self.paired_hits(first, second)
+        return None if hits is None else paired_gain(*hits)
 
     def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
         """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
@@ -214,25 +216,6 @@ class Results:
                 f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end"
             )
         return keys(ranked)[0]
-
-    def stability(self) -> float:
-        """How often a bootstrap of the validation images picks the pair of sizes of `choose`.
-
-        Returns:
-            Share of 1,000 draws, in [0, 1].
-        """
-        chosen, validation = self.choose(), self.on("val")
-        ranked = self.ranked().sort_values(TIES)
-        hits = [
-            pd.concat(validation.hits(cell).values(), axis=1).mean(axis=1) for cell in keys(ranked)
-        ]
-        table = pd.concat(hits, axis=1, join="inner").to_numpy()
-        weights = np.random.default_rng(0).multinomial(
-            len(table), np.full(len(table), 1 / len(table)), 1000
-        )
-        first = (weights @ table).round(9).argmax(axis=1)  # of equals the first
-        same = (ranked[PAIR] == [chosen.train_size, chosen.test_size]).all(axis=1).to_numpy()
-        return float(same[first].mean())
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, stdtrit
+from scipy.special import stdtrit
 
 # of the variance between images: what `paired_gain` takes for the whole at least
 LEAST_SHARE = 2 / 3
@@ -104,22 +104,6 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
-    """Two-sided p-value of McNemar's mid-p test that both classifiers are equally often correct.
-
-    The exact binomial p-value less the probability of the table seen, which nearly always keeps the
-    level, and is less cautious than the exact test (Fagerland, Lydersen and Laake, 2013). No
-    disagreement at all gives 1.
-
-    Raises:
-        ValueError: the arrays differ in shape.
-    """
-    gains = _gains(first, second)
-    fewer, either = min((gains > 0).sum(), (gains < 0).sum()), (gains != 0).sum()
-    less = bdtr(fewer - 1, either, 0.5) if fewer else 0.0
-    return min(float(bdtr(fewer, either, 0.5) + less), 1.0)
-
-
 def mean_accuracy(correct: ArrayLike) -> Accuracy:
     """Mean accuracy over trainings, with Wilson's interval for one, else that of `paired_gain`.
 
@@ -135,56 +119,106 @@ def mean_accuracy(correct: ArrayLike) -> Accuracy:
 def paired_gain(first: ArrayLike, second: ArrayLike) -> Difference:
     """Accuracy of the first classifier minus that of the second, on the same images.
 
+    As `paired_gains` of one row.
+    """
+    return paired_gains([(first, second)])[0]
+
+
+def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference]:
+    """Accuracies of first classifiers minus those of second ones, on the same images.
+
     Of one training it has the Bonett-Price interval: Wald's after one image was added to each of
     the two kinds of disagreement (Bonett and Price, 2012; recommended by Fagerland, Lydersen and
     Laake, 2014). It is centred closer to 0 than the estimate, which is the plain difference.
 
     Over S trainings the interval is for other trainings and other images. Both are crossed random
     effects: with the mean squares A between trainings, B between images and E of the rest, the mean
-    has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). Here
-    A + B - E is at least two thirds of B, and t has the degrees of freedom that Satterthwaite
-    (1946) gives for the larger of A and those two thirds. Both come from simulations as in
-    tests/analysis/test_simulated_coverage.py, with 3.3 % disagreements, alike or not over
-    trainings: 95 % intervals cover 94 to 98 % with 3 or 5 trainings, where his for A + B - E cover
-    92 % at worst, and 88 to 98 % with 2. Two images are added to each training here as well, one
-    at either end; the other trainings have the centre there.
+    has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). A is
+    pooled over the rows, with the degrees of freedom of all of them: few trainings tell little
+    about their spread. Here A + B - E is at least two thirds of B, and t has the degrees of freedom
+    that Satterthwaite (1946) gives for the larger of A and those two thirds. All of that comes from
+    simulations (tests/analysis/test_simulated_coverage.py), with 3.3 % disagreements, alike or not
+    over trainings. Two images are added to each training here as well, one at either end; the other
+    trainings have the centre there.
 
     Args:
-        first: correctness by the first classifier: (N,) booleans of one training, (S, N) of S, or
-            (S, P, N) of P pairs of classifiers, of which the mean is taken.
-        second: correctness by the second one, of the same shape.
+        rows: correctness by the first and by the second classifier, of one shape: (N,) booleans of
+            one training, or (S, N) of S.
+
+    Returns:
+        A difference for each row.
 
     Raises:
-        ValueError: the arrays differ in shape, or are empty.
+        ValueError: the arrays of a row differ in shape, or are empty.
     """
-    gains = np.atleast_2d(_gains(first, second))
-    if not gains.size:
+    gains = [np.atleast_2d(_gains(*row)) for row in rows]
+    if not all(each.size for each in gains):
         raise ValueError("no images to compare on")
-    mean, seeds, images = float(gains.mean()), len(gains), gains.shape[-1]
-    if gains.size == images:
-        p, q = (((gains == sign).sum() + 1) / (images + 2) for sign in (1, -1))
-        spread = (float(p - q), float(((p + q - (p - q) ** 2) / (images + 2)) ** 0.5), inf)
-    else:
-        spread = _over_seeds(gains.reshape(seeds, -1, images).mean(axis=1), least=-1)
-    centre, error, freedom = spread
-    return Difference(mean, *_bounds(*spread), error, freedom, centre, seeds)
+    freedom = sum(len(each) - 1 for each in gains)
+    spread = sum((len(each) - 1) * _between_trainings(each) for each in gains)
+    pooled = (spread / max(freedom, 1), max(freedom, 1))
+    found = []
+    for each in gains:
+        if len(each) == 1:
+            p, q = (((each == sign).sum() + 1) / (each.size + 2) for sign in (1, -1))
+            error = float(((p + q - (p - q) ** 2) / (each.size + 2)) ** 0.5)
+            own = (float(p - q), error, inf)
+        else:
+            own = _over_seeds(each, least=-1, between=pooled)
+        centre, error, degrees = own
+        found.append(
+            Difference(float(each.mean()), *_bounds(*own), error, degrees, centre, len(each))
+        )
+    return found
 
 
-def _over_seeds(values: NDArray[np.float64], least: float) -> tuple[float, float, float]:
-    """Centre, standard error and freedom of the mean of values (S, N) in [least, 1]."""
+def _between_trainings(values: NDArray[np.float64]) -> float:
+    """Mean square between trainings of values (S, N); 0 of one training."""
+    means = values.mean(axis=1)
+    return values.shape[1] * float(means.var(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _over_seeds(
+    values: NDArray[np.float64], least: float, between: tuple[float, int] | None = None
+) -> tuple[float, float, float]:
+    """Centre, standard error and freedom of the mean of values (S, N) in [least, 1].
+
+    Args:
+        between: mean square between trainings and its degrees of freedom; None: of these values.
+    """
     (seeds, images), mean = values.shape, float(values.mean())
-    centre, spare = (images * mean + least + 1) / (images + 2), max(seeds - 1, 1)
+    by_training, spare = between or (_between_trainings(values), max(seeds - 1, 1))
+    centre = (images * mean + least + 1) / (images + 2)
     ends = (least - centre) ** 2 + (1 - centre) ** 2
     rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0)
-    by_training = images * float(((rows - mean) ** 2).sum()) / spare
     by_image = (seeds * float(((columns - centre) ** 2).sum()) + ends) / (images + 1)
     rest = (float(((values - rows - columns + mean) ** 2).sum()) + (seeds - 1) * ends) / (
-        spare * (images + 1)
+        max(seeds - 1, 1) * (images + 1)
     )
     floor = LEAST_SHARE * by_image
     error = (max(by_training + by_image - rest, floor) / (seeds * (images + 2))) ** 0.5
     freedom = max(by_training, floor) ** 2 / (by_training**2 / spare + floor**2 / (images + 1))
     return centre, error, freedom
+
+
+def of_one_training(correct: ArrayLike) -> Accuracy:
+    """Mean accuracy with the 95 % interval in which another single training is expected.
+
+    A prediction interval: on other images, of one training, given the mean of S.
+
+    Args:
+        correct: (S, N) booleans; of one training the spread between trainings is not known, and the
+            interval is that of `mean_accuracy`.
+    """
+    hits = np.asarray(correct, dtype=np.float64)
+    seeds, images = hits.shape
+    if seeds == 1:
+        return mean_accuracy(hits)
+    centre, error, _ = _over_seeds(hits, least=0)
+    between = _between_trainings(hits) / images
+    variance = error**2 + between + centre * (1 - centre) / images
+    freedom = (seeds - 1) * (variance / max(between * (1 + 1 / seeds), 1e-12)) ** 2
+    return Accuracy(float(hits.mean()), *_bounds(centre, variance**0.5, freedom, least=0))
 
 
 def _gains(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
@@ -221,21 +255,6 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd
     table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1}).groupby(which)
     means = table.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
     return means.reset_index(drop=True)
-
-
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted for the number of tests (Holm, 1979).
-
-    Args:
-        p_values: (N,); nan stands for a test that was not made, stays nan and is not counted.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    made = ~np.isnan(p)
-    adjusted = np.full(p.shape, np.nan)
-    order = np.argsort(p[made])
-    steps = np.maximum.accumulate(p[made][order] * np.arange(made.sum(), 0, -1))
-    adjusted[np.flatnonzero(made)[order]] = np.minimum(steps, 1)
-    return adjusted
 
 
 def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:

@@ -17,6 +17,10 @@ ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn
 ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", *ADAPTED)
 CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
+EQUAL_FLOPS = "equal_flops_"
+"""What the names of question 2's reference begin with: train = test, cut to equal FLOPs."""
+USUAL_CROP_PCT = 0.875
+"""Crop side over resized short side in the test framing that is usual: 224 of 256 px."""
 SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
 NAMED_DATASETS = {
@@ -228,6 +232,8 @@ class TrainSettings(MethodSettings, RunSettings):
     """Where stage 2's lists are chosen from; None: train resolution."""
     tuned_by: Seed | None = None
     """Seed of the training whose choices hold here; None: chosen here."""
+    equal_flops: bool = False
+    """Whether it is the reference cut to the training FLOPs of a smaller train resolution."""
 
     @property
     def tuned(self) -> bool:
@@ -237,7 +243,7 @@ class TrainSettings(MethodSettings, RunSettings):
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
-        return f"train{self.train_size}_seed{self.seed}"
+        return f"train{self.train_size}{'_equal_flops' * self.equal_flops}_seed{self.seed}"
 
 
 def pair_name(train_size: int, test_size: int, seed: int) -> str:
@@ -255,6 +261,8 @@ class PairSettings(TrainSettings):
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
+        if self.equal_flops:
+            return f"train{self.train_size}_equal_flops_test{self.test_size}_seed{self.seed}"
         return pair_name(self.train_size, self.test_size, self.seed)
 
     def train_settings(self) -> TrainSettings:

@@ -3,6 +3,7 @@
 Sizes are in pixels.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ from fixres_poc.config.settings import (
 
 NEUTRAL = 1.24
 """Test over train resolution at which objects look as large as in training (`apparent_size`)."""
+VALIDATION = 0.27
+"""Validation images per train image, as plain folders are split."""
 ONCE = "dataset"
 """The job of the notebooks that run once a sweep."""
 
@@ -93,6 +96,8 @@ class SweepSettings(MethodSettings):
     seeds: Several[Seed] = (0,)
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Largest difference that does not matter."""
+    primary: tuple[Size, Size] | None = None
+    """The pair that decides question 2; None: see `primary_pair`."""
     equal_compute: bool = False
     """Epochs in proportion to 1 / size^2, of the largest size's."""
     run_time_limit: Annotated[int, Field(ge=1)] | None = None
@@ -137,11 +142,33 @@ class SweepSettings(MethodSettings):
             raise ValueError(f"equal_compute: more than {MOST_EPOCHS} epochs at {smallest} px")
         if other := set(self.full_pairs or ()) - set(pairs):
             raise ValueError(f"full_pairs: {sorted(map(list, other))} are no pairs of this sweep")
+        if self.primary and self.primary not in self._claims():
+            raise ValueError(
+                f"primary = {list(self.primary)}: allowed is a pair with a smaller train "
+                "resolution, whose test resolution is trained at too"
+            )
         return self
 
     def resolution_pairs(self) -> tuple[tuple[int, int], ...]:
         """(train_size, test_size) of every pair, in the file's order."""
         return self.pairs or tuple(product(self.train_sizes or (), self.test_sizes or ()))
+
+    def _claims(self) -> list[tuple[int, int]]:
+        """Pairs r < R of which R = R is a pair too."""
+        pairs = self.resolution_pairs()
+        return [(train, test) for train, test in pairs if train < test and (test, test) in pairs]
+
+    def primary_pair(self) -> tuple[int, int] | None:
+        """The pair that alone enters title and sentences of the report, fixed before any training.
+
+        As `primary` names it; else of the largest R with a smaller partner r that nearest to its
+        matched size. None where there is none.
+        """
+
+        def rank(pair: tuple[int, int]) -> tuple[int, float]:
+            return -pair[1], abs(math.log(pair[1] / pair[0] / NEUTRAL))
+
+        return self.primary or min(self._claims(), key=rank, default=None)
 
     def data_settings(self) -> DataSettings:
         """Which images the sweep uses."""
@@ -162,6 +189,9 @@ class SweepSettings(MethodSettings):
                 own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
             pair = _run("04_fixres", own | training.parameters, (training.name,), training.name)
             runs += [training, pair]
+        if self.head_start != "file" and (primary := self.primary_pair()):
+            for seed in self.seeds:
+                runs += self._equal_flops(shared | {"seed": seed}, *primary)
         return tuple({run.name: run for run in runs}.values())
 
     def jobs(self) -> dict[str, list[Run]]:
@@ -186,6 +216,28 @@ class SweepSettings(MethodSettings):
             larger = [test for test in tests if test > train_size] or tests
             own["tuning_size"] = min(larger, key=lambda test: abs(test - NEUTRAL * train_size))
         return own
+
+    def _equal_flops(self, shared: Mapping[str, Any], train_size: int, size: int) -> list[Run]:
+        """Train = test at `size`, schedule cut to what training at `train_size` and adapting cost.
+
+        An epoch of stage 1 costs 3 forward passes of the train part and one of validation, one of
+        stage 2 one at `size`.
+        """
+        epochs = self._of_train_size(train_size).get("epochs", self.epochs)
+        share, epoch = (train_size / size) ** 2, 3 + VALIDATION
+        probe = (1 + VALIDATION) * (self.head_start == "probe")
+        budget = share * (probe + epochs * epoch) + max(several(self.adapt_epochs)) - probe
+        own = {
+            **shared,
+            **self._of_train_size(size),
+            "train_size": size,
+            "test_size": size,
+            "equal_flops": True,
+            "epochs": max(1, round(budget / epoch)),
+        }
+        training = self._training(own)
+        pair = _run("04_fixres", own | training.parameters, (training.name,), training.name)
+        return [training, pair]
 
     def _epochs(self, train_size: int) -> int:
         """Epochs that cost at this size what `epochs` cost at the largest."""

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from nbformat import v4
 
 from fixres_poc.analysis import cost
-from fixres_poc.analysis.questions import Answer, answers
-from fixres_poc.analysis.results import Results, gain_over_seeds, load_results
+from fixres_poc.analysis.answers import decide, leading_part
+from fixres_poc.analysis.results import Results, load_results, paired
+from fixres_poc.analysis.statistics import paired_gain
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, report_folder, write_atomically
 from fixres_poc.report import pages, plots, tables
@@ -31,21 +32,20 @@ log = logging.getLogger(__name__)
 INTRODUCTION = """# Sweeps
 
 Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links
-to its report. *Resolution*: does one training gain when it is tested at a higher resolution?
-*Adaptation*: does adapting the last layers there gain, over none and over the control at the train
-resolution? *Claim*: is a lower train resolution, adapted, as good as train = test, for less
-training? Differences are in points of top-1 with 95 % intervals, on the second test part if there
-is one. *Gain of the best pair*: over the same training at test = train, without adaptation.
+to its report. *Claim*: is a lower train resolution, adapted, as good as train = test, for less
+training? *Adaptation*: does adapting the last layers gain, over none and over the control at the
+train resolution? *Use*: the cheapest arm that validation cannot tell from the best. Answers are on
+the test part that is not flagged for leakage, of both or neither on the larger one.
 """
 
 SAME_IMAGES = """# Networks on the same images
 
-The answers of each sweep, on the second test part if there is one. Then paired differences between
+The answers of each sweep on its leading test part. Then paired differences between
 the cells that validation chose, on the same images.
 """
 OTHER_IMAGES = """# The same question on several datasets
 
-The answers of each sweep, on the second test part if there is one. The images differ, so compare
+The answers of each sweep on its leading test part. The images differ, so compare
 the verdicts, not the accuracies.
 """
 UNKNOWN_IMAGES = """## Images that are not known
@@ -113,35 +113,23 @@ def _png(figure: Figure) -> str:
 
 
 def line(results: Results) -> dict[str, str]:
-    """What the page says of one sweep, by column."""
-    settings, part = results.sweep["settings"], results.parts[-1]
-    found = results.on(part)
-    size, adaptation, claim, _ = answers(found)
-    best = found.choose()
-    gain = found.difference(best, best.same_size())
-    view = "" if best.view == "center" else f" {best.view}"
+    """What the page says of one sweep, by column; its answers are on the leading test part."""
+    settings, part = results.sweep["settings"], leading_part(results)
+    decision = decide(results.on(part))
+    use = decision.recommendation.use
     return {
         "sweep": settings["name"],
-        "resolution": _told(size),
-        "adaptation": _told(adaptation),
-        "claim": claim.said,
-        "best pair": f"{best.sizes()} {best.adaptation}{view}",
-        "top-1 %": f"{found.accuracy(best).estimate * 100:.1f}",
-        "gain of the best pair": gain.points(brief=True) if gain else "n/a",
+        "answer": decision.title,
+        "claim": decision.verdicts[2],
+        "adaptation": decision.verdicts[3],
+        "use": use.named() if use else "n/a",
+        "top-1 %": f"{results.on(part).accuracy(use).estimate * 100:.1f}" if use else "n/a",
         "on": f"{results.sweep['images'][part]:,} {part} images",
         "network": settings["backbone"].removeprefix("timm:"),
         "dataset": Path(settings["dataset"]).name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "version": (results.sweep["versions"] or {}).get("fixres_poc", "n/a"),
     }
-
-
-def _told(answer: Answer) -> str:
-    return (
-        f"{answer.said}: {answer.difference.points(brief=True)}"
-        if answer.differences
-        else answer.said
-    )
 
 
 def compare(names: Sequence[str]) -> Path:
@@ -181,8 +169,9 @@ def differences(every: Mapping[str, Results]) -> pd.DataFrame:
     for (first, one), (second, other) in combinations(every.items(), 2):
         for part in _shared(one, other):
             pair = [each.on(part).hits(each.choose()) for each in (other, one)]
-            if found := gain_over_seeds([(pair[0], pair[1])]):
-                rows.append([second, first, part, found.points()])
+            hits = paired(pair[0], pair[1])
+            if hits is not None:
+                rows.append([second, first, part, paired_gain(*hits).points()])
     return pd.DataFrame(rows, columns=["sweep", "minus", "on", "points (95 %)"])
 
 
@@ -193,7 +182,7 @@ def _shared(first: Results, second: Results) -> list[str]:
 
 
 def _costs(results: Results) -> pd.DataFrame:
-    """Accuracy and cost of every cell in one crop that may be chosen, on the last test part."""
-    rows = cost.training_front(results.on(results.parts[-1]))
+    """Accuracy and cost of every cell in one crop that may be chosen, on the leading test part."""
+    rows = cost.training_front(results.on(leading_part(results)))
     flops = rows["test_size"].map(lambda size: cost.image_flops(results, size))
     return rows.assign(image_flops=flops)

@@ -5,13 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fixres_poc.analysis.cells import same_images
-from fixres_poc.analysis.statistics import (
-    Accuracy,
-    Difference,
-    mcnemar_p,
-    paired_gain,
-    wilson_interval,
-)
+from fixres_poc.analysis.statistics import Accuracy, Difference, paired_gain, wilson_interval
 from fixres_poc.config.settings import CONTROL, PairSettings, TrainSettings
 from fixres_poc.data.transforms import resized_side
 from fixres_poc.method.stage1 import Trained
@@ -131,7 +125,7 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
         predictions: of `adaptations.predict_pair`.
 
     Returns:
-        Columns adaptation, against, gain, low, high (fractions, 95 %) and p (McNemar's mid-p).
+        Columns adaptation, against, gain, low and high (fractions, 95 %).
     """
     test = predictions[(predictions["split"] == "test") & (predictions["view"] == view)]
     test = test.assign(correct=test["top1"] == test["target"])
@@ -139,8 +133,8 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
     for name in [each for each in adaptations if each != "none"]:
         for other in [each for each in ("none", CONTROL + name) if each in correct]:
             found = paired_gain(correct[name], correct[other])
-            rows.append([name, other, *found[:3], mcnemar_p(correct[name], correct[other])])
-    return pd.DataFrame(rows, columns=["adaptation", "against", "gain", "low", "high", "p"])
+            rows.append([name, other, *found[:3]])
+    return pd.DataFrame(rows, columns=["adaptation", "against", "gain", "low", "high"])
 
 
 def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSettings) -> str:
@@ -156,7 +150,7 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
         f"{row['top1']:.1%} of "
         f"{row['n_test']:,} test images correctly."
     ]
-    for _, _, other, *values, _ in against.itertuples():
+    for _, _, other, *values in against.itertuples():
         gain = Difference(*values)
         verdict = gain.told("a gain", "a loss", "no difference that these images can show")
         lines.append(f"Against `{other}`: {gain.points()}, {verdict}.")

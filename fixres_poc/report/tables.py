@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +11,11 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.colors import to_hex
 
-from fixres_poc.analysis.cells import keys
+from fixres_poc.analysis.cells import CANDIDATES, Cell, keys
+from fixres_poc.analysis.recommendation import Recommendation
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
+from fixres_poc.config.settings import CONTROL
 
 NOT_RUN, NONE = "n/a", "–"
 PLACE = ["adaptation", "train_size", "test_size"]
@@ -22,7 +24,7 @@ COLOURS = "Yellow is high, dark blue low."
 
 MAIN = [
     *("choice", "train", "test", "adaptation", "view", "test top-1 %", "95 % interval"),
-    *("val top-1 %", "images/s", "p (test = train), Holm"),
+    *("val top-1 %", "images/s"),
 ]
 """Columns of `cells` that matter most."""
 
@@ -50,10 +52,6 @@ def _percent(values: "pd.Series[float]") -> "pd.Series[str]":
     return _text(values * 100, "{:.1f}")
 
 
-def _p(values: "pd.Series[float]") -> "pd.Series[str]":
-    return _text(values, "{:.3f}").mask(values < 0.001, "<0.001")
-
-
 def _between(
     low: "pd.Series[float]", high: "pd.Series[float]", form: str = "{:.1f}"
 ) -> "pd.Series[str]":
@@ -61,17 +59,16 @@ def _between(
 
 
 def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
-    """The columns that say which cell a row is about; the view only where there are several."""
-    names = {"train_size": "train", "test_size": "test", "adaptation": "adaptation", "view": "view"}
+    """The columns that say which cell a row is about, views and crops where there are several."""
+    names = {"train_size": "train", "test_size": "test", "adaptation": "adaptation"}
+    names |= {name: name for name in ("view", "crop_pct") if table[name].nunique() > 1}
     shown = {name: table[key] for key, name in names.items()}
     shown["train"] = _text(shown["train"], "{:d}", NONE)
-    if shown["view"].nunique() <= 1:
-        del shown["view"]
     return shown
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Every cell of the grid: sizes, accuracies with interval, p-values, cost, choice.
+    """Every cell of the grid: sizes, accuracies with interval, cost, choice.
 
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
@@ -85,8 +82,6 @@ def cells(results: Results) -> pd.DataFrame:
             "95 % interval": _between(table["top1_low"] * 100, table["top1_high"] * 100),
             "val top-1 %": _percent(table["val_top1"]),
             "top-5 %": _percent(table["top5"]),
-            "p (probe), Holm": _p(table["p_vs_probe"]),
-            "p (test = train), Holm": _p(table["p_vs_same_size"]),
             "macro %": _percent(table["macro_accuracy"]),
             "ECE %": _percent(table["ece"]),
             "size ratio": _text(table["size_ratio"], "{:.2f}", NONE),
@@ -96,9 +91,6 @@ def cells(results: Results) -> pd.DataFrame:
             "status": table["status"],
         }
     )
-    tests = shown.columns[shown.columns.str.startswith("p (")]
-    # not over several seeds
-    shown = shown.drop(columns=[name for name in tests if (shown[name] == NOT_RUN).all()])
     if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
         shown.insert(5, "of images", table["n_test"])
     return shown
@@ -120,6 +112,24 @@ def frontier(results: Results, front: pd.DataFrame) -> pd.DataFrame:
             "against the previous row, on test": [
                 gain.told("", "", unsure) + gain.points() if gain else "" for gain in gains
             ],
+        }
+    )
+
+
+def arms(recommendation: Recommendation) -> pd.DataFrame:
+    """The arms of question 5, cheapest first, and what the one-standard-error rule says of each."""
+    table = recommendation.arms
+    return pd.DataFrame(
+        {
+            "pick": table["pick"],
+            **_place(table),
+            "GFLOP/image": _text(table["flops"] / 1e9, "{:.3g}"),
+            "training PFLOP": _text(table["training_flops"] / 1e15, "{:.3g}"),
+            "val top-1 %": _percent(table["val_top1"]),
+            "points below the best": _text(table["gap"] * 100, "{:.1f}"),
+            "allowed": _text(table["allowed"] * 100, "{:.1f}"),
+            "test top-1 %": _percent(table["top1"]),
+            "share of draws": _text(table["share"], "{:.0%}"),
         }
     )
 
@@ -178,7 +188,7 @@ def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
 
 
 def steps(path: pd.DataFrame) -> pd.DataFrame:
-    """The steps of `gain_path`: accuracy after each, and its gain with interval and p-value."""
+    """The steps of `gain_path`: accuracy after each, and its gain with interval."""
     gains = path[["gain", "gain_low", "gain_high"]].itertuples(index=False, name=None)
     points = [Difference(*gain).points(brief=True) for gain in gains]
     return pd.DataFrame(
@@ -186,9 +196,30 @@ def steps(path: pd.DataFrame) -> pd.DataFrame:
             "step": path["step"],
             "test top-1 %": _percent(path["top1"]),
             "gain in points": pd.Series(points).mask(path["gain"].isna(), NOT_RUN),
-            "p": _p(path["p"]),
         }
     )
+
+
+def ablations(results: Results, matched: Mapping[int, int]) -> pd.DataFrame:
+    """Adaptations on request against none and their controls, at the matched test resolutions.
+
+    Args:
+        matched: of `questions.Plan`.
+    """
+    rows = []
+    for train, test in matched.items():
+        for name in CANDIDATES[1:]:
+            cell = Cell(train, test, name, results.first_seed)
+            if results.seeds(cell):
+                plain, control = (
+                    results.difference(cell, cell._replace(adaptation=other))
+                    for other in ("none", CONTROL + name)
+                )
+                row = {"train": train, "test": test, "adaptation": name}
+                row["points over none"] = plain.points(brief=True) if plain else NONE
+                row["points over its control"] = control.points(brief=True) if control else NONE
+                rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def settings(results: Results) -> pd.DataFrame:

@@ -1,0 +1,370 @@
+"""The decision of a report: title and sentences by the five questions, and answers.json.
+
+Everything that the report says of the answers reads this. docs/design/evaluation_protocol.md has
+the precedences and the words of the verdicts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.comparisons import Comparison, Row
+from fixres_poc.analysis.questions import (
+    ENOUGH_STEPS,
+    SAME_AS_PROBE,
+    Answer,
+    Plan,
+    answers,
+    primary_adaptation,
+)
+from fixres_poc.analysis.recommendation import Recommendation, recommend
+from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.statistics import Difference
+from fixres_poc.config.settings import USUAL_CROP_PCT
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The five answers on one test part, in words.
+
+    Attributes:
+        verdicts: of questions 1 to 5, a word each; "not asked" where it is not.
+        sentences: by question; those that are asked.
+    """
+
+    plan: Plan
+    answers: Sequence[Answer]
+    recommendation: Recommendation
+    verdicts: dict[int, str]
+    sentences: dict[int, str]
+    title: str
+
+    @property
+    def results(self) -> Results:
+        """The sweep's results, about the part that the answers are about."""
+        return self.plan.results
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of answers.json (schema 1); fractions, None where not testable."""
+        asked = [
+            {
+                "id": each.number,
+                "verdict": self.verdicts[each.number],
+                "sentence": self.sentences.get(each.number, ""),
+                "asked": each.why_not or True,
+                "rows": [
+                    _row(row, one, self.results, len(each.comparisons))
+                    for one in (*each.comparisons, *each.equal_flops)
+                    for row in one.rows
+                ],
+            }
+            for each in self.answers
+        ]
+        use = self.recommendation.use
+        last = {
+            "id": 5,
+            "verdict": self.verdicts[5],
+            "sentence": self.sentences.get(5, ""),
+            "asked": self.recommendation.why_not or True,
+            "rows": [],
+            "use": use and _cell(use),
+            "share_of_draws": self.recommendation.share,
+        }
+        return {
+            "schema": SCHEMA,
+            "sweep": self.results.sweep["settings"]["name"],
+            "leading_part": self.results.part,
+            "title": self.title,
+            "sentences": list(self.sentences.values()),
+            "answers": [*asked, last],
+        }
+
+
+def leading_part(results: Results) -> str:
+    """The test part that is not flagged for leakage; of both or neither the larger one."""
+    flagged = (results.sweep.get("leakage") or {}).get("flagged") or {}
+    clean = [part for part in results.parts if not flagged.get(part)]
+    counts = results.sweep["images"]
+    return max(clean or results.parts, key=lambda part: counts[part])
+
+
+def decide(results: Results) -> Decision:
+    """The answers on `results.part`; see `leading_part`."""
+    plan = Plan(results, primary_adaptation(results))
+    asked = answers(plan)
+    training, claim, adaptation, remedy = asked
+    best = recommend(results, plan.adapted)
+    words = _Words(results, asked)
+    verdicts = {
+        1: (training.why_not and "not asked") or words.training_verdict(),
+        2: (claim.why_not and "not asked") or words.claim_verdict(claim),
+        3: (adaptation.why_not and "not asked") or words.adaptation_verdict(),
+        4: (remedy.why_not and "not asked") or words.claim_verdict(remedy),
+        5: "use" if best.use else "not asked",
+    }
+    said = {
+        1: words.training(verdicts[1], best),
+        2: words.claim(claim),
+        3: words.adaptation(),
+        4: words.claim(remedy),
+        5: words.recommendation(best),
+    }
+    said = {
+        number: words.qualified(text)
+        for number, text in said.items()
+        if verdicts[number] != "not asked"
+    }
+    return Decision(plan, asked, best, verdicts, said, words.title(verdicts))
+
+
+class _Words:
+    """Sentences of a sweep's answers: at most one number with its interval in each."""
+
+    def __init__(self, results: Results, asked: Sequence[Answer]) -> None:
+        self.results, self.asked = results, asked
+        self.steps = _steps(results)
+        settings = results.sweep["settings"]
+        self.once = len(settings["seeds"]) == 1
+        self.delta = f"{settings.get('delta', 0.01) * 100:g} point"
+        self.delta += "" if self.delta == "1 point" else "s"
+
+    def qualified(self, sentence: str) -> str:
+        """The sentence; of one seed it says that it is about this training."""
+        return f"{sentence.removesuffix('.')} (of this training)." if self.once else sentence
+
+    def training_verdict(self) -> str:
+        """Of question 1, in the protocol's order of precedence."""
+        rows = self.asked[0].comparisons
+        if not rows or all(each.verdict == "not run" for each in rows):
+            return "not run"
+        gains = any(each.verdict == "better" for each in rows)
+        if not gains and self.steps < ENOUGH_STEPS:
+            return "trained too briefly"
+        if all(each.below_delta for each in rows):
+            return "gains less than delta"
+        return "pays" if gains else "not decided"
+
+    def training(self, verdict: str, best: Recommendation) -> str:
+        """Question 1 in a sentence or two."""
+        rows = [each for each in self.asked[0].comparisons if each.verdict != "not run"]
+        if verdict == "trained too briefly":
+            return (
+                f"Not decided: trained too briefly ({self.steps} steps, and no gain before "
+                f"{ENOUGH_STEPS} steps says little)."
+            )
+        if verdict == "gains less than delta":
+            untrained = [cell for cell in best.arms["cell"] if cell.train_size is None]
+            arms = best.arms.set_index("cell")["val_top1"]
+            name = max(untrained, key=lambda cell: float(arms[cell]), default=None)
+            use = f"; use {_named(name)}" if name else ""
+            return f"Fine-tuning gains less than {self.delta} here{use}."
+        if verdict == "not decided":
+            missed = max(each.detectable for each in rows) * 100
+            return (
+                f"Not decided whether fine-tuning pays: a gain below {missed:.1f} points "
+                "would be missed."
+            )
+        if verdict != "pays":
+            return "Whether fine-tuning pays is open: its rows have not finished."
+        by_size: dict[int, list[Comparison]] = {}
+        for each in rows:
+            by_size.setdefault(each.cell.test_size, []).append(each)
+        pays, others = list[str](), dict[str, list[str]]()
+        for size, own in sorted(by_size.items()):
+            if any(each.verdict == "better" for each in own):
+                pays.append(str(size))
+            else:
+                others.setdefault(self._neither(own), []).append(str(size))
+        rest = "".join(f"; at {_and(sizes)} px it {told}" for told, sizes in others.items())
+        return f"Fine-tuning pays at R = {_and(pays)} px{rest}."
+
+    def _neither(self, rows: Sequence[Comparison]) -> str:
+        if all(each.below_delta for each in rows):
+            worse = all(each.verdict == "worse" for each in rows)
+            return "loses" if worse else f"gains less than {self.delta}"
+        return "is not decided"
+
+    def claim_verdict(self, answer: Answer) -> str:
+        """Of question 2 or 4: the verdict, and the cost where it counts."""
+        verdict, cost = answer.primary_verdict, answer.cost.verdict
+        return f"{verdict}, {cost}" if answer.not_worse else verdict
+
+    def claim(self, answer: Answer) -> str:
+        """Question 2 or 4 in a sentence."""
+        primary = answer.primary
+        if primary is None:
+            return ""
+        cell, verdict = primary.cell, primary.verdict
+        start = "With each arm at its own crop_pct, training"
+        start = "Training" if answer.number == 2 else start
+        at = f"{start} at {cell.train_size} and adapting at {cell.test_size} px"
+        if verdict == "not run":
+            return f"{at} is not decided: these runs have not finished."
+        row = min(primary.rows, key=lambda row: row.difference.estimate)
+        points = f"{_points(row)} against `{row.reference.adaptation}`"
+        told = {
+            "better": "is better than",
+            "as good": "is as good as",
+            "worse": "is worse than",
+            "can't tell": "cannot be told from",
+        }[verdict]
+        text = f"{at} {told} training there: {points}{self._among(cell)}"
+        if not answer.not_worse or math.isnan(answer.cost.flops_ratio):
+            return f"{text}."
+        return f"{text}; {answer.cost.verdict}, {answer.cost.flops_ratio:.2f} of the FLOPs."
+
+    def _among(self, cell: Cell) -> str:
+        """What qualifies a row at a test resolution where training was not shown to pay."""
+        training = self.asked[0]
+        if training.why_not:
+            return ""
+        pays = {each.cell.test_size for each in training.comparisons if each.verdict == "better"}
+        return "" if cell.test_size in pays else ", among fine-tuned networks"
+
+    def adaptation_verdict(self) -> str:
+        """Of question 3: "gains" needs both references."""
+        primary = self.asked[2].primary
+        if primary is None or primary.verdict == "not run":
+            return "not run"
+        if primary.verdict == "better":
+            return "gains"
+        plain, control = (row.verdict for row in primary.rows)
+        return f"against none: {plain}; against its control: {control}"
+
+    def adaptation(self) -> str:
+        """Question 3 in a sentence."""
+        primary = self.asked[2].primary
+        if primary is None:
+            return ""
+        cell = primary.cell
+        what = f"adapting {cell.train_size} \N{RIGHTWARDS ARROW} {cell.test_size}"
+        if primary.verdict == "not run":
+            return f"What {what} adds is open: these runs have not finished."
+        plain, control = primary.rows
+        told = {
+            (True, True): "helps, because of the resolution",
+            (True, False): "helps, but that the resolution is the reason is not shown",
+            (False, True): "is better than its control, but not shown to be better than none",
+            (False, False): "is not shown to help",
+        }[plain.verdict == "better", control.verdict == "better"]
+        points = f"{_points(plain)} over none"
+        return f"{what.capitalize()} {told}: {points}{self._among(cell)}."
+
+    def recommendation(self, best: Recommendation) -> str:
+        """Question 5 in a sentence."""
+        if best.use is None:
+            return ""
+        row = best.arms[best.arms["pick"] == "use"].iloc[0]
+        text = f"Use {_named(best.use)}: {row['top1']:.1%} on {self.results.part}"
+        if best.price is not None and best.best is not None:
+            lost = best.price.points(brief=True)
+            return f"{text}. Validation's best, {_named(best.best)}, adds {lost} points."
+        return f"{text}; it is also validation's best."
+
+    def title(self, verdicts: dict[int, str]) -> str:
+        """The report's title: does FixRes pay? From questions 1, 2 and 4."""
+        name = Path(self.results.sweep["settings"]["dataset"]).name
+        return f"Does FixRes pay on {name}? {self._pays(verdicts)}"
+
+    def _pays(self, verdicts: dict[int, str]) -> str:
+        if verdicts[1] == "trained too briefly":
+            return "Not decided: trained too briefly"
+        if verdicts[1] == "gains less than delta":
+            return f"No: fine-tuning gains less than {self.delta}"
+        claim, remedy = self.asked[1], self.asked[3]
+        if claim.why_not or claim.primary is None or verdicts[2] == "not run":
+            return "Not asked" if claim.why_not else "Not decided: its runs have not finished"
+        usual, own = self._holds(claim), self._holds(remedy)
+        size = claim.primary.cell.test_size
+        if usual:
+            tried = self._best_crop(remedy)
+            if own:
+                return f"Yes, at {size} px"
+            if own is None:
+                return f"Yes, at {size} px; other crops were not tried"
+            if remedy.primary_verdict == "worse":
+                return f"Only against the usual crop; crop_pct {tried} is better"
+            return f"Against the usual crop yes; against crop_pct {tried} not decided"
+        if own or verdicts[2] == "can't tell":
+            return "Not decided"
+        if claim.primary_verdict == "worse":
+            return f"No, at {size} px the smaller train resolution is worse"
+        return f"No, at {size} px it is not worse, but {claim.cost.verdict}"
+
+    @staticmethod
+    def _holds(answer: Answer) -> bool | None:
+        """Whether the claim holds and is cheaper; None where it was not asked."""
+        return None if answer.why_not else answer.not_worse and answer.cost.verdict == "cheaper"
+
+    @staticmethod
+    def _best_crop(remedy: Answer) -> str:
+        crops = {row.reference.crop_pct for row in remedy.primary.rows} if remedy.primary else set()
+        return " or ".join(f"{each:g}" for each in sorted(crops))
+
+
+def _steps(results: Results) -> float:
+    """The fewest optimizer steps of a stage 1; infinite where it is not known."""
+    steps = [run["steps"] for run in results.sweep["runs"] if run.get("steps")]
+    return min(steps, default=math.inf)
+
+
+def did_nothing(results: Results) -> list[int]:
+    """Train resolutions whose stage 1 predicts on validation what the probe does, on 99 % of it."""
+    found = []
+    rows = results.predictions
+    rows = rows[(rows["split"] == "val") & (rows["view"] == "center")]
+    rows = rows[rows["crop_pct"] == USUAL_CROP_PCT]
+    probes = rows[rows["adaptation"] == "probe"].set_index(["test_size", "image"])["top1"]
+    same = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
+    for size, own in same.groupby("train_size"):
+        there = own.join(probes.rename("probe"), on=["test_size", "image"])
+        if (there["top1"] == there["probe"]).mean() >= SAME_AS_PROBE:
+            found.append(int(str(size)))
+    return found
+
+
+def _named(cell: Cell) -> str:
+    crop = "" if cell.crop_pct == USUAL_CROP_PCT else f", crop_pct {cell.crop_pct:g}"
+    return cell.named() + crop
+
+
+def _points(row: Row) -> str:
+    low, high, _ = row.bounds
+    return Difference(row.difference.estimate, low, high).points(brief=True)
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    names = ("train_size", "test_size", "adaptation", "crop_pct", "view")
+    return {name: getattr(cell, name) for name in names}
+
+
+def _row(row: Row, comparison: Comparison, results: Results, planned: int) -> dict[str, Any]:
+    low, high, delta = row.bounds
+    numbers = {
+        "estimate": row.difference.estimate,
+        "low": low,
+        "high": high,
+        "level": row.level,
+        "delta": delta,
+        "flops_ratio": row.cost_ratio[0],
+        "seconds_ratio": row.cost_ratio[1],
+    }
+    known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+    return {
+        "primary": comparison.primary,
+        **_cell(row.cell),
+        "reference": _cell(row.reference),
+        "part": results.part,
+        "k": planned,
+        "verdict": row.verdict,
+        **known,
+    }
