@@ -11,19 +11,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.geometry import CROP_PCT
 
 COLUMNS = [
-    *("train_size", "test_size", "size_ratio", "adaptation", "view", "test_part", "seed"),
+    *("train_size", "test_size", "size_ratio", "crop_pct", "crop_pct_chosen", "adaptation", "view"),
+    *("test_part", "seed"),
     *("n_val", "val_top1", "n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy"),
-    *("ece", "p_vs_probe", "p_vs_same_size", "train_seconds", "adapt_seconds"),
-    *("eval_images_per_second", "peak_memory_bytes", "status", "error"),
+    *("ece", "train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"),
+    *("status", "error"),
 ]
 COUNTS = dict.fromkeys(["train_size", "n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
 IMAGE_COLUMNS = ["image", "label", "split", "width", "height"]
 TEXT = ["image", "split", "adaptation", "view", "test_part", "status", "error"]
-KEY = ["train_size", "test_size", "adaptation", "seed", "view"]
-GRID = ["train_size", "test_size", "adaptation", "view"]
+KEY = ["train_size", "test_size", "adaptation", "seed", "view", "crop_pct"]
+GRID = ["train_size", "test_size", "adaptation", "view", "crop_pct"]
 PAIR = ["train_size", "test_size"]
 # of equals on validation the smaller is preferred, in this order
 TIES = ["test_size", "crops", "rank", "train_size"]
@@ -32,7 +34,7 @@ CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn
 
 
 class Cell(NamedTuple):
-    """Where a classifier's predictions stand in the grid; sizes in px.
+    """Where a classifier's predictions stand in the grid; sizes in px, `crop_pct` as in timm.
 
     The linear probe and zero-shot are not trained at a resolution, and run once for all seeds:
     their `train_size` is None.
@@ -43,6 +45,7 @@ class Cell(NamedTuple):
     adaptation: str
     seed: int
     view: str = "center"
+    crop_pct: float = CROP_PCT
 
     def sizes(self) -> str:
         """Both resolutions, such as '96/120', or the test resolution alone."""
@@ -53,16 +56,17 @@ class Cell(NamedTuple):
         )
 
     def same_size(self) -> "Cell":
-        """The same training at test = train, without adaptation, on one crop."""
-        return Cell(self.train_size, self.train_size or 0, "none", self.seed)
+        """The same training at test = train, without adaptation, on one crop framed alike."""
+        return self._replace(test_size=self.train_size or 0, adaptation="none", view="center")
 
     def named(self) -> str:
         """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
+        framing = "" if self.crop_pct == CROP_PCT else f", crop_pct {self.crop_pct:g}"
         if self.train_size is None:
-            return f"`{self.adaptation}` at {self.test_size} px"
+            return f"`{self.adaptation}` at {self.test_size} px{framing}"
         view = "" if self.view == "center" else f", {self.view}"
         sizes = f"trained at {self.train_size}, tested at {self.test_size} px"
-        return f"{sizes}, `{self.adaptation}`{view}"
+        return f"{sizes}, `{self.adaptation}`{view}{framing}"
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")

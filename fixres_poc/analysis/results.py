@@ -119,7 +119,9 @@ class Results:
         groups = table.assign(seed=table["seed"].where(ok)).groupby(
             GRID, sort=False, as_index=False, dropna=False
         )
-        joint = dict.fromkeys(["seed", "test_part"], "first") | dict.fromkeys(MEANS, "mean")
+        joint = dict.fromkeys(["seed", "test_part", "crop_pct_chosen"], "first") | dict.fromkeys(
+            MEANS, "mean"
+        )
         cells = groups.agg(joint | {"seeds": "sum", "status": _joint_status})
         cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
@@ -190,6 +192,7 @@ class Results:
         """
         order = (*CANDIDATES, *also)
         rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
+        rows = rows[rows["crop_pct_chosen"]]
         most = (
             rows.groupby("train_size")["seeds"].transform("max")
             if by_train_size

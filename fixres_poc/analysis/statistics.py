@@ -223,21 +223,6 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd
     return means.reset_index(drop=True)
 
 
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted for the number of tests (Holm, 1979).
-
-    Args:
-        p_values: (N,); nan stands for a test that was not made, stays nan and is not counted.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    made = ~np.isnan(p)
-    adjusted = np.full(p.shape, np.nan)
-    order = np.argsort(p[made])
-    steps = np.maximum.accumulate(p[made][order] * np.arange(made.sum(), 0, -1))
-    adjusted[np.flatnonzero(made)[order]] = np.minimum(steps, 1)
-    return adjusted
-
-
 def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
     """Accuracy of every class that has images, the worst first.
 

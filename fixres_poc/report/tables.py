@@ -71,7 +71,7 @@ def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Every cell of the grid: sizes, accuracies with interval, p-values, cost, choice.
+    """Every cell of the grid: sizes, accuracies with interval, cost, choice.
 
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
@@ -85,8 +85,6 @@ def cells(results: Results) -> pd.DataFrame:
             "95 % interval": _between(table["top1_low"] * 100, table["top1_high"] * 100),
             "val top-1 %": _percent(table["val_top1"]),
             "top-5 %": _percent(table["top5"]),
-            "p (probe), Holm": _p(table["p_vs_probe"]),
-            "p (test = train), Holm": _p(table["p_vs_same_size"]),
             "macro %": _percent(table["macro_accuracy"]),
             "ECE %": _percent(table["ece"]),
             "size ratio": _text(table["size_ratio"], "{:.2f}", NONE),
@@ -96,9 +94,6 @@ def cells(results: Results) -> pd.DataFrame:
             "status": table["status"],
         }
     )
-    tests = shown.columns[shown.columns.str.startswith("p (")]
-    # not over several seeds
-    shown = shown.drop(columns=[name for name in tests if (shown[name] == NOT_RUN).all()])
     if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
         shown.insert(5, "of images", table["n_test"])
     return shown
