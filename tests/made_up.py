@@ -14,6 +14,7 @@ from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.geometry import CROP_PCT
 from fixres_poc.config.settings import ADAPTED, CONTROL, NOTEBOOKS
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
@@ -27,7 +28,11 @@ Top1 = dict[str, float]
 
 
 def predictions(
-    adaptation: str, right: Sequence[int], images: Sequence[int], test_size: int = 96
+    adaptation: str,
+    right: Sequence[int],
+    images: Sequence[int],
+    test_size: int = 96,
+    crop_pct: float = CROP_PCT,
 ) -> pd.DataFrame:
     """The first images of each part are right: the better of two cells is right on more.
 
@@ -42,6 +47,7 @@ def predictions(
     )
     names = [f"{part}/{i:03}" for part, i in zip(split, number, strict=True)]
     cell: dict[str, Any] = {"test_size": test_size, "adaptation": adaptation, "view": "center"}
+    cell |= {"crop_pct": crop_pct}
     return table.assign(image=names, split=split, **cell, target=1, probability=0.123456)
 
 
@@ -197,7 +203,8 @@ def _guesses(
 ) -> pd.DataFrame:
     tested = images[images["split"] != "train"].rename(columns={"label": "target"})
     others = {name: (tested["target"] + place) % classes for place, name in enumerate(TOP)}
-    table = tested.assign(**others, test_size=test_size, adaptation=adaptation, view="center")
+    own = {"test_size": test_size, "adaptation": adaptation, "crop_pct": CROP_PCT}
+    table = tested.assign(**others, **own, view="center")
     table.loc[:, TOP[classes:]] = -1
     better = CANDIDATES.index(adaptation) if adaptation in CANDIDATES else 0
     wrong = (rng.uniform(size=len(table)) > 1 - 20 / test_size + better / 100) & (classes > 1)

@@ -15,7 +15,7 @@ from fixres_poc.config.files import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 HOUSE = {  # bottom first; a module imports only what stands before it
-    "config": "errors files settings sweep_settings validation provenance run_state",
+    "config": "errors files geometry settings sweep_settings validation provenance run_state",
     "data": "decoding sources.image_folder sources.stanford_dogs sources.download "
     "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading leakage",
     "model": "device trunk checkpoint weights backbones memory_plan",

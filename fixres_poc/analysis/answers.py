@@ -23,7 +23,6 @@ from fixres_poc.analysis.questions import (
 from fixres_poc.analysis.recommendation import Recommendation, recommend
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
-from fixres_poc.config.settings import USUAL_CROP_PCT
 
 SCHEMA = 1
 
@@ -161,7 +160,7 @@ class _Words:
             untrained = [cell for cell in best.arms["cell"] if cell.train_size is None]
             arms = best.arms.set_index("cell")["val_top1"]
             name = max(untrained, key=lambda cell: float(arms[cell]), default=None)
-            use = f"; use {_named(name)}" if name else ""
+            use = f"; use {name.named()}" if name else ""
             return f"Fine-tuning gains less than {self.delta} here{use}."
         if verdict == "not decided":
             missed = max(each.detectable for each in rows) * 100
@@ -260,10 +259,10 @@ class _Words:
         if best.use is None:
             return ""
         row = best.arms[best.arms["pick"] == "use"].iloc[0]
-        text = f"Use {_named(best.use)}: {row['top1']:.1%} on {self.results.part}"
+        text = f"Use {best.use.named()}: {row['top1']:.1%} on {self.results.part}"
         if best.price is not None and best.best is not None:
             lost = best.price.points(brief=True)
-            return f"{text}. Validation's best, {_named(best.best)}, adds {lost} points."
+            return f"{text}. Validation's best, {best.best.named()}, adds {lost} points."
         return f"{text}; it is also validation's best."
 
     def title(self, verdicts: dict[int, str]) -> str:
@@ -318,7 +317,7 @@ def did_nothing(results: Results) -> list[int]:
     found = []
     rows = results.predictions
     rows = rows[(rows["split"] == "val") & (rows["view"] == "center")]
-    rows = rows[rows["crop_pct"] == USUAL_CROP_PCT]
+    rows = rows[rows["crop_pct"] == results.usual_crop]
     probes = rows[rows["adaptation"] == "probe"].set_index(["test_size", "image"])["top1"]
     same = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
     for size, own in same.groupby("train_size"):
@@ -326,11 +325,6 @@ def did_nothing(results: Results) -> list[int]:
         if (there["top1"] == there["probe"]).mean() >= SAME_AS_PROBE:
             found.append(int(str(size)))
     return found
-
-
-def _named(cell: Cell) -> str:
-    crop = "" if cell.crop_pct == USUAL_CROP_PCT else f", crop_pct {cell.crop_pct:g}"
-    return cell.named() + crop
 
 
 def _points(row: Row) -> str:

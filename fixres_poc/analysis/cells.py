@@ -11,14 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import USUAL_CROP_PCT
+from fixres_poc.config.geometry import CROP_PCT
 
 COLUMNS = [
-    *("train_size", "test_size", "size_ratio", "crop_pct", "crop_pct_chosen", "adaptation"),
-    *("view", "test_part", "seed"),
+    *("train_size", "test_size", "size_ratio", "crop_pct", "crop_pct_chosen", "adaptation", "view"),
+    *("test_part", "seed"),
     *("n_val", "val_top1", "n_test", "top1", "top1_low", "top1_high", "top5", "macro_accuracy"),
-    *("ece", "train_seconds", "adapt_seconds"),
-    *("eval_images_per_second", "peak_memory_bytes", "status", "error"),
+    *("ece", "train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"),
+    *("status", "error"),
 ]
 COUNTS = dict.fromkeys(["train_size", "n_val", "n_test", "peak_memory_bytes"], "Int64")
 MEASURED = dict.fromkeys(["train_seconds", "adapt_seconds", "eval_images_per_second"], "float64")
@@ -34,7 +34,7 @@ CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn
 
 
 class Cell(NamedTuple):
-    """Where a classifier's predictions stand in the grid; sizes in px.
+    """Where a classifier's predictions stand in the grid; sizes in px, `crop_pct` as in timm.
 
     The linear probe and zero-shot are not trained at a resolution, and run once for all seeds:
     their `train_size` is None.
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
     adaptation: str
     seed: int
     view: str = "center"
-    crop_pct: float = USUAL_CROP_PCT
+    crop_pct: float = CROP_PCT
 
     def sizes(self) -> str:
         """Both resolutions, such as '96/120', or the test resolution alone."""
@@ -56,16 +56,17 @@ class Cell(NamedTuple):
         )
 
     def same_size(self) -> "Cell":
-        """The same training at test = train, without adaptation, on one crop."""
-        return Cell(self.train_size, self.train_size or 0, "none", self.seed)
+        """The same training at test = train, without adaptation, on one crop framed alike."""
+        return self._replace(test_size=self.train_size or 0, adaptation="none", view="center")
 
     def named(self) -> str:
         """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
+        framing = "" if self.crop_pct == CROP_PCT else f", crop_pct {self.crop_pct:g}"
         if self.train_size is None:
-            return f"`{self.adaptation}` at {self.test_size} px"
+            return f"`{self.adaptation}` at {self.test_size} px{framing}"
         view = "" if self.view == "center" else f", {self.view}"
         sizes = f"trained at {self.train_size}, tested at {self.test_size} px"
-        return f"{sizes}, `{self.adaptation}`{view}"
+        return f"{sizes}, `{self.adaptation}`{view}{framing}"
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fixres_poc.analysis.cells import COLUMNS, COUNTS, KEY, MEASURED, PAIR, guarded, read_table
@@ -23,10 +24,10 @@ from fixres_poc.config.files import (
     run_folder,
     write_atomically,
 )
+from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.run_state import Outcome, images_record
-from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, SPLITS
+from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, SPLITS, several
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.data.transforms import Resize
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
 
 PREDICTIONS = "predictions.parquet"
@@ -60,11 +61,12 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     predictions = every.astype(TYPES).sort_values(["split", "image", *KEY])
     parts = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
     rows = pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED)
-    table = rows
+    table = _with_choices(rows, usual_crop_pct(sweep.crop_pct))
+    predictions = _without_rejected(predictions, table, usual_crop_pct(sweep.crop_pct))
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
         listed = read_table(images)
-        table = _with_ratios(table, listed, sweep.resize)
+        table = _with_ratios(table, listed, sweep)
         # pandas leaves a lone \r unquoted
         text = listed.assign(image=listed["image"].map(guarded)).to_csv(
             index=False, quoting=csv.QUOTE_NONNUMERIC
@@ -81,17 +83,17 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
 
 def _wanted(given: Mapping[str, Any]) -> pd.DataFrame:
     """Rows of a run that left no predictions, by its parameters."""
-    sizes = given.get("test_sizes") or [given["test_size"]]
+    sizes, values = given.get("test_sizes") or [given["test_size"]], several(given["crop_pct"])
     names = list(given.get("adaptations", ["probe"]))
     if given.get("train_size") not in (None, *sizes):
         names += [CONTROL + name for name in names if name in ADAPTED]
     if given.get("equal_flops"):
         names = [EQUAL_FLOPS + name for name in names]
-    cells = product(sizes, names, given.get("views", ["center"]))
-    rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view"])
-    return rows.assign(
-        crop_pct=0.875, train_size=given.get("train_size"), seed=given["seed"], test_part="test"
-    )
+    cells = product(sizes, names, given.get("views", ["center"]), values)
+    rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view", "crop_pct"])
+    tried = rows["test_size"].isin(given.get("crop_pct_sizes") or sizes)
+    rows = rows[tried | (rows["crop_pct"] == usual_crop_pct(given["crop_pct"]))]
+    return rows.assign(train_size=given.get("train_size"), seed=given["seed"], test_part="test")
 
 
 def _rows(
@@ -120,13 +122,53 @@ def _rows(
     return table.reindex(columns=COLUMNS)
 
 
-def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, resize: Resize) -> pd.DataFrame:
-    """Add size_ratio: mean of ratios over crops of these images, nan without a train size."""
-    crops = sample_crops(images[images["split"].isin(SPLITS)])
-    pairs = table[PAIR].dropna().drop_duplicates().itertuples(index=False, name=None)
-    ratios = pair_ratios(crops, pairs, resize).rename(columns={"mean_of_ratios": "size_ratio"})
+def _with_choices(table: pd.DataFrame, usual: float) -> pd.DataFrame:
+    """Add crop_pct_chosen: the value with an arm's best mean over seeds on validation.
+
+    Ties go to `usual`, then to the nearest to it, then to the smaller. A control has the value of
+    the arm that it controls; an arm that was not run has `usual`.
+    """
+    control = table["adaptation"].str.startswith(CONTROL)
+    arm = [
+        table["adaptation"].str.removeprefix(CONTROL),
+        *(table[name] for name in (*PAIR, "view")),
+    ]
+    top1 = table["val_top1"].mask(control).astype("float64")
+    mean = top1.groupby([*arm, table["crop_pct"]], dropna=False).transform("mean")
+    mean = mean.fillna(-1).round(9)
+    best = mean == mean.groupby(arm, dropna=False).transform("max")
+    distance = ((table["crop_pct"] - usual).abs() + 1e-9 * table["crop_pct"]).where(best, np.inf)
+    chosen = distance == distance.groupby(arm, dropna=False).transform("min")
+    return table.assign(crop_pct_chosen=chosen)
+
+
+def _without_rejected(predictions: pd.DataFrame, table: pd.DataFrame, usual: float) -> pd.DataFrame:
+    """Leave out validation rows of values of crop_pct that were neither chosen nor `usual`."""
+    rejected = (predictions["split"] == "val") & (predictions["crop_pct"] != usual)
+    lost = rejected.to_numpy(copy=True)
+    own, chosen = (
+        pd.MultiIndex.from_frame(rows[KEY].astype("str"))
+        for rows in (predictions[lost], table[table["crop_pct_chosen"]])
+    )
+    lost[lost] = ~own.isin(chosen)
+    return predictions[~lost]
+
+
+def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, sweep: SweepSettings) -> pd.DataFrame:
+    """Add size_ratio: mean of ratios over crops of these images; 1 for probe and zero-shot.
+
+    These two see no random crop: what they were fitted on was framed as in the test.
+    """
+    crops = sample_crops(images[images["split"].isin(SPLITS)], crop_scale=sweep.crop_scale)
+    pairs = list(table[PAIR].dropna().drop_duplicates().itertuples(index=False, name=None))
+    ratios = pd.concat(
+        pair_ratios(crops, pairs, sweep.resize, value).assign(crop_pct=value)
+        for value in table["crop_pct"].unique()
+    ).rename(columns={"mean_of_ratios": "size_ratio"})
+    place = [*PAIR, "crop_pct"]
     own = table.drop(columns="size_ratio").astype({"test_size": "Int64"})
-    return own.merge(ratios[[*PAIR, "size_ratio"]], "left", PAIR)[COLUMNS]
+    found = own.merge(ratios[[*place, "size_ratio"]], "left", place)[COLUMNS]
+    return found.assign(size_ratio=found["size_ratio"].mask(found["train_size"].isna(), 1.0))
 
 
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
@@ -164,6 +206,7 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
             "verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"
         }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
+    known["left_out"] = sorted({line for each in outcomes for line in each.get("left_out") or ()})
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}
     return {"settings": settings, "runs": runs, **known}

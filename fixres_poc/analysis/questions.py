@@ -14,11 +14,10 @@ from typing import NamedTuple
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
-from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS, USUAL_CROP_PCT, several
+from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS, several
+from fixres_poc.method.apparent_size import matched
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
-NEAR = math.log(1.1)
-"""How far the mean ratio of apparent sizes at a matched test resolution may be from 1, its log."""
 ENOUGH_STEPS = 640
 """Optimizer steps of stage 1 below which no gain means that it was too short (the design page)."""
 SAME_AS_PROBE = 0.99
@@ -57,37 +56,17 @@ class Plan:
 
     @cached_property
     def matched(self) -> dict[int, int]:
-        """By train resolution the test resolution at which objects look as large as in training.
+        """By train resolution the matched test resolution, where the grid has one."""
+        table = self.results.table.rename(columns={"size_ratio": "mean_of_ratios"})
+        table = table[(table["crop_pct"] == self.results.usual_crop) & table["train_size"].notna()]
+        sizes = {train: matched(table, train) for train in sorted({r for r, _ in self.pairs})}
+        return {train: test for train, test in sizes.items() if test is not None}
 
-        The larger one of the grid with the mean ratio of apparent sizes nearest to 1, if within
-        10 % of it.
-        """
-        table = self.results.table
-        table = table[(table["crop_pct"] == USUAL_CROP_PCT) & table["train_size"].notna()]
-        own = table.drop_duplicates(["train_size", "test_size"])
-        found = {}
-        for train in sorted({train for train, _ in self.pairs}):
-            larger = own[(own["train_size"] == train) & (own["test_size"] > train)]
-            distances = {
-                int(test): abs(math.log(ratio))
-                for test, ratio in zip(larger["test_size"], larger["size_ratio"], strict=True)
-                if ratio > 0
-            }
-            nearest = min(distances, key=distances.__getitem__, default=None)
-            if nearest and distances[nearest] <= NEAR:
-                found[train] = nearest
-        return found
-
-    def cell(
-        self, train: int, test: int, adaptation: str | None, crop: float | None = None
-    ) -> Cell:
-        """A trained cell in one centre crop.
-
-        Args:
-            crop: crop_pct; None: the one that was chosen for this cell.
-        """
-        cell = Cell(train, test, adaptation or "none", self.results.first_seed)
-        return self.results.at_chosen_crop(cell) if crop is None else cell._replace(crop_pct=crop)
+    def cell(self, train: int, test: int, adaptation: str, own_crop: bool = False) -> Cell:
+        """A trained cell in one centre crop: the usual one, or that chosen for this cell."""
+        results = self.results
+        cell = Cell(train, test, adaptation, results.first_seed, crop_pct=results.usual_crop)
+        return results.at_chosen_crop(cell) if own_crop else cell
 
     @property
     def claims(self) -> list[tuple[int, int]]:
@@ -111,20 +90,19 @@ class Plan:
             (train, test, self.adapted) for train, test in self.matched.items() if self.adapted
         ]
         untrained = [name for name in ("probe", "zero_shot") if self.results.knows_all(name)]
-        usual = USUAL_CROP_PCT
         return [
-            (self.cell(*way, usual), [self.results.once(name, way[1]) for name in untrained])
+            (self.cell(*way), [self.results.once(name, way[1]) for name in untrained])
             for way in ways
         ]
 
-    def claim(self, crop: float | None = USUAL_CROP_PCT) -> Asked:
+    def claim(self, own_crop: bool = False) -> Asked:
         """Question 2: trained smaller and adapted against train = test, plain and adapted."""
         if not self.adapted:
             return []
         return [
             (
-                self.cell(train, test, self.adapted, crop),
-                [self.cell(test, test, name, crop) for name in ("none", self.adapted)],
+                self.cell(train, test, self.adapted, own_crop),
+                [self.cell(test, test, name, own_crop) for name in ("none", self.adapted)],
             )
             for train, test in self.claims
         ]
@@ -133,23 +111,20 @@ class Plan:
         """Question 3: adapted at the matched R, against none there and against its control."""
         if not self.adapted:
             return []
-        names, usual = ("none", CONTROL + self.adapted), USUAL_CROP_PCT
+        names = ("none", CONTROL + self.adapted)
         return [
-            (
-                self.cell(train, test, self.adapted, usual),
-                [self.cell(train, test, name, usual) for name in names],
-            )
+            (self.cell(train, test, self.adapted), [self.cell(train, test, name) for name in names])
             for train, test in self.matched.items()
         ]
 
     def cheaper_remedy(self) -> Asked:
         """Question 4: question 2, and question 3 against none, each cell at its own crop_pct."""
         repaired = [
-            (self.cell(*pair, self.adapted), [self.cell(*pair, "none")])
+            (self.cell(*pair, self.adapted, True), [self.cell(*pair, "none", True)])
             for pair in self.matched.items()
             if self.adapted
         ]
-        claims = self.claim(crop=None)
+        claims = self.claim(own_crop=True)
         return [*claims, *(each for each in repaired if each[0] not in dict(claims))]
 
     def why_not(self, question: int) -> str:
@@ -251,9 +226,9 @@ def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comp
     """Train = test, cut to the training FLOPs of the primary cell, against that cell."""
     if primary is None or not plan.adapted:
         return ()
-    size, crop = primary.test_size, None if own_crop else USUAL_CROP_PCT
+    size = primary.test_size
     names = (EQUAL_FLOPS + name for name in ("none", plan.adapted))
-    short = [(plan.cell(size, size, name, crop), [primary]) for name in names]
+    short = [(plan.cell(size, size, name, own_crop), [primary]) for name in names]
     ran = [each for each in short if plan.results.seeds(each[0])]
     return compared(plan.results, ran, None)
 

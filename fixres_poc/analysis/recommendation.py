@@ -16,7 +16,7 @@ from fixres_poc.analysis.comparisons import largest_unimportant
 from fixres_poc.analysis.cost import image_flops, training_cost
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference, paired_gain
-from fixres_poc.config.settings import CROPS, USUAL_CROP_PCT
+from fixres_poc.config.settings import CROPS
 
 FEWEST_IMAGES = 200
 """Validation images below which arms are listed and none is recommended."""
@@ -142,5 +142,5 @@ def _over_common_practice(results: Results, use: Cell) -> Difference | None:
     if not len(trained):
         return None
     size = int(trained.max())
-    usual = Cell(size, size, "none", results.first_seed, crop_pct=USUAL_CROP_PCT)
+    usual = Cell(size, size, "none", results.first_seed, crop_pct=results.usual_crop)
     return results.difference(use, usual)

@@ -1,8 +1,8 @@
 """What one run leaves behind: predictions, metrics, versions and hardware.
 
-A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view)
-and, written last, `metrics.json`. Accuracies are fractions, top-1 unless said otherwise, on a test
-part unless named val.
+A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view
+x crop_pct) and, written last, `metrics.json`. Accuracies are fractions, top-1 unless said
+otherwise, on a test part unless named val.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ TYPES = {
     "test_size": "int16",
     "adaptation": "category",
     "view": "category",
-    "seed": "int32",
     "crop_pct": "float64",
+    "seed": "int32",
 }
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
@@ -65,6 +65,7 @@ class Metrics:
     # how far each adaptation moved the affine weights of the last batch norm
     moved: Mapping[str, float] | None = None
     zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
+    left_out: Sequence[str] | None = None  # of crop_pct: lines on what was not tried
     leakage: Mapping[str, Any] | None = None  # findings of the leakage check
     activations: list[dict[str, Any]] | None = None  # what enters the classifier, by framing
     parameters: int | None = None  # of the backbone
@@ -111,9 +112,9 @@ def write_run(
 
     Args:
         predictions: columns image, split (val, test, or the extra test part's name), test_size
-            (px), adaptation, view, target, top1..top5 (class indices, -1 where there are fewer than
-            5 classes) and probability (of top1). The file also has the settings' seed and
-            train_size (px), which is empty for a notebook that does not train at a resolution.
+            (px), adaptation, view, crop_pct, target, top1..top5 (class indices, -1 where there are
+            fewer than 5 classes) and probability (of top1). The file also has the settings' seed
+            and train_size (px), which is empty for a notebook that does not train at a resolution.
         gpu: name of the accelerator.
 
     Raises:
@@ -128,8 +129,6 @@ def write_run(
         if "train" in set(predictions["split"]):
             raise ValueError("split 'train': only val and test parts are predicted")
         given = content["settings"]
-        if "crop_pct" not in predictions:
-            predictions = predictions.assign(crop_pct=0.875)
         predictions = predictions.assign(train_size=given.get("train_size"), seed=given["seed"])
         if given.get("equal_flops"):
             predictions["adaptation"] = EQUAL_FLOPS + predictions["adaptation"]

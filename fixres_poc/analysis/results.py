@@ -31,6 +31,7 @@ from fixres_poc.analysis.record import TYPES
 from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, paired_gain
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, sweep_folder
+from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.settings import CROPS, DataSettings
 from fixres_poc.config.validation import validate
 
@@ -91,12 +92,17 @@ class Results:
 
     def once(self, name: str, test_size: int) -> Cell:
         """The cell of "probe" or "zero_shot", which have no train resolution."""
-        return Cell(None, test_size, name, self.first_seed)
+        return Cell(None, test_size, name, self.first_seed, crop_pct=self.usual_crop)
 
     @property
     def first_seed(self) -> int:
         """The seed that stands for all in a `Cell`."""
         return int(self.sweep["settings"]["seeds"][0])
+
+    @property
+    def usual_crop(self) -> float:
+        """The crop_pct of questions 1 to 3."""
+        return usual_crop_pct(self.sweep["settings"]["crop_pct"])
 
     def at_chosen_crop(self, cell: Cell) -> Cell:
         """The cell at the crop_pct that validation chose for its arm; as it is where none was."""
@@ -129,7 +135,9 @@ class Results:
         groups = table.assign(seed=table["seed"].where(ok)).groupby(
             GRID, sort=False, as_index=False, dropna=False
         )
-        joint = dict.fromkeys(["seed", "test_part"], "first") | dict.fromkeys(MEANS, "mean")
+        joint = dict.fromkeys(["seed", "test_part", "crop_pct_chosen"], "first") | dict.fromkeys(
+            MEANS, "mean"
+        )
         cells = groups.agg(joint | {"seeds": "sum", "status": _joint_status})
         cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
@@ -192,6 +200,7 @@ class Results:
         """
         order = (*CANDIDATES, *also)
         rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
+        rows = rows[rows["crop_pct_chosen"]]
         most = (
             rows.groupby("train_size")["seeds"].transform("max")
             if by_train_size

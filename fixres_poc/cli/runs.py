@@ -56,13 +56,14 @@ def predict(
 
     if run and sweep:
         raise InputError("run and sweep: give one of the two; validation chooses a sweep's run")
-    network, best, view = finished_run.load_best(run, sweep)
-    adaptation = adaptation or best
+    network, adaptation, view = finished_run.load_best(run, sweep, adaptation)
     answers = network.classify(images, adaptation, view, top)
-    say(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}", error=True)
+    framing = f"crop_pct {network.settings.crop_pct:g}"
+    say(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}, {framing}", error=True)
     named = [each for each in answers if "classes" in each]
     lines = [f"{each['image']}: {_percents(each['classes'])}" for each in named]
     found = {"run": str(network.folder), "adaptation": adaptation, "view": view}
+    found |= {"crop_pct": network.settings.crop_pct}
     answer(lines, found | {"answers": answers}, as_json)
     broken = [f"error: {each['error']}" for each in answers if "error" in each]
     say(*broken, error=True)
@@ -91,7 +92,10 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a finished run on other images, or at another size."""
+    """Measure a finished run on other images, or at another size.
+
+    Each adaptation has the crop_pct that the run's validation prefers.
+    """
     from fixres_poc.data.dataset import class_folders
     from fixres_poc.inference import finished_run
 
@@ -111,7 +115,7 @@ def evaluate(
 
 def _accuracy(row: dict[str, Any]) -> str:
     bounds = f"{row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %"
-    top1 = f"{row['adaptation']:13} {row['top1']:6.1%} ({bounds})"
+    top1 = f"{row['adaptation']:13} crop_pct {row['crop_pct']:<6g} {row['top1']:6.1%} ({bounds})"
     more = f"top-5 {row['top5']:.1%}, mean of classes {row['macro_accuracy']:.1%}"
     return f"{top1}, {more}; {row['images']} images"
 
@@ -130,11 +134,11 @@ def export(
     from fixres_poc.inference import finished_run
 
     check_output(output, ".onnx")
-    network = finished_run.load(run)
-    adaptation = adaptation or network.best()
+    network, adaptation = finished_run.load(run).best(adaptation)
     done = exporting.export(network, adaptation, output)
     say(
-        f"{done.file}: {adaptation} of {network.folder.name}; on {done.images} test images, "
+        f"{done.file}: {adaptation} of {network.folder.name}, to be framed with crop_pct "
+        f"{network.settings.crop_pct:g}; on {done.images} test images, "
         f"probabilities differ by at most {done.from_network:.1g} from the network and "
         f"{done.from_run:.1g} from the stored run"
     )

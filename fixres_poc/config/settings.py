@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, usual_crop_pct
+
 EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
@@ -19,8 +21,6 @@ CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
 EQUAL_FLOPS = "equal_flops_"
 """What the names of question 2's reference begin with: train = test, cut to equal FLOPs."""
-USUAL_CROP_PCT = 0.875
-"""Crop side over resized short side in the test framing that is usual: 224 of 256 px."""
 SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
 NAMED_DATASETS = {
@@ -56,6 +56,24 @@ def _with_center(views: tuple[View, ...]) -> tuple[View, ...]:
     return views
 
 
+def _short(crop_pct: float) -> float:
+    if round(crop_pct, 4) != crop_pct:
+        raise ValueError("at most 4 decimals are allowed")
+    return crop_pct
+
+
+def _with_usual(crop_pcts: tuple[float, ...]) -> tuple[float, ...]:
+    if CROP_PCT not in crop_pcts:
+        raise ValueError(f"{CROP_PCT} must be among them: most comparisons are made at it")
+    return crop_pcts
+
+
+def _rising(crop_scale: tuple[float, float]) -> tuple[float, float]:
+    if crop_scale[0] > crop_scale[1]:
+        raise ValueError("allowed is [least, most] share of the area, the least first")
+    return crop_scale
+
+
 Several = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_unique)]
 """One or more values, none of which stands twice."""
 Size = Annotated[int, Field(ge=32, le=2048)]
@@ -69,6 +87,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 FirstRate = Annotated[float, Field(ge=0, le=10)]
+CropPct = Annotated[float, Field(ge=0.3, le=1), AfterValidator(_short)]
+CropPcts = CropPct | Annotated[Several[CropPct], AfterValidator(_with_usual)]
+Share = Annotated[float, Field(gt=0, le=1)]
+CropScale = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 BatchNorm = Literal["frozen", "train"]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Triple = tuple[float, float, float]
@@ -174,6 +196,12 @@ class ModelSettings(DataSettings):
     memory_format: Literal["auto", "channels_last", "nchw"] = "auto"
     """`auto`: see model/device.py."""
     resize: Literal["short_side", "height"] = "short_side"
+    crop_pct: CropPcts = CROP_PCT
+    """Test crop over resized short side; a list: each arm has its best on validation."""
+
+    def framed(self, crop_pct: float) -> Self:
+        """The same settings with this one `crop_pct`."""
+        return self.model_copy(update={"crop_pct": crop_pct})
 
 
 class MethodSettings(ModelSettings):
@@ -188,6 +216,8 @@ class MethodSettings(ModelSettings):
     """Classes of the weights file in its order; None: sorted."""
     batch_norm: BatchNorm | Several[BatchNorm] = "train"
     """Of stage 1; frozen: it keeps its statistics."""
+    crop_scale: CropScale = CROP_SCALE
+    """Of stage 1: range of the crop's share of the area."""
     label_smoothing: Smoothing = 0.1
     adapt_epochs: Epochs | Several[Epochs] = 2
     adapt_learning_rate: Rate | Several[Rate] = 0.01
@@ -220,6 +250,8 @@ class BaselineSettings(ModelSettings, RunSettings):
 
     seed: Seed = 0
     test_sizes: Sizes = (BASELINE_SIZE,)
+    crop_pct_sizes: Sizes | None = None
+    """Where a list of crop_pct is tried, px; None: everywhere."""
     run_name: ClassVar[str] = "baseline"
 
 
@@ -266,8 +298,9 @@ class PairSettings(TrainSettings):
         return pair_name(self.train_size, self.test_size, self.seed)
 
     def train_settings(self) -> TrainSettings:
-        """The settings of the training that this pair shares with others."""
-        return TrainSettings(**self.model_dump(include=set(TrainSettings.model_fields)))
+        """The settings of the training that this pair shares with others, in the usual framing."""
+        own = self.framed(usual_crop_pct(self.crop_pct))
+        return TrainSettings(**own.model_dump(include=set(TrainSettings.model_fields)))
 
 
 class ResultsSettings(Settings):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from fixres_poc.config.files import run_folder
+from fixres_poc.config.geometry import neutral_test_size, usual_crop_pct
 from fixres_poc.config.settings import (
     ADAPTATIONS,
     BASELINE_SIZE,
@@ -36,8 +37,6 @@ from fixres_poc.config.settings import (
     several,
 )
 
-NEUTRAL = 1.24
-"""Test over train resolution at which objects look as large as in training (`apparent_size`)."""
 VALIDATION = 0.27
 """Validation images per train image, as plain folders are split."""
 ONCE = "dataset"
@@ -166,7 +165,7 @@ class SweepSettings(MethodSettings):
         """
 
         def rank(pair: tuple[int, int]) -> tuple[int, float]:
-            return -pair[1], abs(math.log(pair[1] / pair[0] / NEUTRAL))
+            return -pair[1], abs(math.log(pair[1] / self._neutral(pair[0])))
 
         return self.primary or min(self._claims(), key=rank, default=None)
 
@@ -177,17 +176,23 @@ class SweepSettings(MethodSettings):
     def runs(self) -> tuple[Run, ...]:
         """Every notebook run but the report's; a training stands before its pairs."""
         pairs = self.resolution_pairs()
-        sizes = {BASELINE_SIZE, *(test for _, test in pairs)}
+        sizes, usual = {BASELINE_SIZE, *(test for _, test in pairs)}, usual_crop_pct(self.crop_pct)
         shared = self.model_dump() | {"sweep": self.name, "seed": self.seeds[0]}
+        tried = self._with_crop_pcts()
         runs = [_run(stem, shared) for stem in ("00_state_of_the_art", "01_dataset_eda")]
         if self.head_start != "file":  # a probe of a trained trunk is no reference for training
+            shared["crop_pct_sizes"] = tuple(sorted({test for _, test in tried}))
             runs.append(_run("02_baseline", shared | {"test_sizes": tuple(sorted(sizes))}))
         for seed, (train_size, test_size) in product(self.seeds, pairs):
             own = shared | {"seed": seed, "train_size": train_size, "test_size": test_size}
-            training = self._training(own | self._of_train_size(train_size))
+            of_size = self._of_train_size(train_size) | {"crop_pct": usual}
+            training = self._training(own | of_size)
             if (train_size, test_size) in (self.full_pairs or ()):
                 own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
-            pair = _run("04_fixres", own | training.parameters, (training.name,), training.name)
+            own |= training.parameters
+            if (train_size, test_size) in tried:
+                own["crop_pct"] = self.crop_pct
+            pair = _run("04_fixres", own, (training.name,), training.name)
             runs += [training, pair]
         if self.head_start != "file" and (primary := self.primary_pair()):
             for seed in self.seeds:
@@ -212,9 +217,7 @@ class SweepSettings(MethodSettings):
         if self.equal_compute:
             own["epochs"] = self._epochs(train_size)
         if len(several(self.adapt_learning_rate)) * len(several(self.adapt_epochs)) > 1:
-            tests = [test for train, test in self.resolution_pairs() if train == train_size]
-            larger = [test for test in tests if test > train_size] or tests
-            own["tuning_size"] = min(larger, key=lambda test: abs(test - NEUTRAL * train_size))
+            own["tuning_size"] = self._near_matched(train_size)
         return own
 
     def _equal_flops(self, shared: Mapping[str, Any], train_size: int, size: int) -> list[Run]:
@@ -233,11 +236,35 @@ class SweepSettings(MethodSettings):
             "train_size": size,
             "test_size": size,
             "equal_flops": True,
+            "crop_pct": usual_crop_pct(self.crop_pct),
             "epochs": max(1, round(budget / epoch)),
         }
         training = self._training(own)
-        pair = _run("04_fixres", own | training.parameters, (training.name,), training.name)
-        return [training, pair]
+        own |= training.parameters | {"crop_pct": self.crop_pct}
+        return [training, _run("04_fixres", own, (training.name,), training.name)]
+
+    def _near_matched(self, train_size: int) -> int:
+        """The tested resolution nearest to the theoretical matched one, a larger one if there is.
+
+        The images' own sizes, which shift the matched resolution, are not known here.
+        """
+        tests = [test for train, test in self.resolution_pairs() if train == train_size]
+        larger = [test for test in tests if test > train_size] or tests
+        return min(larger, key=lambda test: abs(test - self._neutral(train_size)))
+
+    def _neutral(self, train_size: int) -> float:
+        """The test resolution that matches the apparent size of training in theory."""
+        return neutral_test_size(train_size, self.crop_scale, usual_crop_pct(self.crop_pct))
+
+    def _with_crop_pcts(self) -> set[tuple[int, int]]:
+        """The pairs at which a list of crop_pct is tried.
+
+        These are r, R with r < R where R is trained and tested as well, their R, R, and each r at
+        the resolution of `_near_matched`.
+        """
+        claims = set(self._claims())
+        matched = {(train, self._near_matched(train)) for train, _ in self.resolution_pairs()}
+        return claims | {(test, test) for _, test in claims} | matched
 
     def _epochs(self, train_size: int) -> int:
         """Epochs that cost at this size what `epochs` cost at the largest."""

@@ -14,13 +14,14 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, resized_side
 from fixres_poc.config.settings import Triple, View
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave values in [0, 1]
 HALF = (0.5, 0.5, 0.5)
 HALF_BACKBONES = ("pnasnet5large", "nasnetamobile", "efficientnet_lite0")
-# What is set to int(256/224 * test_size): the short side, or the height, as in the authors' code:
+# What is set to int(test_size / crop_pct): the short side, or the height, as in the authors' code:
 # narrow portraits are then padded with black, and the shifted crop may leave the image by a pixel.
 Resize = Literal["short_side", "height"]
 Transform = Callable[[Any], torch.Tensor]
@@ -38,6 +39,8 @@ def get_transforms(
     view: View = "center",
     mean_std: tuple[Triple, Triple] | None = None,
     interpolation: str = "bilinear",
+    crop_pct: float = CROP_PCT,
+    crop_scale: tuple[float, float] = CROP_SCALE,
 ) -> dict[str, Transform]:
     """Transforms by name, with the signature of the authors' `get_transforms`.
 
@@ -49,6 +52,8 @@ def get_transforms(
         need: which of "train" and "val" to build.
         backbone: without `mean_std`, 0.5 for `HALF_BACKBONES`, else ImageNet's.
         interpolation: a name of `InterpolationMode`; "bilinear" as published.
+        crop_pct: side of the test crop over the resized side; 224/256 as published.
+        crop_scale: range of the train crop's share of the image's area.
 
     Returns:
         "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing
@@ -61,11 +66,13 @@ def get_transforms(
     how = InterpolationMode(interpolation)
     steps: dict[str, list[Any]] = {}
     if "train" in need:
-        random_crop = v2.RandomResizedCrop(input_size, antialias=True, interpolation=how)
+        random_crop = v2.RandomResizedCrop(
+            input_size, crop_scale, antialias=True, interpolation=how
+        )
         jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
         steps["train"] = [random_crop, v2.RandomHorizontalFlip(), *jitter]
     if "val" in need and crop:
-        steps |= _cropped(test_size, resize, view, how)
+        steps |= _cropped(test_size, crop_pct, resize, view, how)
     elif "val" in need:
         steps["val"] = [_resize(test_size, resize, how)]
     normalize = v2.Normalize(*(mean_std or _published(backbone)))
@@ -85,10 +92,10 @@ def _published(backbone: str | None) -> tuple[Triple, Triple]:
 
 
 def _cropped(
-    test_size: int, resize: Resize, view: View, how: InterpolationMode
+    test_size: int, crop_pct: float, resize: Resize, view: View, how: InterpolationMode
 ) -> dict[str, list[Any]]:
     """Steps of evaluation and of stage 2, which crop alike resized images."""
-    enlarge = _resize(resized_side(test_size), resize, how)
+    enlarge = _resize(resized_side(test_size, crop_pct), resize, how)
     augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
     shifted = partial(shifted_crop, size=test_size, inside=resize == "short_side")
     return {
@@ -98,10 +105,11 @@ def _cropped(
 
 
 def plain_transforms(
-    train_size: int, test_size: int, resize: Resize = "short_side"
+    train_size: int, test_size: int, resize: Resize = "short_side", **framing: Any
 ) -> dict[str, Transform]:
     """`get_transforms` for looking at: no colour jitter in `train`, values stay in [0, 1]."""
-    return get_transforms(train_size, test_size, kind="torch", resize=resize, mean_std=PLAIN)
+    own: dict[str, Any] = {"kind": "torch", "resize": resize, "mean_std": PLAIN}
+    return get_transforms(train_size, test_size, **own, **framing)
 
 
 def as_array(image: torch.Tensor) -> np.ndarray:
@@ -121,11 +129,6 @@ def _at_least(size: int, image: torch.Tensor) -> torch.Tensor:
     """Pad with black to `size` px where a side is shorter, as CenterCrop does."""
     sides = [max(side, size) for side in F.get_size(image)]
     return cast(torch.Tensor, F.center_crop(image, sides))
-
-
-def resized_side(test_size: int) -> int:
-    """Side in px to which an image is resized before the centre crop: int(256/224 * test_size)."""
-    return int(256 / 224 * test_size)
 
 
 def _resize(side: int, mode: Resize, how: InterpolationMode) -> Callable[[Any], Any]:

@@ -19,11 +19,12 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output, impersonal, named_paths, read_record
+from fixres_poc.config.geometry import resized_side, usual_crop_pct
 from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import read_image
-from fixres_poc.data.transforms import PLAIN, resized_side
+from fixres_poc.data.transforms import PLAIN
 from fixres_poc.inference.finished_run import FinishedRun
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model.backbones import interpolation, licence, mean_std
@@ -112,6 +113,7 @@ def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Te
     rows = pd.read_parquet(predictions)
     rows = rows[
         rows[["split", "view", "adaptation"]].eq(["test", "center", adaptation]).all(axis=1)
+        & (rows["crop_pct"] == run.settings.crop_pct)
     ]
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, CHECKED).round().astype(int))]
     plain = run.settings.model_copy(update={"mean_std": PLAIN})
@@ -141,16 +143,17 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
     """
     settings, size = run.settings, run.settings.test_size
     side = "short side" if settings.resize == "short_side" else "height"
-    kernel = interpolation(settings.backbone)
+    kernel, crop_pct = interpolation(settings.backbone), usual_crop_pct(settings.crop_pct)
     preprocessing = {
         "decode": "RGB, 8 bits, upright by EXIF orientation, transparency dropped",
-        "resize": {side: resized_side(size), "interpolation": kernel, "antialias": True},
+        "resize": {side: resized_side(size, crop_pct), "interpolation": kernel, "antialias": True},
         "crop": {"center": [size, size], "outside": "black"},
+        "crop_pct": crop_pct,
         "channel_order": "RGB",
         "value_range": [0.0, 1.0],
         "inside_the_network": dict(zip(("mean", "std"), _mean_std(run), strict=True)),
     }
-    wanted = {"adaptation": adaptation, "view": "center"}
+    wanted = {"adaptation": adaptation, "view": "center", "crop_pct": crop_pct}
     rows = [each for each in run.metrics.get("accuracies", ()) if wanted.items() <= each.items()]
     provenance = {
         "run": f"{run.folder.parent.name}/{run.folder.name}",

@@ -6,7 +6,7 @@ that of its training, beside it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,17 +15,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc.analysis.cells import CANDIDATES
+from fixres_poc.analysis.cells import CANDIDATES, keys
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home, read_record, report_folder, run_folder
-from fixres_poc.config.settings import PairSettings, View, pair_name
+from fixres_poc.config.geometry import usual_crop_pct
+from fixres_poc.config.settings import CONTROL, PairSettings, View, pair_name
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.sources import image_folder
 from fixres_poc.method import stage1
+from fixres_poc.method.adaptations import TAILS
 from fixres_poc.method.evaluation import predict, probabilities, transforms_for
 from fixres_poc.method.stage2 import Equalised
 from fixres_poc.model import checkpoint
@@ -36,21 +38,27 @@ from fixres_poc.model.trunk import Tail, Trunk
 EXAMPLE = "runs/demo/train96_test160_seed0"
 
 
-def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> str:
-    """The adaptation that is best on validation in one centre crop; the first of equals.
+def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> tuple[str, float]:
+    """The adaptation and crop_pct that are best on validation in one centre crop.
+
+    Of equals it is the first adaptation, in the framing that comes first in the table.
 
     Args:
         accuracies: of `record.summarise`.
     """
-    center = accuracies[accuracies["view"] == "center"].drop_duplicates("adaptation")
-    return str(center.set_index("adaptation")["val_top1"].reindex(list(adaptations)).idxmax())
+    rank = {name: place for place, name in enumerate(adaptations)}
+    rows = accuracies[(accuracies["view"] == "center") & accuracies["adaptation"].isin(list(rank))]
+    rows = rows.sort_values("adaptation", key=lambda names: names.map(rank), kind="stable")
+    best = rows.loc[rows["val_top1"].idxmax()]
+    return str(best["adaptation"]), float(best["crop_pct"])
 
 
 @dataclass
 class FinishedRun:
-    """A run's network and adapted tails.
+    """A run's network and adapted tails, in one framing.
 
     Attributes:
+        settings: with the one `crop_pct` that all answers are framed with.
         tails: by adaptation; without `full`, whose network is not kept.
     """
 
@@ -73,11 +81,33 @@ class FinishedRun:
             raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {held}")
         return self.tails[adaptation]
 
-    def best(self) -> str:
-        """The adaptation that validation prefers; the simplest where it cannot tell."""
+    def framed(self, crop_pct: float) -> "FinishedRun":
+        """The same run in another framing, with the tails that were adapted in it."""
+        if crop_pct == self.settings.crop_pct:
+            return self
+        tails = _tails(self.folder, self.model, list(self.classes), crop_pct)
+        return replace(self, settings=self.settings.framed(crop_pct), tails=tails)
+
+    def best(self, adaptation: str | None = None) -> tuple["FinishedRun", str]:
+        """The run in the framing, and the adaptation, that its validation prefers.
+
+        Where that cannot tell, it is the simplest adaptation, as framed here.
+
+        Args:
+            adaptation: prefers a framing for this one.
+
+        Raises:
+            InputError: the run has none of that name.
+        """
         known = [name for name in CANDIDATES if name in self.tails]
+        if adaptation is not None:
+            self.tail(adaptation)
+            known = [adaptation]
         measured = pd.DataFrame(self.metrics.get("accuracies", ()))
-        return known[0] if measured.empty else preferred(measured, known)
+        if measured.empty:
+            return self, known[0]
+        name, crop_pct = preferred(measured, [each.removeprefix(CONTROL) for each in known])
+        return self.framed(crop_pct), adaptation or name
 
     def classify(
         self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5
@@ -120,19 +150,23 @@ class FinishedRun:
     def accuracies(
         self, data: ImageDataset, split: str, view: View = "center", size: int | None = None
     ) -> pd.DataFrame:
-        """How well the run classifies a split, with each of its tails.
+        """How well the run classifies a split, each adaptation in the framing that suits it best.
 
         Returns:
-            One row per adaptation: adaptation, view, images, top1, top1_low and top1_high (95 %
-            Wilson), top5, macro_accuracy, ece.
+            One row per adaptation: adaptation, view, crop_pct, images, top1, top1_low and top1_high
+            (95 % Wilson), top5, macro_accuracy, ece.
 
         Raises:
             InputError: the network does not take images of `size` px.
         """
         check_sizes(self.model, self.settings.backbone, [size] if size else [])
-        common = (self.settings, size or self.settings.test_size, self.accelerator, view)
-        table = predict(self.model, self.tails, data, split, *common).table
-        rows = summarise(table.assign(split="test"))
+        tables, common = [], (size or self.settings.test_size, self.accelerator, view)
+        runs = {name: self.best(name)[0] for name in self.tails}
+        for value in {run.settings.crop_pct: 0 for run in runs.values()}:
+            own = {k: run.tails[k] for k, run in runs.items() if run.settings.crop_pct == value}
+            settings = self.settings.model_copy(update={"crop_pct": value})
+            tables.append(predict(self.model, own, data, split, settings, *common).table)
+        rows = summarise(pd.concat(tables).assign(split="test"))
         return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
 
     def data(self) -> ImageDataset:
@@ -162,23 +196,23 @@ def load(run: str | Path) -> FinishedRun:
         raise InputError(f"run = {str(folder)!r}: {what}; allowed is one such as {EXAMPLE}")
     values = {"test_size": wanted["train_size"], **wanted}
     settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
+    settings = settings.framed(usual_crop_pct(settings.crop_pct))
     without_gpu = settings.precision == "fp16" and device_name() is None
     accelerator = accelerator_for("fp32" if without_gpu else settings.precision)
     train = settings.train_settings()
     known = {"classes": metrics["classes"], "images": metrics["used"].get("data")}
     trained = stage1.finished(folder.parent / train.run_name, train, known, accelerator)
-    tails = {"none": Tail(trained.model), **trained.controls}  # adapted at its own size
+    # adapted at its own size
+    tails = {"none": Tail(trained.model).requires_grad_(False).eval(), **trained.controls}
     if "test_size" in wanted:
-        tails = _tails(folder, trained.model, metrics["classes"])
-    for tail in tails.values():
-        tail.requires_grad_(False).eval()
+        tails = _tails(folder, trained.model, metrics["classes"], usual_crop_pct(settings.crop_pct))
     classes = tuple(metrics["classes"])
     return FinishedRun(folder, settings, classes, metrics, trained.model, tails, accelerator)
 
 
-def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail]:
+def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) -> dict[str, Tail]:
     record = {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
-    tensors, stored = checkpoint.load(folder / "adapted.safetensors", record)
+    tensors, stored = checkpoint.load(folder / TAILS.format(crop_pct), record)
     states: dict[str, dict[str, torch.Tensor]] = {name: {} for name in stored["tails"]}
     for key, value in tensors.items():
         adaptation, _, name = key.partition(".")
@@ -188,14 +222,18 @@ def _tails(folder: Path, model: nn.Module, classes: list[str]) -> dict[str, Tail
         if "classifier.slope" in states[name]:
             tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
         tail.load_state_dict(states[name])
+        tail.requires_grad_(False).eval()
     return tails
 
 
-def load_best(run: Path | None, sweep: str | None) -> tuple[FinishedRun, str, View]:
-    """A run with what validation prefers: adaptation and view, and of a sweep the pair.
+def load_best(
+    run: Path | None, sweep: str | None, adaptation: str | None = None
+) -> tuple[FinishedRun, str, View]:
+    """A run with what validation prefers: framing, adaptation and view, and of a sweep the pair.
 
     Args:
-        run: its folder; None for a sweep's.
+        run: its folder; None for a sweep's, whose framing is chosen over all seeds.
+        adaptation: takes the place of the preferred one.
         sweep: its file or its name; None for that of the newest finished pair whose sweep has a
             report.
 
@@ -203,13 +241,18 @@ def load_best(run: Path | None, sweep: str | None) -> tuple[FinishedRun, str, Vi
         InputError: there is no report yet, or it has no pair that was run to its end.
     """
     if run is not None:
-        network = load(run)
-        return network, network.best(), "center"
+        return *load(run).best(adaptation), "center"
     name = Path(sweep).name.removesuffix(".yml").removesuffix(".yaml") if sweep else _newest()
-    cell = load_results(name).choose()
-    assert cell.train_size is not None  # the probe is no candidate
-    folder = run_folder(name, pair_name(cell.train_size, cell.test_size, cell.seed))
-    return load(folder), cell.adaptation, cast(View, cell.view)
+    results = load_results(name)
+    best = results.choose()
+    assert best.train_size is not None  # the probe is no candidate
+    network = load(run_folder(name, pair_name(best.train_size, best.test_size, best.seed)))
+    adaptation = adaptation or best.adaptation
+    network.tail(adaptation)
+    own = best._replace(adaptation=adaptation)
+    chosen = keys(results.table[results.table["crop_pct_chosen"]])
+    (crop_pct,) = {each.crop_pct for each in chosen if each._replace(crop_pct=own.crop_pct) == own}
+    return network.framed(crop_pct), adaptation, cast(View, best.view)
 
 
 def _newest() -> str:

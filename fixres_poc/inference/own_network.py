@@ -20,7 +20,7 @@ from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.transforms import Transform
 from fixres_poc.inference.finished_run import preferred
-from fixres_poc.method.adaptations import adapt_pair, predict_pair
+from fixres_poc.method.adaptations import adapt_framings, predict_pair
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.method.stage1 import train_with_controls
 from fixres_poc.model import checkpoint
@@ -40,10 +40,10 @@ class Adapted:
         transform: from a PIL image, or uint8 (3, H, W), to what the network takes, (3, K, K).
         classes: in the order of the network's outputs.
         adaptation: what validation prefers; "none" where nothing beats the network as it was.
-        accuracies: at the test resolution, one row per adaptation and control, as
+        accuracies: at the test resolution, one row per adaptation, control and `crop_pct`, as
             `record.summarise` returns them.
-        gains: each adaptation minus "none" and minus its control, on the same test images, as
-            `run_text.gains` returns them.
+        gains: each adaptation minus "none" and minus its control, on the same test images, framed
+            as chosen, as `run_text.gains` returns them.
         summary: what notebooks 03 and 04 say of the network and its adaptation, in Markdown.
     """
 
@@ -54,7 +54,7 @@ class Adapted:
     accuracies: pd.DataFrame
     gains: pd.DataFrame
     summary: str
-    settings: PairSettings
+    settings: PairSettings  # with the one `crop_pct` that validation prefers
 
     def save(self, file: str | Path) -> None:
         """Write the state dict as safetensors, with classes and accuracies in its metadata.
@@ -66,6 +66,7 @@ class Adapted:
         record = {
             "classes": self.classes,
             "adaptation": self.adaptation,
+            "crop_pct": self.settings.crop_pct,
             "accuracies": self.accuracies.to_dict("records"),
         }
         checkpoint.save(Path(file), self.model.state_dict(), record)
@@ -158,22 +159,27 @@ def _adapt(
     start = train_with_controls(pair.train_settings(), data, accelerator)
     possible = ("none", *start.controls)
     pair = pair.model_copy(update={"adaptations": possible})
-    adapted = adapt_pair(start, data, pair, accelerator)
-    predictions = predict_pair(start.model, adapted, data, pair, accelerator).table
+    adapted, left_out = adapt_framings(start, data, pair, accelerator)
+    predictions = pd.concat(
+        predict_pair(start.model, each, data, pair.framed(value), accelerator).table
+        for value, each in adapted.items()
+    )
     accuracies = summarise(predictions)
-    gains = run_text.gains(predictions, pair.adaptations, "center")
-    best = preferred(accuracies, pair.adaptations)
+    best, crop_pct = preferred(accuracies, pair.adaptations)
+    own, pair = predictions[predictions["crop_pct"] == crop_pct], pair.framed(crop_pct)
+    gains = run_text.gains(own, pair.adaptations, "center")
     before = run_text.training_summary(pair, start, data.counts()["val"], len(data.classes))
-    after = run_text.pair_summary(accuracies, gains, pair)
+    after = run_text.pair_summary(summarise(own), gains, pair)
+    framing = f"- Framed with crop_pct {crop_pct:g}, of {', '.join(f'{v:g}' for v in adapted)}."
     classes = tuple(names or data.classes)
     return Adapted(
-        _ordered(merge_tail(start.model, adapted.tails[best]), data.classes, classes),
+        _ordered(merge_tail(start.model, adapted[crop_pct].tails[best]), data.classes, classes),
         transforms_for(pair, test_size, test_size)["val_test"],
         classes,
         best,
         accuracies,
         gains,
-        f"{before}\n{after}",
+        f"{before}\n{after}\n{framing} {left_out}".strip(),
         pair,
     )
 

@@ -8,7 +8,7 @@ and epochs and rate of `head_bn`.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +19,18 @@ from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.settings import ADAPTED, CONTROL, PairSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method import stage2
 from fixres_poc.method.epochs import Recipe
-from fixres_poc.method.evaluation import Predictions, predict
+from fixres_poc.method.evaluation import Predictions, framings, predict
 from fixres_poc.method.stage1 import Trained, train
 from fixres_poc.model import checkpoint
 from fixres_poc.model.device import now
 from fixres_poc.model.trunk import Tail
+
+TAILS = "adapted_{:g}.safetensors"
 
 
 @dataclass
@@ -50,6 +53,31 @@ class AdaptedPair:
     def entering(self) -> pd.DataFrame:
         """What enters the classifier, see `stage2.summary`; empty without `equalised`."""
         return stage2.summary(self.activations) if self.activations else pd.DataFrame()
+
+
+def adapt_framings(
+    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+) -> tuple[dict[float, AdaptedPair], str]:
+    """`adapt_pair` in each framing of `evaluation.framings`, by crop_pct; its line on the others.
+
+    Each tail is adapted in the framing that it is tested in, and so is each control.
+    """
+    framed, left_out = framings(settings, data, settings.test_size)
+    found = dict[float, AdaptedPair]()
+    for value, own in framed.items():
+        start = _with_controls(trained, data, own, accelerator) if found else trained
+        found[value] = adapt_pair(start, data, own, accelerator)
+    return found, left_out
+
+
+def _with_controls(
+    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+) -> Trained:
+    """The training with controls adapted in another framing than its own."""
+    own = {k: each for k, each in trained.choices.adapt.items() if k in settings.adaptations}
+    size = settings.train_size
+    done = stage2.adapt_tails(trained.model, data, settings, size, own, accelerator)
+    return replace(trained, controls=done.tails, seconds={"adapt": done.seconds})
 
 
 def adapt_pair(
@@ -210,10 +238,10 @@ def save_tails(
     settings: PairSettings,
     classes: Sequence[str],
 ) -> None:
-    """Keep all tails of a pair in `adapted.safetensors`, as `<adaptation>.<parameter>`.
+    """Keep all tails of a pair in one framing, as `<adaptation>.<parameter>`.
 
-    With them go settings, classes and the digest of the network of stage 1, whose trunk they belong
-    to.
+    The file is `adapted_<crop_pct>.safetensors`. With them go settings, classes and the digest of
+    the network of stage 1, whose trunk they belong to.
     """
     tensors = {
         f"{name}.{key}": value
@@ -227,4 +255,5 @@ def save_tails(
         "tails": [name for name in adapted.tails if name != "full"],
         "stage1": checkpoint.digest(model.state_dict()),
     }
-    checkpoint.save(folder / "adapted.safetensors", tensors, record)
+    name = TAILS.format(usual_crop_pct(settings.crop_pct))
+    checkpoint.save(folder / name, tensors, record)

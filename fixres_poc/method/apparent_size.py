@@ -1,8 +1,7 @@
-"""How large objects appear at train and at test time: the arithmetic behind FixRes.
+"""How large objects appear at train and at test time, by crops that the transforms draw.
 
-Sizes are in pixels. The formulas take RandomResizedCrop without its aspect jitter and without its
-refusal of crops that do not fit, and the test framing `Resize(256/224 * test_size)`,
-`CenterCrop(test_size)`. Source: Touvron et al., 2019, section 3.1.
+Sizes are in pixels. `config.geometry` has the formulas for square images, and says what `crop_pct`
+and `crop_scale` are. Source: Touvron et al., 2019, section 3.1.
 """
 
 import functools
@@ -15,33 +14,18 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, neutral_test_size
 from fixres_poc.data.transforms import Resize, get_transforms
-
-MEAN_CROP_SCALE = 2 / 3 * (1 - 0.08**1.5) / (1 - 0.08)
-"""Expected linear scale E[s] of RandomResizedCrop; its area is s^2 ~ U(0.08, 1) of the image's."""
-
-
-def size_ratio(train_size: int, test_size: int) -> float:
-    """Apparent size of an object at test time over that at train time, for a square image.
-
-    That is the mean of the ratios over random crops. An object is enlarged by
-    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
-    256/224 * test_size / min(W, H) in the test framing, so the ratio is proportional to s and its
-    mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
-    Sizes are sides of crops in px.
-    """
-    return MEAN_CROP_SCALE * (256 / 224) * test_size / train_size
-
-
-def neutral_test_size(train_size: int) -> float:
-    """The test resolution, in px, at which `size_ratio` is 1: about 1.24 * train_size."""
-    return train_size / size_ratio(1, 1)
-
 
 DRAWS = 10_000
 
 
-def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+def sample_crops(
+    images: pd.DataFrame,
+    draws: int = DRAWS,
+    seed: int = 0,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+) -> pd.DataFrame:
     """Train crops of randomly chosen images, sampled evenly, for any train resolution.
 
     Returns:
@@ -58,16 +42,17 @@ def sample_crops(images: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> pd.
             "and sizes of 1 px or more"
         )
     rows = np.resize(np.random.default_rng(seed).permutation(len(sizes)), draws)
-    sides = np.sqrt(_crop_areas(seed, *sizes[rows].ravel().tolist()))
+    sides = np.sqrt(_crop_areas(seed, tuple(crop_scale), *sizes[rows].ravel().tolist()))
     return pd.DataFrame(
         {"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides}
     )
 
 
 @functools.cache
-def _crop_areas(seed: int, *sizes: int) -> tuple[int, ...]:
+def _crop_areas(seed: int, crop_scale: tuple[float, float], *sizes: int) -> tuple[int, ...]:
     """Areas, px, of one train crop each of images whose widths and heights alternate."""
-    crop = cast(Any, get_transforms(need=["train"])["train"]).transforms[1]  # what follows ToImage
+    train = get_transforms(need=["train"], crop_scale=crop_scale)["train"]
+    crop = cast(Any, train).transforms[1]  # what follows ToImage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         images = [
@@ -79,12 +64,11 @@ def _crop_areas(seed: int, *sizes: int) -> tuple[int, ...]:
 
 
 def enlargement_at_test(
-    images: pd.DataFrame, test_size: int, resize: Resize = "short_side"
+    images: pd.DataFrame, test_size: int, resize: Resize = "short_side", crop_pct: float = CROP_PCT
 ) -> np.ndarray:
     """Enlargement of each image in the test framing (N,), from the size that its Resize gives."""
-    step = cast(
-        Any, get_transforms(test_size=test_size, need=["val"], resize=resize)["val_test"]
-    ).transforms[1]
+    own = get_transforms(test_size=test_size, need=["val"], resize=resize, crop_pct=crop_pct)
+    step = cast(Any, own["val_test"]).transforms[1]
     sizes, place = np.unique(images[["width", "height"]].to_numpy(), axis=0, return_inverse=True)
     boxes = [
         tv_tensors.BoundingBoxes([[0, 0, w, h]], format="XYXY", canvas_size=(h, w))
@@ -97,7 +81,10 @@ def enlargement_at_test(
 
 
 def pair_ratios(
-    crops: pd.DataFrame, pairs: Iterable[tuple[int, int]], resize: Resize = "short_side"
+    crops: pd.DataFrame,
+    pairs: Iterable[tuple[int, int]],
+    resize: Resize = "short_side",
+    crop_pct: float = CROP_PCT,
 ) -> pd.DataFrame:
     """Size ratio of every pair of a sweep.
 
@@ -108,7 +95,7 @@ def pair_ratios(
     pairs = list(pairs)
     side = crops["crop_side"].to_numpy()
     scales = {
-        test_size: enlargement_at_test(crops, test_size, resize)
+        test_size: enlargement_at_test(crops, test_size, resize, crop_pct)
         for test_size in {test for _, test in pairs}
     }
     rows = []
@@ -122,8 +109,27 @@ def pair_ratios(
     return pd.DataFrame(rows, columns=columns)
 
 
+def matched(ratios: pd.DataFrame, train_size: int) -> int | None:
+    """The matched test resolution, px: the larger one at which objects look most as in training.
+
+    Args:
+        ratios: of `pair_ratios`, of the sweep's pairs at the usual `crop_pct`.
+
+    Returns:
+        Of the test resolutions above `train_size` the one with the least |log(mean of ratios)|;
+        None where there is none, or none within 10 % of 1.
+    """
+    larger = ratios[(ratios["train_size"] == train_size) & (ratios["test_size"] > train_size)]
+    near = larger[(larger["mean_of_ratios"] - 1).abs() <= 0.1]
+    distance = np.log(near["mean_of_ratios"]).abs()
+    return None if near.empty else int(near["test_size"].loc[distance.idxmin()])
+
+
 def neutral_test_sizes(
-    crops: pd.DataFrame, train_sizes: Iterable[int], resize: Resize = "short_side"
+    crops: pd.DataFrame,
+    train_sizes: Iterable[int],
+    resize: Resize = "short_side",
+    crop_pct: float = CROP_PCT,
 ) -> pd.DataFrame:
     """The test resolutions at which objects look as large as in training: the predicted best ones.
 
@@ -147,7 +153,7 @@ def neutral_test_sizes(
     for train_size in train_sizes:
         # the resized side is a whole number, so not quite linear
         near = round(neutral_test_size(train_size))
-        scale = enlargement_at_test(crops, near, resize) / near
+        scale = enlargement_at_test(crops, near, resize, crop_pct) / near
         values = [
             np.bincount(crops["row"], each)[images] for each in (scale * side, scale, 1 / side)
         ]
@@ -167,16 +173,17 @@ def predicted_object_sizes(
     test_size: int,
     resize: Resize = "short_side",
     draws: int = DRAWS,
+    crop_pct: float = CROP_PCT,
+    crop_scale: tuple[float, float] = CROP_SCALE,
 ) -> pd.DataFrame:
     """Apparent sizes predicted from image sizes and boxes.
 
     Returns:
         Columns train_px and test_px, one row per draw.
     """
-    crops = sample_crops(boxes, draws)
+    crops = sample_crops(boxes, draws, crop_scale=crop_scale)
     area = (boxes["right"] - boxes["left"]) * (boxes["bottom"] - boxes["top"])
     side = area.to_numpy(dtype=np.float64)[crops["row"]] ** 0.5
     train = side * train_size / crops["crop_side"].to_numpy()
-    return pd.DataFrame(
-        {"train_px": train, "test_px": side * enlargement_at_test(crops, test_size, resize)}
-    )
+    test = side * enlargement_at_test(crops, test_size, resize, crop_pct)
+    return pd.DataFrame({"train_px": train, "test_px": test})

@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, resized_side, usual_crop_pct
 from fixres_poc.config.run_state import bar
-from fixres_poc.config.settings import ModelSettings, View
-from fixres_poc.data.dataset import ImageDataset
+from fixres_poc.config.settings import ModelSettings, View, several
+from fixres_poc.data.dataset import ImageDataset, image_sizes
 from fixres_poc.data.loading import SplitImages, batches, loader
 from fixres_poc.data.transforms import Transform, get_transforms
 from fixres_poc.model.backbones import interpolation, mean_std
@@ -24,6 +25,7 @@ from fixres_poc.model.trunk import Tail, fold_batch_norms
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+S = TypeVar("S", bound=ModelSettings)
 
 
 def choose_on_validation(
@@ -59,7 +61,7 @@ def choose_on_validation(
 def transforms_for(
     settings: ModelSettings, train_size: int, test_size: int, view: View = "center"
 ) -> dict[str, Transform]:
-    """`get_transforms` with the settings' resize mode, and with the network's preprocessing."""
+    """`get_transforms` with the settings' framing, and with the network's preprocessing."""
     return get_transforms(
         train_size,
         test_size,
@@ -67,7 +69,33 @@ def transforms_for(
         view=view,
         mean_std=settings.mean_std or mean_std(settings.backbone),
         interpolation=interpolation(settings.backbone),
+        crop_pct=usual_crop_pct(settings.crop_pct),
+        # without stage 1 there is none
+        crop_scale=getattr(settings, "crop_scale", CROP_SCALE),
     )
+
+
+def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[float, S], str]:
+    """The framings that are tried at a test resolution, px.
+
+    Returns:
+        The settings with each `crop_pct`, by its value, the usual one first. And a line on the
+        values left out, "" where there are none: those whose resized short side is above the
+        median of the images' short sides, so that most would be enlarged.
+    """
+    usual = usual_crop_pct(settings.crop_pct)
+    found, left_out = {usual: settings.framed(usual)}, list[str]()
+    if others := sorted({*several(settings.crop_pct)} - {usual}):
+        short_px = image_sizes(data)[["width", "height"]].min(axis=1).median()
+        for value in others:
+            if (side := resized_side(test_size, value)) <= short_px:
+                found[value] = settings.framed(value)
+            else:
+                left_out.append(f"{value:g} (to {side} px)")
+    line = f"at {test_size} px most images would be enlarged by crop_pct {', '.join(left_out)}"
+    if left_out:
+        log.warning("%s: left out", line)
+    return found, f"{line}: left out" if left_out else ""
 
 
 def run_on_images(
@@ -83,7 +111,8 @@ class Predictions:
     """What an evaluation gives.
 
     The table has one row per image and adaptation: image, split, test_size, adaptation, view,
-    target, top1..top5 (class indices, -1 where there are fewer classes) and probability (of top1).
+    crop_pct, target, top1..top5 (class indices, -1 where there are fewer classes) and probability
+    (of top1).
     """
 
     table: pd.DataFrame
@@ -125,9 +154,8 @@ def predict(
     )
     found = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tails}
     seconds = time.perf_counter() - start
-    frames = [
-        prediction_table(samples.table, name, each, test_size, view) for name, each in found.items()
-    ]
+    framing = (test_size, view, usual_crop_pct(settings.crop_pct))
+    frames = [prediction_table(samples.table, name, each, *framing) for name, each in found.items()]
     return Predictions(pd.concat(frames, ignore_index=True), seconds, trunk.size)
 
 
@@ -156,10 +184,12 @@ def prediction_table(
     probabilities: np.ndarray,
     test_size: int,
     view: str = "center",
+    crop_pct: float = CROP_PCT,
 ) -> pd.DataFrame:
     """Predictions as a run stores them, for N rows of an image table and probabilities (N, C)."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    table = rows[["image", "split"]].assign(test_size=test_size, adaptation=adaptation, view=view)
+    cell = {"test_size": test_size, "adaptation": adaptation, "view": view, "crop_pct": crop_pct}
+    table = rows[["image", "split"]].assign(**cell)
     table["target"] = rows["label"].astype("int16")
     for rank in range(5):
         known = rank < order.shape[1]

@@ -15,6 +15,7 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
+from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import (
     BaselineSettings,
@@ -26,6 +27,7 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method.evaluation import (
     choose_on_validation,
+    framings,
     log,
     prediction_table,
     run_on_images,
@@ -40,6 +42,7 @@ PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse penalties C that are tried."""
 SECONDS = ("features", "fit")
 PLACES = {"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test", "test_sizes"}
+PLACES |= {"crop_pct_sizes"}
 """Settings that a checkpoint does not depend on: the images and weights behind them count."""
 
 
@@ -214,21 +217,38 @@ class Probes:
 
     Attributes:
         predictions: on val and every test part.
-        choices: one row per size and penalty: test_size, C, val_top1, chosen.
+        choices: one row per size, framing and penalty: test_size, crop_pct, C, val_top1, chosen.
         seconds: of extracting features and of fitting.
-        images_per_second: by test resolution, as text.
+        images_per_second: by test resolution, as text, in the usual framing.
+        left_out: lines on values of crop_pct that were not tried, of `framings`.
     """
 
     predictions: pd.DataFrame
     choices: pd.DataFrame
     seconds: dict[str, float]
     images_per_second: dict[str, float]
+    left_out: tuple[str, ...] = ()
+
+
+def framings_by_size(
+    settings: BaselineSettings, data: ImageDataset
+) -> tuple[list[tuple[int, BaselineSettings]], tuple[str, ...]]:
+    """Each test resolution with the settings of each framing tried there; lines of `framings`."""
+    own = settings.framed(usual_crop_pct(settings.crop_pct))
+    tried = settings.crop_pct_sizes
+    found = {
+        size: framings(settings if tried is None or size in tried else own, data, size)
+        for size in settings.test_sizes
+    }
+    each = [(size, framed) for size, (by_value, _) in found.items() for framed in by_value.values()]
+    return each, tuple(line for _, line in found.values() if line)
 
 
 def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
     """Frozen pre-trained features and logistic regression, at each of the settings' sizes alike.
 
-    Each size is kept in the run's folder, so that one more test resolution costs no more than that.
+    Each is kept in the run's folder, so that one more test resolution or framing costs no more than
+    that.
     """
     accelerator = accelerator_for(settings.precision)
 
@@ -239,17 +259,21 @@ def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
         )
         return place(model, settings, accelerator)
 
-    tables = []
-    facts: dict[int, dict[str, Any]] = {}
-    for size in settings.test_sizes:
-        probabilities, facts[size] = _probe_of_size(settings, data, size, network, accelerator)
+    tables, facts, speed = [], list[dict[str, Any]](), dict[str, float]()
+    each, left_out = framings_by_size(settings, data)
+    for size, own in each:
+        probabilities, known = _probe_of_size(own, data, size, network, accelerator)
+        facts.append(known)
+        speed.setdefault(str(size), known["images_per_second"])
         for part, found in probabilities.items():
-            tables.append(prediction_table(data.split(part), "probe", found.numpy(), size))
+            cell = ("probe", found.numpy(), size, "center", usual_crop_pct(own.crop_pct))
+            tables.append(prediction_table(data.split(part), *cell))
     return Probes(
         pd.concat(tables, ignore_index=True),
-        pd.DataFrame([row for known in facts.values() for row in known["choices"]]),
-        {name: sum(known["seconds"][name] for known in facts.values()) for name in SECONDS},
-        {str(size): known["images_per_second"] for size, known in facts.items()},
+        pd.DataFrame([row for known in facts for row in known["choices"]]),
+        {name: sum(known["seconds"][name] for known in facts) for name in SECONDS},
+        speed,
+        left_out,
     )
 
 
@@ -261,7 +285,8 @@ def _probe_of_size(
     accelerator: Accelerator,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Probabilities (N, C) of a size's probe by part, and facts; from the cache if it has them."""
-    file = run_folder(settings.sweep, settings.run_name) / f"probe_{size}.safetensors"
+    name = f"probe_{size}_{settings.crop_pct}.safetensors"
+    file = run_folder(settings.sweep, settings.run_name) / name
     record = ingredients(settings, data)
     tested = ["val", *data.test_parts]
     with suppress(InputError):  # absent, damaged, or of other settings or images
@@ -278,7 +303,13 @@ def _probe_of_size(
         part: torch.as_tensor(probe.probabilities(x[part], len(data.classes))) for part in tested
     }
     choices = [
-        {"test_size": size, **row, "chosen": row["C"] == probe.penalty} for row in probe.tried
+        {
+            "test_size": size,
+            "crop_pct": settings.crop_pct,
+            **row,
+            "chosen": row["C"] == probe.penalty,
+        }
+        for row in probe.tried
     ]
     facts = {
         "choices": choices,

@@ -28,6 +28,7 @@ from fixres_poc.config.settings import (
 )
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.evaluation import predict, prediction_table
+from fixres_poc.method.linear_probe import framings_by_size
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place
 from fixres_poc.model.trunk import Tail, classifier
@@ -98,7 +99,7 @@ class Restricted(nn.Module):
 def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroShot:
     """Ask the backbone's ImageNet classifier for val and test images of mapped classes.
 
-    That is done at every size.
+    That is done at every size, in every framing that is tried there.
     """
     mapped = mapping(data.classes)
     count = len(data.classes)
@@ -125,8 +126,8 @@ def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroSho
     tail.classifier = Restricted(tail.classifier, mapped, count)
     splits = [split for split in ("val", *part.test_parts) if len(part.split(split))]
     done = [
-        predict(model, {"zero_shot": tail}, part, split, settings, size, accelerator)
-        for size, split in itertools.product(settings.test_sizes, splits)
+        predict(model, {"zero_shot": tail}, part, split, own, size, accelerator)
+        for (size, own), split in itertools.product(framings_by_size(settings, data)[0], splits)
     ]
     table = pd.concat([each.table for each in done], ignore_index=True)
     return ZeroShot(table, named, count, sum(each.seconds for each in done))

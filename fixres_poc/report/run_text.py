@@ -6,8 +6,8 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import same_images
 from fixres_poc.analysis.statistics import Accuracy, Difference, paired_gain, wilson_interval
+from fixres_poc.config.geometry import resized_side
 from fixres_poc.config.settings import CONTROL, PairSettings, TrainSettings
-from fixres_poc.data.transforms import resized_side
 from fixres_poc.method.stage1 import Trained
 from fixres_poc.method.zero_shot import ZeroShot
 

@@ -180,7 +180,8 @@ def _pair(
     probe = (trained + held_out) * (pair.head_start == "probe")
     stage2 = adapt * (trained + with_full * (3 * trained + held_out))
     tested = sum(counts.values()) - trained
-    crops = sum(CROPS[view] for view in pair.views)
+    framings = len(several(pair.crop_pct))
+    crops = sum(CROPS[view] for view in pair.views) * framings
     tuned = pair.tuned * (adapt * trained + held_out)
     return {
         "train_size": pair.train_size,
@@ -195,7 +196,8 @@ def _pair(
         "tuning_s": (others * stage1 * train + tuned * tuning) / rate,
         # the controls are adapted there
         "train_s": (stage1 + adapt * trained + probe) * train / rate,
-        "adapt_s": stage2 * test / rate,
+        # each framing has controls of its own
+        "adapt_s": (framings * stage2 * test + (framings - 1) * adapt * trained * train) / rate,
         "eval_s": (1 + with_full) * crops * tested * test / rate,
     }
 

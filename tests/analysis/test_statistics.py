@@ -10,7 +10,6 @@ from fixres_poc.analysis.statistics import (
     Difference,
     confused_pairs,
     expected_calibration_error,
-    holm,
     macro_accuracy,
     mcnemar_p,
     mean_accuracy,
@@ -185,13 +184,6 @@ def test_confused_pairs_are_counted_by_direction() -> None:
     assert pairs.iloc[0].tolist() == ["a", "b", 2, 0.5]
     assert len(pairs) == 3
     assert confused_pairs([0, 1], [0, 1], ["a", "b"]).empty
-
-
-def test_holm_by_hand_and_without_the_tests_that_were_not_made() -> None:
-    adjusted = holm([0.04, float("nan"), 0.01, 0.03])
-    assert adjusted[[0, 2, 3]] == pytest.approx([0.06, 0.03, 0.06])
-    assert np.isnan(adjusted[1])
-    assert np.isnan(holm([float("nan")])).all()
 
 
 def test_classes_with_the_worst_first() -> None:

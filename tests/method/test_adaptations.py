@@ -67,7 +67,7 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
     assert adapted.seconds.keys() == {*ADAPTED, "equalised", "full"}
     assert all(seconds > 0 for seconds in adapted.seconds.values())
     adaptations.save_tails(adapted, trained.model, tmp_path, settings, data.classes)
-    checkpoint.load(tmp_path / "adapted.safetensors", {"stage1": checkpoint.digest(before)})
+    checkpoint.load(tmp_path / "adapted_0.875.safetensors", {"stage1": checkpoint.digest(before)})
 
 
 def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: PairSettings) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fixres_poc.method.apparent_size import MEAN_CROP_SCALE, neutral_test_size, size_ratio
+from fixres_poc.config.geometry import neutral_test_size, size_ratio
 
 TABLE = {(224, 128): 0.46, (320, 224): 0.57, (224, 224): 0.81, (320, 320): 0.81, (320, 380): 0.96}
 TABLE |= {(128, 160): 1.01, (224, 288): 1.04, (224, 320): 1.16, (128, 224): 1.42, (224, 400): 1.45}

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from fixres_poc.analysis.cost import pareto_front, speeds, training_front
 from fixres_poc.analysis.questions import gain_path
 from fixres_poc.analysis.statistics import reliability
-from fixres_poc.method.apparent_size import neutral_test_size
+from fixres_poc.config.geometry import neutral_test_size
 from fixres_poc.report.plots import datasets, networks, results, style
 from fixres_poc.report.tables import heat_map
 from fixres_poc.report.text import choice

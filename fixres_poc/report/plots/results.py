@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from fixres_poc.analysis.cells import keys
 from fixres_poc.analysis.statistics import Difference, confused_pairs, wilson_interval
-from fixres_poc.method.apparent_size import neutral_test_size
+from fixres_poc.config.geometry import neutral_test_size
 from fixres_poc.report.plots.style import legend, logarithmic, note, short_label, wrapped
 
 PERCENT = "top-1 accuracy on test (%)"

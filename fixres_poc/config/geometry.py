@@ -1,0 +1,53 @@
+"""Framing in closed form: how large objects appear in train crops and in test crops.
+
+Sizes are sides of crops in px. The formulas take RandomResizedCrop without its aspect jitter and
+without its refusal of crops that do not fit, on square images; `method.apparent_size` draws crops
+of the images instead. Source: Touvron et al., 2019, section 3.1.
+"""
+
+import math
+from collections.abc import Sequence
+
+CROP_PCT = 224 / 256
+"""Side of the test crop over the resized short side, timm's `crop_pct`."""
+CROP_SCALE = (0.08, 1.0)
+"""Range of the train crop's share of the image's area."""
+
+
+def usual_crop_pct(crop_pct: float | Sequence[float]) -> float:
+    """The framing of all that tries no list: the number, and of a list 224/256."""
+    return CROP_PCT if isinstance(crop_pct, Sequence) else crop_pct
+
+
+def resized_side(test_size: int, crop_pct: float = CROP_PCT) -> int:
+    """Side in px to which an image is resized before the centre crop, truncated as in timm."""
+    return int(test_size / crop_pct)
+
+
+def mean_crop_scale(crop_scale: tuple[float, float] = CROP_SCALE) -> float:
+    """Expected linear scale E[s] of RandomResizedCrop: s^2 ~ U(crop_scale) of the image's area."""
+    low, high = crop_scale
+    return math.sqrt(low) if low == high else 2 / 3 * (high**1.5 - low**1.5) / (high - low)
+
+
+def size_ratio(
+    train_size: int,
+    test_size: int,
+    crop_pct: float = CROP_PCT,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+) -> float:
+    """Apparent size of an object at test time over that at train time, for a square image.
+
+    That is the mean of the ratios over random crops. An object is enlarged by
+    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
+    test_size / crop_pct / min(W, H) in the test framing, so the ratio is proportional to s and its
+    mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
+    """
+    return mean_crop_scale(crop_scale) / crop_pct * test_size / train_size
+
+
+def neutral_test_size(
+    train_size: int, crop_scale: tuple[float, float] = CROP_SCALE, crop_pct: float = CROP_PCT
+) -> float:
+    """The test resolution, px, at which `size_ratio` is 1: by default about 1.24 * train_size."""
+    return train_size / size_ratio(1, 1, crop_pct, crop_scale)
