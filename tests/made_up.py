@@ -15,7 +15,7 @@ from fixres_poc.config import run_state
 from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.geometry import CROP_PCT
-from fixres_poc.config.settings import ADAPTED, CONTROL, NOTEBOOKS
+from fixres_poc.config.settings import ADAPTED, CONTROL, NOTEBOOKS, several
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 
@@ -23,7 +23,7 @@ PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
 ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn"]
 SHOWN = ("02_baseline", "04_fixres")
 TESTED = ("val", "test", "photos")
-VAL, TEST, PHOTOS = IMAGES = 100, 400, 200
+VAL, TEST, PHOTOS = IMAGES = 200, 400, 200
 Top1 = dict[str, float]
 
 
@@ -82,12 +82,14 @@ def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
     sizes = {str(size): size for size in given.get("test_sizes", [])} | {
         "center": given.get("test_size", 224)
     }
+    epochs = given.get("adapt_epochs", 2)
+    one = {"learning_rate": 0.01, "affine_factor": 1.0, "epochs": epochs}
+    chosen = dict.fromkeys(ADAPTED, one)
+    facts["choices"] = {"adapt": chosen}
     facts["seconds"] = {"adapt": dict.fromkeys(given.get("adaptations", ADAPTED), 5.0)}
     if run.notebook == "03_train":
-        chosen = {
-            name: {"adaptation": name, "learning_rate": 0.01, "epochs": 2} for name in ADAPTED
-        }
         facts = {"choices": {"learning_rate": 0.01, "batch_norm": "train", "adapt": chosen}}
+        facts["steps"] = 250 * given["epochs"]
         facts["seconds"] = {"probe": 4.0, "train": 30.0, "adapt": dict.fromkeys(ADAPTED, 5.0)}
     speed = {key: 3e6 / size**2 for key, size in sizes.items()}
     return Metrics(classes=classes, images=images, eval_images_per_second=speed, **facts)
@@ -102,17 +104,21 @@ def grid(
     *seeds: Mapping[tuple[int, int], Top1 | None],
     once: Top1 | None = None,
     photos: float = 0,
+    equal_flops: Top1 | None = None,
     **values: Any,
 ) -> Results:
-    """Results with these accuracies, the same on validation and on test.
+    """Results with these accuracies, the same on validation and on test; images of 500 x 400 px.
 
     Args:
-        seeds: of each training, by train and test resolution and adaptation; None stands for a
-            failed run. Controls that are not named are as good as `none`.
+        seeds: of each training, by train and test resolution and adaptation, such as `head_bn` or,
+            at another crop_pct than all the others, `head_bn@0.71`; None stands for a failed run.
+            Controls that are not named are as good as `none`.
         once: of the linear probe (0.5 if not given), and of zero_shot where there is one, at every
             test resolution.
         photos: if not 0, accuracies on a second test part of that name, as a share of those on
             test.
+        equal_flops: with every adaptation of train = test that is cut to equal FLOPs; None: as
+            long a training has.
         values: further settings of the sweep.
     """
     keys: dict[str, Any] = {
@@ -129,6 +135,9 @@ def grid(
         validate(SweepSettings, keys | values, "test"),
         [1, 1, photos][: 3 if photos else 2],
     )
+    table = pd.DataFrame({"image": [f"{i}.jpg" for i in range(3)], "label": 0, "split": [*PARTS]})
+    listed = table.assign(width=500, height=400).to_csv(index=False)
+    write_atomically(run_folder("told", "images.csv"), listed)
     counts = dict(zip(TESTED, IMAGES, strict=True)) | {"train": 300}
     for run in sweep.runs()[1:]:
         given, top1 = run.parameters, {"probe": 0.5} | (once or {})
@@ -137,9 +146,19 @@ def grid(
             if found is None:
                 write_error("told", run.name, "OutOfMemoryError: <b>full</b>\n")
                 continue
+            if given["equal_flops"] and equal_flops:
+                found = equal_flops
             top1 = {name: found.get(name, found["none"]) for name in named(run)}
-        cells = product(given.get("test_sizes") or [given.get("test_size", 0)], top1)
-        tables = [_rows(name, top1[name], shares, size) for size, name in cells]
+            top1 |= {name: value for name, value in found.items() if "@" in name}
+        sizes, crops = (
+            given.get("test_sizes") or [given.get("test_size", 0)],
+            several(given.get("crop_pct", 0)),
+        )
+        names = [name for name in top1 if "@" not in name]
+        tables = [
+            _rows(name, top1.get(f"{name}@{crop}", top1[name]), shares, size).assign(crop_pct=crop)
+            for size, name, crop in product(sizes, names, crops)
+        ]
         write(
             sweep,
             run.name,

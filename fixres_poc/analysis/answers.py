@@ -4,6 +4,7 @@ Everything that the report says of the answers reads this. docs/design/evaluatio
 the precedences and the words of the verdicts.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from fixres_poc.analysis.questions import (
     primary_adaptation,
 )
 from fixres_poc.analysis.recommendation import Recommendation, recommend
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.analysis.statistics import Difference
+from fixres_poc.config.files import report_folder, write_atomically
 
-SCHEMA = 1
+SCHEMA, ANSWERS = 1, "answers.json"
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,22 @@ def decide(results: Results) -> Decision:
     return Decision(plan, asked, best, verdicts, said, words.title(verdicts))
 
 
+def write(report: str) -> Decision:
+    """Decide a report's questions on its leading part, and write answers.json beside its tables.
+
+    Args:
+        report: a sweep's name, or the folder of a report.
+
+    Raises:
+        InputError: it has no tables, or damaged ones.
+    """
+    results = load_results(report)
+    decision = decide(results.on(leading_part(results)))
+    content = json.dumps(decision.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(report_folder(report) / ANSWERS, content)
+    return decision
+
+
 class _Words:
     """Sentences of a sweep's answers: at most one number with its interval in each."""
 
@@ -199,7 +217,7 @@ class _Words:
         if primary is None:
             return ""
         cell, verdict = primary.cell, primary.verdict
-        start = "With each arm at its own crop_pct, training"
+        start = "With chosen crops, training"
         start = "Training" if answer.number == 2 else start
         at = f"{start} at {cell.train_size} and adapting at {cell.test_size} px"
         if verdict == "not run":
@@ -215,7 +233,8 @@ class _Words:
         text = f"{at} {told} training there: {points}{self._among(cell)}"
         if not answer.not_worse or math.isnan(answer.cost.flops_ratio):
             return f"{text}."
-        return f"{text}; {answer.cost.verdict}, {answer.cost.flops_ratio:.2f} of the FLOPs."
+        cost = answer.cost
+        return f"{text}. It is {cost.verdict}: {cost.flops_ratio:.2f} of the training FLOPs."
 
     def _among(self, cell: Cell) -> str:
         """What qualifies a row at a test resolution where training was not shown to pay."""

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
-from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS, several
+from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
 from fixres_poc.method.apparent_size import matched
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
@@ -43,15 +43,15 @@ class Plan:
     adapted: str | None
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """The sweep's settings."""
-        return self.results.sweep["settings"]
+        return dict(self.results.sweep["settings"])
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
         """All (train resolution, test resolution) of the sweep."""
         given = self.settings
-        grid = given["pairs"] or product(given["train_sizes"], given["test_sizes"])  # type: ignore[call-overload]
+        grid = given["pairs"] or product(given["train_sizes"], given["test_sizes"])
         return [(train, test) for train, test in grid]
 
     @cached_property
@@ -80,7 +80,7 @@ class Plan:
     def primary(self) -> tuple[int, int] | None:
         """The pair that alone enters title and sentences: as the sweep named or planned it."""
         named = self.settings.get("primary")
-        return (named[0], named[1]) if named in map(list, self.pairs) else None  # type: ignore[index]
+        return (named[0], named[1]) if named else None
 
     def training(self) -> Asked:
         """Question 1: each r at R = r and, adapted, at its matched R, against what needs none."""
@@ -141,7 +141,7 @@ class Plan:
             return "no pair has both a smaller train resolution and train = test beside it"
         if question == 3 and not self.matched:
             return "no test resolution of the grid matches the apparent size of training"
-        if question == 4 and len(several(_tuple(given.get("crop_pct", 0.875)))) < 2:
+        if question == 4 and not isinstance(given["crop_pct"], list):
             return "one crop_pct"
         return ""
 
@@ -156,10 +156,6 @@ class Plan:
             best = [cell for cell in cells if cell.train_size == cell.test_size == test]
         best += [cell for cell in cells if cell.train_size == train]
         return [*best, *cells][0]
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

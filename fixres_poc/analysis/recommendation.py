@@ -95,12 +95,16 @@ def _arms(results: Results, adapted: str | None) -> pd.DataFrame:
     arms = arms[(arms["seeds"] == arms["seeds"].max()) | arms["train_size"].isna()]
     arms = arms[arms["seeds"] > 0].reset_index(drop=True)
     cell = keys(arms)
-    flops = [image_flops(results, each.test_size) * CROPS[each.view] for each in cell]
+    flops = [image_flops(results, each.test_size) for each in cell]
     training = [training_cost(results, each)[0] for each in cell]
-    arms = arms.assign(cell=pd.Series(cell, dtype=object), flops=flops, training_flops=training)
+    arms = arms.assign(cell=pd.Series(cell, dtype=object), training_flops=training)
+    arms["flops"] = flops * arms["view"].map(CROPS)
     order = ["flops", "training_flops", "val_top1", "train_size"]
-    arms = arms.sort_values(order, ascending=[True, True, False, True], na_position="first")
-    return arms.reset_index(drop=True)
+    rising = [True, True, False, True]
+    by_cost: pd.DataFrame = arms.sort_values(
+        order, ascending=rising, na_position="first", ignore_index=True
+    )
+    return by_cost
 
 
 class _Rule:

@@ -58,6 +58,7 @@ class Metrics:
     memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
     best_epoch: int | None = None  # of stage 1, from 1
+    steps: int | None = None  # of the optimizer, in stage 1
     # a mapping or dataclass: what was chosen on validation, from what the settings list
     choices: Any = None
     # what it was chosen from, with validation accuracies

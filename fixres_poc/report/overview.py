@@ -19,8 +19,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from nbformat import v4
 
-from fixres_poc.analysis import cost
-from fixres_poc.analysis.answers import decide, leading_part
+from fixres_poc.analysis import answers, cost
+from fixres_poc.analysis.answers import Decision, decide, leading_part
 from fixres_poc.analysis.results import Results, load_results, paired
 from fixres_poc.analysis.statistics import paired_gain
 from fixres_poc.config.errors import InputError, printable
@@ -61,8 +61,8 @@ All cells with one crop: top-1 against the FLOPs of one image, and against those
 
 
 def write(sweep: str) -> Path:
-    """Save a sweep's line beside its report, and write reports/index.html; returns that page."""
-    own = line(load_results(sweep))
+    """Save a sweep's answers and line beside its report; returns the page of all reports."""
+    own = line(answers.write(sweep))
     write_atomically(report_folder(sweep) / LINE, json.dumps(own, indent=1))
     found = [_line_of(file, own) for file in sorted((home() / "reports").glob(f"*/{LINE}"))]
     table = pd.DataFrame(filter(None, found)).sort_values("date", ascending=False, kind="stable")
@@ -112,18 +112,17 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def line(results: Results) -> dict[str, str]:
-    """What the page says of one sweep, by column; its answers are on the leading test part."""
-    settings, part = results.sweep["settings"], leading_part(results)
-    decision = decide(results.on(part))
-    use = decision.recommendation.use
+def line(decision: Decision) -> dict[str, str]:
+    """What the page says of one sweep, by column."""
+    results, use = decision.results, decision.recommendation.use
+    settings, part = results.sweep["settings"], results.part
     return {
         "sweep": settings["name"],
         "answer": decision.title,
         "claim": decision.verdicts[2],
         "adaptation": decision.verdicts[3],
         "use": use.named() if use else "n/a",
-        "top-1 %": f"{results.on(part).accuracy(use).estimate * 100:.1f}" if use else "n/a",
+        "top-1 %": f"{results.accuracy(use).estimate * 100:.1f}" if use else "n/a",
         "on": f"{results.sweep['images'][part]:,} {part} images",
         "network": settings["backbone"].removeprefix("timm:"),
         "dataset": Path(settings["dataset"]).name,
@@ -147,7 +146,7 @@ def compare(names: Sequence[str]) -> Path:
     same = all(_shared(*pair) for pair in combinations(every.values(), 2))
     parts: list[Any] = [
         SAME_IMAGES if same else OTHER_IMAGES,
-        _linked(pd.DataFrame(map(line, every.values()))),
+        _linked(pd.DataFrame(line(decide(each.on(leading_part(each)))) for each in every.values())),
     ]
     if unknown := [name for name, each in every.items() if not each.sweep.get("parts")]:
         parts.append(UNKNOWN_IMAGES.format(names=", ".join(unknown)))

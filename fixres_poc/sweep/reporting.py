@@ -98,9 +98,9 @@ def rebuild(folder: Path) -> Path:
         InputError: the folder has no tables of a report.
         RuntimeError: notebook 05 failed; the page is written nevertheless, as far as it came.
     """
-    from fixres_poc.analysis.results import load_results
+    from fixres_poc.analysis import answers
 
-    load_results(str(folder))
+    answers.write(str(folder))
     work = sweep_folder(f"rebuilt-{folder.name}")
     return _write_index(folder, work, _execute_results(work, str(folder)))
 

@@ -1,0 +1,98 @@
+"""Verdicts, levels and deltas of rows."""
+
+import math
+
+import numpy as np
+import pytest
+from made_up import grid, same
+
+from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.comparisons import Bounds, compared, verdict_of
+from fixres_poc.analysis.statistics import paired_gains
+
+OWN, LARGER = Cell(96, 96, "none", 0), Cell(96, 128, "none", 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.001, 0.02, "better"),
+        (0.0, 0.02, "as good"),
+        (-0.009, 0.02, "as good"),
+        (-0.009, -0.001, "as good"),
+        (-0.02, -0.001, "worse"),
+        (-0.02, 0.001, "can't tell"),
+        (-0.01, 0.01, "can't tell"),
+        (math.nan, math.nan, "not run"),
+    ],
+)
+def test_verdicts_in_the_order_of_the_protocol(low: float, high: float, verdict: str) -> None:
+    assert verdict_of([Bounds(low, high, 0.01)]) == verdict
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        ((0.01, 0.02), (0.01, 0.02), "better"),
+        ((0.01, 0.02), (-0.005, 0.02), "as good"),
+        ((0.01, 0.02), (-0.02, 0.02), "can't tell"),
+        ((0.01, 0.02), (-0.03, -0.01), "worse"),
+        ((0.01, 0.02), (math.nan, math.nan), "not run"),
+    ],
+)
+def test_two_references_are_answered_by_both_bounds(
+    one: tuple[float, float], other: tuple[float, float], verdict: str
+) -> None:
+    """Not by the smaller estimate: here the first one's never decides."""
+    for pair in ((one, other), (other, one)):
+        assert verdict_of([Bounds(*each, 0.01) for each in pair]) == verdict
+
+
+def test_the_primary_row_has_95_percent_and_others_share_5_unfinished_ones_counted() -> None:
+    results = grid({(96, 96): same(0.60), (96, 128): same(0.65), (96, 160): None})
+    missing = Cell(96, 160, "none", 0)
+    found = compared(results, [(each, [OWN]) for each in (LARGER, missing, OWN)], LARGER)
+    assert [each.primary for each in found] == [True, False, False]
+    assert [each.rows[0].level for each in found] == pytest.approx(
+        [0.95, 1 - 0.05 / 3, 1 - 0.05 / 3]
+    )
+    assert found[1].verdict == "not run"
+    low, high, _ = found[0].rows[0].bounds
+    assert (low, high) == found[0].rows[0].difference[1:3]
+
+
+def test_delta_is_the_smaller_of_the_setting_and_a_quarter_of_the_validation_errors() -> None:
+    for top1, delta in ((0.60, 0.01), (0.98, 0.005)):
+        results = grid({(96, 96): same(top1), (96, 128): same(0.65)})
+        (found,) = compared(results, [(LARGER, [OWN])], LARGER)
+        assert found.rows[0].delta == pytest.approx(delta)
+
+
+def test_cost_is_a_ratio_of_both_trainings() -> None:
+    results = grid({(64, 96): same(0.6), (96, 96): same(0.6)}, epochs=2)
+    (found,) = compared(results, [(Cell(64, 96, "none", 0), [OWN])], None, with_cost=True)
+    assert found.rows[0].cost_ratio == pytest.approx(((64 / 96) ** 2, 1), rel=0.02)
+    assert found.cheaper
+
+
+def test_the_spread_between_trainings_is_pooled_over_rows() -> None:
+    """The row without a spread gets half of the other's, and both their four degrees of freedom."""
+    zeros = np.zeros((3, 400), dtype=bool)
+    spread, still = zeros.copy(), zeros.copy()
+    spread[1, :40] = spread[2, :80] = True
+    still[:, :40] = True
+    alone = [paired_gains([(row, zeros)])[0] for row in (spread, still)]
+    both = paired_gains([(spread, zeros), (still, zeros)])
+    assert [each.estimate for each in both] == pytest.approx([0.1, 0.1])
+    assert both[0].error < alone[0].error
+    assert both[1].error > alone[1].error
+    assert alone[0].freedom == pytest.approx(2, abs=0.1)
+    assert both[0].freedom == pytest.approx(4, abs=0.2)
+
+
+def test_rows_of_one_training_are_not_touched_by_others() -> None:
+    one = np.arange(300) < 200
+    several = np.tile(one, (3, 1))
+    several[0, :50] = False
+    alone = paired_gains([(one, np.zeros(300))])[0]
+    assert paired_gains([(one, np.zeros(300)), (several, several[::-1])])[0] == alone

@@ -1,0 +1,92 @@
+"""The one-standard-error rule, on made-up sweeps."""
+
+import pytest
+from made_up import TEST, grid, same
+
+from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.recommendation import recommend
+
+SIZES = [(96, 96), (96, 128), (96, 160)]
+
+
+def accuracies(*top1: float) -> dict[tuple[int, int], dict[str, float] | None]:
+    return {size: same(each) for size, each in zip(SIZES, top1, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("top1", "used"),
+    [
+        ((0.700, 0.800, 0.805), 128),  # one of 200 validation images: within an error and a point
+        ((0.700, 0.800, 0.815), 160),  # three of them: more than a point
+        ((0.805, 0.805, 0.805), 96),
+    ],
+)
+def test_the_cheapest_arm_within_one_standard_error_and_delta(
+    top1: tuple[float, ...], used: int
+) -> None:
+    found = recommend(grid(accuracies(*top1)), "head_bn")
+    assert found.use == Cell(96, used, "none", 0)
+
+
+def test_a_standard_error_below_delta_decides() -> None:
+    """Of 200 images one differs: its standard error is about 0.7 points, the gap 0.5 or 1.0."""
+    near = recommend(grid(accuracies(0.7, 0.800, 0.805), delta=0.5), "head_bn")
+    far = recommend(grid(accuracies(0.7, 0.790, 0.805), delta=0.5), "head_bn")
+    assert near.use == Cell(96, 128, "none", 0)
+    assert far.use == Cell(96, 160, "none", 0)
+    gaps = far.arms.set_index("cell")
+    allowed = gaps.loc[[Cell(96, 128, "none", 0)], "allowed"].iloc[0]
+    assert 0.005 < allowed < 0.015
+
+
+def test_the_probe_competes_and_ablations_do_not() -> None:
+    top1 = {(96, 96): {"none": 0.7, "head": 0.9, "head_bn": 0.7, "head_bn_stats": 0.9}}
+    found = recommend(grid(top1, once={"probe": 0.8}), "head_bn")
+    assert found.use == Cell(None, 96, "probe", 0)
+    assert {cell.adaptation for cell in found.arms["cell"]} == {"probe", "none", "head_bn"}
+
+
+def test_what_the_cheaper_choice_costs_and_gains_over_common_practice() -> None:
+    found = recommend(grid(accuracies(0.700, 0.800, 0.805)), "head_bn")
+    assert found.best == Cell(96, 160, "none", 0)
+    assert found.price is not None
+    assert found.price.estimate == pytest.approx(2 / TEST)
+    assert found.common is not None
+    assert found.common.estimate == pytest.approx(0.1)
+    assert 0.3 < found.share < 1
+
+
+def test_each_test_resolution_has_its_pick() -> None:
+    found = recommend(grid(accuracies(0.700, 0.800, 0.900)), "head_bn")
+    picks = {
+        cell.test_size: pick
+        for cell, pick in zip(*(found.arms[name] for name in ("cell", "pick")), strict=True)
+        if pick
+    }
+    assert picks == {
+        96: "at this resolution",
+        128: "at this resolution",
+        160: "use",
+        224: "at this resolution",
+    }
+
+
+def test_few_validation_images_recommend_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixres_poc.analysis.recommendation.FEWEST_IMAGES", 201)
+    found = recommend(grid(accuracies(0.7, 0.8, 0.9)), "head_bn")
+    assert found.use is None
+    assert "fewer than 201" in found.why_not
+    assert len(found.arms) > 3
+    assert not any(found.arms["pick"])
+
+
+def test_nothing_finished_recommends_nothing() -> None:
+    results = grid({(96, 96): None}, head_start="random")
+    found = recommend(results.on("val"), None)
+    assert found.use is None
+
+
+def test_arms_are_at_the_crop_that_was_chosen() -> None:
+    top1 = {(64, 96): same(0.5), (96, 96): same(0.6) | {"none@0.75": 0.7}}
+    found = recommend(grid(top1, crop_pct=[0.75, 0.875]), "head_bn")
+    assert found.use == Cell(96, 96, "none", 0, crop_pct=0.75)
