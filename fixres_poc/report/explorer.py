@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from fixres_poc.config.run_state import watched
 from fixres_poc.data.loading import read_image
-from fixres_poc.data.transforms import Resize, as_array, plain_transforms
+from fixres_poc.data.transforms import as_array, plain_transforms
 from fixres_poc.method.apparent_size import predicted_object_sizes
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384)
@@ -26,25 +26,19 @@ DRAWS = 500
 
 
 def explore(
-    root: Path,
-    table: pd.DataFrame,
-    train_size: int,
-    test_size: int,
-    resize: Resize = "short_side",
-    **framing: Any,
+    root: Path, table: pd.DataFrame, train_size: int, test_size: int, **framing: Any
 ) -> None:
     """Show the first image at the given sizes; let a person who watches choose others.
 
     Args:
         table: columns image, width and height, px, and left, top, right and bottom where objects'
             boxes are known.
-        framing: `crop_pct` and `crop_scale`, where they are not the usual ones.
+        framing: `resize`, `crop_pct` and `crop_scale`.
     """
     rows = table.drop_duplicates("image").set_index("image", drop=False)
 
     def draw(image: str, train_size: int, test_size: int) -> Figure:
-        sizes = (train_size, test_size, resize)
-        return framed(read_image(root / image), rows.loc[[image]], *sizes, **framing)
+        return framed(read_image(root / image), rows.loc[[image]], train_size, test_size, **framing)
 
     still = display(draw(rows.index[0], train_size, test_size), display_id=True)  # type: ignore[no-untyped-call]
     if still is None or not watched():
@@ -60,12 +54,7 @@ def explore(
 
 
 def framed(
-    image: torch.Tensor,
-    row: pd.DataFrame,
-    train_size: int,
-    test_size: int,
-    resize: Resize,
-    **framing: Any,
+    image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, **framing: Any
 ) -> Figure:
     """An image, two train crops and its test crop to one scale, and the object's apparent size.
 
@@ -79,10 +68,10 @@ def framed(
         if "left" in row
         else row.assign(left=0, top=0, right=row["width"], bottom=row["height"])
     )
-    pair = (train_size, test_size, resize)
-    sizes = predicted_object_sizes(box.reset_index(drop=True), *pair, DRAWS, **framing)
+    own = {"draws": DRAWS, **framing}
+    sizes = predicted_object_sizes(box.reset_index(drop=True), train_size, test_size, **own)
     low, middle, high = sizes["train_px"].quantile([0.25, 0.5, 0.75])
-    through = plain_transforms(*pair, **framing)
+    through = plain_transforms(train_size, test_size, **framing)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         crops = [as_array(through[each](image)) for each in ("train", "train", "val_test")]

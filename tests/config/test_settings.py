@@ -67,7 +67,7 @@ POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
             {"crop_pct": [0.71, 1.0]},
             "crop_pct = (0.71, 1.0): 0.875 must be among them: most comparisons are made at it",
         ),
-        ({"crop_pct": 0.71428571}, "crop_pct = 0.71428571: at most 4 decimals are allowed"),
+        ({"crop_pct": 0.71428571}, "crop_pct = 0.71428571: should be a multiple of 0.0001"),
         ({"crop_pct": 1.2}, "crop_pct = 1.2: should be less than or equal to 1"),
         (
             {"crop_scale": [0.5, 0.2]},

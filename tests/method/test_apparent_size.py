@@ -129,7 +129,7 @@ def measured_object_sizes(
     boxes: pd.DataFrame, train_size: int, test_size: int, resize: Resize
 ) -> pd.DataFrame:
     """As `predicted_object_sizes`, but measured in what the transforms render."""
-    through, found = plain_transforms(train_size, test_size, resize), []
+    through, found = plain_transforms(train_size, test_size, resize=resize), []
     torch.manual_seed(0)
     for each in boxes.to_dict("records"):
         side = math.sqrt((each["right"] - each["left"]) * (each["bottom"] - each["top"]))
