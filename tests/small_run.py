@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import save_colours
 
@@ -29,24 +30,32 @@ SIZES = {
 SIZES |= {"head_start": "random"}  # so that the answers are not all certain
 
 
-def make(backbone: str = "efficientnet_lite0") -> Path:
-    """Put a finished sweep named tiny into the test's own home; returns its pair's folder."""
-    shutil.copytree(_made(backbone) / "home", home(), dirs_exist_ok=True)
-    return run_folder("tiny", "train48_test64_seed0")
+FRAMED = {"pairs": [[32, 48]], "crop_pct": [0.875, 1.0]}
+
+
+def make(backbone: str = "efficientnet_lite0", framed: bool = False) -> Path:
+    """Put a finished sweep named tiny into the test's own home; returns its pair's folder.
+
+    Args:
+        framed: with `FRAMED`.
+    """
+    shutil.copytree(_made(backbone, framed) / "home", home(), dirs_exist_ok=True)
+    return run_folder("tiny", f"train{'32_test48' if framed else '48_test64'}_seed0")
 
 
 def images(backbone: str = "efficientnet_lite0") -> Path:
     """Folder of the sweep's images: 12 of each class."""
-    return _made(backbone) / "images"
+    return _made(backbone, False) / "images"
 
 
 @functools.cache
-def _made(backbone: str) -> Path:
+def _made(backbone: str, framed: bool) -> Path:
     """The sweep is run once; its images, of 3 classes, lie in `images`."""
     folder = Path(tempfile.mkdtemp(prefix="small_run"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     values = {
         **SIZES,
+        **(FRAMED if framed else {}),
         "dataset": str(save_colours(folder / "images")),
         "backbone": backbone,
         "name": "tiny",
@@ -65,11 +74,14 @@ def _run(sweep: SweepSettings, settings: PairSettings) -> None:
         load_dataset(settings),
     )
     trained = stage1.train_or_load(training, data, accelerator)
-    adapted = adaptations.adapt_pair(trained, data, settings, accelerator)
-    table = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator).table
-    folder = run_folder("tiny", settings.run_name)
-    adaptations.save_tails(adapted, trained.model, folder, settings, data.classes)
+    folder, tables = run_folder("tiny", settings.run_name), []
+    adapted, _ = adaptations.adapt_framings(trained, data, settings, accelerator)
+    for value, each in adapted.items():
+        own = settings.framed(value)
+        found = adaptations.predict_pair(trained.model, each, data, own, accelerator)
+        tables.append(found.table)
+        adaptations.save_tails(each, trained.model, folder, own, data.classes)
     metrics = record.Metrics(classes=data.classes, images=data.counts(), data=data.fingerprint())
     record.write_run(run_folder("tiny", training.run_name), training, metrics)
-    record.write_run(folder, settings, metrics, table)
+    record.write_run(folder, settings, metrics, pd.concat(tables))
     collection.collect(sweep, outcomes(sweep))

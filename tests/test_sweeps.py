@@ -8,8 +8,8 @@ import timm
 import torch
 
 from fixres_poc.config.files import REPOSITORY
+from fixres_poc.config.geometry import size_ratio
 from fixres_poc.config.validation import load_sweep
-from fixres_poc.method.apparent_size import size_ratio
 from fixres_poc.model.trunk import Tail, Trunk, last_batch_norm
 from fixres_poc.report.published import stanford_dogs_2020
 

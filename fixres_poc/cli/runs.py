@@ -19,6 +19,7 @@ from fixres_poc.cli.application import (
 )
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output
+from fixres_poc.config.geometry import CROP_PCT
 from fixres_poc.config.settings import View
 
 Colour = Annotated[
@@ -159,6 +160,9 @@ def adapt(
     epochs: Annotated[int, Option(help="passes over the train part")] = 2,
     weights_key: Annotated[str | None, Option(help="entry of that file, as model_ema")] = None,
     learning_rate: Annotated[float, Option(help="at the first step; it falls to zero")] = 0.01,
+    crop_pct: Annotated[
+        list[float] | None, Option(help="crop / resized short side; several: validation chooses")
+    ] = None,
     mean: Colour = None,
     std: Colour = None,
 ) -> None:
@@ -180,6 +184,7 @@ def adapt(
         "classes": read_classes(classes) if classes else None,
         "weights_key": weights_key,
     }
+    framings = crop_pct or [CROP_PCT]
     done = own_network.adapt_file(
         trained,
         dataset,
@@ -187,6 +192,7 @@ def adapt(
         adapt_epochs=epochs,
         adapt_learning_rate=learning_rate,
         mean_std=(mean, std) if mean else None,
+        crop_pct=framings if framings[1:] else framings[0],
     )
     if output is not None:
         done.save(output)

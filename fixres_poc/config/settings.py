@@ -56,12 +56,6 @@ def _with_center(views: tuple[View, ...]) -> tuple[View, ...]:
     return views
 
 
-def _short(crop_pct: float) -> float:
-    if round(crop_pct, 4) != crop_pct:
-        raise ValueError("at most 4 decimals are allowed")
-    return crop_pct
-
-
 def _with_usual(crop_pcts: tuple[float, ...]) -> tuple[float, ...]:
     if CROP_PCT not in crop_pcts:
         raise ValueError(f"{CROP_PCT} must be among them: most comparisons are made at it")
@@ -87,7 +81,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 FirstRate = Annotated[float, Field(ge=0, le=10)]
-CropPct = Annotated[float, Field(ge=0.3, le=1), AfterValidator(_short)]
+CropPct = Annotated[float, Field(ge=0.3, le=1, multiple_of=1e-4)]
 CropPcts = CropPct | Annotated[Several[CropPct], AfterValidator(_with_usual)]
 Share = Annotated[float, Field(gt=0, le=1)]
 CropScale = Annotated[tuple[Share, Share], AfterValidator(_rising)]

@@ -176,17 +176,15 @@ class SweepSettings(MethodSettings):
     def runs(self) -> tuple[Run, ...]:
         """Every notebook run but the report's; a training stands before its pairs."""
         pairs = self.resolution_pairs()
-        sizes, usual = {BASELINE_SIZE, *(test for _, test in pairs)}, usual_crop_pct(self.crop_pct)
+        sizes, tried = {BASELINE_SIZE, *(test for _, test in pairs)}, self._with_crop_pcts()
         shared = self.model_dump() | {"sweep": self.name, "seed": self.seeds[0]}
-        tried = self._with_crop_pcts()
         runs = [_run(stem, shared) for stem in ("00_state_of_the_art", "01_dataset_eda")]
         if self.head_start != "file":  # a probe of a trained trunk is no reference for training
-            shared["crop_pct_sizes"] = tuple(sorted({test for _, test in tried}))
+            shared["crop_pct_sizes"] = tuple(sorted({test for _, test in tried})) or None
             runs.append(_run("02_baseline", shared | {"test_sizes": tuple(sorted(sizes))}))
         for seed, (train_size, test_size) in product(self.seeds, pairs):
             own = shared | {"seed": seed, "train_size": train_size, "test_size": test_size}
-            of_size = self._of_train_size(train_size) | {"crop_pct": usual}
-            training = self._training(own | of_size)
+            training = self._training(own | self._of_train_size(train_size))
             if (train_size, test_size) in (self.full_pairs or ()):
                 own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
             own |= training.parameters
@@ -212,8 +210,8 @@ class SweepSettings(MethodSettings):
         return 1 + max(Counter(bool(run.needs) for run in trainings).values())
 
     def _of_train_size(self, train_size: int) -> dict[str, Any]:
-        """What all runs of a train resolution share: epochs, and where stage 2's lists are used."""
-        own: dict[str, Any] = {}
+        """What runs of a train resolution share: epochs, framing, where stage 2 uses its lists."""
+        own: dict[str, Any] = {"crop_pct": usual_crop_pct(self.crop_pct)}
         if self.equal_compute:
             own["epochs"] = self._epochs(train_size)
         if len(several(self.adapt_learning_rate)) * len(several(self.adapt_epochs)) > 1:
@@ -244,9 +242,9 @@ class SweepSettings(MethodSettings):
         return [training, _run("04_fixres", own, (training.name,), training.name)]
 
     def _near_matched(self, train_size: int) -> int:
-        """The tested resolution nearest to the theoretical matched one, a larger one if there is.
+        """The resolution nearest to the matched one in theory, of larger ones where there are any.
 
-        The images' own sizes, which shift the matched resolution, are not known here.
+        The images' own sizes, which shift it, are not known here.
         """
         tests = [test for train, test in self.resolution_pairs() if train == train_size]
         larger = [test for test in tests if test > train_size] or tests
@@ -257,11 +255,12 @@ class SweepSettings(MethodSettings):
         return neutral_test_size(train_size, self.crop_scale, usual_crop_pct(self.crop_pct))
 
     def _with_crop_pcts(self) -> set[tuple[int, int]]:
-        """The pairs at which a list of crop_pct is tried.
+        """Pairs at which a list of crop_pct is tried.
 
-        These are r, R with r < R where R is trained and tested as well, their R, R, and each r at
-        the resolution of `_near_matched`.
+        Those of r < R where R, R is a pair as well, these R, R, and each r at `_near_matched`.
         """
+        if not isinstance(self.crop_pct, tuple):
+            return set()
         claims = set(self._claims())
         matched = {(train, self._near_matched(train)) for train, _ in self.resolution_pairs()}
         return claims | {(test, test) for _, test in claims} | matched

@@ -104,12 +104,9 @@ def _cropped(
     }
 
 
-def plain_transforms(
-    train_size: int, test_size: int, resize: Resize = "short_side", **framing: Any
-) -> dict[str, Transform]:
+def plain_transforms(train_size: int, test_size: int, **framing: Any) -> dict[str, Transform]:
     """`get_transforms` for looking at: no colour jitter in `train`, values stay in [0, 1]."""
-    own: dict[str, Any] = {"kind": "torch", "resize": resize, "mean_std": PLAIN}
-    return get_transforms(train_size, test_size, **own, **framing)
+    return get_transforms(train_size, test_size, kind="torch", mean_std=PLAIN, **framing)
 
 
 def as_array(image: torch.Tensor) -> np.ndarray:

@@ -162,10 +162,9 @@ class FinishedRun:
         check_sizes(self.model, self.settings.backbone, [size] if size else [])
         tables, common = [], (size or self.settings.test_size, self.accelerator, view)
         runs = {name: self.best(name)[0] for name in self.tails}
-        for value in {run.settings.crop_pct: 0 for run in runs.values()}:
-            own = {k: run.tails[k] for k, run in runs.items() if run.settings.crop_pct == value}
-            settings = self.settings.model_copy(update={"crop_pct": value})
-            tables.append(predict(self.model, own, data, split, settings, *common).table)
+        for run in {run.settings.crop_pct: run for run in runs.values()}.values():
+            own = {k: run.tails[k] for k, each in runs.items() if each.settings == run.settings}
+            tables.append(predict(run.model, own, data, split, run.settings, *common).table)
         rows = summarise(pd.concat(tables).assign(split="test"))
         return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
 

@@ -83,9 +83,10 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
         values left out, "" where there are none: those whose resized short side is above the
         median of the images' short sides, so that most would be enlarged.
     """
-    usual = usual_crop_pct(settings.crop_pct)
+    usual, tried = usual_crop_pct(settings.crop_pct), getattr(settings, "crop_pct_sizes", None)
     found, left_out = {usual: settings.framed(usual)}, list[str]()
-    if others := sorted({*several(settings.crop_pct)} - {usual}):
+    others = sorted({*several(settings.crop_pct)} - {usual})
+    if others and (tried is None or test_size in tried):
         short_px = image_sizes(data)[["width", "height"]].min(axis=1).median()
         for value in others:
             if (side := resized_side(test_size, value)) <= short_px:

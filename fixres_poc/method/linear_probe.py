@@ -15,7 +15,6 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder
-from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import (
     BaselineSettings,
@@ -227,21 +226,7 @@ class Probes:
     choices: pd.DataFrame
     seconds: dict[str, float]
     images_per_second: dict[str, float]
-    left_out: tuple[str, ...] = ()
-
-
-def framings_by_size(
-    settings: BaselineSettings, data: ImageDataset
-) -> tuple[list[tuple[int, BaselineSettings]], tuple[str, ...]]:
-    """Each test resolution with the settings of each framing tried there; lines of `framings`."""
-    own = settings.framed(usual_crop_pct(settings.crop_pct))
-    tried = settings.crop_pct_sizes
-    found = {
-        size: framings(settings if tried is None or size in tried else own, data, size)
-        for size in settings.test_sizes
-    }
-    each = [(size, framed) for size, (by_value, _) in found.items() for framed in by_value.values()]
-    return each, tuple(line for _, line in found.values() if line)
+    left_out: list[str]
 
 
 def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
@@ -259,15 +244,17 @@ def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
         )
         return place(model, settings, accelerator)
 
-    tables, facts, speed = [], list[dict[str, Any]](), dict[str, float]()
-    each, left_out = framings_by_size(settings, data)
-    for size, own in each:
-        probabilities, known = _probe_of_size(own, data, size, network, accelerator)
-        facts.append(known)
-        speed.setdefault(str(size), known["images_per_second"])
-        for part, found in probabilities.items():
-            cell = ("probe", found.numpy(), size, "center", usual_crop_pct(own.crop_pct))
-            tables.append(prediction_table(data.split(part), *cell))
+    tables, facts, speed, left_out = [], list[dict[str, Any]](), dict[str, float](), list[str]()
+    for size in settings.test_sizes:
+        framed, line = framings(settings, data, size)
+        left_out += [line] if line else []
+        for value, own in framed.items():
+            probabilities, known = _probe_of_size(own, data, size, network, accelerator)
+            facts.append(known)
+            speed.setdefault(str(size), known["images_per_second"])
+            for part, found in probabilities.items():
+                cell = ("probe", found.numpy(), size, "center", value)
+                tables.append(prediction_table(data.split(part), *cell))
     return Probes(
         pd.concat(tables, ignore_index=True),
         pd.DataFrame([row for known in facts for row in known["choices"]]),

@@ -27,8 +27,7 @@ from fixres_poc.config.settings import (
     ModelSettings,
 )
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.method.evaluation import predict, prediction_table
-from fixres_poc.method.linear_probe import framings_by_size
+from fixres_poc.method.evaluation import framings, predict, prediction_table
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place
 from fixres_poc.model.trunk import Tail, classifier
@@ -127,7 +126,8 @@ def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroSho
     splits = [split for split in ("val", *part.test_parts) if len(part.split(split))]
     done = [
         predict(model, {"zero_shot": tail}, part, split, own, size, accelerator)
-        for (size, own), split in itertools.product(framings_by_size(settings, data)[0], splits)
+        for size in settings.test_sizes
+        for own, split in itertools.product(framings(settings, data, size)[0].values(), splits)
     ]
     table = pd.concat([each.table for each in done], ignore_index=True)
     return ZeroShot(table, named, count, sum(each.seconds for each in done))

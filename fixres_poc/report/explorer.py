@@ -6,6 +6,7 @@ PNG, and the drop-downs leave nothing in it that a page without a kernel would m
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from fixres_poc.config.run_state import watched
 from fixres_poc.data.loading import read_image
-from fixres_poc.data.transforms import Resize, as_array, plain_transforms
+from fixres_poc.data.transforms import as_array, plain_transforms
 from fixres_poc.method.apparent_size import predicted_object_sizes
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384)
@@ -25,18 +26,19 @@ DRAWS = 500
 
 
 def explore(
-    root: Path, table: pd.DataFrame, train_size: int, test_size: int, resize: Resize = "short_side"
+    root: Path, table: pd.DataFrame, train_size: int, test_size: int, **framing: Any
 ) -> None:
     """Show the first image at the given sizes; let a person who watches choose others.
 
     Args:
         table: columns image, width and height, px, and left, top, right and bottom where objects'
             boxes are known.
+        framing: `resize`, `crop_pct` and `crop_scale`.
     """
     rows = table.drop_duplicates("image").set_index("image", drop=False)
 
     def draw(image: str, train_size: int, test_size: int) -> Figure:
-        return framed(read_image(root / image), rows.loc[[image]], train_size, test_size, resize)
+        return framed(read_image(root / image), rows.loc[[image]], train_size, test_size, **framing)
 
     still = display(draw(rows.index[0], train_size, test_size), display_id=True)  # type: ignore[no-untyped-call]
     if still is None or not watched():
@@ -52,7 +54,7 @@ def explore(
 
 
 def framed(
-    image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, resize: Resize
+    image: torch.Tensor, row: pd.DataFrame, train_size: int, test_size: int, **framing: Any
 ) -> Figure:
     """An image, two train crops and its test crop to one scale, and the object's apparent size.
 
@@ -66,9 +68,10 @@ def framed(
         if "left" in row
         else row.assign(left=0, top=0, right=row["width"], bottom=row["height"])
     )
-    sizes = predicted_object_sizes(box.reset_index(drop=True), train_size, test_size, resize, DRAWS)
+    own = {"draws": DRAWS, **framing}
+    sizes = predicted_object_sizes(box.reset_index(drop=True), train_size, test_size, **own)
     low, middle, high = sizes["train_px"].quantile([0.25, 0.5, 0.75])
-    through = plain_transforms(train_size, test_size, resize)
+    through = plain_transforms(train_size, test_size, **framing)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         crops = [as_array(through[each](image)) for each in ("train", "train", "val_test")]

@@ -167,9 +167,13 @@ def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
     if known.obstacle:
         return ""
     mapped, every = len(known.mapped), known.classes
-    size = max(known.predictions["test_size"])
+    # of a size the usual framing comes first
+    size, crop_pct = max(known.predictions["test_size"]), known.predictions["crop_pct"].iloc[0]
     linear, own = same_images(
-        *(_correct(each[each["test_size"] == size]) for each in (probes, known.predictions))
+        *(
+            _correct(each[(each["test_size"] == size) & (each["crop_pct"] == crop_pct)])
+            for each in (probes, known.predictions)
+        )
     )
     gain = paired_gain(linear, own)
     told = gain.told("more", "less", "no difference shown")

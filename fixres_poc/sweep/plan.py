@@ -130,7 +130,9 @@ def plan(
     pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
     table = pd.DataFrame([_pair(each, counts, classes, budget, rate) for each in pairs])
     flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
-    probed = sum(flops(size)[1] for size in {BASELINE_SIZE, *table["test_size"]})
+    framings = sorted((len(several(each.crop_pct)), each.test_size) for each in pairs)
+    tried = {BASELINE_SIZE: 1} | {size: count for count, size in framings}  # the most at each size
+    probed = sum(count * flops(size)[1] for size, count in tried.items())
     facts = {
         "backbone": sweep.backbone,
         "parameters": flops(BASELINE_SIZE)[0],

@@ -63,6 +63,16 @@ POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
             {"views": ["ten_crop"]},
             "views = ('ten_crop',): center must be among them: the others are held against it",
         ),
+        (
+            {"crop_pct": [0.71, 1.0]},
+            "crop_pct = (0.71, 1.0): 0.875 must be among them: most comparisons are made at it",
+        ),
+        ({"crop_pct": 0.71428571}, "crop_pct = 0.71428571: should be a multiple of 0.0001"),
+        ({"crop_pct": 1.2}, "crop_pct = 1.2: should be less than or equal to 1"),
+        (
+            {"crop_scale": [0.5, 0.2]},
+            "crop_scale = (0.5, 0.2): allowed is [least, most] share of the area, the least first",
+        ),
         ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
     ],
     ids=lambda value: str(value)[:40],
@@ -83,6 +93,8 @@ REFUSED = {
     "label_smoothing": (1,),
     "image_limit": (10, 100_001),
     "memory_format": ("nhwc",),
+    "crop_pct": (0.2, "0.9", True, [], [0.875, 0.875], [0.875, 2]),
+    "crop_scale": (0.5, [0, 1], [0.1, 1.1], [0.1]),
     "resize": ("width",),
     "adaptations": (["hed"], ["head", "head"]),
     "show_images": ("no",),
@@ -233,3 +245,33 @@ def test_the_baseline_is_tested_at_every_test_size_and_full_runs_where_it_is_ask
     assert found["baseline"].parameters["test_sizes"] == (64, 96, 128, 224)
     full = [name for name, run in found.items() if "full" in run.parameters.get("adaptations", ())]
     assert full == ["train64_test96_seed0"]
+
+
+def test_a_list_of_crop_pct_is_tried_where_it_is_asked_about_and_nowhere_else() -> None:
+    values = (0.875, 0.71, 1.0)
+    found = runs(train_sizes=[64, 96, 128], test_sizes=[64, 80, 96, 128], crop_pct=list(values))
+    tried = {name for name, run in found.items() if run.parameters.get("crop_pct") == values}
+    # 64 -> 96, 64 -> 128 and 96 -> 128 with their 96 -> 96 and 128 -> 128; 64 -> 80 is matched
+    pairs = [(64, 96), (64, 128), (96, 128), (96, 96), (128, 128), (64, 80)]
+    assert tried == {"baseline", *(f"train{r}_test{test}_seed0" for r, test in pairs)}
+    assert found["baseline"].parameters["crop_pct_sizes"] == (80, 96, 128)
+    others = {run.parameters.get("crop_pct") for name, run in found.items() if name not in tried}
+    assert others - {None} == {0.875}
+    assert found["train64_seed0"].parameters["crop_pct"] == 0.875
+    pair = PairSettings(**found["train64_test96_seed0"].parameters)
+    assert pair.train_settings().model_dump() == found["train64_seed0"].parameters
+
+
+def test_one_crop_pct_is_that_of_all_runs() -> None:
+    found = runs(crop_pct=1)
+    own = {run.parameters["crop_pct"] for run in found.values() if "crop_pct" in run.parameters}
+    assert own == {1.0}
+
+
+def test_the_crop_scale_moves_the_matched_resolution() -> None:
+    whole = {"train_sizes": [96], "test_sizes": [96, 104, 120, 160], "crop_pct": [0.875, 1.0]}
+    for scale, matched in (([0.08, 1.0], 120), ([1.0, 1.0], 104)):
+        found = runs(**whole, crop_scale=scale)
+        tried = [name for name, run in found.items() if run.parameters.get("crop_pct") != 0.875]
+        assert f"train96_test{matched}_seed0" in tried
+        assert len([name for name in tried if "_test" in name]) == 1

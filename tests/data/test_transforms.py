@@ -10,13 +10,7 @@ from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from fixres_poc.data.transforms import (
-    PLAIN,
-    get_transforms,
-    resize_height,
-    resized_side,
-    shifted_crop,
-)
+from fixres_poc.data.transforms import PLAIN, get_transforms, resize_height, shifted_crop
 
 WHITE = (255, 255, 255)
 
@@ -33,7 +27,6 @@ def test_the_published_call_gives_the_published_sizes() -> None:
     )
     sizes = {name: tuple(transform(noisy(500, 375)).shape) for name, transform in built.items()}
     assert sizes == {"train": (3, 320, 320), "val_test": (3, 380, 380), "val_train": (3, 380, 380)}
-    assert resized_side(380) == 434
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (97, 100)])
@@ -43,6 +36,31 @@ def test_val_test_agrees_with_torchvisions_pil_pipeline_to_two_grey_levels(
     reference = v1.Compose([v1.Resize(182), v1.CenterCrop(160), v1.ToTensor()])
     ours, image = get_transforms(160, 160, mean_std=PLAIN)["val_test"], noisy(width, height)
     assert (ours(image) - reference(image)).abs().max() <= 2.01 / 255
+
+
+@pytest.mark.parametrize(("crop_pct", "side"), [(0.875, 182), (0.71, 225), (1.0, 160)])
+def test_crop_pct_is_the_crop_over_the_resized_short_side(crop_pct: float, side: int) -> None:
+    reference = v1.Compose([v1.Resize(side), v1.CenterCrop(160), v1.ToTensor()])
+    ours = get_transforms(160, 160, mean_std=PLAIN, crop_pct=crop_pct)
+    image = noisy(500, 375)
+    assert (ours["val_test"](image) - reference(image)).abs().max() <= 2.01 / 255
+    torch.manual_seed(0)
+    assert ours["val_train"](image).shape == (3, 160, 160)
+    # stage 2's crop, which only shifts sideways, shows the same rows of a resized gradient
+    rows = torch.linspace(0, 255, 375).to(torch.uint8)[None, :, None].expand(3, 375, 500)
+    test, train = (ours[name](rows)[0, :, 80] for name in ("val_test", "val_train"))
+    assert ours["val_train"](rows).shape == (3, 160, 160)
+    assert float(test[-1] - test[0]) == pytest.approx(float(train[-1] - train[0]), abs=0.06)
+
+
+def test_the_whole_area_is_the_whole_square_image() -> None:
+    image = noisy(200, 200)
+    whole = get_transforms(64, crop_scale=(1.0, 1.0), kind="torch", mean_std=PLAIN)["train"]
+    shrunk = v1.Compose([v1.Resize(64), v1.ToTensor()])(image)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        crop = whole(image)
+        assert min((each - shrunk).abs().max() for each in (crop, crop.flip(2))) <= 2.01 / 255
 
 
 def test_without_crop_nothing_is_cut() -> None:

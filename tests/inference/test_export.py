@@ -121,3 +121,18 @@ def test_wrong_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         InputError, match=r"needs onnx, onnxruntime, onnxscript; install fixres_poc\[export\]"
     ):
         export.export(run, "head", tmp_path / "net.onnx")
+
+
+def test_the_file_says_how_it_was_framed(tmp_path: Path) -> None:
+    run = finished_run.load(small_run.make(framed=True)).framed(1.0)
+    done = export.export(run, "head_bn", tmp_path / "net.onnx")
+    assert done.from_run < 2e-4  # checked on images framed alike
+    session = onnxruntime.InferenceSession(done.file)
+    how = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+    assert (how["crop_pct"], how["resize"]["short side"], how["crop"]["center"]) == (
+        1,
+        48,
+        [48, 48],
+    )
+    accuracy = json.loads(session.get_modelmeta().custom_metadata_map["accuracy"])
+    assert accuracy["crop_pct"] == 1

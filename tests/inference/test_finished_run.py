@@ -12,6 +12,7 @@ import timm
 from conftest import COLOURS, save_image
 
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import report_folder
 from fixres_poc.config.settings import ADAPTATIONS, ADAPTED, CONTROL, View
 from fixres_poc.data.dataset import class_folders
 from fixres_poc.inference import finished_run
@@ -48,17 +49,19 @@ def test_best_is_the_simplest_of_those_that_validation_prefers(pair: Path) -> No
     run = finished_run.load(pair)
     tops = {"none": 0.5, "head": 0.8, "head_bn": 0.8, "control_head": 0.9}
     run.metrics["accuracies"] = [
-        {"adaptation": k, "view": "center", "val_top1": v} for k, v in tops.items()
+        {"adaptation": k, "view": "center", "crop_pct": 0.875, "val_top1": v}
+        for k, v in tops.items()
     ]
-    run.metrics["accuracies"].append({"adaptation": "none", "view": "five_crop", "val_top1": 1.0})
-    assert run.best() == "head"
+    five = {"adaptation": "none", "view": "five_crop", "crop_pct": 0.875, "val_top1": 1.0}
+    run.metrics["accuracies"].append(five)
+    assert run.best() == (run, "head")
 
 
 def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
     run = finished_run.load(pair.parent / "train48_seed0")
     assert list(run.tails) == ["none", *ADAPTED]  # adapted at its own size
     assert run.settings.test_size == 48
-    assert run.best() == "none"
+    assert run.best() == (run, "none")
 
 
 def test_what_has_no_image_in_it_is_told(pair: Path, tmp_path: Path) -> None:
@@ -157,3 +160,54 @@ def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
     for folder in (pair.parent, pair / "none"):
         with pytest.raises(InputError, match="no finished training or pair there"):
             finished_run.load(folder)
+
+
+def test_each_framing_answers_as_the_run_did_with_tails_of_its_own() -> None:
+    pair = small_run.make(framed=True)
+    run, stored = finished_run.load(pair), pd.read_parquet(pair / "predictions.parquet")
+    assert run.settings.crop_pct == 0.875
+    own = stored[(stored["split"] == "test") & stored["adaptation"].isin(["none", "head_bn"])]
+    answered = []
+    for (name, value), rows in own.groupby(["adaptation", "crop_pct"], observed=True):
+        files = [Path(run.settings.dataset) / each for each in rows["image"]]
+        answers = run.framed(value).classify(files, str(name))
+        best = [max(answer["classes"].values()) for answer in answers]
+        np.testing.assert_allclose(best, rows["probability"], atol=1e-4)
+        answered.append(best)
+    assert len(answered) == 4
+    assert not np.allclose(answered[0], answered[1], atol=1e-3)
+
+
+def test_what_is_used_is_framed_as_validation_prefers() -> None:
+    pair = small_run.make(framed=True)
+    run, view = finished_run.load(pair), "center"
+    tops = {("none", 0.875): 0.6, ("none", 1.0): 0.6, ("head", 0.875): 0.6, ("head", 1.0): 0.8}
+    run.metrics["accuracies"] = [
+        {"adaptation": name, "view": view, "crop_pct": value, "val_top1": top1}
+        for (name, value), top1 in tops.items()
+    ]
+    framed, best = run.best()
+    assert (framed.settings.crop_pct, best) == (1.0, "head")
+    assert run.best("none") == (run, "none")  # of equals the usual one
+    run.tails = {name: run.tails[name] for name in ("none", "head", "control_head")}
+    table = run.accuracies(run.data(), "test")
+    # a control is framed as what it controls
+    own = table.set_index("adaptation")["crop_pct"].to_dict()
+    assert own == {"none": 0.875, "head": 1.0, "control_head": 1.0}
+    with pytest.raises(InputError, match="adaptation = 'full'"):
+        run.best("full")
+
+
+def test_of_a_sweep_the_chosen_framing_is_used() -> None:
+    pair = small_run.make(framed=True)
+    file = report_folder("tiny") / "results.csv"
+    table = pd.read_csv(file)
+    chosen = table["adaptation"].eq("head") == table["crop_pct"].eq(1.0)  # head: 1.0, others: 0.875
+    table = table.assign(crop_pct_chosen=chosen, val_top1=table["adaptation"].eq("none") * 1.0)
+    table.to_csv(file, index=False)
+    for wanted, value in (("head", 1.0), ("none", 0.875), (None, 0.875)):
+        run, adaptation, _ = finished_run.load_best(None, "tiny", wanted)
+        assert (run.folder, adaptation) == (pair, wanted or "none")
+        assert run.settings.crop_pct == value
+    with pytest.raises(InputError, match="adaptation = 'hed'"):
+        finished_run.load_best(None, "tiny", "hed")

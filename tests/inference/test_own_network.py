@@ -27,6 +27,7 @@ from fixres_poc.inference import own_network
 from fixres_poc.inference.own_network import adapt
 from fixres_poc.method import stage1
 from fixres_poc.method.adaptations import adapt_pair, predict_pair
+from fixres_poc.model import checkpoint
 from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.weights import USED, told
 
@@ -242,3 +243,18 @@ def test_the_page_shows_what_works(
         exec(code, names)
     assert names["probabilities"].sum().item() == pytest.approx(1, abs=1e-4)
     assert names["probabilities"].shape == (1, 3)
+
+
+def test_validation_chooses_its_framing(colour_folder: Path, tmp_path: Path) -> None:
+    given = trained(colour_folder, "test_resnet", ORDER)
+    more: dict[str, Any] = {"classes": ORDER, "mean_std": HALVES, "batch_size": 6}
+    adapted = adapt(given, colour_folder, 32, 48, crop_pct=[0.875, 1.0], **more)
+    assert set(adapted.accuracies["crop_pct"]) == {0.875, 1.0}
+    own = adapted.settings.crop_pct
+    rows = adapted.accuracies.query("adaptation == @adapted.adaptation and crop_pct == @own")
+    assert rows["val_top1"].item() == adapted.accuracies["val_top1"].max()
+    assert f"Framed with crop_pct {own:g}, of 0.875, 1" in adapted.summary
+    adapted.save(tmp_path / "o.safetensors")
+    assert checkpoint.load(tmp_path / "o.safetensors", {})[1]["crop_pct"] == own
+    large = adapt(given, colour_folder, 48, 64, crop_pct=[0.875, 1.0], **more)
+    assert "64 px most images would be enlarged by crop_pct 1 (to 64 px)" in large.summary

@@ -170,3 +170,31 @@ def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
     assert found == pytest.approx({"none": 0, "bn_stats": 0, "head_bn": 0.1}, abs=1e-6)
     other = create("timm:convnext_atto", 3, pretrained=False)
     assert adaptations.norm_changes(other, adaptations.AdaptedPair({"none": Tail(other)}, {})) == {}
+
+
+def test_each_tail_and_its_control_is_adapted_in_the_framing_it_is_tested_in(
+    settings: PairSettings,
+) -> None:
+    own = {"adaptations": ("none", "head"), "views": ("center",), "train_size": 32, "test_size": 48}
+    chosen, trained, usual = adapt(settings, **own, crop_pct=(1.0, 0.875))
+    data, accelerator = load_dataset(chosen), accelerator_for("fp32")
+    found, left_out = adaptations.adapt_framings(trained, data, chosen, accelerator)
+    assert (list(found), left_out) == ([0.875, 1.0], "")
+    variants = {"head": trained.choices.adapt["head"]}
+    for value, name, size in [(1.0, "head", 48), (1.0, "control_head", 32), (0.875, "head", 48)]:
+        framed = chosen.framed(value)
+        alone = stage2.adapt_tails(trained.model, data, framed, size, variants, accelerator)
+        assert same(found[value].tails[name].state_dict(), alone.tails["head"].state_dict())
+    for name in ("head", "control_head"):
+        states = [pair.tails[name].state_dict() for pair in (usual, *found.values())]
+        assert same(*states[:2])
+        assert not same(*states[1:])
+    # where the two resolutions are one, the tail is its own control
+    at_train = chosen.model_copy(update={"test_size": 32})
+    framed, _ = adaptations.adapt_framings(trained, data, at_train, accelerator)
+    control = found[1.0].tails["control_head"]
+    assert same(framed[1.0].tails["head"].state_dict(), control.state_dict())
+    table = adaptations.predict_pair(
+        trained.model, found[1.0], data, chosen.framed(1.0), accelerator
+    ).table
+    assert set(table["crop_pct"]) == {1.0}

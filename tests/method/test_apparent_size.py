@@ -13,6 +13,7 @@ from fixres_poc.data.transforms import Resize, Transform, plain_transforms
 from fixres_poc.method import apparent_size as crops_module
 from fixres_poc.method.apparent_size import (
     enlargement_at_test,
+    matched,
     neutral_test_sizes,
     pair_ratios,
     predicted_object_sizes,
@@ -128,7 +129,7 @@ def measured_object_sizes(
     boxes: pd.DataFrame, train_size: int, test_size: int, resize: Resize
 ) -> pd.DataFrame:
     """As `predicted_object_sizes`, but measured in what the transforms render."""
-    through, found = plain_transforms(train_size, test_size, resize), []
+    through, found = plain_transforms(train_size, test_size, resize=resize), []
     torch.manual_seed(0)
     for each in boxes.to_dict("records"):
         side = math.sqrt((each["right"] - each["left"]) * (each["bottom"] - each["top"]))
@@ -148,3 +149,35 @@ def test_predicted_sizes_of_synthetic_dogs_are_those_of_rendered_images(resize: 
     predicted = predicted_object_sizes(boxes, 96, 120, resize).describe().loc[shown]
     measured = measured_object_sizes(boxes, 96, 120, resize).describe().loc[shown]
     assert (predicted / measured - 1).abs().to_numpy().max() < 0.03
+
+
+def test_framing_changes_the_ratio_as_the_formula_says() -> None:
+    square, pair = images((448, 448)), [(224, 224)]
+    usual = pair_ratios(sample_crops(square, 500), pair)["mean_of_ratios"].item()
+    wider = pair_ratios(sample_crops(square, 500), pair, crop_pct=1.0)["mean_of_ratios"].item()
+    assert wider == pytest.approx(usual * 0.875)
+    whole = sample_crops(square, 500, crop_scale=(1.0, 1.0))
+    assert (whole["crop_side"] == 448).all()
+    assert pair_ratios(whole, pair, crop_pct=1.0)["mean_of_ratios"].item() == pytest.approx(1)
+    row = neutral_test_sizes(whole, [224], crop_pct=1.0).iloc[0]
+    assert row["mean_of_ratios"] == pytest.approx(224)
+    box = square.assign(left=0, top=0, right=448, bottom=448)
+    looks = predicted_object_sizes(box, 224, 224, draws=50, crop_pct=1.0, crop_scale=(1.0, 1.0))
+    assert looks.to_numpy() == pytest.approx(224)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({96: 0.84, 128: 1.08, 120: 0.93}, 120),  # |log 0.93| < |log 1.08|
+        ({96: 1.0, 128: 1.2, 160: 1.4}, None),  # the train resolution itself is none
+        ({96: 0.8, 128: 1.09}, 128),
+        ({64: 0.95, 96: 0.8}, None),
+    ],
+)
+def test_the_matched_resolution_is_the_larger_one_nearest_to_ratio_1(
+    ratios: dict[int, float], expected: int | None
+) -> None:
+    own = pd.DataFrame({"test_size": list(ratios), "mean_of_ratios": list(ratios.values())})
+    other = pd.DataFrame({"train_size": [64], "test_size": [112], "mean_of_ratios": [1.0]})
+    assert matched(pd.concat([own.assign(train_size=96), other]), 96) == expected

@@ -16,6 +16,7 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method.evaluation import (
     choose_on_validation,
+    framings,
     predict,
     prediction_table,
     transforms_for,
@@ -89,3 +90,30 @@ def test_the_fast_way_predicts_what_the_plain_way_does_on_photographs() -> None:
     table = predict(placed, tails, data, "test", settings, BASELINE_SIZE, accelerator).table
     assert len(table) == 600
     assert (table["top1"].to_numpy() != plain).sum() <= 1
+
+
+def test_values_that_would_enlarge_most_images_are_left_out(
+    colour_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = BaselineSettings(
+        dataset=str(colour_folder), crop_pct=(1.0, 0.71, 0.875), batch_size=5
+    )
+    data = load_dataset(settings)  # of 72 x 56 px
+    found, line = framings(settings, data, 48)
+    assert list(found) == [0.875, 1.0]  # 48 / 0.71 = 67 px
+    assert [own.crop_pct for own in found.values()] == [0.875, 1.0]
+    assert line == "at 48 px most images would be enlarged by crop_pct 0.71 (to 67 px): left out"
+    assert line in caplog.text
+    assert list(framings(settings, data, 128)[0]) == [0.875]  # which stays
+    assert framings(settings, data, 32) == (
+        {value: settings.framed(value) for value in (0.875, 0.71, 1.0)},
+        "",
+    )
+    model, accelerator = create("efficientnet_lite0", 3).eval(), accelerator_for("fp32")
+    rows = [
+        predict(model, {"none": Tail(model)}, data, "val", own, 48, accelerator).table
+        for own in (settings, found[0.875], found[1.0])
+    ]
+    assert [set(table["crop_pct"]) for table in rows] == [{0.875}, {0.875}, {1.0}]
+    pd.testing.assert_frame_equal(rows[0], rows[1])
+    assert not np.allclose(rows[0]["probability"], rows[2]["probability"])

@@ -87,3 +87,21 @@ def test_a_linear_layer_takes_over_the_probes_answers(present: list[int], classe
     np.testing.assert_allclose(found[:, present], probe.pipeline.predict_proba(features), atol=1e-4)
     np.testing.assert_allclose(found, probe.probabilities(features, classes), atol=1e-4)
     assert found.max(axis=1).min() < 0.9
+
+
+def test_a_probe_is_fitted_in_each_framing_that_it_is_tested_in(colour_folder: Path) -> None:
+    settings = BaselineSettings(
+        dataset=str(colour_folder), batch_size=16, test_sizes=(32, 40), crop_pct=(1.0, 0.875)
+    )
+    some = settings.model_copy(update={"crop_pct_sizes": (40,)})
+    data = load_dataset(settings)
+    done = linear_probe.train_probes(some, data)
+    cells = done.predictions.groupby(["test_size", "crop_pct"])["image"].nunique()
+    assert cells.to_dict() == {(32, 0.875): 18, (40, 0.875): 18, (40, 1.0): 18}
+    assert set(done.choices["crop_pct"]) == {0.875, 1.0}
+    alone = linear_probe.train_probes(
+        settings.model_copy(update={"test_sizes": (40,), "crop_pct": 1.0, "sweep": "other"}), data
+    )
+    rows = done.predictions.query("test_size == 40 and crop_pct == 1.0")
+    pd.testing.assert_frame_equal(rows.reset_index(drop=True), alone.predictions)
+    assert done.images_per_second.keys() == {"32", "40"}

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from fixres_poc.config.geometry import neutral_test_size, size_ratio
+from fixres_poc.config.geometry import mean_crop_scale, neutral_test_size, resized_side, size_ratio
 
 TABLE = {(224, 128): 0.46, (320, 224): 0.57, (224, 224): 0.81, (320, 320): 0.81, (320, 380): 0.96}
 TABLE |= {(128, 160): 1.01, (224, 288): 1.04, (224, 320): 1.16, (128, 224): 1.42, (224, 400): 1.45}
 
 
-def test_mean_crop_scale_matches_a_simulation() -> None:
-    areas = np.random.default_rng(0).uniform(0.08, 1, 200_000)
-    assert np.sqrt(areas).mean() == pytest.approx(MEAN_CROP_SCALE, abs=2e-3)
+@pytest.mark.parametrize("crop_scale", [(0.08, 1.0), (0.35, 0.6), (1.0, 1.0)])
+def test_mean_crop_scale_matches_a_simulation(crop_scale: tuple[float, float]) -> None:
+    areas = np.random.default_rng(0).uniform(*crop_scale, 200_000)
+    assert np.sqrt(areas).mean() == pytest.approx(mean_crop_scale(crop_scale), abs=2e-3)
 
 
 @pytest.mark.parametrize(("pair", "expected"), TABLE.items())
@@ -24,3 +25,15 @@ def test_neutral_test_size(train_size: int, expected: int) -> None:
     neutral = neutral_test_size(train_size)
     assert round(neutral) == expected
     assert size_ratio(train_size, 1) * neutral == pytest.approx(1)
+
+
+def test_the_framing_alone_can_equalise_apparent_sizes() -> None:
+    assert size_ratio(128, 128, crop_pct=0.71) == pytest.approx(1, abs=0.005)
+    assert size_ratio(128, 128, crop_pct=1.0) == pytest.approx(mean_crop_scale())
+    assert neutral_test_size(128, crop_scale=(1.0, 1.0)) == pytest.approx(128 * 0.875)
+    assert neutral_test_size(128, crop_pct=1.0) == pytest.approx(neutral_test_size(128) / 0.875)
+
+
+def test_the_resized_side_is_the_published_one_and_that_of_timm() -> None:
+    assert all(resized_side(size) == int(256 / 224 * size) for size in range(32, 2049))
+    assert (resized_side(380), resized_side(224, 0.95), resized_side(96, 1.0)) == (434, 235, 96)

@@ -14,7 +14,7 @@ def row(**box: int) -> pd.DataFrame:
 def test_figure_shows_crops_and_the_size_of_the_object() -> None:
     image = torch.full((3, 100, 200), 90, dtype=torch.uint8)
     figure = explorer.framed(
-        image, row(left=50, top=25, right=100, bottom=75), 64, 112, "short_side"
+        image, row(left=50, top=25, right=100, bottom=75), 64, 112, crop_pct=0.875
     )
     shapes = [axis.images[0].get_array().shape for axis in figure.axes]  # type: ignore[union-attr]
     assert shapes == [(100, 200, 3), (64, 64, 3), (64, 64, 3), (112, 112, 3)]
@@ -22,9 +22,7 @@ def test_figure_shows_crops_and_the_size_of_the_object() -> None:
 
 
 def test_without_a_box_the_image_stands_for_it() -> None:
-    figure = explorer.framed(
-        torch.zeros((3, 100, 200), dtype=torch.uint8), row(), 64, 112, "short_side"
-    )
+    figure = explorer.framed(torch.zeros((3, 100, 200), dtype=torch.uint8), row(), 64, 112)
     assert figure.get_suptitle().startswith("the whole image looks")
 
 

@@ -17,6 +17,7 @@ from fixres_poc.report.run_text import zero_shot_verdict
 TARGETS = [0] * 4 + [1] * 4 + [2] * 4
 NAMES = [f"{index}.png" for index in range(12)]
 TEST = pd.DataFrame({"image": NAMES, "split": "test", "test_size": 224, "target": TARGETS})
+TEST = TEST.assign(crop_pct=0.875)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ TEST = pd.DataFrame({"image": NAMES, "split": "test", "test_size": 224, "target"
 def test_verdict_compares_on_the_images_of_both(top1: Any, expected: str) -> None:
     mapped = TEST[TEST["target"] < 2]
     tables = [mapped.assign(top1=-1, test_size=96), mapped.assign(top1=mapped["target"])]
+    tables.append(mapped.assign(top1=-1, crop_pct=0.71))
     known = ZeroShot(pd.concat(tables), {"Goldfish": "goldfish", "Snoopy": "beagle"}, 3)
     verdict = zero_shot_verdict(
         known, pd.concat([TEST.assign(top1=2, test_size=96), TEST.assign(top1=top1)])

@@ -15,8 +15,6 @@ def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
         "head_bn",
         "80.0",
     )
-    assert chosen["p (test = train), Holm"] == "<0.001"
-    assert shown.loc[shown["adaptation"] == "probe", "p (probe), Holm"].tolist() == ["n/a"] * 3
 
 
 def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
@@ -87,7 +85,3 @@ def test_all_columns_unfold_below_those_that_matter() -> None:
         assert {
             cell.get_text() for cell in BeautifulSoup(part, "html.parser").select("thead th")
         } == names
-    several = told(same(0.60), same(0.62), same(0.50), same(0.5))
-    assert not [name for name in tables.cells(several) if str(name).startswith("p (")], (
-        "no p over several seeds"
-    )

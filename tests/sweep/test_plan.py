@@ -146,3 +146,19 @@ def test_command_prints_tables_or_json(tmp_path: Path) -> None:
     assert set(found) == {"sweep", "steps", "pairs"}
     assert found["pairs"][0]["fits"] is True
     assert found["sweep"][0]["budget_bytes"] == int(16 * GIB * 0.9)
+
+
+def test_framings_are_counted_for_probes_tails_and_controls() -> None:
+    given: dict[str, Any] = {"pairs": [[64, 64], [64, 96]], "adapt_epochs": 1}
+    plain, tried = planned(**given), planned(**given, crop_pct=[0.875, 0.71, 1.0])
+    small, large = seconds(64), seconds(96)
+    assert tried["pairs"]["adapt_s"][1] == pytest.approx(TRAIN * (3 * large + 2 * small))
+    assert tried["pairs"]["eval_s"][1] == pytest.approx(3 * plain["pairs"]["eval_s"][1])
+    assert (
+        tried["pairs"][["adapt_s", "eval_s"]]
+        .iloc[0]
+        .equals(plain["pairs"][["adapt_s", "eval_s"]].iloc[0])
+    )
+    rise = tried["sweep"]["total_s"].item() - plain["sweep"]["total_s"].item()
+    rows = tried["pairs"].iloc[1] - plain["pairs"].iloc[1]
+    assert rise == pytest.approx(2 * 1600 * large + rows["adapt_s"] + rows["eval_s"])
