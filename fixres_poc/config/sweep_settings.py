@@ -14,11 +14,9 @@ from pydantic import Field, model_validator
 
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.settings import (
-    ADAPTATIONS,
     BASELINE_SIZE,
     MOST_EPOCHS,
     NOTEBOOKS,
-    Adaptations,
     Backbone,
     DataSettings,
     MethodSettings,
@@ -35,8 +33,6 @@ from fixres_poc.config.settings import (
     several,
 )
 
-NEUTRAL = 1.24
-"""Test over train resolution at which objects look as large as in training (`apparent_size`)."""
 ONCE = "dataset"
 """The job of the notebooks that run once a sweep."""
 
@@ -86,7 +82,6 @@ class SweepSettings(MethodSettings):
     pairs: Pairs | None = None
     train_sizes: Sizes | None = None
     test_sizes: Sizes | None = None
-    adaptations: Adaptations = ADAPTATIONS
     views: Views = ("center",)
     full_pairs: Pairs | None = None
     """Pairs for which `full` is run as well."""
@@ -114,7 +109,6 @@ class SweepSettings(MethodSettings):
             "weights_key": given.get("weights_key"),
             "train_sizes": size and (size,),
             "head_start": "file",
-            "learning_rate": 0.0,
         }
         own = {key: value for key, value in named.items() if value is not None}
         for key, value in own.items():
@@ -157,11 +151,13 @@ class SweepSettings(MethodSettings):
             runs.append(_run("02_baseline", shared | {"test_sizes": tuple(sorted(sizes))}))
         for seed, (train_size, test_size) in product(self.seeds, pairs):
             own = shared | {"seed": seed, "train_size": train_size, "test_size": test_size}
-            training = self._training(own | self._of_train_size(train_size))
+            if self.equal_compute:
+                own["epochs"] = self._epochs(train_size)
+            training = self._training(own)
+            pair = own | training.parameters
             if (train_size, test_size) in (self.full_pairs or ()):
-                own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
-            pair = _run("04_fixres", own | training.parameters, (training.name,), training.name)
-            runs += [training, pair]
+                pair["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
+            runs += [training, _run("04_fixres", pair, (training.name,), training.name)]
         return tuple({run.name: run for run in runs}.values())
 
     def jobs(self) -> dict[str, list[Run]]:
@@ -176,27 +172,16 @@ class SweepSettings(MethodSettings):
         trainings = [run for run in self.runs() if run.notebook == "03_train"]
         return 1 + max(Counter(bool(run.needs) for run in trainings).values())
 
-    def _of_train_size(self, train_size: int) -> dict[str, Any]:
-        """What all runs of a train resolution share: epochs, and where stage 2's lists are used."""
-        own: dict[str, Any] = {}
-        if self.equal_compute:
-            own["epochs"] = self._epochs(train_size)
-        if len(several(self.adapt_learning_rate)) * len(several(self.adapt_epochs)) > 1:
-            tests = [test for train, test in self.resolution_pairs() if train == train_size]
-            larger = [test for test in tests if test > train_size] or tests
-            own["tuning_size"] = min(larger, key=lambda test: abs(test - NEUTRAL * train_size))
-        return own
-
     def _epochs(self, train_size: int) -> int:
         """Epochs that cost at this size what `epochs` cost at the largest."""
         largest = max(self.resolution_pairs())[0]
         return round(self.epochs * (largest / train_size) ** 2)
 
     def _training(self, values: Mapping[str, Any]) -> Run:
-        """A training; later seeds wait for the first one's choices from lists."""
+        """A training; later seeds wait for the recipe that the first one chooses from lists."""
         first = _run("03_train", {**values, "seed": self.seeds[0]})
-        lists = (self.learning_rate, self.adapt_learning_rate, self.adapt_epochs)
-        if values["seed"] == self.seeds[0] or all(len(several(each)) == 1 for each in lists):
+        recipes = len(several(self.learning_rate)) * len(several(self.batch_norm))
+        if values["seed"] == self.seeds[0] or recipes == 1:
             own = _run("03_train", values)
         else:
             own = _run("03_train", {**values, "tuned_by": self.seeds[0]}, (first.name,))
