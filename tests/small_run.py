@@ -12,7 +12,7 @@ from conftest import save_colours
 from fixres_poc.analysis import collection, record
 from fixres_poc.config.files import home, run_folder
 from fixres_poc.config.run_state import outcomes
-from fixres_poc.config.settings import PairSettings
+from fixres_poc.config.settings import ADAPTED, PairSettings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
@@ -25,6 +25,7 @@ SIZES = {
     "epochs": 1,
     "adapt_epochs": 1,
     "adapt_learning_rate": 0.05,
+    "affine_factor": 1.0,
 }
 SIZES |= {"head_start": "random"}  # so that the answers are not all certain
 
@@ -49,6 +50,7 @@ def _made(backbone: str) -> Path:
         **SIZES,
         "dataset": str(save_colours(folder / "images")),
         "backbone": backbone,
+        "adaptations": ["none", "equalised", *ADAPTED[: -1 if "lite" not in backbone else None]],
         "name": "tiny",
     }
     sweep = validate(SweepSettings, values, "tiny.yml")
