@@ -30,25 +30,17 @@ from fixres_poc.model.trunk import Tail
 
 
 @dataclass
-class AdaptedPair:
+class AdaptedPair(stage2.AdaptedTails):
     """What the adaptations of a pair give.
 
     Attributes:
         tails: by adaptation, in the settings' order, then controls; on the trunk of stage 1, but
             `full`.
-        seconds: what each would have cost alone; `none` and controls cost nothing here.
-        choices: of those that train a tail, what validation at the test resolution prefers.
-        tried: what it was chosen from, see `stage2.adapt_best`; at test = train in the training.
-        tuning_s: seconds for what was not chosen.
+        tried: at test = train the training has it.
         full: the network of `full`.
         activations: of `equalise.distributions`, for `equalised`.
     """
 
-    tails: dict[str, Tail]
-    seconds: dict[str, float]
-    choices: dict[str, stage2.Variant] = field(default_factory=dict)
-    tried: list[dict[str, Any]] = field(default_factory=list)
-    tuning_s: float = 0.0
     full: Trained | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -95,8 +87,8 @@ def _adapt_tails(
         choices = {name: trained.choices.adapt[name] for name in names}
         return AdaptedPair(dict(trained.controls), seconds, choices)
     done = stage2.adapt_best(trained.model, data, settings, size, names, accelerator)
-    controls = {CONTROL + name: tail for name, tail in trained.controls.items()}
-    return AdaptedPair(done.tails | controls, done.seconds, done.choices, done.tried, done.tuning_s)
+    done.tails |= {CONTROL + name: tail for name, tail in trained.controls.items()}
+    return AdaptedPair(**vars(done))
 
 
 def _fine_tune_fully(

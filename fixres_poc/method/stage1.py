@@ -3,7 +3,6 @@
 import itertools
 import logging
 import math
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -83,7 +82,7 @@ def train_or_load(
 ) -> Trained:
     """The training of a train resolution and seed: from its checkpoint, else done now and kept.
 
-    Controls of adaptations that the checkpoint lacks are added to it.
+    Controls that the checkpoint lacks are added to it.
     """
     accelerator = accelerator or accelerator_for(settings.precision)
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
@@ -172,15 +171,13 @@ def train_with_controls(
 
 def _stage_1(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
     """The best recipe's training, on its device; the network of a file as it is."""
-    lists = settings if settings.tuned_by is None else _choices_of(settings)
     start, probe_s = head_started(settings, data, accelerator)
     if settings.head_start == "file":
-        trained, others_s = _as_it_is(cast(nn.Module, start), settings, data, accelerator), 0.0
+        trained = _as_it_is(cast(nn.Module, start), settings, data, accelerator)
     else:
-        trained, others_s = _train_recipes(settings, lists, data, accelerator, start)
+        trained = _train_recipes(settings, data, accelerator, start)
         trained.model = place(trained.model, settings, accelerator)
-    train_s = float(trained.history["seconds"].sum())
-    trained.seconds = {"probe": probe_s, "train": train_s, "tuning": others_s}
+    trained.seconds["probe"] = probe_s
     return trained
 
 
@@ -188,28 +185,21 @@ def _as_it_is(
     model: nn.Module, settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> Trained:
     """A network that was trained elsewhere, in place of stage 1."""
-    mark = time.perf_counter()
     top1 = val_top1(model, settings, settings.train_size, data, accelerator)
-    row = {"epoch": 0, "loss": math.nan, "val_top1": top1, "micro_batch_size": 0}
-    history = pd.DataFrame([row | {"seconds": time.perf_counter() - mark}])
-    batch = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
+    row = {"epoch": 0, "loss": math.nan, "val_top1": top1, "micro_batch_size": 0, "seconds": 0.0}
     norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
-    memory = {**batch, "note": "nothing was trained"}
-    return Trained(model, history, Choices(0.0, norms[0]), memory, tried={"stage1": []})
+    memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
+    memory["note"] = "nothing was trained"
+    trained = Trained(model, pd.DataFrame([row]), Choices(0.0, norms[0]), memory)
+    trained.tried, trained.seconds = {"stage1": []}, {"train": 0.0, "tuning": 0.0}
+    return trained
 
 
 def _train_recipes(
-    settings: TrainSettings,
-    lists: TrainSettings | Choices,
-    data: ImageDataset,
-    accelerator: Accelerator,
-    start: nn.Module | None,
-) -> tuple[Trained, float]:
-    """The best of the trainings with the lists' rates and batch norms, smaller rates first.
-
-    Returns:
-        The best training, and the seconds of the others.
-    """
+    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, start: nn.Module | None
+) -> Trained:
+    """The best of the trainings with each rate and batch norm mode, smaller rates first."""
+    lists = settings if settings.tuned_by is None else _choices_of(settings)
     folder = run_folder(settings.sweep, settings.run_name)
     if start is not None:
         start.cpu()  # a card holds one network at a time
@@ -227,11 +217,13 @@ def _train_recipes(
     candidates = [{"learning_rate": rate, "batch_norm": norm} for rate, norm in ways]
     best, tried = choose_on_validation(candidates, trial)
     best.tried["stage1"] = tried
-    return best, sum(seconds) - float(best.history["seconds"].sum())
+    own = float(best.history["seconds"].sum())
+    best.seconds = {"train": own, "tuning": sum(seconds) - own}
+    return best
 
 
 def _choices_of(settings: TrainSettings) -> Choices:
-    """What the training of the seed `tuned_by` has chosen; of it, the recipe of stage 1 is used."""
+    """What the training of the seed `tuned_by` has chosen."""
     first = settings.model_copy(update={"seed": settings.tuned_by, "tuned_by": None})
     path = run_folder(settings.sweep, first.run_name) / CHECKPOINT
     _, stored = checkpoint.load(path, {"settings": lasting(first)})
@@ -306,9 +298,8 @@ def train(
             memory = _memory(state, settings, min(plan.micro_batch_size, share), accelerator)
             memory["out_of_memory"] = failures
             choices = Choices(recipe.learning_rate, recipe.batch_norm)
-            steps = recipe.epochs * parts_of(len(data.split("train")), settings.batch_size)
-            history = pd.DataFrame(state.rows)
-            return Trained(state.model, history, choices, memory, steps=steps)
+            steps = recipe.epochs * parts_of(data.counts()["train"], settings.batch_size)
+            return Trained(state.model, pd.DataFrame(state.rows), choices, memory, steps=steps)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise

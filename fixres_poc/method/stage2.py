@@ -48,12 +48,14 @@ class Variant:
 
 @dataclass
 class AdaptedTails:
-    """Adapted tails by name, and the seconds that each would have cost alone, trunk included.
+    """Adapted tails.
 
     Attributes:
-        choices: what `adapt_best` chose, by adaptation.
-        tried: what it chose from, in rows.
-        tuning_s: seconds that the other variants and their comparison took.
+        tails: by name.
+        seconds: what each would have cost alone, trunk included; none for what is not trained.
+        choices: by adaptation, what validation prefers at the size that they are used at.
+        tried: what was chosen from, see `adapt_best`.
+        tuning_s: seconds for what was not chosen.
     """
 
     tails: dict[str, Tail] = field(default_factory=dict)
@@ -133,9 +135,7 @@ def adapt_tails(
     samples = SplitImages(data, "train", transform, settings.seed)
     steps = len(batches(samples, settings.batch_size))
     work = {
-        name: _TailTraining(
-            tail_for(model, variant.adaptation), variant, steps, settings, accelerator
-        )
+        name: _TailTraining(model, variant, steps, settings, accelerator)
         for name, variant in variants.items()
     }
     tails = nn.ModuleList(each.tail for each in work.values())
@@ -164,31 +164,31 @@ class _TailTraining:
 
     def __init__(
         self,
-        tail: Tail,
+        model: nn.Module,
         variant: Variant,
         steps: int,
         settings: TrainSettings,
         accelerator: Accelerator,
     ) -> None:
         """Make a variant's parameters trainable, in `steps` steps an epoch."""
-        self.tail, self.variant, self.accelerator = tail, variant, accelerator
+        self.tail, self.variant = tail_for(model, variant.adaptation), variant
+        self.accelerator = accelerator
         self.seconds = 0.0
         self.criterion = nn.CrossEntropyLoss(
             label_smoothing=settings.adapt_label_smoothing, reduction="sum"
         )
-        self.trained = unfreeze(tail, variant.adaptation)
+        self.trained = unfreeze(self.tail, variant.adaptation)
         if self.trained:
-            affine = {*tail.norm.parameters()} if variant.affine_factor and tail.norm else set()
-            groups: list[dict[str, Any]] = [
-                {"params": [each for each in self.trained if each not in affine]},
-                {
-                    "params": [each for each in self.trained if each in affine],
-                    "lr": variant.learning_rate * (variant.affine_factor or 1),
-                },
+            affine = set(self.tail.norm.parameters()) if self.tail.norm else set()
+            rates = [
+                variant.learning_rate * ((variant.affine_factor or 1) if each in affine else 1)
+                for each in self.trained
             ]
-            sgd = torch.optim.SGD(
-                groups, variant.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
-            )
+            groups = [
+                {"params": [each], "lr": rate}
+                for each, rate in zip(self.trained, rates, strict=True)
+            ]
+            sgd = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
             count = max(steps * variant.epochs, 1)
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, count)
             self.optimizer, self.schedule = accelerator.prepare(sgd, cosine)

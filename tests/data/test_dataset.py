@@ -145,9 +145,7 @@ def test_an_extra_part_is_prepared_and_has_a_digest_of_its_own(
     assert pd.read_csv(tmp_path / "run" / "images.csv")["split"].eq("unseen").sum() == 2
 
 
-def test_a_share_of_the_extra_part_may_be_the_validation_part(
-    extra: DataSettings, colour_folder: Path
-) -> None:
+def test_a_share_of_the_extra_part_may_be_the_validation_part(extra: DataSettings) -> None:
     given = extra.extra_test
     assert given is not None
     save_image(Path(given.folder) / "blue" / "01.png", (99, 99, 99), seed=9)
