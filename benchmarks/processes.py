@@ -18,7 +18,12 @@ SIZES = list(itertools.product(*GRID.values()))
 ONE_MORE = (96, 112)
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
 # what the usual loop does
-SAME = {"adaptations": list(NAMES), "head_start": "random", "batch_norm": "train"}
+SAME = {
+    "adaptations": list(NAMES),
+    "head_start": "random",
+    "batch_norm": "train",
+    "affine_factor": 1.0,
+}
 DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
 Result = dict[str, Any]
 

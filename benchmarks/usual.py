@@ -95,7 +95,7 @@ def evaluate(
 
 
 def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
-    """Stage 1 at one rate, from a random classifier; the epoch is chosen on validation."""
+    """Stage 1 at one rate, from a random classifier, with a test on validation after each epoch."""
     torch.manual_seed(settings.seed)
     model = create(settings.backbone, len(data.classes))
     loaded = loader(data, "train", settings, size, "train")
@@ -106,12 +106,9 @@ def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, steps, pct_start=0.15, cycle_momentum=False
     )
-    best, state = -1.0, model.state_dict()
     for _ in range(settings.epochs):
         epoch(model.train(), loaded, optimizer, schedule, settings.label_smoothing)
-        if (accuracy := evaluate(model, validation)[1]) > best:
-            best, state = accuracy, copy.deepcopy(model.state_dict())
-    model.load_state_dict(state)
+        evaluate(model, validation)
     return model
 
 

@@ -13,7 +13,7 @@ from conftest import save_colours
 from fixres_poc.analysis import collection, record
 from fixres_poc.config.files import home, run_folder
 from fixres_poc.config.run_state import outcomes
-from fixres_poc.config.settings import PairSettings
+from fixres_poc.config.settings import ADAPTED, PairSettings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
@@ -26,6 +26,7 @@ SIZES = {
     "epochs": 1,
     "adapt_epochs": 1,
     "adapt_learning_rate": 0.05,
+    "affine_factor": 1.0,
 }
 SIZES |= {"head_start": "random"}  # so that the answers are not all certain
 
@@ -58,6 +59,7 @@ def _made(backbone: str, framed: bool) -> Path:
         **(FRAMED if framed else {}),
         "dataset": str(save_colours(folder / "images")),
         "backbone": backbone,
+        "adaptations": ["none", "equalised", *ADAPTED[: -1 if "lite" not in backbone else None]],
         "name": "tiny",
     }
     sweep = validate(SweepSettings, values, "tiny.yml")

@@ -19,7 +19,8 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "data": "decoding sources.image_folder sources.stanford_dogs sources.download "
     "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading leakage",
     "model": "device trunk checkpoint weights backbones memory_plan",
-    "method": "apparent_size evaluation linear_probe zero_shot stage2 epochs stage1 adaptations",
+    "method": "apparent_size evaluation linear_probe zero_shot equalise stage2 epochs stage1 "
+    "adaptations",
     "analysis": "statistics cells record collection results cost questions",
     "report": "published text run_text tables plots.style plots.datasets plots.networks "
     "plots.results explorer pages overview",

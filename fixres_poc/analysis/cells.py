@@ -29,7 +29,7 @@ GRID = ["train_size", "test_size", "adaptation", "view", "crop_pct"]
 PAIR = ["train_size", "test_size"]
 # of equals on validation the smaller is preferred, in this order
 TIES = ["test_size", "crops", "rank", "train_size"]
-CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn")
+CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "conv_head_bn")
 """Adaptations that may be chosen, the simplest first."""
 
 

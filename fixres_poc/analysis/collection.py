@@ -185,15 +185,7 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         }
         | {
             key: each.get(key)
-            for key in (
-                "wall_seconds",
-                "activations",
-                "memory",
-                "steps",
-                "choices",
-                "tried",
-                "moved",
-            )
+            for key in ("wall_seconds", "activations", "memory", "choices", "tried", "steps")
         }
         for each in outcomes
     ]

@@ -57,14 +57,11 @@ class Metrics:
     images_at_once: int | None = None  # that passed the frozen network
     memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
-    best_epoch: int | None = None  # of stage 1, from 1
     steps: int | None = None  # of the optimizer, in stage 1
     # a mapping or dataclass: what was chosen on validation, from what the settings list
     choices: Any = None
     # what it was chosen from, with validation accuracies
     tried: Mapping[str, list[Any]] | None = None
-    # how far each adaptation moved the affine weights of the last batch norm
-    moved: Mapping[str, float] | None = None
     zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
     left_out: Sequence[str] | None = None  # of crop_pct: lines on what was not tried
     leakage: Mapping[str, Any] | None = None  # findings of the leakage check

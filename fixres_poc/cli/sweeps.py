@@ -135,7 +135,7 @@ def audit(
         settings = validate(DataSettings, {"dataset": images}, "audit")
     dataset = load_dataset(settings)
     say(*dataset.notes, error=True)
-    found = check_leakage(dataset, known)
+    found = check_leakage(dataset, known, settings.dataset == "synthetic")
     summary = found.summary().itertuples(index=False)
     lines = [f"{result:>13}  {check}" for check, result in summary]
     lines += [f"{first} ~ {second} ({bits} bits)" for first, second, bits in found.near.listed]

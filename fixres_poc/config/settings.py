@@ -4,7 +4,8 @@
 """
 
 import difflib
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self, TypeVar
+import itertools
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -12,11 +13,14 @@ from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, usual_crop_pct
 
 EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
-Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
+Adaptation = Literal[
+    "none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "conv_head_bn", "full"
+]
 View = Literal["center", "five_crop", "ten_crop"]
-ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", "head_bn")
+AFFINE: tuple[Adaptation, ...] = ("head_bn", "conv_head_bn")
+"""Adaptations that train the affine weights of the last batch norm."""
+ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", *AFFINE)
 """Adaptations of a tail on images; each has a control, the same one at the train resolution."""
-ADAPTATIONS: tuple[Adaptation, ...] = ("none", "equalised", *ADAPTED)
 CONTROL = "control_"
 """What the name of an adaptation's control begins with."""
 EQUAL_FLOPS = "equal_flops_"
@@ -42,6 +46,15 @@ def _known_backbone(name: str) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown backbone; {hint}allowed: {', '.join(names)}, timm:<name>")
     return name
+
+
+def _trains(rate: float) -> float:
+    if rate == 0:
+        raise ValueError(
+            "it trains nothing: a frozen network with a fitted classifier is the probe, which "
+            "stands beside every pair; allowed: above 0, at most 10"
+        )
+    return rate
 
 
 def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -80,7 +93,8 @@ Backbone = Annotated[Text, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Rate = Annotated[float, Field(gt=0, le=10)]
-FirstRate = Annotated[float, Field(ge=0, le=10)]
+FirstRate = Annotated[float, Field(ge=0, le=10), AfterValidator(_trains)]
+Factor = Annotated[float, Field(gt=0, le=1000)]
 CropPct = Annotated[float, Field(ge=0.3, le=1, multiple_of=1e-4)]
 CropPcts = CropPct | Annotated[Several[CropPct], AfterValidator(_with_usual)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -111,6 +125,8 @@ class ExtraTest(Settings):
     """Its name in tables, other than train, val and test."""
     folder: Text
     """Folder of class folders; classes are matched by name."""
+    validation: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Share of each class that replaces the dataset's own validation part; the rest is tested."""
 
     @model_validator(mode="after")
     def _of_its_own(self) -> Self:
@@ -203,9 +219,9 @@ class MethodSettings(ModelSettings):
 
     epochs: Epochs = 4
     learning_rate: FirstRate | Several[FirstRate] = 0.01
-    """Of stage 1; 0: the trunk stays as it is."""
+    """Of stage 1."""
     head_start: Literal["probe", "random", "file"] = "probe"
-    """Classifier that stage 1 starts from."""
+    """Classifier that stage 1 starts from; file: its network is used as it is, without stage 1."""
     class_order: Names | None = None
     """Classes of the weights file in its order; None: sorted."""
     batch_norm: BatchNorm | Several[BatchNorm] = "train"
@@ -215,17 +231,15 @@ class MethodSettings(ModelSettings):
     label_smoothing: Smoothing = 0.1
     adapt_epochs: Epochs | Several[Epochs] = 2
     adapt_learning_rate: Rate | Several[Rate] = 0.01
+    affine_factor: Factor | Several[Factor] = (1.0, 10.0, 100.0)
+    """Rate of the last batch norm's affine weights, as a multiple of the classifier's."""
     adapt_label_smoothing: Smoothing = 0.0
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Recompute activations, not store them."""
+    adaptations: Adaptations = ("none", "head_bn")
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
-        if 0 in several(self.learning_rate) and self.head_start == "random":
-            raise ValueError(
-                "learning_rate = 0: leaves a random classifier as it is; "
-                "allowed with head_start: probe"
-            )
         if self.head_start == "file" and self.weights is None:
             raise ValueError(
                 "head_start = 'file': the classifier of a weights file; allowed with weights"
@@ -237,6 +251,26 @@ class MethodSettings(ModelSettings):
                 "class_order: of a weights file's classifier; allowed with head_start: file"
             )
         return self
+
+    @property
+    def adapted(self) -> tuple[Adaptation, ...]:
+        """The adaptations that train a tail; each has a control."""
+        return tuple(name for name in self.adaptations if name in ADAPTED)
+
+    def grid(self, adaptation: Adaptation) -> list[dict[str, Any]]:
+        """What an adaptation's validation chooses from, wherever it is used, the simplest first.
+
+        Returns:
+            epochs, learning_rate, affine_factor (None without trained affine weights).
+        """
+        rates = sorted(several(self.adapt_learning_rate))
+        factors = sorted(several(self.affine_factor))
+        lists: dict[str, list[Any]] = {
+            "epochs": sorted(several(self.adapt_epochs)),
+            "learning_rate": rates[:1] if adaptation == "bn_stats" else rates,  # it has no rate
+            "affine_factor": factors if adaptation in AFFINE else [None],
+        }
+        return [dict(zip(lists, way, strict=True)) for way in itertools.product(*lists.values())]
 
 
 class BaselineSettings(ModelSettings, RunSettings):
@@ -254,17 +288,10 @@ class TrainSettings(MethodSettings, RunSettings):
 
     seed: Seed = 0
     train_size: Size
-    tuning_size: Size | None = None
-    """Where stage 2's lists are chosen from; None: train resolution."""
     tuned_by: Seed | None = None
-    """Seed of the training whose choices hold here; None: chosen here."""
+    """Seed of the training whose recipe of stage 1 holds here; None: chosen here."""
     equal_flops: bool = False
     """Whether it is the reference cut to the training FLOPs of a smaller train resolution."""
-
-    @property
-    def tuned(self) -> bool:
-        """Whether anything of stage 2 is chosen from a list."""
-        return len(several(self.adapt_learning_rate)) * len(several(self.adapt_epochs)) > 1
 
     @property
     def run_name(self) -> str:
@@ -281,7 +308,6 @@ class PairSettings(TrainSettings):
     """Stage 2 and evaluation at the test resolution (notebook 04)."""
 
     test_size: Size
-    adaptations: Adaptations = ADAPTATIONS
     views: Views = ("center",)
 
     @property

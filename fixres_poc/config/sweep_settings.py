@@ -16,11 +16,9 @@ from pydantic import Field, model_validator
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.geometry import neutral_test_size, usual_crop_pct
 from fixres_poc.config.settings import (
-    ADAPTATIONS,
     BASELINE_SIZE,
     MOST_EPOCHS,
     NOTEBOOKS,
-    Adaptations,
     Backbone,
     DataSettings,
     MethodSettings,
@@ -88,7 +86,6 @@ class SweepSettings(MethodSettings):
     pairs: Pairs | None = None
     train_sizes: Sizes | None = None
     test_sizes: Sizes | None = None
-    adaptations: Adaptations = ADAPTATIONS
     views: Views = ("center",)
     full_pairs: Pairs | None = None
     """Pairs for which `full` is run as well."""
@@ -118,7 +115,6 @@ class SweepSettings(MethodSettings):
             "weights_key": given.get("weights_key"),
             "train_sizes": size and (size,),
             "head_start": "file",
-            "learning_rate": 0.0,
         }
         own = {key: value for key, value in named.items() if value is not None}
         for key, value in own.items():
@@ -185,13 +181,12 @@ class SweepSettings(MethodSettings):
         for seed, (train_size, test_size) in product(self.seeds, pairs):
             own = shared | {"seed": seed, "train_size": train_size, "test_size": test_size}
             training = self._training(own | self._of_train_size(train_size))
-            if (train_size, test_size) in (self.full_pairs or ()):
-                own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
-            own |= training.parameters
+            pair = own | training.parameters
             if (train_size, test_size) in tried:
-                own["crop_pct"] = self.crop_pct
-            pair = _run("04_fixres", own, (training.name,), training.name)
-            runs += [training, pair]
+                pair["crop_pct"] = self.crop_pct
+            if (train_size, test_size) in (self.full_pairs or ()):
+                pair["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
+            runs += [training, _run("04_fixres", pair, (training.name,), training.name)]
         if self.head_start != "file" and (primary := self.primary_pair()):
             for seed in self.seeds:
                 runs += self._equal_flops(shared | {"seed": seed}, *primary)
@@ -210,12 +205,10 @@ class SweepSettings(MethodSettings):
         return 1 + max(Counter(bool(run.needs) for run in trainings).values())
 
     def _of_train_size(self, train_size: int) -> dict[str, Any]:
-        """What runs of a train resolution share: epochs, framing, where stage 2 uses its lists."""
+        """What runs of a train resolution share: epochs, and the usual framing."""
         own: dict[str, Any] = {"crop_pct": usual_crop_pct(self.crop_pct)}
         if self.equal_compute:
             own["epochs"] = self._epochs(train_size)
-        if len(several(self.adapt_learning_rate)) * len(several(self.adapt_epochs)) > 1:
-            own["tuning_size"] = self._near_matched(train_size)
         return own
 
     def _equal_flops(self, shared: Mapping[str, Any], train_size: int, size: int) -> list[Run]:
@@ -228,18 +221,11 @@ class SweepSettings(MethodSettings):
         share, epoch = (train_size / size) ** 2, 3 + VALIDATION
         probe = (1 + VALIDATION) * (self.head_start == "probe")
         budget = share * (probe + epochs * epoch) + max(several(self.adapt_epochs)) - probe
-        own = {
-            **shared,
-            **self._of_train_size(size),
-            "train_size": size,
-            "test_size": size,
-            "equal_flops": True,
-            "crop_pct": usual_crop_pct(self.crop_pct),
-            "epochs": max(1, round(budget / epoch)),
-        }
+        own = shared | {"train_size": size, "test_size": size, "equal_flops": True}
+        own |= self._of_train_size(size) | {"epochs": max(1, round(budget / epoch))}
         training = self._training(own)
-        own |= training.parameters | {"crop_pct": self.crop_pct}
-        return [training, _run("04_fixres", own, (training.name,), training.name)]
+        pair = own | training.parameters | {"crop_pct": self.crop_pct}
+        return [training, _run("04_fixres", pair, (training.name,), training.name)]
 
     def _near_matched(self, train_size: int) -> int:
         """The resolution nearest to the matched one in theory, of larger ones where there are any.
@@ -271,10 +257,10 @@ class SweepSettings(MethodSettings):
         return round(self.epochs * (largest / train_size) ** 2)
 
     def _training(self, values: Mapping[str, Any]) -> Run:
-        """A training; later seeds wait for the first one's choices from lists."""
+        """A training; later seeds wait for the recipe that the first one chooses from lists."""
         first = _run("03_train", {**values, "seed": self.seeds[0]})
-        lists = (self.learning_rate, self.adapt_learning_rate, self.adapt_epochs)
-        if values["seed"] == self.seeds[0] or all(len(several(each)) == 1 for each in lists):
+        recipes = len(several(self.learning_rate)) * len(several(self.batch_norm))
+        if values["seed"] == self.seeds[0] or recipes == 1:
             own = _run("03_train", values)
         else:
             own = _run("03_train", {**values, "tuned_by": self.seeds[0]}, (first.name,))

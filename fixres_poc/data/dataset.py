@@ -36,7 +36,7 @@ class ImageDataset:
     # columns image (see `paths`), label (int), split (of `SPLITS`, or the extra part's name) and,
     # from `load_dataset`, digest (of the image's bytes)
     table: pd.DataFrame
-    extra_root: Path | None = None  # folder of the extra test part's class folders
+    extra: tuple[str, Path] | None = None  # name and folder of `extra_test`
     # lines for the user: how folders were read, and what was skipped in them
     notes: tuple[str, ...] = ()
 
@@ -44,13 +44,20 @@ class ImageDataset:
     def paths(self) -> list[Path]:
         """Files of the table's rows.
 
-        `image` is a path in `root`, of the extra part <its name>/<path in `extra_root`>.
+        `image` is a path in `root`, of `extra` <its name>/<path in its folder>.
         """
-        rows = self.table[["image", "split"]].itertuples(index=False)
-        extra = self.extra_root or self.root
+        name, folder = self.extra or ("", self.root)
+        rows = zip(self.table["image"], self.from_extra, strict=True)
         return [
-            self.root / n if split in SPLITS else extra / n.partition("/")[2] for n, split in rows
+            folder / image.removeprefix(f"{name}/") if extra else self.root / image
+            for image, extra in rows
         ]
+
+    @property
+    def from_extra(self) -> "pd.Series[bool]":
+        """Which rows are images of the folder of `extra_test`, be it for test or validation."""
+        beginning = f"{self.extra[0]}/" if self.extra else "//"  # as none begins
+        return self.table["image"].str.startswith(beginning)
 
     @property
     def test_parts(self) -> list[str]:
@@ -115,7 +122,8 @@ def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDatas
     table["digest"] = image_folder.digests(root / image for image in table["image"])
     if cut:
         train = table["split"] == "train"
-        split = image_folder.stratify(table[train], cut, root, settings.split_seed)
+        shares = {name: share for name, share in image_folder.SHARES.items() if name in cut}
+        split = image_folder.stratify(table[train], shares, "train", root, settings.split_seed)
         table.loc[train, "split"] = split
     if settings.dataset != "synthetic":
         table = image_folder.limit(table, settings.image_limit, settings.split_seed)
@@ -123,7 +131,7 @@ def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDatas
     table = table.reset_index(drop=True)
     data = ImageDataset(root, tuple(classes), table, notes=tuple(notes))
     if settings.extra_test:
-        data = _with_extra(data, settings.extra_test)
+        data = _with_extra(data, settings.extra_test, settings.split_seed)
     return data.without(images_record(sweep).get("unreadable") or {}) if sweep else data
 
 
@@ -135,8 +143,13 @@ def _listed(settings: DataSettings) -> image_folder.Listing:
     return stanford_dogs.find(download.prepare(settings.dataset))
 
 
-def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
-    """The dataset with a second test part."""
+def _with_extra(data: ImageDataset, extra: ExtraTest, seed: int) -> ImageDataset:
+    """The dataset with a second test part, a share of which may be its validation part instead.
+
+    Raises:
+        InputError: as `class_folders`; a class too small to be shared; images of the dataset's own
+            that cannot be told from those of the part.
+    """
     more, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
     if unknown:
         names = ", ".join(unknown)
@@ -146,8 +159,23 @@ def _with_extra(data: ImageDataset, extra: ExtraTest) -> ImageDataset:
         split=extra.name,
         digest=image_folder.digests(more.paths),
     )
-    whole = pd.concat([data.table, table], ignore_index=True)
-    return replace(data, table=whole, extra_root=more.root, notes=data.notes + more.notes)
+    own, notes = data.table, data.notes + more.notes
+    if own["image"].str.startswith(f"{extra.name}/").any():
+        raise InputError(
+            f"extra_test.name = {extra.name!r}: the dataset has a folder of that name; allowed is "
+            "another name"
+        )
+    if extra.validation:
+        named = table.assign(label=[data.classes[label] for label in table["label"]])
+        shares = {"val": extra.validation}
+        table["split"] = image_folder.stratify(named, shares, extra.name, more.root, seed)
+        notes += (
+            f"{more.root}: {extra.validation:.0%} of it are the validation part; the dataset's"
+            " own one is not used",
+        )
+        own = own[own["split"] != "val"]
+    whole = pd.concat([own, table], ignore_index=True)
+    return replace(data, table=whole, extra=(extra.name, more.root), notes=notes)
 
 
 def class_folders(
@@ -225,7 +253,7 @@ def object_boxes(
     Raises:
         InputError: an annotation that is missing or not readable.
     """
-    own = data.table.loc[data.table["split"].isin(SPLITS), "image"]
+    own = data.table.loc[~data.from_extra, "image"]
     names = list(own.sample(min(most, len(own)), random_state=0))
     if settings.dataset == "synthetic":
         return pd.DataFrame(generator.boxes(settings.split_seed, *names), columns=BOX)

@@ -6,9 +6,9 @@ or brightness, but neither crop nor mirror.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -114,25 +114,26 @@ def _close(hashes: np.ndarray) -> Iterator[pd.DataFrame]:
 class Leakage:
     """What the audit found; shares are in [0, 1]."""
 
-    # share of test images named like ImageNet training ones, as Stanford Dogs' are
-    named_like_imagenet: float
+    # by part (val and test parts): share of the images that are ImageNet's training images by the
+    # given list, or whose names have the form of theirs, as Stanford Dogs' have
+    in_imagenet: Mapping[str, float]
+    by_list: bool = False
+    # by part: were images seen in pre-training on ImageNet? None: not known
+    flagged: Mapping[str, bool | None] = field(default_factory=dict)
     # images with equal bytes in more than one of train, val and test
     across_split: tuple[tuple[str, ...], ...] = ()
     across_classes: tuple[tuple[str, ...], ...] = ()  # images with equal bytes in several classes
     near: NearDuplicates = NearDuplicates()
     # share of the images of all test parts with an equal or nearly equal image in train or val
     twins: float = 0.0
-    # share of test images in the user's list of ImageNet's training images
-    listed_in_imagenet: float | None = None
 
     def summary(self) -> pd.DataFrame:
         """One row per check and what it found."""
-        listed = self.listed_in_imagenet
+        how = "in the list" if self.by_list else "names"
         rows = {  # pandas cuts what is longer than 50 characters
-            "test images named like ImageNet's training ones": f"{self.named_like_imagenet:.1%}",
-            "test images in the given list of ImageNet's": (
-                "no list given" if listed is None else f"{listed:.1%}"
-            ),
+            f"{part}: {how} of ImageNet's training images": f"{share:.1%}"
+            for part, share in self.in_imagenet.items()
+        } | {
             "equal images in more than one split": f"{len(self.across_split)}",
             "equal images in two classes": f"{len(self.across_classes)}",
             f"nearly equal pairs (at most {NEAR_BITS} of {BITS} bits)": f"{self.near.pairs}",
@@ -160,17 +161,18 @@ class Leakage:
         return f"{text} **Doubtful labels.** {labels}" if labels else text
 
     def _seen(self) -> str:
-        listed, named = self.listed_in_imagenet, self.named_like_imagenet
-        if listed:
-            found = f"{listed:.1%} of the test images are, by name, in the given list of"
-        elif listed is None and named > NAMED_ALIKE:
-            found = f"{named:.0%} of the test images are named like"
-        else:
+        known = [part for part, seen in self.flagged.items() if seen]
+        if not known:
             return ""
+        shares = " and ".join(
+            f"{self.in_imagenet[part]:.1%} of the {part} images" for part in known
+        )
+        how = "are, by name, in the given list of" if self.by_list else "are named like"
+        chosen = " All choices are made on such images." if "val" in known else ""
         return (
-            f"{found} ImageNet *training* images."
+            f"{shares} {how} ImageNet *training* images."
             " A backbone pre-trained on ImageNet (and no other) has seen them with their labels:"
-            " accuracies are optimistic; compare rows with each other only."
+            f" accuracies are optimistic; compare rows with each other only.{chosen}"
         )
 
     def record(self) -> dict[str, Any]:
@@ -184,19 +186,28 @@ def _same_images(equal: int, near: int, where: str) -> str:
     return f"The same images occur in {where}: {found}." if found else ""
 
 
-def check_leakage(data: ImageDataset, imagenet_list: str | None = None) -> Leakage:
+def check_leakage(
+    data: ImageDataset, imagenet_list: str | None = None, drawn: bool = False
+) -> Leakage:
     """Check names, bytes and looks of a dataset; decodes every image once.
 
     Args:
         imagenet_list: a text file of ImageNet's training images (see `training_images`).
+        drawn: the dataset's own images were drawn here, so no network can have seen them.
 
     Raises:
         InputError: as `training_images`; an image that cannot be decoded.
     """
-    stems = data.split("test")["image"].map(_stem)
-    listed = None
-    if imagenet_list is not None:
-        listed = float(stems.isin(training_images(imagenet_list)).mean())
+    known = None if imagenet_list is None else training_images(imagenet_list)
+    shares: dict[str, float] = {}
+    flagged: dict[str, bool | None] = {}
+    for part in ("val", *data.test_parts):
+        rows = data.only(part)
+        stems = rows.table["image"].map(_stem)
+        seen = stems.isin(known) if known else stems.map(TRAINING_NAME.fullmatch).notna()
+        shares[part] = float(seen.mean())
+        checked = known is not None or (drawn and not rows.from_extra.any())
+        flagged[part] = shares[part] > (0 if known else NAMED_ALIKE) or (False if checked else None)
     near, twins = near_duplicates(data, difference_hashes(data))
     table = _with_tested(data)
     equal = table[table.duplicated("digest", keep=False)].groupby("digest", sort=False)
@@ -208,12 +219,13 @@ def check_leakage(data: ImageDataset, imagenet_list: str | None = None) -> Leaka
     for group in apart:
         twins |= set(group["image"][group["tested"]])
     return Leakage(
-        named_like_imagenet=float(stems.map(TRAINING_NAME.fullmatch).notna().mean()),
+        in_imagenet=shares,
+        by_list=known is not None,
+        flagged=flagged,
         across_split=tuple(tuple(group["image"]) for group in apart),
         across_classes=tuple(tuple(group["image"]) for group in mixed),
         near=near,
         twins=len(twins) / int(table["tested"].sum()),
-        listed_in_imagenet=listed,
     )
 
 

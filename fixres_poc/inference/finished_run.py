@@ -28,8 +28,9 @@ from fixres_poc.data.loading import read_image
 from fixres_poc.data.sources import image_folder
 from fixres_poc.method import stage1
 from fixres_poc.method.adaptations import TAILS
+from fixres_poc.method.equalise import Equalised
 from fixres_poc.method.evaluation import predict, probabilities, transforms_for
-from fixres_poc.method.stage2 import Equalised
+from fixres_poc.method.stage2 import tail_for
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
 from fixres_poc.model.device import Portions, accelerator_for, device_name
@@ -216,7 +217,7 @@ def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) 
     for key, value in tensors.items():
         adaptation, _, name = key.partition(".")
         states.setdefault(adaptation, {})[name] = value
-    tails = {name: Tail(model) for name in stored["tails"]}
+    tails = {name: tail_for(model, name) for name in stored["tails"]}
     for name, tail in tails.items():
         if "classifier.slope" in states[name]:
             tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)

@@ -1,6 +1,7 @@
 """A network of one's own, adapted: a pair of a sweep with `trained:`, without its run folders."""
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,10 @@ from fixres_poc.method.stage1 import train_with_controls
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes, trained_elsewhere
 from fixres_poc.model.device import accelerator_for
-from fixres_poc.model.trunk import classifier, merge_tail
+from fixres_poc.model.trunk import classifier, last_batch_norm, merge_tail
 from fixres_poc.report import run_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,9 @@ def adapt_file(
 ) -> Adapted:
     """Adapt a network as `adapt` does, from its weights file.
 
-    All adaptations that the network can have are compared, and validation chooses one. Only the
-    network's maker knows whether it has seen the folder's test part in training.
+    `head_bn`, or `head` of a network whose last batch norm is not known, is compared with the
+    network as it was, and validation chooses; `adaptations` among the settings names others. Only
+    the network's maker knows whether it has seen the folder's test part in training.
 
     Args:
         trained: the table `trained` of a sweep file: path, architecture, train_size, classes,
@@ -156,9 +160,10 @@ def _adapt(
     check_sizes(network.eval(), pair.backbone, {pair.train_size, test_size})
     if original is not None:
         _refuse_changed(original, network, test_size)
+    if last_batch_norm(network) is None and "adaptations" not in settings:
+        log.warning("%s: no last batch norm is known, so head is adapted alone", pair.backbone)
+        pair = pair.model_copy(update={"adaptations": ("none", "head")})
     start = train_with_controls(pair.train_settings(), data, accelerator)
-    possible = ("none", *start.controls)
-    pair = pair.model_copy(update={"adaptations": possible})
     adapted, left_out = adapt_framings(start, data, pair, accelerator)
     predictions = pd.concat(
         predict_pair(start.model, each, data, pair.framed(value), accelerator).table

@@ -3,14 +3,14 @@
 Besides the tails of `stage2` and their controls, adapted by the training run at the train
 resolution, there are: `none`; `equalised`, which maps the activations back without training; and
 `full`, the upper reference, all weights fine-tuned at the test resolution with stage 2's framing,
-and epochs and rate of `head_bn`.
+and epochs and rate of `head_bn` (without it, the first ones listed).
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc.config.errors import InputError
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import ADAPTED, CONTROL, PairSettings
+from fixres_poc.config.settings import CONTROL, PairSettings
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.method import stage2
+from fixres_poc.method import equalise, stage2
 from fixres_poc.method.epochs import Recipe
 from fixres_poc.method.evaluation import Predictions, framings, predict
 from fixres_poc.method.stage1 import Trained, train
@@ -34,25 +33,23 @@ TAILS = "adapted_{:g}.safetensors"
 
 
 @dataclass
-class AdaptedPair:
+class AdaptedPair(stage2.AdaptedTails):
     """What the adaptations of a pair give.
 
     Attributes:
         tails: by adaptation, in the settings' order, then controls; on the trunk of stage 1, but
             `full`.
-        seconds: what each would have cost alone; `none` and controls cost nothing here.
+        tried: at test = train the training has it.
         full: the network of `full`.
-        activations: of `stage2.distributions`, for `equalised`.
+        activations: of `equalise.distributions`, for `equalised`.
     """
 
-    tails: dict[str, Tail]
-    seconds: dict[str, float]
     full: Trained | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
 
     def entering(self) -> pd.DataFrame:
-        """What enters the classifier, see `stage2.summary`; empty without `equalised`."""
-        return stage2.summary(self.activations) if self.activations else pd.DataFrame()
+        """What enters the classifier, see `equalise.summary`; empty without `equalised`."""
+        return equalise.summary(self.activations) if self.activations else pd.DataFrame()
 
 
 def adapt_framings(
@@ -74,10 +71,11 @@ def _with_controls(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> Trained:
     """The training with controls adapted in another framing than its own."""
-    own = {k: each for k, each in trained.choices.adapt.items() if k in settings.adaptations}
-    size = settings.train_size
-    done = stage2.adapt_tails(trained.model, data, settings, size, own, accelerator)
-    return replace(trained, controls=done.tails, seconds={"adapt": done.seconds})
+    size, names = settings.train_size, settings.adapted
+    done = stage2.adapt_best(trained.model, data, settings, size, names, accelerator)
+    choices = replace(trained.choices, adapt=done.choices)
+    seconds = {"adapt": done.seconds}
+    return replace(trained, controls=done.tails, choices=choices, seconds=seconds)
 
 
 def adapt_pair(
@@ -89,51 +87,50 @@ def adapt_pair(
         InputError: an adaptation that the network cannot have.
     """
     model, wanted = trained.model, settings.adaptations
-    adapted, controls = _adapt_tails(trained, data, settings, accelerator)
+    adapted = _adapt_tails(trained, data, settings, accelerator)
     adapted.tails["none"] = Tail(model)
     if "equalised" in wanted:
         start = now(accelerator)
-        adapted.activations = stage2.distributions(model, data, settings, accelerator)
+        adapted.activations = equalise.distributions(model, data, settings, accelerator)
         # two where test resolution = train resolution
         framings = list(adapted.activations.values())
-        adapted.tails["equalised"] = stage2.equalise(model, framings[0], framings[-1])
+        adapted.tails["equalised"] = equalise.equalise(model, framings[0], framings[-1])
         adapted.seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
-        adapted.full = _fine_tune_fully(trained, data, settings, accelerator)
+        adapted.full = _fine_tune_fully(trained, adapted, data, settings, accelerator)
         adapted.tails["full"] = Tail(adapted.full.model)
         adapted.seconds["full"] = float(adapted.full.history["seconds"].sum())
-    adapted.tails = {name: adapted.tails[name].eval() for name in wanted} | controls
+    if settings.test_size != settings.train_size:  # there the two are one
+        wanted = (*wanted, *(CONTROL + name for name in settings.adapted))
+    adapted.tails = {name: adapted.tails[name].eval() for name in wanted}
     return adapted
 
 
 def _adapt_tails(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
-) -> tuple[AdaptedPair, dict[str, Tail]]:
+) -> AdaptedPair:
     """The adaptations that train a tail, and their controls."""
-    variants = trained.choices.adapt
-    names: list[str] = [name for name in settings.adaptations if name in ADAPTED]
-    for name in names:
-        if name not in variants:
-            raise InputError(
-                f"adaptation {name!r}: the last batch norm is not known; use 'none' or 'head'"
-            )
-    controls = {name: trained.controls[name] for name in names}
-    if settings.test_size == settings.train_size:  # the same steps from the same random state
-        seconds = trained.seconds["adapt"]
-        return AdaptedPair(controls, {name: seconds[name] for name in names}), {}
-    own = {name: variants[name] for name in names}
-    done = stage2.adapt_tails(trained.model, data, settings, settings.test_size, own, accelerator)
-    named = {CONTROL + name: tail for name, tail in controls.items()}
-    return AdaptedPair(done.tails, done.seconds), named
+    names, size = settings.adapted, settings.test_size
+    if size == settings.train_size:  # the same steps from the same random state
+        seconds = {name: trained.seconds["adapt"][name] for name in names}
+        choices = {name: trained.choices.adapt[name] for name in names}
+        return AdaptedPair(dict(trained.controls), seconds, choices)
+    done = stage2.adapt_best(trained.model, data, settings, size, names, accelerator)
+    done.tails |= {CONTROL + name: tail for name, tail in trained.controls.items()}
+    return AdaptedPair(**vars(done))
 
 
 def _fine_tune_fully(
-    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
+    trained: Trained,
+    adapted: AdaptedPair,
+    data: ImageDataset,
+    settings: PairSettings,
+    accelerator: Accelerator,
 ) -> Trained:
-    choices = trained.choices
-    like = choices.adapt.get("head_bn", choices.adapt["head"])
+    first = stage2.Variant("head_bn", **settings.grid("head_bn")[0])
+    like = adapted.choices.get("head_bn", first)
     recipe = Recipe(
-        settings.test_size, "val_train", like.epochs, like.learning_rate, choices.batch_norm
+        settings.test_size, "val_train", like.epochs, like.learning_rate, trained.choices.batch_norm
     )
     return train(settings.train_settings(), recipe, data, accelerator, start=trained.model)
 
@@ -184,20 +181,24 @@ def predict_pair(
     )
 
 
-def adaptation_costs(trained: Trained, adapted: AdaptedPair) -> pd.DataFrame:
-    """What each adaptation costs, done alone.
+def adaptation_costs(model: nn.Module, adapted: AdaptedPair) -> pd.DataFrame:
+    """What each adaptation costs, done alone, and how far it moves the last batch norm's weights.
 
     Returns:
-        Columns adaptation, learning_rate and epochs (as chosen; nan where nothing is trained) and
-        seconds. Controls, which cost nothing here, are left out.
+        Columns adaptation, learning_rate, affine_factor and epochs (as chosen; nan where nothing is
+        trained), seconds and moved (see `stage2.moved`). Controls, which cost nothing here, are
+        left out.
     """
-    variants = trained.choices.adapt
     rows = []
-    for name in adapted.tails:
-        if not name.startswith(CONTROL):
-            chosen = vars(variants[name]) if name in variants else {"adaptation": name}
-            rows.append({**chosen, "seconds": adapted.seconds.get(name, 0.0)})
-    return pd.DataFrame(rows, columns=["adaptation", "learning_rate", "epochs", "seconds"])
+    for name in [each for each in adapted.tails if not each.startswith(CONTROL)]:
+        chosen = vars(adapted.choices[name]) if name in adapted.choices else {"adaptation": name}
+        known = {
+            "seconds": adapted.seconds.get(name, 0.0),
+            "moved": stage2.moved(model, adapted.tails[name]),
+        }
+        rows.append({**chosen, **known})
+    names = ("adaptation", "learning_rate", "affine_factor", "epochs", "seconds", "moved")
+    return pd.DataFrame(rows, columns=names)
 
 
 def changed_tensors(model: nn.Module, tail: Tail) -> list[str]:
@@ -208,27 +209,6 @@ def changed_tensors(model: nn.Module, tail: Tail) -> list[str]:
         for name, value in tail.state_dict().items()
         if name not in own or not torch.equal(value, own[name])
     ]
-
-
-@torch.no_grad()
-def norm_changes(model: nn.Module, adapted: AdaptedPair) -> dict[str, float]:
-    """How far each adaptation moved the affine weights of the last batch norm.
-
-    Returns:
-        |change| / |weights| by adaptation; empty where that batch norm is not known.
-    """
-
-    def weights(tail: Tail) -> torch.Tensor:
-        return torch.cat([*cast(nn.BatchNorm2d, tail.norm).parameters()])
-
-    own = Tail(model)
-    if own.norm is None:
-        return {}
-    before = weights(own)
-    return {
-        name: float((weights(tail) - before).norm() / before.norm())
-        for name, tail in adapted.tails.items()
-    }
 
 
 def save_tails(

@@ -7,7 +7,6 @@ memory or several processes ask for it.
 """
 
 import json
-import math
 import time
 import zipfile
 from collections.abc import Mapping
@@ -39,7 +38,7 @@ KEPT = ("model", "optimizer", "schedule")
 class Recipe:
     """How all weights of a network are fine-tuned."""
 
-    size: int  # side of the crop in px, in training and in the validation that chooses the epoch
+    size: int  # side of the crop in px, in training and on validation
     framing: Literal["train", "val_train"]  # of the train images: random crops, or that of stage 2
     epochs: int
     learning_rate: float  # highest rate of the one-cycle schedule
@@ -59,8 +58,6 @@ class State:
     plan: StepPlan
     # one per finished epoch, see `stage1.Trained`
     rows: list[dict[str, float]] = field(default_factory=list)
-    # the weights of the best epoch, on the CPU
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,6 @@ class Saved:
         content = {
             "record": json.dumps(self.record),
             "rows": state.rows,
-            "best": state.best,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
         }
         content |= {key: getattr(state, key).state_dict() for key in KEPT}
@@ -97,7 +93,7 @@ class Saved:
             getattr(state, key).load_state_dict(content[key])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(content["scaler"])
-        state.rows, state.best = content["rows"], content["best"]
+        state.rows = content["rows"]
 
 
 def fine_tune(
@@ -107,39 +103,33 @@ def fine_tune(
     accelerator: Accelerator,
     saved: Saved | None,
 ) -> None:
-    """Do the epochs that are left, and leave the best one's weights in `state.model`, in eval mode.
+    """Do the epochs that are left, and leave `state.model` in eval mode.
 
-    SGD, one-cycle schedule, label smoothing. The epoch is chosen by top-1 on validation, with test
-    framing.
+    SGD, one-cycle schedule, label smoothing. The last epoch is used: an annealed schedule ends at
+    its best, and the best of many on validation would flatter.
     """
     recipe = state.recipe
     if saved is not None:
         saved.resume(state, accelerator)
     transform = transforms_for(settings, recipe.size, recipe.size)[recipe.framing]
     samples = SplitImages(data, "train", transform, settings.seed)
-    first = min(1, recipe.epochs)  # without epochs there is one row, of the network as it is
-    for epoch in range(first + len(state.rows), recipe.epochs + 1):
+    for epoch in range(1 + len(state.rows), recipe.epochs + 1):
         start = time.perf_counter()
         samples.epoch = epoch
         # no epoch depends on another
         set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
         title = f"epoch {epoch}/{recipe.epochs}"
-        loss = run_epoch(state, samples, settings, accelerator, title) if epoch else math.nan
-        top1 = val_top1(state.model, settings, recipe.size, data, accelerator)
-        if all(top1 > row["val_top1"] for row in state.rows):
-            weights = state.model.state_dict().items()
-            state.best = {key: value.to("cpu", copy=True) for key, value in weights}
+        loss = run_epoch(state, samples, settings, accelerator, title)
         row = {
             "epoch": epoch,
             "loss": loss,
-            "val_top1": top1,
+            "val_top1": val_top1(state.model, settings, recipe.size, data, accelerator),
             "micro_batch_size": state.plan.micro_batch_size,
             "seconds": time.perf_counter() - start,
         }
         state.rows.append(row)
         if saved is not None and accelerator.is_main_process:
             saved.keep(state, accelerator)
-    state.model.load_state_dict(state.best)
     state.model.eval().zero_grad(set_to_none=True)
 
 

@@ -41,7 +41,8 @@ PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse penalties C that are tried."""
 SECONDS = ("features", "fit")
 PLACES = {"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test", "test_sizes"}
-PLACES |= {"crop_pct_sizes"}
+# controls that a checkpoint lacks are added
+PLACES |= {"crop_pct_sizes", "adaptations"}
 """Settings that a checkpoint does not depend on: the images and weights behind them count."""
 
 

@@ -3,12 +3,11 @@
 import itertools
 import logging
 import math
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from accelerate import Accelerator
@@ -18,12 +17,13 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, file_digest, run_folder
-from fixres_poc.config.settings import CONTROL, BatchNorm, TrainSettings, several
+from fixres_poc.config.settings import CONTROL, Adaptation, BatchNorm, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.method.epochs import Recipe, Saved, State, begin, fine_tune
+from fixres_poc.data.loading import parts_of
+from fixres_poc.method.epochs import Recipe, Saved, State, begin, fine_tune, val_top1
 from fixres_poc.method.evaluation import choose_on_validation
 from fixres_poc.method.linear_probe import head_started, ingredients, lasting
-from fixres_poc.method.stage2 import Variant, adapt_tails, choose_variants
+from fixres_poc.method.stage2 import Variant, adapt_best, tail_for
 from fixres_poc.model import checkpoint, memory_plan
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, format_name, out_of_memory, place
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 class Choices:
     """What was chosen on validation for a train resolution, from what the settings list."""
 
-    learning_rate: float  # of stage 1; 0 where the pre-trained trunk stays as it is
+    learning_rate: float  # of stage 1; 0 without stage 1, see `head_start: file`
     batch_norm: BatchNorm  # of stage 1, frozen or in train mode
-    # of stage 2, by adaptation
+    # of the controls, by adaptation
     adapt: dict[str, Variant] = field(default_factory=dict)
 
 
 CHOICES = TypeAdapter(Choices)
-STORED = ("seconds", "memory", "tried")
+STORED = ("seconds", "memory", "tried", "steps")
 """Fields of `Trained` that a checkpoint's record has as they are."""
 
 
@@ -57,43 +57,45 @@ class Trained:
     once), seconds.
     """
 
-    model: nn.Module  # in eval mode, on its device, with the weights of the best epoch
+    model: nn.Module  # in eval mode, on its device, with the weights of the last epoch
     history: pd.DataFrame
     choices: Choices
     # how a batch was made to fit, for metrics.json
     memory: dict[str, Any] = field(default_factory=dict)
     # by adaptation, adapted at the train resolution
     controls: dict[str, Tail] = field(default_factory=dict)
-    # "stage1", "stage2": what was tried, in rows
+    # "stage1": recipes, "stage2": variants of the controls; what was tried, in rows
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    # "probe", "train" (the chosen rate), "tuning", "adapt"
+    # "probe", "train" (the chosen recipe), "tuning", "adapt" (by adaptation)
     seconds: dict[str, Any] = field(default_factory=dict)
+    steps: int = 0  # of the optimizer, in all epochs of stage 1
     digest: str | None = None  # SHA-256 of its checkpoint, once that was read or written
 
     @property
-    def best_epoch(self) -> int:
-        """The first epoch with the highest validation accuracy."""
-        return int(self.history["epoch"].iloc[int(self.history["val_top1"].argmax())])
-
-    @property
     def val_top1(self) -> float:
-        """The highest validation accuracy of any epoch."""
-        return float(self.history["val_top1"].max())
+        """The validation accuracy after the last epoch."""
+        return float(self.history["val_top1"].iloc[-1])
 
 
 def train_or_load(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator | None = None
 ) -> Trained:
-    """The training of a train resolution and seed: from its checkpoint, else done now and kept."""
+    """The training of a train resolution and seed: from its checkpoint, else done now and kept.
+
+    Controls that the checkpoint lacks are added to it.
+    """
     accelerator = accelerator or accelerator_for(settings.precision)
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
     record = ingredients(settings, data)
+    trained = None
     try:
         if path.is_file():
-            return _restore(path, record, settings, accelerator)
+            trained = _restore(path, record, settings, accelerator)
     except InputError as error:  # a checkpoint of other settings or images, or a damaged one
         log.warning("%s; training again", error)
-    trained = train_with_controls(settings, data, accelerator)
+    if trained is not None and not _lacking(trained, settings):
+        return trained
+    trained = train_with_controls(settings, data, accelerator, trained)
     if accelerator.is_main_process:
         _keep(trained, path, record)
     accelerator.wait_for_everyone()
@@ -131,81 +133,93 @@ def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Acce
             "parameters first"
         )
     try:
-        return _restore(path, ingredients(settings, data), settings, accelerator)
+        trained = _restore(path, ingredients(settings, data), settings, accelerator)
+        if lacking := _lacking(trained, settings):
+            raise InputError(f"it has no control of {', '.join(lacking)}")
+        return trained
     except InputError as error:
         raise InputError(
             f"training {settings.run_name}: {error}; run notebook 03_train again"
         ) from None
 
 
+def _lacking(trained: Trained, settings: TrainSettings) -> list[Adaptation]:
+    return [name for name in settings.adapted if name not in trained.controls]
+
+
 def train_with_controls(
-    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
+    settings: TrainSettings,
+    data: ImageDataset,
+    accelerator: Accelerator,
+    trained: Trained | None = None,
 ) -> Trained:
     """Train with each recipe of the settings, keep what validation prefers, and adapt its controls.
 
-    Stage 1's recipe and stage 2's choices are those of the training `settings.tuned_by`, where that
-    is named.
+    The recipe is that of the training `settings.tuned_by`, where that is named. Stage 2's rates are
+    chosen by each training. To `trained`, if it is given, the controls that it lacks are added.
     """
-    known = None if settings.tuned_by is None else _choices_of(settings)
+    trained = trained or _stage_1(settings, data, accelerator)
+    names, size = _lacking(trained, settings), settings.train_size
+    done = adapt_best(trained.model, data, settings, size, names, accelerator)
+    trained.controls |= done.tails
+    trained.choices.adapt.update(done.choices)
+    trained.tried["stage2"] = trained.tried.get("stage2", []) + done.tried
+    trained.seconds["adapt"] = trained.seconds.get("adapt", {}) | done.seconds
+    trained.seconds["tuning"] += done.tuning_s
+    return trained
+
+
+def _stage_1(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
+    """The best recipe's training, on its device; the network of a file as it is."""
     start, probe_s = head_started(settings, data, accelerator)
-    trained, others_s = _train_recipes(settings, known or settings, data, accelerator, start)
-    trained.model = place(trained.model, settings, accelerator)
-    mark = time.perf_counter()
-    tried: list[dict[str, Any]] = []
-    if known is None:
-        variants, tried = choose_variants(trained.model, data, settings, accelerator)
+    if settings.head_start == "file":
+        trained = _as_it_is(cast(nn.Module, start), settings, data, accelerator)
     else:
-        variants = known.adapt
-    tuning_s = others_s + time.perf_counter() - mark
-    size = settings.train_size
-    adapted = adapt_tails(trained.model, data, settings, size, variants, accelerator)
-    trained.choices.adapt.update(variants)
-    trained.controls = adapted.tails
-    trained.tried["stage2"] = tried
-    trained.seconds = {
-        "probe": probe_s,
-        "train": float(trained.history["seconds"].sum()),
-        "tuning": tuning_s,
-        "adapt": adapted.seconds,
-    }
+        trained = _train_recipes(settings, data, accelerator, start)
+        trained.model = place(trained.model, settings, accelerator)
+    trained.seconds["probe"] = probe_s
+    return trained
+
+
+def _as_it_is(
+    model: nn.Module, settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
+) -> Trained:
+    """A network that was trained elsewhere, in place of stage 1."""
+    top1 = val_top1(model, settings, settings.train_size, data, accelerator)
+    row = {"epoch": 0, "loss": math.nan, "val_top1": top1, "micro_batch_size": 0, "seconds": 0.0}
+    norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
+    memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
+    memory["note"] = "nothing was trained"
+    trained = Trained(model, pd.DataFrame([row]), Choices(0.0, norms[0]), memory)
+    trained.tried, trained.seconds = {"stage1": []}, {"train": 0.0, "tuning": 0.0}
     return trained
 
 
 def _train_recipes(
-    settings: TrainSettings,
-    lists: TrainSettings | Choices,
-    data: ImageDataset,
-    accelerator: Accelerator,
-    start: nn.Module | None,
-) -> tuple[Trained, float]:
-    """The best of the trainings with the lists' rates and batch norms, smaller rates first.
-
-    Returns:
-        The best training, and the seconds of the others.
-    """
+    settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, start: nn.Module | None
+) -> Trained:
+    """The best of the trainings with each rate and batch norm mode, smaller rates first."""
+    lists = settings if settings.tuned_by is None else _choices_of(settings)
     folder = run_folder(settings.sweep, settings.run_name)
     if start is not None:
         start.cpu()  # a card holds one network at a time
     seconds = []
 
     def trial(values: Mapping[str, Any]) -> tuple[dict[str, float], Trained]:
-        epochs = settings.epochs if values["learning_rate"] > 0 else 0  # all stays as it is
-        recipe = Recipe(settings.train_size, "train", epochs, **values)
+        recipe = Recipe(settings.train_size, "train", settings.epochs, **values)
         state = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
         trained = train(settings, recipe, data, accelerator, state, start)
         trained.model.cpu()
         seconds.append(float(trained.history["seconds"].sum()))
-        return {"val_top1": trained.val_top1, "best_epoch": trained.best_epoch}, trained
+        return {"val_top1": trained.val_top1}, trained
 
-    norms = several(lists.batch_norm)
-    candidates = [
-        {"learning_rate": rate, "batch_norm": norm}
-        for rate, norm in itertools.product(sorted(several(lists.learning_rate)), norms)
-        if rate > 0 or norm == norms[0]
-    ]
+    ways = itertools.product(sorted(several(lists.learning_rate)), several(lists.batch_norm))
+    candidates = [{"learning_rate": rate, "batch_norm": norm} for rate, norm in ways]
     best, tried = choose_on_validation(candidates, trial)
     best.tried["stage1"] = tried
-    return best, sum(seconds) - float(best.history["seconds"].sum())
+    own = float(best.history["seconds"].sum())
+    best.seconds = {"train": own, "tuning": sum(seconds) - own}
+    return best
 
 
 def _choices_of(settings: TrainSettings) -> Choices:
@@ -243,7 +257,7 @@ def _restore(
     model.load_state_dict(parts["model"])
     model = place(model.eval(), settings, accelerator)
     choices = CHOICES.validate_python(stored["choices"])
-    controls = {name: Tail(model) for name in choices.adapt}
+    controls = {name: tail_for(model, name) for name in choices.adapt}
     for name, tail in controls.items():
         tail.load_state_dict(parts[CONTROL + name])
         tail.requires_grad_(False).eval()
@@ -268,12 +282,13 @@ def train(
     Raises:
         InputError: not even one image at once fits, or of several processes one ran out of memory.
     """
-    saved = Saved(state_file, ingredients(settings, data)) if state_file and recipe.epochs else None
+    saved = Saved(state_file, ingredients(settings, data)) if state_file else None
     share = math.ceil(settings.batch_size / accelerator.num_processes)
     own = settings.model_copy(update={"batch_size": share})
     failures: list[str] = []
     failed: memory_plan.StepPlan | None = None
-    for plan in _plans(own, recipe, len(data.classes)):
+    budget = memory_plan.budget_bytes()
+    for plan in memory_plan.step_plans(own, recipe.size, len(data.classes), budget):
         if failed is not None:
             clear_device_cache(garbage_collection=True)
             failures.append(f"out of memory with {failed}: on with {plan}")
@@ -283,7 +298,8 @@ def train(
             memory = _memory(state, settings, min(plan.micro_batch_size, share), accelerator)
             memory["out_of_memory"] = failures
             choices = Choices(recipe.learning_rate, recipe.batch_norm)
-            return Trained(state.model, pd.DataFrame(state.rows), choices, memory)
+            steps = recipe.epochs * parts_of(data.counts()["train"], settings.batch_size)
+            return Trained(state.model, pd.DataFrame(state.rows), choices, memory, steps=steps)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -294,13 +310,6 @@ def train(
                 "or a smaller batch_size"
             )
     raise InputError(f"not even one image fits into memory: {failed} was the last that was tried")
-
-
-def _plans(settings: TrainSettings, recipe: Recipe, classes: int) -> Iterable[memory_plan.StepPlan]:
-    if not recipe.epochs:
-        return [memory_plan.StepPlan(0, False, 0)]
-    budget = memory_plan.budget_bytes()
-    return memory_plan.step_plans(settings, recipe.size, classes, budget)
 
 
 def _follow(
@@ -327,9 +336,7 @@ def _memory(
 ) -> dict[str, Any]:
     """How a batch was made to fit, `part` images at once."""
     note = None
-    if not state.recipe.epochs:
-        note = "nothing was trained"
-    elif state.recipe.batch_norm == "train" and part < settings.batch_size:
+    if state.recipe.batch_norm == "train" and part < settings.batch_size:
         note = f"batch norm saw {part} images at a time"
     return {
         "batch_size": settings.batch_size,

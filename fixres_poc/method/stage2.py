@@ -6,136 +6,30 @@
 | `head` | trained | frozen | frozen | ablation in Touvron et al. 2019 |
 | `head_bn_stats` | trained | re-estimated | frozen | the authors' code for ResNet and ResNeXt |
 | `head_bn` | trained | re-estimated | trained | what the paper says |
+| `conv_head_bn` | with `conv_head` | re-estimated | trained | the authors' code for EfficientNets |
 
-Each has a control, `control_head` and so on: the same for as long at the *train* size, so that what
-is owed to the test size can be told from what more training gives.
+Rates, epochs and the factor of the affine weights' rate are chosen on validation, by each tail
+where it is used (`adapt_best`). Each has a control, `control_head` and so on: the same at the
+*train* size, so that what is owed to the test size can be told from what more training gives.
 """
 
-import itertools
-import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
 
-import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.run_state import bar
-from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings, several
+from fixres_poc.config.settings import ADAPTED, AFFINE, Adaptation, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, loader
-from fixres_poc.method.evaluation import choose_on_validation, predict, transforms_for
-from fixres_poc.method.linear_probe import features
+from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.model.device import Maps, Portions, now, share_buffers, spare_single_values, workers
-from fixres_poc.model.trunk import Tail, fold_batch_norms, last_batch_norm, without_gradients
-
-IMAGES = 200
-VALUES = 20_000
-
-
-def distributions(
-    model: nn.Module, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
-) -> dict[str, np.ndarray]:
-    """Pooled features of at most 200 train images, as the classifier sees them.
-
-    Returns:
-        Features (N, D) by name: "train crops, 128 px", as in training, and as framed in the test at
-        both sizes, "test framing, 128 px" and "test framing, 160 px".
-    """
-    some = data.some("train", IMAGES, settings.split_seed)
-    ways = [("train crops", settings.train_size, "train")]
-    for size in dict.fromkeys((settings.train_size, settings.test_size)):
-        ways.append(("test framing", size, "val_test"))
-    return {
-        f"{name}, {size} px": features(model, some, "train", settings, size, accelerator, framing)
-        for name, size, framing in ways
-    }
-
-
-def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row per distribution of `distributions`, held against the first.
-
-    Returns:
-        Columns images (its name), mean, std, near_zero (share of values below 1 % of the first's
-        mean) and large (share above the first's 99th percentile).
-    """
-    first = next(iter(found.values()))
-    zero, large = 0.01 * float(first.mean()), float(np.quantile(first, 0.99))
-    rows = []
-    for name, each in found.items():
-        shares = (np.abs(each) <= zero).mean(), (each > large).mean()
-        rows.append((name, *map(float, (each.mean(), each.std(), *shares))))
-    return pd.DataFrame(rows, columns=["images", "mean", "std", "near_zero", "large"])
-
-
-def frechet(values: np.ndarray) -> tuple[float, float]:
-    """Location and scale of a Fréchet distribution with shape 0.3, fitted to non-zero values.
-
-    It is the maximum-likelihood fit.
-
-    A mean of maps after a ReLU is exactly 0 where nothing was active: for EfficientNet-Lite0 most
-    of them are. No distribution with a density gives such a share, so it is left out. At most
-    20,000 values, evenly spread, are used.
-    """
-    from scipy.stats import genextreme  # a second of processor time, and most commands fit nothing
-
-    active = values[values != 0]
-    some = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
-    _, location, scale = genextreme.fit(some, f0=-0.3)  # scipy's shape has the other sign
-    return float(location), float(scale)
-
-
-class Equalised(nn.Linear):
-    """A linear classifier behind a map of features back to the distribution of training.
-
-    Between two Fréchet distributions of one shape the map is a line, the same for all features.
-    What is 0 stays 0.
-    """
-
-    slope: torch.Tensor
-    shift: torch.Tensor
-    least: torch.Tensor
-
-    def __init__(self, linear: nn.Linear, slope: float, shift: float, least: float) -> None:
-        """Take over a linear layer; no mapped feature is below `least`."""
-        bias = linear.bias is not None
-        super().__init__(linear.in_features, linear.out_features, bias, device=linear.weight.device)
-        self.load_state_dict(linear.state_dict())
-        for name, value in {"slope": slope, "shift": shift, "least": least}.items():
-            self.register_buffer(name, torch.tensor(value, device=linear.weight.device))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (N, C) of features (N, D)."""
-        mapped = torch.maximum(self.slope * features + self.shift, self.least)
-        return super().forward(torch.where(features == 0, features, mapped.to(features.dtype)))
-
-
-def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
-    """A tail that maps features distributed like `given` to the distribution of `seen`.
-
-    Args:
-        seen: pooled features of what the classifier was trained on, (N, D).
-        given: pooled features at the test resolution, (M, D).
-
-    Raises:
-        InputError: the classifier is not a linear layer.
-    """
-    tail = Tail(model)
-    if not isinstance(tail.classifier, nn.Linear):
-        raise InputError(
-            "adaptation 'equalised': only for networks whose classifier is a linear layer"
-        )
-    location, scale = frechet(seen)
-    own_location, own_scale = frechet(given)
-    slope = scale / own_scale
-    shift = location - slope * own_location
-    tail.classifier = Equalised(tail.classifier, slope, shift, float(seen.min()))
-    return tail
-
+from fixres_poc.model.trunk import Tail, fold_batch_norms, without_gradients
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of both stages, as in the paper
 
@@ -148,19 +42,39 @@ class Variant:
     # at the first step; it falls to 0 along a cosine. Without meaning for `bn_stats`
     learning_rate: float
     epochs: int
+    # the affine weights' rate over `learning_rate`; None where they are not trained
+    affine_factor: float | None = None
 
 
 @dataclass
 class AdaptedTails:
-    """Adapted tails by name, and the seconds that each would have cost alone, trunk included."""
+    """Adapted tails.
 
-    tails: dict[str, Tail]
-    seconds: dict[str, float]
+    Attributes:
+        tails: by name.
+        seconds: what each would have cost alone, trunk included; none for what is not trained.
+        choices: by adaptation, what validation prefers at the size that they are used at.
+        tried: what was chosen from, see `adapt_best`.
+        tuning_s: seconds for what was not chosen.
+    """
+
+    tails: dict[str, Tail] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    choices: dict[str, Variant] = field(default_factory=dict)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    tuning_s: float = 0.0
 
 
-def possible_adaptations(model: nn.Module) -> list[str]:
-    """Those of `ADAPTED` that a network can have: without a known last batch norm `head` alone."""
-    return [name for name in ADAPTED if name == "head" or last_batch_norm(model) is not None]
+def tail_for(model: nn.Module, adaptation: str) -> Tail:
+    """A tail with a copy of all that an adaptation, or its control, may change.
+
+    Raises:
+        InputError: the network has no such tail.
+    """
+    tail = Tail(model, adaptation.endswith("conv_head_bn"))
+    if adaptation.endswith("conv_head_bn") and tail.conv_head is None:
+        raise InputError("adaptation 'conv_head_bn': for EfficientNets alone; use 'head_bn'")
+    return tail
 
 
 def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
@@ -177,12 +91,14 @@ def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
         raise InputError(f"adaptation {adaptation!r}: allowed here are {', '.join(ADAPTED)}")
     tail.requires_grad_(False).eval()
     tail.classifier.requires_grad_(adaptation != "bn_stats")
+    if tail.conv_head is not None:
+        tail.conv_head.requires_grad_(True)
     if adaptation != "head":
         if tail.norm is None:
             raise InputError(
                 f"adaptation {adaptation!r}: the last batch norm is not known; use 'none' or 'head'"
             )
-        tail.norm.train().requires_grad_(adaptation == "head_bn")
+        tail.norm.train().requires_grad_(adaptation in AFFINE)
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
 
 
@@ -219,7 +135,7 @@ def adapt_tails(
     samples = SplitImages(data, "train", transform, settings.seed)
     steps = len(batches(samples, settings.batch_size))
     work = {
-        name: _TailTraining(Tail(model), variant, steps, settings, accelerator)
+        name: _TailTraining(model, variant, steps, settings, accelerator)
         for name, variant in variants.items()
     }
     tails = nn.ModuleList(each.tail for each in work.values())
@@ -228,8 +144,8 @@ def adapt_tails(
     last = max((variant.epochs for variant in variants.values()), default=0)
     with without_gradients(model):
         for epoch in range(1, last + 1):
-            rows = batches(samples, settings.batch_size)  # in the order of the epoch before
             samples.epoch = epoch
+            rows = batches(samples, settings.batch_size)
             at_work = [each for each in work.values() if epoch <= each.variant.epochs]
             title = f"adapt at {size} px, epoch {epoch}/{last}"
             loaded = training_batches(samples, rows, accelerator, title)
@@ -248,23 +164,31 @@ class _TailTraining:
 
     def __init__(
         self,
-        tail: Tail,
+        model: nn.Module,
         variant: Variant,
         steps: int,
         settings: TrainSettings,
         accelerator: Accelerator,
     ) -> None:
         """Make a variant's parameters trainable, in `steps` steps an epoch."""
-        self.tail, self.variant, self.accelerator = tail, variant, accelerator
+        self.tail, self.variant = tail_for(model, variant.adaptation), variant
+        self.accelerator = accelerator
         self.seconds = 0.0
         self.criterion = nn.CrossEntropyLoss(
             label_smoothing=settings.adapt_label_smoothing, reduction="sum"
         )
-        self.trained = unfreeze(tail, variant.adaptation)
+        self.trained = unfreeze(self.tail, variant.adaptation)
         if self.trained:
-            sgd = torch.optim.SGD(
-                self.trained, variant.learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
-            )
+            affine = set(self.tail.norm.parameters()) if self.tail.norm else set()
+            rates = [
+                variant.learning_rate * ((variant.affine_factor or 1) if each in affine else 1)
+                for each in self.trained
+            ]
+            groups = [
+                {"params": [each], "lr": rate}
+                for each, rate in zip(self.trained, rates, strict=True)
+            ]
+            sgd = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
             count = max(steps * variant.epochs, 1)
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, count)
             self.optimizer, self.schedule = accelerator.prepare(sgd, cosine)
@@ -305,40 +229,54 @@ def _adapt_for_an_epoch(
         mark = now(accelerator)
 
 
-def choose_variants(
-    model: nn.Module, data: ImageDataset, settings: TrainSettings, accelerator: Accelerator
-) -> tuple[dict[str, Variant], list[dict[str, Any]]]:
-    """Rate and epochs of every adaptation that the network can have, chosen on validation.
+@torch.no_grad()
+def moved(model: nn.Module, tail: Tail) -> float | None:
+    """How far an adaptation moved the affine weights: |change| / |weights|; None without any."""
+    own = Tail(model)
+    if own.norm is None:
+        return None
+    after, before = (torch.cat([*cast(Any, each).norm.parameters()]) for each in (tail, own))
+    return float((after - before).norm() / before.norm())
 
-    All combinations of the settings' lists are adapted in one pass, and compared, at
-    `settings.tuning_size`. Ties go to fewer epochs, then to the smaller rate.
+
+def adapt_best(
+    model: nn.Module,
+    data: ImageDataset,
+    settings: TrainSettings,
+    size: int,
+    names: Iterable[Adaptation],
+    accelerator: Accelerator,
+) -> AdaptedTails:
+    """Adapt a tail in each named way, with the rate, epochs and factor that validation prefers.
+
+    All combinations of the settings' lists are adapted in one pass, and compared, at `size` px. Of
+    equals the first of `MethodSettings.grid` is taken.
 
     Returns:
-        The chosen variant by adaptation, and a row per combination tried: adaptation,
-        learning_rate, epochs, val_top1; none where there is nothing to choose.
+        One tail per name. A row of `tried` is a variant with val_top1, moved (see `moved`) and, if
+        `head_bn_stats` is adapted too, differs: on how many validation images the same rate and
+        epochs of that predict another class.
     """
-    epochs = sorted(several(settings.adapt_epochs))
-    rates = sorted(several(settings.adapt_learning_rate))
-    variants: dict[str, list[Variant]] = {}
-    for name in possible_adaptations(model):
-        allowed = rates[:1] if name == "bn_stats" else rates  # it has no rate
-        ways = itertools.product(epochs, allowed)
-        variants[name] = [Variant(name, rate, count) for count, rate in ways]
-    if not settings.tuned:
-        return {name: only for name, (only,) in variants.items()}, []
-    size = settings.tuning_size or settings.train_size
-    named = {str(each): each for own in variants.values() for each in own}
-    tails = adapt_tails(model, data, settings, size, named, accelerator).tails
-    table = predict(model, tails, data, "val", settings, size, accelerator).table
-    top1 = (table["top1"] == table["target"]).groupby(table["adaptation"]).mean()
-
-    def look_up(values: Mapping[str, Any]) -> tuple[dict[str, float], Variant]:
-        variant = Variant(**values)
-        return {"val_top1": float(top1[str(variant)])}, variant
-
-    best: dict[str, Variant] = {}
-    tried: list[dict[str, Any]] = []
-    for name, own in variants.items():
-        best[name], rows = choose_on_validation([asdict(each) for each in own], look_up)
-        tried += rows
-    return best, tried
+    names, start = tuple(names), time.perf_counter()
+    if not names:
+        return AdaptedTails()
+    every = [Variant(name, **way) for name in names for way in settings.grid(name)]
+    variants = {str(each): each for each in every}
+    done = adapt_tails(model, data, settings, size, variants, accelerator)
+    table = predict(model, done.tails, data, "val", settings, size, accelerator).table
+    answers = table.pivot(index="image", columns="adaptation", values="top1")
+    right = answers.eq(table.groupby("image")["target"].first(), axis=0).mean()
+    best = AdaptedTails()
+    for key, each in variants.items():
+        row = asdict(each) | {"val_top1": right[key], "moved": moved(model, done.tails[key])}
+        plain = str(replace(each, adaptation="head_bn_stats", affine_factor=None))
+        if plain in variants:
+            row["differs"] = int((answers[key] != answers[plain]).sum())
+        best.tried.append(row)
+    for name in names:
+        own = [key for key, each in variants.items() if each.adaptation == name]
+        chosen = max(own, key=lambda key: right[key])  # the first of equals
+        best.choices[name] = variants[chosen]
+        best.tails[name], best.seconds[name] = done.tails[chosen], done.seconds[chosen]
+    best.tuning_s = time.perf_counter() - start - max(best.seconds.values())
+    return best

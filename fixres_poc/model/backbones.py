@@ -20,7 +20,7 @@ from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.sources.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model.device import is_batch_norm
-from fixres_poc.model.trunk import Tail, Trunk, classifier, last_batch_norm
+from fixres_poc.model.trunk import Tail, Trunk, classifier, conv_head, last_batch_norm
 from fixres_poc.model.weights import (
     class_list,
     classifier_names,
@@ -133,8 +133,8 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
             weights that do not fit, or that are neither here nor within reach.
     """
     name = sweep.backbone
-    if name not in NAMED:
-        _check_network(sweep, "meta" if traced else "cpu")
+    if name not in NAMED or "conv_head_bn" in sweep.adaptations:
+        _check_network(sweep, "meta" if traced or name in NAMED else "cpu")
     if traced:
         return
     if sweep.weights is not None or name in LITE_SHA256:
@@ -158,6 +158,11 @@ def _check_network(sweep: SweepSettings, device: str) -> None:
         raise InputError(
             f"{where}: its last batch norm is not known, so it cannot have {', '.join(needing)}; "
             "set adaptations: [none, head]"
+        )
+    if "conv_head_bn" in sweep.adaptations and conv_head(model) is None:
+        raise InputError(
+            f"{where}: no EfficientNet, so it cannot have conv_head_bn; set adaptations: "
+            "[none, head_bn]"
         )
     linear_needed = sweep.head_start == "probe" or "equalised" in sweep.adaptations
     if linear_needed and not isinstance(classifier(model), nn.Linear):

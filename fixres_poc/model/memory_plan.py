@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import ADAPTED, PairSettings, TrainSettings
+from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.model import backbones
 from fixres_poc.model.trunk import Tail, Trunk
 
@@ -196,11 +196,11 @@ def training_bytes(
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
-    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails.
+    """Predicted peak of tensor bytes of stage 2 at the test resolution, all tails of its grids.
 
-    Evaluation needs no more.
+    Evaluation needs no more. A `conv_head` that is trained as well is not counted.
     """
-    tails = max(1, len(set(settings.adaptations) & set(ADAPTED)))
+    tails = max(1, sum(len(settings.grid(name)) for name in settings.adapted))
     how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32")
     return _peak_bytes(settings.batch_size, False, *how, False, tails)
 

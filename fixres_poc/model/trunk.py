@@ -2,8 +2,9 @@
 
 Stage 2 changes only the classifier and the last batch norm, the one before global pooling (ResNet
 and ResNeXt: `layer4[-1].bn3`, EfficientNet: `bn2` after `conv_head`, MobileNetV3:
-`blocks[-1][-1].bn1`). Several tails share one pass of the trunk. Networks without such a norm are
-cut after global pooling, so that only the classifier can change.
+`blocks[-1][-1].bn1`); of an EfficientNet `conv_head` as well, on request. Several tails share one
+pass of the trunk. Networks without such a norm are cut after global pooling, so that only the
+classifier can change.
 """
 
 import copy
@@ -52,6 +53,13 @@ def last_batch_norm(model: nn.Module) -> nn.BatchNorm2d | None:
     return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
+def conv_head(model: nn.Module) -> nn.Module | None:
+    """The convolution before the last batch norm of an EfficientNet; None for other networks."""
+    network: Any = model
+    known = isinstance(model, EfficientNet) and last_batch_norm(model) is not None
+    return cast(nn.Module, network.conv_head) if known else None
+
+
 def _last_block(resnet: Any) -> Any:
     return resnet.layer4[-1]
 
@@ -60,8 +68,8 @@ class Trunk:
     """The frozen part of a network: images (N, 3, H, W), normalised, to what a `Tail` takes.
 
     That is what enters the last batch norm (N, D, h, w), for a ResNet also the shortcut that is
-    added after it; for a network without such a batch norm the pooled features (N, D). No gradients
-    are kept.
+    added after it, for an EfficientNet what enters `conv_head`; for a network without such a batch
+    norm the pooled features (N, D). No gradients are kept.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,6 +89,11 @@ class Trunk:
                 lambda _, inputs: maps.update(entering=inputs[0])
             )
             hooks.enter_context(note_input)
+            if (convolution := conv_head(network)) is not None:
+                note_head = convolution.register_forward_pre_hook(
+                    lambda _, inputs: maps.update(entering_conv_head=inputs[0])
+                )
+                hooks.enter_context(note_head)
             if isinstance(network, ResNet):
                 block = _last_block(network)
                 note_shortcut = (
@@ -99,16 +112,17 @@ class Trunk:
 
 
 class Tail(nn.Module):
-    """What follows the trunk, with its own copy of the last batch norm and of the classifier.
+    """What follows the trunk, with its own copy of what an adaptation may change.
 
-    What lies between the two is shared with the model.
+    That is the last batch norm and the classifier; what lies between them is shared with the model.
     """
 
     network: Any
 
-    def __init__(self, model: nn.Module) -> None:
-        """Copy what may change."""
+    def __init__(self, model: nn.Module, with_conv_head: bool = False) -> None:
+        """Copy what may change, with an EfficientNet's `conv_head` if that may change too."""
         super().__init__()
+        self.conv_head = copy.deepcopy(conv_head(model)) if with_conv_head else None
         # None where the network has none that the tail knows
         self.norm = copy.deepcopy(last_batch_norm(model))
         self.classifier = copy.deepcopy(classifier(model))  # features (N, D) to logits (N, C)
@@ -122,7 +136,7 @@ class Tail(nn.Module):
         """Features (N, D) after global pooling."""
         if self.norm is None:
             return maps[0]
-        after = self.norm(maps[0])
+        after = self.norm(maps[0] if self.conv_head is None else self.conv_head(maps[1]))
         if isinstance(self.network, ResNet):
             after = _rest_of_block(_last_block(self.network), after, maps[1])
         return cast(torch.Tensor, self.network.forward_head(after, pre_logits=True))
@@ -140,7 +154,8 @@ def merge_tail(model: nn.Module, tail: Tail) -> nn.Module:
     """A copy of a network on the CPU, in eval mode, with an adapted tail in its place."""
     network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     names = {module: name for name, module in network.named_modules()}
-    for old, new in [(last_batch_norm(network), tail.norm), (classifier(network), tail.classifier)]:
+    pairs = [(conv_head(network), tail.conv_head), (last_batch_norm(network), tail.norm)]
+    for old, new in [*pairs, (classifier(network), tail.classifier)]:
         if old is not None and new is not None:
             network.set_submodule(names[old], copy.deepcopy(new).cpu())
     return network

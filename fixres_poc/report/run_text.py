@@ -71,7 +71,7 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
 def training_summary(
     settings: TrainSettings, trained: Trained, val_images: int, classes: int
 ) -> str:
-    """What stage 1 gives on validation, whether it chose a recipe or should go on.
+    """What stage 1 gives on validation, in how many steps, and whether it chose a recipe.
 
     Of a network that was trained elsewhere (`head_start: file`) that is its accuracy at its own
     resolution.
@@ -82,23 +82,16 @@ def training_summary(
         pd.DataFrame(trained.tried["stage1"]),
     )
     reached, loss = f"**{trained.val_top1:.1%}** on validation at {size} px", history["loss"]
-    if settings.head_start == "file" and trained.best_epoch == 0:
+    if settings.head_start == "file":
         low = wilson_interval(round(trained.val_top1 * val_images), val_images)[0]
         hint = near_chance(low, classes)
         own = f"The network of the weights file reaches {reached}, its own resolution."
         return _bullets(own, hint and f"**{hint}**")
-    lines = [f"Epoch {trained.best_epoch} is kept, with {reached}."]
-    if not trained.best_epoch:
-        lines = [
-            f"The frozen network with its linear probe is kept, with {reached}: no rate above "
-            "0 was better."
-        ]
+    lines = [f"The last epoch reaches {reached}, after {trained.steps:,} steps."]
     if len(loss) > 1:
         lines.append(
             f"The loss went from {loss.iloc[0]:.3f} to {loss.iloc[-1]:.3f} in {len(loss)} epochs."
         )
-    if trained.best_epoch == len(loss) > 1:
-        lines.append("The last epoch is the best one: more epochs may give more.")
     if len(tried) > 1:
         first, second = tried["val_top1"].nlargest(2)
         lines.append(

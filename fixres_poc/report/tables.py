@@ -235,7 +235,7 @@ def failures(results: Results) -> pd.DataFrame:
 
 
 def activations(results: Results) -> pd.DataFrame:
-    """What enters the classifier (`stage2.summary`), each framing once, of the first seed.
+    """What enters the classifier (`equalise.summary`), each framing once, of the first seed.
 
     Returns:
         Columns trained (px), images, mean, std, near_zero and large; none where nothing was

@@ -116,8 +116,8 @@ def plan(
     Returns:
         "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train
         resolution, precision, checkpointing and micro-batch. "pairs": FLOPs of one image's forward
-        pass, what is chosen, bytes and seconds: of one seed, and `tuning_s` what lists of rates and
-        epochs cost on the first seed, without decoding of images.
+        pass, what is chosen, bytes and seconds: of one seed, and `tuning_s` what lists of
+        recipes cost on the first seed, without decoding of images.
 
     Raises:
         InputError: as `expected_images`, `backbones.check` and `accelerator_for`.
@@ -166,25 +166,25 @@ def _grid_s(pairs: pd.DataFrame, seeds: int) -> float:
 def _pair(
     pair: PairSettings, counts: dict[str, int], classes: int, budget: int, rate: float
 ) -> dict[str, Any]:
-    sizes = (pair.train_size, pair.test_size, pair.tuning_size or pair.train_size)
-    train, test, tuning = (parameters_and_flops(pair.backbone, classes, s)[1] for s in sizes)
+    sizes = (pair.train_size, pair.test_size)
+    train, test = (parameters_and_flops(pair.backbone, classes, s)[1] for s in sizes)
     chosen, full = (
         next(step_plans(pair, size, classes, budget)) for size in (pair.train_size, pair.test_size)
     )
     test_bytes, with_full = adapting_bytes(pair, classes), "full" in pair.adaptations
     fits = max(chosen.peak_bytes, test_bytes, with_full * full.peak_bytes) <= budget
     trained, held_out = counts["train"], counts["val"]
-    rates, adapt = several(pair.learning_rate), max(several(pair.adapt_epochs))
-    # passes of an image; with the rate 0 nothing is trained
-    epochs = pair.epochs * (max(rates) > 0)
+    # passes of an image; one of the frozen trunk for the whole grid of stage 2
+    epochs = pair.epochs * (pair.head_start != "file")
     stage1 = epochs * ((3 + chosen.gradient_checkpointing) * trained + held_out)
-    others = max(sum(each > 0 for each in rates) * len(several(pair.batch_norm)) - 1, 0)
+    others = len(several(pair.learning_rate)) * len(several(pair.batch_norm)) - 1
     probe = (trained + held_out) * (pair.head_start == "probe")
-    stage2 = adapt * (trained + with_full * (3 * trained + held_out))
+    adapt = max(several(pair.adapt_epochs))
+    tails = (adapt * trained + held_out) * bool(pair.adapted)
+    stage2 = tails + with_full * adapt * (3 * trained + held_out)
     tested = sum(counts.values()) - trained
     framings = len(several(pair.crop_pct))
     crops = sum(CROPS[view] for view in pair.views) * framings
-    tuned = pair.tuned * (adapt * trained + held_out)
     return {
         "train_size": pair.train_size,
         "test_size": pair.test_size,
@@ -195,11 +195,11 @@ def _pair(
         "train_bytes": chosen.peak_bytes,
         "test_bytes": test_bytes,
         "fits": fits,
-        "tuning_s": (others * stage1 * train + tuned * tuning) / rate,
+        "tuning_s": others * stage1 * train / rate,
         # the controls are adapted there
-        "train_s": (stage1 + adapt * trained + probe) * train / rate,
+        "train_s": (stage1 + tails + probe) * train / rate,
         # each framing has controls of its own
-        "adapt_s": (framings * stage2 * test + (framings - 1) * adapt * trained * train) / rate,
+        "adapt_s": (framings * stage2 * test + (framings - 1) * tails * train) / rate,
         "eval_s": (1 + with_full) * crops * tested * test / rate,
     }
 

@@ -43,7 +43,7 @@ def sweep() -> Results:
     write(
         SWEEP,
         "train96_seed0",
-        Metrics(seconds={"probe": 1, "train": 9, "adapt": {"head": 2}}, moved={"head": 0.5}),
+        Metrics(seconds={"probe": 1, "train": 9, "adapt": {"head": 2}}, steps=7),
     )
     write(
         SWEEP, "train96_test96_seed0", Metrics(), guesses("none", 12, 38), guesses("head", 12, 39)
@@ -98,7 +98,7 @@ def test_summary_of_the_sweep(sweep: Results, own_home: Path) -> None:
         "missing",
         *[None] * 3,
     ]
-    assert runs["train96_seed0"]["moved"] == {"head": 0.5}
+    assert runs["train96_seed0"]["steps"] == 7
     took = [json.loads(file.read_text())["wall_seconds"] for file in own_home.rglob("metrics.json")]
     assert len(took) == 4
     assert sweep.sweep["seconds"] == pytest.approx(sum(took))

@@ -51,9 +51,9 @@ def test_metrics_hold_settings_environment_and_accuracies(
 def test_a_notebook_leaves_its_numbers_with_data_and_tables_by_column(colour_folder: Path) -> None:
     settings = DatasetSettings(dataset=str(colour_folder))
     data = load_dataset(settings)
-    record_run(settings, data, history=pd.DataFrame({"epoch": [1, 2]}), best_epoch=2)
+    record_run(settings, data, history=pd.DataFrame({"epoch": [1, 2]}), steps=2)
     metrics = json.loads((run_folder("notebooks", "dataset") / "metrics.json").read_text())
-    assert (metrics["history"], metrics["best_epoch"]) == ({"epoch": [1, 2]}, 2)
+    assert (metrics["history"], metrics["steps"]) == ({"epoch": [1, 2]}, 2)
     assert metrics["used"] == {"library": LIBRARY, "data": data.fingerprint()}
     assert (metrics["classes"], metrics["images"]) == (["blue", "green", "red"], data.counts())
     assert metrics["peak_memory_bytes"] > 0

@@ -26,6 +26,10 @@ def error(values: dict[str, Any]) -> str:
     return message.removeprefix("x.yml: ")
 
 
+NO_TRAINING = (
+    "learning_rate = 0: it trains nothing: a frozen network with a fitted classifier is the probe, "
+    "which stands beside every pair; allowed: above 0, at most 10"
+)
 POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
 
 
@@ -38,10 +42,12 @@ POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
         ({"learning_rate": -1}, "learning_rate = -1: should be greater than or equal to 0"),
         ({"learning_rate": [0.1, 20]}, "learning_rate = 20: should be less than or equal to 10"),
         ({"learning_rate": ["1e-3"]}, f"learning_rate = '1e-3': {POINT}"),
+        ({"learning_rate": 0}, NO_TRAINING),
+        ({"learning_rate": [0.1, 0.0]}, NO_TRAINING.replace("0:", "0.0:")),
+        ({"affine_factor": [1, 0]}, "affine_factor = 0: should be greater than 0"),
         (
-            {"learning_rate": [0.1, 0], "head_start": "random"},
-            "learning_rate = 0: leaves a random classifier as it is; "
-            "allowed with head_start: probe",
+            {"extra_test": {"name": "x", "folder": "y", "validation": 1}},
+            "extra_test.validation = 1: should be less than or equal to 0.9",
         ),
         ({"adapt_epochs": [1, 0]}, "adapt_epochs = 0: should be greater than or equal to 1"),
         ({"adapt_epochs": [1, 1]}, "adapt_epochs = (1, 1): each value may stand once"),
@@ -205,30 +211,37 @@ def test_pairs_keep_their_order_and_train_once() -> None:
     assert names == ["train96_seed0", "train64_seed0"]
 
 
-@pytest.mark.parametrize("key", ["learning_rate", "adapt_learning_rate", "adapt_epochs"])
-def test_with_a_list_later_seeds_wait_for_what_the_first_one_chooses(key: str) -> None:
-    found = runs(seeds=[3, 1], **{key: [1, 2]})
+@pytest.mark.parametrize(
+    ("key", "values"), [("learning_rate", [1, 2]), ("batch_norm", ["train", "frozen"])]
+)
+def test_with_a_list_of_recipes_later_seeds_wait_for_what_the_first_one_chooses(
+    key: str, values: list[Any]
+) -> None:
+    found = runs(seeds=[3, 1], **{key: values})
     tuned = {name: (run.parameters.get("tuned_by"), run.needs) for name, run in found.items()}
     assert tuned["train64_seed3"] == (None, ())
     assert tuned["train96_seed1"] == (3, ("train96_seed3",))
     assert tuned["train96_test64_seed1"] == (3, ("train96_seed1",))
-    assert runs(seeds=[3, 1], **{key: [2]})["train64_seed1"].needs == ()
+    alone = runs(seeds=[3, 1], **{key: values[:1]}, adapt_epochs=[1, 2], affine_factor=[1, 2])
+    assert alone["train64_seed1"].needs == (), "every seed chooses stage 2 itself"
 
 
-@pytest.mark.parametrize(
-    ("tests", "expected"),
-    [([64, 96, 128], 96), ([66, 80, 128], 80), ([48, 64, 56], 64), ([320, 256], 256), ([48], 48)],
-)
-def test_stage_2_is_chosen_at_the_test_size_nearest_to_the_neutral_one_of_the_larger(
-    tests: list[int], expected: int
-) -> None:
-    found = runs(train_sizes=[64], test_sizes=tests, adapt_epochs=[1, 2])[
-        "train64_seed0"
-    ].parameters
-    assert found["tuning_size"] == expected  # 64 px times 1.24 is 79 px
-    assert (
-        runs(train_sizes=[64], test_sizes=tests)["train64_seed0"].parameters["tuning_size"] is None
-    )
+def test_the_grid_of_stage_2_begins_with_few_epochs_a_small_rate_and_a_small_factor() -> None:
+    lists: dict[str, Any] = {"adapt_epochs": (2, 1), "adapt_learning_rate": (0.1, 0.01)}
+    settings = TrainSettings(train_size=64, **lists, affine_factor=(10.0, 1.0))
+    ways = [tuple(way.values()) for way in settings.grid("head_bn")]
+    assert ways == [
+        *((1, 0.01, 1), (1, 0.01, 10), (1, 0.1, 1), (1, 0.1, 10)),
+        *((2, 0.01, 1), (2, 0.01, 10), (2, 0.1, 1), (2, 0.1, 10)),
+    ]
+    assert list(settings.grid("head")[0]) == ["epochs", "learning_rate", "affine_factor"]
+    assert {way["affine_factor"] for way in settings.grid("head_bn_stats")} == {None}
+    assert [way["epochs"] for way in settings.grid("bn_stats")] == [1, 2], "it has no rate"
+
+
+def test_by_default_a_pair_runs_the_papers_adaptation_alone() -> None:
+    assert runs()["train64_test96_seed0"].parameters["adaptations"] == ("none", "head_bn")
+    assert TrainSettings(train_size=64).adapted == ("head_bn",)
 
 
 def test_equal_compute_gives_small_sizes_more_epochs() -> None:

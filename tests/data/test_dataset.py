@@ -145,6 +145,35 @@ def test_an_extra_part_is_prepared_and_has_a_digest_of_its_own(
     assert pd.read_csv(tmp_path / "run" / "images.csv")["split"].eq("unseen").sum() == 2
 
 
+def test_a_share_of_the_extra_part_may_be_the_validation_part(extra: DataSettings) -> None:
+    given = extra.extra_test
+    assert given is not None
+    save_image(Path(given.folder) / "blue" / "01.png", (99, 99, 99), seed=9)
+    red = Path(given.folder) / "red"  # equal bytes stay on one side
+    (red / "c.png").write_bytes((red / "a.png").read_bytes())
+    shared = extra.model_copy(update={"extra_test": given.model_copy(update={"validation": 0.5})})
+    before, data = load_dataset(extra), load_dataset(shared)
+    for part in ("train", "test"):
+        assert data.split(part).equals(before.split(part))
+    assert not set(data.split("val")["image"]) & set(before.split("val")["image"])
+    both = pd.concat([data.split("val"), data.split("unseen")])
+    assert sorted(both["image"]) == sorted(before.split("unseen")["image"])
+    assert both.drop_duplicates("digest").groupby(["label", "split"]).size().min() >= 1
+    assert both.groupby("digest")["split"].nunique().max() == 1
+    assert all(path.is_file() for path in data.paths)
+    assert "50% of it are the validation part" in data.notes[-1]
+    assert data.only("val").from_extra.all()
+    other = shared.model_copy(update={"split_seed": 1})
+    assert not load_dataset(other).split("val").equals(data.split("val"))
+
+
+def test_an_extra_part_named_like_a_folder_of_the_dataset_is_refused(extra: DataSettings) -> None:
+    assert extra.extra_test is not None
+    named = extra.extra_test.model_copy(update={"name": "red"})
+    with pytest.raises(InputError, match=r"extra_test.name = 'red': the dataset has a folder"):
+        load_dataset(extra.model_copy(update={"extra_test": named}))
+
+
 def test_a_missing_extra_part_is_one_line(colour_folder: Path, tmp_path: Path) -> None:
     more = ExtraTest(name="unseen", folder=str(tmp_path / "none"))
     with pytest.raises(InputError, match=r"extra_test.folder = '.*none': no such folder"):

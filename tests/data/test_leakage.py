@@ -14,7 +14,7 @@ from conftest import save_image
 from PIL import Image, ImageEnhance
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
+from fixres_poc.config.settings import DataSettings, ExtraTest
 from fixres_poc.data import leakage
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.leakage import NearDuplicates
@@ -27,8 +27,21 @@ def found(folder: Path, imagenet_list: Path | None = None) -> leakage.Leakage:
 
 
 def test_a_clean_folder_has_no_sign_of_leakage(colour_folder: Path) -> None:
-    assert found(colour_folder) == leakage.Leakage(0.0)
+    parts = ("val", "test")
+    clean = leakage.Leakage(dict.fromkeys(parts, 0.0), flagged=dict.fromkeys(parts))
+    assert found(colour_folder) == clean
     assert "No sign" in found(colour_folder).verdict()
+
+
+def test_drawn_images_were_never_seen(colour_folder: Path, tmp_path: Path) -> None:
+    more = ExtraTest(name="photos", folder=str(shutil.copytree(colour_folder, tmp_path / "more")))
+    data = load_dataset(DataSettings(dataset=str(colour_folder), extra_test=more))
+    flagged = leakage.check_leakage(data, drawn=True).flagged
+    assert flagged == {"val": False, "test": False, "photos": None}
+    more = more.model_copy(update={"validation": 0.5})
+    data = load_dataset(DataSettings(dataset=str(colour_folder), extra_test=more))
+    flagged = leakage.check_leakage(data, drawn=True).flagged
+    assert flagged == {"val": None, "test": False, "photos": None}
 
 
 @pytest.fixture
@@ -41,8 +54,11 @@ def imagenet_folder(colour_folder: Path) -> Path:
 
 def test_imagenet_training_names_are_counted_on_the_test_part(imagenet_folder: Path) -> None:
     leakage = found(imagenet_folder)
-    assert leakage.named_like_imagenet == 4 / 12
-    assert "33% of the test images are named like ImageNet" in leakage.verdict()
+    assert leakage.in_imagenet == {"val": 2 / 6, "test": 4 / 12}
+    assert leakage.record()["flagged"] == {"val": True, "test": True}
+    words = "33.3% of the val images and 33.3% of the test images are named like ImageNet"
+    assert words in leakage.verdict()
+    assert "All choices are made on such images." in leakage.verdict()
 
 
 LISTS = {
@@ -62,10 +78,13 @@ def test_a_given_list_decides_instead_of_the_form_of_the_names(
     file = imagenet_folder.parent / "imagenet.txt"
     file.write_text(LISTS[form].format(name, "n01440764_1"), encoding="utf-8")
     leakage = found(imagenet_folder, file)
-    assert leakage.listed_in_imagenet == 1 / 12
+    assert leakage.in_imagenet == {"val": 0, "test": 1 / 12}
+    assert leakage.flagged == {"val": False, "test": True}
+    assert "All choices" not in leakage.verdict()
     assert "8.3% of the test images are, by name, in the given list" in leakage.verdict()
     file.write_text("n01440764_1\n")
     assert "No sign" in found(imagenet_folder, file).verdict()
+    assert found(imagenet_folder, file).flagged == {"val": False, "test": False}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +205,7 @@ def test_copies_in_an_extra_test_part_are_leaks_from_train_and_not_from_test(
     content |= {f"unseen/a/{seed}.png": drawn(seed, 200) for seed in (1, 2)}  # nearly equal
     content |= {f"unseen/b/{seed}.png": drawn(seed) for seed in (1, 2)}  # equal bytes
     data = folder(tmp_path, content)
-    found = leakage.check_leakage(replace(data, extra_root=tmp_path / "unseen"))
+    found = leakage.check_leakage(replace(data, extra=("unseen", tmp_path / "unseen")))
     assert found.across_split == (("train/a/0.png", "unseen/b/1.png"),)
     assert found.near.across_split == 1
     assert found.twins == 2 / 5

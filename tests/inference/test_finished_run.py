@@ -13,7 +13,7 @@ from conftest import COLOURS, save_image
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
-from fixres_poc.config.settings import ADAPTATIONS, ADAPTED, CONTROL, View
+from fixres_poc.config.settings import ADAPTED, CONTROL, View
 from fixres_poc.data.dataset import class_folders
 from fixres_poc.inference import finished_run
 from fixres_poc.model import checkpoint
@@ -27,7 +27,7 @@ def pair() -> Path:
 def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
     run = finished_run.load(pair)
     colour_folder = Path(run.settings.dataset)
-    assert list(run.tails) == [*ADAPTATIONS, *(CONTROL + name for name in ADAPTED)]
+    assert list(run.tails) == ["none", "equalised", *ADAPTED, *(CONTROL + name for name in ADAPTED)]
     stored = pd.read_parquet(pair / "predictions.parquet")
     for name, rows in stored[stored["split"] == "test"].groupby("adaptation", observed=True):
         answers = run.classify([colour_folder / each for each in rows["image"]], str(name))

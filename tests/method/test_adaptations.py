@@ -1,6 +1,5 @@
 """Every adaptation of a pair, in every view."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from tiny_training import same, state_of
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import ADAPTATIONS, ADAPTED, CONTROL, ExtraTest, PairSettings
+from fixres_poc.config.settings import ADAPTED, CONTROL, ExtraTest, PairSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import adaptations, stage1, stage2
 from fixres_poc.method.evaluation import predict
@@ -28,13 +27,15 @@ TINY = {
     "epochs": 1,
     "adapt_epochs": 2,
     "adapt_learning_rate": 0.05,
+    "affine_factor": (1.0, 10.0),
 }
+EVERY = ("none", "equalised", *ADAPTED, "full")
 
 
 @pytest.fixture
 def settings(colour_folder: Path) -> PairSettings:
-    every, views = (*ADAPTATIONS, "full"), ("center", "five_crop")
-    given: dict[str, Any] = {"head_start": "random", "adaptations": every, "views": views, **TINY}
+    given: dict[str, Any] = {"head_start": "random", "adaptations": EVERY, **TINY}
+    given["views"] = ("center", "five_crop")
     return PairSettings(dataset=str(colour_folder), **given)
 
 
@@ -61,13 +62,15 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
     cells = classified.table.groupby(["adaptation", "view", "split"], observed=True)["image"].agg(
         list
     )
-    assert len(cells) == (7 + 4) * 2 * 2
+    assert len(cells) == (8 + 5) * 2 * 2
     assert all(cells[key] == cells["none", "center", key[2]] for key in cells.index)
     assert set(classified.images_per_second) == {"center", "five_crop"}
     assert adapted.seconds.keys() == {*ADAPTED, "equalised", "full"}
     assert all(seconds > 0 for seconds in adapted.seconds.values())
     adaptations.save_tails(adapted, trained.model, tmp_path, settings, data.classes)
     checkpoint.load(tmp_path / "adapted_0.875.safetensors", {"stage1": checkpoint.digest(before)})
+    assert list(adapted.choices) == list(ADAPTED)
+    assert len(adapted.tried) == 3 + 2 * 2  # two factors
 
 
 def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: PairSettings) -> None:
@@ -94,9 +97,10 @@ def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: Pa
 
 
 def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSettings) -> None:
-    at_train, trained, adapted = adapt(settings, test_size=48, adaptations=ADAPTATIONS)
-    assert list(adapted.tails) == list(ADAPTATIONS)  # no control of itself
+    at_train, trained, adapted = adapt(settings, test_size=48, adaptations=EVERY[:-1])
+    assert list(adapted.tails) == list(EVERY[:-1])  # no control of itself
     assert adapted.seconds["head"] == trained.seconds["adapt"]["head"]
+    assert adapted.choices == trained.choices.adapt
     data, variants = load_dataset(at_train), trained.choices.adapt
     accelerator = accelerator_for("fp32")
     again = stage2.adapt_tails(trained.model, data, at_train, 48, variants, accelerator).tails
@@ -114,12 +118,11 @@ def test_controls_are_what_a_pair_at_the_train_size_adapts(settings: PairSetting
 
 
 def test_an_adaptation_that_the_network_cannot_have_is_refused(settings: PairSettings) -> None:
-    chosen, trained, _ = adapt(settings, adaptations=("none",))
-    lacking = replace(trained.choices, adapt={"head": trained.choices.adapt["head"]})
-    wanted = chosen.model_copy(update={"adaptations": ("head", "head_bn")})
+    other = settings.model_copy(update={"backbone": "timm:test_convnext"})
+    model = create(other.backbone, 3, pretrained=False).eval()
     with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):
-        adaptations.adapt_pair(
-            replace(trained, choices=lacking), load_dataset(chosen), wanted, accelerator_for("fp32")
+        stage2.adapt_best(
+            model, load_dataset(other), other, 64, ("head", "head_bn"), accelerator_for("fp32")
         )
 
 
@@ -149,13 +152,13 @@ def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(
 
 def test_costs_are_those_of_what_was_chosen(settings: PairSettings) -> None:
     _, trained, adapted = adapt(settings, adaptations=("none", "head", "full"))
-    table = adaptations.adaptation_costs(trained, adapted).set_index("adaptation")
+    table = adaptations.adaptation_costs(trained.model, adapted).set_index("adaptation")
     assert list(table.index) == ["none", "head", "full"]
     assert table["seconds"]["none"] == 0 < table["seconds"]["head"]
     assert (table["learning_rate"]["head"], table["epochs"]["head"]) == (0.05, 2)
+    assert table["moved"][["none", "head"]].tolist() == [0, 0]
     adapted.tails.pop("head")
-    adapted.tails.pop("full")
-    assert adaptations.adaptation_costs(trained, adapted)["learning_rate"].isna().all()
+    assert adaptations.adaptation_costs(trained.model, adapted)["learning_rate"].isna().all()
 
 
 def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
@@ -166,10 +169,10 @@ def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
         nn.init.ones_(norm.running_mean)  # type: ignore[arg-type]
         norm.weight.data *= factor
         norm.bias.data *= factor
-    found = adaptations.norm_changes(model, adaptations.AdaptedPair(tails, {}))
+    found = {name: stage2.moved(model, tail) for name, tail in tails.items()}
     assert found == pytest.approx({"none": 0, "bn_stats": 0, "head_bn": 0.1}, abs=1e-6)
     other = create("timm:convnext_atto", 3, pretrained=False)
-    assert adaptations.norm_changes(other, adaptations.AdaptedPair({"none": Tail(other)}, {})) == {}
+    assert stage2.moved(other, Tail(other)) is None
 
 
 def test_each_tail_and_its_control_is_adapted_in_the_framing_it_is_tested_in(

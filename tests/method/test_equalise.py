@@ -11,7 +11,7 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import PairSettings
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.method import adaptations, stage2
+from fixres_poc.method import adaptations, equalise
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.trunk import classifier
@@ -25,13 +25,13 @@ def frechet_values(location: float, scale: float, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("zeros", [0, 80_000])
 def test_the_fit_finds_what_the_values_but_for_0_were_drawn_from(zeros: int) -> None:
     values = np.concatenate([frechet_values(0.5, 0.2).ravel(), np.zeros(zeros, dtype="float32")])
-    assert stage2.frechet(values) == pytest.approx((0.5, 0.2), abs=0.01)
+    assert equalise.frechet(values) == pytest.approx((0.5, 0.2), abs=0.01)
 
 
 def test_equalising_undoes_a_change_of_scale_and_place() -> None:
     model = create("efficientnet_lite0", 3, pretrained=False).eval()
     seen = np.maximum(frechet_values(0.5, 0.2), 0.01)
-    tail = stage2.equalise(model, seen, 3 * seen + 0.7)
+    tail = equalise.equalise(model, seen, 3 * seen + 0.7)
     features = 0.1 + torch.rand(5, 1280)
     assert torch.allclose(
         tail.classifier(3 * features + 0.7), classifier(model)(features), atol=0.03
@@ -47,7 +47,7 @@ def test_what_is_0_stays_0_and_nothing_falls_below_the_least() -> None:
     plain = nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         plain.weight.copy_(torch.tensor([[1.0, 10.0, 100.0]]))
-    equalised = stage2.Equalised(plain, slope=2.0, shift=-1.0, least=0.5)
+    equalised = equalise.Equalised(plain, slope=2.0, shift=-1.0, least=0.5)
     assert equalised(torch.tensor([[0.0, 2.0, 0.6]])).item() == pytest.approx(
         0 + 10 * 3 + 100 * 0.5
     )
@@ -57,22 +57,22 @@ def test_another_classifier_is_refused() -> None:
     model = create("efficientnet_lite0", 3, pretrained=False)
     model.classifier = nn.Sequential(nn.Linear(1280, 3))
     with pytest.raises(InputError, match="equalised"):
-        stage2.equalise(model, frechet_values(0, 1), frechet_values(0, 1))
+        equalise.equalise(model, frechet_values(0, 1), frechet_values(0, 1))
 
 
 def test_summary_by_hand() -> None:
     first = np.array([[0.0, 1.0], [1.0, 2.0]])
-    table = stage2.summary({"a": first, "b": np.array([[0.0, 0.0], [0.0, 9.0]])})
+    table = equalise.summary({"a": first, "b": np.array([[0.0, 0.0], [0.0, 9.0]])})
     rows = table[["images", "mean", "near_zero", "large"]].to_numpy().tolist()
     assert rows == [["a", 1.0, 0.25, 0.25], ["b", 2.25, 0.75, 0.25]]
 
 
 def test_every_framing_is_looked_at(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage2, "IMAGES", 7)
+    monkeypatch.setattr(equalise, "IMAGES", 7)
     settings = PairSettings(dataset=str(colour_folder), train_size=48, test_size=64, batch_size=4)
     model = create("efficientnet_lite0", 3)
-    found = stage2.distributions(model, load_dataset(settings), settings, accelerator_for("fp32"))
+    found = equalise.distributions(model, load_dataset(settings), settings, accelerator_for("fp32"))
     assert list(found) == ["train crops, 48 px", "test framing, 48 px", "test framing, 64 px"]
     assert {values.shape for values in found.values()} == {(7, 1280)}
-    same = stage2.distributions(model, load_dataset(settings), settings, accelerator_for("fp32"))
+    same = equalise.distributions(model, load_dataset(settings), settings, accelerator_for("fp32"))
     assert all(np.array_equal(found[name], same[name]) for name in found)

@@ -14,14 +14,12 @@ from tiny_training import State, recipe_for, same, settings_for, state_of, train
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, run_folder
-from fixres_poc.config.settings import ADAPTED, TrainSettings
+from fixres_poc.config.settings import TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import epochs, linear_probe, stage1
-from fixres_poc.method.evaluation import predict
 from fixres_poc.model import checkpoint, memory_plan, weights
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for
-from fixres_poc.model.trunk import Tail
 
 
 def run_out(
@@ -148,14 +146,32 @@ def test_a_finished_training_is_read_and_not_done_again(
     monkeypatch.setattr(stage1, "train", lambda *_: pytest.fail("trained again"))
     second = stage1.train_or_load(settings, data)
     assert same(state_of(second.model), state_of(first.model))
-    assert second.controls.keys() == first.controls.keys() == set(ADAPTED)
+    assert second.controls.keys() == first.controls.keys() == {"head_bn"}
     assert all(
         same(state_of(tail), state_of(first.controls[name]))
         for name, tail in second.controls.items()
     )
     assert second.history.equals(first.history)
-    for name in ("seconds", "memory", "choices", "tried"):
+    for name in ("seconds", "memory", "choices", "tried", "steps"):
         assert getattr(second, name) == getattr(first, name)
+
+
+def test_controls_of_further_adaptations_are_added_to_a_finished_training(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(colour_folder, epochs=1)
+    data = load_dataset(settings)
+    first = stage1.train_or_load(settings, data)
+    monkeypatch.setattr(stage1, "train", lambda *_: pytest.fail("trained again"))
+    wanted = settings.model_copy(update={"adaptations": ("none", "head", "head_bn")})
+    with pytest.raises(InputError, match="training train48_seed0: it has no control of head; run"):
+        stage1.load_training(wanted, data, accelerator_for("fp32"))
+    second = stage1.train_or_load(wanted, data)
+    assert list(second.controls) == ["head_bn", "head"]
+    assert same(*(state_of(each.controls["head_bn"]) for each in (first, second)))
+    assert {each["adaptation"] for each in second.tried["stage2"]} == {"head_bn", "head"}
+    third = stage1.load_training(settings, data, accelerator_for("fp32"))
+    assert third.choices == second.choices
 
 
 @pytest.mark.parametrize("change", ["images", "library", "damage"])
@@ -235,7 +251,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tops: dict[float, float]) -> list[floa
     return trained
 
 
-def test_the_rate_that_validation_prefers_is_kept_and_later_seeds_take_it_over(
+def test_the_recipe_that_validation_prefers_is_kept_and_later_seeds_take_it_over(
     colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = told(monkeypatch, {0.01: 0.5, 0.02: 0.7, 0.03: 0.7})
@@ -252,34 +268,29 @@ def test_the_rate_that_validation_prefers_is_kept_and_later_seeds_take_it_over(
     later = settings.model_copy(update={"seed": 5, "tuned_by": 0})
     second = stage1.train_or_load(later, data)
     assert trained == [0.02]
-    assert second.choices == first.choices
-    assert len(first.tried["stage2"]) == 1 + 3 * 2
-    assert second.tried["stage2"] == []
+    assert second.choices.learning_rate == first.choices.learning_rate
+    # stage 2 is chosen by each seed: two rates, three factors
+    assert len(first.tried["stage2"]) == len(second.tried["stage2"]) == 2 * 3
     with pytest.raises(InputError, match="cannot be read"):
         stage1.train_or_load(later.model_copy(update={"tuned_by": 7, "seed": 8}), data)
 
 
-def test_at_the_rate_0_the_trunk_stays_as_it_is_and_the_head_is_the_probe(
-    colour_folder: Path,
+def test_without_stage_1_the_network_of_the_file_is_used_as_it_is(
+    colour_folder: Path, tmp_path: Path
 ) -> None:
-    settings = settings_for(colour_folder, learning_rate=0, head_start="probe")
-    data, accelerator = load_dataset(settings), accelerator_for("fp32")
-    plain = create("efficientnet_lite0", 3)
-    trained = stage1.train_or_load(settings, data, accelerator)
-    changed = changed_tensors(state_of(plain), state_of(trained.model))
-    assert changed == ["classifier.weight", "classifier.bias"]
-    assert trained.memory["note"] == "nothing was trained"
-    probe = linear_probe.probe_at(plain, data, settings, 48, accelerator)
-    seen = linear_probe.features(plain, data, "test", settings, 48, accelerator)
-    expected = probe.probabilities(seen, 3)
-    tails = {"none": Tail(trained.model)}
-    table = predict(trained.model, tails, data, "test", settings, 48, accelerator).table
-    assert table["top1"].tolist() == expected.argmax(axis=1).tolist()
-    assert table["probability"].tolist() == pytest.approx(expected.max(axis=1), abs=1e-3)
-    assert (trained.history["epoch"].tolist(), trained.best_epoch) == ([0], 0)
-    again = stage1.train_or_load(settings, data, accelerator)
-    best = max(row["val_top1"] for row in probe.tried)
-    assert (again.choices, again.val_top1) == (trained.choices, best)
+    state = create("efficientnet_lite0", 3).state_dict()
+    torch.save(state, tmp_path / "own.pt")
+    given = {"head_start": "file", "weights": str(tmp_path / "own.pt")}
+    settings = settings_for(colour_folder, **given)
+    data = load_dataset(settings)
+    trained = stage1.train_or_load(settings, data)
+    assert same(state, state_of(trained.model))
+    assert (trained.steps, trained.memory["note"]) == (0, "nothing was trained")
+    assert trained.history["epoch"].tolist() == [0]
+    top1 = epochs.val_top1(trained.model, settings, 48, data, accelerator_for("fp32"))
+    again = stage1.train_or_load(settings, data)
+    assert (again.choices.learning_rate, again.val_top1) == (0, top1)
+    assert list(again.controls) == ["head_bn"]
 
 
 @pytest.mark.parametrize(("kept", "at_once"), [("frozen", 8), ("frozen", 3), ("train", 8)])

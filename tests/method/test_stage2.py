@@ -12,7 +12,7 @@ from tiny_training import same, state_of
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings, TrainSettings
+from fixres_poc.config.settings import ADAPTED, AFFINE, Adaptation, DataSettings, TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import stage2
 from fixres_poc.method.evaluation import predict
@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "head_bn_stats": CLASSIFIER | STATISTICS,
     "head_bn": CLASSIFIER | STATISTICS | {"norm.weight", "norm.bias"},
 }
+WITH_CONV_HEAD = MAY_CHANGE["head_bn"] | {"conv_head.weight"}
 
 
 def adapted(
@@ -49,13 +50,14 @@ def network(backbone: str = "efficientnet_lite0") -> nn.Module:
 def test_only_what_may_change_changes(colour_folder: Path, backbone: str) -> None:
     model = network(backbone)
     before = state_of(model)
-    fresh = Tail(model).state_dict()
-    variants = {name: Variant(name, 0.01, 1) for name in MAY_CHANGE}
+    fresh = Tail(model, with_conv_head=True).state_dict()
+    may = MAY_CHANGE | ({"conv_head_bn": WITH_CONV_HEAD} if "lite0" in backbone else {})
+    variants = {name: Variant(name, 0.01, 1, 10 if "_bn" in name else None) for name in may}
     done = adapted(colour_folder, model, variants)
     for name, tail in done.tails.items():
         state = tail.state_dict()
         changed = {key for key, value in state.items() if not torch.equal(value, fresh[key])}
-        assert changed == MAY_CHANGE[name]
+        assert changed == may[name]
         assert done.seconds[name] > 0
         assert not any(weight.requires_grad for weight in tail.parameters())
     assert same(before, state_of(model))
@@ -82,6 +84,29 @@ def test_a_tail_adapted_beside_others_for_longer_or_shorter_equals_one_adapted_a
     assert 0 < together.seconds["short"] < together.seconds["long"]
 
 
+def test_the_factor_moves_the_affine_weights_further_and_the_classifier_as_far(
+    colour_folder: Path,
+) -> None:
+    model = network()
+    variants = {str(each): Variant("head_bn", 1e-4, 1, each) for each in (None, 1.0, 10.0)}
+    variants["conv"] = Variant("conv_head_bn", 1e-4, 1, 10.0)
+    tails = adapted(colour_folder, model, variants).tails
+    none, one, ten, conv = (stage2.moved(model, tail) or 0 for tail in tails.values())
+    assert none == one
+    assert ten == pytest.approx(10 * one, rel=0.2)  # weights move little
+    assert conv > 0
+    bias = classifier(model).get_parameter("bias")
+    first, second = (
+        tails[name].classifier.get_parameter("bias") - bias for name in ("1.0", "10.0")
+    )
+    assert torch.allclose(first, second, rtol=0.01, atol=1e-6)
+
+
+def test_a_tail_that_begins_before_conv_head_is_an_efficientnets() -> None:
+    with pytest.raises(InputError, match="'conv_head_bn': for EfficientNets alone; use 'head_bn'"):
+        stage2.tail_for(network("timm:resnet18"), "conv_head_bn")
+
+
 def test_a_process_may_get_one_image(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage2, "batches", lambda *_: [[0], [1, 2]])
     variants = {"head_bn": Variant("head_bn", 0.1, 1)}
@@ -103,7 +128,6 @@ def test_the_head_moves_as_softmax_gradients_do(colour_folder: Path) -> None:
 def test_a_network_without_batch_norm_can_only_have_its_head_adapted() -> None:
     model = network("timm:convnext_atto")
     assert last_batch_norm(model) is None
-    assert stage2.possible_adaptations(model) == ["head"]
     assert len(stage2.unfreeze(Tail(model), "head")) == 2
     with pytest.raises(InputError, match="use 'none' or 'head'"):
         stage2.unfreeze(Tail(model), "head_bn")
@@ -114,26 +138,27 @@ def test_a_network_without_batch_norm_can_only_have_its_head_adapted() -> None:
 LISTS: dict[str, Any] = {
     "adapt_learning_rate": (0.5, 0.1),
     "adapt_epochs": (3, 1),
-    "tuning_size": 64,
+    "affine_factor": (10.0, 1.0),
 }
 
 
 def chosen(
     monkeypatch: pytest.MonkeyPatch, top1: Callable[[Variant], float]
-) -> tuple[dict[str, Variant], list[Any]]:
-    """What is chosen from `LISTS`, and what was tried, with these accuracies of ten images."""
+) -> stage2.AdaptedTails:
+    """What is chosen from `LISTS` at 64 px with these accuracies of ten images."""
     seen: dict[str, Variant] = {}
 
     def adapt(*given: Any) -> Any:
-        _, _, _, size, variants, _ = given
+        model, _, _, size, variants, _ = given
         assert size == 64
         seen.update(variants)
-        return stage2.AdaptedTails({}, {})
+        tails = {name: stage2.tail_for(model, each.adaptation) for name, each in variants.items()}
+        return stage2.AdaptedTails(tails, dict.fromkeys(variants, 1.0))
 
     def answers(*_: object) -> Any:
         cells = [
-            {"adaptation": name, "top1": int(image < 10 * top1(variant)), "target": 1}
-            for name, variant in seen.items()
+            {"image": image, "adaptation": name, "top1": int(image < 10 * top1(each)), "target": 1}
+            for name, each in seen.items()
             for image in range(10)
         ]
         return SimpleNamespace(table=pd.DataFrame(cells))
@@ -142,38 +167,49 @@ def chosen(
     monkeypatch.setattr(stage2, "predict", answers)
     nothing: Any = None
     settings = TrainSettings(train_size=48, **LISTS)
-    return stage2.choose_variants(network(), nothing, settings, nothing)
+    return stage2.adapt_best(network(), nothing, settings, 64, ADAPTED, nothing)
 
 
-def test_every_combination_is_tried_and_equals_go_to_fewer_epochs_then_to_the_smaller_rate(
+def test_every_combination_is_tried_and_equals_go_to_the_simplest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    best, tried = chosen(monkeypatch, lambda _: 0.5)
-    assert best == {name: Variant(name, 0.1, 1) for name in MAY_CHANGE}
-    found = sorted((each["adaptation"], each["learning_rate"], each["epochs"]) for each in tried)
-    trained = [(name, rate, n) for name in MAY_CHANGE for rate in (0.1, 0.5) for n in (1, 3)]
-    # which has no rate
-    assert found == sorted(each for each in trained if each[:2] != ("bn_stats", 0.5))
-    assert {each["val_top1"] for each in tried} == {0.5}
-    faster, _ = chosen(monkeypatch, lambda each: each.learning_rate)
+    done = chosen(monkeypatch, lambda _: 0.5)
+    factors = {name: 1.0 if name in AFFINE else None for name in ADAPTED}
+    assert done.choices == {name: Variant(name, 0.1, 1, factors[name]) for name in ADAPTED}
+    # bn_stats has no rate, and two others have factors
+    assert len(done.tried) == 2 + 2 * 4 + 2 * 8
+    assert {each["val_top1"] for each in done.tried} == {0.5}
+    faster = chosen(monkeypatch, lambda each: each.learning_rate).choices
     assert faster["head"] == Variant("head", 0.5, 1)
-    longer, _ = chosen(monkeypatch, lambda each: each.epochs / 10)
-    assert longer["head_bn"] == Variant("head_bn", 0.1, 3)
+    longer = chosen(monkeypatch, lambda each: each.epochs / 10).choices
+    assert longer["head_bn"] == Variant("head_bn", 0.1, 3, 1.0)
     assert longer["bn_stats"].epochs == 3
+    further = chosen(monkeypatch, lambda each: (each.affine_factor or 0) / 10)
+    assert further.choices["conv_head_bn"] == Variant("conv_head_bn", 0.1, 1, 10.0)
+    differs = {
+        (each["adaptation"], each["affine_factor"]): each["differs"]
+        for each in further.tried
+        if each["adaptation"] != "bn_stats"
+    }
+    assert differs == {
+        **{(name, None): 0 for name in ("head", "head_bn_stats")},
+        **{(name, factor): factor for name in AFFINE for factor in (1.0, 10.0)},
+    }
 
 
-def test_what_is_tried_has_the_accuracy_of_its_tail_at_the_tuning_size(colour_folder: Path) -> None:
+def test_what_is_kept_is_the_tail_that_was_tried_where_it_is_used(colour_folder: Path) -> None:
     settings = TrainSettings(train_size=48, batch_size=6, dataset=str(colour_folder), **LISTS)
     data, accelerator = load_dataset(settings), accelerator_for("fp32")
     model = create("efficientnet_lite0", 3).eval()
-    _, tried = stage2.choose_variants(model, data, settings, accelerator)
-    top1 = [each.pop("val_top1") for each in tried]
-    variants = {str(number): Variant(**each) for number, each in enumerate(tried)}
-    tails = stage2.adapt_tails(model, data, settings, 64, variants, accelerator).tails
-    table = predict(model, tails, data, "val", settings, 64, accelerator).table
-    right = (table["top1"] == table["target"]).groupby(table["adaptation"], sort=False).mean()
-    assert right.tolist() == top1
-    assert len(set(top1)) > 1
-    single = settings.model_copy(update={"adapt_epochs": 1, "adapt_learning_rate": 0.2})
-    expected = {name: Variant(name, 0.2, 1) for name in MAY_CHANGE}
-    assert stage2.choose_variants(model, data, single, accelerator) == (expected, [])
+    names: tuple[Adaptation, ...] = ("head", "head_bn")
+    best = stage2.adapt_best(model, data, settings, 64, names, accelerator)
+    assert len({each["val_top1"] for each in best.tried}) > 1
+    alone = stage2.adapt_tails(model, data, settings, 64, best.choices, accelerator).tails
+    table = predict(model, best.tails, data, "val", settings, 64, accelerator).table
+    right = (table["top1"] == table["target"]).groupby(table["adaptation"]).mean()
+    for name in names:
+        assert same(state_of(alone[name]), state_of(best.tails[name]))
+        own = [each for each in best.tried if each["adaptation"] == name]
+        assert right[name] == max(each["val_top1"] for each in own)
+    assert best.tuning_s > 0
+    assert stage2.adapt_best(model, data, settings, 64, (), accelerator).tails == {}

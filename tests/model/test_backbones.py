@@ -55,6 +55,12 @@ def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnext101_32x48d_wsl", "timm:resnet10t"])
 def test_networks_that_serve_pass(name: str) -> None:
     backbones.check(sweep(name, adaptations=["none", "head_bn", "bn_stats"]), traced=True)
+    tail = sweep(name, adaptations=["none", "conv_head_bn"])
+    if "lite" in name:
+        backbones.check(tail, traced=True)
+    else:
+        with pytest.raises(InputError, match="no EfficientNet"):
+            backbones.check(tail, traced=True)
 
 
 SIZES = r"cannot be used at 96, 130, 224 px \(.*\);"
@@ -68,6 +74,11 @@ LAYERS = "more than a linear layer; set head_start: random"
             "convnext_atto",
             r"cannot have head_bn, bn_stats; set .* \[none, head\]",
             {"adaptations": ["none", "head_bn", "bn_stats"]},
+        ),
+        (
+            "resnet18",
+            r"no EfficientNet, so it cannot have conv_head_bn; set adaptations: \[none, head_bn\]",
+            {"adaptations": ["none", "conv_head_bn"]},
         ),
         ("vit_tiny_patch16_224", r"cannot be used at 96, 130 px \(.*\);", {}),
         ("vit_tiny_patch16_384", SIZES, {}),

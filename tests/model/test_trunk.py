@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import nn
 
 from fixres_poc.model.backbones import create, recompute
-from fixres_poc.model.trunk import Tail, Trunk, classifier, fold_batch_norms, last_batch_norm
+from fixres_poc.model.trunk import (
+    Tail,
+    Trunk,
+    classifier,
+    fold_batch_norms,
+    last_batch_norm,
+    merge_tail,
+)
 
 KNOWN = {  # and the batch norm before pooling
     "efficientnet_lite0": "bn2",
@@ -52,7 +60,7 @@ def test_a_trunk_shares_the_weights_and_leaves_network_and_maps_as_they_were(nam
     before = [each.clone() for each in maps]
     Tail(model)(*maps)
     trunk(torch.zeros_like(images))
-    assert len(maps) == (2 if isinstance(model, ResNet) else 1)
+    assert len(maps) == (2 if isinstance(model, ResNet | EfficientNet) else 1)
     assert all(torch.equal(found, each) for found, each in zip(maps, before, strict=True))
     assert not any(each.requires_grad for each in maps)
     assert dict(model.named_modules()) == parts
@@ -73,6 +81,19 @@ def test_tail_of_trunk_is_the_whole_network(name: str, recomputing: bool) -> Non
         assert torch.equal(Tail(model)(*Trunk(model)(images)), expected)
     norm = model.get_submodule(KNOWN[name]) if name in KNOWN else None
     assert last_batch_norm(model) is norm
+
+
+def test_a_tail_may_begin_before_conv_head_of_an_efficientnet() -> None:
+    model, images = network("efficientnet_lite0"), torch.randn(2, 3, 64, 64)
+    tail, maps = Tail(model, with_conv_head=True), Trunk(model)(images)
+    assert torch.equal(tail(*maps), model(images))
+    assert tail.conv_head is not None
+    nn.init.zeros_(tail.conv_head.get_parameter("weight"))
+    assert not torch.equal(tail(*maps), model(images))
+    merged = merge_tail(model, tail)(images)
+    torch.testing.assert_close(merged, tail(*maps))
+    other = network("timm:resnet18")
+    assert Tail(other, with_conv_head=True).conv_head is None
 
 
 def test_a_tail_has_parameters_of_its_own() -> None:

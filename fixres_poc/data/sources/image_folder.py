@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -65,14 +65,16 @@ class Listing(NamedTuple):
     notes: list[str]  # lines for the user: how the folder was read, and what was skipped
 
 
-def stratify(train: pd.DataFrame, cut: Sequence[str], root: Path, seed: int) -> pd.Series:
-    """Cut splits from the images of train, the same share of each class.
+def stratify(
+    images: pd.DataFrame, shares: Mapping[str, float], rest: str, root: Path, seed: int
+) -> pd.Series:
+    """Cut splits from images, the same share of each class, and at least one image.
 
     Images with equal bytes stay on one side, and a new image moves no other class.
 
     Args:
-        train: columns label (class name) and digest (of the image's bytes).
-        cut: "val", or "val" and "test".
+        images: columns label (class name) and digest (of the image's bytes).
+        shares: of the splits to cut; the others are in split `rest`.
 
     Returns:
         The split of each row.
@@ -80,23 +82,22 @@ def stratify(train: pd.DataFrame, cut: Sequence[str], root: Path, seed: int) -> 
     Raises:
         InputError: a class with too few different images.
     """
-    different = train.groupby("label")["digest"].nunique()
-    for label, number in different[different <= len(cut)].items():
+    different = images.groupby("label")["digest"].nunique()
+    for label, number in different[different <= len(shares)].items():
         raise InputError(
             f"class {label!r} of {str(root)!r} has too few different images to be split:"
-            f" {number}, at least {len(cut) + 1} are needed"
+            f" {number}, at least {len(shares) + 1} are needed"
         )
-    fresh = train.sort_values("label", kind="stable").drop_duplicates("digest").set_index("digest")
+    fresh = images.sort_values("label", kind="stable").drop_duplicates("digest").set_index("digest")
     fresh["rank"] = [_rank(seed, digest) for digest in fresh.index]
     ranks = fresh.sort_values("rank").groupby("label")["rank"]
     place, size = ranks.cumcount(), ranks.transform("size")
-    side, start = pd.Series("train", index=place.index), 0 * size
-    for split in SHARES:
-        if split in cut:
-            end = start + (SHARES[split] * size).round().clip(lower=1)
-            side[(place >= start) & (place < end)] = split
-            start = end
-    return train["digest"].map(side)
+    side, start = pd.Series(rest, index=place.index), 0 * size
+    for split, share in shares.items():
+        end = start + (share * size).round().clip(1, size - len(shares))
+        side[(place >= start) & (place < end)] = split
+        start = end
+    return images["digest"].map(side)
 
 
 def limit(table: pd.DataFrame, most: int | None, seed: int) -> pd.DataFrame:
