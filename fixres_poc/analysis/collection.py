@@ -58,11 +58,10 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         if each.status == "done"
     }
     every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES])])
-    predictions = every.astype(TYPES).sort_values(["split", "image", *KEY])
     parts = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
-    rows = pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED)
-    table = _with_choices(rows, usual_crop_pct(sweep.crop_pct))
-    predictions = _without_rejected(predictions, table, usual_crop_pct(sweep.crop_pct))
+    usual = usual_crop_pct(sweep.crop_pct)
+    table = _with_choices(pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED), usual)
+    predictions = _without_rejected(every.astype(TYPES), table, usual)
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
         listed = read_table(images)
@@ -129,10 +128,8 @@ def _with_choices(table: pd.DataFrame, usual: float) -> pd.DataFrame:
     the arm that it controls; an arm that was not run has `usual`.
     """
     control = table["adaptation"].str.startswith(CONTROL)
-    arm = [
-        table["adaptation"].str.removeprefix(CONTROL),
-        *(table[name] for name in (*PAIR, "view")),
-    ]
+    names = table["adaptation"].str.removeprefix(CONTROL)
+    arm = [names, *(table[name] for name in (*PAIR, "view"))]
     top1 = table["val_top1"].mask(control).astype("float64")
     mean = top1.groupby([*arm, table["crop_pct"]], dropna=False).transform("mean")
     mean = mean.fillna(-1).round(9)
@@ -143,15 +140,14 @@ def _with_choices(table: pd.DataFrame, usual: float) -> pd.DataFrame:
 
 
 def _without_rejected(predictions: pd.DataFrame, table: pd.DataFrame, usual: float) -> pd.DataFrame:
-    """Leave out validation rows of values of crop_pct that were neither chosen nor `usual`."""
-    rejected = (predictions["split"] == "val") & (predictions["crop_pct"] != usual)
-    lost = rejected.to_numpy(copy=True)
+    """In order, without validation rows of a crop_pct that is neither chosen nor `usual`."""
+    ordered = predictions.sort_values(["split", "image", *KEY], ignore_index=True)
+    tried = ordered[(ordered["split"] == "val") & (ordered["crop_pct"] != usual)]
     own, chosen = (
         pd.MultiIndex.from_frame(rows[KEY].astype("str"))
-        for rows in (predictions[lost], table[table["crop_pct_chosen"]])
+        for rows in (tried, table[table["crop_pct_chosen"]])
     )
-    lost[lost] = ~own.isin(chosen)
-    return predictions[~lost]
+    return ordered.drop(index=tried.index[~own.isin(chosen)])
 
 
 def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, sweep: SweepSettings) -> pd.DataFrame:

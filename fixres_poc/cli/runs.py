@@ -32,6 +32,9 @@ Weights = Annotated[
 Classes = Annotated[
     Path | None, Option(callback=here, help="text file, a class a line, in the network's order")
 ]
+CropPcts = Annotated[
+    list[float] | None, Option(help="crop / resized short side; several: validation chooses")
+]
 Tensors = Annotated[
     Path | None, Option(callback=here, help="safetensors file to write, for the same architecture")
 ]
@@ -160,9 +163,7 @@ def adapt(
     epochs: Annotated[int, Option(help="passes over the train part")] = 2,
     weights_key: Annotated[str | None, Option(help="entry of that file, as model_ema")] = None,
     learning_rate: Annotated[float, Option(help="at the first step; it falls to zero")] = 0.01,
-    crop_pct: Annotated[
-        list[float] | None, Option(help="crop / resized short side; several: validation chooses")
-    ] = None,
+    crop_pct: CropPcts = None,
     mean: Colour = None,
     std: Colour = None,
 ) -> None:
@@ -177,16 +178,12 @@ def adapt(
         raise InputError("mean and std: give both, or neither")
     if output is not None:
         check_output(output, ".safetensors")
-    trained = {
-        "path": str(weights),
-        "architecture": f"timm:{architecture.removeprefix('timm:')}",
-        "train_size": train_size,
-        "classes": read_classes(classes) if classes else None,
-        "weights_key": weights_key,
-    }
+    trained = {"path": str(weights), "train_size": train_size, "weights_key": weights_key}
+    trained["architecture"] = f"timm:{architecture.removeprefix('timm:')}"
+    names = read_classes(classes) if classes else None
     framings = crop_pct or [CROP_PCT]
     done = own_network.adapt_file(
-        trained,
+        trained | {"classes": names},
         dataset,
         test_size,
         adapt_epochs=epochs,

@@ -214,6 +214,7 @@ class SweepSettings(MethodSettings):
     def _equal_flops(self, shared: Mapping[str, Any], train_size: int, size: int) -> list[Run]:
         """Train = test at `size`, schedule cut to what training at `train_size` and adapting cost.
 
+        None where that is no less than `size` costs.
         An epoch of stage 1 costs 3 forward passes of the train part and one of validation, one of
         stage 2 one at `size`.
         """
@@ -221,8 +222,11 @@ class SweepSettings(MethodSettings):
         share, epoch = (train_size / size) ** 2, 3 + VALIDATION
         probe = (1 + VALIDATION) * (self.head_start == "probe")
         budget = share * (probe + epochs * epoch) + max(several(self.adapt_epochs)) - probe
-        own = shared | {"train_size": size, "test_size": size, "equal_flops": True}
-        own |= self._of_train_size(size) | {"epochs": max(1, round(budget / epoch))}
+        own = shared | self._of_train_size(size) | {"train_size": size, "test_size": size}
+        cut = max(1, round(budget / epoch))
+        if cut >= own["epochs"]:
+            return []  # training smaller is not cheaper
+        own |= {"epochs": cut, "equal_flops": True}
         training = self._training(own)
         pair = own | training.parameters | {"crop_pct": self.crop_pct}
         return [training, _run("04_fixres", pair, (training.name,), training.name)]

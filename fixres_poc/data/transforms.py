@@ -45,15 +45,12 @@ def get_transforms(
     """Transforms by name, with the signature of the authors' `get_transforms`.
 
     Args:
-        input_size: side of the train crop in px.
-        test_size: side of the test crop in px.
+        input_size, test_size: sides of the train and the test crop in px.
         kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
         crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
         need: which of "train" and "val" to build.
         backbone: without `mean_std`, 0.5 for `HALF_BACKBONES`, else ImageNet's.
-        interpolation: a name of `InterpolationMode`; "bilinear" as published.
-        crop_pct: side of the test crop over the resized side; 224/256 as published.
-        crop_scale: range of the train crop's share of the image's area.
+        interpolation, crop_pct, crop_scale: see `InterpolationMode` and `config.geometry`.
 
     Returns:
         "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing
@@ -66,15 +63,12 @@ def get_transforms(
     how = InterpolationMode(interpolation)
     steps: dict[str, list[Any]] = {}
     if "train" in need:
-        random_crop = v2.RandomResizedCrop(
-            input_size, crop_scale, antialias=True, interpolation=how
-        )
+        random_crop = v2.RandomResizedCrop(input_size, crop_scale, interpolation=how)
         jitter = [v2.ColorJitter(0.3, 0.3, 0.3)] if kind == "full" else []
         steps["train"] = [random_crop, v2.RandomHorizontalFlip(), *jitter]
-    if "val" in need and crop:
-        steps |= _cropped(test_size, crop_pct, resize, view, how)
-    elif "val" in need:
-        steps["val"] = [_resize(test_size, resize, how)]
+    if "val" in need:
+        framed = (test_size, crop_pct, resize, view, how)
+        steps |= _cropped(*framed) if crop else {"val": [_resize(test_size, resize, how)]}
     normalize = v2.Normalize(*(mean_std or _published(backbone)))
     finish = [v2.ToDtype(torch.float32, scale=True), normalize]
     return {name: v2.Compose([v2.ToImage(), *each, *finish]) for name, each in steps.items()}

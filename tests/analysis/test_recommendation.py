@@ -80,10 +80,10 @@ def test_few_validation_images_recommend_nothing(monkeypatch: pytest.MonkeyPatch
     assert not any(found.arms["pick"])
 
 
-def test_nothing_finished_recommends_nothing() -> None:
-    results = grid({(96, 96): None}, head_start="random")
-    found = recommend(results.on("val"), None)
-    assert found.use is None
+def test_the_probe_alone_is_left_where_no_pair_finished() -> None:
+    found = recommend(grid({(96, 96): None}), None)
+    assert found.use == Cell(None, 96, "probe", 0)
+    assert found.common is None
 
 
 def test_arms_are_at_the_crop_that_was_chosen() -> None:

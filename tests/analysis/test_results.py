@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import ADAPTATIONS, PHOTOS, TEST, VAL, grid, same, shaped, told
-from scipy.stats import binom
+from made_up import ADAPTATIONS, PHOTOS, TEST, same, shaped, told
 
 from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.questions import gain_path
+from fixres_poc.analysis.gain_path import gain_path
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.data.loading import images_to_show
 
@@ -94,26 +93,8 @@ def test_another_test_part_has_its_own_accuracies_and_the_same_choice() -> None:
         assert results.choose() == larger
 
 
-def test_stability_is_the_share_of_draws_that_choose_the_same_pair() -> None:
-    even = told(same(0.50), same(0.50), adaptations=["none"])
-    other_half = even.predictions["top1"].where(
-        even.predictions["test_size"] == 96, 1 - even.predictions["top1"]
-    )
-    alike = replace(even, predictions=even.predictions.assign(top1=other_half))
-    ties = binom.pmf(VAL / 2, VAL, 0.5)  # go to the smaller test resolution, which is chosen
-    assert alike.stability() == pytest.approx((1 + ties) / 2, abs=0.05)
-    better = even.predictions["top1"].where(even.predictions["test_size"] == 96, 1)
-    wins = even.table["val_top1"].where(even.table["test_size"] == 96, 1.0)
-    changed = replace(
-        even,
-        predictions=even.predictions.assign(top1=better),
-        table=even.table.assign(val_top1=wins),
-    )
-    assert (changed.choose().test_size, changed.stability()) == (128, 1)
-
-
 def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
-    path = gain_path(found)
+    path = gain_path(found, found.choose())
     assert path["gain"].sum() == pytest.approx(0.30)
     assert path["top1"].tolist() == pytest.approx([0.50, 0.60, 0.65, 0.72, 0.80])
     assert path["adaptation"].tolist() == ["probe", "none", "none", CONTROL, "head_bn"]
@@ -121,16 +102,16 @@ def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
 
 
 def test_the_path_steps_over_what_was_not_run(found: Results) -> None:
-    path = gain_path(
-        replace(found, predictions=found.predictions[found.predictions["adaptation"] != CONTROL])
-    )
+    lacking = found.predictions[found.predictions["adaptation"] != CONTROL]
+    path = gain_path(replace(found, predictions=lacking), found.choose())
     assert np.isnan(path["gain"].iloc[3])
     assert path["against"].iloc[4] == path["step"].iloc[2]
 
 
 def test_the_path_over_two_seeds_is_one_of_means() -> None:
     second = same(0.56) | {"head_bn": 0.72}
-    path = gain_path(told(same(0.60), same(0.62) | {"head_bn": 0.80}, same(0.50), second))
+    found = told(same(0.60), same(0.62) | {"head_bn": 0.80}, same(0.50), second)
+    path = gain_path(found, found.choose())
     assert path["top1"].tolist() == pytest.approx([0.50, 0.55, 0.59, 0.59, 0.76])
     assert path["gain"].sum() == pytest.approx(0.26)
 
@@ -144,7 +125,7 @@ def test_the_view_is_chosen_on_validation_and_stands_last_on_the_path() -> None:
     table = pd.concat([found.table, row], ignore_index=True)
     both = replace(found, table=table, predictions=pd.concat([found.predictions, better]))
     assert both.choose() == Cell(96, 128, "none", 0, "five_crop")
-    path = gain_path(both)
+    path = gain_path(both, both.choose())
     assert path["step"].tolist()[-1] == "five_crop instead of one crop"
     assert path["gain"].iloc[-1] == pytest.approx(0.20)
 
@@ -165,10 +146,3 @@ def test_the_report_folder_needs_no_runs(found: Results, own_home: Path) -> None
 def test_images_that_are_gone_are_not_shown() -> None:
     found = shaped(2, 30, pairs=[[96, 96]])
     assert images_to_show(found.data_settings(), found.images["image"].head(3)) == []
-
-
-def test_draws_in_which_sizes_tie_go_to_the_smaller_one() -> None:
-    found = grid({(64, 96): same(0.60), (64, 128): same(0.61)})  # one validation image more
-    assert found.choose().test_size == 128
-    # how often that image is drawn
-    assert found.stability() == pytest.approx(1 - 0.99**100, abs=0.05)

@@ -168,7 +168,8 @@ def runs(**values: Any) -> dict[str, Run]:
 def test_grid_trains_once_a_train_size_and_seed() -> None:
     count = Counter(run.notebook for run in runs(seeds=[0, 1]).values())
     once = {"00_state_of_the_art": 1, "01_dataset_eda": 1, "02_baseline": 1}
-    assert count == once | {"03_train": 2 * 2, "04_fixres": 2 * 3 * 2}
+    # and one training of each seed that is cut to equal FLOPs, with its pair
+    assert count == once | {"03_train": 2 * 2 + 2, "04_fixres": 2 * 3 * 2 + 2}
 
 
 def test_pair_waits_for_the_training_that_it_shares() -> None:
@@ -253,6 +254,28 @@ def test_equal_compute_gives_small_sizes_more_epochs() -> None:
     assert found["train64_seed0"].parameters["epochs"] == 16
 
 
+def test_the_primary_pair_is_the_largest_claim_nearest_to_its_matched_size() -> None:
+    """96 to 128 px has a ratio of 1.08, 64 to 128 px one of 1.6; 64 to 96 px is no candidate."""
+    sweep = validate(SweepSettings, GRID | {"train_sizes": [64, 96, 128]}, "x.yml")
+    assert sweep.primary_pair() == (96, 128)
+    named = validate(SweepSettings, GRID | {"primary": [64, 96]}, "x.yml")
+    assert named.primary_pair() == (64, 96)
+    alone = validate(SweepSettings, GRID | {"train_sizes": [128]}, "x.yml")
+    assert alone.primary_pair() is None
+    with pytest.raises(InputError, match=r"primary = \[64, 128\].*smaller train resolution"):
+        validate(SweepSettings, GRID | {"primary": [64, 128]}, "x.yml")
+
+
+def test_the_reference_at_equal_flops_is_cut_to_what_the_smaller_one_costs() -> None:
+    """Its cost in passes at 96 px: probe and e epochs of 3.27, against those and 2 at 64 px."""
+    found = runs(epochs=20)["train96_equal_flops_seed0"].parameters
+    share, probe = (64 / 96) ** 2, 1.27
+    budget = share * (probe + 20 * 3.27) + 2
+    assert found["epochs"] == round((budget - probe) / 3.27)
+    assert found["equal_flops"]
+    assert not any("equal_flops" in name for name in runs(epochs=20, equal_compute=True))
+
+
 def test_the_baseline_is_tested_at_every_test_size_and_full_runs_where_it_is_asked_for() -> None:
     found = runs(full_pairs=[[64, 96]])
     assert found["baseline"].parameters["test_sizes"] == (64, 96, 128, 224)
@@ -266,7 +289,8 @@ def test_a_list_of_crop_pct_is_tried_where_it_is_asked_about_and_nowhere_else() 
     tried = {name for name, run in found.items() if run.parameters.get("crop_pct") == values}
     # 64 -> 96, 64 -> 128 and 96 -> 128 with their 96 -> 96 and 128 -> 128; 64 -> 80 is matched
     pairs = [(64, 96), (64, 128), (96, 128), (96, 96), (128, 128), (64, 80)]
-    assert tried == {"baseline", *(f"train{r}_test{test}_seed0" for r, test in pairs)}
+    short = "train128_equal_flops_test128_seed0"
+    assert tried == {"baseline", short, *(f"train{r}_test{test}_seed0" for r, test in pairs)}
     assert found["baseline"].parameters["crop_pct_sizes"] == (80, 96, 128)
     others = {run.parameters.get("crop_pct") for name, run in found.items() if name not in tried}
     assert others - {None} == {0.875}

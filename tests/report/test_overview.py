@@ -10,23 +10,20 @@ import pytest
 import small_run
 from made_up import grid, same
 
-from fixres_poc.analysis.questions import answers
+from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.report import overview
 
 
 def test_a_line_says_what_the_report_says() -> None:
-    found = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.9)}, photos=0.5)
-    said = overview.line(found)
-    size = answers(found.on("photos"))[0].difference
-    assert (
-        said["resolution"]
-        == f"gain: {size.estimate * 100:+.1f} ({size.low * 100:+.1f} to {size.high * 100:+.1f})"
-    )
-    assert said["claim"] == "does not hold"
-    assert (said["best pair"], said["gain of the best pair"]) == ("96/96 none", "n/a")
-    assert said["on"].endswith("photos images")
+    found = grid({(64, 80): same(0.7), (64, 64): same(0.6), (80, 80): same(0.9)}, photos=0.5)
+    decision = decide(found.on("photos"))
+    said = overview.line(decision)
+    assert said["answer"] == decision.title
+    assert said["claim"] == decision.verdicts[2] == "worse"
+    assert said["use"] == decision.recommendation.use.named()  # type: ignore[union-attr]
+    assert (said["top-1 %"], said["on"]) == ("45.0", "200 photos images")
 
 
 def test_every_report_has_its_line_and_link(own_home: Path) -> None:

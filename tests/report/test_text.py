@@ -1,146 +1,79 @@
-"""The report's sentences follow the numbers: where FixRes wins, loses, or cannot be told apart."""
+"""The report's sentences and tables follow one decision."""
 
-import re
 from dataclasses import replace
-from itertools import product
-from typing import Any, get_args
 
 from made_up import grid, same, told
 
-from fixres_poc.analysis.questions import Answer, Verdict, answers
-from fixres_poc.analysis.statistics import Difference
-from fixres_poc.report import text
+from fixres_poc.analysis.answers import Decision, decide
+from fixres_poc.analysis.results import Results
+from fixres_poc.report import tables, text
 
-MADE = {
-    "gain": (Difference(0.05, 0.02, 0.08, 0.015, centre=0.05),),
-    "loss": (Difference(-0.05, -0.08, -0.02, 0.015, centre=-0.05),),
-    "equivalent": (Difference(0.0, -0.004, 0.004, 0.002, centre=0.0),),
-    "can't tell": (Difference(0.0, -0.05, 0.05, 0.025, centre=0.0),),
-    "not asked": (),
+GRID = {
+    (96, 96): same(0.60),
+    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
+    (112, 112): same(0.66) | {"head_bn": 0.66},
 }
-CLAIMS = {True: "gain", False: "loss", None: "can't tell", "not asked": "not asked"}
 
 
-def sentences(words: str) -> list[str]:
-    return re.split(r"(?<=\.) (?=[A-Z*])", words)
+def by_part(results: Results) -> dict[str, Decision]:
+    return {part: decide(results.on(part)) for part in results.parts}
 
 
-def test_conclusion_of_every_combination_of_verdicts() -> None:
-    """A bold sentence about the claim and one per question; other verdicts, other words."""
-    found = set[str]()
-    for size, adaptation, training in product(get_args(Verdict), repeat=3):
-        for claim, seeds in product(CLAIMS, (1, 2)):
-            verdicts = {
-                "size": size,
-                "adaptation": adaptation,
-                "claim": CLAIMS[claim],
-                "training": training,
-            }
-            given: list[Any] = [
-                Answer(name, MADE[each], ratio=(0.5, 0.5))  # type: ignore[arg-type]
-                for name, each in verdicts.items()
-            ]
-            assert {each.question: each.verdict for each in given} == verdicts
-            words = text.conclusion(given, seeds)
-            asked = [each for each in (size, adaptation, training) if each != "not asked"]
-            assert (
-                len(re.findall(r"\*\*.+?\*\*", words))
-                == len(re.findall(r"\*\*[^*]*claim[^*]*\*\*", words))
-                == 1
-            )
-            assert len(sentences(words)) == 1 + len(asked) + (seeds == 1)
-            assert not {"{", "}"} & set(words)
-            found.add(re.sub(r"[-+]?\d+\.\d+", "", words))  # what is said without the numbers
-    assert len(found) == 5**3 * 4 * 2
-
-
-def test_a_conclusion_names_its_numbers() -> None:
-    claim = Answer("claim", MADE["gain"], delta=0.03, ratio=(0.51, 0.6))
-    others = [
-        Answer("size", MADE["loss"]),
-        Answer("adaptation", MADE["can't tell"]),
-        Answer("training"),
-    ]
-    first, size, adaptation = sentences(text.conclusion([claim, *others]))
-    assert all(number in first for number in (" 3 points", MADE["gain"][0].points(), "0.51"))
-    costlier = text.conclusion([Answer("claim", MADE["gain"], ratio=(1.26, 1)), *others])
-    assert "does not hold" in costlier
-    assert (
-        f"is not worse by 1 point or more ({MADE['gain'][0].points()}), but costs 1.26" in costlier
-    )
-    assert "but costs" not in text.conclusion(
-        [Answer("claim", MADE["loss"], ratio=(1.26, 1)), *others]
-    )
-    assert MADE["loss"][0].points() in size
-    detectable = MADE["can't tell"][0].detectable() * 100
-    assert f"{detectable:.1f} points" in adaptation
-
-
-def test_questions_are_answered_on_each_test_part() -> None:
-    found = grid({(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.6)}, photos=0.5)
-    table = text.question_table({part: answers(found.on(part)) for part in found.parts})
-    points = table[["points on test (95 %)", "points on photos (95 %)"]].map(
-        lambda words: words.split(" ")[0]
-    )
+def test_questions_have_the_answer_and_the_verdict_on_each_part() -> None:
+    found = by_part(grid(GRID, GRID, photos=0.5, epochs=4))
+    table = text.question_table(found)
     assert len(table) == 5
-    assert points.iloc[0].tolist() == ["+10.0", "+5.0"]
-    assert table["verdict on test"].iloc[0].startswith("gain")
-    two = grid(
-        {(64, 64): same(0.6), (64, 96): same(0.7), (96, 96): same(0.6), (96, 128): same(0.65)}
-    )
-    assert (
-        text.question_table({"test": answers(two)})["points on test (95 %)"]
-        .iloc[0]
-        .endswith("; of +10.0, +5.0")
-    )
-    claim = table[table["question"].str.contains("claim")].iloc[0]
-    assert claim["compared"] == "64/96 head − 96/96 head"
+    claim = table.iloc[1]
+    assert claim["answer"] == found["test"].sentences[2]
+    assert claim["on test"] == found["test"].verdicts[2] == "better, cheaper"
+    assert claim["on photos"] == found["photos"].verdicts[2]
+    assert table.iloc[3]["answer"] == "Not asked: one crop_pct."
 
 
-def test_the_choice_is_named_with_what_it_reaches_on_each_part() -> None:
-    found = told(same(0.60), same(0.65) | {"head_bn": 0.80}, photos=0.5)
-    words = text.choice(found)
-    assert "trained at 96, tested at 128 px, `head_bn`" in words
-    assert re.findall(r"([\d.]+%) \(.*? of (\d+) (\w+) images", words) == [
-        ("80.0%", "400", "test"),
-        ("40.0%", "200", "photos"),
+def test_every_comparison_is_a_row_with_its_level() -> None:
+    found = by_part(grid(GRID, photos=0.5, epochs=4))
+    table = text.comparison_table(found)
+    primary = table[table["question"] == "2 *"]
+    assert primary["against"].tolist() == [
+        "trained at 112, tested at 112 px, `none`",
+        "trained at 112, tested at 112 px, `head_bn`",
     ]
-    assert f"{found.stability():.0%} of draws" in words
+    assert primary["points on test"].str.startswith("+4.0").all()
+    assert not primary["points on test"].str.contains("†").any()
+    assert table.loc[table["question"] == "1", "points on test"].str.contains("†").all()
+    assert primary["training FLOPs"].str.startswith("× 0.").all()
 
 
-def test_adaptations_are_counted_against_none_and_against_their_controls() -> None:
-    lines = text.adaptations(
-        told(same(0.60), same(0.65) | {"head_bn": 0.80, "control_head_bn": 0.85})
-    ).splitlines()
-    (against_none, against_control) = [line for line in lines if line.startswith("- `head_bn` ")]
-    assert "`none`: +15.0 points on average over 1 pairs" in against_none
-    assert "a gain in 1, a loss in 0, no difference shown in 0" in against_none
-    assert "`control_head_bn`: -5.0 points" in against_control
-    assert "a gain in 0, a loss in 1" in against_control
+def test_a_stage_1_that_did_nothing_is_said() -> None:
+    words = text.said(decide(grid({(96, 96): same(0.5), (112, 112): same(0.6)})))
+    assert "Stage 1 did nothing at 96 px" in words
 
 
-def test_where_validation_misled_the_loss_is_named() -> None:
-    found = told(same(0.80), same(0.60))
-    assert "20.0 points above" not in text.optimism(found)
-    misled = found.table["adaptation"].eq("head_bn") & found.table["test_size"].eq(128)
-    val_top1 = found.table["val_top1"].where(~misled, 0.99)
-    assert "20.0 points above" in text.optimism(
-        replace(found, table=found.table.assign(val_top1=val_top1))
-    )
+def test_trust_names_seeds_stability_and_what_is_missing() -> None:
+    one = text.trust(decide(told(same(0.60), None)))
+    assert "the spread between trainings is not known" in one
+    assert "1 of 5 pairs of resolutions (with probes) lack results" in one
+    decision = decide(grid(GRID, GRID))
+    two = text.trust(decision)
+    assert two.startswith("2 training seeds: accuracies are means over them")
+    share = decision.recommendation.share
+    assert f"picks the recommended arm in {share:.0%} of draws" in two
+    assert "prove nothing about photographs" in two
 
 
-def test_failed_runs_and_missing_references_are_named() -> None:
-    found = told(same(0.60), None)
-    assert "1 of 5 pairs of resolutions (with probes) lack results" in text.trust(found)
-    assert "No pair with test resolution > train resolution" in text.adaptations(found)
+def test_arms_say_what_to_use_and_by_how_much_they_may_be_worse() -> None:
+    table = tables.arms(decide(grid(GRID)).recommendation)
+    used = table[table["pick"] == "use"].iloc[0]
+    assert (used["train"], used["test"], used["adaptation"]) == ("96", 112, "head_bn")
+    assert used["points below the best"] == "0.0"
+    assert float(used["allowed"]) <= 1.0
 
 
-def test_over_two_seeds_everything_is_a_mean() -> None:
-    second = same(0.56) | {"head_bn": 0.72}
-    found = told(same(0.60), same(0.62) | {"head_bn": 0.80}, same(0.50), second)
-    assert "It classifies 76.0% (95 % interval" in text.choice(found)
-    assert text.trust(found).startswith("2 training seeds: accuracies are means over them")
-    assert "`head_bn` against `none`: +17.0 points on average over 1 pairs" in text.adaptations(
-        found
-    )
-    assert "No other cell that was trained here has a higher test accuracy" in text.optimism(found)
+def test_adaptations_on_request_stand_apart_from_the_primary_one() -> None:
+    decision = decide(grid(GRID))
+    table = tables.ablations(decision.results, decision.plan.matched)
+    head = table[table["adaptation"] == "head"].iloc[0]
+    assert head["points over none"].startswith("+0.0")
+    assert head["points over its control"].startswith("+0.0")
+    alone = replace(decision.results, predictions=decision.results.predictions.head(0))
+    assert tables.ablations(alone, decision.plan.matched).empty
