@@ -183,7 +183,7 @@ def publish(
     say(f"published: {reporting.publish(settings.name)}")
 
 
-@app.command(epilog="Example: fixres-poc compare dogs10 dogs10-tf_efficientnet_lite2")
+@app.command(epilog="Example: fixres-poc compare images-birds images-birds-timm_resnet50")
 def compare(
     names: Annotated[
         list[str], Argument(envvar="FIXRES_SWEEPS", help="names of sweeps that have a report")
