@@ -4,11 +4,13 @@
 """
 
 import difflib
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SMALL_BACKBONE = "resnext_small"
+"""Has no pre-trained weights: `pretrained: false`, or weights of one's own."""
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal["none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "full"]
 View = Literal["center", "five_crop", "ten_crop"]
@@ -32,7 +34,7 @@ T = TypeVar("T")
 
 
 def _known_backbone(name: str) -> str:
-    names = EMBEDDED_BACKBONES + WSL_BACKBONES
+    names = (*EMBEDDED_BACKBONES, SMALL_BACKBONE, *WSL_BACKBONES)
     if name not in names and not (name.startswith("timm:") and len(name) > 5):
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -175,6 +177,8 @@ class ModelSettings(DataSettings):
 class MethodSettings(ModelSettings):
     """How both stages are trained."""
 
+    pretrained: bool = True
+    """False: stage 1 starts from random weights, and there is no probe."""
     epochs: Epochs = 4
     learning_rate: FirstRate | Several[FirstRate] = 0.01
     """Of stage 1; 0: the trunk stays as it is."""
@@ -191,8 +195,19 @@ class MethodSettings(ModelSettings):
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Recompute activations, not store them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _random_head(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Random weights go with a random classifier."""
+        return {"head_start": "random", **values} if values.get("pretrained") is False else values
+
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
+        if not self.pretrained and (self.head_start != "random" or self.weights is not None):
+            raise ValueError(
+                "pretrained = False: training starts from random weights; "
+                "allowed with head_start: random, and without weights and trained"
+            )
         if 0 in several(self.learning_rate) and self.head_start == "random":
             raise ValueError(
                 "learning_rate = 0: leaves a random classifier as it is; "

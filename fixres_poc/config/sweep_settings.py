@@ -153,7 +153,8 @@ class SweepSettings(MethodSettings):
         sizes = {BASELINE_SIZE, *(test for _, test in pairs)}
         shared = self.model_dump() | {"sweep": self.name, "seed": self.seeds[0]}
         runs = [_run(stem, shared) for stem in ("00_state_of_the_art", "01_dataset_eda")]
-        if self.head_start != "file":  # a probe of a trained trunk is no reference for training
+        # a probe of a trained trunk is no reference for training, and a random one has none
+        if self.head_start != "file" and self.pretrained:
             runs.append(_run("02_baseline", shared | {"test_sizes": tuple(sorted(sizes))}))
         for seed, (train_size, test_size) in product(self.seeds, pairs):
             own = shared | {"seed": seed, "train_size": train_size, "test_size": test_size}

