@@ -77,17 +77,17 @@ def test_dogs_lie_in_their_images_and_vary_in_size(drawings: list[Drawing]) -> N
 
 
 def test_the_box_is_what_is_painted() -> None:
-    image, white = np.zeros((120, 160, 3), np.float32), np.ones((2, 3))
+    image, white = np.zeros((3, 120, 160), np.float32), np.ones((2, 3))
     dog = [Part(-0.4, 0.3, 0.5 + 0.1j, 0.2), Part(0.4 + 0.2j, 0.1, 0.5 + 0.9j, 0.1)]
     box = paint(image, dog, Coat(0.1), white, np.random.default_rng(0), 70 + 50j, 50 - 9j)
-    rows, columns = (np.flatnonzero(image.max(axis=2).max(axis=axis) > 0.05) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(image.max(axis=0).max(axis=axis) > 0.05) for axis in (1, 0))
     assert box == pytest.approx((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), abs=2)
     # of the first part: its left end is at 70 - 0.4 * 50 px, with a radius of 0.3 * |50 - 9i| px
     assert box[0] == pytest.approx(70 - 20 - 0.3 * 50.8, abs=1)
 
 
 def test_what_lies_outside_of_the_image_is_not_painted() -> None:
-    image = np.zeros((30, 40, 3), np.float32)
+    image = np.zeros((3, 30, 40), np.float32)
     dog = [Part(0, 0.5, 1, 0.5)]
     for origin in (-90 + 10j, 90 + 10j, 20 - 90j, 20 + 90j):
         assert paint(

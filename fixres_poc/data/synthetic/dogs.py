@@ -89,12 +89,13 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
     coat = breed.coat._replace(scale=scale, angle=breed.coat.angle + angle)
     dog = _dog(breed.build, rng)
     box = paint(image, dog, coat, _colours(rng), rng, *_place(dog, rng, height, width))
-    warm = 1 + rng.uniform(-0.1, 0.1) * np.array([1, 0, -1], np.float32)
-    image *= rng.uniform(0.8, 1.15) * warm
-    image += 0.05 * (rng.random((height, width, 1), dtype=np.float32) - 0.5)
+    warm = 1 + rng.uniform(-0.1, 0.1) * np.array([[[1]], [[0]], [[-1]]])
+    image *= np.float32(rng.uniform(0.8, 1.15) * warm)
+    image += 0.05 * (rng.random((height, width), dtype=np.float32) - 0.5)
     if rng.random() < 0.5:
-        image, box = image[:, ::-1], (width - box[2], box[1], width - box[0], box[3])
-    return Drawing(np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), box)
+        image, box = image[..., ::-1], (width - box[2], box[1], width - box[0], box[3])
+    levels = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Drawing(np.ascontiguousarray(levels.transpose(1, 2, 0)), box)
 
 
 def _colours(rng: np.random.Generator) -> np.ndarray:
@@ -104,13 +105,14 @@ def _colours(rng: np.random.Generator) -> np.ndarray:
 
 
 def _backdrop(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Ground below a horizon, and what is behind it above: (H, W, 3)."""
-    far, near = np.float32(rng.uniform(0.35, 0.85, (2, 1)) + rng.uniform(-0.15, 0.15, (2, 3)))
+    """Ground below a horizon, and what is behind it above: (3, H, W)."""
+    tints = rng.uniform(0.35, 0.85, (2, 1)) + rng.uniform(-0.15, 0.15, (2, 3))
+    far, near = np.float32(tints)[..., None, None]
     cells = {2.5: 0.25, 8: 0.3, 40: 0.3}  # px, and the weight of each
     rough = 1 + sum(weight * noise(rng, height, width, cell) for cell, weight in cells.items())
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None] - rng.uniform(0.1, 0.6)
     edge = ramp(30 * (rows + 0.1 * noise(rng, height, width, 30)))
-    return np.float32((far + edge[..., None] * (near - far)) * rough[..., None])
+    return np.float32((far + edge * (near - far)) * rough)
 
 
 def _chain(

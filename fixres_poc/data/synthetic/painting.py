@@ -1,6 +1,6 @@
 """Drawing of shaded, textured figures with numpy.
 
-Images are float32 arrays (H, W, 3) of 0..1. Points are complex numbers, x to the right and y
+Images are float32 arrays (3, H, W) of 0..1. Points are complex numbers, x to the right and y
 downwards. A figure is a list of tapered capsules. Every edge is a smooth ramp, so that the last bit
 of a float, which differs between processors, never moves a grey level by more than one.
 """
@@ -99,8 +99,9 @@ def paint(
     """
     placed = moved(parts, origin, turn)
     left, top, right, bottom = _whole(extent(placed))
-    image = image[top:bottom, left:right]
-    cover, shade = np.zeros(image.shape[:2], np.float32), np.full(image.shape[:2], 0.8, np.float32)
+    image = image[:, top:bottom, left:right]
+    cover = np.zeros(image.shape[1:], np.float32)
+    shade = np.full_like(cover, 0.8)
     rows, columns = np.ogrid[: len(cover), : cover.shape[1]]
     pixels = np.complex64(columns + 1j * rows + complex(left + 0.5, top + 0.5))
     light = np.complex64(np.exp(1j * rng.uniform(0.5, 2.6)))
@@ -108,9 +109,9 @@ def paint(
         x, y, x_end, y_end = _whole(extent([part]))
         area = slice(y - top, y_end - top), slice(x - left, x_end - left)
         _add(part, pixels[area], light, cover[area], shade[area])
-    marks = markings(rng, coat, np.complex64((pixels - origin) / turn))[..., None]
-    ground, marking = np.float32(colours)
-    image += cover[..., None] * ((ground + marks * (marking - ground)) * shade[..., None] - image)
+    marks = markings(rng, coat, (pixels - np.complex64(origin)) / np.complex64(turn))
+    ground, marking = np.float32(colours)[..., None, None]
+    image += cover * ((ground + marks * (marking - ground)) * shade - image)
     shown = np.argwhere(cover > 0.5)
     if not len(shown):
         return 0, 0, 0, 0
