@@ -27,8 +27,14 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY, training_batches
-from fixres_poc.model.backbones import create, recompute
-from fixres_poc.model.device import is_batch_norm, place, share_buffers, spare_single_values
+from fixres_poc.model.backbones import create
+from fixres_poc.model.device import (
+    is_batch_norm,
+    place,
+    recompute,
+    share_buffers,
+    spare_single_values,
+)
 from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.trunk import Tail
 

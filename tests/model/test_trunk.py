@@ -5,7 +5,8 @@ import torch
 from timm.models.resnet import ResNet
 from torch import nn
 
-from fixres_poc.model.backbones import create, recompute
+from fixres_poc.model.backbones import create
+from fixres_poc.model.device import recompute
 from fixres_poc.model.trunk import Tail, Trunk, classifier, fold_batch_norms, last_batch_norm
 
 KNOWN = {  # and the batch norm before pooling

@@ -77,13 +77,6 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
     short = round(long * rng.uniform(0.7, 1.0))
     height, width = (long, short) if rng.random() < 0.3 else (short, long)
     image = _backdrop(rng, height, width)
-    for _ in range(rng.integers(1, 4)):  # a lump with a coat as of any breed
-        first, last, *place = rng.uniform((0.2, 0.2, 0, 0), (0.8, 0.8, width, height)).tolist()
-        turn = cmath.rect(rng.uniform(0.05, 0.15) * short, rng.uniform(0, 6))
-        coat = BREEDS[rng.integers(len(BREEDS))].coat
-        paint(
-            image, [Part(-0.5, first, 0.5, last)], coat, _colours(rng), rng, complex(*place), turn
-        )
     breed = BREEDS[label]
     scale, angle = breed.coat.scale * rng.uniform(0.88, 1.12), rng.uniform(-10, 10)
     coat = breed.coat._replace(scale=scale, angle=breed.coat.angle + angle)
@@ -160,7 +153,7 @@ def _place(
     """Origin and turn with a random size and tilt, the dog within the image."""
     turn = cmath.rect(1, rng.uniform(-0.17, 0.17))
     left, top, right, bottom = extent(moved(dog, 0, turn))
-    share = 0.35 + 0.6 * math.sqrt(rng.random())
+    share = 0.5 + 0.45 * math.sqrt(rng.random())
     zoom = share * min(height, width) / max(right - left, bottom - top)
     free = np.array([width - zoom * (right - left), height - zoom * (bottom - top)])
     # as a photographer does: rather the middle than the rim
