@@ -69,8 +69,8 @@ def test_the_small_resnext_is_refused_without_weights_of_ones_own(tmp_path: Path
 
 def test_a_network_without_published_weights_serves_for_training_from_scratch() -> None:
     with pytest.raises(InputError, match="timm has no weights of it"):
-        backbones.check(sweep("timm:resnet18t", adaptations=["none"]))
-    backbones.check(sweep("timm:resnet18t", adaptations=["none"], pretrained=False))
+        backbones.check(sweep("timm:seresnet18", adaptations=["none"]))
+    backbones.check(sweep("timm:seresnet18", adaptations=["none"], pretrained=False))
 
 
 def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
