@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.geometry import size_ratio
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.model.trunk import Tail, Trunk, last_batch_norm
 from fixres_poc.report.published import stanford_dogs_2020
+from fixres_poc.sweep.plan import expected_images
 
 PERSPECTIVES = (REPOSITORY / "sweeps/perspectives.yml").read_text(encoding="utf-8")
 LISTED = re.findall(r"^#   timm:(\S+) +\d(.*)", PERSPECTIVES, re.MULTILINE)
@@ -30,6 +32,29 @@ def test_each_is_valid_and_its_header_names_its_command(file: Path) -> None:
     (command,) = re.findall(r"^#   make sweep.*", file.read_text(), re.MULTILINE)
     assert load_sweep(file).runs()
     assert file.name in command or file.stem in ("demo", "images")
+
+
+def test_the_control_of_the_mechanism_and_its_twin_differ_in_the_crop_alone() -> None:
+    control, twin = (
+        yaml.safe_load((REPOSITORY / f"sweeps/{name}.yml").read_text(encoding="utf-8"))
+        for name in ("from_scratch", "from_scratch_no_crop")
+    )
+    assert twin.pop("crop_scale") == [1, 1]
+    assert [64, 96] in control.pop("pairs")
+    assert [64, 96] in twin.pop("pairs")
+    assert control == twin
+    assert control["split_seed"] != 0  # the seed on which settings were tried
+    sweep = load_sweep("sweeps/from_scratch.yml")
+    assert len(sweep.seeds) == 8
+    assert expected_images(sweep)[0]["test"] >= 3000
+
+
+@pytest.mark.parametrize("name", ["demo", "from_scratch"])
+def test_what_is_trained_from_scratch_needs_no_weights_and_fills_its_maps(name: str) -> None:
+    sweep = load_sweep(f"sweeps/{name}.yml")
+    assert not sweep.pretrained
+    assert {size % 16 for pair in sweep.resolution_pairs() for size in pair} == {0}
+    assert "02_baseline" not in {run.notebook for run in sweep.runs()}
 
 
 def test_stanford_dogs_holds_the_eight_pairs_of_2020_and_those_of_theory() -> None:

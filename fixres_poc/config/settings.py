@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, usual_crop_pct
 
 EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SMALL_BACKBONE = "resnext_small"
+"""Has no pre-trained weights: `pretrained: false`, or weights of one's own."""
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal[
     "none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "conv_head_bn", "full"
@@ -40,7 +42,7 @@ T = TypeVar("T")
 
 
 def _known_backbone(name: str) -> str:
-    names = EMBEDDED_BACKBONES + WSL_BACKBONES
+    names = (*EMBEDDED_BACKBONES, SMALL_BACKBONE, *WSL_BACKBONES)
     if name not in names and not (name.startswith("timm:") and len(name) > 5):
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -217,6 +219,8 @@ class ModelSettings(DataSettings):
 class MethodSettings(ModelSettings):
     """How both stages are trained."""
 
+    pretrained: bool = True
+    """False: stage 1 starts from random weights, and there is no probe."""
     epochs: Epochs = 4
     learning_rate: FirstRate | Several[FirstRate] = 0.01
     """Of stage 1."""
@@ -238,8 +242,19 @@ class MethodSettings(ModelSettings):
     """Recompute activations, not store them."""
     adaptations: Adaptations = ("none", "head_bn")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _random_head(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Random weights go with a random classifier."""
+        return {"head_start": "random", **values} if values.get("pretrained") is False else values
+
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
+        if not self.pretrained and (self.head_start != "random" or self.weights is not None):
+            raise ValueError(
+                "pretrained = False: training starts from random weights; "
+                "allowed with head_start: random, and without weights and trained"
+            )
         if self.head_start == "file" and self.weights is None:
             raise ValueError(
                 "head_start = 'file': the classifier of a weights file; allowed with weights"

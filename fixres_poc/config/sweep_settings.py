@@ -175,7 +175,8 @@ class SweepSettings(MethodSettings):
         sizes, tried = {BASELINE_SIZE, *(test for _, test in pairs)}, self._with_crop_pcts()
         shared = self.model_dump() | {"sweep": self.name, "seed": self.seeds[0]}
         runs = [_run(stem, shared) for stem in ("00_state_of_the_art", "01_dataset_eda")]
-        if self.head_start != "file":  # a probe of a trained trunk is no reference for training
+        # a probe of a trained trunk is no reference for training, and a random one has none
+        if self.head_start != "file" and self.pretrained:
             shared["crop_pct_sizes"] = tuple(sorted({test for _, test in tried})) or None
             runs.append(_run("02_baseline", shared | {"test_sizes": tuple(sorted(sizes))}))
         for seed, (train_size, test_size) in product(self.seeds, pairs):

@@ -164,7 +164,8 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "made_with": run.metrics["versions"],
         "exported_with": environment()["versions"] | {"library": library_hash()},
     }
-    terms = licence(settings.backbone, settings.weights and Path(settings.weights).name)
+    own = settings.weights and Path(settings.weights).name
+    terms = licence(settings.backbone, own) if settings.pretrained else None
     unknown = "none known that restricts the weights; the terms of the images hold as well"
     pixels = "RGB, values in [0, 1], resized and cropped"
     described = {

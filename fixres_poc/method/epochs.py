@@ -26,8 +26,14 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY, training_batches
-from fixres_poc.model.backbones import create, recompute
-from fixres_poc.model.device import is_batch_norm, place, share_buffers, spare_single_values
+from fixres_poc.model.backbones import create
+from fixres_poc.model.device import (
+    is_batch_norm,
+    place,
+    recompute,
+    share_buffers,
+    spare_single_values,
+)
 from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.trunk import Tail
 
@@ -141,10 +147,17 @@ def begin(
     plan: StepPlan,
     start: nn.Module | None = None,
 ) -> State:
-    """A training before its first epoch, from the weights of `start`; None for pre-trained ones."""
+    """A training before its first epoch.
+
+    It starts from the weights of `start`; None for pre-trained or, as set, random ones.
+    """
     set_seed(settings.seed)
     model = create(
-        settings.backbone, len(data.classes), start is None, settings.weights, settings.weights_key
+        settings.backbone,
+        len(data.classes),
+        start is None and settings.pretrained,
+        settings.weights,
+        settings.weights_key,
     )
     if start is not None:
         model.load_state_dict(start.state_dict())

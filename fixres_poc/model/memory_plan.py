@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import PairSettings, TrainSettings
-from fixres_poc.model import backbones
+from fixres_poc.model import backbones, device
 from fixres_poc.model.trunk import Tail, Trunk
 
 # batch sizes; others follow from them. 1 is special to batch norm and to memory formats
@@ -89,7 +89,7 @@ def traced_step(
     """
     model = _network(backbone, classes)
     if recompute:
-        backbones.recompute(model)
+        device.recompute(model)
     modules = [model, *(Tail(model).train() for _ in range(tails))]
     model.train(not tails).requires_grad_(not tails)
     recorder = _Recorder()
@@ -156,7 +156,7 @@ def parameters_and_flops(backbone: str, classes: int, size: int) -> tuple[int, i
 def can_recompute(backbone: str) -> bool:
     """Whether the network can do gradient checkpointing."""
     with contextlib.suppress(InputError):
-        backbones.recompute(_network(backbone, 10))
+        device.recompute(_network(backbone, 10))
         return True
     return False
 

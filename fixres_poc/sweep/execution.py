@@ -271,7 +271,7 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
         from fixres_poc.model import backbones
 
         backbones.check(sweep)
-        if terms := backbones.licence(sweep.backbone, sweep.weights):
+        if sweep.pretrained and (terms := backbones.licence(sweep.backbone, sweep.weights)):
             print(terms, file=sys.stderr)
 
 

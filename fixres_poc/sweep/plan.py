@@ -132,7 +132,7 @@ def plan(
     flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
     framings = sorted((len(several(each.crop_pct)), each.test_size) for each in pairs)
     tried = {BASELINE_SIZE: 1} | {size: count for count, size in framings}  # the most at each size
-    probed = sum(count * flops(size)[1] for size, count in tried.items())
+    probed = sweep.pretrained * sum(count * flops(size)[1] for size, count in tried.items())
     facts = {
         "backbone": sweep.backbone,
         "parameters": flops(BASELINE_SIZE)[0],

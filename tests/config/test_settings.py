@@ -4,7 +4,13 @@ from typing import Any
 import pytest
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import BaselineSettings, DataSettings, PairSettings, TrainSettings
+from fixres_poc.config.settings import (
+    NOTEBOOKS,
+    BaselineSettings,
+    DataSettings,
+    PairSettings,
+    TrainSettings,
+)
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 
@@ -61,7 +67,7 @@ POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
         (
             {"backbone": "efficientnet"},
             "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite2'? "
-            "allowed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, "
+            "allowed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, resnext_small, "
             "resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
             "resnext101_32x48d_wsl, timm:<name>",
         ),
@@ -170,6 +176,30 @@ def test_grid_trains_once_a_train_size_and_seed() -> None:
     once = {"00_state_of_the_art": 1, "01_dataset_eda": 1, "02_baseline": 1}
     # and one training of each seed that is cut to equal FLOPs, with its pair
     assert count == once | {"03_train": 2 * 2 + 2, "04_fixres": 2 * 3 * 2 + 2}
+
+
+def test_without_pre_trained_weights_nothing_waits_for_a_probe() -> None:
+    found = runs(pretrained=False, backbone="resnext_small")
+    assert {run.notebook for run in found.values()} == {
+        "00_state_of_the_art",
+        "01_dataset_eda",
+        "03_train",
+        "04_fixres",
+    }
+    training, pair = found["train64_seed0"], found["train64_test96_seed0"]
+    assert (training.needs, pair.needs) == ((), ("train64_seed0",))
+    for run in (training, pair):
+        given = run.parameters
+        assert (given["pretrained"], given["head_start"]) == (False, "random")
+        validate(NOTEBOOKS[run.notebook].settings, given, run.name)
+
+
+@pytest.mark.parametrize(
+    "more", [{"head_start": "probe"}, {"weights": "a.pt"}, {"trained": "a.pt", "train_sizes": [64]}]
+)
+def test_random_weights_go_with_no_others_and_no_probe(more: dict[str, Any]) -> None:
+    message = "pretrained = False: training starts from random weights; allowed with head_start:"
+    assert error(GRID | {"pretrained": False} | more).startswith(message)
 
 
 def test_pair_waits_for_the_training_that_it_shares() -> None:

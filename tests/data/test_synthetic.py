@@ -1,19 +1,22 @@
 """The synthetic dataset: pure, sized and shared out as promised, no class told by colour."""
 
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 from PIL import Image
 
 from fixres_poc.data.synthetic import generator
-from fixres_poc.data.synthetic.dogs import Drawing, draw
+from fixres_poc.data.synthetic.dogs import BREEDS, Drawing, draw
 from fixres_poc.data.synthetic.generator import SHARES, counts, folder, open_image, prepare
-from fixres_poc.data.synthetic.painting import Coat, Figure, Frame, Part, paint
+from fixres_poc.data.synthetic.painting import Coat, Part, markings, paint
+from fixres_poc.method.apparent_size import pair_ratios, sample_crops
 
-WHITE = (1.0, 1.0, 1.0)
+BOX = (39, 18, 180, 160)  # of the dog in the drawing (0, "test", 4, 2)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +48,21 @@ def test_drawing_is_the_one_of_this_version() -> None:
     ]
     blocks = [image[y : y + 16, x : x + 16].mean() for y, x in corners]
     expected = [
-        *(89.8, 192.3, 159.0, 211.7, 216.3, 78.8, 154.6, 189.0),
-        *(92.1, 81.3, 174.0, 91.2, 62.5, 45.1, 80.4, 80.5),
+        *(155.9, 164.0, 169.6, 158.5, 125.0, 129.8, 108.0, 75.0),
+        *(66.2, 84.3, 87.6, 78.5, 77.4, 84.3, 73.9, 83.9),
     ]
-    assert (generator.VERSION, width, height, *box) == (1, 446, 305, 47, 32, 307, 255)
+    assert (generator.VERSION, width, height, *box) == (2, 204, 162, *BOX)
     np.testing.assert_allclose(blocks, expected, atol=1)
 
 
-def test_sizes_are_those_of_stanford_dogs(drawings: list[Drawing]) -> None:
-    sizes = np.array([image.shape[1::-1] for image, _ in drawings])
-    assert sizes.mean(axis=0) == pytest.approx((442, 386), rel=0.03)
-    portrait, square = (sizes[:, 0] < sizes[:, 1]).mean(), (sizes[:, 0] == sizes[:, 1]).mean()
-    assert (portrait, square) == pytest.approx((0.24, 0.11), abs=0.05)
+def test_objects_of_an_image_look_as_large_as_in_training_at_five_quarters(
+    drawings: list[Drawing],
+) -> None:
+    sizes = pd.DataFrame([image.shape[1::-1] for image, _ in drawings], columns=["width", "height"])
+    assert sizes.min().min() >= 140
+    assert (sizes["width"] < sizes["height"]).mean() == pytest.approx(0.3, abs=0.08)
+    (ratio,) = pair_ratios(sample_crops(sizes), [(64, 80)])["mean_of_ratios"]
+    assert ratio == pytest.approx(1, abs=0.03)
 
 
 def test_dogs_lie_in_their_images_and_vary_in_size(drawings: list[Drawing]) -> None:
@@ -66,21 +72,43 @@ def test_dogs_lie_in_their_images_and_vary_in_size(drawings: list[Drawing]) -> N
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
         extents.append(max(right - left, bottom - top) / min(width, height))
-    assert 0.3 < min(extents) < 0.45
-    assert 0.85 < max(extents) < 1.0
+    assert 0.45 < min(extents) < 0.6
+    assert 0.85 < max(extents) <= 1.0
 
 
 def test_the_box_is_what_is_painted() -> None:
-    image, frame = np.zeros((120, 160, 3), np.float32), Frame(70, 50, 50, 9, -9, 60)
-    dog = Figure(
-        [Part(-0.4, 0, 0.3, 0.5, 0.1, 0.2), Part(0.4, 0.2, 0.1, 0.5, 0.9, 0.1)],
-        WHITE,
-        WHITE,
-        Coat(0.1),
-    )
-    box = paint(image, dog, frame, (0, 0, 1), np.random.default_rng(0))
-    rows, columns = (np.flatnonzero(image.max(axis=2).max(axis=axis) > 0.05) for axis in (1, 0))
-    assert box == pytest.approx((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), abs=3)
+    image, white = np.zeros((3, 120, 160), np.float32), np.ones((2, 3))
+    dog = [Part(-0.4, 0.3, 0.5 + 0.1j, 0.2), Part(0.4 + 0.2j, 0.1, 0.5 + 0.9j, 0.1)]
+    box = paint(image, dog, Coat(0.1), white, np.random.default_rng(0), 70 + 50j, 50 - 9j)
+    rows, columns = (np.flatnonzero(image.max(axis=0).max(axis=axis) > 0.05) for axis in (1, 0))
+    assert box == pytest.approx((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), abs=2)
+    # of the first part: its left end is at 70 - 0.4 * 50 px, with a radius of 0.3 * |50 - 9i| px
+    assert box[0] == pytest.approx(70 - 20 - 0.3 * 50.8, abs=1)
+
+
+def test_what_lies_outside_of_the_image_is_not_painted() -> None:
+    image = np.zeros((3, 30, 40), np.float32)
+    dog = [Part(0, 0.5, 1, 0.5)]
+    for origin in (-90 + 10j, 90 + 10j, 20 - 90j, 20 + 90j):
+        assert paint(
+            image, dog, Coat(1), np.ones((2, 3)), np.random.default_rng(0), origin, 20
+        ) == (0, 0, 0, 0)
+    assert not image.any()
+
+
+def test_breeds_of_a_build_differ_in_the_size_or_direction_of_their_markings() -> None:
+    """Changes of the markings along and across the body, and along both diagonals."""
+    points = np.complex64(np.add.outer(1j * np.arange(0, 3, 0.02), np.arange(0, 3, 0.02)))
+    found: dict[object, list[np.ndarray]] = {}
+    for breed in BREEDS:
+        marks = markings(np.random.default_rng(0), breed.coat, points)
+        inner = marks[1:-1, 1:-1]
+        beside = marks[1:-1, 2:], marks[2:, 1:-1], marks[2:, 2:], marks[2:, :-2]
+        changes = np.array([np.abs(inner - other).mean() for other in beside])
+        found.setdefault(breed.build, []).append(changes)
+    for several in found.values():
+        for first, second in combinations(several, 2):
+            assert np.abs(np.log(first / second)).max() > 0.25
 
 
 def test_mean_colour_does_not_tell_the_breed(drawings: list[Drawing]) -> None:
@@ -146,6 +174,6 @@ def test_an_image_is_the_same_from_disk_and_drawn() -> None:
 
 def test_boxes_are_those_of_the_drawings_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     name = generator.relative_path("test", 4, 2)
-    assert generator.boxes(0, name) == ((name, 47, 32, 307, 255, 446, 305),)
+    assert generator.boxes(0, name) == ((name, *BOX, 204, 162),)
     monkeypatch.delattr(generator, "_drawing")
-    assert [tuple(box) for box in generator.boxes(0, name)] == [(name, 47, 32, 307, 255, 446, 305)]
+    assert [tuple(box) for box in generator.boxes(0, name)] == [(name, *BOX, 204, 162)]

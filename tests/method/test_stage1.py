@@ -308,6 +308,31 @@ def test_frozen_batch_norms_keep_their_statistics_and_learn_their_weights(
     assert trained.memory["note"] is None
 
 
+def test_random_weights_are_those_of_the_seed(colour_folder: Path) -> None:
+    def start(seed: int) -> State:
+        settings = settings_for(
+            colour_folder, pretrained=False, backbone="resnext_small", seed=seed
+        )
+        data, accelerator = load_dataset(settings), accelerator_for("fp32")
+        plan = memory_plan.StepPlan(8, False, 0)
+        begun = epochs.begin(recipe_for(settings), settings, data, accelerator, plan)
+        return state_of(begun.model)
+
+    first, again, other = start(0), start(0), start(1)
+    assert same(first, again)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+
+
+def test_a_pretrained_backbone_starts_from_random_weights_where_asked(colour_folder: Path) -> None:
+    settings = settings_for(colour_folder, pretrained=False)
+    data, accelerator = load_dataset(settings), accelerator_for("fp32")
+    plan = memory_plan.StepPlan(8, False, 0)
+    begun = epochs.begin(recipe_for(settings), settings, data, accelerator, plan)
+    own = create("efficientnet_lite0", 3).get_parameter("conv_stem.weight")
+    assert not torch.equal(begun.model.get_parameter("conv_stem.weight"), own)
+
+
 def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: Path) -> None:
     random = settings_for(colour_folder, epochs=1)
     probed = random.model_copy(update={"head_start": "probe"})

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.model import backbones
+from fixres_poc.model import backbones, device
+from fixres_poc.model.trunk import last_batch_norm
 
 
 def sweep(backbone: str, **settings: Any) -> SweepSettings:
@@ -44,6 +46,31 @@ def test_a_thousand_classes_of_ones_own_get_a_new_classifier() -> None:
     new = backbones.create("efficientnet_lite0", 1000).get_parameter("classifier.weight")
     assert new.shape == own.shape
     assert not torch.equal(new, own)
+
+
+def test_the_small_resnext_has_stride_16_in_maps_of_all_multiples_of_16() -> None:
+    model = backbones.create("resnext_small", 10, pretrained=False).eval()
+    assert sum(each.numel() for each in model.parameters()) == 495_434
+    assert last_batch_norm(model) is model.get_submodule("layer4.0.bn3")
+    for size in (48, 64, 80, 96, 112, 128):
+        maps: Any = model.forward_features(torch.zeros(1, 3, size, size))  # type: ignore[operator]
+        assert maps.shape == (1, 512, size // 16, size // 16)
+    assert backbones.mean_std("resnext_small")[0] == timm.data.IMAGENET_DEFAULT_MEAN
+
+
+def test_the_small_resnext_is_refused_without_weights_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no pre-trained weights; set pretrained: false, or"):
+        backbones.check(sweep("resnext_small"))
+    backbones.check(sweep("resnext_small", pretrained=False))
+    own = tmp_path / "own.pt"
+    torch.save(backbones.create("resnext_small", pretrained=False).state_dict(), own)
+    backbones.check(sweep("resnext_small", weights=str(own)))
+
+
+def test_a_network_without_published_weights_serves_for_training_from_scratch() -> None:
+    with pytest.raises(InputError, match="timm has no weights of it"):
+        backbones.check(sweep("timm:seresnet18", adaptations=["none"]))
+    backbones.check(sweep("timm:seresnet18", adaptations=["none"], pretrained=False))
 
 
 def test_a_weights_file_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +154,7 @@ def test_recomputing_changes_no_bit_of_what_is_learned(name: str) -> None:
         torch.manual_seed(0)
         model = backbones.create(name, classes=5, pretrained=False).train()
         if recompute:
-            backbones.recompute(model)
+            device.recompute(model)
         sgd = torch.optim.SGD(model.parameters(), 0.01, 0.9)
         for _ in range(3):
             logits = model(torch.randn(4, 3, 64, 64))
@@ -145,4 +172,4 @@ def test_recomputing_changes_no_bit_of_what_is_learned(name: str) -> None:
 def test_networks_that_cannot_recompute_are_refused() -> None:
     message = r"^gradient_checkpointing = True: timm cannot do it for VGG; allowed .* auto$"
     with pytest.raises(InputError, match=message):
-        backbones.recompute(backbones.create("timm:vgg11", classes=5, pretrained=False))
+        device.recompute(backbones.create("timm:vgg11", classes=5, pretrained=False))

@@ -18,7 +18,7 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.method.epochs import train_mode
-from fixres_poc.model import backbones, memory_plan
+from fixres_poc.model import backbones, device, memory_plan
 from fixres_poc.model.memory_plan import step_plans, training_bytes
 
 LITE, RESNEXT = "efficientnet_lite0", "timm:resnext50_32x4d"
@@ -76,7 +76,7 @@ def test_prediction_is_within_15_percent_of_a_real_step(
     model = backbones.create(backbone, 10, pretrained=False).to(memory_format=torch.channels_last)
     train_mode(model, batch_norm)
     if recompute:
-        backbones.recompute(model)
+        device.recompute(model)
     predicted = training_bytes(settings(backbone, size), size, 10, 8 // pieces, recompute)
     measured = measured_bytes(model, torch.rand(8, 3, size, size), pieces)
     assert predicted == pytest.approx(measured, rel=0.15)

@@ -6,7 +6,8 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import nn
 
-from fixres_poc.model.backbones import create, recompute
+from fixres_poc.model.backbones import create
+from fixres_poc.model.device import recompute
 from fixres_poc.model.trunk import (
     Tail,
     Trunk,
@@ -19,6 +20,7 @@ from fixres_poc.model.trunk import (
 KNOWN = {  # and the batch norm before pooling
     "efficientnet_lite0": "bn2",
     "timm:mobilenetv3_small_050": "blocks.5.0.bn1",
+    "resnext_small": "layer4.0.bn3",
     "timm:resnet10t": "layer4.0.bn2",  # the last stage is one block, with a downsampling shortcut
     "timm:resnet18": "layer4.1.bn2",
     "timm:resnet26t": "layer4.1.bn3",

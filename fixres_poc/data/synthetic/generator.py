@@ -28,7 +28,7 @@ from fixres_poc.config.provenance import cores
 from fixres_poc.config.run_state import bar
 from fixres_poc.data.synthetic.dogs import BREEDS, Drawing, draw
 
-VERSION = 1
+VERSION = 2
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the images, in percent
 FEW = 40  # images that are drawn before a pool of processes has started
 AT_ONCE = 4  # images that a process is told to draw
