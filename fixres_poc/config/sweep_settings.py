@@ -3,6 +3,7 @@
 Sizes are in pixels.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -196,7 +197,7 @@ class SweepSettings(MethodSettings):
         tests = [test for train, test in self.resolution_pairs() if train == train_size]
         larger = [test for test in tests if test > train_size] or tests
         neutral = neutral_test_size(train_size, self.crop_scale, usual_crop_pct(self.crop_pct))
-        return min(larger, key=lambda test: abs(test - neutral))
+        return min(larger, key=lambda test: abs(math.log(test / neutral)))
 
     def _with_crop_pcts(self) -> set[tuple[int, int]]:
         """Pairs at which a list of crop_pct is tried.
