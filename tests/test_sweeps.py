@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from fixres_poc.config.files import REPOSITORY
-from fixres_poc.config.geometry import size_ratio
+from fixres_poc.config.geometry import neutral_test_size
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.model.trunk import Tail, Trunk, last_batch_norm
 from fixres_poc.report.published import stanford_dogs_2020
@@ -64,7 +64,7 @@ def test_stanford_dogs_holds_the_eight_pairs_of_2020_and_those_of_theory() -> No
     pairs = load_sweep("sweeps/stanford_dogs.yml").resolution_pairs()
     assert len(published) == 8
     assert set(pairs) == published | theory | {(128, 128)}
-    assert all(abs(size_ratio(*pair) - 1) < 0.02 for pair in theory)
+    assert all(abs(test / neutral_test_size(train) - 1) < 0.02 for train, test in theory)
 
 
 def test_the_weights_that_perspectives_names_are_timms_under_the_licence_it_gives() -> None:

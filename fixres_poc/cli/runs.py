@@ -98,12 +98,12 @@ def evaluate(
 ) -> None:
     """Measure a finished run on other images, or at another size.
 
-    Each adaptation has the crop_pct that the run's validation prefers.
+    It is framed with the crop_pct that the run's validation prefers.
     """
     from fixres_poc.data.dataset import class_folders
     from fixres_poc.inference import finished_run
 
-    network, unknown = finished_run.load(run), list[str]()
+    (network, _), unknown = finished_run.load(run).best(), list[str]()
     if dataset:
         data, unknown = class_folders(str(dataset), network.classes)
     else:

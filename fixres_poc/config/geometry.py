@@ -30,24 +30,14 @@ def mean_crop_scale(crop_scale: tuple[float, float] = CROP_SCALE) -> float:
     return math.sqrt(low) if low == high else 2 / 3 * (high**1.5 - low**1.5) / (high - low)
 
 
-def size_ratio(
-    train_size: int,
-    test_size: int,
-    crop_pct: float = CROP_PCT,
-    crop_scale: tuple[float, float] = CROP_SCALE,
-) -> float:
-    """Apparent size of an object at test time over that at train time, for a square image.
-
-    That is the mean of the ratios over random crops. An object is enlarged by
-    train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
-    test_size / crop_pct / min(W, H) in the test framing, so the ratio is proportional to s and its
-    mean to E[s]. (The ratio of the mean sizes would be 9 % smaller, since E[1/s] is not 1 / E[s].)
-    """
-    return mean_crop_scale(crop_scale) / crop_pct * test_size / train_size
-
-
 def neutral_test_size(
     train_size: int, crop_scale: tuple[float, float] = CROP_SCALE, crop_pct: float = CROP_PCT
 ) -> float:
-    """The test resolution, px, at which `size_ratio` is 1: by default about 1.24 * train_size."""
-    return train_size / size_ratio(1, 1, crop_pct, crop_scale)
+    """Test resolution, px, at which objects look as large as in training, for a square image.
+
+    An object is enlarged by train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
+    test_size / crop_pct / min(W, H) in the test framing. So the mean of the ratios of its apparent
+    sizes, test over train, is E[s] / crop_pct * test_size / train_size, and 1 at about 1.24 *
+    train_size by default. (The ratio of the mean sizes is 9 % smaller: E[1/s] is not 1 / E[s].)
+    """
+    return train_size * crop_pct / mean_crop_scale(crop_scale)

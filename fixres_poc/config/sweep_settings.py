@@ -239,7 +239,8 @@ class SweepSettings(MethodSettings):
         """
         tests = [test for train, test in self.resolution_pairs() if train == train_size]
         larger = [test for test in tests if test > train_size] or tests
-        return min(larger, key=lambda test: abs(test - self._neutral(train_size)))
+        neutral = self._neutral(train_size)
+        return min(larger, key=lambda test: abs(math.log(test / neutral)))
 
     def _neutral(self, train_size: int) -> float:
         """The test resolution that matches the apparent size of training in theory."""

@@ -5,6 +5,7 @@ pair whose test size is its train resolution. The network itself is not in a pai
 that of its training, beside it.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,11 +48,10 @@ def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> tuple[str
     Args:
         accuracies: of `record.summarise`.
     """
-    rank = {name: place for place, name in enumerate(adaptations)}
-    rows = accuracies[(accuracies["view"] == "center") & accuracies["adaptation"].isin(list(rank))]
-    rows = rows.sort_values("adaptation", key=lambda names: names.map(rank), kind="stable")
-    best = rows.loc[rows["val_top1"].idxmax()]
-    return str(best["adaptation"]), float(best["crop_pct"])
+    rows = accuracies[accuracies["view"] == "center"].to_dict("records")
+    order = [row for name in adaptations for row in rows if row["adaptation"] == name]
+    best = max(order, key=operator.itemgetter("val_top1"))
+    return best["adaptation"], best["crop_pct"]
 
 
 @dataclass
@@ -103,11 +103,11 @@ class FinishedRun:
         known = [name for name in CANDIDATES if name in self.tails]
         if adaptation is not None:
             self.tail(adaptation)
-            known = [adaptation]
+            known = [adaptation.removeprefix(CONTROL)]
         measured = pd.DataFrame(self.metrics.get("accuracies", ()))
         if measured.empty:
-            return self, known[0]
-        name, crop_pct = preferred(measured, [each.removeprefix(CONTROL) for each in known])
+            return self, adaptation or known[0]
+        name, crop_pct = preferred(measured, known)
         return self.framed(crop_pct), adaptation or name
 
     def classify(
@@ -151,7 +151,7 @@ class FinishedRun:
     def accuracies(
         self, data: ImageDataset, split: str, view: View = "center", size: int | None = None
     ) -> pd.DataFrame:
-        """How well the run classifies a split, each adaptation in the framing that suits it best.
+        """How well the run, as framed here, classifies a split with each of its tails.
 
         Returns:
             One row per adaptation: adaptation, view, crop_pct, images, top1, top1_low and top1_high
@@ -161,12 +161,9 @@ class FinishedRun:
             InputError: the network does not take images of `size` px.
         """
         check_sizes(self.model, self.settings.backbone, [size] if size else [])
-        tables, common = [], (size or self.settings.test_size, self.accelerator, view)
-        runs = {name: self.best(name)[0] for name in self.tails}
-        for run in {run.settings.crop_pct: run for run in runs.values()}.values():
-            own = {k: run.tails[k] for k, each in runs.items() if each.settings == run.settings}
-            tables.append(predict(run.model, own, data, split, run.settings, *common).table)
-        rows = summarise(pd.concat(tables).assign(split="test"))
+        common = (self.settings, size or self.settings.test_size, self.accelerator, view)
+        table = predict(self.model, self.tails, data, split, *common).table
+        rows = summarise(table.assign(split="test"))
         return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
 
     def data(self) -> ImageDataset:

@@ -84,19 +84,16 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
         median of the images' short sides, so that most would be enlarged.
     """
     usual, tried = usual_crop_pct(settings.crop_pct), getattr(settings, "crop_pct_sizes", None)
-    found, left_out = {usual: settings.framed(usual)}, list[str]()
-    others = sorted({*several(settings.crop_pct)} - {usual})
-    if others and (tried is None or test_size in tried):
-        short_px = image_sizes(data)[["width", "height"]].min(axis=1).median()
-        for value in others:
-            if (side := resized_side(test_size, value)) <= short_px:
-                found[value] = settings.framed(value)
-            else:
-                left_out.append(f"{value:g} (to {side} px)")
-    line = f"at {test_size} px most images would be enlarged by crop_pct {', '.join(left_out)}"
-    if left_out:
-        log.warning("%s: left out", line)
-    return found, f"{line}: left out" if left_out else ""
+    others = {*several(settings.crop_pct)} - {usual} if not tried or test_size in tried else set()
+    short_px = image_sizes(data)[["width", "height"]].min(axis=1).median() if others else 0
+    large = sorted(value for value in others if resized_side(test_size, value) > short_px)
+    line = (
+        f"crop_pct {large} at {test_size} px would enlarge most images: left out" if large else ""
+    )
+    if line:
+        log.warning(line)
+    values = (usual, *sorted(others - {*large}))
+    return {value: settings.framed(value) for value in values}, line
 
 
 def run_on_images(

@@ -264,4 +264,4 @@ def test_validation_chooses_its_framing(colour_folder: Path, tmp_path: Path) -> 
     adapted.save(tmp_path / "o.safetensors")
     assert checkpoint.load(tmp_path / "o.safetensors", {})[1]["crop_pct"] == own
     large = adapt(given, colour_folder, 48, 64, crop_pct=[0.875, 1.0], **more)
-    assert "64 px most images would be enlarged by crop_pct 1 (to 64 px)" in large.summary
+    assert "crop_pct [1.0] at 64 px would enlarge most images" in large.summary

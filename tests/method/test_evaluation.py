@@ -102,7 +102,7 @@ def test_values_that_would_enlarge_most_images_are_left_out(
     found, line = framings(settings, data, 48)
     assert list(found) == [0.875, 1.0]  # 48 / 0.71 = 67 px
     assert [own.crop_pct for own in found.values()] == [0.875, 1.0]
-    assert line == "at 48 px most images would be enlarged by crop_pct 0.71 (to 67 px): left out"
+    assert line == "crop_pct [0.71] at 48 px would enlarge most images: left out"
     assert line in caplog.text
     assert list(framings(settings, data, 128)[0]) == [0.875]  # which stays
     assert framings(settings, data, 32) == (
