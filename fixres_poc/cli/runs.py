@@ -66,9 +66,9 @@ def predict(
     say(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}, {framing}", error=True)
     named = [each for each in answers if "classes" in each]
     lines = [f"{each['image']}: {_percents(each['classes'])}" for each in named]
+    crop_pct = network.settings.crop_pct
     found = {"run": str(network.folder), "adaptation": adaptation, "view": view}
-    found |= {"crop_pct": network.settings.crop_pct}
-    answer(lines, found | {"answers": answers}, as_json)
+    answer(lines, {**found, "crop_pct": crop_pct, "answers": answers}, as_json)
     broken = [f"error: {each['error']}" for each in answers if "error" in each]
     say(*broken, error=True)
     if broken:

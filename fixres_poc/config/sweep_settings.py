@@ -223,7 +223,7 @@ class SweepSettings(MethodSettings):
         share, epoch = (train_size / size) ** 2, 3 + VALIDATION
         probe = (1 + VALIDATION) * (self.head_start == "probe")
         budget = share * (probe + epochs * epoch) + max(several(self.adapt_epochs)) - probe
-        own = shared | self._of_train_size(size) | {"train_size": size, "test_size": size}
+        own = {**shared, **self._of_train_size(size), "train_size": size, "test_size": size}
         cut = max(1, round(budget / epoch))
         if cut >= own["epochs"]:
             return []  # training smaller is not cheaper

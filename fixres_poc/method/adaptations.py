@@ -86,7 +86,7 @@ def adapt_pair(
     Raises:
         InputError: an adaptation that the network cannot have.
     """
-    model, wanted = trained.model, settings.adaptations
+    model, wanted = trained.model, list[str](settings.adaptations)
     adapted = _adapt_tails(trained, data, settings, accelerator)
     adapted.tails["none"] = Tail(model)
     if "equalised" in wanted:
@@ -101,7 +101,7 @@ def adapt_pair(
         adapted.tails["full"] = Tail(adapted.full.model)
         adapted.seconds["full"] = float(adapted.full.history["seconds"].sum())
     if settings.test_size != settings.train_size:  # there the two are one
-        wanted = (*wanted, *(CONTROL + name for name in settings.adapted))
+        wanted += [CONTROL + name for name in settings.adapted]
     adapted.tails = {name: adapted.tails[name].eval() for name in wanted}
     return adapted
 
@@ -110,12 +110,13 @@ def _adapt_tails(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> AdaptedPair:
     """The adaptations that train a tail, and their controls."""
-    names, size = settings.adapted, settings.test_size
+    size = settings.test_size
     if size == settings.train_size:  # the same steps from the same random state
+        names: list[str] = list(settings.adapted)
         seconds = {name: trained.seconds["adapt"][name] for name in names}
         choices = {name: trained.choices.adapt[name] for name in names}
         return AdaptedPair(dict(trained.controls), seconds, choices)
-    done = stage2.adapt_best(trained.model, data, settings, size, names, accelerator)
+    done = stage2.adapt_best(trained.model, data, settings, size, settings.adapted, accelerator)
     done.tails |= {CONTROL + name: tail for name, tail in trained.controls.items()}
     return AdaptedPair(**vars(done))
 

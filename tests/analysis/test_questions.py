@@ -1,5 +1,7 @@
 """Which rows the first four questions have, on made-up sweeps."""
 
+from typing import Any
+
 import pytest
 from made_up import grid, same
 
@@ -87,9 +89,7 @@ def test_primary_pair_is_the_named_one() -> None:
     ("values", "number", "reason"),
     [({"adaptations": ["none"]}, 2, "no adaptation"), ({}, 4, "one crop_pct")],
 )
-def test_what_is_not_asked_has_its_reason(
-    values: dict[str, object], number: int, reason: str
-) -> None:
+def test_what_is_not_asked_has_its_reason(values: dict[str, Any], number: int, reason: str) -> None:
     found = asked(grid(GRID, **values))[number]
     assert reason in found.why_not
     assert not found.comparisons

@@ -34,8 +34,7 @@ def test_a_standard_error_below_delta_decides() -> None:
     far = recommend(grid(accuracies(0.7, 0.790, 0.805), delta=0.5), "head_bn")
     assert near.use == Cell(96, 128, "none", 0)
     assert far.use == Cell(96, 160, "none", 0)
-    gaps = far.arms.set_index("cell")
-    allowed = gaps.loc[[Cell(96, 128, "none", 0)], "allowed"].iloc[0]
+    allowed = far.arms.loc[far.arms["cell"] == Cell(96, 128, "none", 0), "allowed"].iloc[0]
     assert 0.005 < allowed < 0.015
 
 
