@@ -1,11 +1,13 @@
 """Published figures, what is computed from them, and made-up sweeps beside 2020's."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 import timm
 import torch
+from made_up import grid
 
 from fixres_poc.analysis.results import Results
 from fixres_poc.model import backbones, memory_plan, trunk
@@ -140,54 +142,19 @@ def test_stanford_dogs_is_sourced_and_holds_the_known_figures() -> None:
     )
 
 
-def row(
-    train_size: int, test_size: int, adaptation: str, val: float, top1: float, **other: Any
-) -> dict[str, Any]:
-    """A row of results.csv with an interval of half a point on both sides."""
-    cell = {
-        "train_size": train_size,
-        "test_size": test_size,
-        "size_ratio": 0.809 * test_size / train_size,
-    }
-    made = {
-        "adaptation": adaptation,
-        "view": "center",
-        "seed": 0,
-        "val_top1": val,
-        "top1": top1,
-        "status": "done",
-    }
-    return (
-        cell
-        | made
-        | {"test_part": "test", "top1_low": top1 - 0.005, "top1_high": top1 + 0.005}
-        | other
-    )
+SOME: dict[tuple[int, int], dict[str, float] | None] = {
+    (224, 320): {"none": 0.930, "head_bn": 0.940},
+    (320, 224): {"none": 0.9475},
+    (320, 320): {"none": 0.9425},
+    (224, 280): {"none": 0.99},
+}
 
 
-def found(*rows: dict[str, Any], dataset: str = "stanford_dogs") -> Results:
-    probes = [
-        row(size, size, "probe", 0.97, top1)
-        for size, top1 in [(128, 0.9), (224, 0.974), (320, 0.98)]
-    ]
-    table = pd.DataFrame([*probes, *rows])
-    sweep = {
-        "settings": {"dataset": dataset, "backbone": "timm:resnet50"},
-        "images": {"test": 8580},
-    }
-    return Results(table, pd.DataFrame(), pd.DataFrame(), sweep)
-
-
-SOME = (
-    row(224, 320, "none", 0.95, 0.930),
-    row(224, 320, "head", 0.95, 0.931),
-    row(224, 320, "head_bn", 0.96, 0.940),
-    row(224, 320, "control_head", 0.99, 0.990),
-    row(224, 320, "none", 0.99, 0.990, view="ten_crop"),
-    row(320, 224, "none", 0.95, 0.948),
-    row(320, 224, "head", 0.95, 0.900),
-    row(224, 280, "none", 0.99, 0.990),
-)
+def found(*seeds: dict[tuple[int, int], dict[str, float] | None], **values: Any) -> Results:
+    """A made-up sweep, as if on Stanford Dogs."""
+    results = grid(*seeds, adaptations=["none", "head_bn"], **values)
+    settings = results.sweep["settings"] | {"dataset": "stanford_dogs"}
+    return replace(results, sweep=results.sweep | {"settings": settings})
 
 
 def test_the_table_of_2020_holds_its_eight_rows_and_its_baseline() -> None:
@@ -205,30 +172,28 @@ def test_the_table_of_2020_holds_its_eight_rows_and_its_baseline() -> None:
     assert abs(table["top1"].max() - 0.037 - published.STANFORD_DOGS_2020_BASELINE) < 0.0005
 
 
-def test_shared_pairs_are_compared_without_adaptation_and_have_the_preferred_one_beside() -> None:
-    compared = compared_with_2020(found(*SOME))
+def test_shared_pairs_are_compared_without_adaptation_as_single_trainings() -> None:
+    compared = compared_with_2020(found(SOME, SOME))
     assert compared is not None
-    first, second = compared.to_dict("records")
+    first, second, third = compared.to_dict("records")
     assert (first["train_size"], first["test_size"]) == (224, 320)
-    assert (first["top1"], first["inside"]) == (0.930, "yes")
+    assert (first["top1"], first["inside"], first["spread"]) == (0.930, "yes", 0)
     assert first["difference"] == pytest.approx(0.930 - 0.9348)
-    assert (first["adaptation"], first["top1_adapted"]) == ("head_bn", 0.940)
-    assert (second["adaptation"], second["top1"], second["inside"], second["note"]) == (
-        "head",
-        0.948,
-        "yes",
-        "",
-    )
-    assert second["size_ratio"] == pytest.approx(0.57, abs=0.005)
+    assert first["low"] < 0.91 < 0.95 < first["high"]  # 400 images of one training
+    assert second["note"] == third["note"] == ""
+    assert second["size_ratio"] < 0.7 < third["size_ratio"]
+
+
+def test_a_figure_outside_of_what_one_training_gives_is_not_inside() -> None:
+    compared = compared_with_2020(found({(224, 128): {"none": 0.75}}, {(224, 128): {"none": 0.76}}))
+    assert compared is not None
+    assert compared["inside"].tolist() == ["no"]
+    assert compared["spread"].iloc[0] == pytest.approx(0.01 / 2**0.5)
 
 
 def test_a_row_that_either_side_lacks_says_why() -> None:
-    nothing: dict[str, Any] = {"top1_low": None, "top1_high": None, "status": "failed"}
-    failed = [
-        row(*pair, "none", float("nan"), float("nan"), **nothing)
-        for pair in [(224, 128), (320, 380)]
-    ]
-    compared = compared_with_2020(found(*failed, row(224, 400, "none", 0.95, 0.95)))
+    failed = {(224, 128): None, (320, 380): None, (224, 400): {"none": 0.95}}
+    compared = compared_with_2020(found(failed))
     assert compared is not None
     assert compared["note"].tolist() == [
         "here: no result",
@@ -239,19 +204,23 @@ def test_a_row_that_either_side_lacks_says_why() -> None:
     assert compared["difference"].isna().all()
 
 
-def test_the_line_counts_what_lies_inside_and_names_both_experiments() -> None:
-    compared = compared_with_2020(found(*SOME))
+def test_the_line_counts_what_lies_inside_and_holds_the_two_pairs_of_320_px_together() -> None:
+    results = found(SOME, SOME, once={"probe": 0.975})
+    compared = compared_with_2020(results)
     assert compared is not None
-    line = beside_2020(found(*SOME), compared)
-    assert "2 of 2 accuracies of 2020 lie in" in line
-    assert "Linear probe: 91.0% in 2020, 97.4% here" in line
-    assert "timm:resnet50 here, on 8,580 test images" in line
+    line = beside_2020(results, compared)
+    assert "3 of 3 accuracies of 2020 lie where one training" in line
+    assert "Linear probe: 91.0% in 2020, 97.5% here" in line
+    assert "efficientnet_lite0 here, on 400 test images" in line
+    assert "+0.3 points in 2020, +0.5 points" in line
 
 
-@pytest.mark.parametrize(
-    "results",
-    [found(*SOME, dataset="data/images"), found(row(224, 280, "none", 0.9, 0.9))],
-    ids=["images", "pairs"],
-)
-def test_another_dataset_and_other_pairs_are_not_compared(results: Results) -> None:
-    assert compared_with_2020(results) is None
+def test_another_dataset_and_other_pairs_are_not_compared() -> None:
+    assert compared_with_2020(grid(SOME, adaptations=["none"])) is None
+    assert compared_with_2020(found({(224, 280): {"none": 0.9}})) is None
+
+
+def test_use_today_names_its_gains_and_sources() -> None:
+    table = published.use().set_index("who")
+    assert table.loc["torchvision", "points"].tolist() == ["+0.160", "+0.224"]
+    assert table["source"].str.len().min() > 5
