@@ -1,9 +1,6 @@
-"""What an image costs, and what a training costs: the cells that no other one beats at their cost.
+"""What an image costs and what a training costs, and test resolutions against geometry.
 
-The cost of an image depends on the test resolution and on the number of crops alone: the train
-resolution and the adaptation leave the network's shape as it is. So speeds are medians over all
-runs of one test resolution and view. A multiply-add counts as 2 FLOPs, and a training step as three
-forward passes.
+A multiply-add counts as 2 FLOPs, and a training step as three forward passes.
 """
 
 from typing import Any
@@ -11,14 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fixres_poc.analysis.cells import PAIR, Cell, keys
+from fixres_poc.analysis.cells import PAIR, Cell
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
-from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, SPLITS
+from fixres_poc.config.settings import EQUAL_FLOPS, SPLITS
 from fixres_poc.method.apparent_size import neutral_test_sizes, pair_ratios, sample_crops
 from fixres_poc.model.memory_plan import parameters_and_flops
-
-COST = ["test_size", "view"]
 
 
 def image_flops(results: Results, size: int) -> float:
@@ -68,60 +63,6 @@ def _run(results: Results, notebook: str, **values: Any) -> dict[str, Any]:
         if same and run["notebook"] == notebook and run["status"] == "done":
             return dict(run)
     return {}
-
-
-def training_front(results: Results) -> pd.DataFrame:
-    """Accuracy and training cost of every one-crop cell that may be chosen.
-
-    Returns:
-        Rows of `Results.ranked` with the columns flops and seconds (`training_cost`) and front: no
-        cell of that test size is as good on validation for fewer FLOPs.
-    """
-    rows = results.ranked()
-    rows = rows[rows["view"] == "center"]
-    costs = pd.DataFrame(
-        [training_cost(results, cell) for cell in keys(rows)], columns=["flops", "seconds"]
-    )
-    rows = rows.reset_index(drop=True).join(costs).sort_values(["test_size", "flops", "loss"])
-    best = rows.groupby("test_size")["loss"].transform(
-        lambda loss: loss.cummin().shift(fill_value=2.0)
-    )
-    return rows.assign(front=rows["loss"] < best).reset_index(drop=True)
-
-
-def speeds(results: Results) -> pd.DataFrame:
-    """Evaluation speeds (images/s) over runs: median, min and max, by test resolution and view."""
-    ran = results.table[results.table["status"] == "done"]
-    # all adaptations of a run were measured together
-    runs = ran.drop_duplicates([*PAIR, "view", "seed"])
-    pairs = runs["train_size"].notna()
-    # sizes that the probe alone was measured at
-    alone = ~runs["test_size"].isin(runs["test_size"][pairs])
-    return runs[pairs | alone].groupby(COST)["eval_images_per_second"].agg(["median", "min", "max"])
-
-
-def pareto_front(results: Results) -> pd.DataFrame:
-    """The Pareto-optimal cells by validation accuracy, FLOPs and speed.
-
-    Besides the candidates of `Results.choose` the probe and full fine-tuning compete, since they
-    can be used too.
-
-    Returns:
-        Rows of `Results.ranked`, cheapest first, with the further columns flops (of one image, all
-        its crops) and images_per_second (median over runs; slowest and fastest: their range; nan
-        where no run measured it). Empty where no pair was run to its end.
-    """
-    names = {"median": "images_per_second", "min": "slowest", "max": "fastest"}
-    best = results.ranked(("full", "probe")).drop_duplicates(COST)
-    one_crop = best["test_size"].map(lambda size: image_flops(results, size))
-    best = best.assign(flops=one_crop * best["view"].map(CROPS))
-    best = best.join(speeds(results).rename(columns=names), on=COST)
-    flops = best["flops"].to_numpy(dtype=np.float64)
-    seconds = 1 / best["images_per_second"].fillna(float("inf")).to_numpy()
-    as_cheap = (flops[:, None] <= flops) & (seconds[:, None] <= seconds)
-    # best on validation first, so a row can only be beaten by one before it
-    kept = np.flatnonzero(~np.triu(as_cheap, 1).any(axis=0))
-    return best.iloc[kept].sort_values(["flops", "val_top1"]).reset_index(drop=True)
 
 
 DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from nbformat import v4
 
-from fixres_poc.analysis import answers, cost
+from fixres_poc.analysis import answers
 from fixres_poc.analysis.answers import Decision, decide, leading_part
 from fixres_poc.analysis.results import Results, load_results, paired
 from fixres_poc.analysis.statistics import paired_gain
@@ -55,8 +55,8 @@ image. To compare them, run their sweeps again.
 """
 COSTS = """## Accuracy and cost
 
-All cells with one crop: top-1 against the FLOPs of one image, and against those of training
-(probe, stage 1 at the chosen rate, stage 2; a training step counts as three forward passes).
+All arms: top-1 against the FLOPs of one image, and against those of training (probe, stage 1,
+stage 2; a training step counts as three forward passes).
 """
 
 
@@ -144,9 +144,10 @@ def compare(names: Sequence[str]) -> Path:
         raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
     every = {name: load_results(name) for name in names}
     same = all(_shared(*pair) for pair in combinations(every.values(), 2))
+    decisions = {name: decide(each.on(leading_part(each))) for name, each in every.items()}
     parts: list[Any] = [
         SAME_IMAGES if same else OTHER_IMAGES,
-        _linked(pd.DataFrame(line(decide(each.on(leading_part(each)))) for each in every.values())),
+        _linked(pd.DataFrame(map(line, decisions.values()))),
     ]
     if unknown := [name for name, each in every.items() if not each.sweep.get("parts")]:
         parts.append(UNKNOWN_IMAGES.format(names=", ".join(unknown)))
@@ -155,9 +156,7 @@ def compare(names: Sequence[str]) -> Path:
             "## Differences on the same images",
             str(tables.show(table, classes="sortable").data),
         ]
-    costs = pd.concat(
-        [_costs(each).assign(sweep=name) for name, each in every.items()], ignore_index=True
-    )
+    costs = pd.concat([_costs(*each) for each in decisions.items()], ignore_index=True)
     plots.use_style()
     return _page(f"compare-{'-'.join(names)}", *parts, COSTS, plots.compared_costs(costs))
 
@@ -180,8 +179,7 @@ def _shared(first: Results, second: Results) -> list[str]:
     return [part for part in first.parts if part in one and one[part] == other.get(part)]
 
 
-def _costs(results: Results) -> pd.DataFrame:
-    """Accuracy and cost of every cell in one crop that may be chosen, on the leading test part."""
-    rows = cost.training_front(results.on(leading_part(results)))
-    flops = rows["test_size"].map(lambda size: cost.image_flops(results, size))
-    return rows.assign(image_flops=flops)
+def _costs(name: str, decision: Decision) -> pd.DataFrame:
+    """Accuracy and cost of every arm, on the leading test part."""
+    arms = decision.recommendation.arms.assign(sweep=name)
+    return arms.rename(columns={"flops": "image_flops", "training_flops": "flops"})

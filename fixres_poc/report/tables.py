@@ -3,7 +3,6 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -96,26 +95,6 @@ def cells(results: Results) -> pd.DataFrame:
     return shown
 
 
-def frontier(results: Results, front: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `cost.pareto_front`, each with its gain over the one before on test."""
-    gains = [None, *(results.difference(b, a) for a, b in pairwise(keys(front)))]
-    unsure = "no difference shown: "
-    return pd.DataFrame(
-        {
-            **_place(front),
-            "images/s": _text(front["images_per_second"], "{:.0f}"),
-            "range": _between(front["slowest"], front["fastest"], "{:.0f}"),
-            "GFLOP/image": _text(front["flops"] / 1e9, "{:.3g}"),
-            "val top-1 %": _percent(front["val_top1"]),
-            "test top-1 %": _percent(front["top1"]),
-            "95 % interval": _between(front["top1_low"] * 100, front["top1_high"] * 100),
-            "against the previous row, on test": [
-                gain.told("", "", unsure) + gain.points() if gain else "" for gain in gains
-            ],
-        }
-    )
-
-
 def arms(recommendation: Recommendation) -> pd.DataFrame:
     """The arms of question 5, cheapest first, and what the one-standard-error rule says of each."""
     table = recommendation.arms
@@ -123,12 +102,14 @@ def arms(recommendation: Recommendation) -> pd.DataFrame:
         {
             "pick": table["pick"],
             **_place(table),
+            "images/s": _text(table["eval_images_per_second"], "{:.0f}"),
             "GFLOP/image": _text(table["flops"] / 1e9, "{:.3g}"),
             "training PFLOP": _text(table["training_flops"] / 1e15, "{:.3g}"),
             "val top-1 %": _percent(table["val_top1"]),
             "points below the best": _text(table["gap"] * 100, "{:.1f}"),
             "allowed": _text(table["allowed"] * 100, "{:.1f}"),
             "test top-1 %": _percent(table["top1"]),
+            "95 % interval": _between(table["top1_low"] * 100, table["top1_high"] * 100),
             "share of draws": _text(table["share"], "{:.0%}"),
         }
     )

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from made_up import shaped
+from made_up import grid, same, shaped
 from matplotlib.patches import Rectangle
 
-from fixres_poc.analysis.cost import pareto_front, speeds, training_front
 from fixres_poc.analysis.gain_path import gain_path
+from fixres_poc.analysis.recommendation import recommend
 from fixres_poc.analysis.statistics import reliability
 from fixres_poc.config.geometry import neutral_test_size
 from fixres_poc.report.plots import datasets, networks, results, style
@@ -52,43 +52,14 @@ def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
     assert any(np.allclose(each[:, 0], neutral_test_size(96)) for each in points if len(each))
 
 
-def test_cost_names_the_frontier(table: pd.DataFrame) -> None:
-    front = table.iloc[[1, 0]].rename(columns={"eval_images_per_second": "images_per_second"})
-    speeds = table.groupby(["test_size", "view"])["eval_images_per_second"].agg(
-        ["median", "min", "max"]
-    )
-    front = front.assign(
-        adaptation=["none", "probe"], train_size=pd.array([96, None], dtype="Int64")
-    )
-    axis = results.cost_accuracy(table, front, speeds).axes[0]
-    assert set(np.asarray(axis.lines[0].get_xdata()).tolist()) == set(speeds["median"])
-    assert [text.get_text() for text in axis.texts] == ["96/128", "96, probe"]
-    named = [line for line in axis.lines if str(line.get_label()).startswith("trained at")]
-    assert sum(len(np.asarray(line.get_xdata())) for line in named) == len(table)
-    assert len(named) == table["train_size"].nunique()
-
-
-def test_training_costs_have_a_panel_a_test_size_and_join_the_front() -> None:
-    rows = pd.DataFrame(
-        {
-            "test_size": [96, 96, 96, 128],
-            "train_size": [64, 64, 96, 96],
-            "flops": [1e12, 3e12, 4e12, 4e12],
-        }
-    )
-    rows = rows.assign(
-        front=[True, False, True, True], top1=[0.6, 0.5, 0.7, 0.8], top1_low=0.4, top1_high=0.9
-    )
-    first, second = results.training_cost(rows).axes
-    dots = [
-        np.asarray(line.get_xydata()).tolist()
-        for line in first.lines
-        if line.get_linestyle() == "None"
-    ]
-    assert dots[:2] == [[[1, 60], [3, 50]], [[4, pytest.approx(70)]]]
-    joined = [np.asarray(line.get_xydata()) for line in first.lines if line.get_linestyle() == "-"]
-    assert joined[0].tolist() == [[1, 60], [4, pytest.approx(70)]]
-    assert len(second.lines) > 0
+def test_costs_show_every_arm_and_name_those_to_use() -> None:
+    found = grid({(96, 96): same(0.6), (96, 128): same(0.8)}, once={"probe": 0.5})
+    arms = recommend(found, "head_bn").arms
+    axis = results.arms(arms).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["96/96 none", "96/128 none", "224 probe"]
+    dots = [np.asarray(each.lines[0].get_xdata()) for each in axis.containers]
+    assert sum(map(len, dots)) == len(arms)
+    assert len(dots) == 2  # one train resolution, and what is not trained
 
 
 def test_a_figure_is_described_by_what_is_written_in_it(table: pd.DataFrame) -> None:
@@ -223,8 +194,7 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
         results.confusions(wrong["target"], wrong["top1"], found.sweep["classes"]),
         results.reliability({"none": bins}),
         results.gain_path(gain_path(found, found.choose())),
-        results.cost_accuracy(found.cells, pareto_front(found), speeds(found)),
-        results.training_cost(training_front(found)),
+        results.arms(recommend(found, "head_bn").arms),
     ]
     for figure in figures:
         figure.canvas.draw()

@@ -12,11 +12,10 @@ from fixres_poc.report.plots.networks import accuracy_by_cost, compared_costs, s
 from fixres_poc.report.plots.results import (
     accuracy_by_test_size,
     activations,
+    arms,
     confusions,
-    cost_accuracy,
     gain_path,
     reliability,
-    training_cost,
     training_history,
 )
 from fixres_poc.report.plots.style import use_style
@@ -26,10 +25,10 @@ __all__ = [
     "accuracy_by_test_size",
     "activations",
     "apparent_sizes",
+    "arms",
     "class_distribution",
     "compared_costs",
     "confusions",
-    "cost_accuracy",
     "framing",
     "gain_path",
     "reliability",
@@ -37,7 +36,6 @@ __all__ = [
     "size_distribution",
     "size_gains",
     "size_ratios",
-    "training_cost",
     "training_history",
     "use_style",
 ]

@@ -9,12 +9,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from fixres_poc.analysis.cells import keys
 from fixres_poc.analysis.statistics import Difference, confused_pairs, wilson_interval
 from fixres_poc.config.geometry import neutral_test_size
 from fixres_poc.report.plots.style import legend, logarithmic, note, short_label, wrapped
@@ -54,66 +52,28 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
     return figure
 
 
-def cost_accuracy(cells: pd.DataFrame, front: pd.DataFrame, speeds: pd.DataFrame) -> Figure:
-    """Top-1 accuracy against evaluation speed of all cells, with the Pareto front (95 %) named.
-
-    The colour is that of the train resolution; what was not trained here, probe and zero-shot, is
-    grey.
+def arms(table: pd.DataFrame) -> Figure:
+    """Top-1 accuracy (95 %) against FLOPs of an image of all arms; those to use are named.
 
     Args:
-        front: as `cost.pareto_front` returns it; its rows without a speed are left out.
-        speeds: as `cost.speeds` returns it.
+        table: as `Recommendation.arms`; what was not trained here, probe and zero-shot, is grey.
     """
-    front = front.dropna(subset=["images_per_second"]).sort_values("images_per_second")
-    every = cells.join(speeds["median"], on=["test_size", "view"])
     figure, axis = plt.subplots()
-    for number, (size, own) in enumerate(every.groupby("train_size", dropna=False)):
-        color, label = f"C{number}", f"trained at {size} px"
-        if pd.isna(size):
-            color, label = "#999999", "not trained here"
-        axis.plot(own["median"], own["top1"] * 100, ".", color=color, label=label)
-    _joined(axis, front["images_per_second"], front, label="Pareto front", color="#333333")
-    for (_, row), cell in zip(front.iterrows(), keys(front), strict=True):
-        view = "" if cell.view == "center" else f", {cell.view}"
-        kind = f", {cell.adaptation}" if cell.adaptation in ("probe", "full") else ""
-        note(axis, cell.sizes() + view + kind, row["images_per_second"], row["top1"] * 100, (7, 9))
+    for number, (size, own) in enumerate(table.groupby("train_size", dropna=False)):
+        known = not pd.isna(size)
+        color, label = (
+            (f"C{number}", f"trained at {size} px") if known else ("#777777", "untrained")
+        )
+        low, high = ((own["top1"] - own[end]).abs() * 100 for end in ("top1_low", "top1_high"))
+        look: dict[str, Any] = {"fmt": "o", "color": color, "label": label, "elinewidth": 0.8}
+        axis.errorbar(own["flops"] / 1e9, own["top1"] * 100, np.stack([low, high]), **look)
+    for row in table[table["pick"] != ""].itertuples():
+        name = f"{row.cell.sizes()} {row.adaptation}"
+        note(axis, name, row.flops / 1e9, row.top1 * 100, (7, 9))
     logarithmic(axis, 1, 2, 5)
-    axis.margins(x=0.12)
-    axis.set(
-        xlabel="throughput (images/s)", ylabel=PERCENT, title="named: train/test resolution (px)"
-    )
+    axis.margins(x=0.15)
+    axis.set(xlabel="cost of an image (GFLOP)", ylabel=PERCENT)
     legend(figure)
-    return figure
-
-
-def _joined(axis: Axes, costs: "pd.Series[float]", rows: pd.DataFrame, **look: Any) -> None:
-    """Top-1 accuracies (%) with their intervals, joined by a line behind all else."""
-    top1, low, high = (rows[name] * 100 for name in ("top1", "top1_low", "top1_high"))
-    spread = np.stack([top1 - low, high - top1])
-    axis.errorbar(costs, top1, spread, fmt="-", linewidth=1, zorder=0, **look)
-
-
-def training_cost(front: pd.DataFrame) -> Figure:
-    """Top-1 accuracy against training FLOPs by test resolution, with the Pareto front (95 %).
-
-    Args:
-        front: as `cost.training_front` returns it; the six largest test resolutions are shown.
-    """
-    sizes = sorted(front["test_size"].unique())[-6:]
-    trained = sorted(front["train_size"].unique())
-    figure, axes = plt.subplots(
-        len(sizes), 1, figsize=(5.6, 1.2 + 1.5 * len(sizes)), sharex=True, squeeze=False
-    )
-    for axis, size in zip(axes[:, 0], sizes, strict=True):
-        rows = front[front["test_size"] == size]
-        for train_size, cells in rows.groupby("train_size"):
-            color, label = f"C{trained.index(train_size)}", f"trained at {train_size} px"
-            axis.plot(cells["flops"] / 1e12, cells["top1"] * 100, ".", color=color, label=label)
-        best = rows[rows["front"]].sort_values("flops")
-        _joined(axis, best["flops"] / 1e12, best, color="#555555")
-        axis.set(ylabel=f"tested at\n{size} px (%)")
-    axes[-1, 0].set(xlabel="training cost (TFLOP): stage 1 at the chosen rate, and stage 2")
-    legend(figure, 3)
     return figure
 
 

@@ -53,15 +53,17 @@ function addFilter(table) {
 
 function addLimits(table) {
   const column = (name) => [...table.tHead.rows[0].cells].findIndex((header) => header.textContent.trim() === name);
-  const [speed, flops, accuracy] = ["images/s", "GFLOP/image", "val top-1 %"].map(column);
+  const [speed, flops, accuracy, allowed] = ["images/s", "GFLOP/image", "val top-1 %", "allowed"].map(column);
+  const cheapestFirst = rows(table); // as the report orders them, however a reader sorts
   const box = () => make("input", { type: "number", min: "0", step: "any" });
   const [fastest, cheapest, answer] = [box(), box(), make("output", { className: "answer" })];
   const choose = () => {
     const [least, most] = [fastest.valueAsNumber, cheapest.valueAsNumber];
     const fits = (row) => !(number(row, speed) < least) && !(number(row, flops) > most)
       && (isNaN(least) || !isNaN(number(row, speed)));
-    const best = rows(table).filter(fits).reduce(
-      (found, row) => (found && number(found, accuracy) >= number(row, accuracy) ? found : row), undefined);
+    const eligible = cheapestFirst.filter(fits);
+    const top = Math.max(...eligible.map((row) => number(row, accuracy)));
+    const best = eligible.find((row) => number(row, accuracy) >= top - number(row, allowed) - 1e-9);
     for (const row of rows(table)) row.classList.toggle("picked", row === best);
     const said = (name) => (column(name) < 0 ? "" : text(best, column(name)));
     answer.value = best
