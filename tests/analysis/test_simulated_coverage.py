@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from fixres_poc.analysis.statistics import Difference, paired_gain
+from fixres_poc.analysis.statistics import Difference, paired_gain, paired_gains
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulations]
 
@@ -83,6 +83,23 @@ def test_interval_covers_the_truth(seeds: int, images: int, spread: float) -> No
     covered = np.mean([found.low <= 0 <= found.high for found in intervals(seeds, images, spread)])
     print(f"{seeds} trainings, {images} images, spread {spread:.1%}: {covered:.1%} covered")
     assert 0.92 <= covered <= 0.975
+
+
+@pytest.mark.parametrize("spreads", [(0.006, 0.006, 0.006), (0, 0.006, 0.013)])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [540, 3040])
+def test_pooled_intervals_of_rows_cover_the_truth(
+    seeds: int, images: int, spreads: tuple[float, ...]
+) -> None:
+    """Three rows, the spread between their trainings pooled, at 95 % and at that of three rows."""
+    tables = zip(*(sweeps(seeds, images, each) for each in spreads), strict=True)
+    found = [paired_gains([(each > 0, each < 0) for each in rows]) for rows in tables]
+    for level, least in ((0.95, 0.90), (1 - 0.05 / 3, 0.95)):
+        inside = np.array([[row.at(level) for row in rows] for rows in found])
+        covered = ((inside[..., 0] <= 0) & (inside[..., 1] >= 0)).mean(axis=0)
+        print(f"{seeds} trainings, {images} images, {spreads}, {level:.1%}: {covered}")
+        assert covered.min() >= least
+        assert covered.mean() >= level - 0.025
 
 
 def test_detectable_difference_is_found_four_times_in_five() -> None:
