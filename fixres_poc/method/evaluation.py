@@ -79,8 +79,8 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
     """The framings that are tried at a test resolution, px.
 
     Returns:
-        The settings with each `crop_pct`, by its value, the usual one first. And a line on the
-        values left out, "" where there are none: those whose resized short side is above the
+        The settings with each `crop_pct`, by its value, nearest to the usual one first, which is
+        how ties go. And a line on the values left out, "" where there are none: those whose resized short side is above the
         median of the images' short sides, so that most would be enlarged.
     """
     usual, tried = usual_crop_pct(settings.crop_pct), getattr(settings, "crop_pct_sizes", None)
@@ -92,8 +92,9 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
     )
     if line:
         log.warning(line)
-    values = (usual, *sorted(others - {*large}))
-    return {value: settings.framed(value) for value in values}, line
+    kept = {usual, *others} - {*large}
+    order = sorted(kept, key=lambda value: (round(abs(value - usual), 6), value))
+    return {value: settings.framed(value) for value in order}, line
 
 
 def run_on_images(
