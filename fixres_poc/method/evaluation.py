@@ -79,9 +79,10 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
     """The framings that are tried at a test resolution, px.
 
     Returns:
-        The settings with each `crop_pct`, by its value, nearest to the usual one first, which is
-        how ties go. And a line on the values left out, "" where there are none: those whose resized short side is above the
-        median of the images' short sides, so that most would be enlarged.
+        The settings with each `crop_pct`, by its value, the nearest to the usual one first, which
+        is how ties go. And a line on the values left out, "" where there are none: those whose
+        resized short side is above the median of the images' short sides, so that most would be
+        enlarged.
     """
     usual, tried = usual_crop_pct(settings.crop_pct), getattr(settings, "crop_pct_sizes", None)
     others = {*several(settings.crop_pct)} - {usual} if not tried or test_size in tried else set()
