@@ -74,7 +74,8 @@ def _with_controls(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> Trained:
     """The training with controls adapted in another framing than its own."""
-    own = {k: each for k, each in trained.choices.adapt.items() if k in settings.adaptations}
+    every = trained.choices.adapt.items()
+    own = {str(name): each for name, each in every if name in settings.adaptations}
     size = settings.train_size
     done = stage2.adapt_tails(trained.model, data, settings, size, own, accelerator)
     return replace(trained, controls=done.tails, seconds={"adapt": done.seconds})

@@ -188,8 +188,9 @@ def prediction_table(
 ) -> pd.DataFrame:
     """Predictions as a run stores them, for N rows of an image table and probabilities (N, C)."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    cell = {"test_size": test_size, "adaptation": adaptation, "view": view, "crop_pct": crop_pct}
-    table = rows[["image", "split"]].assign(**cell)
+    table = rows[["image", "split"]].assign(
+        test_size=test_size, adaptation=adaptation, view=view, crop_pct=crop_pct
+    )
     table["target"] = rows["label"].astype("int16")
     for rank in range(5):
         known = rank < order.shape[1]

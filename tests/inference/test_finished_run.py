@@ -170,7 +170,7 @@ def test_each_framing_answers_as_the_run_did_with_tails_of_its_own() -> None:
     answered = []
     for (name, value), rows in own.groupby(["adaptation", "crop_pct"], observed=True):
         files = [Path(run.settings.dataset) / each for each in rows["image"]]
-        answers = run.framed(value).classify(files, str(name))
+        answers = run.framed(float(str(value))).classify(files, str(name))
         best = [max(answer["classes"].values()) for answer in answers]
         np.testing.assert_allclose(best, rows["probability"], atol=1e-4)
         answered.append(best)
