@@ -222,8 +222,8 @@ def _guesses(
 ) -> pd.DataFrame:
     tested = images[images["split"] != "train"].rename(columns={"label": "target"})
     others = {name: (tested["target"] + place) % classes for place, name in enumerate(TOP)}
-    table = tested.assign(**others, test_size=test_size, adaptation=adaptation, view="center")
-    table["crop_pct"] = CROP_PCT
+    own: dict[str, Any] = {"test_size": test_size, "adaptation": adaptation, "crop_pct": CROP_PCT}
+    table = tested.assign(**others, **own, view="center")
     table.loc[:, TOP[classes:]] = -1
     better = CANDIDATES.index(adaptation) if adaptation in CANDIDATES else 0
     wrong = (rng.uniform(size=len(table)) > 1 - 20 / test_size + better / 100) & (classes > 1)

@@ -304,6 +304,7 @@ def test_images_are_named_and_a_broken_one_is_told_after_the_others(
     result = invoke("predict", *images, "--top", "2", "--run", run, "--adaptation", "head")
     assert result.exit_code == 2
     assert f"error: {broken}: not a readable image" in result.stderr
+    assert ", head, crop_pct 0.875\n" in result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 13
     assert re.fullmatch(r".*/red/00\.png: \w+ [\d.]+%, \w+ [\d.]+%", lines[0])
@@ -314,7 +315,7 @@ def test_images_are_named_and_a_broken_one_is_told_after_the_others(
 def test_predictions_for_programs_are_those_of_the_sweeps_choice(run: str) -> None:
     image = str(small_run.images() / "red" / "00.png")
     answer = printed("predict", image, "--sweep", "tiny")
-    assert answer["run"] == run
+    assert (answer["run"], answer["crop_pct"]) == (run, 0.875)
     (only,) = answer["answers"]
     probabilities = list(only["classes"].values())
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
@@ -334,7 +335,7 @@ def test_a_run_is_measured_again_and_on_other_images(run: str, tmp_path: Path) -
     found = printed("evaluate", run, *options)
     assert found["left_out"] == ["puce"]
     assert {(row["images"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
-    line = r"^head_bn +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%"
+    line = r"^head_bn +crop_pct 0\.875 +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%"
     assert re.search(line, said("evaluate", run, "--split", "val"), re.MULTILINE)
 
 

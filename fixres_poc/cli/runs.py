@@ -62,11 +62,10 @@ def predict(
         raise InputError("run and sweep: give one of the two; validation chooses a sweep's run")
     network, adaptation, view = finished_run.load_best(run, sweep, adaptation)
     answers = network.classify(images, adaptation, view, top)
-    framing = f"crop_pct {network.settings.crop_pct:g}"
-    say(f"{network.folder.parent.name}/{network.folder.name}, {adaptation}, {framing}", error=True)
+    place, crop_pct = network.folder, network.settings.crop_pct
+    say(f"{place.parent.name}/{place.name}, {adaptation}, crop_pct {crop_pct}", error=True)
     named = [each for each in answers if "classes" in each]
     lines = [f"{each['image']}: {_percents(each['classes'])}" for each in named]
-    crop_pct = network.settings.crop_pct
     found = {"run": str(network.folder), "adaptation": adaptation, "view": view}
     answer(lines, {**found, "crop_pct": crop_pct, "answers": answers}, as_json)
     broken = [f"error: {each['error']}" for each in answers if "error" in each]

@@ -79,9 +79,10 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
     """The framings that are tried at a test resolution, px.
 
     Returns:
-        The settings with each `crop_pct`, by its value, the usual one first. And a line on the
-        values left out, "" where there are none: those whose resized short side is above the
-        median of the images' short sides, so that most would be enlarged.
+        The settings with each `crop_pct`, by its value, the nearest to the usual one first, which
+        is how ties go. And a line on the values left out, "" where there are none: those whose
+        resized short side is above the median of the images' short sides, so that most would be
+        enlarged.
     """
     usual, tried = usual_crop_pct(settings.crop_pct), getattr(settings, "crop_pct_sizes", None)
     others = {*several(settings.crop_pct)} - {usual} if not tried or test_size in tried else set()
@@ -92,8 +93,9 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
     )
     if line:
         log.warning(line)
-    values = (usual, *sorted(others - {*large}))
-    return {value: settings.framed(value) for value in values}, line
+    kept = {usual, *others} - {*large}
+    order = sorted(kept, key=lambda value: (round(abs(value - usual), 6), value))
+    return {value: settings.framed(value) for value in order}, line
 
 
 def run_on_images(
@@ -186,8 +188,9 @@ def prediction_table(
 ) -> pd.DataFrame:
     """Predictions as a run stores them, for N rows of an image table and probabilities (N, C)."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    cell: dict[str, Any] = {"test_size": test_size, "adaptation": adaptation, "view": view}
-    table = rows[["image", "split"]].assign(**cell, crop_pct=crop_pct)
+    table = rows[["image", "split"]].assign(
+        test_size=test_size, adaptation=adaptation, view=view, crop_pct=crop_pct
+    )
     table["target"] = rows["label"].astype("int16")
     for rank in range(5):
         known = rank < order.shape[1]

@@ -194,9 +194,9 @@ def test_each_tail_and_its_control_is_adapted_in_the_framing_it_is_tested_in(
         assert not same(*states[1:])
     # where the two resolutions are one, the tail is its own control
     at_train = chosen.model_copy(update={"test_size": 32})
-    framed, _ = adaptations.adapt_framings(trained, data, at_train, accelerator)
+    alike, _ = adaptations.adapt_framings(trained, data, at_train, accelerator)
     control = found[1.0].tails["control_head"]
-    assert same(framed[1.0].tails["head"].state_dict(), control.state_dict())
+    assert same(alike[1.0].tails["head"].state_dict(), control.state_dict())
     table = adaptations.predict_pair(
         trained.model, found[1.0], data, chosen.framed(1.0), accelerator
     ).table
