@@ -98,7 +98,7 @@ def test_what_lies_outside_of_the_image_is_not_painted() -> None:
 
 def test_breeds_of_a_build_differ_in_the_size_or_direction_of_their_markings() -> None:
     """Changes of the markings along and across the body, and along both diagonals."""
-    points = np.complex64(np.add.outer(1j * np.arange(0, 3, 0.02), np.arange(0, 3, 0.02)))
+    points = np.add.outer(1j * np.arange(0, 3, 0.02), np.arange(0, 3, 0.02))
     found: dict[object, list[np.ndarray]] = {}
     for breed in BREEDS:
         marks = markings(np.random.default_rng(0), breed.coat, points)

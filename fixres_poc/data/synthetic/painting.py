@@ -5,6 +5,7 @@ downwards. A figure is a list of tapered capsules. Every edge is a smooth ramp, 
 of a float, which differs between processors, never moves a grey level by more than one.
 """
 
+import cmath
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -102,21 +103,21 @@ def paint(
     image = image[:, top:bottom, left:right]
     cover = np.zeros(image.shape[1:], np.float32)
     shade = np.full_like(cover, 0.8)
-    rows, columns = np.ogrid[: len(cover), : cover.shape[1]]
-    pixels = np.complex64(columns + 1j * rows + complex(left + 0.5, top + 0.5))
-    light = np.complex64(np.exp(1j * rng.uniform(0.5, 2.6)))
+    rows, columns = np.indices(cover.shape, np.float32)
+    pixels = columns + 1j * rows + complex(left + 0.5, top + 0.5)
+    light = cmath.rect(1, rng.uniform(0.5, 2.6))
     for part in placed:
         x, y, x_end, y_end = _whole(extent([part]))
         area = slice(y - top, y_end - top), slice(x - left, x_end - left)
         _add(part, pixels[area], light, cover[area], shade[area])
-    marks = markings(rng, coat, (pixels - np.complex64(origin)) / np.complex64(turn))
-    ground, marking = np.float32(colours)[..., None, None]
+    marks = markings(rng, coat, (pixels - origin) / turn)
+    ground, marking = colours.astype(np.float32)[..., None, None]
     image += cover * ((ground + marks * (marking - ground)) * shade - image)
     shown = np.argwhere(cover > 0.5)
     if not len(shown):
         return 0, 0, 0, 0
-    y, x, y_end, x_end = [*shown.min(axis=0).tolist(), *(shown.max(axis=0) + 1).tolist()]
-    return left + x, top + y, left + x_end, top + y_end
+    (y, x), (y_end, x_end) = shown.min(axis=0), shown.max(axis=0) + 1
+    return left + int(x), top + int(y), left + int(x_end), top + int(y_end)
 
 
 def _whole(box: Sequence[float]) -> tuple[int, int, int, int]:
@@ -125,10 +126,10 @@ def _whole(box: Sequence[float]) -> tuple[int, int, int, int]:
     return max(left - 1, 0), max(top - 1, 0), right + 2, bottom + 2
 
 
-def _add(part: Part, pixels: Array, light: np.complex64, cover: Array, shade: Array) -> None:
+def _add(part: Part, pixels: Array, light: complex, cover: Array, shade: Array) -> None:
     """Put a part over cover and shade (H, W) at their pixels, in place."""
-    axis = np.complex64(part.end - part.start)
-    off = pixels - np.complex64(part.start)
+    axis = part.end - part.start
+    off = pixels - part.start
     along = np.clip((off * axis.conjugate()).real / max(abs(axis) ** 2, 1e-9), 0, 1)
     off -= along * axis
     radius = part.start_radius + along * (part.end_radius - part.start_radius)
