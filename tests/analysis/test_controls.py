@@ -73,7 +73,8 @@ def test_arms_that_are_swapped_at_random_are_rarely_told_apart(name: str, questi
 def test_disjoint_groups_of_trainings_of_one_arm_are_rarely_told_apart() -> None:
     results, rng = committed("from_scratch"), np.random.default_rng(0)
     (comparison, *_) = (each for each, _ in rows_of(results, 2) if each.primary)
-    hits = np.array([list(each) for each in results.hits(comparison.cell).values()])
+    trainings = results.hits(comparison.cell).values()
+    hits = np.stack([each.to_numpy() for each in trainings])
     told = 0
     for _ in range(DRAWS):
         order = rng.permutation(len(hits))
@@ -93,7 +94,7 @@ def test_planted_differences_are_found(planted: float, most: float) -> None:
     for _ in range(DRAWS):
         images = rng.integers(pair.shape[-1], size=pair.shape[-1])  # a test part drawn anew
         drawn = pair[..., images]
-        cell, reference = np.where(rng.random(len(images)) < 0.5, drawn[::-1], drawn)
+        cell, reference = np.where(rng.random(drawn.shape[-1]) < 0.5, drawn[::-1], drawn)
         cell = plant(cell, planted, rng)
         found = paired_gains([(cell, reference)])[0]
         verdict = verdict_of([Bounds(found.low, found.high, DELTA)])

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -57,7 +58,7 @@ def test_costs_show_every_arm_and_name_those_to_use() -> None:
     arms = recommend(found, "head_bn").arms
     axis = results.arms(arms).axes[0]
     assert [text.get_text() for text in axis.texts] == ["96/96 none", "96/128 none", "224 probe"]
-    dots = [np.asarray(each.lines[0].get_xdata()) for each in axis.containers]
+    dots = [np.asarray(cast(Any, each).lines[0].get_xdata()) for each in axis.containers]
     assert sum(map(len, dots)) == len(arms)
     assert len(dots) == 2  # one train resolution, and what is not trained
 

@@ -67,9 +67,9 @@ def arms(table: pd.DataFrame) -> Figure:
         low, high = ((own["top1"] - own[end]).abs() * 100 for end in ("top1_low", "top1_high"))
         look: dict[str, Any] = {"fmt": "o", "color": color, "label": label, "elinewidth": 0.8}
         axis.errorbar(own["flops"] / 1e9, own["top1"] * 100, np.stack([low, high]), **look)
-    for row in table[table["pick"] != ""].itertuples():
-        name = f"{row.cell.sizes()} {row.adaptation}"
-        note(axis, name, row.flops / 1e9, row.top1 * 100, (7, 9))
+    for _, row in table[table["pick"] != ""].iterrows():
+        name = f"{row['cell'].sizes()} {row['adaptation']}"
+        note(axis, name, row["flops"] / 1e9, row["top1"] * 100, (7, 9))
     logarithmic(axis, 1, 2, 5)
     axis.margins(x=0.15)
     axis.set(xlabel="cost of an image (GFLOP)", ylabel=PERCENT)
