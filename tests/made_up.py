@@ -15,7 +15,8 @@ from fixres_poc.config import run_state
 from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.geometry import CROP_PCT
-from fixres_poc.config.settings import ADAPTED, CONTROL, NOTEBOOKS, several
+from fixres_poc.config.notebooks import NOTEBOOKS
+from fixres_poc.config.settings import ADAPTED, CONTROL, several
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 

@@ -15,13 +15,15 @@ from fixres_poc.config.files import REPOSITORY
 
 PACKAGE = REPOSITORY / "fixres_poc"
 HOUSE = {  # bottom first; a module imports only what stands before it
-    "config": "errors files geometry settings sweep_settings validation provenance run_state",
+    "config": "errors files geometry settings notebooks sweep_settings validation provenance "
+    "run_state",
     "data": "decoding sources.image_folder sources.stanford_dogs sources.download "
     "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading leakage",
     "model": "device trunk checkpoint weights backbones memory_plan",
     "method": "apparent_size evaluation linear_probe zero_shot equalise stage2 epochs stage1 "
     "adaptations",
-    "analysis": "statistics cells record collection results cost questions",
+    "analysis": "statistics cells record collection results comparisons questions recommendation "
+    "answers",
     "report": "published text run_text tables plots.style plots.datasets plots.networks "
     "plots.results explorer pages overview",
     "sweep": "kernel_state kernel notebook_run snakemake reporting execution plan",

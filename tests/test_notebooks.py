@@ -12,7 +12,8 @@ import small_run
 import torch
 
 from fixres_poc.config.files import REPOSITORY, run_folder
-from fixres_poc.config.settings import NOTEBOOKS, PairSettings
+from fixres_poc.config.notebooks import NOTEBOOKS
+from fixres_poc.config.settings import PairSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method.adaptations import changed_tensors

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from fixres_poc.config.files import home
-from fixres_poc.config.settings import NOTEBOOKS
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.sweep import execution, reporting

@@ -15,14 +15,14 @@ from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Row
 from fixres_poc.analysis.questions import (
     ENOUGH_STEPS,
-    SAME_AS_PROBE,
     Answer,
     Plan,
     answers,
+    fewest_steps,
     primary_adaptation,
 )
 from fixres_poc.analysis.recommendation import Recommendation, recommend
-from fixres_poc.analysis.results import Results, load_results
+from fixres_poc.analysis.results import Results, leading_part, load_results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.files import report_folder, write_atomically
 
@@ -86,14 +86,6 @@ class Decision:
         }
 
 
-def leading_part(results: Results) -> str:
-    """The test part that is not flagged for leakage; of both or neither the larger one."""
-    flagged = (results.sweep.get("leakage") or {}).get("flagged") or {}
-    clean = [part for part in results.parts if not flagged.get(part)]
-    counts = results.sweep["images"]
-    return max(clean or results.parts, key=lambda part: counts[part])
-
-
 def decide(results: Results) -> Decision:
     """The answers on `results.part`; see `leading_part`."""
     plan = Plan(results, primary_adaptation(results))
@@ -103,9 +95,9 @@ def decide(results: Results) -> Decision:
     words = _Words(results, asked)
     verdicts = {
         1: (training.why_not and "not asked") or words.training_verdict(),
-        2: (claim.why_not and "not asked") or words.claim_verdict(claim),
-        3: (adaptation.why_not and "not asked") or words.adaptation_verdict(),
-        4: (remedy.why_not and "not asked") or words.claim_verdict(remedy),
+        2: (claim.why_not and "not asked") or claim.verdict,
+        3: (adaptation.why_not and "not asked") or adaptation.verdict,
+        4: (remedy.why_not and "not asked") or remedy.verdict,
         5: "use" if best.use else "not asked",
     }
     said = {
@@ -144,7 +136,7 @@ class _Words:
 
     def __init__(self, results: Results, asked: Sequence[Answer]) -> None:
         self.results, self.asked = results, asked
-        self.steps = _steps(results)
+        self.steps = fewest_steps(results)
         settings = results.sweep["settings"]
         self.once = len(settings["seeds"]) == 1
         self.delta = f"{settings.get('delta', 0.01) * 100:g} point"
@@ -206,11 +198,6 @@ class _Words:
             return "loses" if worse else f"gains less than {self.delta}"
         return "is not decided"
 
-    def claim_verdict(self, answer: Answer) -> str:
-        """Of question 2 or 4: the verdict, and the cost where it counts."""
-        verdict, cost = answer.primary_verdict, answer.cost.verdict
-        return f"{verdict}, {cost}" if answer.not_worse else verdict
-
     def claim(self, answer: Answer) -> str:
         """Question 2 or 4 in a sentence."""
         primary = answer.primary
@@ -243,16 +230,6 @@ class _Words:
             return ""
         pays = {each.cell.test_size for each in training.comparisons if each.verdict == "better"}
         return "" if cell.test_size in pays else ", among fine-tuned networks"
-
-    def adaptation_verdict(self) -> str:
-        """Of question 3: "gains" needs both references."""
-        primary = self.asked[2].primary
-        if primary is None or primary.verdict == "not run":
-            return "not run"
-        if primary.verdict == "better":
-            return "gains"
-        plain, control = (row.verdict for row in primary.rows)
-        return f"against none: {plain}; against its control: {control}"
 
     def adaptation(self) -> str:
         """Question 3 in a sentence."""
@@ -323,27 +300,6 @@ class _Words:
     def _best_crop(remedy: Answer) -> str:
         crops = {row.reference.crop_pct for row in remedy.primary.rows} if remedy.primary else set()
         return " or ".join(f"{each:g}" for each in sorted(crops))
-
-
-def _steps(results: Results) -> float:
-    """The fewest optimizer steps of a stage 1; infinite where it is not known."""
-    steps = [run["steps"] for run in results.sweep["runs"] if run.get("steps")]
-    return min(steps, default=math.inf)
-
-
-def did_nothing(results: Results) -> list[int]:
-    """Train resolutions whose stage 1 predicts on validation what the probe does, on 99 % of it."""
-    found = []
-    rows = results.predictions
-    rows = rows[(rows["split"] == "val") & (rows["view"] == "center")]
-    rows = rows[rows["crop_pct"] == results.usual_crop]
-    probes = rows[rows["adaptation"] == "probe"].set_index(["test_size", "image"])["top1"]
-    same = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
-    for size, own in same.groupby("train_size"):
-        there = own.join(probes.rename("probe"), on=["test_size", "image"])
-        if (there["top1"] == there["probe"]).mean() >= SAME_AS_PROBE:
-            found.append(int(str(size)))
-    return found
 
 
 def _points(row: Row) -> str:

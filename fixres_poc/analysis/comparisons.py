@@ -1,4 +1,4 @@
-"""A classifier held against one or two others on the same images, and the verdict.
+"""Classifiers held against others on the same images: rows and verdicts, steps, test sizes.
 
 docs/design/evaluation_protocol.md fixes level, delta and order of the verdicts. Fractions.
 """
@@ -6,14 +6,16 @@ docs/design/evaluation_protocol.md fixes level, delta and order of the verdicts.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.cost import training_cost
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.cells import KEY, PAIR, Cell
+from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gains
+from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
+from fixres_poc.method.apparent_size import neutral_test_sizes, pair_ratios, sample_crops
 
 Verdict = Literal["better", "as good", "worse", "can't tell", "not run"]
 LEVEL = 0.95
@@ -158,3 +160,94 @@ def _cost_ratio(results: Results, cell: Cell, reference: Cell) -> tuple[float, f
     own, other = training_cost(results, cell), training_cost(results, reference)
     flops, seconds = (a / b if b else math.nan for a, b in zip(own, other, strict=True))
     return flops, seconds
+
+
+def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
+    """A trained cell's gain over the linear probe, split into steps on the same images.
+
+    Returns:
+        One row per step: step, the columns of a cell, top1, against (the last step before it that
+        was run), gain, gain_low and gain_high (paired, 95 %); nan where a step was not run. Over
+        several seeds these are means.
+    """
+    start, train, test = chosen.same_size(), chosen.train_size, chosen.test_size
+    one_crop = chosen._replace(view="center")
+    plain = one_crop._replace(adaptation="none")
+    steps = {f"linear probe at {train}": results.once("probe", start.test_size)}
+    steps[f"stage 1 at {train}, tested there"] = start
+    if train != test:
+        steps[f"tested at {test} instead"] = plain
+        if chosen.adaptation in ADAPTED:
+            steps[f"control: adapted at {train}"] = plain._replace(
+                adaptation=CONTROL + chosen.adaptation
+            )
+    if chosen.adaptation != "none":
+        steps[f"adapted at {test} ({chosen.adaptation})"] = one_crop
+    if chosen != one_crop:
+        steps[f"{chosen.view} instead of one crop"] = chosen
+    rows, last = [], ""
+    for step, cell in steps.items():
+        row: dict[str, Any] = {"step": step, **cell._asdict()}
+        if results.seeds(cell):
+            row["top1"] = results.accuracy(cell).estimate
+            if last and (gain := results.difference(cell, steps[last])):
+                values = zip(["gain", "gain_low", "gain_high"], gain[:3], strict=True)
+                row |= {"against": last, **dict(values)}
+            last = step
+        rows.append(row)
+    columns = ["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]
+
+
+def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
+    """A sweep's test resolutions against the predicted ones; gains are means over seeds.
+
+    Returns:
+        One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds),
+        top1 (test), the columns of `pair_ratios`, predicted, predicted_low and predicted_high
+        (`neutral_test_sizes`, mean of ratios), nearest (is this the ratio nearest 1?), best
+        (highest chosen_by?), gain, gain_low and gain_high (test accuracy minus the nearest size's,
+        paired; nan for that one), contradicts.
+
+    Raises:
+        ValueError: no pair was run with this adaptation, or the images' sizes are not known.
+    """
+    cells, settings = results.usual, results.sweep["settings"]
+    ran = (cells["seeds"] > 0) & (cells["adaptation"] == adaptation)
+    means = cells.loc[ran, [*PAIR, "val_top1", "top1"]].rename(columns={"val_top1": "chosen_by"})
+    if means.empty:
+        raise ValueError("no pair was run to its end with this adaptation")
+    crops = sample_crops(
+        results.images[results.images["split"].isin(SPLITS)], crop_scale=settings["crop_scale"]
+    )
+    pairs = list(means[PAIR].itertuples(index=False, name=None))
+    framing = (settings["resize"], results.usual_crop)
+    names = {"mean_of_ratios": "predicted", "low": "predicted_low", "high": "predicted_high"}
+    predicted = neutral_test_sizes(crops, sorted(set(means["train_size"])), *framing)
+    predicted = predicted.drop(columns="ratio_of_means").rename(columns=names)
+    table = means.merge(pair_ratios(crops, pairs, *framing), on=PAIR)
+    table = table.merge(predicted, on="train_size").sort_values(PAIR)
+    judged = [_judged(results, rows, adaptation) for _, rows in table.groupby("train_size")]
+    return pd.concat(judged, ignore_index=True)
+
+
+def _judged(results: Results, rows: pd.DataFrame, adaptation: str) -> pd.DataFrame:
+    """Rows of one train resolution with the columns from `nearest` on."""
+    distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
+    nearest = int(distances[:, 0].argmin())
+    seed = results.sweep["settings"]["seeds"][0]
+    cells = [Cell(a, b, adaptation, seed, crop_pct=results.usual_crop) for a, b in rows[PAIR].itertuples(index=False, name=None)]
+    gains = [results.difference(cell, cells[nearest]) or Difference() for cell in cells]
+    low = np.array([each.low for each in gains])
+    number = np.arange(len(rows))
+    return rows.assign(
+        nearest=number == nearest,
+        best=number == int(rows["chosen_by"].argmax()),
+        gain=[each.estimate for each in gains],
+        gain_low=low,
+        gain_high=[each.high for each in gains],
+        contradicts=(distances > distances[nearest]).all(axis=1) & (low > 0),
+    )

@@ -189,6 +189,19 @@ class Answer:
         return self.primary_verdict in ("better", "as good")
 
     @property
+    def verdict(self) -> str:
+        """Of questions 2 to 4, in the words of the protocol."""
+        verdict = self.primary_verdict
+        if self.number != 3:
+            return f"{verdict}, {self.cost.verdict}" if self.not_worse else verdict
+        if self.primary is None or verdict == "not run":
+            return verdict
+        if verdict == "better":
+            return "gains"
+        plain, control = (row.verdict for row in self.primary.rows)
+        return f"against none: {plain}; against its control: {control}"
+
+    @property
     def cost(self) -> Cost:
         """Training cost of the primary row of question 2 or 4."""
         if self.primary is None:
@@ -233,3 +246,24 @@ def primary_adaptation(results: Results) -> str | None:
     """The paper's: `head_bn`, or `head` where there is none; None where neither was asked for."""
     names = set(results.table["adaptation"])
     return next((name for name in ("head_bn", "head") if name in names), None)
+
+
+def fewest_steps(results: Results) -> float:
+    """The fewest optimizer steps of a stage 1; infinite where it is not known."""
+    steps = [run["steps"] for run in results.sweep["runs"] if run.get("steps")]
+    return min(steps, default=math.inf)
+
+
+def did_nothing(results: Results) -> list[int]:
+    """Train resolutions whose stage 1 predicts on validation what the probe does, on 99 % of it."""
+    found = []
+    rows = results.predictions
+    rows = rows[(rows["split"] == "val") & (rows["view"] == "center")]
+    rows = rows[rows["crop_pct"] == results.usual_crop]
+    probes = rows[rows["adaptation"] == "probe"].set_index(["test_size", "image"])["top1"]
+    same = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
+    for size, own in same.groupby("train_size"):
+        there = own.join(probes.rename("probe"), on=["test_size", "image"])
+        if (there["top1"] == there["probe"]).mean() >= SAME_AS_PROBE:
+            found.append(int(str(size)))
+    return found

@@ -13,8 +13,7 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import Cell, keys
 from fixres_poc.analysis.comparisons import largest_unimportant
-from fixres_poc.analysis.cost import image_flops, training_cost
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.results import Results, image_flops, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.settings import CROPS
 

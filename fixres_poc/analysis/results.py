@@ -32,8 +32,9 @@ from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder, sweep_folder
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import CROPS, DataSettings
+from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, DataSettings
 from fixres_poc.config.validation import validate
+from fixres_poc.model.memory_plan import parameters_and_flops
 
 MEANS = [
     *("size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece"),
@@ -144,6 +145,13 @@ class Results:
         cells["top1_low"] = [each.low for each in found]
         cells["top1_high"] = [each.high for each in found]
         return cells.reindex(columns=[*COLUMNS, "seeds"])
+
+    @property
+    def usual(self) -> pd.DataFrame:
+        """The rows of `cells` in one usual centre crop, without the reference at equal FLOPs."""
+        cells = self.cells
+        same = (cells["view"] == "center") & (cells["crop_pct"] == self.usual_crop)
+        return cells[same & ~cells["adaptation"].str.startswith(EQUAL_FLOPS)]
 
     def hits(self, cell: Cell) -> Hits:
         """Correctness of a cell at each seed at which it was run to its end, whatever its own."""
@@ -272,3 +280,60 @@ def load_results(report: str) -> Results:
         raise InputError(
             f"{folder}: not the tables of a report of this version ({error})"
         ) from None
+
+
+def leading_part(results: Results) -> str:
+    """The test part that is not flagged for leakage; of both or neither the larger one."""
+    flagged = (results.sweep.get("leakage") or {}).get("flagged") or {}
+    clean = [part for part in results.parts if not flagged.get(part)]
+    counts = results.sweep["images"]
+    return max(clean or results.parts, key=lambda part: counts[part])
+
+
+def image_flops(results: Results, size: int) -> float:
+    """FLOPs of one crop at a resolution, px."""
+    backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
+    return parameters_and_flops(backbone, classes, size)[1]
+
+
+def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
+    """FLOPs of a cell's training, and its seconds.
+
+    Of a trained cell: the probe that stage 1 starts from, stage 1 and stage 2, the chosen recipes
+    alone; of the probe one forward pass of the train part. Reading of images is not counted (in
+    FLOPs). nan where it is not known; 0 for zero-shot.
+    """
+    settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
+    at_test = image_flops(results, cell.test_size)
+    if cell.train_size is None:
+        return counts["train"] * at_test * (cell.adaptation == "probe"), 0.0
+    name = cell.adaptation.removeprefix(EQUAL_FLOPS)
+    short = name != cell.adaptation
+    adapted = name != "none"
+    seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
+    training = _run(results, "03_train", train_size=cell.train_size, equal_flops=short)
+    pair = _run(
+        results,
+        "04_fixres",
+        train_size=cell.train_size,
+        test_size=cell.test_size,
+        equal_flops=short,
+    )
+    if not training:
+        return float("nan"), seconds
+    at_train = image_flops(results, cell.train_size)
+    passed = (counts["train"] + counts["val"]) * (settings.get("head_start") == "probe")
+    if settings.get("head_start") != "file":
+        passed += training["epochs"] * (3 * counts["train"] + counts["val"])
+    choices = (pair.get("choices") or {}).get("adapt") or {}
+    epochs = choices.get(name, {"epochs": 0})["epochs"]
+    return passed * at_train + epochs * counts["train"] * at_test, seconds
+
+
+def _run(results: Results, notebook: str, **values: Any) -> dict[str, Any]:
+    """The record of the first finished run of a notebook with these parameters; {} without one."""
+    for run in results.sweep["runs"]:
+        same = all((run.get(key) or 0) == value for key, value in values.items())
+        if same and run["notebook"] == notebook and run["status"] == "done":
+            return dict(run)
+    return {}

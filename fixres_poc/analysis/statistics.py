@@ -138,8 +138,7 @@ def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference
     about their spread. Here A + B - E is at least two thirds of B, and t has the degrees of freedom
     that Satterthwaite (1946) gives for the larger of A and those two thirds. All of that comes from
     simulations (tests/analysis/test_simulated_coverage.py), with 3.3 % disagreements, alike or not
-    over trainings. Two images are added to each training here as well, one at either end; the other
-    trainings have the centre there.
+    over trainings. Two images are added to each training here too, one at either end.
 
     Args:
         rows: correctness by the first and by the second classifier, of one shape: (N,) booleans of

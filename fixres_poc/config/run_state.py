@@ -2,7 +2,7 @@
 
 runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run
 is at work, which stays if it is killed; `error.json` after a failure (`errors.Failure`); after
-success the outputs of its notebook (`settings.NOTEBOOKS`), `metrics.json` last. `state` looks at
+success the outputs of its notebook (`notebooks.NOTEBOOKS`), `metrics.json` last. `state` looks at
 which files are there; `checked` reads them as well.
 
 settings.json says what is `wanted`: digests of the notebook's code, the library, the weights file
@@ -28,8 +28,8 @@ from fixres_poc.config.files import (
     run_folder,
     write_atomically,
 )
+from fixres_poc.config.notebooks import METRICS, NOTEBOOKS, PREDICTIONS
 from fixres_poc.config.provenance import code_hash
-from fixres_poc.config.settings import METRICS, NOTEBOOKS, PREDICTIONS
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 T = TypeVar("T")

@@ -1,11 +1,11 @@
-"""Validated, frozen settings of notebook runs, and the table of notebooks. Sizes are in pixels.
+"""Validated, frozen settings of notebook runs. Sizes are in pixels.
 
 `validation` reads settings; a text under a field describes it.
 """
 
 import difflib
 import itertools
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -343,26 +343,3 @@ class ResultsSettings(Settings):
 
     report: Text = "docs/reports/demo"
     """Folder with the tables of a report."""
-
-
-METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
-
-
-class Notebook(NamedTuple):
-    """What a notebook takes, needs and leaves."""
-
-    settings: type[Settings]
-    # a run that has them is done; of checkpoints see `run_state.checkpoint_is_intact`
-    outputs: tuple[str, ...] = (METRICS,)
-    uses_gpu: bool = False
-    needs: str | None = None  # the notebook whose checkpoint it reads
-
-
-NOTEBOOKS = {
-    "00_state_of_the_art": Notebook(OverviewSettings),
-    "01_dataset_eda": Notebook(DatasetSettings),
-    "02_baseline": Notebook(BaselineSettings, (METRICS, PREDICTIONS), uses_gpu=True),
-    "03_train": Notebook(TrainSettings, uses_gpu=True),
-    "04_fixres": Notebook(PairSettings, (METRICS, PREDICTIONS), uses_gpu=True, needs="03_train"),
-    "05_results": Notebook(ResultsSettings, outputs=()),
-}

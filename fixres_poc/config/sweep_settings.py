@@ -15,10 +15,10 @@ from pydantic import Field, model_validator
 
 from fixres_poc.config.files import run_folder
 from fixres_poc.config.geometry import neutral_test_size, usual_crop_pct
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.settings import (
     BASELINE_SIZE,
     MOST_EPOCHS,
-    NOTEBOOKS,
     Backbone,
     DataSettings,
     MethodSettings,

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import home, read_record, resolve
-from fixres_poc.config.settings import LONGEST_NAME, NAME, NOTEBOOKS, Settings
+from fixres_poc.config.notebooks import NOTEBOOKS
+from fixres_poc.config.settings import LONGEST_NAME, NAME, Settings
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 
 S = TypeVar("S", bound=Settings)

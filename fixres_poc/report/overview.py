@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from nbformat import v4
 
 from fixres_poc.analysis import answers
-from fixres_poc.analysis.answers import Decision, decide, leading_part
-from fixres_poc.analysis.results import Results, load_results, paired
+from fixres_poc.analysis.answers import Decision, decide
+from fixres_poc.analysis.results import Results, leading_part, load_results, paired
 from fixres_poc.analysis.statistics import paired_gain
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, report_folder, write_atomically

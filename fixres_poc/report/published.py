@@ -127,8 +127,7 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
         something is lacking). None where there is nothing to compare: another dataset, or no such
         pair.
     """
-    plain = results.cells.query("adaptation == 'none' and view == 'center'")
-    plain = plain[plain["crop_pct"] == results.usual_crop]
+    plain = results.usual.query("adaptation == 'none'")
     hits = [results.hits(cell) for cell in keys(plain)]
     found = [of_one_training(same_images(*each.values())) if each else Accuracy() for each in hits]
     spread = [pd.Series([seed.mean() for seed in each.values()]).std() for each in hits]
@@ -151,7 +150,7 @@ def beside_2020(results: Results, compared: pd.DataFrame) -> str:
     """What the comparison shows: 2020's figures, and its 320/224 above 320/320."""
     settings = results.sweep["settings"]
     judged = compared[compared["inside"] != ""]
-    probes = results.cells[results.cells["adaptation"] == "probe"]
+    probes = results.usual.query("adaptation == 'probe'")
     probe = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
     ours = f"{probe.iloc[0]:.1%}" if len(probe) else "not run"
     inside = (judged["inside"] == "yes").sum()

@@ -133,7 +133,7 @@ def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML
             status.
         adaptations: which ones, in this order; by default all that were trained.
     """
-    table = results.cells[(results.cells["view"] == "center") & results.cells["train_size"].notna()]
+    table = results.usual.dropna(subset="train_size")
     sizes = sorted(table["test_size"].unique())
     names = list(adaptations or table["adaptation"].unique())
     table = table[table["adaptation"].isin(names)]

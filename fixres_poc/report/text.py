@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from fixres_poc.analysis.answers import Decision, did_nothing
+from fixres_poc.analysis.answers import Decision
 from fixres_poc.analysis.cells import PAIR
 from fixres_poc.analysis.comparisons import Comparison
-from fixres_poc.analysis.questions import Answer
+from fixres_poc.analysis.questions import Answer, did_nothing
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.data.sources import download
 

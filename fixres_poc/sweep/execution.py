@@ -25,6 +25,7 @@ from fixres_poc.config.files import (
     sweep_folder,
     write_atomically,
 )
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.provenance import code_hash, library_hash, notebook_path
 from fixres_poc.config.run_state import (
     ERROR,
@@ -38,7 +39,7 @@ from fixres_poc.config.run_state import (
     outcomes,
     state,
 )
-from fixres_poc.config.settings import EMBEDDED_BACKBONES, NOTEBOOKS, TrainSettings
+from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (

@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import Failure, InputError, printable
 from fixres_poc.config.files import home
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.provenance import notebook_path
-from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.config.sweep_settings import Run
 from fixres_poc.config.validation import read_run
 

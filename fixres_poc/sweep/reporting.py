@@ -17,9 +17,9 @@ from fixres_poc.config.files import (
     sweep_folder,
     write_atomically,
 )
+from fixres_poc.config.notebooks import METRICS
 from fixres_poc.config.provenance import library_hash, notebook_path
 from fixres_poc.config.run_state import Outcome, failures, outcomes
-from fixres_poc.config.settings import METRICS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.notebook_run import run_job
 

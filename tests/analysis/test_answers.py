@@ -12,11 +12,11 @@ import pytest
 from made_up import grid, same
 
 from fixres_poc.analysis import answers as decisions
-from fixres_poc.analysis.answers import Decision, decide, leading_part
+from fixres_poc.analysis.answers import Decision, decide
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Row
-from fixres_poc.analysis.questions import Answer
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.questions import Answer, did_nothing
+from fixres_poc.analysis.results import Results, leading_part
 from fixres_poc.analysis.statistics import Difference
 
 GRID = {
@@ -211,4 +211,4 @@ def test_answers_json_has_the_agreed_shape() -> None:
 
 def test_a_stage_1_that_predicts_as_the_probe_did_nothing() -> None:
     found = grid({(96, 96): same(0.5), (112, 112): same(0.6)})
-    assert decisions.did_nothing(found) == [96]
+    assert did_nothing(found) == [96]

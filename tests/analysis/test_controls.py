@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fixres_poc.analysis.answers import decide, leading_part
+from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.comparisons import Bounds, Comparison, verdict_of
-from fixres_poc.analysis.results import Results, load_results
+from fixres_poc.analysis.results import Results, leading_part, load_results
 from fixres_poc.analysis.statistics import paired_gains
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulations]

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 from made_up import VAL, grid
 
-from fixres_poc.analysis import cost
 from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.model.memory_plan import parameters_and_flops
 
 
@@ -29,13 +28,13 @@ def test_training_cost_by_hand(trained: Results, train_size: int, epochs: int) -
     """300 train images, once by the probe, thrice by an epoch; those of val once."""
     at_train = (300 + VAL + epochs * (3 * 300 + VAL)) * forward(train_size)
     plain, head = (Cell(train_size, 96, name, 0) for name in ("none", "head"))
-    assert cost.training_cost(trained, plain) == (at_train, 4 + 30)
-    assert cost.training_cost(trained, head) == (at_train + 2 * 300 * forward(96), 4 + 30 + 5)
+    assert training_cost(trained, plain) == (at_train, 4 + 30)
+    assert training_cost(trained, head) == (at_train + 2 * 300 * forward(96), 4 + 30 + 5)
 
 
 def test_what_is_not_trained_costs_its_probe_alone(trained: Results) -> None:
     """A network of a file has no stage 1; the probe is one pass of the train part."""
     own = trained.sweep["settings"] | {"head_start": "file"}
     given = replace(trained, sweep=trained.sweep | {"settings": own})
-    assert cost.training_cost(given, Cell(64, 96, "none", 0))[0] == 0
-    assert cost.training_cost(trained, trained.once("probe", 96)) == (300 * forward(96), 0)
+    assert training_cost(given, Cell(64, 96, "none", 0))[0] == 0
+    assert training_cost(trained, trained.once("probe", 96)) == (300 * forward(96), 0)

@@ -9,7 +9,7 @@ import pytest
 from made_up import ADAPTATIONS, PHOTOS, TEST, same, shaped, told
 
 from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.gain_path import gain_path
+from fixres_poc.analysis.comparisons import gain_path
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.data.loading import images_to_show
 

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 from made_up import same, told
 
-from fixres_poc.analysis import cost
-from fixres_poc.analysis.cost import compare_with_measured
+from fixres_poc.analysis.comparisons import compare_with_measured
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.files import report_folder
 from fixres_poc.method.apparent_size import pair_ratios
@@ -60,7 +59,7 @@ def test_what_hangs_on_the_definition_does_not_contradict(
             mean_of_ratios=[0.99, 1.13], ratio_of_means=[0.91, of_means]
         )
 
-    monkeypatch.setattr(cost, "pair_ratios", ratios)
+    monkeypatch.setattr(comparisons, "pair_ratios", ratios)
     assert compare_with_measured(sweep(0.60, 0.80))["contradicts"].tolist() == [False, contradicts]
 
 

@@ -11,9 +11,9 @@ import throwaway
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.provenance import code_hash
 from fixres_poc.config.run_state import Outcome, State, checked, failures, outcomes, state
-from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.config.sweep_settings import Run
 
 SWEEP = throwaway.tiny()

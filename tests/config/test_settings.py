@@ -4,13 +4,8 @@ from typing import Any
 import pytest
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import (
-    NOTEBOOKS,
-    BaselineSettings,
-    DataSettings,
-    PairSettings,
-    TrainSettings,
-)
+from fixres_poc.config.notebooks import NOTEBOOKS
+from fixres_poc.config.settings import BaselineSettings, DataSettings, PairSettings, TrainSettings
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 

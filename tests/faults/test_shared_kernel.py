@@ -12,7 +12,8 @@ import throwaway
 from safetensors.torch import load_file
 
 from fixres_poc.config.files import REPOSITORY, file_digest, run_folder, write_atomically
-from fixres_poc.config.settings import NOTEBOOKS, Notebook, Settings
+from fixres_poc.config.notebooks import NOTEBOOKS, Notebook
+from fixres_poc.config.settings import Settings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.model import checkpoint

@@ -12,7 +12,8 @@ from throwaway import write_notebook
 
 from fixres_poc.config import files
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import NOTEBOOKS, Settings
+from fixres_poc.config.notebooks import NOTEBOOKS
+from fixres_poc.config.settings import Settings
 from fixres_poc.config.sweep_settings import Run
 from fixres_poc.config.validation import read_parameters
 from fixres_poc.sweep import notebook_run

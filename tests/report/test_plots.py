@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from made_up import grid, same, shaped
 from matplotlib.patches import Rectangle
 
-from fixres_poc.analysis.gain_path import gain_path
+from fixres_poc.analysis.comparisons import gain_path
 from fixres_poc.analysis.recommendation import recommend
 from fixres_poc.analysis.statistics import reliability
 from fixres_poc.config.geometry import neutral_test_size

@@ -11,8 +11,8 @@ import throwaway
 
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.run_state import state
-from fixres_poc.config.settings import NOTEBOOKS
 from fixres_poc.sweep import execution
 
 EVERY = set(throwaway.RUNS)
