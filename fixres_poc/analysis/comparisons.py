@@ -239,7 +239,10 @@ def _judged(results: Results, rows: pd.DataFrame, adaptation: str) -> pd.DataFra
     distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
     nearest = int(distances[:, 0].argmin())
     seed = results.sweep["settings"]["seeds"][0]
-    cells = [Cell(a, b, adaptation, seed, crop_pct=results.usual_crop) for a, b in rows[PAIR].itertuples(index=False, name=None)]
+    cells = [
+        Cell(a, b, adaptation, seed, crop_pct=results.usual_crop)
+        for a, b in rows[PAIR].itertuples(index=False, name=None)
+    ]
     gains = [results.difference(cell, cells[nearest]) or Difference() for cell in cells]
     low = np.array([each.low for each in gains])
     number = np.arange(len(rows))

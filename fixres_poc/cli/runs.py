@@ -79,7 +79,7 @@ def _percents(classes: dict[str, float]) -> str:
 
 
 @app.command(
-    epilog="Example: fixres-poc evaluate runs/demo/train96_test160_seed0 --dataset /other/images"
+    epilog="Example: fixres-poc evaluate runs/demo/train64_test80_seed0 --dataset /other/images"
 )
 def evaluate(
     run: Run,
@@ -123,7 +123,7 @@ def _accuracy(row: dict[str, Any]) -> str:
     return f"{top1}, {more}; {row['images']} images"
 
 
-@app.command(epilog="Example: fixres-poc export runs/demo/train96_test160_seed0 --output dogs.onnx")
+@app.command(epilog="Example: fixres-poc export runs/demo/train64_test80_seed0 --output dogs.onnx")
 def export(
     run: Run,
     output: Annotated[Path, Option(callback=here, help="the file, .onnx")],

@@ -199,7 +199,7 @@ def compare(
     say(f"comparison: {overview.compare(names)}")
 
 
-@app.command(epilog="Example: fixres-poc run runs/demo/train96_seed0/settings.json")
+@app.command(epilog="Example: fixres-poc run runs/demo/train64_seed0/settings.json")
 def run(
     settings_files: Annotated[list[Path], Argument(help="runs/<sweep>/<run>/settings.json")],
     time_limit: Annotated[int | None, Option(min=1, help="most seconds that each may take")] = None,

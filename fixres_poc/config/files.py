@@ -100,7 +100,7 @@ def sweep_folder(sweep: str) -> Path:
 
 
 def run_folder(sweep: str, name: str) -> Path:
-    """Folder of one run, such as runs/demo/train96_test120_seed0."""
+    """Folder of one run, such as runs/demo/train64_test80_seed0."""
     return sweep_folder(sweep) / name
 
 

@@ -37,7 +37,7 @@ from fixres_poc.model.backbones import check_sizes
 from fixres_poc.model.device import Portions, accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
-EXAMPLE = "runs/demo/train96_test160_seed0"
+EXAMPLE = "runs/demo/train64_test80_seed0"
 
 
 def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> tuple[str, float]:

@@ -104,7 +104,7 @@ def paint(
     cover = np.zeros(image.shape[1:], np.float32)
     shade = np.full_like(cover, 0.8)
     rows, columns = np.indices(cover.shape, np.float32)
-    pixels: np.ndarray = columns + 1j * rows + complex(left + 0.5, top + 0.5)
+    pixels = np.asarray(columns + 1j * rows + complex(left + 0.5, top + 0.5))
     light = cmath.rect(1, rng.uniform(0.5, 2.6))
     for part in placed:
         x, y, x_end, y_end = _whole(extent([part]))
