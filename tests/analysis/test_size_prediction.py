@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from made_up import same, told
 
+from fixres_poc.analysis import comparisons
 from fixres_poc.analysis.comparisons import compare_with_measured
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.files import report_folder
