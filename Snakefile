@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fixres_poc.config.run_state import JOB_DONE, state
-from fixres_poc.config.settings import NOTEBOOKS
+from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 
