@@ -1,7 +1,6 @@
 """The decision of a report: title and sentences by the five questions, and answers.json.
 
-Everything that the report says of the answers reads this. docs/design/evaluation_protocol.md has
-the precedences and the words of the verdicts.
+Everything that the report says of the answers reads this; see docs/design/evaluation_protocol.md.
 """
 
 import json
@@ -15,6 +14,7 @@ from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Row
 from fixres_poc.analysis.questions import (
     ENOUGH_STEPS,
+    UNCHECKED,
     Answer,
     Plan,
     answers,
@@ -34,8 +34,8 @@ class Decision:
     """The five answers on one test part, in words.
 
     Attributes:
-        verdicts: of questions 1 to 5, a word each; "not asked" where it is not.
-        sentences: by question; those that are asked.
+        verdicts: of questions 1 to 5; "not asked" where it is not.
+        sentences: of those that are asked.
     """
 
     plan: Plan
@@ -47,7 +47,7 @@ class Decision:
 
     @property
     def results(self) -> Results:
-        """The sweep's results, about the part that the answers are about."""
+        """About the part that the answers are about."""
         return self.plan.results
 
     def as_json(self) -> dict[str, Any]:
@@ -59,21 +59,25 @@ class Decision:
                 "sentence": self.sentences.get(each.number, ""),
                 "asked": each.why_not or True,
                 "rows": [
-                    _row(row, one, self.results, len(each.comparisons))
-                    for one in (*each.comparisons, *each.equal_flops)
+                    row.as_json(one.primary, self.results.part, len(group))
+                    for group in (each.comparisons, each.equal_flops)
+                    for one in group
                     for row in one.rows
                 ],
             }
             for each in self.answers
         ]
-        use = self.recommendation.use
+        use, best = self.recommendation.use, self.recommendation.best
         last = {
             "id": 5,
             "verdict": self.verdicts[5],
             "sentence": self.sentences.get(5, ""),
             "asked": self.recommendation.why_not or True,
             "rows": [],
-            "use": use and _cell(use),
+            "use": use and use.as_json(),
+            "best_on_validation": best and best.as_json(),
+            "best_minus_use": _difference(self.recommendation.price),
+            "use_minus_common_practice": _difference(self.recommendation.common),
             "share_of_draws": self.recommendation.share,
         }
         return {
@@ -108,7 +112,7 @@ def decide(results: Results) -> Decision:
         5: words.recommendation(best),
     }
     said = {
-        number: words.qualified(text)
+        number: words.qualified(number, text, best)
         for number, text in said.items()
         if verdicts[number] != "not asked"
     }
@@ -131,6 +135,14 @@ def write(report: str) -> Decision:
     return decision
 
 
+TOLD = {
+    "better": "is better than",
+    "as good": "is as good as",
+    "worse": "is worse than",
+    "can't tell": "cannot be told from",
+}
+
+
 class _Words:
     """Sentences of a sweep's answers: at most one number with its interval in each."""
 
@@ -138,13 +150,16 @@ class _Words:
         self.results, self.asked = results, asked
         self.steps = fewest_steps(results)
         settings = results.sweep["settings"]
-        self.once = len(settings["seeds"]) == 1
         self.delta = f"{settings.get('delta', 0.01) * 100:g} point"
         self.delta += "" if self.delta == "1 point" else "s"
 
-    def qualified(self, sentence: str) -> str:
-        """The sentence; of one seed it says that it is about this training."""
-        return f"{sentence.removesuffix('.')} (of this training)." if self.once else sentence
+    def qualified(self, number: int, sentence: str, best: Recommendation) -> str:
+        """The sentence; where it rests on one training it says that it is about this one."""
+        seeds = [len(self.results.seeds(best.use))] if best.use and best.use.train_size else [2]
+        if number < 5:
+            rows = self.asked[number - 1].primary.rows if self.asked[number - 1].primary else ()
+            seeds = [row.difference.seeds for row in rows]
+        return f"{sentence.removesuffix('.')} (of this training)." if 1 in seeds else sentence
 
     def training_verdict(self) -> str:
         """Of question 1, in the protocol's order of precedence."""
@@ -167,10 +182,10 @@ class _Words:
                 f"{ENOUGH_STEPS} steps says little)."
             )
         if verdict == "gains less than delta":
-            untrained = [cell for cell in best.arms["cell"] if cell.train_size is None]
-            arms = best.arms.set_index("cell")["val_top1"]
-            name = max(untrained, key=lambda cell: float(arms[cell]), default=None)
-            use = f"; use {name.named()}" if name else ""
+            untrained = best.arms[best.arms["train_size"].isna()].sort_values("val_top1")
+            arms = [each for each in [best.use] if each and each.train_size is None]
+            arms += list(untrained["cell"][::-1])
+            use = f"; use {_arm(arms[0])}" if arms else ""
             return f"Fine-tuning gains less than {self.delta} here{use}."
         if verdict == "not decided":
             missed = max(each.detectable for each in rows) * 100
@@ -204,21 +219,18 @@ class _Words:
         if primary is None:
             return ""
         cell, verdict = primary.cell, primary.verdict
-        start = "With chosen crops, training"
-        start = "Training" if answer.number == 2 else start
-        at = f"{start} at {cell.train_size} and adapting at {cell.test_size} px"
+        row = min(primary.rows, key=lambda row: _decides(row, verdict))
+        start = "With chosen crops, " if answer.number == 4 else ""
+        same = row.reference.train_size == cell.train_size
+        what = f"training at {cell.train_size} and adapting at {cell.test_size} px"
+        at = start + (f"adapting {_sizes(cell)}" if same else what)
+        at = at[0].upper() + at[1:]
         if verdict == "not run":
             return f"{at} is not decided: these runs have not finished."
-        row = min(primary.rows, key=lambda row: row.difference.estimate)
         points = f"{_points(row)} against `{row.reference.adaptation}`"
-        told = {
-            "better": "is better than",
-            "as good": "is as good as",
-            "worse": "is worse than",
-            "can't tell": "cannot be told from",
-        }[verdict]
-        text = f"{at} {told} training there: {points}{self._among(cell)}"
-        if not answer.not_worse or math.isnan(answer.cost.flops_ratio):
+        other = "none" if same else "training there"
+        text = f"{at} {TOLD[verdict]} {other}: {points}{self._among(cell)}"
+        if same or not answer.not_worse or math.isnan(answer.cost.flops_ratio):
             return f"{text}."
         cost = answer.cost
         return f"{text}. It is {cost.verdict}: {cost.flops_ratio:.2f} of the training FLOPs."
@@ -237,28 +249,23 @@ class _Words:
         if primary is None:
             return ""
         cell = primary.cell
-        what = f"adapting {cell.train_size} \N{RIGHTWARDS ARROW} {cell.test_size}"
+        what = f"Adapting {_sizes(cell)}"
         if primary.verdict == "not run":
-            return f"What {what} adds is open: these runs have not finished."
+            return f"What {what.lower()} adds is open: these runs have not finished."
         plain, control = primary.rows
-        told = {
-            (True, True): "helps, because of the resolution",
-            (True, False): "helps, but that the resolution is the reason is not shown",
-            (False, True): "is better than its control, but not shown to be better than none",
-            (False, False): "is not shown to help",
-        }[plain.verdict == "better", control.verdict == "better"]
-        points = f"{_points(plain)} over none"
-        return f"{what.capitalize()} {told}: {points}{self._among(cell)}."
+        told = f"{TOLD[plain.verdict]} none and {TOLD[control.verdict]} its control"
+        told += ", because of the resolution" if primary.verdict == "better" else ""
+        return f"{what} {told}: {_points(plain)} over none{self._among(cell)}."
 
     def recommendation(self, best: Recommendation) -> str:
         """Question 5 in a sentence."""
         if best.use is None:
             return ""
         row = best.arms[best.arms["pick"] == "use"].iloc[0]
-        text = f"Use {best.use.named()}: {row['top1']:.1%} on {self.results.part}"
-        if best.price is not None and best.best is not None:
+        text = f"Use {_arm(best.use)}: {row['top1']:.1%} on {self.results.part}"
+        if best.price is not None and best.best not in (None, best.use):
             lost = best.price.points(brief=True)
-            return f"{text}. Validation's best, {best.best.named()}, adds {lost} points."
+            return f"{text}. Validation's best, {_arm(best.best)}, adds {lost} points."
         return f"{text}; it is also validation's best."
 
     def title(self, verdicts: dict[int, str]) -> str:
@@ -275,21 +282,32 @@ class _Words:
         if claim.why_not or claim.primary is None or verdicts[2] == "not run":
             return "Not asked" if claim.why_not else "Not decided: its runs have not finished"
         usual, own = self._holds(claim), self._holds(remedy)
-        size = claim.primary.cell.test_size
+        cell, tried = claim.primary.cell, self._best_crop(remedy)
+        at, worse = f"at {cell.test_size} px", remedy.primary_verdict == "worse"
         if usual:
-            tried = self._best_crop(remedy)
-            if own:
-                return f"Yes, at {size} px"
-            if own is None:
-                return f"Yes, at {size} px; other crops were not tried"
-            if remedy.primary_verdict == "worse":
-                return f"Only against the usual crop; crop_pct {tried} is better"
-            return f"Against the usual crop yes; against crop_pct {tried} not decided"
+            told = {
+                None: f"Yes, {at}; other crops were not tried",
+                True: f"Yes, {at}",
+                False: f"Against the usual crop yes; against crop_pct {tried} not decided",
+            }[own]
+            if worse:
+                told = f"Only against the usual crop; crop_pct {tried} is better"
+            return told + self._among(cell)
+        if verdicts[2] == "can't tell" and worse:
+            return f"Not decided against the usual crop; crop_pct {tried} is better"
         if own or verdicts[2] == "can't tell":
             return "Not decided"
+        return self._refused(claim, at)
+
+    @staticmethod
+    def _refused(claim: Answer, at: str) -> str:
+        """Why the claim does not hold against the usual crop."""
         if claim.primary_verdict == "worse":
-            return f"No, at {size} px the smaller train resolution is worse"
-        return f"No, at {size} px it is not worse, but {claim.cost.verdict}"
+            return f"No, {at} the smaller train resolution is worse"
+        cost = claim.cost.verdict
+        return (
+            f"Not decided: {cost}" if cost == UNCHECKED else f"No, {at} it is not worse, but {cost}"
+        )
 
     @staticmethod
     def _holds(answer: Answer) -> bool | None:
@@ -302,6 +320,27 @@ class _Words:
         return " or ".join(f"{each:g}" for each in sorted(crops))
 
 
+def _decides(row: Row, verdict: str) -> float:
+    """What is least for the row that decides a comparison."""
+    low, high, delta = row.bounds
+    return high if verdict == "worse" else low if verdict == "better" else low + delta
+
+
+def _sizes(cell: Cell) -> str:
+    return f"{cell.train_size} \N{RIGHTWARDS ARROW} {cell.test_size}"
+
+
+def _difference(found: Difference | None) -> dict[str, float] | None:
+    return found and {name: getattr(found, name) for name in ("estimate", "low", "high")}
+
+
+def _arm(cell: Cell) -> str:
+    known = {"probe": "the linear probe", "zero_shot": "zero-shot"}
+    if cell.train_size is None:
+        return f"{known[cell.adaptation]} at {cell.test_size} px"
+    return f"the network {cell.named()}"
+
+
 def _points(row: Row) -> str:
     low, high, _ = row.bounds
     return Difference(row.difference.estimate, low, high).points(brief=True)
@@ -309,31 +348,3 @@ def _points(row: Row) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _cell(cell: Cell) -> dict[str, Any]:
-    names = ("train_size", "test_size", "adaptation", "crop_pct", "view")
-    return {name: getattr(cell, name) for name in names}
-
-
-def _row(row: Row, comparison: Comparison, results: Results, planned: int) -> dict[str, Any]:
-    low, high, delta = row.bounds
-    numbers = {
-        "estimate": row.difference.estimate,
-        "low": low,
-        "high": high,
-        "level": row.level,
-        "delta": delta,
-        "flops_ratio": row.cost_ratio[0],
-        "seconds_ratio": row.cost_ratio[1],
-    }
-    known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-    return {
-        "primary": comparison.primary,
-        **_cell(row.cell),
-        "reference": _cell(row.reference),
-        "part": results.part,
-        "k": planned,
-        "verdict": row.verdict,
-        **known,
-    }

@@ -4,7 +4,7 @@ Each cell has a row per test part.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,10 @@ class Cell(NamedTuple):
     seed: int
     view: str = "center"
     crop_pct: float = CROP_PCT
+
+    def as_json(self) -> dict[str, Any]:
+        """The cell's columns without its seed, for answers.json."""
+        return {name: value for name, value in self._asdict().items() if name != "seed"}
 
     def sizes(self) -> str:
         """Both resolutions, such as '96/120', or the test resolution alone."""

@@ -74,6 +74,25 @@ class Row:
         """Against this reference alone."""
         return verdict_of([self.bounds])
 
+    def as_json(self, primary: bool, part: str, planned: int) -> dict[str, Any]:
+        """The row of answers.json; None for what is not known."""
+        numbers = {
+            "estimate": self.difference.estimate,
+            **self.bounds._asdict(),
+            "level": self.level,
+            "flops_ratio": self.cost_ratio[0],
+            "seconds_ratio": self.cost_ratio[1],
+        }
+        return {
+            "primary": primary,
+            **self.cell.as_json(),
+            "reference": self.reference.as_json(),
+            "part": part,
+            "k": planned,
+            "verdict": self.verdict,
+            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+        }
+
     def points(self) -> str:
         """Estimate and interval at the row's level in points, marked where it is not 95 %."""
         if math.isnan(self.difference.estimate):
@@ -120,6 +139,7 @@ def compared(
     results: Results,
     asked: Sequence[tuple[Cell, Sequence[Cell]]],
     primary: Cell | None,
+    planned: int,
     with_cost: bool = False,
 ) -> tuple[Comparison, ...]:
     """Every cell against its references on `results.part`; what was not run is nan.
@@ -129,6 +149,7 @@ def compared(
     Args:
         asked: the planned cells, each with its references: the same number for all.
         primary: the cell whose row has the level 0.95.
+        planned: number of the question's rows, of which the others share 5 %.
     """
     rows: list[list[Row]] = [[] for _ in asked]
     validation = results.on("val")
@@ -139,7 +160,7 @@ def compared(
         known = iter(paired_gains([(each[0], each[1]) for each in hits if each is not None]))
         for place, pair, each in zip(places, pairs, hits, strict=True):
             difference = Difference() if each is None else next(known)
-            level = LEVEL if pair[0] == primary else 1 - 0.05 / len(asked)
+            level = LEVEL if pair[0] == primary else 1 - 0.05 / planned
             delta = largest_unimportant(validation, pair[1])
             ratio = _cost_ratio(results, *pair) if with_cost else (math.nan, math.nan)
             rows[place].append(Row(*pair, difference, level, delta, ratio))

@@ -18,6 +18,7 @@ from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
 from fixres_poc.method.apparent_size import matched
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
+UNCHECKED = "cheaper at equal epochs, unchecked at equal FLOPs"
 ENOUGH_STEPS = 640
 """Optimizer steps of stage 1 below which no gain means that it was too short (the design page)."""
 SAME_AS_PROBE = 0.99
@@ -27,7 +28,7 @@ SAME_AS_PROBE = 0.99
 class Cost(NamedTuple):
     """Training cost of a claim's row: its verdict, and the ratio of FLOPs to train = test."""
 
-    verdict: str  # "cheaper", "cheaper only at equal epochs", "dearer"
+    verdict: str  # "cheaper", "cheaper only at equal epochs", "cheaper if unchecked", "dearer"
     flops_ratio: float
 
 
@@ -117,15 +118,13 @@ class Plan:
             for train, test in self.matched.items()
         ]
 
-    def cheaper_remedy(self) -> Asked:
-        """Question 4: question 2, and question 3 against none, each cell at its own crop_pct."""
-        repaired = [
+    def repair(self) -> Asked:
+        """Of question 4: adapted against none at the matched R, each cell at its own crop_pct."""
+        return [
             (self.cell(*pair, self.adapted, True), [self.cell(*pair, "none", True)])
             for pair in self.matched.items()
             if self.adapted
         ]
-        claims = self.claim(own_crop=True)
-        return [*claims, *(each for each in repaired if each[0] not in dict(claims))]
 
     def why_not(self, question: int) -> str:
         """Why a question is not asked; "" where it is."""
@@ -143,6 +142,8 @@ class Plan:
             return "no test resolution of the grid matches the apparent size of training"
         if question == 4 and not isinstance(given["crop_pct"], list):
             return "one crop_pct"
+        if question == 4 and not (self.claims or self.matched):
+            return "no pair to try it at"
         return ""
 
     def primary_cell(self, asked: Asked, question: int) -> Cell | None:
@@ -211,23 +212,30 @@ class Answer:
             return Cost("unknown", ratio)
         if not self.primary.cheaper:
             return Cost("dearer", ratio)
-        beaten = any(each.verdict == "better" for each in self.equal_flops)
-        return Cost("cheaper only at equal epochs" if beaten else "cheaper", ratio)
+        verdicts = [each.verdict for each in self.equal_flops]
+        if "better" in verdicts:
+            return Cost("cheaper only at equal epochs", ratio)
+        return Cost("cheaper" if verdicts and "not run" not in verdicts else UNCHECKED, ratio)
 
 
 def answers(plan: Plan) -> list[Answer]:
     """Questions 1 to 4 on the part that the plan's results are about."""
-    results = plan.results
-    asked = [plan.training(), plan.claim(), plan.adaptation(), plan.cheaper_remedy()]
+    trained_elsewhere = plan.settings.get("head_start") == "file"
+    remedies = [*([] if trained_elsewhere else [plan.claim(own_crop=True)]), plan.repair()]
+    asked = [[plan.training()], [plan.claim()], [plan.adaptation()], remedies]
     found = []
-    for number, rows in enumerate(asked, 1):
+    for number, lists in enumerate(asked, 1):
         if reason := plan.why_not(number):
             found.append(Answer(number, why_not=reason))
             continue
-        primary = plan.primary_cell(rows, number)
-        comparisons = compared(results, rows, primary, with_cost=number in (2, 4))
+        first = next(filter(None, lists), [])
+        primary, planned = plan.primary_cell(first, number), sum(map(len, lists))
+        comparisons: list[Comparison] = []
+        for rows in lists:  # of one kind of reference each
+            of_these = primary if rows is first else None
+            comparisons += compared(plan.results, rows, of_these, planned, number in (2, 4))
         reference = _equal_flops(plan, primary, number == 4) if number in (2, 4) else ()
-        found.append(Answer(number, comparisons, equal_flops=reference))
+        found.append(Answer(number, tuple(comparisons), equal_flops=reference))
     return found
 
 
@@ -238,8 +246,7 @@ def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comp
     size = primary.test_size
     names = (EQUAL_FLOPS + name for name in ("none", plan.adapted))
     short = [(plan.cell(size, size, name, own_crop), [primary]) for name in names]
-    ran = [each for each in short if plan.results.seeds(each[0])]
-    return compared(plan.results, ran, None)
+    return compared(plan.results, short, None, len(short), with_cost=True)
 
 
 def primary_adaptation(results: Results) -> str | None:
@@ -250,7 +257,8 @@ def primary_adaptation(results: Results) -> str | None:
 
 def fewest_steps(results: Results) -> float:
     """The fewest optimizer steps of a stage 1; infinite where it is not known."""
-    steps = [run["steps"] for run in results.sweep["runs"] if run.get("steps")]
+    runs = [run for run in results.sweep["runs"] if not run.get("equal_flops")]
+    steps = [run["steps"] for run in runs if run.get("steps")]
     return min(steps, default=math.inf)
 
 

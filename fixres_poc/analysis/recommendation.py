@@ -49,7 +49,7 @@ class Recommendation:
     @property
     def share(self) -> float:
         """Share of bootstrap draws of validation that pick the recommended arm; 0 where none is."""
-        return float(sum(self.arms["share"][self.arms["pick"] == "use"]))
+        return float(sum(self.arms["share"][self.arms["pick"] == "use"])) if self.use else 0.0
 
 
 def recommend(results: Results, adapted: str | None) -> Recommendation:
@@ -91,8 +91,9 @@ def _arms(results: Results, adapted: str | None) -> pd.DataFrame:
     untrained = [name for name in ("probe", "zero_shot") if results.knows_all(name)]
     chosen = cells["crop_pct_chosen"].fillna(False).astype(bool)
     arms = cells[chosen & cells["adaptation"].isin(["none", adapted, *untrained])]
-    arms = arms[(arms["seeds"] == arms["seeds"].max()) | arms["train_size"].isna()]
     arms = arms[arms["seeds"] > 0].reset_index(drop=True)
+    if arms.empty:
+        return arms
     cell = keys(arms)
     flops = [image_flops(results, each.test_size) for each in cell]
     training = [training_cost(results, each)[0] for each in cell]

@@ -116,8 +116,8 @@ class Results:
     def knows_all(self, name: str) -> bool:
         """Whether "probe" or "zero_shot" was run, and on all images of the test part."""
         own = self.table[(self.table["adaptation"] == name) & (self.table["test_part"] == "test")]
-        counts = own["n_test"].dropna()
-        return len(own) > 0 and bool((counts == self.table["n_test"].max()).all())
+        most = self.table.loc[self.table["test_part"] == "test", "n_test"].max()
+        return len(own) > 0 and bool((own["n_test"].dropna() == most).all())
 
     @cached_property
     def cells(self) -> pd.DataFrame:

@@ -224,23 +224,13 @@ class SweepSettings(MethodSettings):
         probe = (1 + VALIDATION) * (self.head_start == "probe")
         budget = share * (probe + epochs * epoch) + max(several(self.adapt_epochs)) - probe
         own = {**shared, **self._of_train_size(size), "train_size": size, "test_size": size}
-        cut = max(1, round(budget / epoch))
+        cut = max(1, int(budget / epoch))
         if cut >= own["epochs"]:
             return []  # training smaller is not cheaper
         own |= {"epochs": cut, "equal_flops": True}
         training = self._training(own)
         pair = own | training.parameters | {"crop_pct": self.crop_pct}
         return [training, _run("04_fixres", pair, (training.name,), training.name)]
-
-    def _near_matched(self, train_size: int) -> int:
-        """The resolution nearest to the matched one in theory, of larger ones where there are any.
-
-        The images' own sizes, which shift it, are not known here.
-        """
-        tests = [test for train, test in self.resolution_pairs() if train == train_size]
-        larger = [test for test in tests if test > train_size] or tests
-        neutral = self._neutral(train_size)
-        return min(larger, key=lambda test: abs(math.log(test / neutral)))
 
     def _neutral(self, train_size: int) -> float:
         """The test resolution that matches the apparent size of training in theory."""
@@ -249,13 +239,18 @@ class SweepSettings(MethodSettings):
     def _with_crop_pcts(self) -> set[tuple[int, int]]:
         """Pairs at which a list of crop_pct is tried.
 
-        Those of r < R where R, R is a pair as well, these R, R, and each r at `_near_matched`.
+        Those of r < R where R, R is a pair as well, these R, R, and each r near its matched R in
+        theory: the images' own shapes, which shift that, are not known here.
         """
         if not isinstance(self.crop_pct, tuple):
             return set()
         claims = set(self._claims())
-        matched = {(train, self._near_matched(train)) for train, _ in self.resolution_pairs()}
-        return claims | {(test, test) for _, test in claims} | matched
+        near = {
+            (train, test)
+            for train, test in self.resolution_pairs()
+            if train < test and abs(math.log(test / self._neutral(train))) < math.log(1.25)
+        }
+        return claims | {(test, test) for _, test in claims} | near
 
     def _epochs(self, train_size: int) -> int:
         """Epochs that cost at this size what `epochs` cost at the largest."""

@@ -22,8 +22,8 @@ COLOURS = "Yellow is high, dark blue low."
 
 
 MAIN = [
-    *("choice", "train", "test", "adaptation", "view", "test top-1 %", "95 % interval"),
-    *("val top-1 %", "images/s"),
+    *("choice", "train", "test", "adaptation", "view", "crop_pct", "test top-1 %"),
+    *("95 % interval", "val top-1 %", "images/s"),
 ]
 """Columns of `cells` that matter most."""
 
@@ -190,7 +190,7 @@ def ablations(results: Results, matched: Mapping[int, int]) -> pd.DataFrame:
     rows = []
     for train, test in matched.items():
         for name in CANDIDATES[1:]:
-            cell = Cell(train, test, name, results.first_seed)
+            cell = Cell(train, test, name, results.first_seed, crop_pct=results.usual_crop)
             if results.seeds(cell):
                 plain, control = (
                     results.difference(cell, cell._replace(adaptation=other))

@@ -15,7 +15,7 @@ from fixres_poc.analysis import answers as decisions
 from fixres_poc.analysis.answers import Decision, decide
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Row
-from fixres_poc.analysis.questions import Answer, did_nothing
+from fixres_poc.analysis.questions import Answer, did_nothing, fewest_steps
 from fixres_poc.analysis.results import Results, leading_part
 from fixres_poc.analysis.statistics import Difference
 
@@ -40,7 +40,8 @@ def row(verdict: str, flops: float = 0.5, cell: Cell | None = None) -> Row:
 
 def answer(number: int, *verdicts: str, flops: float = 0.5) -> Answer:
     rows = tuple(row(each, flops) for each in verdicts)
-    return Answer(number, (Comparison(rows, primary=True),))
+    short = Comparison((row("worse"),))
+    return Answer(number, (Comparison(rows, primary=True),), equal_flops=(short, short))
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,8 @@ def sound(found: Decision, verdicts: list[str]) -> None:
             assert ("cannot be told from" in text) == (verdict == "can't tell")
             assert ("cheaper" in text) == (verdict in good)
     assert ("because of the resolution" in found.sentences[3]) == (adaptation == "better")
+    if adaptation == "worse":
+        assert "is worse than none and is worse than its control" in found.sentences[3]
 
 
 def test_sentences_at_other_sizes_are_among_fine_tuned_networks(
@@ -167,6 +170,72 @@ def test_sentences_at_other_sizes_are_among_fine_tuned_networks(
     assert all("among fine-tuned networks" in found.sentences[n] for n in (2, 3, 4))
     found = decided(results, monkeypatch, answer(1, "better"), *rest)
     assert not any("among fine-tuned" in text for text in found.sentences.values())
+
+
+def test_a_yes_where_training_was_not_shown_to_pay_is_qualified(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest = [answer(2, "better"), answer(3, "better", "better"), answer(4, "better")]
+    found = decided(results, monkeypatch, answer(1, "can't tell"), *rest)
+    assert found.title.endswith("Yes, at 112 px, among fine-tuned networks")
+
+
+@pytest.mark.parametrize("short", [(), ("worse",), ("worse", "not run")])
+def test_cheaper_is_not_said_where_equal_flops_were_not_checked(
+    results: Results, monkeypatch: pytest.MonkeyPatch, short: tuple[str, ...]
+) -> None:
+    unchecked = replace(
+        answer(2, "better"), equal_flops=tuple(Comparison((row(each),)) for each in short)
+    )
+    rest = [answer(3, "better", "better"), answer(4, "better")]
+    found = decided(results, monkeypatch, answer(1, "better"), unchecked, *rest)
+    if short == ("worse",):
+        assert found.title.endswith("Yes, at 112 px")
+    else:
+        assert found.title.endswith(
+            "Not decided: cheaper at equal epochs, unchecked at equal FLOPs"
+        )
+        assert "unchecked at equal FLOPs" in found.sentences[2]
+
+
+def test_the_sentence_names_the_reference_that_decides(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the smaller estimate."""
+    sure, unsure = row("better"), row("can't tell")
+    unsure = replace(
+        unsure,
+        reference=Cell(112, 112, "head_bn", 0),
+        difference=Difference(0.04, -0.02, 0.10, 0.03, centre=0.04),
+    )
+    claim = replace(answer(2, "better"), comparisons=(Comparison((sure, unsure), True),))
+    rest = [answer(3, "better", "better"), answer(4, "better")]
+    found = decided(results, monkeypatch, answer(1, "better"), claim, *rest)
+    assert "cannot be told from" in found.sentences[2]
+    assert "+4.0 (-1.9 to +9.9) against `head_bn`" in found.sentences[2]
+
+
+def test_with_one_train_size_the_remedy_is_about_adapting() -> None:
+    top1 = {(96, 96): same(0.6), (96, 112): same(0.6) | {"head_bn": 0.7, "none@0.75": 0.75}}
+    found = decide(grid(top1, crop_pct=[0.75, 0.875]))
+    assert found.sentences[4].startswith(
+        "With chosen crops, adapting 96 \N{RIGHTWARDS ARROW} 112 is worse than none: -5.0"
+    )
+    assert "FLOPs" not in found.sentences[4]
+
+
+def test_nothing_finished_is_said_and_does_not_fail() -> None:
+    found = decide(grid(dict.fromkeys(GRID), pretrained=False))
+    assert found.recommendation.why_not == "no arm was run to its end"
+    assert found.title.endswith("Not decided: its runs have not finished")
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_short_references_do_not_make_a_training_brief() -> None:
+    found = grid(GRID, epochs=4)
+    steps = {run["steps"] for run in found.sweep["runs"] if run.get("equal_flops")}
+    assert max(steps - {None}, default=1000) < 1000
+    assert fewest_steps(found) == 1000
 
 
 def test_one_seed_is_about_this_training_in_every_sentence() -> None:

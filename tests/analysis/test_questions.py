@@ -77,6 +77,12 @@ def test_the_cheaper_remedy_has_each_arm_at_its_own_crop() -> None:
     assert [row.reference.crop_pct for row in first.rows] == [0.75, 0.875]
     assert first.cell.crop_pct == 0.875
     assert [row.difference.estimate for row in first.rows] == pytest.approx([-0.02, 0.04])
+    # the same cell against none, and the other matched pair: three planned rows
+    assert shown(found)[1:] == [
+        ("96/112 head_bn", ["96/112 none"]),
+        ("112/128 head_bn", ["112/128 none"]),
+    ]
+    assert {each.rows[0].level for each in found.comparisons[1:]} == {1 - 0.05 / 3}
 
 
 def test_primary_pair_is_the_named_one() -> None:

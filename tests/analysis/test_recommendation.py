@@ -1,5 +1,7 @@
 """The one-standard-error rule, on made-up sweeps."""
 
+from dataclasses import replace
+
 import pytest
 from made_up import TEST, grid, same
 
@@ -89,3 +91,19 @@ def test_arms_are_at_the_crop_that_was_chosen() -> None:
     top1 = {(64, 96): same(0.5), (96, 96): same(0.6) | {"none@0.75": 0.7}}
     found = recommend(grid(top1, crop_pct=[0.75, 0.875]), "head_bn")
     assert found.use == Cell(96, 96, "none", 0, crop_pct=0.75)
+
+
+def test_an_arm_that_lacks_a_seed_still_competes() -> None:
+    found = recommend(
+        grid(accuracies(0.700, 0.800, 0.900), accuracies(0.700, 0.800, 0.900) | {(96, 160): None}),
+        "head_bn",
+    )
+    assert found.use == Cell(96, 160, "none", 0)
+
+
+def test_a_larger_second_part_does_not_hide_the_probe() -> None:
+    results = grid(accuracies(0.7, 0.8, 0.9), photos=1)
+    table = results.table.assign(
+        n_test=results.table["n_test"].mask(results.table["test_part"] == "photos", 5000)
+    )
+    assert replace(results, table=table).knows_all("probe")

@@ -14,23 +14,27 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from fixres_poc.analysis.statistics import Difference, confused_pairs, wilson_interval
-from fixres_poc.config.geometry import neutral_test_size
+from fixres_poc.config.geometry import CROP_SCALE, neutral_test_size
 from fixres_poc.report.plots.style import legend, logarithmic, note, short_label, wrapped
 
 PERCENT = "top-1 accuracy on test (%)"
 
 
-def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figure:
+def accuracy_by_test_size(
+    cells: pd.DataFrame, adaptation: str = "none", crop_scale: tuple[float, float] = CROP_SCALE
+) -> Figure:
     """Top-1 accuracy against test resolution by train resolution, one crop, with 95 % bands.
 
     A ring marks test resolution = train resolution, a dotted line the size at which objects look as
     large as in training.
 
     Args:
-        cells: as `Results.cells`: means over seeds, with their intervals.
+        cells: as `Results.usual`: means over seeds, with their intervals.
+        crop_scale: of the sweep's train crops.
     """
+    place = ["train_size", "test_size", "crop_pct"]
     shown = cells[(cells["adaptation"] == adaptation) & (cells["view"] == "center")]
-    percents = shown.set_index(["train_size", "test_size"])[["top1", "top1_low", "top1_high"]] * 100
+    percents = shown.set_index(place)[["top1", "top1_low", "top1_high"]] * 100
     means = percents.dropna(subset="top1").sort_index().reset_index()
     figure, axis = plt.subplots()
     ring: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "none"}
@@ -40,7 +44,7 @@ def accuracy_by_test_size(cells: pd.DataFrame, adaptation: str = "none") -> Figu
         color = drawn.get_color()
         axis.fill_between(sizes, line["top1_low"], line["top1_high"], color=color, alpha=0.13)
         axis.plot(same["test_size"], same["top1"], **ring, markersize=11, color=color)
-        neutral = neutral_test_size(int(str(size)))
+        neutral = neutral_test_size(int(str(size)), crop_scale, float(line["crop_pct"].iloc[0]))
         axis.axvline(neutral, color=color, linestyle=":", linewidth=1.2)
     label = "test resolution = train resolution"
     axis.plot([], [], **ring, markersize=9, color="#555555", label=label)
