@@ -113,7 +113,7 @@ def run_cells(stem: str, first: str, last: str, world: dict[str, Any]) -> None:
 def test_steps_in_the_open_leave_weights_and_random_state_as_they_were() -> None:
     small_run.make()
     metrics = json.loads((run_folder("tiny", "train48_test64_seed0") / "metrics.json").read_text())
-    settings = PairSettings.model_validate_json(json.dumps(metrics["settings"]))
+    settings = validate(PairSettings, metrics["settings"], "metrics.json")
     data = load_dataset(settings)
     accelerator = accelerator_for("fp32")
     trained = train_or_load(settings.train_settings(), data, accelerator)

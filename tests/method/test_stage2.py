@@ -121,7 +121,7 @@ def test_the_head_moves_as_softmax_gradients_do(colour_folder: Path) -> None:
     bias = classifier(model).get_parameter("bias")
     seen = tail.classifier.get_parameter("bias") - bias
     # softmax gradients sum to zero over classes
-    assert seen.sum().item() == pytest.approx(0, abs=1e-5)
+    assert seen.sum().item() == pytest.approx(0, abs=5e-5)
     assert 0 < seen.abs().max().item() < rate * 3  # three steps of at most the rate each
 
 

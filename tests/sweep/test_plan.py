@@ -154,7 +154,7 @@ def test_framings_are_counted_for_probes_tails_and_controls() -> None:
     given: dict[str, Any] = {"pairs": [[64, 64], [64, 96]], "adapt_epochs": 1}
     plain, tried = planned(**given), planned(**given, crop_pct=[0.875, 0.71, 1.0])
     small, large = seconds(64), seconds(96)
-    assert tried["pairs"]["adapt_s"][1] == pytest.approx(TRAIN * (3 * large + 2 * small))
+    assert tried["pairs"]["adapt_s"][1] == pytest.approx((TRAIN + VAL) * (3 * large + 2 * small))
     assert tried["pairs"]["eval_s"][1] == pytest.approx(3 * plain["pairs"]["eval_s"][1])
     assert (
         tried["pairs"][["adapt_s", "eval_s"]]
