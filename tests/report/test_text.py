@@ -77,3 +77,11 @@ def test_adaptations_on_request_stand_apart_from_the_primary_one() -> None:
     assert head["points over its control"].startswith("+0.0")
     alone = replace(decision.results, predictions=decision.results.predictions.head(0))
     assert tables.ablations(alone, decision.plan.matched).empty
+
+
+def test_beside_the_arm_to_use_stand_the_best_and_common_practice() -> None:
+    top1 = {(96, 96): same(0.70), (96, 128): same(0.80), (96, 160): same(0.805)}
+    words = text.beside(decide(grid(top1)))
+    assert "Validation's best: trained at 96, tested at 160 px, `none`." in words
+    assert "On test it has +0.5 points" in words
+    assert "the recommended arm gains +10.0 points" in words
