@@ -85,7 +85,7 @@ def beside(decision: Decision) -> str:
     lines = [f"Validation's best: {found.best.named()}."]
     if found.price is not None and found.best != found.use:
         lines.append(
-            f"On {decision.results.part} it has {found.price.points()} more than this arm."
+            f"On {decision.results.part} it has {found.price.points()} more."
         )
     if found.common is not None:
         lines.append(
