@@ -84,9 +84,7 @@ def beside(decision: Decision) -> str:
         return f"No arm is recommended: {found.why_not}."
     lines = [f"Validation's best: {found.best.named()}."]
     if found.price is not None and found.best != found.use:
-        lines.append(
-            f"On {decision.results.part} it has {found.price.points()} more."
-        )
+        lines.append(f"On {decision.results.part} it has {found.price.points()} more.")
     if found.common is not None:
         lines.append(
             "Over common practice (the largest train resolution at itself, unadapted, in the usual "

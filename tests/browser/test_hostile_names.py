@@ -46,6 +46,7 @@ def predictions(data: ImageDataset, adaptation: str, wrong: int, size: int = 64)
         for place in range(5)
     }
     cell: dict[str, Any] = {"adaptation": adaptation, "view": "center", "test_size": size}
+    cell["crop_pct"] = 0.875
     return table[["image", "split"]].assign(**made, **cell, target=table["label"], probability=0.75)
 
 
