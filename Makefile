@@ -123,7 +123,7 @@ test-faults: setup  ## kills, full disks, two at once and the like, in sweeps th
 	$(PYTHON) -m pytest -m faults tests/faults
 
 test-simulations: setup  ## intervals held against thousands of simulated sweeps
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m simulations tests/analysis/test_simulated_coverage.py
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m simulations tests/analysis
 
 test-cluster: setup  ## sweeps on a Slurm cluster of this machine alone; root, slurmctld slurmd slurm-client munge
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m cluster tests/cluster
