@@ -1,6 +1,6 @@
 """The decision of a report: title and sentences by the five questions, and answers.json.
 
-Everything that the report says of the answers reads this; see docs/design/evaluation_protocol.md.
+docs/design/evaluation_protocol.md has the precedences. The report's words all read this decision.
 """
 
 import json
@@ -67,18 +67,18 @@ class Decision:
             }
             for each in self.answers
         ]
-        use, best = self.recommendation.use, self.recommendation.best
+        found = self.recommendation
         last = {
             "id": 5,
             "verdict": self.verdicts[5],
             "sentence": self.sentences.get(5, ""),
-            "asked": self.recommendation.why_not or True,
+            "asked": found.why_not or True,
             "rows": [],
-            "use": use and use.as_json(),
-            "best_on_validation": best and best.as_json(),
-            "best_minus_use": _difference(self.recommendation.price),
-            "use_minus_common_practice": _difference(self.recommendation.common),
-            "share_of_draws": self.recommendation.share,
+            "use": found.use and found.use.as_json(),
+            "best_on_validation": found.best and found.best.as_json(),
+            "best_minus_use": _difference(found.price),
+            "use_minus_common_practice": _difference(found.common),
+            "share_of_draws": found.share,
         }
         return {
             "schema": SCHEMA,
@@ -123,7 +123,7 @@ def write(report: str) -> Decision:
     """Decide a report's questions on its leading part, and write answers.json beside its tables.
 
     Args:
-        report: a sweep's name, or the folder of a report.
+        report: a sweep's name, or a report's folder.
 
     Raises:
         InputError: it has no tables, or damaged ones.
@@ -144,21 +144,20 @@ TOLD = {
 
 
 class _Words:
-    """Sentences of a sweep's answers: at most one number with its interval in each."""
+    """Sentences of a sweep's answers: one number with its interval in each, at most."""
 
     def __init__(self, results: Results, asked: Sequence[Answer]) -> None:
         self.results, self.asked = results, asked
         self.steps = fewest_steps(results)
-        settings = results.sweep["settings"]
-        self.delta = f"{settings.get('delta', 0.01) * 100:g} point"
+        self.delta = f"{results.sweep['settings'].get('delta', 0.01) * 100:g} point"
         self.delta += "" if self.delta == "1 point" else "s"
 
     def qualified(self, number: int, sentence: str, best: Recommendation) -> str:
         """The sentence; where it rests on one training it says that it is about this one."""
         seeds = [len(self.results.seeds(best.use))] if best.use and best.use.train_size else [2]
         if number < 5:
-            rows = self.asked[number - 1].primary.rows if self.asked[number - 1].primary else ()
-            seeds = [row.difference.seeds for row in rows]
+            primary = self.asked[number - 1].primary
+            seeds = [row.difference.seeds for row in (primary.rows if primary else ())]
         return f"{sentence.removesuffix('.')} (of this training)." if 1 in seeds else sentence
 
     def training_verdict(self) -> str:
@@ -177,10 +176,8 @@ class _Words:
         """Question 1 in a sentence or two."""
         rows = [each for each in self.asked[0].comparisons if each.verdict != "not run"]
         if verdict == "trained too briefly":
-            return (
-                f"Not decided: trained too briefly ({self.steps} steps, and no gain before "
-                f"{ENOUGH_STEPS} steps says little)."
-            )
+            little = f"no gain before {ENOUGH_STEPS} steps says little"
+            return f"Not decided: trained too briefly ({self.steps} steps, and {little})."
         if verdict == "gains less than delta":
             untrained = best.arms[best.arms["train_size"].isna()].sort_values("val_top1")
             arms = [each for each in [best.use] if each and each.train_size is None]
@@ -220,7 +217,7 @@ class _Words:
             return ""
         cell, verdict = primary.cell, primary.verdict
         row = min(primary.rows, key=lambda row: _decides(row, verdict))
-        start = "With chosen crops, " if answer.number == 4 else ""
+        start = "With chosen crops, " * (answer.number == 4)
         same = row.reference.train_size == cell.train_size
         what = f"training at {cell.train_size} and adapting at {cell.test_size} px"
         at = start + (f"adapting {_sizes(cell)}" if same else what)
@@ -237,8 +234,7 @@ class _Words:
 
     def _among(self, cell: Cell) -> str:
         """What qualifies a row at a test resolution where training was not shown to pay."""
-        training = self.asked[0]
-        if training.why_not:
+        if (training := self.asked[0]).why_not:
             return ""
         pays = {each.cell.test_size for each in training.comparisons if each.verdict == "better"}
         return "" if cell.test_size in pays else ", among fine-tuned networks"
@@ -253,16 +249,17 @@ class _Words:
         if primary.verdict == "not run":
             return f"What {what.lower()} adds is open: these runs have not finished."
         plain, control = primary.rows
-        told = f"{TOLD[plain.verdict]} none and {TOLD[control.verdict]} its control"
+        second = "" if plain.verdict == control.verdict else f"{TOLD[control.verdict]} "
+        told = f"{TOLD[plain.verdict]} none and {second}its control"
         told += ", because of the resolution" if primary.verdict == "better" else ""
         return f"{what} {told}: {_points(plain)} over none{self._among(cell)}."
 
     def recommendation(self, best: Recommendation) -> str:
-        """Question 5 in a sentence."""
+        """Question 5 in a sentence, or two."""
         if best.use is None:
             return ""
-        row = best.arms[best.arms["pick"] == "use"].iloc[0]
-        text = f"Use {_arm(best.use)}: {row['top1']:.1%} on {self.results.part}"
+        top1 = self.results.accuracy(best.use).estimate
+        text = f"Use {_arm(best.use)}: {top1:.1%} on {self.results.part}"
         if best.price is not None and best.best not in (None, best.use):
             lost = best.price.points(brief=True)
             return f"{text}. Validation's best, {_arm(best.best)}, adds {lost} points."
@@ -270,8 +267,8 @@ class _Words:
 
     def title(self, verdicts: dict[int, str]) -> str:
         """The report's title: does FixRes pay? From questions 1, 2 and 4."""
-        name = Path(self.results.sweep["settings"]["dataset"]).name
-        return f"Does FixRes pay on {name}? {self._pays(verdicts)}"
+        dataset = Path(self.results.sweep["settings"]["dataset"])
+        return f"Does FixRes pay on {dataset.name}? {self._pays(verdicts)}"
 
     def _pays(self, verdicts: dict[int, str]) -> str:
         if verdicts[1] == "trained too briefly":
@@ -293,6 +290,8 @@ class _Words:
             if worse:
                 told = f"Only against the usual crop; crop_pct {tried} is better"
             return told + self._among(cell)
+        if claim.not_worse and claim.cost.verdict == UNCHECKED:
+            return f"Not decided: {UNCHECKED}"
         if verdicts[2] == "can't tell" and worse:
             return f"Not decided against the usual crop; crop_pct {tried} is better"
         if own or verdicts[2] == "can't tell":
@@ -316,8 +315,8 @@ class _Words:
 
     @staticmethod
     def _best_crop(remedy: Answer) -> str:
-        crops = {row.reference.crop_pct for row in remedy.primary.rows} if remedy.primary else set()
-        return " or ".join(f"{each:g}" for each in sorted(crops))
+        rows = remedy.primary.rows if remedy.primary else ()
+        return " or ".join(f"{each:g}" for each in sorted({row.reference.crop_pct for row in rows}))
 
 
 def _decides(row: Row, verdict: str) -> float:

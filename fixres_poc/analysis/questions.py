@@ -244,8 +244,11 @@ def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comp
     if primary is None or not plan.adapted:
         return ()
     size = primary.test_size
-    names = (EQUAL_FLOPS + name for name in ("none", plan.adapted))
-    short = [(plan.cell(size, size, name, own_crop), [primary]) for name in names]
+    planned = set(plan.results.table["adaptation"])
+    names = [EQUAL_FLOPS + name for name in ("none", plan.adapted)]
+    short = [
+        (plan.cell(size, size, name, own_crop), [primary]) for name in names if name in planned
+    ]
     return compared(plan.results, short, None, len(short), with_cost=True)
 
 

@@ -125,7 +125,7 @@ def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> Probe:
     pipeline, tried = choose_on_validation([{"C": penalty} for penalty in PENALTIES], fit)
     best = pipeline[-1].C
     if best in (PENALTIES[0], PENALTIES[-1]):
-        log.warning(
+        log.info(
             "probe: the chosen C = %g is at an edge of those tried, so a better one may lie beyond",
             best,
         )

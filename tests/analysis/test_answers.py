@@ -33,7 +33,7 @@ def row(verdict: str, flops: float = 0.5, cell: Cell | None = None) -> Row:
     low, high = KNOWN[verdict]
     middle = (low + high) / 2
     error = (high - low) / 2 / 1.959964
-    found = Difference(middle, low, high, error, centre=middle)
+    found = Difference(middle, low, high, error, centre=middle, seeds=2)
     cell = cell or Cell(96, 112, "head_bn", 0)
     return Row(cell, Cell(112, 112, "none", 0, crop_pct=0.75), found, 0.95, 0.01, (flops, 0.5))
 
@@ -158,7 +158,7 @@ def sound(found: Decision, verdicts: list[str]) -> None:
             assert ("cheaper" in text) == (verdict in good)
     assert ("because of the resolution" in found.sentences[3]) == (adaptation == "better")
     if adaptation == "worse":
-        assert "is worse than none and is worse than its control" in found.sentences[3]
+        assert "is worse than none and its control" in found.sentences[3]
 
 
 def test_sentences_at_other_sizes_are_among_fine_tuned_networks(

@@ -70,6 +70,7 @@ def fit(features: np.ndarray, labels: np.ndarray) -> linear_probe.Probe:
 def test_a_penalty_at_the_edge_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(linear_probe, "PENALTIES", (0.1, 1.0))
     fit(np.eye(2), np.arange(2))
     assert "at an edge of those tried" in caplog.text

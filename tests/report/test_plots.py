@@ -39,6 +39,7 @@ def table() -> pd.DataFrame:
     rows = rows.assign(
         adaptation="none",
         view="center",
+        crop_pct=0.875,
         seed=0,
         status=status,
         eval_images_per_second=1e4 / rows["test_size"],
