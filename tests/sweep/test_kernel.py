@@ -172,7 +172,7 @@ from fixres_poc.sweep import kernel_state
 if sys.argv[1] == "kept":
     kernel_state.keep_freed_memory()
 import torch, fixres_poc.model.device
-for _ in range(4):
+for _ in range(12):  # the heap settles
     torch.ones(20_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
