@@ -152,7 +152,6 @@ def compared(
         planned: number of the question's rows, of which the others share 5 %.
     """
     rows: list[list[Row]] = [[] for _ in asked]
-    validation = results.on("val")
     for kind in range(max((len(references) for _, references in asked), default=0)):
         places = [place for place, (_, references) in enumerate(asked) if len(references) > kind]
         pairs = [(asked[place][0], asked[place][1][kind]) for place in places]
@@ -161,7 +160,7 @@ def compared(
         for place, pair, each in zip(places, pairs, hits, strict=True):
             difference = Difference() if each is None else next(known)
             level = LEVEL if pair[0] == primary else 1 - 0.05 / planned
-            delta = largest_unimportant(validation, pair[1])
+            delta = largest_unimportant(results.validation, pair[1])
             ratio = _cost_ratio(results, *pair) if with_cost else (math.nan, math.nan)
             rows[place].append(Row(*pair, difference, level, delta, ratio))
     return tuple(

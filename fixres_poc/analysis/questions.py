@@ -28,7 +28,7 @@ SAME_AS_PROBE = 0.99
 class Cost(NamedTuple):
     """Training cost of a claim's row: its verdict, and the ratio of FLOPs to train = test."""
 
-    verdict: str  # "cheaper", "cheaper only at equal epochs", "cheaper if unchecked", "dearer"
+    verdict: str  # "cheaper", "cheaper only at equal epochs", `UNCHECKED`, "dearer", "unknown"
     flops_ratio: float
 
 

@@ -61,7 +61,7 @@ def recommend(results: Results, adapted: str | None) -> Recommendation:
     arms = _arms(results, adapted)
     if arms.empty:
         return Recommendation(arms, why_not="no arm was run to its end")
-    rule = _Rule(results.on("val"), list(arms["cell"]))
+    rule = _Rule(results.validation, list(arms["cell"]))
     use, best = rule.pick(rule.accuracies)
     picks = pd.Series("", index=arms.index)
     for _, own in arms.groupby("test_size"):

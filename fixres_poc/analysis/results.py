@@ -88,6 +88,11 @@ class Results:
         return replace(self, part=part)
 
     @cached_property
+    def validation(self) -> "Results":
+        """The same results, about the validation images."""
+        return self.on("val")
+
+    @cached_property
     def _correct(self) -> dict[Cell, "pd.Series[bool]"]:
         return correct_by_cell(self.predictions, self.part)
 
