@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.schedule import ParamScheduler, SchedCos
-from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -38,6 +37,7 @@ from fixres_poc.analysis.cells import read_table
 from fixres_poc.config.files import home, write_atomically
 from fixres_poc.config.settings import BASELINE_SIZE, Adaptation, PairSettings, several
 from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.method.epochs import number_of_epochs
 from fixres_poc.model.backbones import create, mean_std
 from fixres_poc.model.trunk import last_batch_norm
 
@@ -103,18 +103,15 @@ def learner(
     )
 
 
-def train(settings: PairSettings, data: ImageDataset, scratch: Path) -> nn.Module:
-    """Stage 1 at the train resolution; the epoch is chosen on validation."""
+def train(settings: PairSettings, data: ImageDataset) -> nn.Module:
+    """Stage 1 at the train resolution; the last epoch is used, as here."""
     torch.manual_seed(settings.seed)
     model = create(settings.backbone, len(data.classes))
     loaded = loaders(data, settings, settings.train_size, "train", "val", crops=True)
     made = learner(loaded, model, settings.label_smoothing)
-    made.path = scratch
     (rate,) = several(settings.learning_rate)
     with made.no_logging():
-        made.fit_one_cycle(
-            settings.epochs, rate, pct_start=0.15, cbs=SaveModelCallback(monitor="accuracy")
-        )
+        made.fit_one_cycle(number_of_epochs(settings, data.counts()), rate, pct_start=0.15)
     return model
 
 
@@ -155,20 +152,19 @@ def evaluate(
 def grid(every: Sequence[PairSettings]) -> dict[str, float]:
     """Top-1 on test by "<train size>/<test size> <adaptation>" of pairs that share trainings."""
     found: dict[str, float] = {}
-    with TemporaryDirectory() as scratch:
-        for train_size, pairs in itertools.groupby(every, lambda each: each.train_size):
-            models: dict[tuple[str, int], nn.Module] = {}
-            for pair in pairs:
-                data = load_dataset(pair)
-                if not models:
-                    models["none", 0] = train(pair, data, Path(scratch))
-                for name, way in usual.ways(pair).items():
-                    way = ("none", 0) if name == "none" else way
-                    if way not in models:
-                        models[way] = adapt(pair, data, models["none", 0], way[1], way[0])
-                    for split in ("val", "test"):
-                        top1 = evaluate(pair, data, models[way], pair.test_size, split)
-                    found[f"{train_size}/{pair.test_size} {name}"] = top1
+    for train_size, pairs in itertools.groupby(every, lambda each: each.train_size):
+        models: dict[tuple[str, int], nn.Module] = {}
+        for pair in pairs:
+            data = load_dataset(pair)
+            if not models:
+                models["none", 0] = train(pair, data)
+            for name, way in usual.ways(pair).items():
+                way = ("none", 0) if name == "none" else way
+                if way not in models:
+                    models[way] = adapt(pair, data, models["none", 0], way[1], way[0])
+                for split in ("val", "test"):
+                    top1 = evaluate(pair, data, models[way], pair.test_size, split)
+                found[f"{train_size}/{pair.test_size} {name}"] = top1
     return found
 
 

@@ -26,6 +26,7 @@ from fixres_poc.config.provenance import cores
 from fixres_poc.config.settings import ADAPTED, CONTROL, ModelSettings, PairSettings, several
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.transforms import shifted_crop
+from fixres_poc.method.epochs import number_of_epochs
 from fixres_poc.model.backbones import create, mean_std
 from fixres_poc.model.trunk import last_batch_norm
 
@@ -102,11 +103,12 @@ def train(settings: PairSettings, data: ImageDataset, size: int) -> nn.Module:
     validation = loader(data, "val", settings, size, "val_test")
     (rate,) = several(settings.learning_rate)
     optimizer = torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=1e-4, nesterov=True)
-    steps = settings.epochs * len(loaded)
+    epochs = number_of_epochs(settings, data.counts())
+    steps = epochs * len(loaded)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, steps, pct_start=0.15, cycle_momentum=False
     )
-    for _ in range(settings.epochs):
+    for _ in range(epochs):
         epoch(model.train(), loaded, optimizer, schedule, settings.label_smoothing)
         evaluate(model, validation)
     return model

@@ -16,9 +16,10 @@ from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.geometry import CROP_PCT
 from fixres_poc.config.notebooks import NOTEBOOKS
-from fixres_poc.config.settings import ADAPTED, CONTROL, several
+from fixres_poc.config.settings import ADAPTED, CONTROL, TrainSettings, several
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
+from fixres_poc.method.epochs import number_of_epochs
 
 PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
 ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn"]
@@ -90,7 +91,8 @@ def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
     facts["seconds"] = {"adapt": dict.fromkeys(given.get("adaptations", ADAPTED), 5.0)}
     if run.notebook == "03_train":
         facts = {"choices": {"learning_rate": 0.01, "batch_norm": "train", "adapt": chosen}}
-        facts["steps"] = 250 * given["epochs"]
+        facts["epochs"] = number_of_epochs(TrainSettings(**given), images)
+        facts["steps"] = 250 * facts["epochs"]
         facts["seconds"] = {"probe": 4.0, "train": 30.0, "adapt": dict.fromkeys(ADAPTED, 5.0)}
     speed = {key: 3e6 / size**2 for key, size in sizes.items()}
     return Metrics(classes=classes, images=images, eval_images_per_second=speed, **facts)
@@ -127,6 +129,7 @@ def grid(
         "dataset": "synthetic",
         "pairs": list(seeds[0]),
         "adaptations": ADAPTATIONS,
+        "epochs": 4,
     }
     keys |= {
         "seeds": list(range(len(seeds))),

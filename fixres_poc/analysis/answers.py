@@ -13,7 +13,6 @@ from typing import Any
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Row
 from fixres_poc.analysis.questions import (
-    ENOUGH_STEPS,
     UNCHECKED,
     Answer,
     Plan,
@@ -25,6 +24,7 @@ from fixres_poc.analysis.recommendation import Recommendation, recommend
 from fixres_poc.analysis.results import Results, leading_part, load_results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.files import report_folder, write_atomically
+from fixres_poc.config.settings import ENOUGH_STEPS
 
 SCHEMA, ANSWERS = 1, "answers.json"
 

@@ -175,13 +175,19 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
             "status": each.status,
             "error": each.error,
         }
-        | {
-            key: each.run.parameters.get(key)
-            for key in ("train_size", "test_size", "seed", "epochs", "equal_flops")
-        }
+        | {key: each.run.parameters.get(key) for key in ("train_size", "test_size", "seed")}
+        | {"equal_flops": bool(each.run.parameters.get("equal_flops"))}
         | {
             key: each.get(key)
-            for key in ("wall_seconds", "activations", "memory", "choices", "tried", "steps")
+            for key in (
+                "wall_seconds",
+                "activations",
+                "memory",
+                "choices",
+                "tried",
+                "epochs",
+                "steps",
+            )
         }
         for each in outcomes
     ]

@@ -19,8 +19,6 @@ from fixres_poc.method.apparent_size import matched
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
 UNCHECKED = "cheaper at equal epochs, unchecked at equal FLOPs"
-ENOUGH_STEPS = 640
-"""Optimizer steps of stage 1 below which no gain means that it was too short (the design page)."""
 SAME_AS_PROBE = 0.99
 """Share of equal predictions on validation from which stage 1 did nothing."""
 

@@ -57,6 +57,7 @@ class Metrics:
     images_at_once: int | None = None  # that passed the frozen network
     memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
+    epochs: int | None = None  # of stage 1
     steps: int | None = None  # of the optimizer, in stage 1
     # a mapping or dataclass: what was chosen on validation, from what the settings list
     choices: Any = None

@@ -38,6 +38,8 @@ NAMED_DATASETS = {
 """Datasets that are downloaded by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
 MOST_EPOCHS = 100_000
+ENOUGH_STEPS = 640
+"""Steps of stage 1 from which doubling gains little; below, no gain is no finding (training.md)."""
 T = TypeVar("T")
 
 
@@ -221,7 +223,8 @@ class MethodSettings(ModelSettings):
 
     pretrained: bool = True
     """False: stage 1 starts from random weights, and there is no probe."""
-    epochs: Epochs = 4
+    epochs: Epochs | Literal["auto"] = "auto"
+    """Of stage 1; auto: `ENOUGH_STEPS` steps."""
     learning_rate: FirstRate | Several[FirstRate] = 0.01
     """Of stage 1."""
     head_start: Literal["probe", "random", "file"] = "probe"
@@ -305,13 +308,14 @@ class TrainSettings(MethodSettings, RunSettings):
     train_size: Size
     tuned_by: Seed | None = None
     """Seed of the training whose recipe of stage 1 holds here; None: chosen here."""
-    equal_flops: bool = False
-    """Whether it is the reference cut to the training FLOPs of a smaller train resolution."""
+    equal_flops: Size | None = None
+    """Train resolution, px, to whose training FLOPs this one is cut: question 2's reference."""
 
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
-        return f"train{self.train_size}{'_equal_flops' * self.equal_flops}_seed{self.seed}"
+        short = "_equal_flops" if self.equal_flops else ""
+        return f"train{self.train_size}{short}_seed{self.seed}"
 
 
 def pair_name(train_size: int, test_size: int, seed: int) -> str:

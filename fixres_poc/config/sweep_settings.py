@@ -18,7 +18,6 @@ from fixres_poc.config.geometry import neutral_test_size, usual_crop_pct
 from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.settings import (
     BASELINE_SIZE,
-    MOST_EPOCHS,
     Backbone,
     DataSettings,
     MethodSettings,
@@ -35,8 +34,6 @@ from fixres_poc.config.settings import (
     several,
 )
 
-VALIDATION = 0.27
-"""Validation images per train image, as plain folders are split."""
 ONCE = "dataset"
 """The job of the notebooks that run once a sweep."""
 
@@ -94,8 +91,6 @@ class SweepSettings(MethodSettings):
     """Largest difference that does not matter."""
     primary: tuple[Size, Size] | None = None
     """The pair that decides question 2; None: see `primary_pair`."""
-    equal_compute: bool = False
-    """Epochs in proportion to 1 / size^2, of the largest size's."""
     run_time_limit: Annotated[int, Field(ge=1)] | None = None
     """Most seconds a run may take, or none."""
 
@@ -132,9 +127,6 @@ class SweepSettings(MethodSettings):
         pairs = self.resolution_pairs()
         if (runs := len(pairs) * len(self.seeds)) > 10_000:
             raise ValueError(f"{runs} pairs times seeds: at most 10000 are allowed")
-        smallest = min(pairs)[0]
-        if self.equal_compute and self._epochs(smallest) > MOST_EPOCHS:
-            raise ValueError(f"equal_compute: more than {MOST_EPOCHS} epochs at {smallest} px")
         if other := set(self.full_pairs or ()) - set(pairs):
             raise ValueError(f"full_pairs: {sorted(map(list, other))} are no pairs of this sweep")
         if self.primary and self.primary not in self._claims():
@@ -179,18 +171,19 @@ class SweepSettings(MethodSettings):
         if self.head_start != "file" and self.pretrained:
             shared["crop_pct_sizes"] = tuple(sorted({test for _, test in tried})) or None
             runs.append(_run("02_baseline", shared | {"test_sizes": tuple(sorted(sizes))}))
+        usual = {"crop_pct": usual_crop_pct(self.crop_pct)}
         for seed, (train_size, test_size) in product(self.seeds, pairs):
             own = shared | {"seed": seed, "train_size": train_size, "test_size": test_size}
-            training = self._training(own | self._of_train_size(train_size))
-            pair = own | training.parameters
-            if (train_size, test_size) in tried:
-                pair["crop_pct"] = self.crop_pct
             if (train_size, test_size) in (self.full_pairs or ()):
-                pair["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
-            runs += [training, _run("04_fixres", pair, (training.name,), training.name)]
+                own["adaptations"] = tuple(dict.fromkeys((*self.adaptations, "full")))
+            runs += self._training_and_pair(
+                own | ({} if (train_size, test_size) in tried else usual)
+            )
         if self.head_start != "file" and (primary := self.primary_pair()):
+            train_size, size = primary
+            short = {"train_size": size, "test_size": size, "equal_flops": train_size}
             for seed in self.seeds:
-                runs += self._equal_flops(shared | {"seed": seed}, *primary)
+                runs += self._training_and_pair(shared | {"seed": seed} | short)
         return tuple({run.name: run for run in runs}.values())
 
     def jobs(self) -> dict[str, list[Run]]:
@@ -204,33 +197,6 @@ class SweepSettings(MethodSettings):
         """Most jobs that do not wait for one another: trainings, and that of the dataset."""
         trainings = [run for run in self.runs() if run.notebook == "03_train"]
         return 1 + max(Counter(bool(run.needs) for run in trainings).values())
-
-    def _of_train_size(self, train_size: int) -> dict[str, Any]:
-        """What runs of a train resolution share: epochs, and the usual framing."""
-        own: dict[str, Any] = {"crop_pct": usual_crop_pct(self.crop_pct)}
-        if self.equal_compute:
-            own["epochs"] = self._epochs(train_size)
-        return own
-
-    def _equal_flops(self, shared: Mapping[str, Any], train_size: int, size: int) -> list[Run]:
-        """Train = test at `size`, schedule cut to what training at `train_size` and adapting cost.
-
-        None where that is no less than `size` costs.
-        An epoch of stage 1 costs 3 forward passes of the train part and one of validation, one of
-        stage 2 one at `size`.
-        """
-        epochs = self._of_train_size(train_size).get("epochs", self.epochs)
-        share, epoch = (train_size / size) ** 2, 3 + VALIDATION
-        probe = (1 + VALIDATION) * (self.head_start == "probe")
-        budget = share * (probe + epochs * epoch) + max(several(self.adapt_epochs)) - probe
-        own = {**shared, **self._of_train_size(size), "train_size": size, "test_size": size}
-        cut = max(1, int(budget / epoch))
-        if cut >= own["epochs"]:
-            return []  # training smaller is not cheaper
-        own |= {"epochs": cut, "equal_flops": True}
-        training = self._training(own)
-        pair = own | training.parameters | {"crop_pct": self.crop_pct}
-        return [training, _run("04_fixres", pair, (training.name,), training.name)]
 
     def _neutral(self, train_size: int) -> float:
         """The test resolution that matches the apparent size of training in theory."""
@@ -252,20 +218,20 @@ class SweepSettings(MethodSettings):
         }
         return claims | {(test, test) for _, test in claims} | near
 
-    def _epochs(self, train_size: int) -> int:
-        """Epochs that cost at this size what `epochs` cost at the largest."""
-        largest = max(self.resolution_pairs())[0]
-        return round(self.epochs * (largest / train_size) ** 2)
+    def _training_and_pair(self, values: Mapping[str, Any]) -> list[Run]:
+        """A pair, after its training, which later seeds do by the recipe that the first one chose.
 
-    def _training(self, values: Mapping[str, Any]) -> Run:
-        """A training; later seeds wait for the recipe that the first one chooses from lists."""
-        first = _run("03_train", {**values, "seed": self.seeds[0]})
+        The pair may have a list of `crop_pct`, or adaptations, that its training has not.
+        """
+        own = {**values, "crop_pct": usual_crop_pct(self.crop_pct), "adaptations": self.adaptations}
+        first = _run("03_train", {**own, "seed": self.seeds[0]})
         recipes = len(several(self.learning_rate)) * len(several(self.batch_norm))
-        if values["seed"] == self.seeds[0] or recipes == 1:
-            own = _run("03_train", values)
-        else:
-            own = _run("03_train", {**values, "tuned_by": self.seeds[0]}, (first.name,))
-        return replace(own, job=own.name)
+        training = _run("03_train", own)
+        if own["seed"] != self.seeds[0] and recipes > 1:
+            training = _run("03_train", {**own, "tuned_by": self.seeds[0]}, (first.name,))
+        training = replace(training, job=training.name)
+        pair = {**training.parameters, **values}
+        return [training, _run("04_fixres", pair, (training.name,), training.name)]
 
 
 def _run(

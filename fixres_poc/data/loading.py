@@ -1,18 +1,21 @@
 """Images of a table as batches of tensors."""
 
+import functools
 import hashlib
 import math
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset
@@ -33,6 +36,48 @@ def read_image(path: Path) -> torch.Tensor:
             with suppress(RuntimeError):
                 return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
         return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
+
+
+class DecodedImages:
+    """Decoded images that stay in memory, for all epochs and test resolutions of one process.
+
+    The first images that fit stay: dropping the least recently used one would drop every image just
+    before its next use, since each epoch reads all of them. A changed file is decoded again.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        """Keep at most so many bytes."""
+        self.images: dict[tuple[Path, int, int], torch.Tensor] = {}
+        self.left_bytes = most_bytes
+
+    def read(self, path: Path) -> torch.Tensor:
+        """One image, see `read_image`; nobody may change it in place."""
+        try:
+            status = path.stat()
+        except OSError:
+            return read_image(path)  # which says what is wrong
+        key = (path, status.st_mtime_ns, status.st_size)
+        if key in self.images:
+            return self.images[key]
+        image = read_image(path)
+        # what a loader process keeps would end with its epoch
+        if image.nbytes <= self.left_bytes and get_worker_info() is None:
+            self.images[key] = image
+            self.left_bytes -= image.nbytes
+        return image
+
+
+@functools.cache
+def decoded_images() -> DecodedImages:
+    """The decoded images of this process, FIXRES_IMAGE_CACHE_MIB of them, or 512 MiB.
+
+    Raises:
+        InputError: that is no number of MiB.
+    """
+    size = os.environ.get("FIXRES_IMAGE_CACHE_MIB", "512")
+    if not size.isdecimal():
+        raise InputError(f"FIXRES_IMAGE_CACHE_MIB = {size!r}: allowed is a number of MiB, or 0")
+    return DecodedImages(int(size) * 2**20)
 
 
 def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
@@ -84,7 +129,7 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
         return images, self.labels[rows], torch.tensor(rows)
 
     def _transformed(self, index: int) -> torch.Tensor:
-        image = read_image(self.paths[index])
+        image = decoded_images().read(self.paths[index])
         if self.seed is None:
             return self._own(image)
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()

@@ -7,6 +7,7 @@ memory or several processes ask for it.
 """
 
 import json
+import math
 import time
 import zipfile
 from collections.abc import Mapping
@@ -21,13 +22,14 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from fixres_poc.config.files import replacing
-from fixres_poc.config.settings import BatchNorm, TrainSettings
+from fixres_poc.config.settings import ENOUGH_STEPS, BatchNorm, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
 from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY, training_batches
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import (
+    format_name,
     is_batch_norm,
     place,
     recompute,
@@ -102,6 +104,31 @@ class Saved:
         state.rows = content["rows"]
 
 
+def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
+    """Epochs of stage 1; 0 where a network is used as it is.
+
+    `auto` gives `ENOUGH_STEPS` steps or a little more. With `equal_flops` they are cut, to 1 at
+    least, so that probe and stage 1 cost no more than probe, stage 1 and stage 2 of that smaller
+    train resolution at the same test resolution. An epoch costs three forward passes of the train
+    part and one of validation; one of stage 2 costs one.
+
+    Args:
+        counts: images by split.
+    """
+    if settings.head_start == "file":
+        return 0
+    train, val = counts["train"], counts["val"]
+    enough = math.ceil(ENOUGH_STEPS / parts_of(train, settings.batch_size))
+    epochs = enough if settings.epochs == "auto" else settings.epochs
+    if settings.equal_flops is None:
+        return epochs
+    share = (settings.equal_flops / settings.train_size) ** 2
+    probe, epoch = (train + val) * (settings.head_start == "probe"), 3 * train + val
+    adapt = max(several(settings.adapt_epochs)) * train
+    budget = share * (probe + epochs * epoch) + adapt - probe
+    return min(epochs, max(1, int(budget / epoch)))
+
+
 def fine_tune(
     state: State,
     settings: TrainSettings,
@@ -128,6 +155,7 @@ def fine_tune(
         loss = run_epoch(state, samples, settings, accelerator, title)
         row = {
             "epoch": epoch,
+            "steps": epoch * len(batches(samples, settings.batch_size)),
             "loss": loss,
             "val_top1": val_top1(state.model, settings, recipe.size, data, accelerator),
             "micro_batch_size": state.plan.micro_batch_size,
@@ -181,6 +209,24 @@ def begin(
     )
     optimizer, schedule = accelerator.prepare(sgd, cycle)
     return State(recipe, model, network, optimizer, schedule, plan)
+
+
+def memory_facts(
+    state: State, settings: TrainSettings, part: int, accelerator: Accelerator
+) -> dict[str, Any]:
+    """How a batch was made to fit, `part` images at once, for metrics.json."""
+    note = None
+    if state.recipe.batch_norm == "train" and part < settings.batch_size:
+        note = f"batch norm saw {part} images at a time"
+    return {
+        "batch_size": settings.batch_size,
+        "micro_batch_size": part,
+        "processes": accelerator.num_processes,
+        "gradient_checkpointing": state.plan.gradient_checkpointing,
+        "memory_format": format_name(state.model),
+        "predicted_peak_bytes": state.plan.peak_bytes,
+        "note": note,
+    }
 
 
 def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:

@@ -19,14 +19,22 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, file_digest, run_folder
 from fixres_poc.config.settings import CONTROL, Adaptation, BatchNorm, TrainSettings, several
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.loading import parts_of
-from fixres_poc.method.epochs import Recipe, Saved, State, begin, fine_tune, val_top1
+from fixres_poc.method.epochs import (
+    Recipe,
+    Saved,
+    State,
+    begin,
+    fine_tune,
+    memory_facts,
+    number_of_epochs,
+    val_top1,
+)
 from fixres_poc.method.evaluation import choose_on_validation
 from fixres_poc.method.linear_probe import head_started, ingredients, lasting
 from fixres_poc.method.stage2 import Variant, adapt_best, tail_for
 from fixres_poc.model import checkpoint, memory_plan
 from fixres_poc.model.backbones import create
-from fixres_poc.model.device import accelerator_for, format_name, out_of_memory, place
+from fixres_poc.model.device import accelerator_for, out_of_memory, place
 from fixres_poc.model.trunk import Tail
 
 STATE = "training_{}.pt"
@@ -44,7 +52,7 @@ class Choices:
 
 
 CHOICES = TypeAdapter(Choices)
-STORED = ("seconds", "memory", "tried", "steps")
+STORED = ("seconds", "memory", "tried")
 """Fields of `Trained` that a checkpoint's record has as they are."""
 
 
@@ -52,9 +60,9 @@ STORED = ("seconds", "memory", "tried", "steps")
 class Trained:
     """A fine-tuned network.
 
-    The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), loss (mean
-    over the epoch), val_top1 (at the train resolution), micro_batch_size (images that passed at
-    once), seconds.
+    The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), steps (of
+    the optimizer, so far), loss (mean over the epoch), val_top1 (at the train resolution),
+    micro_batch_size (images that passed at once), seconds.
     """
 
     model: nn.Module  # in eval mode, on its device, with the weights of the last epoch
@@ -68,13 +76,17 @@ class Trained:
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # "probe", "train" (the chosen recipe), "tuning", "adapt" (by adaptation)
     seconds: dict[str, Any] = field(default_factory=dict)
-    steps: int = 0  # of the optimizer, in all epochs of stage 1
     digest: str | None = None  # SHA-256 of its checkpoint, once that was read or written
 
     @property
     def val_top1(self) -> float:
         """The validation accuracy after the last epoch."""
         return float(self.history["val_top1"].iloc[-1])
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer."""
+        return int(self.history["steps"].iloc[-1])
 
 
 def train_or_load(
@@ -186,7 +198,14 @@ def _as_it_is(
 ) -> Trained:
     """A network that was trained elsewhere, in place of stage 1."""
     top1 = val_top1(model, settings, settings.train_size, data, accelerator)
-    row = {"epoch": 0, "loss": math.nan, "val_top1": top1, "micro_batch_size": 0, "seconds": 0.0}
+    row = {
+        "epoch": 0,
+        "steps": 0,
+        "loss": math.nan,
+        "val_top1": top1,
+        "micro_batch_size": 0,
+        "seconds": 0.0,
+    }
     norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
     memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
     memory["note"] = "nothing was trained"
@@ -203,10 +222,10 @@ def _train_recipes(
     folder = run_folder(settings.sweep, settings.run_name)
     if start is not None:
         start.cpu()  # a card holds one network at a time
-    seconds = []
+    epochs, seconds = number_of_epochs(settings, data.counts()), []
 
     def trial(values: Mapping[str, Any]) -> tuple[dict[str, float], Trained]:
-        recipe = Recipe(settings.train_size, "train", settings.epochs, **values)
+        recipe = Recipe(settings.train_size, "train", epochs, **values)
         state = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
         trained = train(settings, recipe, data, accelerator, state, start)
         trained.model.cpu()
@@ -295,11 +314,10 @@ def train(
             log.warning(failures[-1])
         try:
             state = _follow(plan, recipe, settings, data, accelerator, saved, start)
-            memory = _memory(state, settings, min(plan.micro_batch_size, share), accelerator)
+            memory = memory_facts(state, settings, min(plan.micro_batch_size, share), accelerator)
             memory["out_of_memory"] = failures
             choices = Choices(recipe.learning_rate, recipe.batch_norm)
-            steps = recipe.epochs * parts_of(data.counts()["train"], settings.batch_size)
-            return Trained(state.model, pd.DataFrame(state.rows), choices, memory, steps=steps)
+            return Trained(state.model, pd.DataFrame(state.rows), choices, memory)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -329,21 +347,3 @@ def _follow(
     finally:
         # it keeps the optimizer, and with it weights, gradients and momentum
         accelerator.free_memory()
-
-
-def _memory(
-    state: State, settings: TrainSettings, part: int, accelerator: Accelerator
-) -> dict[str, Any]:
-    """How a batch was made to fit, `part` images at once."""
-    note = None
-    if state.recipe.batch_norm == "train" and part < settings.batch_size:
-        note = f"batch norm saw {part} images at a time"
-    return {
-        "batch_size": settings.batch_size,
-        "micro_batch_size": part,
-        "processes": accelerator.num_processes,
-        "gradient_checkpointing": state.plan.gradient_checkpointing,
-        "memory_format": format_name(state.model),
-        "predicted_peak_bytes": state.plan.peak_bytes,
-        "note": note,
-    }

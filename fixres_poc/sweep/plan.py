@@ -21,6 +21,7 @@ from fixres_poc.config.settings import (
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.synthetic import generator
+from fixres_poc.method.epochs import number_of_epochs
 from fixres_poc.model import backbones
 from fixres_poc.model.device import accelerator_for, device_name, now, place
 from fixres_poc.model.memory_plan import (
@@ -175,8 +176,9 @@ def _pair(
     fits = max(chosen.peak_bytes, test_bytes, with_full * full.peak_bytes) <= budget
     trained, held_out = counts["train"], counts["val"]
     # passes of an image; one of the frozen trunk for the whole grid of stage 2
-    epochs = pair.epochs * (pair.head_start != "file")
-    stage1 = epochs * ((3 + chosen.gradient_checkpointing) * trained + held_out)
+    stage1 = number_of_epochs(pair, counts) * (
+        (3 + chosen.gradient_checkpointing) * trained + held_out
+    )
     others = len(several(pair.learning_rate)) * len(several(pair.batch_norm)) - 1
     probe = (trained + held_out) * (pair.head_start == "probe")
     adapt = max(several(pair.adapt_epochs))

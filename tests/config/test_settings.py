@@ -270,15 +270,6 @@ def test_by_default_a_pair_runs_the_papers_adaptation_alone() -> None:
     assert TrainSettings(train_size=64).adapted == ("head_bn",)
 
 
-def test_equal_compute_gives_small_sizes_more_epochs() -> None:
-    found = runs(equal_compute=True, epochs=4, train_sizes=[64, 96, 128])
-    epochs = [
-        found[name].parameters["epochs"] for name in found if "train" in name and "test128" in name
-    ]
-    assert epochs == [16, 7, 4]  # 4 (128 / 64)^2, 4 (128 / 96)^2 = 7.1
-    assert found["train64_seed0"].parameters["epochs"] == 16
-
-
 def test_the_primary_pair_is_the_largest_claim_nearest_to_its_matched_size() -> None:
     """96 to 128 px has a ratio of 1.08, 64 to 128 px one of 1.6; 64 to 96 px is no candidate."""
     sweep = validate(SweepSettings, GRID | {"train_sizes": [64, 96, 128]}, "x.yml")
@@ -291,14 +282,11 @@ def test_the_primary_pair_is_the_largest_claim_nearest_to_its_matched_size() -> 
         validate(SweepSettings, GRID | {"primary": [64, 128]}, "x.yml")
 
 
-def test_the_reference_at_equal_flops_is_cut_to_what_the_smaller_one_costs() -> None:
-    """Its cost in passes at 96 px: probe and e epochs of 3.27, against those and 2 at 64 px."""
-    found = runs(epochs=20)["train96_equal_flops_seed0"].parameters
-    share, probe = (64 / 96) ** 2, 1.27
-    budget = share * (probe + 20 * 3.27) + 2
-    assert found["epochs"] == round((budget - probe) / 3.27)
-    assert found["equal_flops"]
-    assert not any("equal_flops" in name for name in runs(epochs=20, equal_compute=True))
+def test_the_primary_pair_has_a_reference_at_equal_flops() -> None:
+    found = runs()
+    assert found["train96_equal_flops_seed0"].parameters["equal_flops"] == 64
+    assert found["train96_equal_flops_test96_seed0"].needs == ("train96_equal_flops_seed0",)
+    assert not any("equal_flops" in name for name in runs(train_sizes=[96]))
 
 
 def test_the_baseline_is_tested_at_every_test_size_and_full_runs_where_it_is_asked_for() -> None:

@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.data.dataset import ImageDataset, load_dataset
-from fixres_poc.data.loading import SplitImages, batches, loader, parts_of, read_image
+from fixres_poc.data.loading import (
+    DecodedImages,
+    SplitImages,
+    batches,
+    decoded_images,
+    loader,
+    parts_of,
+    read_image,
+)
 from fixres_poc.data.transforms import get_transforms
 
 
@@ -73,3 +82,42 @@ def test_a_batch_is_its_images_one_by_one(data: ImageDataset, name: str, seed: i
         assert torch.equal(images, torch.stack([transform(read_image(file)) for file in files]))
     assert labels.tolist() == [samples.labels[row] for row in rows]
     assert numbers.tolist() == rows
+
+
+def test_decoded_images_stay_until_their_memory_is_full(data: ImageDataset) -> None:
+    first, second, *_ = data.paths
+    images = DecodedImages(most_bytes=read_image(first).nbytes)
+    kept = images.read(first)
+    assert images.read(first) is kept
+    assert torch.equal(kept, read_image(first))
+    assert images.read(second) is not images.read(second)
+    assert images.left_bytes == 0
+
+
+def test_a_changed_image_is_decoded_again(data: ImageDataset) -> None:
+    first, second, *_ = data.paths
+    images = DecodedImages(most_bytes=2**20)
+    before = images.read(first)
+    first.write_bytes(second.read_bytes())
+    assert not torch.equal(images.read(first), before)
+    first.unlink()
+    with pytest.raises(InputError, match=first.name):
+        images.read(first)
+
+
+@pytest.mark.parametrize("name", ["train", "val_train", "val_test"])
+def test_transforms_leave_a_kept_image_as_it_is(data: ImageDataset, name: str) -> None:
+    # its size is that of the crops, so that views of it are passed on
+    samples = SplitImages(data, "train", get_transforms(32, 28)[name], seed=0)
+    kept = decoded_images().read(samples.paths[0])
+    before = kept.clone()
+    for _ in range(5):
+        samples.epoch += 1
+        assert samples[0][0].dtype == torch.float32
+    assert torch.equal(decoded_images().read(samples.paths[0]), before)
+
+
+def test_the_cache_size_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIXRES_IMAGE_CACHE_MIB", "much")
+    with pytest.raises(InputError, match="FIXRES_IMAGE_CACHE_MIB = 'much'"):
+        decoded_images.__wrapped__()

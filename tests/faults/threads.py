@@ -16,14 +16,12 @@ from fixres_poc.model.trunk import Tail
 if __name__ == "__main__":
     threads, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(int(threads))
-    settings = TrainSettings(
-        dataset="synthetic", image_limit=400, train_size=64, epochs=3, batch_size=16
-    )
+    settings = TrainSettings(dataset="synthetic", image_limit=400, train_size=64, batch_size=16)
     data = load_dataset(settings)
     accelerator = device.accelerator_for("fp32")
     torch.manual_seed(0)
     given = device.place(create(settings.backbone, len(data.classes)), settings, accelerator)
-    recipe = Recipe(settings.train_size, "train", settings.epochs, 0.01)
+    recipe = Recipe(settings.train_size, "train", 3, 0.01)
     trained = stage1.train(settings, recipe, data, accelerator).model
     for name, model in (("evaluated", given), ("trained", trained)):
         done = evaluation.predict(

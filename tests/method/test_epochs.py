@@ -11,6 +11,7 @@ import torch
 from tiny_training import first_step, recipe_for, same, settings_for, state_of, train
 
 from fixres_poc.config.files import CHECKPOINT, run_folder
+from fixres_poc.config.settings import TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method import epochs, stage1
@@ -42,6 +43,26 @@ def test_training_learns_colours_and_ends_with_the_last_epoch(colour_folder: Pat
     again = epochs.val_top1(trained.model, settings, 48, data, accelerator_for("fp32"))
     assert again == trained.val_top1
     assert trained.steps == 8 * 3  # 18 images in batches of 6
+
+
+def test_auto_gives_enough_steps_however_many_images_there_are() -> None:
+    found = [
+        epochs.number_of_epochs(TrainSettings(train_size=96), {"train": images, "val": 10})
+        for images in (200, 1_000, 100_000)
+    ]
+    assert found == [92, 20, 1]  # 640 steps: of 7, 32 and 3,125 batches an epoch
+    own = TrainSettings(train_size=96, head_start="file", weights="a.pt")
+    assert epochs.number_of_epochs(own, {"train": 200, "val": 10}) == 0
+
+
+def test_equal_flops_are_those_of_the_smaller_train_resolution_with_its_adaptation() -> None:
+    """In passes of a train image at 96 px: the probe 1.2, an epoch 3.2, stage 2 two."""
+    own = TrainSettings(train_size=96, epochs=20, equal_flops=64)
+    counts, share = {"train": 1_000, "val": 200}, (64 / 96) ** 2
+    budget = share * (1.2 + 20 * 3.2) + 2
+    assert epochs.number_of_epochs(own, counts) == int((budget - 1.2) / 3.2) == 9
+    near = own.model_copy(update={"equal_flops": 95, "adapt_epochs": 50})
+    assert epochs.number_of_epochs(near, counts) == 20
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(colour_folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Trainings of a few seconds that the tests of both stages share."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -33,7 +33,10 @@ def settings_for(folder: Path, **more: Any) -> TrainSettings:
 
 def recipe_for(settings: TrainSettings) -> Recipe:
     return Recipe(
-        settings.train_size, "train", settings.epochs, max(several(settings.learning_rate))
+        settings.train_size,
+        "train",
+        cast(int, settings.epochs),
+        max(several(settings.learning_rate)),
     )
 
 
