@@ -225,13 +225,17 @@ class MethodSettings(ModelSettings):
     """False: stage 1 starts from random weights, and there is no probe."""
     epochs: Epochs | Literal["auto"] = "auto"
     """Of stage 1; auto: `ENOUGH_STEPS` steps."""
-    learning_rate: FirstRate | Several[FirstRate] = 0.01
-    """Of stage 1."""
+    learning_rate: FirstRate | Several[FirstRate] = 1e-3
+    """Of stage 1, of the classifier."""
+    trunk_factor: Factor = 0.1
+    """Rate of all other weights in stage 1, as a multiple of the classifier's."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Of stage 1; stage 2 has SGD."""
     head_start: Literal["probe", "random", "file"] = "probe"
     """Classifier that stage 1 starts from; file: its network is used as it is, without stage 1."""
     class_order: Names | None = None
     """Classes of the weights file in its order; None: sorted."""
-    batch_norm: BatchNorm | Several[BatchNorm] = "train"
+    batch_norm: BatchNorm | Several[BatchNorm] = "frozen"
     """Of stage 1; frozen: it keeps its statistics."""
     crop_scale: CropScale = CROP_SCALE
     """Of stage 1: range of the crop's share of the area."""
@@ -247,9 +251,10 @@ class MethodSettings(ModelSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _random_head(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Random weights go with a random classifier."""
-        return {"head_start": "random", **values} if values.get("pretrained") is False else values
+    def _from_scratch(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Defaults for random weights: there are no features to be kept."""
+        own = {"head_start": "random", "batch_norm": "train", "trunk_factor": 1.0}
+        return own | values if values.get("pretrained") is False else values
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
@@ -259,15 +264,11 @@ class MethodSettings(ModelSettings):
                 "allowed with head_start: random, and without weights and trained"
             )
         if self.head_start == "file" and self.weights is None:
-            raise ValueError(
-                "head_start = 'file': the classifier of a weights file; allowed with weights"
-            )
+            raise ValueError("head_start = 'file': of a weights file; allowed with weights")
         if self.weights_key is not None and self.weights is None:
             raise ValueError("weights_key: an entry of a weights file; allowed with weights")
         if self.class_order is not None and self.head_start != "file":
-            raise ValueError(
-                "class_order: of a weights file's classifier; allowed with head_start: file"
-            )
+            raise ValueError("class_order: of a weights file; allowed with head_start: file")
         return self
 
     @property

@@ -37,8 +37,9 @@ from fixres_poc.model.device import (
     spare_single_values,
 )
 from fixres_poc.model.memory_plan import StepPlan
-from fixres_poc.model.trunk import Tail
+from fixres_poc.model.trunk import Tail, classifier
 
+ADAMW_DECAY = 0.05
 KEPT = ("model", "optimizer", "schedule")
 
 
@@ -49,9 +50,11 @@ class Recipe:
     size: int  # side of the crop in px, in training and on validation
     framing: Literal["train", "val_train"]  # of the train images: random crops, or that of stage 2
     epochs: int
-    learning_rate: float  # highest rate of the one-cycle schedule
+    learning_rate: float  # of the classifier, the highest of the one-cycle schedule
     # frozen: it normalises with its running statistics, which stay as they are
     batch_norm: BatchNorm = "train"
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    trunk_factor: float = 1.0  # rate of all other weights over the classifier's
 
 
 @dataclass
@@ -138,7 +141,7 @@ def fine_tune(
 ) -> None:
     """Do the epochs that are left, and leave `state.model` in eval mode.
 
-    SGD, one-cycle schedule, label smoothing. The last epoch is used: an annealed schedule ends at
+    One-cycle schedule, label smoothing. The last epoch is used: an annealed schedule ends at
     its best, and the best of many on validation would flatter.
     """
     recipe = state.recipe
@@ -194,21 +197,31 @@ def begin(
     if plan.gradient_checkpointing:
         recompute(model)
     network = accelerator.prepare(model) if accelerator.num_processes > 1 else model
-    sgd = torch.optim.SGD(
-        model.parameters(),
-        recipe.learning_rate,
-        MOMENTUM,
+    weights = _optimizer(model, recipe, accelerator)
+    steps = parts_of(len(data.split("train")), settings.batch_size) * recipe.epochs
+    rates = [group["lr"] for group in weights.param_groups]
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        weights, rates, max(steps, 2), pct_start=0.15, cycle_momentum=False
+    )
+    optimizer, schedule = accelerator.prepare(weights, cycle)
+    return State(recipe, model, network, optimizer, schedule, plan)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, accelerator: Accelerator) -> torch.optim.Optimizer:
+    rate, head = recipe.learning_rate, list(classifier(model).parameters())
+    trunk = [each for each in model.parameters() if all(each is not own for own in head)]
+    groups = [{"params": trunk, "lr": rate * recipe.trunk_factor}, {"params": head, "lr": rate}]
+    fused = accelerator.device.type in ("cpu", "cuda")
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=ADAMW_DECAY, fused=fused, foreach=False)
+    return torch.optim.SGD(
+        groups,
+        momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
         nesterov=True,
-        fused=accelerator.device.type in ("cpu", "cuda"),
+        fused=fused,
         foreach=False,
     )
-    steps = parts_of(len(data.split("train")), settings.batch_size) * recipe.epochs
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        sgd, recipe.learning_rate, max(steps, 2), pct_start=0.15, cycle_momentum=False
-    )
-    optimizer, schedule = accelerator.prepare(sgd, cycle)
-    return State(recipe, model, network, optimizer, schedule, plan)
 
 
 def memory_facts(

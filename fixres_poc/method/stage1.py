@@ -222,10 +222,11 @@ def _train_recipes(
     folder = run_folder(settings.sweep, settings.run_name)
     if start is not None:
         start.cpu()  # a card holds one network at a time
+    shared = {key: getattr(settings, key) for key in ("optimizer", "trunk_factor")}
     epochs, seconds = number_of_epochs(settings, data.counts()), []
 
     def trial(values: Mapping[str, Any]) -> tuple[dict[str, float], Trained]:
-        recipe = Recipe(settings.train_size, "train", epochs, **values)
+        recipe = Recipe(settings.train_size, "train", epochs, **values, **shared)
         state = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
         trained = train(settings, recipe, data, accelerator, state, start)
         trained.model.cpu()

@@ -185,14 +185,16 @@ def training_bytes(
 ) -> int:
     """Predicted peak of tensor bytes in a step that trains all weights.
 
-    Weights, gradients, momentum, buffers, input, activations and temporary tensors, without those
+    Weights, gradients, moments, buffers, input, activations and temporary tensors, without those
     inside a kernel. fp16 is taken for bf16: as many bytes.
 
     Raises:
         InputError: `recompute` for a network that cannot.
     """
     how = (settings.backbone, classes, size, settings.precision != "fp32", recompute, 0)
-    return _peak_bytes(micro_batch_size, micro_batch_size < settings.batch_size, *how)
+    # SGD's momentum is traced; AdamW keeps a second moment for every weight all the time
+    second = 4 * parameters_and_flops(*how[:3])[0] * (settings.optimizer == "adamw")
+    return _peak_bytes(micro_batch_size, micro_batch_size < settings.batch_size, *how) + second
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:

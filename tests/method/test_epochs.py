@@ -3,7 +3,7 @@
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -18,6 +18,7 @@ from fixres_poc.method import epochs, stage1
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.memory_plan import StepPlan
+from fixres_poc.model.trunk import classifier
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch(colour_folder: Path) -> None:
@@ -63,6 +64,24 @@ def test_equal_flops_are_those_of_the_smaller_train_resolution_with_its_adaptati
     assert epochs.number_of_epochs(own, counts) == int((budget - 1.2) / 3.2) == 9
     near = own.model_copy(update={"equal_flops": 95, "adapt_epochs": 50})
     assert epochs.number_of_epochs(near, counts) == 20
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_trunk_has_a_part_of_the_classifier_rate(
+    colour_folder: Path, name: Literal["adamw", "sgd"]
+) -> None:
+    settings = settings_for(colour_folder)
+    recipe = replace(recipe_for(settings), optimizer=name, trunk_factor=0.1, learning_rate=0.5)
+    data, accelerator = load_dataset(settings), accelerator_for("fp32")
+    state = epochs.begin(recipe, settings, data, accelerator, StepPlan(8, False, 0))
+    trunk, head = state.optimizer.param_groups
+    assert {id(each) for each in head["params"]} == {
+        id(each) for each in classifier(state.model).parameters()
+    }
+    count = len(trunk["params"]) + len(head["params"])
+    assert count == len(list(state.model.parameters()))
+    assert (head["max_lr"], trunk["max_lr"]) == (0.5, 0.05)
+    assert type(state.optimizer.optimizer).__name__.lower() == name
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(colour_folder: Path) -> None:

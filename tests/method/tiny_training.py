@@ -26,6 +26,9 @@ def settings_for(folder: Path, **more: Any) -> TrainSettings:
         "epochs": 3,
         "adapt_epochs": 1,
         "learning_rate": 0.03,
+        "optimizer": "sgd",
+        "trunk_factor": 1.0,
+        "batch_norm": "train",
     }
     tiny["head_start"] = "random"
     return TrainSettings(dataset=str(folder), **(tiny | more))
