@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from fixres_poc.config.errors import Failure, InputError
@@ -41,6 +42,7 @@ from fixres_poc.config.run_state import (
 )
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
+from fixres_poc.sweep.progress import watch
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
@@ -49,6 +51,7 @@ from fixres_poc.sweep.snakemake import (
     last_error,
     on_stop_signals,
     run_snakemake,
+    shares,
 )
 
 FEWEST_FILES, MANY_FILES = 256, 4096
@@ -176,7 +179,7 @@ def run_sweep(
         lay_out(sweep, fingerprint)
         ended = 0
         if any(state(run) != "done" for run in sweep.runs()):
-            ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock)
+            ended = _run_jobs(sweep, cores, profile, lock)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(
                     f"dataset = {sweep.dataset!r}: changed while the sweep was at work; "
@@ -190,6 +193,17 @@ def run_sweep(
             )
         tell(sweep, failed)
     return not failed
+
+
+def _run_jobs(sweep: SweepSettings, cores: int | None, profile: str, lock: int) -> int:
+    """Say how long it will take, and run Snakemake; returns its exit code."""
+    from fixres_poc.sweep import plan
+
+    shared = shares(sweep, cores, profile)
+    forecast = plan.forecast(sweep, shared)
+    print(f"{sweep.name}: {forecast.whole()}", file=sys.stderr)
+    command = command_line(sweep, shared, profile)
+    return run_snakemake(sweep_folder(sweep.name), command, lock, partial(watch, forecast))
 
 
 def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
