@@ -12,6 +12,7 @@ from fixres_poc.config.notebooks import METRICS
 from fixres_poc.config.run_state import State, failure, state
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
 
+ENDED = ("done", "failed")
 KINDS = {"03_train": "training", "04_fixres": "pair"}
 BAR = "{percentage:3.0f}%|{bar:20}| {desc}"
 STILL_S = 300
@@ -24,30 +25,36 @@ class Forecast:
     """When a sweep ends: predicted seconds of its runs, corrected by what finished ones took."""
 
     def __init__(
-        self, sweep: SweepSettings, seconds: Mapping[str, float], jobs: int, measured: bool = True
+        self,
+        sweep: SweepSettings,
+        seconds: Mapping[str, float],
+        at_once: int,
+        measured: bool = True,
     ) -> None:
         """Begin with the runs that are done already.
 
         Args:
             seconds: predicted, by the run's name.
-            jobs: how many are at work at once.
+            at_once: how many jobs are at work at once.
             measured: whether the seconds are those of this machine; else only their proportions
-                count, from the first run that ends.
+                count, from the first training or pair that ends.
         """
-        self.seconds, self.at_once, self.measured = seconds, jobs, measured
-        self.jobs = sweep.jobs()
-        self.runs = [run for runs in self.jobs.values() for run in runs]
-        self.states: dict[str, State] = {run.name: state(run) for run in self.runs}
+        self.seconds, self.at_once, self.measured = seconds, at_once, measured
+        self.jobs, self.runs = sweep.jobs(), sweep.runs()
+        self.states: dict[str, State] = {}
         self.began: dict[str, float] = {}
-        self.took: dict[str, float] = {}
+        self.took: dict[str, float] = {}  # finished trainings and pairs
         for run in self.runs:
-            self._note_time(run)
+            self._look(run)
 
-    def _note_time(self, run: Run) -> None:
-        """Note how long a finished training or pair took."""
-        if self.states[run.name] == "done" and run.job != ONCE:
-            took = read_record(run.folder / METRICS, wall_seconds=float).get("wall_seconds")
-            self.took |= {run.name: took} if took else {}
+    def _look(self, run: Run) -> None:
+        """Note a run's state, and when it began or how long it took."""
+        self.states[run.name] = now = state(run)
+        if now == "active":
+            self.began.setdefault(run.name, time.monotonic())
+        elif now == "done" and run.job != ONCE:
+            metrics = read_record(run.folder / METRICS, wall_seconds=float)
+            self.took |= {run.name: metrics["wall_seconds"]} if metrics else {}
 
     def left_s(self) -> float | None:
         """Seconds until the last run ends, None where that is not known yet."""
@@ -59,9 +66,9 @@ class Forecast:
         return last_end_s(self.jobs, left, self.at_once)
 
     def _run_left_s(self, name: str, factor: float) -> float:
-        if self.states[name] in ("done", "failed"):
+        if self.states[name] in ENDED:
             return 0
-        spent = self._spent_s(name) if self.states[name] == "active" else 0
+        spent = self._spent_s(name)
         return max(factor * self.seconds[name] - spent, OVERDUE * spent)
 
     def _spent_s(self, name: str) -> float:
@@ -71,47 +78,46 @@ class Forecast:
     def changes(self) -> Iterator[str]:
         """A line for each run that has begun or ended since the last call."""
         for run in self.runs:
-            before, now = self.states[run.name], state(run)
-            self.states[run.name] = now
-            if now == before:
+            if state(run) == self.states[run.name]:
                 continue
-            if now == "active":
-                self.began[run.name] = time.monotonic()
-                yield f"started: {self._place(run)}{self.end()}"
-            elif now == "done":
-                self._note_time(run)
-                took = duration(self._spent_s(run.name))
-                yield f"done: {run.name} in {took}; left: {self.left()}{self.end()}"
-            elif now == "failed" and (failed := failure(run.folder)):
-                yield f"failed: {run.name}: {failed.message}"
+            self._look(run)
+            match self.states[run.name]:
+                case "active":
+                    yield self._with_end(f"started: {self._place(run)}")
+                case "done":
+                    took = duration(self._spent_s(run.name))
+                    yield self._with_end(f"done: {run.name} in {took}; left: {self._left()}")
+                case "failed":
+                    failed = failure(run.folder)
+                    yield f"failed: {run.name}: {failed.message if failed else ''}"
 
     def whole(self) -> str:
         """What is to be done, and how long that takes, for the start of a sweep."""
-        left = self.left_s()
-        if left is None:
-            return f"{self.left()} to do; the first one that ends tells how long the rest takes"
-        return f"{self.left()} to do, about {duration(left)} on this machine{self.end()}"
+        if (left := self.left_s()) is None:
+            return f"{self._left()} to do; the first one that ends tells how long the rest takes"
+        return self._with_end(f"{self._left()} to do, about {duration(left)} on this machine")
 
     def at_work(self) -> str:
-        """The runs that are at work, and when the last one of the sweep ends."""
+        """When the sweep ends, and which runs are at work."""
         active = [self._place(run) for run in self.runs if self.states[run.name] == "active"]
-        return (", ".join(active) or "starting") + self.end()
+        return f"{self._end() or 'at work'}: {', '.join(active) or 'starting'}"
 
     def _place(self, run: Run) -> str:
         """A run's name, and of trainings and pairs which one it is."""
+        if not (kind := KINDS.get(run.notebook)):
+            return run.name
         alike = [each.name for each in self.runs if each.notebook == run.notebook]
-        kind = KINDS.get(run.notebook)
-        which = f" ({kind} {alike.index(run.name) + 1} of {len(alike)})" if kind else ""
-        return run.name + which
+        return f"{run.name} ({kind} {alike.index(run.name) + 1} of {len(alike)})"
 
-    def left(self) -> str:
-        """How many trainings and pairs are to be done."""
-        return amount(run for run in self.runs if self.states[run.name] not in ("done", "failed"))
+    def _left(self) -> str:
+        return amount(run for run in self.runs if self.states[run.name] not in ENDED)
 
-    def end(self) -> str:
-        """When the sweep ends, as the end of a line; nothing where that is not known."""
+    def _end(self) -> str:
         left = self.left_s()
-        return "" if left is None else f"; the sweep ends at about {clock(left)}"
+        return "" if left is None else f"the sweep ends at about {clock(left)}"
+
+    def _with_end(self, line: str) -> str:
+        return "; ".join(filter(None, [line, self._end()]))
 
 
 def amount(runs: Iterable[Run]) -> str:
@@ -170,7 +176,7 @@ def watch(forecast: Forecast, process: "subprocess.Popen[bytes]") -> int:
             lines = [*forecast.changes()]
             now, status = time.monotonic(), forecast.at_work()
             if bar.disable and now - said > STILL_S:
-                lines.append(f"at work: {status}")
+                lines.append(status)
             for line in lines:
                 tqdm.write(line, file=sys.stderr)
                 said = now

@@ -134,7 +134,7 @@ def test_a_log_of_a_long_training_says_that_it_is_at_work(
     monkeypatch.setattr(progress, "STILL_S", 0)
     progress.watch(forecast(), steps(lambda: begin(TRAINING), lambda: None))
     said = capsys.readouterr().err
-    assert f"at work: {TRAINING} (training 1 of 1); the sweep ends" in said
+    assert re.search(rf"the sweep ends at about \S+: {TRAINING} \(training 1 of 1\)\n", said)
 
 
 def test_a_terminal_has_a_bar_with_the_training_and_the_end(
@@ -144,8 +144,9 @@ def test_a_terminal_has_a_bar_with_the_training_and_the_end(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     progress.watch(forecast(), steps(lambda: begin(TRAINING), lambda: None))
     said = capsys.readouterr().err
-    assert re.search(rf"0%\|\s+\| {TRAINING} \(training 1 of 1\); the sweep ends", said)
-    assert "at work" not in said
+    bar = rf"0%\|\s+\| the sweep ends at about \S+: {TRAINING} \(training 1 of 1\)"
+    assert re.search(bar, said)
+    assert not re.search(r"(?m)^the sweep ends", said), "the lines of a log"
 
 
 @pytest.mark.parametrize(
