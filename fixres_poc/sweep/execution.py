@@ -22,6 +22,7 @@ from fixres_poc.config.files import (
     file_digest,
     read_record,
     report_folder,
+    resolve,
     run_folder,
     sweep_folder,
     write_atomically,
@@ -127,10 +128,8 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     shared = {"library": library_hash(), "data": fingerprint}
     weights: dict[str, str | None] = {}
     if sweep.weights is not None:
-        from fixres_poc.model import weights as weight_files
-
         # so that another file at the same path is noticed
-        weights["weights"] = file_digest(weight_files.find_weights(sweep.weights))
+        weights["weights"] = file_digest(resolve(sweep.weights))
     stems = {run.notebook for run in sweep.runs()}
     codes = {stem: code_hash(notebook_path(stem)) for stem in stems}
     for run in sweep.runs():

@@ -171,26 +171,19 @@ def own_gpu(wanted: bool) -> Iterator[None]:
         for name in names:
             plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
             lock = FileLock(home() / "runs" / f".gpu_{platform.node()}_{job}_{plain}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
+            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
                 os.environ["CUDA_VISIBLE_DEVICES"] = name
                 yield
-            finally:
-                lock.release()
-            return
+                return
         time.sleep(1)
 
 
 def end_with_parent() -> None:
     """Interrupt this process once its parent is gone: a killed sweep leaves nothing at work."""
-    parent = os.getppid()
+    parent = psutil.Process(os.getppid())
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.wait()
         print("the sweep is gone, so this run ends", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGINT)
 
