@@ -43,7 +43,7 @@ from fixres_poc.config.run_state import (
 )
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
-from fixres_poc.sweep.progress import watch
+from fixres_poc.sweep.progress import amount, watch
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
@@ -172,6 +172,7 @@ def run_sweep(
     folder = sweep_folder(sweep.name)
     with on_stop_signals(signal.default_int_handler), locked(sweep.name) as lock:
         _check_start(sweep, replace)
+        print(f"{sweep.name}: {amount(sweep.runs())} in all", file=sys.stderr)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _check_trained(sweep)

@@ -1,6 +1,9 @@
 """What a sweep will need, before anything is downloaded, drawn or trained: memory and time."""
 
+import subprocess
+import sys
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from fixres_poc.config.files import sweep_folder
+from fixres_poc.config.files import REPOSITORY, read_record, sweep_folder
 from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import (
     BASELINE_SIZE,
@@ -20,6 +23,7 @@ from fixres_poc.config.settings import (
     several,
 )
 from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.synthetic import generator
 from fixres_poc.model import backbones
@@ -44,11 +48,6 @@ class Images(NamedTuple):
     val: int
     test: int
     classes: int
-
-    @property
-    def total(self) -> int:
-        """All images."""
-        return self.train + self.val + self.test
 
 
 EXPECTED = {
@@ -80,10 +79,10 @@ def expected_images(sweep: SweepSettings) -> Images:
         InputError: as `load_dataset`, for a folder.
     """
     if sweep.dataset in EXPECTED:
-        known = EXPECTED[sweep.dataset]
-        share = min(1.0, (sweep.image_limit or known.total) / known.total)
-        parts = {part: int(share * number) for part, number in zip(SPLITS, known, strict=False)}
-        return Images(**parts, classes=known.classes)
+        *parts, classes = EXPECTED[sweep.dataset]
+        share = min(1.0, (sweep.image_limit or sum(parts)) / sum(parts))
+        train, val, test = (int(share * number) for number in parts)
+        return Images(train, val, test, classes)
     if sweep.dataset == "synthetic":
         drawn = pd.Series(generator.counts(sweep.image_limit)).groupby(level=0).sum()
         return Images(**{part: int(drawn[part]) for part in SPLITS}, classes=len(generator.CLASSES))
@@ -138,12 +137,17 @@ def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
 def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
     """When a sweep whose images are prepared will be done.
 
-    Of a cluster, and of a GPU, whose memory is the jobs', only proportions are known: there the
-    first runs that end tell the time.
+    Of a cluster only proportions are known: there the first runs that end tell the time.
     """
-    known = bool(shared.cores) and not shared.cards
-    rate = measured_speed(sweep, shared.threads)[0].median if known else USUAL_RATE
-    return Forecast(sweep, run_seconds(sweep, prepared_images(sweep), rate), shared.jobs, known)
+    rate = None
+    if shared.cards:  # in a process that ends: the memory of the GPU is the jobs'
+        command = [sys.executable, "-m", __name__, str(sweep_folder(sweep.name) / "sweep.json")]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout
+        rate = float(said or 0)
+    elif shared.cores:
+        rate = measured_speed(sweep, shared.threads)[0].median
+    seconds = run_seconds(sweep, prepared_images(sweep), rate or USUAL_RATE)
+    return Forecast(sweep, seconds, shared.jobs, measured=bool(rate))
 
 
 def run_seconds(
@@ -181,7 +185,8 @@ def _probe_flops(probe: BaselineSettings, images: Images) -> float:
         for size in probe.test_sizes
     }
     framed = sum(flops[size] for size in probe.crop_pct_sizes or probe.test_sizes)
-    return images.total * (sum(flops.values()) + (len(several(probe.crop_pct)) - 1) * framed)
+    more = (len(several(probe.crop_pct)) - 1) * framed
+    return (images.train + images.val + images.test) * (sum(flops.values()) + more)
 
 
 def _flops(pair: PairSettings, images: Images, recompute: bool) -> dict[str, float]:
@@ -296,15 +301,15 @@ def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame]) -> list[str]:
     if "steps" not in tables:
         return lines
     steps, pairs = (readable(tables[name]).to_string(index=False) for name in ("steps", "pairs"))
-    return f"""{chr(10).join(lines)}
-
+    details = f"""
 {readable(tables["sweep"]).T.to_string(header=False)}
 
 Stage 1, peak of a step by train resolution, precision, checkpointing and micro-batch:
 {steps}
 
 Pairs: FLOPs of a forward pass, how stage 1 is run, peaks, and time of a seed without decoding:
-{pairs}""".splitlines()
+{pairs}"""
+    return [*lines, *details.splitlines()]
 
 
 def _time(sweep: SweepSettings, facts: dict[Any, Any]) -> str:
@@ -335,3 +340,8 @@ def _memory(facts: dict[Any, Any], pairs: pd.DataFrame) -> list[str]:
         fits += f", with activations recomputed at {px} px: a third more work"
     memory = f"at most {used} of {budget} GiB ({facts['budget_of']}), {where}"
     return [f"memory: {memory}", f"fits: {fits}"]
+
+
+if __name__ == "__main__":  # see `forecast`
+    laid_out = validate(SweepSettings, read_record(Path(sys.argv[1])), sys.argv[1])
+    print(measured_speed(laid_out, threads=1)[0].median)

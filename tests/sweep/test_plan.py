@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fixres_poc.config.settings import TrainSettings
 from fixres_poc.model import memory_plan
 from fixres_poc.report.tables import readable
 from fixres_poc.sweep import execution, plan
+from fixres_poc.sweep.snakemake import Shares
 
 GIB = 2**30
 TRAIN, VAL, TEST = 801, 191, 608  # synthetic images
@@ -117,6 +119,21 @@ def test_rate_is_measured_on_the_network_itself_unless_that_is_large(
     assert source.startswith("median of 5 steps of efficientnet_lite0")
     large = tiny(batch_size=8, backbone="resnext101_32x48d_wsl")
     assert "steps of timm:resnext50_32x4d" in plan.measured_speed(large, 1)[1]
+
+
+def test_a_gpu_is_measured_by_a_process_that_ends(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tiny(dataset=str(colour_folder), batch_size=4)
+    execution.lay_out(sweep, execution.prepare_data(sweep))
+    monkeypatch.setattr(plan, "measured_speed", None)  # not in this one
+    one_card = Shares(cores=2, cards=1, jobs=1, threads=2)
+    following = plan.forecast(sweep, one_card)
+    assert following.measured
+    assert following.left_s() == sum(following.seconds.values())
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert not plan.forecast(sweep, one_card).measured
+    assert not plan.forecast(sweep, Shares(cores=None, cards=0, jobs=1, threads=1)).measured
 
 
 def test_one_slow_step_in_ten_changes_the_range_and_not_the_rate(
