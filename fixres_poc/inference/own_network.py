@@ -109,7 +109,7 @@ def adapt(
         checkpoint.save(file, network.state_dict(), {})
         trained = {"path": str(file), "architecture": architecture}
         more = {"train_size": train_size, "classes": classes}
-        return adapt_file(trained | more, folder, test_size, network, **settings)
+        return _adapt(trained | more, folder, test_size, settings, network)
 
 
 def _refuse_changed(network: nn.Module, rebuilt: nn.Module, size: int) -> None:
@@ -125,11 +125,7 @@ def _refuse_changed(network: nn.Module, rebuilt: nn.Module, size: int) -> None:
 
 
 def adapt_file(
-    trained: Mapping[str, Any],
-    folder: str | Path,
-    test_size: int,
-    original: nn.Module | None = None,
-    **settings: Any,
+    trained: Mapping[str, Any], folder: str | Path, test_size: int, **settings: Any
 ) -> Adapted:
     """Adapt a network as `adapt` does, from its weights file.
 
@@ -140,15 +136,23 @@ def adapt_file(
     Args:
         trained: the table `trained` of a sweep file: path, architecture, train_size, classes,
             weights_key.
-        original: the network itself, where it is there: its layers must be those of the file's.
-        settings: as of `adapt`.
 
     Raises:
         InputError: no such file or folder, other classes than the network's, or a network, sizes
             or settings that cannot be used.
     """
+    return _adapt(trained, folder, test_size, settings, None)
+
+
+def _adapt(
+    trained: Mapping[str, Any],
+    folder: str | Path,
+    test_size: int,
+    settings: Mapping[str, Any],
+    original: nn.Module | None,
+) -> Adapted:
     given = {"name": "adapt", "dataset": str(folder), "trained": trained, "test_sizes": [test_size]}
-    sweep = validate(SweepSettings, given | settings, "adapt")
+    sweep = validate(SweepSettings, given | dict(settings), "adapt")
     pair = PairSettings(**sweep.runs()[-1].parameters)
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
     file = (cast(str, pair.weights), pair.weights_key, pair.class_order)
