@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,8 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
     """Papermill's own engine but for the kernel, which outlives the notebook."""
 
     @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, kernel: "Kernel", **given: Any
-    ) -> Any:
-        return kernel.execute(nb_man, kernel_name, given["variables"], given["time_limit"])
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **given: Any) -> Any:
+        return given["execute"](nb_man, kernel_name)
 
 
 papermill_engines.register(ENGINE, _Engine)
@@ -94,18 +93,17 @@ class Kernel:
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # whoever calls tells errors
         # papermill fills in fields
         paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]
-        given = {"engine_name": ENGINE, "kernel": self, "variables": variables}
-        given |= {"time_limit": time_limit, "cwd": REPOSITORY}
+        given = {"execute": partial(self._execute, variables, time_limit), "cwd": REPOSITORY}
         try:
             return execute_notebook(
-                *paths, parameters, kernel_name="python3", progress_bar=False, **given
+                *paths, parameters, ENGINE, kernel_name="python3", progress_bar=False, **given
             )
         except BaseException:
             self.close()
             raise
 
-    def execute(
-        self, nb_man: Any, kernel_name: str, variables: Mapping[str, str], time_limit: int | None
+    def _execute(
+        self, variables: Mapping[str, str], time_limit: int | None, nb_man: Any, kernel_name: str
     ) -> Any:
         """Execute papermill's notebook in a kernel that is as it was at its start."""
         client = PapermillNotebookClient(

@@ -12,7 +12,6 @@ from fixres_poc.config.notebooks import METRICS
 from fixres_poc.config.run_state import State, failure, state
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
 
-ENDED = ("done", "failed")
 KINDS = {"03_train": "training", "04_fixres": "pair"}
 BAR = "{percentage:3.0f}%|{bar:20}| {desc}"
 STILL_S = 300
@@ -62,14 +61,20 @@ class Forecast:
         if not predicted and not self.measured:
             return None
         factor = sum(self.took.values()) / predicted if predicted else 1.0
-        left = {run.name: self._run_left_s(run.name, factor) for run in self.runs}
+        left = dict.fromkeys(self.states, 0.0)
+        for run in self._undone():
+            spent = self._spent_s(run.name)
+            left[run.name] = max(factor * self.seconds[run.name] - spent, OVERDUE * spent)
         return last_end_s(self.jobs, left, self.at_once)
 
-    def _run_left_s(self, name: str, factor: float) -> float:
-        if self.states[name] in ENDED:
-            return 0
-        spent = self._spent_s(name)
-        return max(factor * self.seconds[name] - spent, OVERDUE * spent)
+    def _undone(self) -> list[Run]:
+        """The runs that are at work or will be: not those that need one that failed."""
+        stopped: set[str] = set()
+        for run in self.runs:  # each stands after those that it needs
+            if self.states[run.name] == "failed" or stopped & set(run.needs):
+                stopped.add(run.name)
+        done = {name for name, each in self.states.items() if each == "done"}
+        return [run for run in self.runs if run.name not in stopped | done]
 
     def _spent_s(self, name: str) -> float:
         now = time.monotonic()
@@ -110,7 +115,7 @@ class Forecast:
         return f"{run.name} ({kind} {alike.index(run.name) + 1} of {len(alike)})"
 
     def _left(self) -> str:
-        return amount(run for run in self.runs if self.states[run.name] not in ENDED)
+        return amount(self._undone())
 
     def _end(self) -> str:
         left = self.left_s()

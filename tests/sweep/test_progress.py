@@ -65,6 +65,15 @@ def test_what_finished_trainings_took_corrects_what_is_left() -> None:
     assert forecast().left_s() == 2 * (1 + 2 + 10 + 20)
 
 
+def test_pairs_of_a_training_that_failed_are_no_longer_waited_for() -> None:
+    following = forecast()
+    begin(TRAINING)
+    run_state.end(folder_of(TRAINING), Failure("error", "no"))
+    assert list(following.changes()) == [f"failed: {TRAINING}: no"]
+    assert following.left_s() == 1 + 2 + 3
+    assert following.whole().startswith("no training and no pair to do, about 6 s")
+
+
 def test_time_at_work_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Mock(return_value=0.0)
     monkeypatch.setattr(time, "monotonic", clock)
