@@ -224,14 +224,12 @@ def plan(
 
     Args:
         memory: bytes of the card to plan for; None for this machine's GPU or memory.
-        tflops: 10^12 FLOP/s that training achieves there; None to measure here, or to leave out
-            with `memory`.
-        details: with "steps", which takes longer than all else.
+        tflops: 10^12 FLOP/s of training there; None: measured here, or unknown with `memory`.
 
     Returns:
-        "sweep": one row of facts and totals; `fast_s` and `slow_s`: at the speed of a fast and of a
-        slow step. "pairs": of the first seed, FLOPs of one image's forward pass, what is chosen,
-        bytes and seconds. "runs": seconds of each run. "steps": peak bytes of a step of stage 1.
+        "sweep": one row of facts and totals, also at the speed of a fast and of a slow step.
+        "pairs": of the first seed, FLOPs of one image's forward pass, what is chosen, bytes and
+        seconds. "runs": seconds of each. With details "steps": peak bytes of a step of stage 1.
     """
     backbones.check(sweep, traced=True)
     images = expected_images(sweep)
@@ -240,8 +238,8 @@ def plan(
     pairs = [pair for pair in _pairs(sweep) if pair.seed == sweep.seeds[0]]
     table = pd.DataFrame([_pair(each, images, budget, speed.median) for each in pairs])
     recomputed = set(table.loc[table["gradient_checkpointing"], "train_size"])
-    at_speed = [run_seconds(sweep, images, rate, recomputed) for rate in speed]
-    totals = [last_end_s(sweep.jobs(), seconds, jobs) for seconds in at_speed]
+    seconds = run_seconds(sweep, images, speed.median, recomputed)
+    total = last_end_s(sweep.jobs(), seconds, jobs)
     facts = {
         "backbone": sweep.backbone,
         "parameters": parameters_and_flops(sweep.backbone, images.classes, BASELINE_SIZE)[0],
@@ -251,13 +249,15 @@ def plan(
         "batch_size": sweep.batch_size,
         "per_second_flops": speed.median,
         "rate_of": source,
-        **dict(zip(("total_s", "slow_s", "fast_s"), totals, strict=True)),
+        "total_s": total,
+        "fast_s": total * speed.median / speed.fast,
+        "slow_s": total * speed.median / speed.slow,
     }
-    by_run = pd.Series(at_speed[0]).rename_axis("run").reset_index(name="seconds")
-    tables = {"sweep": pd.DataFrame([facts]), "pairs": table, "runs": by_run}
+    runs = pd.Series(seconds).rename_axis("run").reset_index(name="seconds")
+    tables = {"sweep": pd.DataFrame([facts]), "pairs": table, "runs": runs}
     if details:
-        steps = {each.train_size: step_table(each, images.classes) for each in pairs}
-        tables["steps"] = pd.concat(steps.values())
+        by_size = {each.train_size: each for each in pairs}.values()
+        tables["steps"] = pd.concat(step_table(each, images.classes) for each in by_size)
     return tables
 
 

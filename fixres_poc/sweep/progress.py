@@ -88,10 +88,10 @@ class Forecast:
             self._look(run)
             match self.states[run.name]:
                 case "active":
-                    yield self._with_end(f"started: {self._place(run)}")
+                    yield f"started: {self._place(run)}{self._end()}"
                 case "done":
                     took = duration(self._spent_s(run.name))
-                    yield self._with_end(f"done: {run.name} in {took}; left: {self._left()}")
+                    yield f"done: {run.name} in {took}; left: {self._left()}{self._end()}"
                 case "failed":
                     failed = failure(run.folder)
                     yield f"failed: {run.name}: {failed.message if failed else ''}"
@@ -100,12 +100,13 @@ class Forecast:
         """What is to be done, and how long that takes, for the start of a sweep."""
         if (left := self.left_s()) is None:
             return f"{self._left()} to do; the first one that ends tells how long the rest takes"
-        return self._with_end(f"{self._left()} to do, about {duration(left)} on this machine")
+        here = " on this machine" if self.measured else ""
+        return f"{self._left()} to do, about {duration(left)}{here}{self._end()}"
 
     def at_work(self) -> str:
         """When the sweep ends, and which runs are at work."""
         active = [self._place(run) for run in self.runs if self.states[run.name] == "active"]
-        return f"{self._end() or 'at work'}: {', '.join(active) or 'starting'}"
+        return f"{self._end()[2:] or 'at work'}: {', '.join(active) or 'starting'}"
 
     def _place(self, run: Run) -> str:
         """A run's name, and of trainings and pairs which one it is."""
@@ -119,10 +120,7 @@ class Forecast:
 
     def _end(self) -> str:
         left = self.left_s()
-        return "" if left is None else f"the sweep ends at about {clock(left)}"
-
-    def _with_end(self, line: str) -> str:
-        return "; ".join(filter(None, [line, self._end()]))
+        return "" if left is None else f"; the sweep ends at about {clock(left)}"
 
 
 def amount(runs: Iterable[Run]) -> str:
@@ -162,8 +160,7 @@ def duration(seconds: float) -> str:
 def clock(seconds: float) -> str:
     """The time of the day in so many seconds, with the day where it is not today."""
     then, now = time.localtime(time.time() + seconds), time.localtime()
-    today = then.tm_yday == now.tm_yday and seconds < 86_400
-    return time.strftime("%H:%M" if today else "%a %d %b %H:%M", then)
+    return time.strftime("%H:%M" if then[:3] == now[:3] else "%a %d %b %H:%M", then)
 
 
 def watch(forecast: Forecast, process: "subprocess.Popen[bytes]") -> int:
