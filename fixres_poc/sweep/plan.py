@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torchvision.io import decode_jpeg, encode_jpeg
 
 from fixres_poc.config.files import REPOSITORY, read_record, sweep_folder
 from fixres_poc.config.run_state import images_record
@@ -18,7 +19,6 @@ from fixres_poc.config.settings import (
     CROPS,
     SPLITS,
     BaselineSettings,
-    ModelSettings,
     PairSettings,
     several,
 )
@@ -26,8 +26,9 @@ from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.synthetic import generator
+from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model import backbones
-from fixres_poc.model.device import accelerator_for, device_name, now, place
+from fixres_poc.model.device import accelerator_for, device_name, now, place, workers
 from fixres_poc.model.memory_plan import (
     CARD_SHARE,
     adapting_bytes,
@@ -60,6 +61,7 @@ EXPECTED = {
 MEASURED_S, FEWEST_STEPS = 2, 5
 USUAL_RATE = 1e13
 """FLOP/s where only proportions of times count."""
+PHOTOGRAPH = torch.arange(500).repeat(3, 375, 1).to(torch.uint8)  # of a usual size
 NOTEBOOK_S, START_S = 4, 8
 """What a notebook takes for figures and files, and a job until its kernel is ready."""
 
@@ -92,23 +94,19 @@ def expected_images(sweep: SweepSettings) -> Images:
 
 def prepared_images(sweep: SweepSettings) -> Images:
     """The images of a sweep that are prepared."""
-    listed = pd.read_csv(sweep_folder(sweep.name) / "images.csv", usecols=["split"])
-    parts = listed["split"].value_counts()
+    parts = pd.read_csv(sweep_folder(sweep.name) / "images.csv")["split"].value_counts()
     classes = len(images_record(sweep.name)["classes"])
     return Images(**{part: int(parts[part]) for part in SPLITS}, classes=classes)
 
 
 def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
-    """How fast short training steps are on this machine, measured in a few seconds.
+    """How fast short training steps are on this machine, in a few seconds; and what was measured.
 
     The sweep's own network with random weights, or a ResNeXt-50 where that has more than 100 M
-    parameters.
+    parameters. On a CPU each step also decodes and crops its images, which a GPU's workers do.
 
     Args:
         threads: as many as a job of the sweep has.
-
-    Returns:
-        The speed, and what was measured.
     """
     name, size = sweep.backbone, min(BASELINE_SIZE, sweep.resolution_pairs()[0][0])
     if parameters_and_flops(name, 10, BASELINE_SIZE)[0] > 100e6:
@@ -116,13 +114,16 @@ def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
     accelerator = accelerator_for(sweep.precision)
     device = accelerator.device
     batch = min(sweep.batch_size, 32 if device.type == "cuda" else 8)
-    settings = ModelSettings(backbone=name, precision=sweep.precision)
+    settings = _pairs(sweep)[0].model_copy(update={"backbone": name})
     model = place(backbones.create(name, 10, pretrained=False), settings, accelerator).train()
     images = torch.rand(batch, 3, size, size, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
+    crop, photograph = transforms_for(settings, size, size)["train"], encode_jpeg(PHOTOGRAPH)
     before, marks = torch.get_num_threads(), [now(accelerator)]
     torch.set_num_threads(threads)
     while len(marks) < FEWEST_STEPS + 2 or marks[-1] - marks[0] < MEASURED_S:
+        if not workers():
+            images = torch.stack([crop(decode_jpeg(photograph)) for _ in range(batch)])
         with accelerator.autocast():
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -131,7 +132,7 @@ def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
     steps_s = np.diff(marks[1:])  # after a first one
     flops = 3 * batch * parameters_and_flops(name, 10, size)[1]
     speed = Speed(*(flops / np.quantile(steps_s, (0.5, 0.9, 0.1))).tolist())
-    return speed, f"median of {len(steps_s)} steps of {name} on this machine"
+    return speed, f"median of {steps_s.size} steps of {name} on this machine"
 
 
 def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
@@ -153,7 +154,7 @@ def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
 def run_seconds(
     sweep: SweepSettings, images: Images, rate: float, recomputed: Collection[int] = ()
 ) -> dict[str, float]:
-    """How long each notebook run takes, by its name, without decoding of images.
+    """How long each notebook run takes, by its name.
 
     Args:
         rate: FLOP/s of training.
@@ -307,7 +308,7 @@ def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame]) -> list[str]:
 Stage 1, peak of a step by train resolution, precision, checkpointing and micro-batch:
 {steps}
 
-Pairs: FLOPs of a forward pass, how stage 1 is run, peaks, and time of a seed without decoding:
+Pairs: FLOPs of a forward pass, how stage 1 is run, peaks, and time of a seed:
 {pairs}"""
     return [*lines, *details.splitlines()]
 

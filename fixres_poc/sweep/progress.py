@@ -154,7 +154,8 @@ def duration(seconds: float) -> str:
     """A time for people: "40 s", "25 min", "4.2 h" or "3.5 days"."""
     units = {"s": 1, "min": 60, "h": 3600, "days": 86_400}
     unit = [name for name, size in units.items() if seconds >= 1.6 * size or size == 1][-1]
-    return f"{seconds / units[unit]:.{1 if unit in ('h', 'days') else 0}f} {unit}"
+    number = seconds / units[unit]
+    return f"{number:.{int(number < 10 and unit != 's')}f} {unit}"
 
 
 def clock(seconds: float) -> str:

@@ -160,7 +160,7 @@ def test_a_terminal_has_a_bar_with_the_training_and_the_end(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(3, "3 s"), (95, "95 s"), (100, "2 min"), (5400, "90 min"), (9000, "2.5 h")],
+    [(3, "3 s"), (95, "95 s"), (100, "1.7 min"), (5400, "90 min"), (9000, "2.5 h")],
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
