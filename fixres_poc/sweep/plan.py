@@ -96,7 +96,7 @@ def prepared_images(sweep: SweepSettings) -> Images:
     """The images of a sweep that are prepared."""
     parts = pd.read_csv(sweep_folder(sweep.name) / "images.csv")["split"].value_counts()
     classes = len(images_record(sweep.name)["classes"])
-    return Images(**{part: int(parts[part]) for part in SPLITS}, classes=classes)
+    return Images(**{part: int(parts.get(part, 0)) for part in SPLITS}, classes=classes)
 
 
 def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
