@@ -2,7 +2,7 @@
 # DATASET=path/to/birds makes a sweep of its own, images-birds, with its report in reports/images-birds/; so do another
 # BACKBONE= and WEIGHTS=. REPLACE=1 lets a sweep delete finished runs that were made with other settings.
 # For compare SWEEPS="a b", names of sweeps that have a report.
-# For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have.
+# For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have. DETAILS=1: all its tables.
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -14,6 +14,7 @@ CORES ?=
 PROFILE ?=
 MEMORY ?=
 TFLOPS ?=
+DETAILS ?=
 REPLACE ?=
 FROM ?=
 SWEEPS ?=
@@ -23,7 +24,7 @@ VENV ?=
 
 # Environment variables carry what the user gives, word for word: neither make nor the shell looks into it.
 # The commands read FIXRES_DATASET and so on themselves. Other targets, such as the tests, do not get them.
-OPTIONS := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS REPLACE FROM SWEEPS
+OPTIONS := DATASET BACKBONE WEIGHTS CORES PROFILE MEMORY TFLOPS DETAILS REPLACE FROM SWEEPS
 COMMANDS := sweep plan data report publish compare bench bench-peers
 unexport $(OPTIONS) SWEEP PYTHON3 VENV
 $(foreach name,$(OPTIONS),$(eval $(COMMANDS): export FIXRES_$(name) := $$(value $(name))))
@@ -60,7 +61,7 @@ help:  ## list the targets
 sweep: setup  ## everything: environment, images, runs, report (SWEEP= DATASET= BACKBONE= WEIGHTS= CORES= PROFILE= REPLACE=)
 	@$(FIXRES) sweep
 
-plan: setup  ## memory and time that a sweep will need, before it (SWEEP= DATASET= BACKBONE= WEIGHTS= MEMORY= TFLOPS=)
+plan: setup  ## time and memory that a sweep will need, before it (SWEEP= DATASET= BACKBONE= WEIGHTS= MEMORY= TFLOPS= DETAILS=)
 	@$(FIXRES) plan
 
 test: lint types unit nbval  ## lint, types, unit tests, and the notebooks against their stored outputs

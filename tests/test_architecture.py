@@ -26,7 +26,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "answers",
     "report": "published text run_text tables plots.style plots.datasets plots.networks "
     "plots.results explorer pages overview",
-    "sweep": "kernel_state kernel notebook_run snakemake reporting execution plan",
+    "sweep": "kernel_state kernel notebook_run progress snakemake reporting plan execution",
     "inference": "finished_run export own_network",
     "cli": "application runs sweeps",
 }

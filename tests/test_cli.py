@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from fixres_poc.cli import app, application
+from fixres_poc.cli.sweeps import memory_bytes
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY, home
 from fixres_poc.inference.export import Exported
@@ -98,6 +99,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(command: str, message: str) -> 
     assert code == 2
     assert text.startswith(f"error: {message.format(Path.cwd())}")
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(("text", "gib"), [("16GiB", 16), ("16 GB", 16), ("0.5g", 0.5), ("80", 80)])
+def test_memory_is_read_as_gib(text: str, gib: float) -> None:
+    assert memory_bytes(text) == gib * 2**30
+
+
+@pytest.mark.parametrize("text", ["apples", "16 MiB", "-1GiB"])
+def test_other_memory_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="allowed is a number of GiB"):
+        memory_bytes(text)
 
 
 def test_missing_argument_is_wrong_use() -> None:

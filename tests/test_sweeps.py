@@ -46,7 +46,7 @@ def test_the_control_of_the_mechanism_and_its_twin_differ_in_the_crop_alone() ->
     assert control["split_seed"] != 0  # the seed on which settings were tried
     sweep = load_sweep("sweeps/from_scratch.yml")
     assert len(sweep.seeds) == 8
-    assert expected_images(sweep)[0]["test"] >= 3000
+    assert expected_images(sweep).test >= 3000
 
 
 @pytest.mark.parametrize("name", ["demo", "from_scratch"])

@@ -19,8 +19,9 @@ from fixres_poc.config.files import home
 from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.sweep import execution, reporting
-from fixres_poc.sweep.snakemake import LOCAL_PROFILE
+from fixres_poc.sweep import execution, plan, reporting
+from fixres_poc.sweep.progress import Forecast
+from fixres_poc.sweep.snakemake import LOCAL_PROFILE, Shares
 
 START = """
 import hashlib, json, os, time
@@ -83,11 +84,17 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     write_notebooks(folder / "notebooks")
     monkeypatch.setattr(execution, "prepare_data", prepare_data)
     monkeypatch.setattr(reporting, "render", render)
+    monkeypatch.setattr(plan, "forecast", forecast)
 
 
 def prepare_data(_: SweepSettings) -> str:
     """Stands in for the preparation of images."""
     return "0123456789abcdef"
+
+
+def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
+    """Stands in for the measurement of this machine's speed."""
+    return Forecast(sweep, dict.fromkeys([run.name for run in sweep.runs()], 1.0), shared.jobs)
 
 
 def render(sweep: SweepSettings) -> Path:
@@ -138,6 +145,7 @@ def processes() -> list[psutil.Process]:
 if __name__ == "__main__":
     execution.prepare_data = prepare_data  # type: ignore[assignment]
     reporting.render = render
+    plan.forecast = forecast
     try:
         profile = sys.argv[1] if sys.argv[1:] else LOCAL_PROFILE
         sys.exit(0 if execution.run_sweep(tiny(), profile=profile) else 1)

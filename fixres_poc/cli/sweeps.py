@@ -1,5 +1,6 @@
 """Commands about sweeps and datasets."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,20 @@ from fixres_poc.cli.application import (
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
 from fixres_poc.config.validation import validate
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """Bytes of a size such as "16GiB" or "16 GB", both taken for GiB, as cards are named.
+
+    Raises:
+        InputError: anything else.
+    """
+    if not text:
+        return None
+    found = re.fullmatch(r"(?i)\s*(\d+(?:\.\d+)?)\s*(Gi?B?)?\s*", text)
+    if not found:
+        raise InputError(f"memory = {text!r}: allowed is a number of GiB, such as 16GiB")
+    return int(float(found[1]) * 2**30)
 
 
 @app.command(epilog="Example: fixres-poc sweep sweeps/images.yml --dataset /my/birds --cores 4")
@@ -87,18 +102,21 @@ def plan(
         float | None,
         Option(min=0.001, envvar="FIXRES_TFLOPS", help="10^12 FLOP/s that training achieves there"),
     ] = None,
+    details: Annotated[
+        bool, Option("--details", envvar="FIXRES_DETAILS", help="with tables of steps and pairs")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say how much memory and time a sweep will need.
+    """Say how much time and memory a sweep will need.
 
     Nothing is drawn, downloaded or trained.
     """
     from fixres_poc.sweep import plan as planning
 
     settings = load(file, dataset, backbone, weights)
-    tables = planning.plan(settings, planning.memory_bytes(memory) if memory else None, tflops)
+    tables = planning.plan(settings, memory_bytes(memory), tflops, details or as_json)
     found = {name: records(table) for name, table in tables.items()}
-    answer(planning.text(tables).splitlines(), found, as_json)
+    answer(planning.text(settings, tables), found, as_json)
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")

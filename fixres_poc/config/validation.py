@@ -160,8 +160,7 @@ def _content(path: str | Path, file: Path) -> Any:
         raise InputError(f"{file}: cannot be read as a sweep file ({reason})") from None
     try:
         return yaml.load(text, _Loader)
-    # the others are what PyYAML's makers of values raise
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+    except Exception as error:  # PyYAML's makers of values raise errors of many kinds
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         said = getattr(error, "problem", None) or getattr(error, "reason", None)

@@ -110,11 +110,10 @@ def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Te
     if not predictions.is_file():
         what = "a training has no predictions to check with; give a pair"
         raise InputError(f"run = {run.folder.name!r}: {what}")
-    rows = pd.read_parquet(predictions)
-    rows = rows[
-        rows[["split", "view", "adaptation"]].eq(["test", "center", adaptation]).all(axis=1)
-        & (rows["crop_pct"] == run.settings.crop_pct)
-    ]
+    wanted = [("split", "==", "test"), ("view", "==", "center"), ("adaptation", "==", adaptation)]
+    rows = pd.read_parquet(
+        predictions, filters=[*wanted, ("crop_pct", "==", run.settings.crop_pct)]
+    )
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, CHECKED).round().astype(int))]
     plain = run.settings.model_copy(update={"mean_std": PLAIN})
     frame, root = transforms_for(plain, size, size)["val_test"], load_dataset(run.settings).root

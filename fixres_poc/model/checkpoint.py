@@ -90,7 +90,10 @@ def contents(path: Path) -> dict[str, Any]:
         is_safetensors = (
             head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
         )
-        content = _safetensors(path) if is_safetensors else _pickled(path, head)
+        if is_safetensors:
+            texts, tensors = _safetensors(path)
+            return {**texts, **tensors}
+        content = _pickled(path, head)
     except InputError as error:
         raise InputError(f"weights {path.name}: {error}") from None
     except Exception as error:  # damaged files raise errors of many kinds
@@ -99,9 +102,11 @@ def contents(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata of a safetensors file, and its tensors on the CPU."""
     with safe_open(path, framework="pt") as file:
-        return {**(file.metadata() or {}), **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        return file.metadata() or {}, tensors
 
 
 def _pickled(path: Path, head: bytes) -> Any:
@@ -149,9 +154,8 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
             values named.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+        texts, tensors = _safetensors(path)
+        stored = {key: json.loads(value) for key, value in texts.items()}
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise InputError(
             f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})"

@@ -81,32 +81,26 @@ class Trunk:
     def __call__(self, images: torch.Tensor) -> Maps:
         """Maps for all images."""
         network = self.network
-        maps: dict[str, torch.Tensor] = {}
         if self.norm is None:
             return (network.forward_head(network.forward_features(images), pre_logits=True),)
+        maps: dict[str, torch.Tensor] = {}
         with ExitStack() as hooks:
-            note_input = self.norm.register_forward_pre_hook(
-                lambda _, inputs: maps.update(entering=inputs[0])
-            )
-            hooks.enter_context(note_input)
-            if (convolution := conv_head(network)) is not None:
-                note_head = convolution.register_forward_pre_hook(
-                    lambda _, inputs: maps.update(entering_conv_head=inputs[0])
+
+            def note(name: str, register: Any) -> None:
+                """Keep a module's output, or before it runs its input."""
+                hooks.enter_context(
+                    register(lambda _, inputs, *output: maps.update({name: [*output, *inputs][0]}))
                 )
-                hooks.enter_context(note_head)
+
+            note("entering", self.norm.register_forward_pre_hook)
+            if (convolution := conv_head(network)) is not None:
+                note("entering_conv_head", convolution.register_forward_pre_hook)
             if isinstance(network, ResNet):
                 block = _last_block(network)
-                note_shortcut = (
-                    block.register_forward_pre_hook(
-                        lambda _, inputs: maps.update(shortcut=inputs[0])
-                    )
-                    if block.downsample is None
-                    # the only block of its stage
-                    else block.downsample.register_forward_hook(
-                        lambda _, __, output: maps.update(shortcut=output)
-                    )
-                )
-                hooks.enter_context(note_shortcut)
+                if block.downsample is None:
+                    note("shortcut", block.register_forward_pre_hook)
+                else:  # the only block of its stage
+                    note("shortcut", block.downsample.register_forward_hook)
             network.forward_features(images)
         return tuple(maps[name] for name in sorted(maps))
 

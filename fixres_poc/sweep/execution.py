@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from fixres_poc.config.errors import Failure, InputError
@@ -21,6 +22,7 @@ from fixres_poc.config.files import (
     file_digest,
     read_record,
     report_folder,
+    resolve,
     run_folder,
     sweep_folder,
     write_atomically,
@@ -41,6 +43,7 @@ from fixres_poc.config.run_state import (
 )
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
+from fixres_poc.sweep.progress import amount, watch
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
@@ -49,6 +52,7 @@ from fixres_poc.sweep.snakemake import (
     last_error,
     on_stop_signals,
     run_snakemake,
+    shares,
 )
 
 FEWEST_FILES, MANY_FILES = 256, 4096
@@ -124,10 +128,8 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     shared = {"library": library_hash(), "data": fingerprint}
     weights: dict[str, str | None] = {}
     if sweep.weights is not None:
-        from fixres_poc.model import weights as weight_files
-
         # so that another file at the same path is noticed
-        weights["weights"] = file_digest(weight_files.find_weights(sweep.weights))
+        weights["weights"] = file_digest(resolve(sweep.weights))
     stems = {run.notebook for run in sweep.runs()}
     codes = {stem: code_hash(notebook_path(stem)) for stem in stems}
     for run in sweep.runs():
@@ -170,13 +172,14 @@ def run_sweep(
     folder = sweep_folder(sweep.name)
     with on_stop_signals(signal.default_int_handler), locked(sweep.name) as lock:
         _check_start(sweep, replace)
+        print(f"{sweep.name}: {amount(sweep.runs())} in all", file=sys.stderr)
         cancel_jobs(folder)  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _check_trained(sweep)
         lay_out(sweep, fingerprint)
         ended = 0
         if any(state(run) != "done" for run in sweep.runs()):
-            ended = run_snakemake(sweep, command_line(sweep, cores, profile), lock)
+            ended = _run_jobs(sweep, cores, profile, lock)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(
                     f"dataset = {sweep.dataset!r}: changed while the sweep was at work; "
@@ -190,6 +193,17 @@ def run_sweep(
             )
         tell(sweep, failed)
     return not failed
+
+
+def _run_jobs(sweep: SweepSettings, cores: int | None, profile: str, lock: int) -> int:
+    """Say how long it will take, and run Snakemake; returns its exit code."""
+    from fixres_poc.sweep import plan
+
+    shared = shares(sweep, cores, profile)
+    forecast = plan.forecast(sweep, shared)
+    print(f"{sweep.name}: {forecast.whole()}", file=sys.stderr)
+    command = command_line(sweep, shared, profile)
+    return run_snakemake(sweep_folder(sweep.name), command, lock, partial(watch, forecast))
 
 
 def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:

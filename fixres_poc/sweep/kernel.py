@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,8 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
     """Papermill's own engine but for the kernel, which outlives the notebook."""
 
     @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, kernel: "Kernel", variables: Mapping[str, str], **_: Any
-    ) -> Any:
-        return kernel.execute(nb_man, kernel_name, variables)
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **given: Any) -> Any:
+        return given["execute"](nb_man, kernel_name)
 
 
 papermill_engines.register(ENGINE, _Engine)
@@ -69,6 +69,7 @@ class Kernel:
         executed: Path,
         parameters: Mapping[str, Any],
         variables: Mapping[str, str],
+        time_limit: int | None = None,
     ) -> Any:
         """Execute a notebook and return it.
 
@@ -77,8 +78,10 @@ class Kernel:
         Args:
             executed: where the notebook is written with its outputs.
             variables: of the environment, for this notebook alone.
+            time_limit: most seconds from its first cell on.
 
         Raises:
+            CellTimeoutError: the time is over.
             PapermillExecutionError: a cell failed.
             DeadKernelError: the kernel died.
             RuntimeError: no kernel could be started.
@@ -90,16 +93,18 @@ class Kernel:
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # whoever calls tells errors
         # papermill fills in fields
         paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]
-        given = {"engine_name": ENGINE, "kernel": self, "variables": variables, "cwd": REPOSITORY}
+        given = {"execute": partial(self._execute, variables, time_limit), "cwd": REPOSITORY}
         try:
             return execute_notebook(
-                *paths, parameters, kernel_name="python3", progress_bar=False, **given
+                *paths, parameters, ENGINE, kernel_name="python3", progress_bar=False, **given
             )
         except BaseException:
             self.close()
             raise
 
-    def execute(self, nb_man: Any, kernel_name: str, variables: Mapping[str, str]) -> Any:
+    def _execute(
+        self, variables: Mapping[str, str], time_limit: int | None, nb_man: Any, kernel_name: str
+    ) -> Any:
         """Execute papermill's notebook in a kernel that is as it was at its start."""
         client = PapermillNotebookClient(
             nb_man,
@@ -117,6 +122,9 @@ class Kernel:
         connection = client.kc
         try:
             _call(client, "restore", dict(variables))
+            if time_limit:
+                end = time.monotonic() + time_limit
+                client.timeout_func = lambda _: max(0.1, end - time.monotonic())
             return client.execute()
         finally:
             connection.stop_channels()

@@ -86,49 +86,24 @@ def run_job(
 
 def _execute(folder: Path, run: Run, kernel: "Kernel", time_limit: int | None) -> Failure | None:
     variables = {"FIXRES_PROGRESS": str(run_state.begin(folder)), "FIXRES_HOME": str(home())}
-    failed = None
-    with _limited(time_limit) as over:
-        try:
-            executed = kernel.run(
-                notebook_path(run.notebook), folder / "notebook.ipynb", run.parameters, variables
-            )
-            run_state.record_notebook(folder, executed)
-        except KeyboardInterrupt:
-            # what still waits for the kernel is dropped, and asyncio must not show that it has died
-            logging.getLogger("asyncio").disabled = True
-            raise
-        except Exception as error:
-            failed = _failure(error)
-    if failed and over.is_set():
-        said = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
-        failed = Failure("error", said, failed.trace)
+    notebook, executed, failed = notebook_path(run.notebook), folder / "notebook.ipynb", None
+    try:
+        content = kernel.run(notebook, executed, run.parameters, variables, time_limit)
+        run_state.record_notebook(folder, content)
+    except KeyboardInterrupt:
+        # what still waits for the kernel is dropped, and asyncio must not show that it has died
+        logging.getLogger("asyncio").disabled = True
+        raise
+    except Exception as error:
+        failed = _failure(error, time_limit)
     with contextlib.suppress(OSError):  # where there is not even room for this, stderr has it
         run_state.end(folder, failed)
     return failed
 
 
-@contextlib.contextmanager
-def _limited(seconds: int | None) -> Iterator[threading.Event]:
-    """Kill what this process has started once its time is over, and say so by the event."""
-    done, over = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not done.wait(1 if over.is_set() else seconds):
-            over.set()
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield over
-    finally:
-        done.set()
-
-
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception, time_limit: int | None) -> Failure:
     """What went wrong, without colours; of an error in the kernel only text is known."""
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     parts = getattr(error, "traceback", None) or traceback.format_exception(error)
     trace = [printable(line) for line in ANSI.sub("", "\n".join(parts)).splitlines()]
@@ -138,6 +113,9 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, DeadKernelError):
         said = "the notebook's process died; the usual cause is too little memory"
         return Failure("killed", said, trace)
+    if isinstance(error, CellTimeoutError):
+        said = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
+        return Failure("error", said, trace)
     name, text = getattr(error, "ename", None), getattr(error, "evalue", "")
     if name is None:
         name, text = type(error).__name__, str(error)
@@ -171,26 +149,19 @@ def own_gpu(wanted: bool) -> Iterator[None]:
         for name in names:
             plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
             lock = FileLock(home() / "runs" / f".gpu_{platform.node()}_{job}_{plain}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
+            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
                 os.environ["CUDA_VISIBLE_DEVICES"] = name
                 yield
-            finally:
-                lock.release()
-            return
+                return
         time.sleep(1)
 
 
 def end_with_parent() -> None:
     """Interrupt this process once its parent is gone: a killed sweep leaves nothing at work."""
-    parent = os.getppid()
+    parent = psutil.Process(os.getppid())
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.wait()
         print("the sweep is gone, so this run ends", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -1,29 +1,35 @@
 """What a sweep will need, before anything is downloaded, drawn or trained: memory and time."""
 
-import functools
-import re
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torchvision.io import decode_jpeg, encode_jpeg
 
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.files import REPOSITORY, read_record, sweep_folder
+from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import (
     BASELINE_SIZE,
     CROPS,
     SPLITS,
-    ModelSettings,
+    BaselineSettings,
     PairSettings,
     several,
 )
 from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.synthetic import generator
 from fixres_poc.method.epochs import number_of_epochs
+from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model import backbones
-from fixres_poc.model.device import accelerator_for, device_name, now, place
+from fixres_poc.model.device import accelerator_for, device_name, now, place, workers
 from fixres_poc.model.memory_plan import (
     CARD_SHARE,
     adapting_bytes,
@@ -33,54 +39,75 @@ from fixres_poc.model.memory_plan import (
     step_table,
 )
 from fixres_poc.report.tables import readable
+from fixres_poc.sweep.progress import Forecast, amount, duration, last_end_s
+from fixres_poc.sweep.snakemake import LOCAL_PROFILE, Shares, shares
+
+
+class Images(NamedTuple):
+    """How many images a sweep has in each part, and of how many classes."""
+
+    train: int
+    val: int
+    test: int
+    classes: int
+
 
 EXPECTED = {
-    "stanford_dogs": (10_200, 1_800, 8_580, 120),
-    "oxford_pets": (3_128, 552, 3_669, 37),
-    "flowers102": (1_020, 1_020, 6_149, 102),
-    "fgvc_aircraft": (3_334, 3_333, 3_333, 100),
+    "stanford_dogs": Images(10_200, 1_800, 8_580, 120),
+    "oxford_pets": Images(3_128, 552, 3_669, 37),
+    "flowers102": Images(1_020, 1_020, 6_149, 102),
+    "fgvc_aircraft": Images(3_334, 3_333, 3_333, 100),
 }
 """Images in train, val and test, and classes, by official split, or with 15 % of train as val."""
-MEASURED_S = 3
+MEASURED_S, FEWEST_STEPS = 2, 5
+USUAL_RATE = 1e13
+"""FLOP/s where only proportions of times count."""
+PHOTOGRAPH = torch.arange(500).repeat(3, 375, 1).to(torch.uint8)  # of a usual size
+NOTEBOOK_S, START_S = 4, 8
+"""What a notebook takes for figures and files, and a job until its kernel is ready."""
 
 
-def memory_bytes(text: str) -> int:
-    """Bytes of a size such as "16GiB" or "16 GB", both taken for GiB, as cards are named.
+class Speed(NamedTuple):
+    """How fast training is, in FLOP/s: the median of several steps, and the slow and fast ones."""
 
-    Raises:
-        InputError: anything else.
-    """
-    found = re.fullmatch(r"(?i)\s*(\d+(?:\.\d+)?)\s*(Gi?B?)?\s*", text)
-    if not found:
-        raise InputError(f"memory = {text!r}: allowed is a number of GiB, such as 16GiB")
-    return int(float(found[1]) * 2**30)
+    median: float
+    slow: float  # a tenth of the steps are slower
+    fast: float  # a tenth are faster
 
 
-def expected_images(sweep: SweepSettings) -> tuple[dict[str, int], int]:
-    """Images per split, and the number of classes, without drawing or downloading anything.
+def expected_images(sweep: SweepSettings) -> Images:
+    """The images of a sweep, without drawing or downloading anything.
 
     Raises:
         InputError: as `load_dataset`, for a folder.
     """
+    if sweep.dataset in EXPECTED:
+        *parts, classes = EXPECTED[sweep.dataset]
+        share = min(1.0, (sweep.image_limit or sum(parts)) / sum(parts))
+        train, val, test = (int(share * number) for number in parts)
+        return Images(train, val, test, classes)
     if sweep.dataset == "synthetic":
         drawn = pd.Series(generator.counts(sweep.image_limit)).groupby(level=0).sum()
-        return {part: int(drawn[part]) for part in SPLITS}, len(generator.CLASSES)
-    if sweep.dataset in EXPECTED:
-        *images, classes = EXPECTED[sweep.dataset]
-        share = min(1.0, (sweep.image_limit or sum(images)) / sum(images))
-        return {part: int(n * share) for part, n in zip(SPLITS, images, strict=True)}, classes
+        return Images(**{part: int(drawn[part]) for part in SPLITS}, classes=len(generator.CLASSES))
     data = load_dataset(sweep.data_settings())
-    return data.counts(), len(data.classes)
+    return Images(**{part: data.counts()[part] for part in SPLITS}, classes=len(data.classes))
 
 
-def measured_rate(sweep: SweepSettings) -> tuple[float, str]:
-    """FLOP/s of real training steps on this machine, measured in a few seconds.
+def prepared_images(sweep: SweepSettings) -> Images:
+    """The images of a sweep that are prepared."""
+    parts = pd.read_csv(sweep_folder(sweep.name) / "images.csv")["split"].value_counts()
+    classes = len(images_record(sweep.name)["classes"])
+    return Images(**{part: int(parts.get(part, 0)) for part in SPLITS}, classes=classes)
+
+
+def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
+    """How fast short training steps are on this machine, in a few seconds; and what was measured.
 
     The sweep's own network with random weights, or a ResNeXt-50 where that has more than 100 M
-    parameters.
+    parameters. On a CPU each step also decodes and crops its images, which a GPU's workers do.
 
-    Returns:
-        The rate, and what was measured.
+    Args:
+        threads: as many as a job of the sweep has.
     """
     name, size = sweep.backbone, min(BASELINE_SIZE, sweep.resolution_pairs()[0][0])
     if parameters_and_flops(name, 10, BASELINE_SIZE)[0] > 100e6:
@@ -88,105 +115,173 @@ def measured_rate(sweep: SweepSettings) -> tuple[float, str]:
     accelerator = accelerator_for(sweep.precision)
     device = accelerator.device
     batch = min(sweep.batch_size, 32 if device.type == "cuda" else 8)
-    settings = ModelSettings(backbone=name, precision=sweep.precision)
+    settings = _pairs(sweep)[0].model_copy(update={"backbone": name})
     model = place(backbones.create(name, 10, pretrained=False), settings, accelerator).train()
     images = torch.rand(batch, 3, size, size, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
-    marks = [now(accelerator)]
-    while len(marks) < 4 or marks[-1] - marks[0] < MEASURED_S:
+    crop, photograph = transforms_for(settings, size, size)["train"], encode_jpeg(PHOTOGRAPH)
+    before, marks = torch.get_num_threads(), [now(accelerator)]
+    torch.set_num_threads(threads)
+    while len(marks) < FEWEST_STEPS + 2 or marks[-1] - marks[0] < MEASURED_S:
+        if not workers():
+            images = torch.stack([crop(decode_jpeg(photograph)) for _ in range(batch)])
         with accelerator.autocast():
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         marks.append(now(accelerator))
-    fastest_s = np.diff(marks[1:]).min()  # after a first one; others may be using this machine
-    step_flops = 3 * batch * parameters_and_flops(name, 10, size)[1]
-    return step_flops / fastest_s, f"steps of {name} on this machine"
+    torch.set_num_threads(before)
+    steps_s = np.diff(marks[1:])  # after a first one
+    flops = 3 * batch * parameters_and_flops(name, 10, size)[1]
+    speed = Speed(*(flops / np.quantile(steps_s, (0.5, 0.9, 0.1))).tolist())
+    return speed, f"median of {steps_s.size} steps of {name} on this machine"
+
+
+def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
+    """When a sweep whose images are prepared will be done.
+
+    Of a cluster only proportions are known: there the first runs that end tell the time.
+    """
+    rate = None
+    if shared.cards:  # in a process that ends: the memory of the GPU is the jobs'
+        command = [sys.executable, "-m", __name__, str(sweep_folder(sweep.name) / "sweep.json")]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout
+        rate = float(said or 0)
+    elif shared.cores:
+        rate = measured_speed(sweep, shared.threads)[0].median
+    seconds = run_seconds(sweep, prepared_images(sweep), rate or USUAL_RATE)
+    return Forecast(sweep, seconds, shared.jobs, measured=bool(rate))
+
+
+def run_seconds(
+    sweep: SweepSettings, images: Images, rate: float, recomputed: Collection[int] = ()
+) -> dict[str, float]:
+    """How long each notebook run takes, by its name.
+
+    Args:
+        rate: FLOP/s of training.
+        recomputed: train resolutions at which activations are recomputed, for want of memory.
+    """
+    runs = sweep.runs()
+    flops = {run.name: 0.0 for run in runs}
+    for run in runs:
+        if run.notebook == "02_baseline":
+            flops[run.name] = _probe_flops(BaselineSettings(**run.parameters), images)
+    for pair in _pairs(sweep):
+        costs = _flops(pair, images, pair.train_size in recomputed)
+        flops[pair.run_name] = costs["adapt"] + costs["eval"]
+        flops[pair.train_settings().run_name] = costs["train"] + costs["tuning"]
+    return {
+        run.name: flops[run.name] / rate + NOTEBOOK_S + START_S * (run.name == run.job)
+        for run in runs
+    }
+
+
+def _pairs(sweep: SweepSettings) -> list[PairSettings]:
+    return [PairSettings(**run.parameters) for run in sweep.runs() if run.notebook == "04_fixres"]
+
+
+def _probe_flops(probe: BaselineSettings, images: Images) -> float:
+    """FLOPs of the linear probe at all sizes and framings."""
+    flops = {
+        size: parameters_and_flops(probe.backbone, images.classes, size)[1]
+        for size in probe.test_sizes
+    }
+    framed = sum(flops[size] for size in probe.crop_pct_sizes or probe.test_sizes)
+    more = (len(several(probe.crop_pct)) - 1) * framed
+    return (images.train + images.val + images.test) * (sum(flops.values()) + more)
+
+
+def _flops(pair: PairSettings, images: Images, recompute: bool) -> dict[str, float]:
+    """FLOPs of a pair (adapt, eval), and of its training (tuning, train)."""
+    sizes = (pair.train_size, pair.test_size)
+    train, test = (parameters_and_flops(pair.backbone, images.classes, s)[1] for s in sizes)
+    with_full = "full" in pair.adaptations
+    # passes of an image; one of the frozen trunk for the whole grid of stage 2
+    epochs = number_of_epochs(pair, images._asdict())
+    stage1 = epochs * ((3 + recompute) * images.train + images.val)
+    recipes = len(several(pair.learning_rate)) * len(several(pair.batch_norm))
+    probe = (images.train + images.val) * (pair.head_start == "probe")
+    adapt = max(several(pair.adapt_epochs))
+    tails = (adapt * images.train + images.val) * bool(pair.adapted)
+    stage2 = tails + with_full * adapt * (3 * images.train + images.val)
+    framings = len(several(pair.crop_pct))
+    crops = sum(CROPS[view] for view in pair.views) * framings
+    return {
+        "tuning": (recipes - 1) * (pair.tuned_by is None) * stage1 * train,
+        # the controls are adapted there
+        "train": (stage1 + tails + probe) * train,
+        # each framing has controls of its own
+        "adapt": framings * stage2 * test + (framings - 1) * tails * train,
+        "eval": (1 + with_full) * crops * (images.val + images.test) * test,
+    }
 
 
 def plan(
-    sweep: SweepSettings, memory: int | None = None, tflops: float | None = None
+    sweep: SweepSettings,
+    memory: int | None = None,
+    tflops: float | None = None,
+    details: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """What a sweep will need, before anything is downloaded, drawn or trained.
 
     Args:
-        memory: bytes of the card to plan for; None for the GPU of this machine, else for its
-            memory.
-        tflops: 10^12 FLOP/s that training achieves there; None to measure here, or to leave out
-            with `memory`.
+        memory: bytes of the card to plan for; None for this machine's GPU or memory.
+        tflops: 10^12 FLOP/s of training there; None: measured here, or unknown with `memory`.
 
     Returns:
-        "sweep": one row of facts and totals. "steps": peak bytes of a step of stage 1 by train
-        resolution, precision, checkpointing and micro-batch. "pairs": FLOPs of one image's forward
-        pass, what is chosen, bytes and seconds: of one seed, and `tuning_s` what lists of
-        recipes cost on the first seed, without decoding of images.
-
-    Raises:
-        InputError: as `expected_images`, `backbones.check` and `accelerator_for`.
+        "sweep": one row of facts and totals, also at the speed of a fast and of a slow step.
+        "pairs": of the first seed, FLOPs of one image's forward pass, what is chosen, bytes and
+        seconds. "runs": seconds of each. With details "steps": peak bytes of a step of stage 1.
     """
     backbones.check(sweep, traced=True)
-    counts, classes = expected_images(sweep)
-    budget = budget_bytes() if memory is None else int(memory * CARD_SHARE)
-    rate, source = _rate(sweep, memory, tflops)
-    runs = [run.parameters for run in sweep.runs() if run.notebook == "04_fixres"]
-    pairs = [PairSettings(**each) for each in runs if each["seed"] == sweep.seeds[0]]
-    table = pd.DataFrame([_pair(each, counts, classes, budget, rate) for each in pairs])
-    flops = functools.partial(parameters_and_flops, sweep.backbone, classes)
-    framings = sorted((len(several(each.crop_pct)), each.test_size) for each in pairs)
-    tried = {BASELINE_SIZE: 1} | {size: count for count, size in framings}  # the most at each size
-    probed = sweep.pretrained * sum(count * flops(size)[1] for size, count in tried.items())
+    images = expected_images(sweep)
+    budget = int(memory * CARD_SHARE) if memory else budget_bytes()
+    speed, source, jobs = _speed(sweep, memory, tflops)
+    pairs = [pair for pair in _pairs(sweep) if pair.seed == sweep.seeds[0]]
+    table = pd.DataFrame([_pair(each, images, budget, speed.median) for each in pairs])
+    recomputed = set(table.loc[table["gradient_checkpointing"], "train_size"])
+    seconds = run_seconds(sweep, images, speed.median, recomputed)
+    total = last_end_s(sweep.jobs(), seconds, jobs)
     facts = {
         "backbone": sweep.backbone,
-        "parameters": flops(BASELINE_SIZE)[0],
-        "classes": classes,
-        **counts,
-        "budget_of": "--memory" if memory is not None else device_name() or "this machine",
+        "parameters": parameters_and_flops(sweep.backbone, images.classes, BASELINE_SIZE)[0],
+        **images._asdict(),
+        "budget_of": "--memory" if memory else device_name() or "this machine",
         "budget_bytes": budget,
         "batch_size": sweep.batch_size,
-        "per_second_flops": rate,
+        "per_second_flops": speed.median,
         "rate_of": source,
-        "total_s": sum(counts.values()) * probed / rate + _grid_s(table, len(sweep.seeds)),
+        "total_s": total,
+        "fast_s": total * speed.median / speed.fast,
+        "slow_s": total * speed.median / speed.slow,
     }
-    by_size = {each.train_size: step_table(each, classes) for each in pairs}
-    return {"sweep": pd.DataFrame([facts]), "steps": pd.concat(by_size.values()), "pairs": table}
+    runs = pd.Series(seconds).rename_axis("run").reset_index(name="seconds")
+    tables = {"sweep": pd.DataFrame([facts]), "pairs": table, "runs": runs}
+    if details:
+        by_size = {each.train_size: each for each in pairs}.values()
+        tables["steps"] = pd.concat(step_table(each, images.classes) for each in by_size)
+    return tables
 
 
-def _rate(sweep: SweepSettings, memory: int | None, tflops: float | None) -> tuple[float, str]:
-    """FLOP/s that training achieves, and where that is known from."""
-    if tflops:
-        return tflops * 1e12, "--tflops"
-    return measured_rate(sweep) if memory is None else (np.nan, "unknown")
+def _speed(
+    sweep: SweepSettings, memory: int | None, tflops: float | None
+) -> tuple[Speed, str, int]:
+    """How fast training is, where that is known from, and how many jobs are at work at once."""
+    if tflops is not None or memory is not None:
+        rate, source = (tflops * 1e12, "--tflops") if tflops else (np.nan, "unknown")
+        return Speed(rate, rate, rate), source, 1
+    shared = shares(sweep, None, LOCAL_PROFILE)
+    return *measured_speed(sweep, shared.threads), shared.jobs
 
 
-def _grid_s(pairs: pd.DataFrame, seeds: int) -> float:
-    """Seconds of all trainings and pairs; recipes are tuned on the first seed alone."""
-    trainings = pairs.drop_duplicates("train_size")
-    seed_s = sum(trainings["train_s"]) + sum(pairs["adapt_s"] + pairs["eval_s"])
-    return float(sum(trainings["tuning_s"]) + seeds * seed_s)
-
-
-def _pair(
-    pair: PairSettings, counts: dict[str, int], classes: int, budget: int, rate: float
-) -> dict[str, Any]:
-    sizes = (pair.train_size, pair.test_size)
-    train, test = (parameters_and_flops(pair.backbone, classes, s)[1] for s in sizes)
-    chosen, full = (
-        next(step_plans(pair, size, classes, budget)) for size in (pair.train_size, pair.test_size)
-    )
-    test_bytes, with_full = adapting_bytes(pair, classes), "full" in pair.adaptations
-    fits = max(chosen.peak_bytes, test_bytes, with_full * full.peak_bytes) <= budget
-    trained, held_out = counts["train"], counts["val"]
-    # passes of an image; one of the frozen trunk for the whole grid of stage 2
-    stage1 = number_of_epochs(pair, counts) * (
-        (3 + chosen.gradient_checkpointing) * trained + held_out
-    )
-    others = len(several(pair.learning_rate)) * len(several(pair.batch_norm)) - 1
-    probe = (trained + held_out) * (pair.head_start == "probe")
-    adapt = max(several(pair.adapt_epochs))
-    tails = (adapt * trained + held_out) * bool(pair.adapted)
-    stage2 = tails + with_full * adapt * (3 * trained + held_out)
-    tested = sum(counts.values()) - trained
-    framings = len(several(pair.crop_pct))
-    crops = sum(CROPS[view] for view in pair.views) * framings
+def _pair(pair: PairSettings, images: Images, budget: int, rate: float) -> dict[str, Any]:
+    sizes, classes = (pair.train_size, pair.test_size), images.classes
+    train, test = (parameters_and_flops(pair.backbone, classes, size)[1] for size in sizes)
+    chosen, full = (next(step_plans(pair, size, classes, budget)) for size in sizes)
+    test_bytes = adapting_bytes(pair, classes)
+    if "full" in pair.adaptations:
+        test_bytes = max(test_bytes, full.peak_bytes)
+    flops = _flops(pair, images, chosen.gradient_checkpointing)
     return {
         "train_size": pair.train_size,
         "test_size": pair.test_size,
@@ -196,23 +291,59 @@ def _pair(
         "micro_batch_size": chosen.micro_batch_size,
         "train_bytes": chosen.peak_bytes,
         "test_bytes": test_bytes,
-        "fits": fits,
-        "tuning_s": others * stage1 * train / rate,
-        # the controls are adapted there
-        "train_s": (stage1 + tails + probe) * train / rate,
-        # each framing has controls of its own
-        "adapt_s": (framings * stage2 * test + (framings - 1) * tails * train) / rate,
-        "eval_s": (1 + with_full) * crops * tested * test / rate,
+        "fits": max(chosen.peak_bytes, test_bytes) <= budget,
+        **{f"{part}_s": value / rate for part, value in flops.items()},
     }
 
 
-def text(tables: dict[str, pd.DataFrame]) -> str:
-    """The tables of `plan` as the command line prints them."""
+def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """What the command line prints: time, memory, whether it fits; then the detailed tables."""
+    (facts,) = tables["sweep"].to_dict("records")
+    lines = [_time(sweep, facts), *_memory(facts, tables["pairs"])]
+    if "steps" not in tables:
+        return lines
     steps, pairs = (readable(tables[name]).to_string(index=False) for name in ("steps", "pairs"))
-    return f"""{readable(tables["sweep"]).T.to_string(header=False)}
+    details = f"""
+{readable(tables["sweep"]).T.to_string(header=False)}
 
 Stage 1, peak of a step by train resolution, precision, checkpointing and micro-batch:
 {steps}
 
-Pairs: FLOPs of a forward pass, how stage 1 is run, peaks, and time of a seed without decoding:
+Pairs: FLOPs of a forward pass, how stage 1 is run, peaks, and time of a seed:
 {pairs}"""
+    return [*lines, *details.splitlines()]
+
+
+def _time(sweep: SweepSettings, facts: dict[Any, Any]) -> str:
+    work = amount(sweep.runs())
+    if np.isnan(facts["total_s"]):
+        return f"time: unknown without --tflops; {work}"
+    total, fast, slow = (duration(facts[name]) for name in ("total_s", "fast_s", "slow_s"))
+    span = f" ({fast} to {slow})" if fast != slow else ""
+    speed = f"{facts['per_second_flops'] / 1e9:.3g} GFLOP/s, {facts['rate_of']}"
+    return f"time: about {total}{span}, {work}; {speed}"
+
+
+def _memory(facts: dict[Any, Any], pairs: pd.DataFrame) -> list[str]:
+    peaks = pairs[["train_bytes", "test_bytes"]].max(axis=1)
+    worst = pairs.iloc[int(peaks.argmax())]
+    used, budget = (f"{size / 2**30:.2f}" for size in (peaks.max(), facts["budget_bytes"]))
+    where = f"training at {worst['train_size']} px and adapting at {worst['test_size']} px"
+    slower = pairs.loc[pairs["gradient_checkpointing"], "train_size"].unique()
+    at_once, batch = pairs["micro_batch_size"].min(), facts["batch_size"]
+    fits = "yes"
+    if not pairs["fits"].all():
+        fits = "no; set a smaller batch_size or test resolution, or precision: bf16"
+    elif at_once < batch:
+        fits += f", with {at_once} of {batch} images at once, which changes batch norm; a smaller"
+        fits += " batch_size or precision: bf16 avoids that"
+    elif slower.size:
+        px = ", ".join(map(str, slower))
+        fits += f", with activations recomputed at {px} px: a third more work"
+    memory = f"at most {used} of {budget} GiB ({facts['budget_of']}), {where}"
+    return [f"memory: {memory}", f"fits: {fits}"]
+
+
+if __name__ == "__main__":  # see `forecast`
+    laid_out = validate(SweepSettings, read_record(Path(sys.argv[1])), sys.argv[1])
+    print(measured_speed(laid_out, threads=1)[0].median)

@@ -14,16 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-
-from tqdm import tqdm
+from typing import NamedTuple
 
 from fixres_poc.config.files import REPOSITORY, home, resolve, sweep_folder
 from fixres_poc.config.provenance import cores as available_cores
-from fixres_poc.config.run_state import state
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep.notebook_run import gpus
 
-ANNOUNCED = {"active": "started", "done": "done", "failed": "failed"}
+Process = subprocess.Popen[bytes]
 LOCAL_PROFILE = "profiles/local"
 GRACE_S = 3.0
 TIMEOUT_S = 60
@@ -34,27 +32,52 @@ OPTIONS = "--workflow-profile none --keep-going --rerun-incomplete --nolock --no
 """What no profile may change: `execution.lay_out` decides what is done again, not Snakemake."""
 
 
-def command_line(sweep: SweepSettings, cores: int | None, profile: str) -> list[str]:
-    """Snakemake's command for a sweep; the local profile uses all cores unless told otherwise.
+class Shares(NamedTuple):
+    """How the jobs of a sweep share a machine, whatever is left of it, so that results stay equal.
 
-    Jobs that can be at work at once share the cores, whatever is left of the sweep, so that results
-    stay equal.
+    Attributes:
+        cores: in all; None for a cluster's.
+        cards: GPUs; 0 for a cluster, whose scheduler hands them out.
+        jobs: at work at once, one a card.
+        threads: of each job.
     """
+
+    cores: int | None
+    cards: int
+    jobs: int
+    threads: int
+
+
+def shares(sweep: SweepSettings, cores: int | None, profile: str) -> Shares:
+    """The local profile uses all cores unless told otherwise."""
     local = resolve(profile) == resolve(LOCAL_PROFILE)
     cards = len(gpus()) if local else 0
     cores = cores or (available_cores() if local else None)
-    threads = (cores or 1) // min(sweep.jobs_at_once(), cards or sys.maxsize, cores or 1)
+    jobs = min(sweep.jobs_at_once(), cards or sys.maxsize, cores or sys.maxsize)
+    return Shares(cores, cards, jobs, max(1, (cores or 1) // jobs))
+
+
+def command_line(sweep: SweepSettings, shared: Shares, profile: str) -> list[str]:
+    """Snakemake's command for a sweep."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--directory", str(sweep_folder(sweep.name)), "--profile", str(resolve(profile))]
-    command += [*OPTIONS.split(), "--rerun-triggers", "mtime", "--config", f"threads={threads}"]
-    command += ["--cores", str(cores)] if cores else []
-    command += ["--resources", f"gpu={cards}"] if cards else []
+    command += [*OPTIONS.split(), "--rerun-triggers", "mtime"]
+    command += ["--config", f"threads={shared.threads}"]
+    command += ["--cores", str(shared.cores)] if shared.cores else []
+    command += ["--resources", f"gpu={shared.cards}"] if shared.cards else []
     return command
 
 
-def run_snakemake(sweep: SweepSettings, command: list[str], lock: int) -> int:
-    """Run Snakemake to its end, and give its exit code; whatever was started is gone then."""
-    folder = sweep_folder(sweep.name)
+def run_snakemake(
+    folder: Path, command: list[str], lock: int, follow: Callable[[Process], int]
+) -> int:
+    """Run Snakemake to its end; whatever was started is gone then.
+
+    Args:
+        folder: of the sweep.
+        lock: a descriptor that Snakemake inherits.
+        follow: waits for the process, and returns its exit code.
+    """
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
     cache = Path("~/.cache").expanduser()
@@ -72,7 +95,7 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int) -> int:
             pass_fds=[lock],
         )
         try:
-            return watch(sweep, process)
+            return follow(process)
         finally:
             # who presses Ctrl-C twice wants nothing left at work, either
             with on_stop_signals(signal.SIG_IGN):
@@ -80,33 +103,7 @@ def run_snakemake(sweep: SweepSettings, command: list[str], lock: int) -> int:
                 cancel_jobs(folder)
 
 
-def watch(sweep: SweepSettings, process: subprocess.Popen[bytes]) -> int:
-    """Tell which runs begin and end, on a terminal with a bar, until the process ends.
-
-    Returns:
-        Its exit code.
-    """
-    runs, code = sweep.runs(), None
-    before = {run.name: state(run) for run in runs}
-    done = [*before.values()].count("done")
-    # disable=None: no bar in a log; smoothing=0: of equal weight are all runs since the start
-    with tqdm(None, "runs", len(runs), initial=done, disable=None, smoothing=0) as bar:
-        while code is None:
-            code = process.poll()
-            states = {run.name: state(run) for run in runs}
-            bar.n = sum(each in ("done", "failed") for each in states.values())
-            for name, each in states.items():
-                if each != before[name] and each in ANNOUNCED:
-                    said = f"{ANNOUNCED[each]}: {name} ({bar.n} of {len(runs)} runs)"
-                    tqdm.write(said, file=sys.stderr)
-            active = [name for name, each in states.items() if each == "active"]
-            bar.set_postfix_str(", ".join(active))
-            before = states
-            time.sleep(0.3)
-    return code
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Process) -> None:
     """Interrupt the process's whole group, kill it after `GRACE_S`; kernels end with their run."""
     end = time.monotonic() + GRACE_S
     with contextlib.suppress(ProcessLookupError):

@@ -210,8 +210,9 @@ def test_terms_are_said_where_the_weights_are_chosen(capsys: pytest.CaptureFixtu
     for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
         with pytest.raises(InterruptedError):
             execution.run_sweep(throwaway.tiny(backbone=backbone))
-    expected = "weights of resnext101_32x48d_wsl: CC BY-NC 4.0: non-commercial use only\n"
-    assert capsys.readouterr().err == expected
+    terms = "weights of resnext101_32x48d_wsl: CC BY-NC 4.0: non-commercial use only"
+    whole = "tiny: 1 training, 2 pairs in all"
+    assert capsys.readouterr().err.splitlines() == [whole, terms, whole]
 
 
 def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(

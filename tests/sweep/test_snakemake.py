@@ -1,12 +1,9 @@
 import signal
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import throwaway
 
-from fixres_poc.config import run_state
-from fixres_poc.config.errors import Failure
 from fixres_poc.sweep import snakemake
 
 
@@ -30,7 +27,8 @@ def test_jobs_that_can_be_at_work_at_once_share_cores_and_gpus(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     sweep = throwaway.tiny(seeds=[0, 1, 2, 3])
-    command = snakemake.command_line(sweep, cores, f"profiles/{profile}")
+    profile = f"profiles/{profile}"
+    command = snakemake.command_line(sweep, snakemake.shares(sweep, cores, profile), profile)
     limits = command[command.index("--config") + 1 :]
     assert limits == [f"threads={threads}", *(["--cores", str(cores)] if cores else []), *resources]
 
@@ -49,26 +47,7 @@ def test_who_waits_takes_no_cores(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, object], threads: int
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    command = snakemake.command_line(throwaway.tiny(**values), 8, "profiles/local")
-    assert f"threads={threads}" in command
-
-
-def test_runs_that_begin_and_end_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    folder = throwaway.tiny().runs()[0].folder
-    folder.mkdir(parents=True)
-
-    def poll() -> int | None:
-        if (folder / "progress.log").exists():
-            run_state.end(folder, Failure("error", "no"))
-            return 3
-        run_state.begin(folder)
-        return None
-
-    assert snakemake.watch(throwaway.tiny(), Mock(poll=poll)) == 3
-    assert capsys.readouterr().err.splitlines() == [
-        "started: state_of_the_art (0 of 6 runs)",
-        "failed: state_of_the_art (1 of 6 runs)",
-    ]
+    assert snakemake.shares(throwaway.tiny(**values), 8, "profiles/local").threads == threads
 
 
 def test_the_first_error_of_snakemake_is_quoted(tmp_path: Path) -> None:
