@@ -14,11 +14,10 @@ import pytest
 
 from fixres_poc.config.files import REPOSITORY
 
-pytestmark = pytest.mark.sabotage
 NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
 FRAMING = 'transforms_for(settings, test_size, test_size, view)["{}"]'
-LABELS = 'self.table["label"].tolist()'
-SHIFTED = '((self.table["label"] + 1) % len(data.classes)).tolist()'
+LABELS = 'own.table["label"].to_numpy()'
+SHIFTED = '((own.table["label"] + 1) % len(data.classes)).to_numpy()'
 STEP = "state.optimizer.step()\n"
 SABOTAGES = {  # file in fixres_poc, code, what stands there instead
     "nothing": ("method/epochs.py", STEP, STEP),
@@ -39,14 +38,19 @@ SABOTAGES = {  # file in fixres_poc, code, what stands there instead
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
+def test_what_is_broken_is_there_once(name: str) -> None:
+    place, code, _ = SABOTAGES[name]
+    assert (REPOSITORY / "fixres_poc" / place).read_text(encoding="utf-8").count(code) == 1
+
+
+@pytest.mark.sabotage
+@pytest.mark.parametrize("name", SABOTAGES)
 def test_nbval_is_red_exactly_if_the_method_is_broken(name: str, tmp_path: Path) -> None:
     for folder in ("fixres_poc", "notebooks"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder)
     place, code, broken = SABOTAGES[name]
     file = tmp_path / "fixres_poc" / place
-    text = file.read_text(encoding="utf-8")
-    assert text.count(code) == 1
-    file.write_text(text.replace(code, broken), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(code, broken), encoding="utf-8")
     own = {"PYTHONPATH": str(tmp_path), "FIXRES_HOME": str(tmp_path / "home")}
     variables = os.environ | own | {"FIXRES_PROGRESS": os.devnull}
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-x"]
