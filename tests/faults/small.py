@@ -47,8 +47,9 @@ write_run(folder, settings, Metrics(**facts, seconds=done.seconds), done.predict
 """
 TRAINING = """
 trained = train_or_load(settings, data)
-digest = trained.digest
-measured = Metrics(**facts, memory=trained.memory, seconds=trained.seconds, checkpoint=digest)
+epochs, digest = len(trained.history), trained.digest
+facts |= {"memory": trained.memory, "seconds": trained.seconds, "epochs": epochs}
+measured = Metrics(**facts, steps=trained.steps, checkpoint=digest)
 write_run(folder, settings, measured)
 """
 PAIR = """
