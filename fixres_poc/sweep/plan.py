@@ -299,7 +299,7 @@ def _pair(pair: PairSettings, images: Images, budget: int, rate: float) -> dict[
 def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame]) -> list[str]:
     """What the command line prints: time, memory, whether it fits; then the detailed tables."""
     (facts,) = tables["sweep"].to_dict("records")
-    lines = [_time(sweep, facts), *_memory(facts, tables["pairs"])]
+    lines = [_time(sweep, facts), *_memory(sweep, facts, tables["pairs"])]
     if "steps" not in tables:
         return lines
     steps, pairs = (readable(tables[name]).to_string(index=False) for name in ("steps", "pairs"))
@@ -324,7 +324,7 @@ def _time(sweep: SweepSettings, facts: dict[Any, Any]) -> str:
     return f"time: about {total}{span}, {work}; {speed}"
 
 
-def _memory(facts: dict[Any, Any], pairs: pd.DataFrame) -> list[str]:
+def _memory(sweep: SweepSettings, facts: dict[Any, Any], pairs: pd.DataFrame) -> list[str]:
     peaks = pairs[["train_bytes", "test_bytes"]].max(axis=1)
     worst = pairs.iloc[int(peaks.argmax())]
     used, budget = (f"{size / 2**30:.2f}" for size in (peaks.max(), facts["budget_bytes"]))
@@ -334,7 +334,7 @@ def _memory(facts: dict[Any, Any], pairs: pd.DataFrame) -> list[str]:
     fits = "yes"
     if not pairs["fits"].all():
         fits = "no; set a smaller batch_size or test resolution, or precision: bf16"
-    elif at_once < batch:
+    elif at_once < batch and "train" in several(sweep.batch_norm):
         fits += f", with {at_once} of {batch} images at once, which changes batch norm; a smaller"
         fits += " batch_size or precision: bf16 avoids that"
     elif slower.size:

@@ -188,7 +188,7 @@ def test_command_prints_three_lines_and_on_request_tables_or_json(tmp_path: Path
     ],
 )
 def test_what_does_not_fit_says_what_to_change(share: float, words: str) -> None:
-    sweep = tiny(batch_size=8, pairs=[[96, 64]])
+    sweep = tiny(batch_size=8, pairs=[[96, 64]], batch_norm="train")
     whole = memory_plan.training_bytes(TrainSettings(train_size=96, batch_size=8), 96, 10, 8, False)
     card = int(whole * share / memory_plan.CARD_SHARE) + 1
     tables = plan.plan(sweep, card, 0.1, details=False)
