@@ -8,6 +8,7 @@ val.
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
@@ -195,6 +196,7 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
     known["left_out"] = sorted({line for each in outcomes for line in each.get("left_out") or ()})
+    known["date"] = datetime.now(UTC).date().isoformat()
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}
     return {"settings": settings, "runs": runs, **known}

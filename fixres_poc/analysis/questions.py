@@ -189,9 +189,16 @@ class Answer:
         """Whether the primary row is better or as good."""
         return self.primary_verdict in ("better", "as good")
 
-    @property
-    def verdict(self) -> str:
-        """Of questions 2 to 4, in the words of the protocol."""
+    def verdict(self, steps: float) -> str:
+        """In the words of the protocol.
+
+        Args:
+            steps: fewest optimizer steps of a stage 1.
+        """
+        if self.why_not:
+            return "not asked"
+        if self.number == 1:
+            return self._training(steps)
         verdict = self.primary_verdict
         if self.number != 3:
             return f"{verdict}, {self.cost.verdict}" if self.not_worse else verdict
@@ -201,6 +208,38 @@ class Answer:
             return "gains"
         plain, control = (row.verdict for row in self.primary.rows)
         return f"against none: {plain}; against its control: {control}"
+
+    def _training(self, steps: float) -> str:
+        """Of question 1, in the protocol's order of precedence."""
+        rows = self.comparisons
+        if not rows or all(each.verdict == "not run" for each in rows):
+            return "not run"
+        gains = any(each.verdict == "better" for each in rows)
+        if not gains and steps < ENOUGH_STEPS:
+            return "trained too briefly"
+        if all(each.below_delta for each in rows):
+            return "gains less than delta"
+        return "pays" if gains else "not decided"
+
+    def rows_as_json(self, part: str) -> list[dict[str, Any]]:
+        """All rows on a test part for answers.json: `decides` is the verdict's, of the primary."""
+        return [
+            {
+                "part": part,
+                "primary": one.primary,
+                "decides": one.primary and row is one.deciding,
+                "k": len(group),
+                **row.as_json(),
+            }
+            for group in (self.comparisons, self.equal_flops)
+            for one in group
+            for row in one.rows
+        ]
+
+    @property
+    def holds(self) -> bool | None:
+        """Of question 2 or 4: not worse and cheaper; None where it is not asked."""
+        return None if self.why_not else self.not_worse and self.cost.verdict == "cheaper"
 
     @property
     def cost(self) -> Cost:

@@ -4,7 +4,7 @@ Accuracies are fractions on that part unless named val. The choices never use a 
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -85,7 +85,7 @@ class Results:
 
     def on(self, part: str) -> "Results":
         """The same results, about another test part."""
-        return replace(self, part=part)
+        return self if part == self.part else replace(self, part=part)
 
     @cached_property
     def validation(self) -> "Results":
@@ -198,46 +198,28 @@ class Results:
         hits = self.paired_hits(first, second)
         return None if hits is None else paired_gain(*hits)
 
-    def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
-        """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
+    def choose(self) -> Cell:
+        """The trained cell with the best validation accuracy (mean over seeds), for predictions.
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the
         smaller train size. The probe, controls and full fine-tuning are no candidates, nor are
         cells that ran with fewer seeds than others.
 
-        Args:
-            also: adaptations that compete besides, such as probe; simpler ones win ties against
-                them.
-            by_train_size: leave out cells with fewer seeds than others of their train resolution,
-                not than any.
-        """
-        order = (*CANDIDATES, *also)
-        rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
-        rows = rows[rows["crop_pct_chosen"]]
-        most = (
-            rows.groupby("train_size")["seeds"].transform("max")
-            if by_train_size
-            else rows["seeds"].max()
-        )
-        rows = rows[(rows["seeds"] == most) | rows["train_size"].isna()]
-        ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(CROPS)}
-        ranked: pd.DataFrame = rows.assign(
-            loss=(1 - rows["val_top1"]).round(5), **ranks
-        ).sort_values(["loss", *TIES])
-        return ranked
-
-    def choose(self) -> Cell:
-        """The first cell of `ranked`, with the first of its seeds.
-
         Raises:
             InputError: no pair was run to its end.
         """
-        ranked = self.ranked()
-        if ranked.empty:
+        rows = self.cells[self.cells["adaptation"].isin(CANDIDATES) & (self.cells["seeds"] > 0)]
+        rows = rows[rows["crop_pct_chosen"]]
+        rows = rows[rows["seeds"] == rows["seeds"].max()].assign(
+            loss=(1 - rows["val_top1"]).round(5),
+            rank=rows["adaptation"].map(CANDIDATES.index),
+            crops=rows["view"].map(CROPS),
+        )
+        if rows.empty:
             raise InputError(
                 f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end"
             )
-        return keys(ranked)[0]
+        return keys(rows.sort_values(["loss", *TIES]))[0]
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""

@@ -25,12 +25,14 @@ def asked(results: Results) -> dict[int, Answer]:
     return {each.number: each for each in answers(plan(results))}
 
 
+def short(cell: Cell) -> str:
+    train = f"{cell.train_size}/" if cell.train_size else ""
+    return f"{train}{cell.test_size} {cell.adaptation}"
+
+
 def shown(answer: Answer) -> list[tuple[str, list[str]]]:
     return [
-        (
-            f"{each.cell.sizes()} {each.cell.adaptation}",
-            [f"{row.reference.sizes()} {row.reference.adaptation}" for row in each.rows],
-        )
+        (short(each.cell), [short(row.reference) for row in each.rows])
         for each in answer.comparisons
     ]
 
