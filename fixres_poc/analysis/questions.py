@@ -11,14 +11,17 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
-from fixres_poc.analysis.cells import Cell
+import numpy as np
+
+from fixres_poc.analysis.cells import PAIR, Cell
 from fixres_poc.analysis.comparisons import Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
-from fixres_poc.method.apparent_size import matched
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
 UNCHECKED = "cheaper at equal epochs, unchecked at equal FLOPs"
+MOST_OFF = 0.1
+"""How far the ratio of apparent sizes at the matched test resolution may be from 1."""
 ENOUGH_STEPS = 640
 """Optimizer steps of stage 1 below which no gain means that it was too short (the design page)."""
 SAME_AS_PROBE = 0.99
@@ -57,11 +60,19 @@ class Plan:
 
     @cached_property
     def matched(self) -> dict[int, int]:
-        """By train resolution the matched test resolution, where the grid has one."""
-        table = self.results.table.rename(columns={"size_ratio": "mean_of_ratios"})
-        table = table[(table["crop_pct"] == self.results.usual_crop) & table["train_size"].notna()]
-        sizes = {train: matched(table, train) for train in sorted({r for r, _ in self.pairs})}
-        return {train: test for train, test in sizes.items() if test is not None}
+        """By train resolution the matched test resolution, where the grid has one.
+
+        Of the larger test resolutions the one with the least |log(mean of ratios)| of apparent
+        sizes, in the usual crop, if within 10 % of 1.
+        """
+        table = self.results.table
+        near = table[(table["size_ratio"] - 1).abs() <= MOST_OFF]
+        near = near[(near["crop_pct"] == self.results.usual_crop) & near["train_size"].notna()]
+        near = near[near["test_size"] > near["train_size"]].sort_values(["train_size", "test_size"])
+        distance = np.log(near["size_ratio"].to_numpy(dtype=float))
+        best = near.assign(off=np.abs(distance)).sort_values("off", kind="stable")
+        sizes = best.drop_duplicates("train_size").sort_values("train_size")[PAIR].to_numpy()
+        return {int(train): int(test) for train, test in sizes}
 
     def cell(self, train: int, test: int, adaptation: str, own_crop: bool = False) -> Cell:
         """A trained cell in one centre crop: the usual one, or that chosen for this cell."""

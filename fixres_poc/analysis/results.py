@@ -18,7 +18,7 @@ from fixres_poc.analysis.cells import (
     COLUMNS,
     GRID,
     IMAGE_COLUMNS,
-    KEY,
+    PAIR,
     TIES,
     Cell,
     correct_by_cell,
@@ -34,7 +34,6 @@ from fixres_poc.config.files import report_folder, sweep_folder
 from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, DataSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.model.memory_plan import parameters_and_flops
 
 MEANS = [
     *("size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece"),
@@ -54,6 +53,13 @@ def paired(first: Hits, second: Hits) -> NDArray[np.bool_] | None:
         return None
     hits = same_images(*(side[seed] for side in (first, second) for seed in seeds))
     return hits.reshape(2, len(seeds), -1)
+
+
+def _those_of(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows with these values by column; None stands for a missing one."""
+    for name, value in values.items():
+        table = table[table[name].isna() if value is None else table[name] == value]
+    return table
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
@@ -113,9 +119,7 @@ class Results:
     def at_chosen_crop(self, cell: Cell) -> Cell:
         """The cell at the crop_pct that validation chose for its arm; as it is where none was."""
         own = self.table[self.table["crop_pct_chosen"].fillna(False).astype(bool)]
-        for name in ("train_size", "test_size", "adaptation", "view"):
-            value = getattr(cell, name)
-            own = own[own[name].isna() if value is None else own[name] == value]
+        own = _those_of(own, {name: getattr(cell, name) for name in [*PAIR, "adaptation", "view"]})
         return cell._replace(crop_pct=float(own["crop_pct"].iloc[0])) if len(own) else cell
 
     def knows_all(self, name: str) -> bool:
@@ -228,8 +232,7 @@ class Results:
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
         """Predictions of one cell for the part's images: image, target, top1..top5, probability."""
-        own = self.predictions[KEY].astype(object)
-        rows = self.predictions[(own.where(own.notna(), None) == list(cell)).all(axis=1)]
+        rows = _those_of(self.predictions, cell._asdict())
         return rows[rows["split"] == self.part].astype({"image": str}).reset_index(drop=True)
 
     def data_settings(self) -> DataSettings:
@@ -279,6 +282,9 @@ def leading_part(results: Results) -> str:
 
 def image_flops(results: Results, size: int) -> float:
     """FLOPs of one crop at a resolution, px."""
+    # here, since it brings in torch, which the report's notebook does without
+    from fixres_poc.model.memory_plan import parameters_and_flops
+
     backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
     return parameters_and_flops(backbone, classes, size)[1]
 

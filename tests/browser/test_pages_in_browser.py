@@ -114,9 +114,8 @@ def test_the_answer_is_on_the_first_screen(
     browser: Browser, pages: dict[str, str], width: int
 ) -> None:
     with opened(browser, pages["index"], width, java_script_enabled=False) as (page, _, _):
-        shown = ["h1", ".facts", ".sentences"] + [".chips", ".figure img", ".words"] * (
-            width == DESK
-        )
+        shown = ["h1", ".facts", ".sentences"]
+        shown += [".chips", ".figure img", ".words"] * (width == DESK)
         for name in shown:
             box = page.locator(name).first.bounding_box()
             assert box is not None

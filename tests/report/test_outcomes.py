@@ -172,3 +172,10 @@ def test_the_whole_notebook_runs_on_any_outcome(name: str) -> None:
     html = rendered(found.on(answers["leading_part"]), answers, "no ranges for this sweep")
     assert len(html("h3")) >= 4  # what can be believed
     assert "nan" not in html.get_text()
+
+
+def test_the_errors_of_a_recommended_probe_are_shown() -> None:
+    found = OUTCOMES["below delta"][0]()
+    assert len(found.test_predictions(found.once("probe", 96))) == 400
+    answers = sentences.told(decide(found))
+    assert "linear probe" in rendered(found, answers, "plots.reliability").get_text()
