@@ -30,10 +30,9 @@ from fixres_poc.analysis.cells import (
 from fixres_poc.analysis.record import TYPES
 from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, paired_gain
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import report_folder, sweep_folder
+from fixres_poc.config.files import report_folder
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, DataSettings
-from fixres_poc.config.validation import validate
+from fixres_poc.config.settings import CROPS, EQUAL_FLOPS
 
 MEANS = [
     *("size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece"),
@@ -234,15 +233,6 @@ class Results:
         """Predictions of one cell for the part's images: image, target, top1..top5, probability."""
         rows = _those_of(self.predictions, cell._asdict())
         return rows[rows["split"] == self.part].astype({"image": str}).reset_index(drop=True)
-
-    def data_settings(self) -> DataSettings:
-        """Which images the sweep used."""
-        values = {key: self.sweep["settings"][key] for key in DataSettings.model_fields}
-        # the report names no folder of this machine
-        own = sweep_folder(self.sweep["settings"]["name"]) / "sweep.json"
-        if own.is_file():
-            values["dataset"] = json.loads(own.read_text(encoding="utf-8"))["dataset"]
-        return validate(DataSettings, values, "sweep.json")
 
 
 def load_results(report: str) -> Results:

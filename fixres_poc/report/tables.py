@@ -54,24 +54,24 @@ def titled(shown: Mapping[str, HTML], fold: bool = False) -> HTML:
     return HTML("\n".join(parts))  # type: ignore[no-untyped-call]
 
 
+PERCENTS = {
+    "val_top1": "val top-1 %",
+    "top5": "top-5 %",
+    "macro_accuracy": "macro %",
+    "ece": "ECE %",
+}
+
+
 def _text(values: "pd.Series[Any]", form: str, missing: str = NOT_RUN) -> "pd.Series[str]":
     return values.map(form.format, na_action="ignore").astype(object).fillna(missing)
 
 
-def _percent(table: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
-    """Test accuracy and its interval, in two columns."""
-    low, high = (_text(table[name] * 100, "{:.1f}") for name in ("top1_low", "top1_high"))
+def _percents(table: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
+    """Test accuracy and its interval, and those of `PERCENTS` that the table has."""
+    top1, low, high = (_text(table[f"top1{end}"] * 100, "{:.1f}") for end in ("", "_low", "_high"))
     between = (low + " to " + high).mask(table["top1_low"].isna(), NOT_RUN)
-    return {"test top-1 %": _text(table["top1"] * 100, "{:.1f}"), "95 % interval": between}
-
-
-def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
-    """The columns that say which cell a row is about, views and crops where there are several."""
-    names = {"train_size": "train", "test_size": "test", "adaptation": "adaptation"}
-    names |= {name: name for name in ("view", "crop_pct") if table[name].nunique() > 1}
-    shown = {name: table[key] for key, name in names.items()}
-    shown["train"] = _text(shown["train"].astype("Int64"), "{:d}", NONE)
-    return shown
+    others = {PERCENTS[key]: _text(table[key] * 100, "{:.1f}") for key in PERCENTS if key in table}
+    return {"test top-1 %": top1, "95 % interval": between, **others}
 
 
 def questions(answers: Mapping[str, Any]) -> pd.DataFrame:
@@ -135,15 +135,14 @@ def cells(results: Results, use: Cell | None) -> pd.DataFrame:
     mine = pd.Series([use is not None and each._replace(seed=0) == use for each in keys(table)])
     table = table.assign(mine=mine).sort_values("mine", ascending=False, kind="stable")
     seeds = "seeds" if len(results.sweep["settings"]["seeds"]) > 1 else "seed"
+    several = [name for name in ("view", "crop_pct") if table[name].nunique() > 1]
     shown = pd.DataFrame(
         {
             "choice": table["mine"].map({True: "use", False: ""}),
-            **_place(table),
-            **_percent(table),
-            "val top-1 %": _text(table["val_top1"] * 100, "{:.1f}"),
-            "top-5 %": _text(table["top5"] * 100, "{:.1f}"),
-            "macro %": _text(table["macro_accuracy"] * 100, "{:.1f}"),
-            "ECE %": _text(table["ece"] * 100, "{:.1f}"),
+            "train": _text(table["train_size"], "{:d}", NONE),
+            "test": table["test_size"],
+            **table[["adaptation", *several]],
+            **_percents(table),
             "size ratio": _text(table["size_ratio"], "{:.2f}", NONE),
             seeds: table[seeds],
             "status": table["status"],
@@ -159,17 +158,16 @@ def arms(answers: Mapping[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(answers["answers"][4]["arms"])
     if table.empty:
         return table
+    units = {"flops": ("GFLOP/image", 1e9), "training_flops": ("training PFLOP", 1e15)}
     shown = pd.DataFrame(
         {
             "pick": table["pick"],
             "arm": [cell_of(row).named() for row in answers["answers"][4]["arms"]],
             "images/s": _text(table["images_per_second"].astype(float), "{:.0f}"),
-            "GFLOP/image": _text(table["flops"] / 1e9, "{:.3g}"),
-            "training PFLOP": _text(table["training_flops"] / 1e15, "{:.3g}"),
-            "val top-1 %": _text(table["val_top1"] * 100, "{:.1f}"),
+            **{name: _text(table[key] / unit, "{:.3g}") for key, (name, unit) in units.items()},
             "points below the best": _text(table["gap"] * 100, "{:.1f}"),
             "allowed": _text(table["allowed"] * 100, "{:.1f}"),
-            **_percent(table),
+            **_percents(table),
             "share of draws": _text(table["share"] * 100, "{:.0f} %"),
         }
     )

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import PHOTOS, TEST, same, shaped, told
+from made_up import PHOTOS, TEST, same, told
 
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import best_sizes, gain_path
 from fixres_poc.analysis.results import Results, load_results
-from fixres_poc.data.loading import images_to_show
 from fixres_poc.report.text import geometry
 
 CONTROL = "control_head_bn"
@@ -136,11 +135,6 @@ def test_the_report_folder_needs_no_runs(found: Results, own_home: Path) -> None
     for file in (own_home / "runs").rglob("*.*"):
         file.unlink()
     assert load_results("told").choose() == found.choose()
-
-
-def test_images_that_are_gone_are_not_shown() -> None:
-    found = shaped(2, 30, pairs=[[96, 96]])
-    assert images_to_show(found.data_settings(), found.images["image"].head(3)) == []
 
 
 @pytest.mark.parametrize(
