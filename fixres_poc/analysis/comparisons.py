@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fixres_poc.analysis.cells import KEY, Cell
+from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gains
 from fixres_poc.config.settings import ADAPTED, CONTROL
@@ -179,9 +179,9 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
     """A trained cell's gain over the linear probe, split into steps on the same images.
 
     Returns:
-        One row per step: step, the columns of a cell, top1, against (the last step before it that
-        was run), gain, gain_low and gain_high (paired, 95 %); nan where a step was not run. Over
-        several seeds these are means.
+        One row per step: step, top1, against (the last step before it that was run), gain, gain_low
+        and gain_high (paired, 95 %); nan where a step was not run. Over several seeds these are
+        means.
     """
     start, train, test = chosen.same_size(), chosen.train_size, chosen.test_size
     one_crop = chosen._replace(view="center")
@@ -201,7 +201,7 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
         steps[f"{chosen.view} instead of one crop"] = chosen
     rows, last = [], ""
     for step, cell in steps.items():
-        row: dict[str, Any] = {"step": step, **cell._asdict()}
+        row: dict[str, Any] = {"step": step}
         if results.seeds(cell):
             row["top1"] = results.accuracy(cell).estimate
             if last and (gain := results.difference(cell, steps[last])):
@@ -209,7 +209,7 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
                 row |= {"against": last, **dict(values)}
             last = step
         rows.append(row)
-    columns = ["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high"]
+    columns = ["step", "top1", "against", "gain", "gain_low", "gain_high"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from nbformat import v4
 
 from fixres_poc.analysis.cells import cell_of
+from fixres_poc.analysis.comparisons import Bounds, verdict_of
 from fixres_poc.analysis.results import Results, load_results, paired
 from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.errors import InputError, printable
@@ -23,6 +24,8 @@ from fixres_poc.config.files import home, write_atomically
 from fixres_poc.report import pages, plots, sentences, tables
 from fixres_poc.report.plots.style import packed
 
+DELTA = 0.01
+"""The largest difference between sweeps that does not matter: the usual setting of one."""
 log = logging.getLogger(__name__)
 INTRODUCTION = """# Sweeps
 
@@ -130,8 +133,8 @@ def compare(names: Sequence[str]) -> Path:
     every = {name: load_results(name) for name in names}
     answers = {name: sentences.read(name) for name in names}
     rows = differences(every, answers)
-    lines = pd.DataFrame(line(answers[name], every[name].sweep) for name in names)
-    parts: list[Any] = [f"# {_title(rows, answers)}\n", _linked(lines)]
+    lines = [line(answers[name], every[name].sweep) | {"sweep": name} for name in names]
+    parts: list[Any] = [f"# {_title(rows, answers)}\n", _linked(pd.DataFrame(lines))]
     plots.use_style()
     if rows:
         parts += [PAIRED, plots.forest_of(rows, "both", {0: "What is recommended"})]
@@ -151,7 +154,8 @@ def _title(rows: Mapping[Any, Mapping[str, Any]], answers: Mapping[str, Mapping[
         return f"FixRes pays in {pays} of {len(answers)} sweeps"
     (_, label), by_part = next(iter(rows.items()))
     told = sentences.TOLD[by_part["both"]["verdict"]]
-    return f"{label.replace(' against ', f' {told} ')}: {tables.points(by_part['both'])} points"
+    points = tables.points(by_part["both"]).replace(" ", " points ", 1)
+    return f"{label.replace(' against ', f' {told} ')}: {points}"
 
 
 def differences(
@@ -178,8 +182,8 @@ def differences(
 
 def _as_row(gain: Difference) -> dict[str, Any]:
     """A difference as a row of answers.json has it."""
-    verdict = gain.told("better", "worse", "can't tell")
-    return {**gain._asdict(), "delta": 0.0, "primary": True, "verdict": verdict}
+    verdict = verdict_of([Bounds(gain.low, gain.high, DELTA)])
+    return {**gain._asdict(), "delta": DELTA, "primary": True, "verdict": verdict}
 
 
 def _shared(first: Results, second: Results) -> list[str]:

@@ -200,8 +200,8 @@ class _Words:
                 loses = all(each.verdict == "worse" for each in own)
                 word = "loses" if loses else f"gains less than {self.delta}"
             told.setdefault(word, []).append(str(size))
-        rest = [f"at {' and '.join(sizes)} px it {word}" for word, sizes in told.items()]
-        return "; ".join([f"Fine-tuning pays at {' and '.join(told['pays'])} px", *rest[1:]]) + "."
+        rest = [f"at {', '.join(sizes)} px it {word}" for word, sizes in told.items()]
+        return "; ".join([f"Fine-tuning pays at {', '.join(told['pays'])} px", *rest[1:]]) + "."
 
     def answer_2(self) -> tuple[str, str]:
         """FixRes's claim: is a smaller train resolution, adapted, as good, for less training?"""

@@ -210,12 +210,6 @@ def facts(results: Results) -> dict[str, HTML]:
     }
 
 
-def failures(results: Results) -> pd.DataFrame:
-    """Runs that did not end well: name, status, error."""
-    runs = pd.DataFrame(results.sweep["runs"])
-    return runs.loc[runs["status"] != "done", ["name", "status", "error"]].reset_index(drop=True)
-
-
 def activations(results: Results) -> pd.DataFrame:
     """What enters the classifier (`equalise.summary`), each framing once, of the first seed.
 

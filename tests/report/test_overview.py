@@ -113,7 +113,7 @@ def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
     html = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     assert page.name == "compare-a-b.html"
     assert html.h1 is not None
-    assert html.h1.text.startswith("b is better than a (test): +10.0 (")
+    assert html.h1.text.startswith("b is better than a (test): +10.0 points (")
     assert len(html("img")) == 5  # the difference, and forest plot and front of each
     assert str(html("img")[0]["alt"]).startswith("Forest plot. b against a (test): +10.0")
 

@@ -163,6 +163,8 @@ def test_differences_are_to_the_same_training_at_its_own_size() -> None:
     weights = {text.get_text(): text.get_fontweight() for text in [*plain.texts, *adapted.texts]}
     assert {"+10.0", "+6.0", "+0.0", "\N{MINUS SIGN}30.0"} <= set(weights)
     assert (weights["+10.0"], weights["+0.0"]) == ("bold", "normal")
+    said = style.described(answers.differences(found, "head_bn"))
+    assert "unadapted: largest +5.0 at 96 to 112 px; adapted: largest +10.0 at 96 to 112" in said
 
 
 def test_a_drawing_is_svg_with_its_text_and_a_photograph_png() -> None:
@@ -319,3 +321,26 @@ def test_figures_show_names_as_they_are(name: str) -> None:
     sheet = datasets.sample_sheet([np.zeros((4, 4, 3), np.uint8)], [name])
     for each in (figure, sheet, results.confusions([0, 1], [1, 0], ["plain", name])):
         each.canvas.draw()
+
+
+def test_labels_at_ends_of_lines_keep_their_order_and_never_touch() -> None:
+    figure, axis = plt.subplots()
+    axis.set(xlim=(0, 20), ylim=(0, 10))
+    ends = [(f"line {n}", 10.0, n / 20, "black") for n in (3, 0, 2, 1, 4)]
+    style.label_ends(axis, ends)
+    figure.draw_without_rendering()
+    places = {text.get_text(): text.get_window_extent().y0 for text in axis.texts}
+    assert sorted(places, key=places.__getitem__) == [f"line {n}" for n in range(5)]
+    assert apart(axis.texts)
+    assert min(places.values()) > axis.bbox.y0 - 10
+
+
+def test_a_forest_plot_of_long_numbers_keeps_them_from_the_verdicts() -> None:
+    row = {"estimate": -0.243, "low": -0.291, "high": -0.195, "delta": 0.01, "primary": True}
+    label = "128 \N{RIGHTWARDS ARROW} 224, adapted, against unadapted (0.71, 0.875)"
+    verdicts = {name: row | {"verdict": name} for name in answers.MARKS}
+    rows = {(2, f"{label}{n}"): {"test": each} for n, each in enumerate(verdicts.values())}
+    figure = answers.forest_of(rows, "test", answers.TOPICS)
+    every = [*figure.axes[0].get_yticklabels(), *figure.axes[0].texts]
+    assert inside(figure, every)
+    assert apart(every)

@@ -35,12 +35,6 @@ def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
     assert not shown["choice"].any()
 
 
-def test_failed_runs_are_listed_with_their_error() -> None:
-    listed = tables.failures(told(same(0.60), None)).set_index("name")
-    assert listed.loc["train96_test128_seed0", "error"] == "OutOfMemoryError: <b>full</b>"
-    assert "baseline" not in listed.index
-
-
 def test_a_shown_table_is_complete_formatted_and_escaped() -> None:
     table = pd.DataFrame({"name": ["<b>"] * 80, "top1": [0.5, float("nan")] * 40})
     html = tables.show(table, top1="{:.1%}").data

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fixres_poc.analysis.cells import Cell, cell_of
+from fixres_poc.analysis.cells import cell_of, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
-from fixres_poc.report.plots.style import BESIDE, label_points, logarithmic
+from fixres_poc.report.plots.style import BESIDE, label_ends, label_points, logarithmic
 from fixres_poc.report.tables import points
 
 MARKS = {
@@ -37,7 +37,7 @@ TOPICS = {
     4: "4  Each at its own crop_pct",
 }
 MOST_ROWS = 22
-NUMBERS = 0.7  # where the numbers beside a forest plot begin, as a share of the figure's width
+NUMBERS = 0.675  # where the numbers beside a forest plot begin, as a share of the figure's width
 Row = Mapping[str, Any]
 Rows = Mapping[tuple[int, str], Mapping[str, Row]]
 """Rows of answers.json by question and label, and by test part."""
@@ -65,13 +65,13 @@ def forest(answers: Mapping[str, Any]) -> Figure:
     """Differences of questions 1 to 4 in points, with intervals and verdicts in words.
 
     The leading test part is filled, another one hollow. The band is delta about 0, the largest
-    difference that does not matter. Of many rows the primary ones come first.
+    difference that does not matter. Of many rows the primary ones stay, then those on FixRes.
 
     Args:
         answers: the content of answers.json.
     """
     every, leading = comparison_rows(answers), answers["leading_part"]
-    ordered = sorted(every, key=lambda key: not every[key][leading]["primary"])
+    ordered = sorted(every, key=lambda key: (not every[key][leading]["primary"], key[0] == 1))
     return forest_of(
         {key: every[key] for key in sorted(ordered[:MOST_ROWS], key=list(every).index)},
         leading,
@@ -101,7 +101,7 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     axis.grid(axis="y", visible=False)
     axis.spines["left"].set_visible(False)
     longest = max([len(label) for _, label in rows], default=20)
-    left = min(0.0095 * longest + 0.03, 0.5)
+    left = min(0.0098 * longest + 0.03, 0.55)
     for height, text in headings.items():
         axis.annotate(
             text,
@@ -147,7 +147,7 @@ def _draw_row(axis: Axes, height: float, row: Row, leading: bool, limit: float) 
         axis.plot(shown, height, outside, color=colour, markersize=6 if leading else 4.5, **look)
     if leading:
         where: dict[str, Any] = {"xycoords": ("figure fraction", "data"), "va": "center"}
-        for x, text in ((NUMBERS, points(row)), (NUMBERS + 0.2, row["verdict"])):
+        for x, text in ((NUMBERS, points(row)), (NUMBERS + 0.225, row["verdict"])):
             axis.annotate(text, (x, height), color=colour, fontsize=9, **where)
 
 
@@ -169,7 +169,7 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
     names |= {adapted: "adapted", f"{CONTROL}{adapted}": "control"} if adapted else {}
     cells = cells.assign(line=cells["adaptation"].map(names)).dropna(subset="line")
     sizes = sorted(cells["train_size"].dropna().unique())
-    wide = max(min(len(sizes), 3), 1)
+    wide = 2 if len(sizes) == 4 else max(min(len(sizes), 3), 1)
     rows = max(-(-len(sizes) // wide), 1)
     figure, axes = plt.subplots(
         rows, wide, figsize=(7, 3.3 if rows == 1 else 2.4 * rows), sharey=True, squeeze=False
@@ -191,9 +191,7 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
             axis.plot(matched[size], bottom, "|", color="black", markersize=16)
         room = (ticks[-1] - ticks[0] or 1) * (0.52 if wide < 3 else 0.8)
         axis.set_xlim(ticks[0] - 0.06 * room, ticks[-1] + room)
-        label_points(
-            axis, ends, [(6, step) for each in range(9) for step in (11 * each, -11 * each)]
-        )
+        label_ends(axis, ends)
     marks = "ring: train resolution; tick: equal apparent size; arrow: below the axis"
     figure.supxlabel(f"test resolution (px). {marks}", fontsize=9)
     axes[0, 0].set_ylabel(f"top-1 on {results.part} (%)")
@@ -211,8 +209,10 @@ def _useful(cells: pd.DataFrame) -> tuple[float, float]:
     return low - 0.08 * (high - low), high + 0.04 * (high - low)
 
 
-def _curve(axis: Axes, name: str, line: pd.DataFrame, bottom: float) -> tuple[str, float, float]:
-    """Draw a line with its band; returns its label and end."""
+def _curve(
+    axis: Axes, name: str, line: pd.DataFrame, bottom: float
+) -> tuple[str, float, float, str]:
+    """Draw a line with its band; returns its label, end and colour."""
     line, look = line.sort_values("test_size"), LINES[name]
     x, top1 = line["test_size"].astype(float), line["top1"] * 100
     axis.plot(x, top1, marker="o", markersize=3, **look)
@@ -228,7 +228,7 @@ def _curve(axis: Axes, name: str, line: pd.DataFrame, bottom: float) -> tuple[st
     below = x[top1 < bottom]
     arrow = axis.plot(below, [bottom] * len(below), "v", color=look["color"], markersize=6)[0]
     arrow.set(clip_on=False, in_layout=False)
-    return look["label"], float(x.iloc[-1]), max(float(top1.iloc[-1]), bottom)
+    return look["label"], float(x.iloc[-1]), max(float(top1.iloc[-1]), bottom), look["color"]
 
 
 def _told_curves(cells: pd.DataFrame, sizes: Sequence[int]) -> str:
@@ -292,15 +292,13 @@ def differences(results: Results, adapted: str | None) -> Figure:
     cells = cells[cells["adaptation"].isin(names) & cells["train_size"].notna()]
     height = 0.8 + 0.36 * cells["train_size"].nunique()
     figure, axes = plt.subplots(len(names), figsize=(7, height * len(names)), squeeze=False)
+    told = []
     for axis, name in zip(axes.flat, names, strict=True):
-        found = {}
-        for train, test in cells.loc[
-            cells["adaptation"] == name, ["train_size", "test_size"]
-        ].to_numpy():
-            cell = Cell(train, test, name, results.first_seed, crop_pct=results.usual_crop)
-            home = cell.same_size()
-            same = Difference(0.0, 0.0, 0.0) if cell == home else Difference()
-            found[train, test] = results.difference(cell, home) or same
+        found: dict[tuple[Any, Any], Difference] = {}
+        title = "adapted" if name == adapted else "unadapted"
+        for cell in keys(cells[cells["adaptation"] == name]):
+            same = Difference(0.0, 0.0, 0.0) if cell == cell.same_size() else Difference()
+            found[cell[:2]] = results.difference(cell, cell.same_size()) or same
         gains = pd.Series({key: each.estimate * 100 for key, each in found.items()}, dtype=float)
         grid = gains.unstack()
         look: dict[str, Any] = {"cmap": "RdBu", "vmin": -10, "vmax": 10, "cbar": False}
@@ -310,14 +308,14 @@ def differences(results: Results, adapted: str | None) -> Figure:
             column, row = (int(value) for value in text.get_position())
             text.set_weight("bold" if (grid.index[row], grid.columns[column]) in sure else "normal")
         axis.grid(visible=False)
-        axis.set(
-            title="adapted" if name == adapted else "unadapted", xlabel="", ylabel="train (px)"
-        )
+        axis.set(title=title, xlabel="", ylabel="train (px)")
         axis.tick_params(axis="y", rotation=0)
+        if gains.notna().any():
+            best: Any = gains.fillna(-100).idxmax()
+            told.append(f"{title}: largest {_signed(gains[best])} at {best[0]} to {best[1]} px")
     axes[-1, 0].set_xlabel("test resolution (px)")
-    figure.set_label(
-        "Differences in points to test = train resolution, unadapted, by train and test resolution"
-    )
+    said = "; ".join(told)
+    figure.set_label(f"Differences in points to test = train resolution, unadapted. {said}")
     return figure
 
 

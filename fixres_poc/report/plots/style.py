@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -130,6 +131,23 @@ def label_points(
                 taken.append(box)
                 break
             written.remove()
+
+
+def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
+    """Write texts (text, x, y, colour) at the right of lines' ends, as near to them as they fit.
+
+    The axes' limits must stand.
+    """
+    axis.figure.draw_without_rendering()  # type: ignore[union-attr]
+    ends = sorted(ends, key=lambda end: end[2])
+    pixels = 72 / axis.figure.dpi
+    heights = axis.transData.transform([end[1:3] for end in ends])[:, 1] * pixels
+    steps = 11.0 * np.arange(len(ends))
+    placed = np.maximum.accumulate(heights - steps) + steps
+    placed -= (placed - heights).mean()
+    placed += max(axis.bbox.y0 * pixels - placed[0], 0)
+    for (text, x, y, colour), height, moved in zip(ends, heights, placed, strict=True):
+        note(axis, text, x, y, (6, moved - height), color=colour)
 
 
 def short_label(label: object) -> str:
