@@ -74,7 +74,9 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / PREDICTIONS, parquet(predictions))
     private = named_paths(sweep.model_dump())  # the report may be passed on
-    summary = impersonal(_summary(sweep, done), *private)
+    summary = _summary(sweep, done)
+    summary["image_flops"] = _flops(sweep.backbone, len(summary["classes"] or ()), table)
+    summary = impersonal(summary, *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
     safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
     write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
@@ -166,6 +168,14 @@ def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, sweep: SweepSettings
     own = table.drop(columns="size_ratio").astype({"test_size": "Int64"})
     found = own.merge(ratios[[*place, "size_ratio"]], "left", place)[COLUMNS]
     return found.assign(size_ratio=found["size_ratio"].mask(found["train_size"].isna(), 1.0))
+
+
+def _flops(backbone: str, classes: int, table: pd.DataFrame) -> dict[str, int]:
+    """FLOPs of one crop by resolution (px), so that who reads the tables needs no torch."""
+    from fixres_poc.model.memory_plan import parameters_and_flops  # here, since it brings in torch
+
+    sizes = sorted({*table["train_size"].dropna(), *table["test_size"]}) if classes else ()
+    return {str(size): parameters_and_flops(backbone, classes, int(size))[1] for size in sizes}
 
 
 def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:

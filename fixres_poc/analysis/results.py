@@ -271,9 +271,10 @@ def leading_part(results: Results) -> str:
 
 
 def image_flops(results: Results, size: int) -> float:
-    """FLOPs of one crop at a resolution, px."""
-    # here, since it brings in torch, which the report's notebook does without
-    from fixres_poc.model.memory_plan import parameters_and_flops
+    """FLOPs of one crop at a resolution, px; counted where sweep.json does not have them."""
+    if found := results.sweep.get("image_flops", {}).get(str(size)):
+        return int(found)
+    from fixres_poc.model.memory_plan import parameters_and_flops  # here, since it brings in torch
 
     backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
     return parameters_and_flops(backbone, classes, size)[1]
