@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
-from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 LOOK = Path(__file__).with_name("fixres.mplstyle")
 PNG, SVG = "image/png", "image/svg+xml"
@@ -36,8 +35,8 @@ def use_style(svg: bool = False) -> None:
         return
     bundle = shell.display_formatter.mimebundle_formatter
     if svg:
-        plt.get_backend()  # loads the inline backend, which has its own formats in mind
-        set_matplotlib_formats()  # type: ignore[no-untyped-call]
+        plt.get_backend()  # loads the inline backend, which would add a PNG to each figure
+        shell.display_formatter.formatters[PNG].pop(Figure, None)
         bundle.for_type(Figure, lambda figure, **_: packed(figure))
     else:
         bundle.for_type(Figure, lambda figure, **_: ({}, {PNG: {"alt": described(figure)}}))
