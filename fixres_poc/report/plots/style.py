@@ -35,7 +35,7 @@ def use_style(svg: bool = False) -> None:
         return
     bundle = shell.display_formatter.mimebundle_formatter
     if svg:
-        plt.get_backend()  # loads the inline backend, which would add a PNG to each figure
+        plt.switch_backend(plt.get_backend())  # loads the inline one, which adds a PNG to figures
         shell.display_formatter.formatters[PNG].pop(Figure, None)
         bundle.for_type(Figure, lambda figure, **_: packed(figure))
     else:
