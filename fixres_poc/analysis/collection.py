@@ -74,9 +74,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / PREDICTIONS, parquet(predictions))
     private = named_paths(sweep.model_dump())  # the report may be passed on
-    summary = _summary(sweep, done)
-    summary["image_flops"] = _flops(sweep.backbone, len(summary["classes"] or ()), table)
-    summary = impersonal(summary, *private)
+    summary = impersonal(_summary(sweep, done, table), *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
     safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
     write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
@@ -178,7 +176,9 @@ def _flops(backbone: str, classes: int, table: pd.DataFrame) -> dict[str, int]:
     return {str(size): parameters_and_flops(backbone, classes, int(size))[1] for size in sizes}
 
 
-def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
+def _summary(
+    sweep: SweepSettings, outcomes: Collection[Outcome], table: pd.DataFrame
+) -> dict[str, Any]:
     runs = [
         {
             "name": each.run.name,
@@ -206,6 +206,7 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
     known["left_out"] = sorted({line for each in outcomes for line in each.get("left_out") or ()})
+    known["image_flops"] = _flops(sweep.backbone, len(known["classes"] or ()), table)
     known["date"] = datetime.now(UTC).date().isoformat()
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}

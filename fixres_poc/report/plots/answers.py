@@ -4,7 +4,7 @@ Accuracies are fractions and are drawn in percent, differences in points. A figu
 it shows, and becomes its alternative text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,6 +20,7 @@ from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
 from fixres_poc.report.plots.style import BESIDE, label_ends, label_points, logarithmic
+from fixres_poc.report.published import undominated
 from fixres_poc.report.tables import points
 
 MARKS = {
@@ -196,7 +197,7 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
     figure.supxlabel(f"test resolution (px). {marks}", fontsize=9)
     axes[0, 0].set_ylabel(f"top-1 on {results.part} (%)")
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.set_label(_told_curves(cells, sizes))
+    figure.set_label(_told_curves(cells))
     return figure
 
 
@@ -231,13 +232,14 @@ def _curve(
     return look["label"], float(x.iloc[-1]), max(float(top1.iloc[-1]), bottom), look["color"]
 
 
-def _told_curves(cells: pd.DataFrame, sizes: Sequence[int]) -> str:
-    said = []
-    for size in sizes:
-        for name, line in cells[cells["train_size"] == size].groupby("line"):
-            best = line.iloc[int(line["top1"].argmax())]
-            told = f"{best['top1'] * 100:.1f} % at {best['test_size']} px"
-            said.append(f"trained at {size} px, {LINES[str(name)]['label']}: best {told}")
+def _told_curves(cells: pd.DataFrame) -> str:
+    """Each line's best test resolution."""
+    best = cells.sort_values("top1").groupby(["train_size", "line"]).last().reset_index()
+    said = [
+        f"trained at {row['train_size']} px, {LINES[row['line']]['label']}: best "
+        f"{row['top1'] * 100:.1f} % at {row['test_size']} px"
+        for row in best.to_dict("records")
+    ]
     return "Top-1 against test resolution. " + "; ".join(said)
 
 
@@ -252,9 +254,7 @@ def front(arms: pd.DataFrame, part: str) -> Figure:
         part: the test part that top1 is about.
     """
     arms = arms.assign(cost=arms["flops"] / 1e9, percent=arms["top1"] * 100)
-    best = arms.groupby("flops")["val_top1"].transform("max")
-    before = arms["val_top1"].cummax().shift(fill_value=-1.0)
-    on_it = arms[(arms["val_top1"] == best) & (arms["val_top1"] > before)].drop_duplicates("flops")
+    on_it = arms[undominated(arms.assign(top1=arms["val_top1"]), "flops")]
     use = arms[arms["pick"] == "use"]
     shown = on_it[on_it["val_top1"] > arms["val_top1"].max() - 0.15]
     figure, axis = plt.subplots(figsize=(7, 3.4))
