@@ -179,10 +179,12 @@ def test_a_drawing_is_svg_with_its_text_and_a_photograph_png() -> None:
     assert list(style.packed(sheet)[0]) == [style.PNG]
 
 
-def test_a_figure_without_a_finding_is_described_by_what_is_written_in_it() -> None:
-    long = results.confusions([0], [1], ["a" * 40, "b" * 700])
-    assert style.described(long).startswith("figure: taken for another class; share of the true")
-    assert len(style.described(long)) <= 620
+def test_a_figure_is_described_by_its_finding_or_by_what_is_written_in_it() -> None:
+    confused = results.confusions([0, 0], [1, 1], ["pug", "beagle"])
+    assert style.described(confused) == "Most frequent confusions. pug taken for beagle: 2"
+    assert len(style.described(results.confusions([0], [1], ["a" * 40, "b" * 700]))) <= 600
+    history = pd.DataFrame({"epoch": [1], "loss": [1.0], "val_top1": [0.5]})
+    assert style.described(results.training_history(history)).startswith("figure: training loss")
 
 
 def test_imports_leave_the_look_as_it_is() -> None:

@@ -125,6 +125,9 @@ def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str])
         xlabel="share of the true class's images (%);\nat the bar: number of them",
         title="taken for another class" if len(pairs) else "none was taken for another class",
     )
+    told = pairs.head(3).to_dict("records")
+    said = [f"{each['target']} taken for {each['predicted']}: {each['images']}" for each in told]
+    figure.set_label("Most frequent confusions. " + ("; ".join(said) or "None"))
     return figure
 
 
