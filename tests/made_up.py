@@ -1,5 +1,6 @@
 """Sweeps of which nothing was run: predictions with known accuracies, collected and loaded."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fixres_poc.analysis.cells import CANDIDATES
+from fixres_poc.analysis.cells import CANDIDATES, Cell
 from fixres_poc.analysis.collection import collect
+from fixres_poc.analysis.comparisons import Row
 from fixres_poc.analysis.record import TOP, Metrics, write_run
 from fixres_poc.analysis.results import Results, load_results
+from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config import run_state
 from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
@@ -27,6 +30,8 @@ SHOWN = ("02_baseline", "04_fixres")
 TESTED = ("val", "test", "photos")
 VAL, TEST, PHOTOS = IMAGES = 200, 400, 200
 Top1 = dict[str, float]
+KNOWN = {"better": (0.02, 0.04), "as good": (-0.005, 0.02), "worse": (-0.04, -0.02)}
+KNOWN |= {"can't tell": (-0.03, 0.03), "not run": (math.nan, math.nan)}
 
 
 def predictions(
@@ -233,3 +238,13 @@ def _guesses(
     wrong = (rng.uniform(size=len(table)) > 1 - 20 / test_size + better / 100) & (classes > 1)
     table.loc[wrong, ["top1", "top2"]] = table.loc[wrong, ["top2", "top1"]].to_numpy()
     return table.assign(probability=rng.uniform(0.3, 1, len(table)))
+
+
+def row(verdict: str, flops: float = 0.5, cell: Cell | None = None) -> Row:
+    """A primary row with this verdict."""
+    low, high = KNOWN[verdict]
+    middle = (low + high) / 2
+    error = (high - low) / 2 / 1.959964
+    found = Difference(middle, low, high, error, centre=middle, seeds=2)
+    cell = cell or Cell(96, 112, "head_bn", 0)
+    return Row(cell, Cell(112, 112, "none", 0, crop_pct=0.75), found, 0.95, 0.01, (flops, 0.5))

@@ -3,8 +3,9 @@
 Each cell has a row per test part.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.geometry import CROP_PCT
+from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
 
 COLUMNS = [
     *("train_size", "test_size", "size_ratio", "crop_pct", "crop_pct_chosen", "adaptation", "view"),
@@ -33,6 +35,12 @@ CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn
 """Adaptations that may be chosen, the simplest first."""
 
 
+WORDS = {"none": "unadapted", "head_bn": "adapted", "probe": "linear probe"}
+WORDS |= {"zero_shot": "zero-shot", "head": "adapted (head)"}
+WORDS |= {CONTROL + name: "its control" for name in ("head_bn", "head")}
+"""One name for each arm that the questions are about; others go by their own."""
+
+
 class Cell(NamedTuple):
     """Where a classifier's predictions stand in the grid; sizes in px, `crop_pct` as in timm.
 
@@ -51,26 +59,44 @@ class Cell(NamedTuple):
         """The cell's columns without its seed, for answers.json."""
         return {name: value for name, value in self._asdict().items() if name != "seed"}
 
-    def sizes(self) -> str:
-        """Both resolutions, such as '96/120', or the test resolution alone."""
-        return (
-            f"{self.test_size}"
-            if self.train_size is None
-            else f"{self.train_size}/{self.test_size}"
-        )
-
     def same_size(self) -> "Cell":
         """The same training at test = train, without adaptation, on one crop framed alike."""
         return self._replace(test_size=self.train_size or 0, adaptation="none", view="center")
 
-    def named(self) -> str:
-        """The cell in words, such as 'trained at 96, tested at 120 px, `head_bn`'."""
-        framing = "" if self.crop_pct == CROP_PCT else f", crop_pct {self.crop_pct:g}"
+    def named(self, framing: bool = True) -> str:
+        """The cell in words, such as '96 \N{RIGHTWARDS ARROW} 120 px, adapted'.
+
+        Args:
+            framing: name a `crop_pct` that is not the usual one.
+        """
+        crop = f", crop_pct {self.crop_pct:g}" if framing and self.crop_pct != CROP_PCT else ""
+        name = self.adaptation.removeprefix(EQUAL_FLOPS)
         if self.train_size is None:
-            return f"`{self.adaptation}` at {self.test_size} px{framing}"
+            return f"{WORDS[name]} at {self.test_size} px{crop}"
+        short = ", cut to equal FLOPs" if name != self.adaptation else ""
         view = "" if self.view == "center" else f", {self.view}"
-        sizes = f"trained at {self.train_size}, tested at {self.test_size} px"
-        return f"{sizes}, `{self.adaptation}`{view}{framing}"
+        if self.train_size == self.test_size:
+            arm = "" if name == "none" else f", {WORDS.get(name, name)}"
+            return f"{self.train_size} px{arm}{short}{view}{crop}"
+        sizes = f"{self.train_size} \N{RIGHTWARDS ARROW} {self.test_size} px"
+        return f"{sizes}, {WORDS.get(name, name)}{short}{view}{crop}"
+
+    def against(self, other: "Cell") -> str:
+        """A comparison in words, such as '96 \N{RIGHTWARDS ARROW} 120, adapted, against 120'."""
+        there = other.named(framing=False)
+        if self[:2] == other[:2] or other.train_size is None:
+            there = WORDS.get(other.adaptation, other.adaptation)
+        crops = dict.fromkeys(f"{each.crop_pct:g}" for each in (self, other))
+        usual = self.crop_pct == other.crop_pct == CROP_PCT
+        framing = "" if usual else f" ({', '.join(crops)})"
+        return f"{self.named(framing=False)}, against {there}{framing}".replace(" px", "")
+
+
+def cell_of(found: Mapping[str, Any]) -> Cell:
+    """The cell that `as_json` wrote, among other things."""
+    train, test = found["train_size"], int(found["test_size"])
+    sizes = None if pd.isna(train) else int(train), test
+    return Cell(*sizes, found["adaptation"], 0, found["view"], found["crop_pct"])
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -115,7 +141,11 @@ def correct_by_cell(predictions: pd.DataFrame, part: str = "test") -> dict[Cell,
     rows = predictions[predictions["split"] == part].astype({"image": str})
     hits = rows.assign(correct=rows["target"] == rows["top1"]).set_index("image")
     groups = hits.groupby(KEY, observed=True, dropna=False)
-    return {keys(group.head(1))[0]: group["correct"] for _, group in groups}
+    found: dict[Cell, pd.Series[bool]] = {}
+    for key, group in groups:
+        train, *rest = cast(tuple[Any, ...], key)
+        found[Cell(None if pd.isna(train) else train, *rest)] = group["correct"]
+    return found
 
 
 def same_images(*hits: "pd.Series[bool]") -> NDArray[np.bool_]:

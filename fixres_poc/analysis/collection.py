@@ -8,6 +8,7 @@ val.
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
@@ -73,7 +74,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / PREDICTIONS, parquet(predictions))
     private = named_paths(sweep.model_dump())  # the report may be passed on
-    summary = impersonal(_summary(sweep, done), *private)
+    summary = impersonal(_summary(sweep, done, table), *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
     safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
     write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
@@ -167,7 +168,17 @@ def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, sweep: SweepSettings
     return found.assign(size_ratio=found["size_ratio"].mask(found["train_size"].isna(), 1.0))
 
 
-def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, Any]:
+def _flops(backbone: str, classes: int, table: pd.DataFrame) -> dict[str, int]:
+    """FLOPs of one crop by resolution (px), so that who reads the tables needs no torch."""
+    from fixres_poc.model.memory_plan import parameters_and_flops  # here, since it brings in torch
+
+    sizes = sorted({*table["train_size"].dropna(), *table["test_size"]}) if classes else ()
+    return {str(size): parameters_and_flops(backbone, classes, int(size))[1] for size in sizes}
+
+
+def _summary(
+    sweep: SweepSettings, outcomes: Collection[Outcome], table: pd.DataFrame
+) -> dict[str, Any]:
     runs = [
         {
             "name": each.run.name,
@@ -201,6 +212,8 @@ def _summary(sweep: SweepSettings, outcomes: Collection[Outcome]) -> dict[str, A
         }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
     known["left_out"] = sorted({line for each in outcomes for line in each.get("left_out") or ()})
+    known["image_flops"] = _flops(sweep.backbone, len(known["classes"] or ()), table)
+    known["date"] = datetime.now(UTC).date().isoformat()
     known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}
     return {"settings": settings, "runs": runs, **known}

@@ -11,11 +11,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fixres_poc.analysis.cells import KEY, PAIR, Cell
+from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gains
-from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS
-from fixres_poc.method.apparent_size import neutral_test_sizes, pair_ratios, sample_crops
+from fixres_poc.config.settings import ADAPTED, CONTROL
 
 Verdict = Literal["better", "as good", "worse", "can't tell", "not run"]
 LEVEL = 0.95
@@ -74,32 +73,19 @@ class Row:
         """Against this reference alone."""
         return verdict_of([self.bounds])
 
-    def as_json(self, primary: bool, part: str, planned: int) -> dict[str, Any]:
-        """The row of answers.json; None for what is not known."""
+    def as_json(self) -> dict[str, Any]:
+        """Cell, reference and numbers for answers.json; None for what is not known."""
         numbers = {
             "estimate": self.difference.estimate,
             **self.bounds._asdict(),
             "level": self.level,
             "flops_ratio": self.cost_ratio[0],
             "seconds_ratio": self.cost_ratio[1],
+            "detectable": self.difference.detectable(),
         }
-        return {
-            "primary": primary,
-            **self.cell.as_json(),
-            "reference": self.reference.as_json(),
-            "part": part,
-            "k": planned,
-            "verdict": self.verdict,
-            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
-        }
-
-    def points(self) -> str:
-        """Estimate and interval at the row's level in points, marked where it is not 95 %."""
-        if math.isnan(self.difference.estimate):
-            return "n/a"
-        low, high, _ = self.bounds
-        at_level = self.difference._replace(low=low, high=high)
-        return at_level.points(brief=True) + ("" if self.level == LEVEL else " †")
+        known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+        cells = {**self.cell.as_json(), "reference": self.reference.as_json()}
+        return {**cells, "verdict": self.verdict, **known}
 
 
 @dataclass(frozen=True)
@@ -118,6 +104,13 @@ class Comparison:
     def verdict(self) -> Verdict:
         """Against all references."""
         return verdict_of([row.bounds for row in self.rows])
+
+    @property
+    def deciding(self) -> Row:
+        """The row that decides the verdict: that of the least favourable bound."""
+        bound = "high" if self.verdict == "worse" else "low"
+        slack = 0.0 if self.verdict in ("better", "worse") else 1.0
+        return min(self.rows, key=lambda row: getattr(row.bounds, bound) + slack * row.delta)
 
     @property
     def below_delta(self) -> bool:
@@ -186,14 +179,15 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
     """A trained cell's gain over the linear probe, split into steps on the same images.
 
     Returns:
-        One row per step: step, the columns of a cell, top1, against (the last step before it that
-        was run), gain, gain_low and gain_high (paired, 95 %); nan where a step was not run. Over
-        several seeds these are means.
+        One row per step: step, top1, against (the last step before it that was run), gain, gain_low
+        and gain_high (paired, 95 %); nan where a step was not run. Over several seeds these are
+        means.
     """
     start, train, test = chosen.same_size(), chosen.train_size, chosen.test_size
     one_crop = chosen._replace(view="center")
     plain = one_crop._replace(adaptation="none")
-    steps = {f"linear probe at {train}": results.once("probe", start.test_size)}
+    probe = results.once("probe", start.test_size)
+    steps = {f"linear probe at {train}": probe} if results.seeds(probe) else {}
     steps[f"stage 1 at {train}, tested there"] = start
     if train != test:
         steps[f"tested at {test} instead"] = plain
@@ -202,12 +196,12 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
                 adaptation=CONTROL + chosen.adaptation
             )
     if chosen.adaptation != "none":
-        steps[f"adapted at {test} ({chosen.adaptation})"] = one_crop
+        steps[f"adapted at {test}"] = one_crop
     if chosen != one_crop:
         steps[f"{chosen.view} instead of one crop"] = chosen
     rows, last = [], ""
     for step, cell in steps.items():
-        row: dict[str, Any] = {"step": step, **cell._asdict()}
+        row: dict[str, Any] = {"step": step}
         if results.seeds(cell):
             row["top1"] = results.accuracy(cell).estimate
             if last and (gain := results.difference(cell, steps[last])):
@@ -215,62 +209,34 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
                 row |= {"against": last, **dict(values)}
             last = step
         rows.append(row)
-    columns = ["step", *KEY, "top1", "against", "gain", "gain_low", "gain_high"]
+    columns = ["step", "top1", "against", "gain", "gain_low", "gain_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-DEFINITIONS = ["mean_of_ratios", "ratio_of_means"]
+def best_sizes(results: Results) -> pd.DataFrame:
+    """By train resolution the test resolution of equal apparent size, and the best one.
 
-
-def compare_with_measured(results: Results, adaptation: str = "none") -> pd.DataFrame:
-    """A sweep's test resolutions against the predicted ones; gains are means over seeds.
+    Unadapted, in the usual crop. Adapted networks are not judged: the paper's own adapted optimum
+    lies above the ratio 1.
 
     Returns:
-        One row per pair: train_size, test_size, chosen_by (validation accuracy, mean over seeds),
-        top1 (test), the columns of `pair_ratios`, predicted, predicted_low and predicted_high
-        (`neutral_test_sizes`, mean of ratios), nearest (is this the ratio nearest 1?), best
-        (highest chosen_by?), gain, gain_low and gain_high (test accuracy minus the nearest size's,
-        paired; nan for that one), contradicts.
-
-    Raises:
-        ValueError: no pair was run with this adaptation, or the images' sizes are not known.
+        Columns train_size, nearest (the test resolution whose mean ratio of apparent sizes is
+        nearest to 1), ratio (its ratio), best (on validation), best_ratio, gain, gain_low and
+        gain_high (test accuracy at best minus that at nearest, paired; nan where they are one).
     """
-    cells, settings = results.usual, results.sweep["settings"]
-    ran = (cells["seeds"] > 0) & (cells["adaptation"] == adaptation)
-    means = cells.loc[ran, [*PAIR, "val_top1", "top1"]].rename(columns={"val_top1": "chosen_by"})
-    if means.empty:
-        raise ValueError("no pair was run to its end with this adaptation")
-    crops = sample_crops(
-        results.images[results.images["split"].isin(SPLITS)], crop_scale=settings["crop_scale"]
-    )
-    pairs = list(means[PAIR].itertuples(index=False, name=None))
-    framing = (settings["resize"], results.usual_crop)
-    names = {"mean_of_ratios": "predicted", "low": "predicted_low", "high": "predicted_high"}
-    predicted = neutral_test_sizes(crops, sorted(set(means["train_size"])), *framing)
-    predicted = predicted.drop(columns="ratio_of_means").rename(columns=names)
-    table = means.merge(pair_ratios(crops, pairs, *framing), on=PAIR)
-    table = table.merge(predicted, on="train_size").sort_values(PAIR)
-    judged = [_judged(results, rows, adaptation) for _, rows in table.groupby("train_size")]
-    return pd.concat(judged, ignore_index=True)
-
-
-def _judged(results: Results, rows: pd.DataFrame, adaptation: str) -> pd.DataFrame:
-    """Rows of one train resolution with the columns from `nearest` on."""
-    distances = np.abs(np.log(rows[DEFINITIONS].to_numpy(dtype=np.float64)))
-    nearest = int(distances[:, 0].argmin())
-    seed = results.sweep["settings"]["seeds"][0]
-    cells = [
-        Cell(a, b, adaptation, seed, crop_pct=results.usual_crop)
-        for a, b in rows[PAIR].itertuples(index=False, name=None)
-    ]
-    gains = [results.difference(cell, cells[nearest]) or Difference() for cell in cells]
-    low = np.array([each.low for each in gains])
-    number = np.arange(len(rows))
-    return rows.assign(
-        nearest=number == nearest,
-        best=number == int(rows["chosen_by"].argmax()),
-        gain=[each.estimate for each in gains],
-        gain_low=low,
-        gain_high=[each.high for each in gains],
-        contradicts=(distances > distances[nearest]).all(axis=1) & (low > 0),
-    )
+    cells = results.usual
+    ran = cells[(cells["seeds"] > 0) & (cells["adaptation"] == "none")]
+    found = []
+    for train, rows in ran.groupby("train_size"):
+        distance = np.log(rows["size_ratio"].to_numpy(dtype=float))
+        near = rows.iloc[int(np.abs(distance).argmin())]
+        best = rows.iloc[int(rows["val_top1"].argmax())]
+        first, second = (
+            Cell(int(str(train)), int(each["test_size"]), "none", 0, crop_pct=results.usual_crop)
+            for each in (best, near)
+        )
+        gain = results.difference(first, second) or Difference()
+        sizes = [train, near["test_size"], near["size_ratio"], best["test_size"]]
+        found.append([*sizes, best["size_ratio"], *gain[:3]])
+    names = ["train_size", "nearest", "ratio", "best", "best_ratio", "gain", "gain_low"]
+    return pd.DataFrame(found, columns=[*names, "gain_high"])

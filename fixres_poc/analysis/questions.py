@@ -11,14 +11,17 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
-from fixres_poc.analysis.cells import Cell
+import numpy as np
+
+from fixres_poc.analysis.cells import PAIR, Cell
 from fixres_poc.analysis.comparisons import Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
-from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
-from fixres_poc.method.apparent_size import matched
+from fixres_poc.config.settings import CONTROL, ENOUGH_STEPS, EQUAL_FLOPS
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
 UNCHECKED = "cheaper at equal epochs, unchecked at equal FLOPs"
+MOST_OFF = 0.1
+"""How far the ratio of apparent sizes at the matched test resolution may be from 1."""
 SAME_AS_PROBE = 0.99
 """Share of equal predictions on validation from which stage 1 did nothing."""
 
@@ -55,11 +58,19 @@ class Plan:
 
     @cached_property
     def matched(self) -> dict[int, int]:
-        """By train resolution the matched test resolution, where the grid has one."""
-        table = self.results.table.rename(columns={"size_ratio": "mean_of_ratios"})
-        table = table[(table["crop_pct"] == self.results.usual_crop) & table["train_size"].notna()]
-        sizes = {train: matched(table, train) for train in sorted({r for r, _ in self.pairs})}
-        return {train: test for train, test in sizes.items() if test is not None}
+        """By train resolution the matched test resolution, where the grid has one.
+
+        Of the larger test resolutions the one with the least |log(mean of ratios)| of apparent
+        sizes, in the usual crop, if within 10 % of 1.
+        """
+        table = self.results.table
+        near = table[(table["size_ratio"] - 1).abs() <= MOST_OFF]
+        near = near[(near["crop_pct"] == self.results.usual_crop) & near["train_size"].notna()]
+        near = near[near["test_size"] > near["train_size"]].sort_values(["train_size", "test_size"])
+        distance = np.log(near["size_ratio"].to_numpy(dtype=float))
+        best = near.assign(off=np.abs(distance)).sort_values("off", kind="stable")
+        sizes = best.drop_duplicates("train_size").sort_values("train_size")[PAIR].to_numpy()
+        return {int(train): int(test) for train, test in sizes}
 
     def cell(self, train: int, test: int, adaptation: str, own_crop: bool = False) -> Cell:
         """A trained cell in one centre crop: the usual one, or that chosen for this cell."""
@@ -187,9 +198,16 @@ class Answer:
         """Whether the primary row is better or as good."""
         return self.primary_verdict in ("better", "as good")
 
-    @property
-    def verdict(self) -> str:
-        """Of questions 2 to 4, in the words of the protocol."""
+    def verdict(self, steps: float) -> str:
+        """In the words of the protocol.
+
+        Args:
+            steps: fewest optimizer steps of a stage 1.
+        """
+        if self.why_not:
+            return "not asked"
+        if self.number == 1:
+            return self._training(steps)
         verdict = self.primary_verdict
         if self.number != 3:
             return f"{verdict}, {self.cost.verdict}" if self.not_worse else verdict
@@ -199,6 +217,38 @@ class Answer:
             return "gains"
         plain, control = (row.verdict for row in self.primary.rows)
         return f"against none: {plain}; against its control: {control}"
+
+    def _training(self, steps: float) -> str:
+        """Of question 1, in the protocol's order of precedence."""
+        rows = self.comparisons
+        if not rows or all(each.verdict == "not run" for each in rows):
+            return "not run"
+        gains = any(each.verdict == "better" for each in rows)
+        if not gains and steps < ENOUGH_STEPS:
+            return "trained too briefly"
+        if all(each.below_delta for each in rows):
+            return "gains less than delta"
+        return "pays" if gains else "not decided"
+
+    def rows_as_json(self, part: str) -> list[dict[str, Any]]:
+        """All rows on a test part for answers.json: `decides` is the verdict's, of the primary."""
+        return [
+            {
+                "part": part,
+                "primary": one.primary,
+                "decides": one.primary and row is one.deciding,
+                "k": len(group),
+                **row.as_json(),
+            }
+            for group in (self.comparisons, self.equal_flops)
+            for one in group
+            for row in one.rows
+        ]
+
+    @property
+    def holds(self) -> bool | None:
+        """Of question 2 or 4: not worse and cheaper; None where it is not asked."""
+        return None if self.why_not else self.not_worse and self.cost.verdict == "cheaper"
 
     @property
     def cost(self) -> Cost:

@@ -20,6 +20,8 @@ from fixres_poc.config.settings import CROPS
 FEWEST_IMAGES = 200
 """Validation images below which arms are listed and none is recommended."""
 DRAWS = 1000
+MOST_SCATTER = 1.5
+"""Ratio of single timings of one size from which a speed is not given; FLOPs are."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,11 @@ class Recommendation:
 
     Attributes:
         arms: one row per arm, cheapest first: the columns of `Results.cells`, and cell, flops (of
-            an image), training_flops, gap (loss on validation against the best arm), allowed (the
-            largest gap that the rule lets pass), pick ("use", "at this resolution" or "") and share
-            (of the bootstrap draws of validation that pick the arm).
+            an image), training_flops, images_per_second (the median of its test resolution and
+            view; nan where single timings differ by more than half), gap (loss on validation
+            against the best arm), allowed (the largest gap that the rule lets pass), pick ("use",
+            "at this resolution" or "") and share (of the bootstrap draws of validation that pick
+            the arm).
         use: the cheapest arm that the rule lets pass; None where none is recommended.
         best: the arm with the highest accuracy on validation.
         price: accuracy of the best arm minus that of the recommended one, on the test part.
@@ -99,6 +103,10 @@ def _arms(results: Results, adapted: str | None) -> pd.DataFrame:
     training = [training_cost(results, each)[0] for each in cell]
     arms = arms.assign(cell=pd.Series(cell, dtype=object), training_flops=training)
     arms["flops"] = flops * arms["view"].map(CROPS)
+    place = ["test_size", "view"]
+    timed = results.table.groupby(place)["eval_images_per_second"].agg(["median", "min", "max"])
+    steady = timed["median"].where(timed["max"] <= MOST_SCATTER * timed["min"])
+    arms = arms.join(steady.rename("images_per_second"), on=place)
     order = ["flops", "training_flops", "val_top1", "train_size"]
     rising = [True, True, False, True]
     by_cost: pd.DataFrame = arms.sort_values(

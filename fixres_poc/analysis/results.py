@@ -4,7 +4,7 @@ Accuracies are fractions on that part unless named val. The choices never use a 
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from fixres_poc.analysis.cells import (
     COLUMNS,
     GRID,
     IMAGE_COLUMNS,
-    KEY,
+    PAIR,
     TIES,
     Cell,
     correct_by_cell,
@@ -30,11 +30,9 @@ from fixres_poc.analysis.cells import (
 from fixres_poc.analysis.record import TYPES
 from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, paired_gain
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import report_folder, sweep_folder
+from fixres_poc.config.files import report_folder
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, DataSettings
-from fixres_poc.config.validation import validate
-from fixres_poc.model.memory_plan import parameters_and_flops
+from fixres_poc.config.settings import CROPS, EQUAL_FLOPS
 
 MEANS = [
     *("size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece"),
@@ -54,6 +52,13 @@ def paired(first: Hits, second: Hits) -> NDArray[np.bool_] | None:
         return None
     hits = same_images(*(side[seed] for side in (first, second) for seed in seeds))
     return hits.reshape(2, len(seeds), -1)
+
+
+def _those_of(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows with these values by column; None stands for a missing one."""
+    for name, value in values.items():
+        table = table[table[name].isna() if value is None else table[name] == value]
+    return table
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
@@ -85,7 +90,7 @@ class Results:
 
     def on(self, part: str) -> "Results":
         """The same results, about another test part."""
-        return replace(self, part=part)
+        return self if part == self.part else replace(self, part=part)
 
     @cached_property
     def validation(self) -> "Results":
@@ -113,9 +118,7 @@ class Results:
     def at_chosen_crop(self, cell: Cell) -> Cell:
         """The cell at the crop_pct that validation chose for its arm; as it is where none was."""
         own = self.table[self.table["crop_pct_chosen"].fillna(False).astype(bool)]
-        for name in ("train_size", "test_size", "adaptation", "view"):
-            value = getattr(cell, name)
-            own = own[own[name].isna() if value is None else own[name] == value]
+        own = _those_of(own, {name: getattr(cell, name) for name in [*PAIR, "adaptation", "view"]})
         return cell._replace(crop_pct=float(own["crop_pct"].iloc[0])) if len(own) else cell
 
     def knows_all(self, name: str) -> bool:
@@ -198,46 +201,28 @@ class Results:
         hits = self.paired_hits(first, second)
         return None if hits is None else paired_gain(*hits)
 
-    def ranked(self, also: Collection[str] = (), by_train_size: bool = False) -> pd.DataFrame:
-        """Rows of `cells` that may be chosen, best validation accuracy first (mean over seeds).
+    def choose(self) -> Cell:
+        """The trained cell with the best validation accuracy (mean over seeds), for predictions.
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the
         smaller train size. The probe, controls and full fine-tuning are no candidates, nor are
         cells that ran with fewer seeds than others.
 
-        Args:
-            also: adaptations that compete besides, such as probe; simpler ones win ties against
-                them.
-            by_train_size: leave out cells with fewer seeds than others of their train resolution,
-                not than any.
-        """
-        order = (*CANDIDATES, *also)
-        rows = self.cells[self.cells["adaptation"].isin(order) & (self.cells["seeds"] > 0)]
-        rows = rows[rows["crop_pct_chosen"]]
-        most = (
-            rows.groupby("train_size")["seeds"].transform("max")
-            if by_train_size
-            else rows["seeds"].max()
-        )
-        rows = rows[(rows["seeds"] == most) | rows["train_size"].isna()]
-        ranks = {"rank": rows["adaptation"].map(order.index), "crops": rows["view"].map(CROPS)}
-        ranked: pd.DataFrame = rows.assign(
-            loss=(1 - rows["val_top1"]).round(5), **ranks
-        ).sort_values(["loss", *TIES])
-        return ranked
-
-    def choose(self) -> Cell:
-        """The first cell of `ranked`, with the first of its seeds.
-
         Raises:
             InputError: no pair was run to its end.
         """
-        ranked = self.ranked()
-        if ranked.empty:
+        rows = self.cells[self.cells["adaptation"].isin(CANDIDATES) & (self.cells["seeds"] > 0)]
+        rows = rows[rows["crop_pct_chosen"]]
+        rows = rows[rows["seeds"] == rows["seeds"].max()].assign(
+            loss=(1 - rows["val_top1"]).round(5),
+            rank=rows["adaptation"].map(CANDIDATES.index),
+            crops=rows["view"].map(CROPS),
+        )
+        if rows.empty:
             raise InputError(
                 f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end"
             )
-        return keys(ranked)[0]
+        return keys(rows.sort_values(["loss", *TIES]))[0]
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""
@@ -246,18 +231,8 @@ class Results:
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
         """Predictions of one cell for the part's images: image, target, top1..top5, probability."""
-        own = self.predictions[KEY].astype(object)
-        rows = self.predictions[(own.where(own.notna(), None) == list(cell)).all(axis=1)]
+        rows = _those_of(self.predictions, cell._asdict())
         return rows[rows["split"] == self.part].astype({"image": str}).reset_index(drop=True)
-
-    def data_settings(self) -> DataSettings:
-        """Which images the sweep used."""
-        values = {key: self.sweep["settings"][key] for key in DataSettings.model_fields}
-        # the report names no folder of this machine
-        own = sweep_folder(self.sweep["settings"]["name"]) / "sweep.json"
-        if own.is_file():
-            values["dataset"] = json.loads(own.read_text(encoding="utf-8"))["dataset"]
-        return validate(DataSettings, values, "sweep.json")
 
 
 def load_results(report: str) -> Results:
@@ -296,7 +271,11 @@ def leading_part(results: Results) -> str:
 
 
 def image_flops(results: Results, size: int) -> float:
-    """FLOPs of one crop at a resolution, px."""
+    """FLOPs of one crop at a resolution, px; counted where sweep.json does not have them."""
+    if found := results.sweep.get("image_flops", {}).get(str(size)):
+        return int(found)
+    from fixres_poc.model.memory_plan import parameters_and_flops  # here, since it brings in torch
+
     backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
     return parameters_and_flops(backbone, classes, size)[1]
 

@@ -28,8 +28,9 @@ class Accuracy(NamedTuple):
     high: float = nan
 
     def percent(self) -> str:
-        """The accuracy in words, such as '81.2% (95 % interval 77.9% to 84.1%)'."""
-        return f"{self.estimate:.1%} (95 % interval {self.low:.1%} to {self.high:.1%})"
+        """The accuracy in words, such as '81.2 % (95 % interval 77.9 to 84.1)'."""
+        top1, low, high = (f"{value * 100:.1f}" for value in self)
+        return f"{top1} % (95 % interval {low} to {high})"
 
 
 class Difference(NamedTuple):
@@ -61,14 +62,16 @@ class Difference(NamedTuple):
         return float(np.minimum(stdtrit(self.freedom, [0.975, 0.8]).sum() * self.error, 1.0))
 
     def points(self, brief: bool = False) -> str:
-        """The difference in points, such as '+1.2 points (95 % interval -0.3 to +2.7)'.
+        """The difference in points, such as '+1.2 points (95 % interval −0.3 to 2.7)'.
 
         Args:
-            brief: '+1.2 (-0.3 to +2.7)', for tables and figures.
+            brief: '+1.2 (−0.3 to 2.7)', for tables and figures.
         """
         unit, interval = ("", "") if brief else (" points", "95 % interval ")
-        low, high = self.low * 100, self.high * 100
-        return f"{self.estimate * 100:+.1f}{unit} ({interval}{low:+.1f} to {high:+.1f})"
+        # + 0.0 makes of a rounded minus zero a zero
+        gain, low, high = (round(value * 100, 1) + 0.0 for value in self[:3])
+        text = f"{gain:+.1f}{unit} ({interval}{low:.1f} to {high:.1f})"
+        return text.replace("-", "\N{MINUS SIGN}")
 
     def told(self, gain: str, loss: str, neither: str) -> str:
         """One of three texts: by an interval above 0, one below 0, or one that includes it."""
@@ -138,10 +141,11 @@ def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference
     has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). A is
     pooled over the rows, with the degrees of freedom of all of them: few trainings tell little
     about their spread. A row whose own A is above `POOLED` times that keeps it, since it would
-    otherwise be covered too rarely (81 % for 95 %). Here A + B - E is at least two thirds of B, and t has the degrees of freedom
-    that Satterthwaite (1946) gives for the larger of A and those two thirds. All of that comes from
-    simulations (tests/analysis/test_simulated_coverage.py), with 3.3 % disagreements, alike or not
-    over trainings. Two images are added to each training here too, one at either end.
+    otherwise be covered too rarely (81 % for 95 %). Here A + B - E is at least two thirds of B, and
+    t has the degrees of freedom that Satterthwaite (1946) gives for the larger of A and those two
+    thirds. All of that comes from simulations (tests/analysis/test_simulated_coverage.py), with
+    3.3 % disagreements, alike or not over trainings. Two images are added to each training here
+    too, one at either end.
 
     Args:
         rows: correctness by the first and by the second classifier, of one shape: (N,) booleans of
@@ -248,37 +252,24 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> flo
     return float(gaps.sum() / table["images"].sum()) if len(table) else nan
 
 
-def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
+def reliability(
+    confidence: ArrayLike, correct: ArrayLike, bins: int = 15, equal_counts: bool = False
+) -> pd.DataFrame:
     """Confidence and accuracy in bins of equal width on [0, 1], each closed on the right.
+
+    Args:
+        equal_counts: bins hold equally many images instead.
 
     Returns:
         Columns confidence and accuracy (means over the bin), images (number); bins with images.
     """
     p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     which = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
+    if equal_counts:
+        which = p.argsort(kind="stable").argsort() * min(bins, len(p)) // max(len(p), 1)
     table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1}).groupby(which)
     means = table.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
     return means.reset_index(drop=True)
-
-
-def per_class(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of every class that has images, the worst first.
-
-    Returns:
-        Columns class (name), images (number), accuracy, low and high (95 % Wilson).
-    """
-    hits = pd.Series(np.asarray(targets) == np.asarray(predicted)).groupby(np.asarray(targets))
-    table = hits.agg(images="size", correct="sum", accuracy="mean")
-    bounds = [
-        wilson_interval(*pair) for pair in zip(table["correct"], table["images"], strict=True)
-    ]
-    named = table.assign(
-        **{"class": [classes[index] for index in table.index]},
-        low=[low for low, _ in bounds],
-        high=[high for _, high in bounds],
-    )
-    worst_first = named.sort_values("accuracy", kind="stable").reset_index(drop=True)
-    return pd.DataFrame(worst_first, columns=["class", "images", "accuracy", "low", "high"])
 
 
 def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:

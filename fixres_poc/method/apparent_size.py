@@ -109,22 +109,6 @@ def pair_ratios(
     return pd.DataFrame(rows, columns=columns)
 
 
-def matched(ratios: pd.DataFrame, train_size: int) -> int | None:
-    """The matched test resolution, px: the larger one at which objects look most as in training.
-
-    Args:
-        ratios: of `pair_ratios`, of the sweep's pairs at the usual `crop_pct`.
-
-    Returns:
-        Of the test resolutions above `train_size` the one with the least |log(mean of ratios)|;
-        None where there is none, or none within 10 % of 1.
-    """
-    larger = ratios[(ratios["train_size"] == train_size) & (ratios["test_size"] > train_size)]
-    near = larger[(larger["mean_of_ratios"] - 1).abs() <= 0.1]
-    distance = np.log(near["mean_of_ratios"]).abs()
-    return None if near.empty else int(near["test_size"].loc[distance.idxmin()])
-
-
 def neutral_test_sizes(
     crops: pd.DataFrame,
     train_sizes: Iterable[int],

@@ -1,94 +1,106 @@
 """Pages over several sweeps: reports/index.html, one row per sweep, and comparisons.
 
-Each report leaves its line in overview.json; a comparison reads the reports' own tables.
+Both say what the sweeps' own answers.json say.
 """
 
-import base64
-import datetime
 import html
-import io
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from matplotlib.figure import Figure
 from nbformat import v4
 
-from fixres_poc.analysis import answers
-from fixres_poc.analysis.answers import Decision, decide
-from fixres_poc.analysis.results import Results, leading_part, load_results, paired
-from fixres_poc.analysis.statistics import paired_gain
+from fixres_poc.analysis.cells import cell_of
+from fixres_poc.analysis.comparisons import Bounds, verdict_of
+from fixres_poc.analysis.results import Results, load_results, paired
+from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import home, report_folder, write_atomically
-from fixres_poc.report import pages, plots, tables
+from fixres_poc.config.files import home, write_atomically
+from fixres_poc.report import pages, plots, sentences, tables
+from fixres_poc.report.plots.style import packed
 
-LINE = "overview.json"
+DELTA = 0.01
+"""The largest difference between sweeps that does not matter: the usual setting of one."""
 log = logging.getLogger(__name__)
 INTRODUCTION = """# Sweeps
 
 Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links
-to its report. *Claim*: is a lower train resolution, adapted, as good as train = test, for less
-training? *Adaptation*: does adapting the last layers gain, over none and over the control at the
-train resolution? *Use*: the cheapest arm that validation cannot tell from the best. Answers are on
-the test part that is not flagged for leakage, of both or neither on the larger one.
+to its report. 48 \N{RIGHTWARDS ARROW} 64 px: trained at 48 px, tested at 64 px. *Claim*: is a
+lower train resolution, adapted, as good as train = test, for less training? *Adapting*: does it
+gain, over unadapted and over the control at the train resolution? *Use*: the cheapest arm that
+validation cannot tell from the best.
 """
+PAIRED = """## Differences on the same images
 
-SAME_IMAGES = """# Networks on the same images
-
-The answers of each sweep on its leading test part. Then paired differences between
-the cells that validation chose, on the same images.
-"""
-OTHER_IMAGES = """# The same question on several datasets
-
-The answers of each sweep on its leading test part. The images differ, so compare
-the verdicts, not the accuracies.
+What each sweep recommends, on the test parts whose images and classes are the same in both.
 """
 UNKNOWN_IMAGES = """## Images that are not known
 
 These reports do not record which images were tested: {names}. They are not compared image by
 image. To compare them, run their sweeps again.
 """
-COSTS = """## Accuracy and cost
+EACH = """## The answers of {name}
 
-All arms: top-1 against the FLOPs of one image, and against those of training (probe, stage 1,
-stage 2; a training step counts as three forward passes).
+{title}
 """
 
 
-def write(sweep: str) -> Path:
-    """Save a sweep's answers and line beside its report; returns the page of all reports."""
-    own = line(answers.write(sweep))
-    write_atomically(report_folder(sweep) / LINE, json.dumps(own, indent=1))
-    found = [_line_of(file, own) for file in sorted((home() / "reports").glob(f"*/{LINE}"))]
-    table = pd.DataFrame(filter(None, found)).sort_values("date", ascending=False, kind="stable")
+def write() -> Path:
+    """Write reports/index.html, a row for each sweep that has a report; returns the page."""
+    files = sorted((home() / "reports").glob(f"*/{sentences.ANSWERS}"))
+    table = pd.DataFrame(filter(None, map(_line_of, files)))
+    if len(table):
+        table = table.sort_values("date", ascending=False, kind="stable")
     return _page("index", INTRODUCTION, _linked(table))
 
 
-def _line_of(file: Path, columns: Collection[str]) -> dict[str, str] | None:
-    """The line that a report has left; None, with a warning, where this version cannot show it."""
+def _line_of(file: Path) -> dict[str, str] | None:
+    """The row of a report; None, with a warning, where this version cannot show it."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {name: str.strip(found[name]) for name in columns} | {"sweep": file.parent.name}
+        sweep = json.loads(file.with_name("sweep.json").read_text(encoding="utf-8"))
+        return line(sentences.read(str(file.parent)), sweep) | {"sweep": file.parent.name}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        log.warning(
-            printable(f"{file}: left out of reports/index.html ({type(error).__name__}: {error})")
-        )
+        said = f"{file}: left out of reports/index.html ({type(error).__name__}: {error})"
+        log.warning(printable(said))
         return None
 
 
+def line(answers: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, str]:
+    """What the page says of one sweep, by column.
+
+    Args:
+        answers: the content of answers.json.
+        sweep: that of sweep.json.
+    """
+    settings, part, five = sweep["settings"], answers["leading_part"], answers["answers"]
+    use = five[4]["use"]
+    top1, low, high = (f"{value * 100:.1f}" for value in five[4]["accuracy"].get(part, (0, 0, 0)))
+    return {
+        "sweep": answers["sweep"],
+        "answer": answers["title"],
+        "claim": five[1]["verdict"],
+        "adapting": five[2]["verdict"],
+        "use": cell_of(use).named() if use else tables.NOT_RUN,
+        "top-1 %": f"{top1} ({low} to {high})" if use else tables.NOT_RUN,
+        "on": f"{sweep['images'][part]:,} {part} images",
+        "network": settings["backbone"].removeprefix("timm:"),
+        "dataset": Path(settings["dataset"]).name,
+        "date": sweep.get("date", ""),
+    }
+
+
 def _linked(lines: pd.DataFrame) -> str:
-    """Lines of sweeps as a table, in which each name leads to the sweep's report."""
+    """Rows of sweeps as a table, in which each name leads to the sweep's report."""
     shown = str(tables.show(lines, classes="sortable words").data)
-    for name in lines["sweep"]:
+    for name in lines.get("sweep", ()):
         cell = f"<td>{html.escape(name)}</td>"
-        shown = shown.replace(
-            cell, f'<td><a href="{quote(name)}/index.html">{html.escape(name)}</a></td>'
-        )
+        link = f'<a href="{quote(name)}/index.html">{html.escape(name)}</a>'
+        shown = shown.replace(cell, f"<td>{link}</td>")
     return shown
 
 
@@ -99,87 +111,82 @@ def _page(name: str, *parts: Any) -> Path:
         if isinstance(part, str) and part.startswith("#"):
             cells.append(v4.new_markdown_cell(part))  # type: ignore[no-untyped-call]
             continue
-        shown = {"text/html": part} if isinstance(part, str) else {"image/png": _png(part)}
-        cells.append(v4.new_code_cell(outputs=[v4.new_output("display_data", shown)]))  # type: ignore[no-untyped-call]
+        data, about = ({"text/html": part}, {}) if isinstance(part, str) else packed(part)
+        shown = v4.new_output("display_data", data, metadata=about)  # type: ignore[no-untyped-call]
+        cells.append(v4.new_code_cell(outputs=[shown]))  # type: ignore[no-untyped-call]
     page = home() / "reports" / f"{name}.html"
     write_atomically(page, pages.render_content(v4.new_notebook(cells=cells), {}))  # type: ignore[no-untyped-call]
     return page
 
 
-def _png(figure: Figure) -> str:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return base64.b64encode(content.getvalue()).decode()
-
-
-def line(decision: Decision) -> dict[str, str]:
-    """What the page says of one sweep, by column."""
-    results, use = decision.results, decision.recommendation.use
-    settings, part = results.sweep["settings"], results.part
-    return {
-        "sweep": settings["name"],
-        "answer": decision.title,
-        "claim": decision.verdicts[2],
-        "adaptation": decision.verdicts[3],
-        "use": use.named() if use else "n/a",
-        "top-1 %": f"{results.accuracy(use).estimate * 100:.1f}" if use else "n/a",
-        "on": f"{results.sweep['images'][part]:,} {part} images",
-        "network": settings["backbone"].removeprefix("timm:"),
-        "dataset": Path(settings["dataset"]).name,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "version": (results.sweep["versions"] or {}).get("fixres_poc", "n/a"),
-    }
-
-
 def compare(names: Sequence[str]) -> Path:
     """Write reports/compare-<names>.html: several networks on the same images, or several datasets.
 
-    Networks are held against each other by what validation chose of each, on the test parts that
-    both share.
+    Networks are held against each other by what each sweep recommends, on the test parts that both
+    share.
 
     Raises:
-        InputError: fewer than two sweeps, or one without a report or without a finished pair.
+        InputError: fewer than two sweeps, or one without a report of this version.
     """
     if len(set(names)) < 2:
         raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
     every = {name: load_results(name) for name in names}
-    same = all(_shared(*pair) for pair in combinations(every.values(), 2))
-    decisions = {name: decide(each.on(leading_part(each))) for name, each in every.items()}
-    parts: list[Any] = [
-        SAME_IMAGES if same else OTHER_IMAGES,
-        _linked(pd.DataFrame(map(line, decisions.values()))),
-    ]
+    answers = {name: sentences.read(name) for name in names}
+    rows = differences(every, answers)
+    lines = [line(answers[name], every[name].sweep) | {"sweep": name} for name in names]
+    parts: list[Any] = [f"# {_title(rows, answers)}\n", _linked(pd.DataFrame(lines))]
+    plots.use_style()
+    if rows:
+        parts += [PAIRED, plots.forest_of(rows, "both", {0: "What is recommended"})]
     if unknown := [name for name, each in every.items() if not each.sweep.get("parts")]:
         parts.append(UNKNOWN_IMAGES.format(names=", ".join(unknown)))
-    if len(table := differences(every)):
-        parts += [
-            "## Differences on the same images",
-            str(tables.show(table, classes="sortable").data),
-        ]
-    costs = pd.concat([_costs(*each) for each in decisions.items()], ignore_index=True)
-    plots.use_style()
-    return _page(f"compare-{'-'.join(names)}", *parts, COSTS, plots.compared_costs(costs))
+    for name, own in answers.items():
+        parts += [EACH.format(name=name, title=own["title"]), plots.forest(own)]
+        if arms := own["answers"][4]["arms"]:
+            parts.append(plots.front(pd.DataFrame(arms), own["leading_part"]))
+    return _page(f"compare-{'-'.join(names)}", *parts)
 
 
-def differences(every: Mapping[str, Results]) -> pd.DataFrame:
-    """Paired differences in top-1 of the chosen cells, for each pair of sweeps and test part."""
-    rows = []
-    for (first, one), (second, other) in combinations(every.items(), 2):
-        for part in _shared(one, other):
-            pair = [each.on(part).hits(each.choose()) for each in (other, one)]
-            hits = paired(pair[0], pair[1])
-            if hits is not None:
-                rows.append([second, first, part, paired_gain(*hits).points()])
-    return pd.DataFrame(rows, columns=["sweep", "minus", "on", "points (95 %)"])
+def _title(rows: Mapping[Any, Mapping[str, Any]], answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The comparison's answer: the difference of the first two, or how often FixRes pays."""
+    if not rows:
+        pays = sum("? Yes" in each["title"] for each in answers.values())
+        return f"FixRes pays in {pays} of {len(answers)} sweeps"
+    (_, label), by_part = next(iter(rows.items()))
+    told = sentences.TOLD[by_part["both"]["verdict"]]
+    points = tables.points(by_part["both"]).replace(" ", " points ", 1)
+    return f"{label.replace(' against ', f' {told} ')}: {points}"
+
+
+def differences(
+    every: Mapping[str, Results], answers: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """Paired differences in top-1 of what is recommended, as rows of a forest plot.
+
+    For each pair of sweeps, on the largest test part that both share.
+    """
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for first, second in combinations(every, 2):
+        cells = [answers[name]["answers"][4]["use"] for name in (second, first)]
+        shared = _shared(every[first], every[second])
+        if not shared or not all(cells):
+            continue
+        part = max(shared, key=lambda name: every[first].sweep["images"][name])
+        sides = zip((second, first), cells, strict=True)
+        one, other = (every[name].on(part).hits(cell_of(cell)) for name, cell in sides)
+        if (hits := paired(one, other)) is not None:
+            label = f"{second} against {first} ({part})"
+            rows[0, label] = {"both": _as_row(paired_gain(*hits))}
+    return rows
+
+
+def _as_row(gain: Difference) -> dict[str, Any]:
+    """A difference as a row of answers.json has it."""
+    verdict = verdict_of([Bounds(gain.low, gain.high, DELTA)])
+    return {**gain._asdict(), "delta": DELTA, "primary": True, "verdict": verdict}
 
 
 def _shared(first: Results, second: Results) -> list[str]:
-    """Test parts with the same images and labels, by the digests in both reports."""
+    """Test parts with the same images and classes by name, by the digests in both reports."""
     one, other = (each.sweep.get("parts") or {} for each in (first, second))
     return [part for part in first.parts if part in one and one[part] == other.get(part)]
-
-
-def _costs(name: str, decision: Decision) -> pd.DataFrame:
-    """Accuracy and cost of every arm, on the leading test part."""
-    arms = decision.recommendation.arms.assign(sweep=name)
-    return arms.rename(columns={"flops": "image_flops", "training_flops": "flops"})

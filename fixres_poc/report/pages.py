@@ -37,7 +37,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = (TEMPLATES / "fixres" / "report.js").read_text(encoding="utf-8")
 SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 HEAD = 1000  # characters of a page in which it says what it was made from
-TABLES = ("results.csv", "predictions.parquet", "images.csv", "sweep.json")
+TABLES = ("answers.json", "results.csv", "predictions.parquet", "images.csv", "sweep.json")
 TAGS = (
     "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i "
     "li ol p pre s small span "
@@ -66,7 +66,7 @@ def write_index(folder: Path, notebook: Path, message: str, made_from: str = "")
     if notebook.exists():
         runs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["runs"]
         page = {
-            "runs": [_run_row(run, folder) for run in runs],
+            "runs": _runs(runs, folder),
             "error": message,
             "status": "failed",
             "made_from": "" if message else made_from,
@@ -118,11 +118,26 @@ def _facts(given: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
 
 
-def _run_row(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    link = f"notebooks/{run['name']}.html"
-    row = {key: run[key] for key in ("name", "status", "error")}
-    time = _duration(run["wall_seconds"] or 0) if run["status"] == "done" else ""
-    return row | {"time": time, "link": link if (folder / link).exists() else ""}
+def _runs(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Runs for the template: a row a training, a column a test resolution; and all others."""
+    rows: dict[str, dict[str, Any]] = {}
+    shown, others = list[dict[str, Any]](), list[dict[str, Any]]()
+    for run in runs:
+        link = f"notebooks/{run['name']}.html"
+        own = {key: run[key] for key in ("name", "status", "error")}
+        own["link"] = link if (folder / link).exists() else ""
+        done = _duration(run["wall_seconds"] or 0) if run["status"] == "done" else run["status"]
+        shown.append(own)
+        if (train := run.get("train_size")) is None:
+            others.append(own | {"text": f"{run['name']} ({done})"})
+            continue
+        size = f"{run['test_size']} px" if run.get("test_size") else "training"
+        short = ", equal FLOPs" if run.get("equal_flops") else ""
+        rows.setdefault(f"{train} px, seed {run['seed']}{short}", {})[size] = own | {"text": done}
+    columns = dict.fromkeys(name for row in rows.values() for name in row)
+    failed = [run for run in shown if run["status"] != "done"]
+    ordered = sorted(columns, key=lambda name: int(name.split()[0]) if name[0].isdigit() else 0)
+    return {"rows": rows, "columns": ordered, "others": others, "failed": failed}
 
 
 def _duration(seconds: float) -> str:
@@ -146,8 +161,8 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Args:
         content: the notebook, as nbformat reads it.
         page: what the template shows besides the notebook, with plain text in it: `name`, `facts`,
-            `back` (a run's page), `made_from`, `status` and `error`, `runs` and `files` (the
-            index).
+            `back` (a run's page), `made_from`, `status` and `error`, `runs` (`_runs`) and `files`
+            (the index).
 
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
@@ -157,8 +172,9 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     title = next((text for level, _, text in headings if level == "h1"), "FixRes")
     contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
-    made = {"title": f"{title} ({name})" if name else title, "contents": contents}
+    made: dict[str, Any] = {"title": f"{title} ({name})" if name else title, "contents": contents}
     made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
+    made |= {"has_first": any("first" in _tags(cell) for cell in cells)}
     shown = nbformat.from_dict({**content, "cells": cells})  # type: ignore[no-untyped-call]
     html, _ = _exporter().from_notebook_node(shown, resources={"page": page | made})
     return str(html)
@@ -224,9 +240,13 @@ def _tags(cell: Any) -> set[str]:
 
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
-    """(h1 or h2, anchor, text) of the headings in the Markdown cells."""
+    """(h1 or h2, anchor, text) of the headings in Markdown cells, and in HTML of the first ones."""
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    found = BeautifulSoup(markdown2html_mistune(text), "html.parser")(["h1", "h2"])
+    shown = [
+        out.get("data", {}) for cell in cells if "first" in _tags(cell) for out in cell.outputs
+    ]
+    first = "".join(data.get("text/html", "") for data in shown)
+    found = BeautifulSoup(first + markdown2html_mistune(text), "html.parser")(["h1", "h2"])
     return [
         (each.name, str(each.get("id", "")), each.get_text().removesuffix("¶").strip())
         for each in found

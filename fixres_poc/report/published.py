@@ -80,6 +80,20 @@ def size_gains(models: pd.DataFrame) -> pd.DataFrame:
     return pairs[["model", "train_size", "test_size", "ratio", "adapted", "gain"]]
 
 
+def gains() -> pd.DataFrame:
+    """`imagenet` for a reader, with the gain over test = train where that was published."""
+    models = imagenet()
+    at_train = models[models["train_size"] == models["test_size"]]
+    same = at_train.drop_duplicates("model").set_index("model")["top1"]
+    gain = (models["top1"] - models["model"].map(same)) * 100
+    shown = (
+        gain.map("{:+.1f}".format).mask(gain == 0, "reference").mask(gain.isna(), "no reference")
+    )
+    names = {"model": "network", "train_size": "train px", "test_size": "test px"}
+    table = models.rename(columns=names)[[*names.values(), "adapted"]]
+    return table.assign(**{"top-1 %": (models["top1"] * 100).round(1), "gain in points": shown})
+
+
 def stanford_dogs() -> pd.DataFrame:
     """Published accuracies on Stanford Dogs (fraction), oldest first; only what was read.
 
@@ -120,18 +134,15 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     each is held against the interval in which one training is expected.
 
     Returns:
-        One row per shared pair: train_size, test_size, size_ratio, top1_2020, top1 (mean over
-        seeds), low and high (95 % prediction interval of one training), spread (standard deviation
-        between trainings; nan of one), difference (here minus 2020), inside ("yes" where the figure
-        of 2020 lies in the interval, "no", or "" where one of the two is lacking) and note (why
-        something is lacking). None where there is nothing to compare: another dataset, or no such
-        pair.
+        One row per shared pair, for a reader: sizes, both accuracies (here the mean over seeds),
+        the 95 % prediction interval of one training, whether the figure of 2020 lies in it (""
+        where one of the two is lacking), and why something is lacking. None where there is nothing
+        to compare: another dataset, or no such pair.
     """
     plain = results.usual.query("adaptation == 'none'")
     hits = [results.hits(cell) for cell in keys(plain)]
     found = [of_one_training(same_images(*each.values())) if each else Accuracy() for each in hits]
-    spread = [pd.Series([seed.mean() for seed in each.values()]).std() for each in hits]
-    own = plain[[*PAIR, "size_ratio"]].assign(spread=spread)
+    own = plain[PAIR].copy()
     own[["top1", "low", "high"]] = pd.DataFrame(found, index=own.index)
     rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(own, on=PAIR)
     if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
@@ -141,19 +152,30 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     then = rows["note"].map(lambda note: f"2020: {note}" if note else "")
     here = rows["top1"].isna().map({True: "here: no result", False: ""})
     notes = [" · ".join(filter(None, pair)) for pair in zip(then, here, strict=True)]
-    difference = rows["top1"] - rows["top1_2020"]
-    rows = rows.assign(difference=difference, inside=inside.where(both, ""), note=notes)
-    return rows[[*PAIR, "size_ratio", "top1_2020", *OWN, "spread", "difference", "inside", "note"]]
+    shown = {
+        "train px": rows["train_size"],
+        "test px": rows["test_size"],
+        "2020, %": _percent(rows["top1_2020"]),
+        "here, %": _percent(rows["top1"]),
+        "one training is expected in, %": _percent(rows["low"]) + " to " + _percent(rows["high"]),
+        "2020 inside": inside.where(both, ""),
+        "note": notes,
+    }
+    return pd.DataFrame(shown)
+
+
+def _percent(values: "pd.Series[float]") -> "pd.Series[str]":
+    return (values * 100).map("{:.2f}".format).mask(values.isna(), "n/a")
 
 
 def beside_2020(results: Results, compared: pd.DataFrame) -> str:
     """What the comparison shows: 2020's figures, and its 320/224 above 320/320."""
     settings = results.sweep["settings"]
-    judged = compared[compared["inside"] != ""]
+    judged = compared[compared["2020 inside"] != ""]
     probes = results.usual.query("adaptation == 'probe'")
     probe = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
-    ours = f"{probe.iloc[0]:.1%}" if len(probe) else "not run"
-    inside = (judged["inside"] == "yes").sum()
+    ours = f"{probe.iloc[0] * 100:.1f} %" if len(probe) else "not run"
+    inside = (judged["2020 inside"] == "yes").sum()
     first, second = (
         Cell(320, size, "none", results.first_seed, crop_pct=results.usual_crop)
         for size in (224, 320)
@@ -161,9 +183,9 @@ def beside_2020(results: Results, compared: pd.DataFrame) -> str:
     within = results.difference(first, second)
     return (
         f"{inside} of {len(judged)} accuracies of 2020 lie where one training of this sweep is "
-        f"expected. Linear probe: {STANFORD_DOGS_2020_BASELINE:.1%} in 2020, {ours} here.\n"
+        f"expected. Linear probe: {STANFORD_DOGS_2020_BASELINE * 100:.1f} % in 2020, {ours} here. "
         f"Network: resnext101_32x48d_wsl in 2020, {settings['backbone']} here, "
-        f"on {results.sweep['images']['test']:,} test images.\n"
+        f"on {results.sweep['images']['test']:,} test images. "
         f"Within one training, 320/224 against 320/320: +0.3 points in 2020, "
         f"{within.points() if within else 'not run'} here. One run each has a half-width of 0.6 "
         "points there, and an epoch chosen at the test resolution would favour either: that "

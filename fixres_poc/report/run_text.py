@@ -28,7 +28,8 @@ def dataset_summary(
     ratio, last = counts.max() / counts.min(), neutral.iloc[-1]
     macro = ": compare macro accuracy as well" if ratio > UNEVEN else ""
     enlarged = [
-        f"{(short < resized_side(size)).mean():.0%} at {size} px" for size in neutral["train_size"]
+        f"{(short < resized_side(size)).mean() * 100:.0f} % at {size} px"
+        for size in neutral["train_size"]
     ]
     return _bullets(
         f"{len(sizes):,} images of {len(classes)} classes. The largest class has {ratio:.1f} "
@@ -56,8 +57,8 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
     row = summary[(summary["test_size"] == val.idxmax()) & (summary["test_part"] == "test")].iloc[0]
     told = Accuracy(*row[["top1", "top1_low", "top1_high"]]).percent()
     spread = (
-        f"Over all test resolutions, validation accuracy ranges from {val.min():.1%} "
-        f"to {val.max():.1%}."
+        f"Over all test resolutions, validation accuracy ranges from {val.min() * 100:.1f} % "
+        f"to {val.max() * 100:.1f} %."
     )
     return _bullets(
         f"The linear probe is best on validation at {val.idxmax()} px. There it classifies "
@@ -81,7 +82,10 @@ def training_summary(
         settings.train_size,
         pd.DataFrame(trained.tried["stage1"]),
     )
-    reached, loss = f"**{trained.val_top1:.1%}** on validation at {size} px", history["loss"]
+    reached, loss = (
+        f"**{trained.val_top1 * 100:.1f} %** on validation at {size} px",
+        history["loss"],
+    )
     if settings.head_start == "file":
         low = wilson_interval(round(trained.val_top1 * val_images), val_images)[0]
         hint = near_chance(low, classes)
@@ -140,7 +144,7 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
     row, against = own.loc[best], gains[gains["adaptation"] == best].sort_values("gain")
     lines = [
         f"Validation prefers **{best}** at {settings.test_size} px. It classifies "
-        f"{row['top1']:.1%} of "
+        f"{row['top1'] * 100:.1f} % of "
         f"{row['n_test']:,} test images correctly."
     ]
     for _, _, other, *values in against.itertuples():
@@ -171,12 +175,11 @@ def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
     gain = paired_gain(linear, own)
     told = gain.told("more", "less", "no difference shown")
     return (
-        f"Zero-shot, the network's ImageNet classifier is right on **{own.mean():.1%}** of "
+        f"Zero-shot, the network's ImageNet classifier is right on **{own.mean() * 100:.1f} %** of "
         f"{len(own):,} test images at "
         f"{size} px, among the {mapped} of {every} classes that it knows by name. The linear "
-        "probe, which chooses "
-        f"among all {every} classes, is right on {linear.mean():.1%} of the same images: {told}, "
-        f"{gain.points()}."
+        f"probe, which chooses among all {every} classes, is right on {linear.mean() * 100:.1f} % "
+        f"of the same images: {told}, {gain.points()}."
     )
 
 

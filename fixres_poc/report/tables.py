@@ -1,91 +1,149 @@
 """The tables of notebook 05: percent, intervals, n/a where something was not run."""
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from IPython.display import HTML
-from matplotlib.colors import to_hex
 
-from fixres_poc.analysis.cells import CANDIDATES, Cell, keys
-from fixres_poc.analysis.recommendation import Recommendation
+from fixres_poc.analysis.cells import CANDIDATES, Cell, cell_of, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import CONTROL
 
 NOT_RUN, NONE = "n/a", "–"
-PLACE = ["adaptation", "train_size", "test_size"]
-COLOURS = "Yellow is high, dark blue low."
+LEGEND = (
+    "48 \N{RIGHTWARDS ARROW} 64 px: trained at 48 px, tested at 64 px. Adapted: its last layers "
+    "are fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
+    "with 95 % intervals over images and trainings."
+)
+ASKED = {
+    1: "Does training pay here?",
+    2: "FixRes's claim: smaller train resolution, adapted",
+    3: "What does adapting add?",
+    4: "Would a better crop_pct do?",
+    5: "What should I use?",
+}
 
 
-MAIN = [
-    *("choice", "train", "test", "adaptation", "view", "crop_pct", "test top-1 %"),
-    *("95 % interval", "val top-1 %", "images/s"),
-]
-"""Columns of `cells` that matter most."""
-
-
-def show(table: pd.DataFrame, classes: str | None = None, **formats: str) -> HTML:
+def show(table: pd.DataFrame, classes: str | None = None, note: str = "", **formats: str) -> HTML:
     """A table as a notebook shows it: every row, no index, text escaped.
 
     Args:
         classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier"
             (a limit chooses), "words" (lines wrap).
+        note: a text below it.
         formats: column name to format string, such as top1="{:.1%}"; missing values become n/a.
     """
     columns = {
         name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()
     }
     text = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0, classes=classes)
+    text += f'<p class="note">{html.escape(note)}</p>' if note else ""
     return HTML(text)  # type: ignore[no-untyped-call]
+
+
+def titled(shown: Mapping[str, HTML], fold: bool = False) -> HTML:
+    """Tables below each other under their titles, in one output; each folded away if wished."""
+    start, end = ("<details><summary>", "</summary>") if fold else ("<h4>", "</h4>")
+    parts = [
+        f"{start}{html.escape(title)}{end}{each.data}{'</details>' * fold}"
+        for title, each in shown.items()
+    ]
+    return HTML("\n".join(parts))  # type: ignore[no-untyped-call]
+
+
+PERCENTS = {
+    "val_top1": "val top-1 %",
+    "top5": "top-5 %",
+    "macro_accuracy": "macro %",
+    "ece": "ECE %",
+}
 
 
 def _text(values: "pd.Series[Any]", form: str, missing: str = NOT_RUN) -> "pd.Series[str]":
     return values.map(form.format, na_action="ignore").astype(object).fillna(missing)
 
 
-def _percent(values: "pd.Series[float]") -> "pd.Series[str]":
-    return _text(values * 100, "{:.1f}")
+def _percents(table: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
+    """Test accuracy and its interval, and those of `PERCENTS` that the table has."""
+    top1, low, high = (_text(table[f"top1{end}"] * 100, "{:.1f}") for end in ("", "_low", "_high"))
+    between = (low + " to " + high).mask(table["top1_low"].isna(), NOT_RUN)
+    others = {PERCENTS[key]: _text(table[key] * 100, "{:.1f}") for key in PERCENTS if key in table}
+    return {"test top-1 %": top1, "95 % interval": between, **others}
 
 
-def _between(
-    low: "pd.Series[float]", high: "pd.Series[float]", form: str = "{:.1f}"
-) -> "pd.Series[str]":
-    return (_text(low, form) + " to " + _text(high, form)).mask(low.isna(), NOT_RUN)
+def questions(answers: Mapping[str, Any]) -> pd.DataFrame:
+    """The five questions: answer in words, points on each test part, and what it means."""
+    leading, rows = answers["leading_part"], []
+    others = sorted(
+        {row["part"] for each in answers["answers"] for row in each["rows"]} - {leading}
+    )
+    for each in answers["answers"]:
+        row = {"question": f"{each['id']}  {ASKED[each['id']]}", "answer": each["sentence"]}
+        for part in (leading, *others):
+            row[f"points on {part}"] = _points(each, part)
+        rows.append(row | {"what it means for you": each["means"]})
+    return pd.DataFrame(rows)
 
 
-def _place(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
-    """The columns that say which cell a row is about, views and crops where there are several."""
-    names = {"train_size": "train", "test_size": "test", "adaptation": "adaptation"}
-    names |= {name: name for name in ("view", "crop_pct") if table[name].nunique() > 1}
-    shown = {name: table[key] for key, name in names.items()}
-    shown["train"] = _text(shown["train"], "{:d}", NONE)
-    return shown
+def _points(answer: Mapping[str, Any], part: str) -> str:
+    """What decides an answer on a part: a difference; of question 5 the accuracy."""
+    if answer["id"] == 5:
+        accuracy = answer["accuracy"].get(part)
+        top1, low, high = (f"{value * 100:.1f}" for value in accuracy or (0, 0, 0))
+        return f"{top1} % ({low} to {high})" if accuracy else NONE
+    for row in answer["rows"]:
+        if row["decides"] and row["part"] == part:
+            return points(row)
+    return NONE
 
 
-def cells(results: Results) -> pd.DataFrame:
-    """Every cell of the grid: sizes, accuracies with interval, cost, choice.
+def points(row: Mapping[str, Any]) -> str:
+    """Estimate and interval of a row of answers.json in points, n/a where it was not run."""
+    if row["estimate"] is None:
+        return NOT_RUN
+    return Difference(row["estimate"], row["low"], row["high"]).points(brief=True)
+
+
+def comparisons(answers: Mapping[str, Any], asked: Sequence[int] = (1, 2, 3, 4)) -> pd.DataFrame:
+    """Every row of these questions on each part, at its level; * marks the primary ones."""
+    shown = [
+        {
+            "question": f"{each['id']}{' *' * row['primary']}",
+            "comparison": cell_of(row).against(cell_of(row["reference"])),
+            "on": row["part"],
+            "points": points(row),
+            "level": f"{row['level'] * 100:.1f} %",
+            "verdict": row["verdict"],
+            "training FLOPs": f"× {row['flops_ratio']:.2f}" if row["flops_ratio"] else "",
+        }
+        for each in answers["answers"]
+        for row in each["rows"]
+        if each["id"] in asked
+    ]
+    return pd.DataFrame(shown)
+
+
+def cells(results: Results, use: Cell | None) -> pd.DataFrame:
+    """Every cell of the grid, the recommended one first: accuracies with interval, cost.
 
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
-    table, chosen = results.cells, results.choose()
+    table = results.cells
+    mine = pd.Series([use is not None and each._replace(seed=0) == use for each in keys(table)])
+    table = table.assign(mine=mine).sort_values("mine", ascending=False, kind="stable")
     seeds = "seeds" if len(results.sweep["settings"]["seeds"]) > 1 else "seed"
+    several = [name for name in ("view", "crop_pct") if table[name].nunique() > 1]
     shown = pd.DataFrame(
         {
-            "choice": ["chosen" if each == chosen else "" for each in keys(table)],
-            **_place(table),
-            "test top-1 %": _percent(table["top1"]),
-            "95 % interval": _between(table["top1_low"] * 100, table["top1_high"] * 100),
-            "val top-1 %": _percent(table["val_top1"]),
-            "top-5 %": _percent(table["top5"]),
-            "macro %": _percent(table["macro_accuracy"]),
-            "ECE %": _percent(table["ece"]),
+            "choice": table["mine"].map({True: "use", False: ""}),
+            "train": _text(table["train_size"], "{:d}", NONE),
+            "test": table["test_size"],
+            **table[["adaptation", *several]],
+            **_percents(table),
             "size ratio": _text(table["size_ratio"], "{:.2f}", NONE),
-            "adapt s": _text(table["adapt_seconds"], "{:.0f}", NONE),
-            "images/s": _text(table["eval_images_per_second"], "{:.0f}", NONE),
             seeds: table[seeds],
             "status": table["status"],
         }
@@ -95,124 +153,61 @@ def cells(results: Results) -> pd.DataFrame:
     return shown
 
 
-def arms(recommendation: Recommendation) -> pd.DataFrame:
+def arms(answers: Mapping[str, Any]) -> pd.DataFrame:
     """The arms of question 5, cheapest first, and what the one-standard-error rule says of each."""
-    table = recommendation.arms
-    return pd.DataFrame(
+    table = pd.DataFrame(answers["answers"][4]["arms"])
+    if table.empty:
+        return table
+    units = {"flops": ("GFLOP/image", 1e9), "training_flops": ("training PFLOP", 1e15)}
+    shown = pd.DataFrame(
         {
             "pick": table["pick"],
-            **_place(table),
-            "images/s": _text(table["eval_images_per_second"], "{:.0f}"),
-            "GFLOP/image": _text(table["flops"] / 1e9, "{:.3g}"),
-            "training PFLOP": _text(table["training_flops"] / 1e15, "{:.3g}"),
-            "val top-1 %": _percent(table["val_top1"]),
+            "arm": [cell_of(row).named() for row in answers["answers"][4]["arms"]],
+            "images/s": _text(table["images_per_second"].astype(float), "{:.0f}"),
+            **{name: _text(table[key] / unit, "{:.3g}") for key, (name, unit) in units.items()},
             "points below the best": _text(table["gap"] * 100, "{:.1f}"),
             "allowed": _text(table["allowed"] * 100, "{:.1f}"),
-            "test top-1 %": _percent(table["top1"]),
-            "95 % interval": _between(table["top1_low"] * 100, table["top1_high"] * 100),
-            "share of draws": _text(table["share"], "{:.0%}"),
+            **_percents(table),
+            "share of draws": _text(table["share"] * 100, "{:.0f} %"),
         }
     )
+    return shown if table["images_per_second"].notna().any() else shown.drop(columns="images/s")
 
 
-def every_cell(results: Results) -> HTML:
-    """The table of `cells`: the main columns, and all of them on unfolding."""
-    table = cells(results)
-    first = table[[name for name in MAIN if name in table]]
-    whole = (
-        f"<details><summary>all columns</summary>{show(table, classes='sortable').data}</details>"
-    )
-    return HTML(f"{show(first, classes='sortable').data}\n{whole}")  # type: ignore[no-untyped-call]
-
-
-def heat_map(results: Results, adaptations: Sequence[str] | None = None) -> HTML:
-    """Top-1 accuracy (%) with its 95 % interval, one crop, by train and test resolution.
-
-    Args:
-        results: the sweep's; several seeds give means, and a pair that did not run gives its
-            status.
-        adaptations: which ones, in this order; by default all that were trained.
-    """
-    table = results.usual.dropna(subset="train_size")
-    sizes = sorted(table["test_size"].unique())
-    names = list(adaptations or table["adaptation"].unique())
-    table = table[table["adaptation"].isin(names)]
-    low, high = table["top1"].min(), table["top1"].max()
-    found = {key: row.iloc[0] for key, row in table.groupby(PLACE)}
-    across = "".join(f'<th scope="col">{size}</th>' for size in sizes)
-    caption = f"Top-1 accuracy on {html.escape(results.part)}, %, and its 95 % interval. {COLOURS}"
-    text = f'<table class="heat"><caption>{caption}</caption>'
-    over = f'<th colspan="{len(sizes)}" scope="colgroup">test resolution, px</th>'
-    text += f'<thead><tr><th scope="col">train px</th>{over}</tr>'
-    text += f"<tr><td></td>{across}</tr></thead>"
-    for name in names:
-        head = f'<th colspan="{len(sizes) + 1}" scope="rowgroup">{html.escape(name)}</th>'
-        text += f"<tbody><tr>{head}</tr>"
-        for train in sorted(table["train_size"].unique()):
-            cells = "".join(_heat(found.get((name, train, test)), low, high) for test in sizes)
-            text += f'<tr><th scope="row">{train}</th>{cells}</tr>'
-        text += "</tbody>"
-    return HTML(text + "</table>")  # type: ignore[no-untyped-call]
-
-
-def _heat(cell: "pd.Series[Any] | None", low: float, high: float) -> str:
-    if cell is None or math.isnan(cell["top1"]):
-        return f"<td>{'' if cell is None else html.escape(str(cell['status']))}</td>"
-    from seaborn.utils import relative_luminance  # here, since importing it takes a second
-
-    colour = mpl.colormaps["cividis"]((cell["top1"] - low) / (high - low or 1))
-    text = "#000000" if relative_luminance(colour) > 0.18 else "#ffffff"
-    style = f"background-color: {to_hex(colour)}; color: {text}"
-    top1, *bounds = (f"{cell[name] * 100:.1f}" for name in ("top1", "top1_low", "top1_high"))
-    spread = "\N{EN DASH}".join(bounds)
-    return f'<td style="{style}">{top1}<br><small>{spread}</small></td>'
-
-
-def steps(path: pd.DataFrame) -> pd.DataFrame:
-    """The steps of `gain_path`: accuracy after each, and its gain with interval."""
-    gains = path[["gain", "gain_low", "gain_high"]].itertuples(index=False, name=None)
-    points = [Difference(*gain).points(brief=True) for gain in gains]
-    return pd.DataFrame(
-        {
-            "step": path["step"],
-            "test top-1 %": _percent(path["top1"]),
-            "gain in points": pd.Series(points).mask(path["gain"].isna(), NOT_RUN),
-        }
-    )
-
-
-def ablations(results: Results, matched: Mapping[int, int]) -> pd.DataFrame:
+def ablations(results: Results, matched: Mapping[int, int], adapted: str | None) -> pd.DataFrame:
     """Adaptations on request against none and their controls, at the matched test resolutions.
 
     Args:
-        matched: of `questions.Plan`.
+        matched: train to test resolution.
+        adapted: the primary adaptation, which is left out.
     """
     rows = []
     for train, test in matched.items():
-        for name in CANDIDATES[1:]:
+        for name in [name for name in CANDIDATES[1:] if name != adapted]:
             cell = Cell(train, test, name, results.first_seed, crop_pct=results.usual_crop)
             if results.seeds(cell):
-                plain, control = (
+                gains = (
                     results.difference(cell, cell._replace(adaptation=other))
                     for other in ("none", CONTROL + name)
                 )
-                row = {"train": train, "test": test, "adaptation": name}
-                row["points over none"] = plain.points(brief=True) if plain else NONE
-                row["points over its control"] = control.points(brief=True) if control else NONE
-                rows.append(row)
-    return pd.DataFrame(rows)
+                told = [each.points(brief=True) if each else NONE for each in gains]
+                rows.append([train, test, name, *told])
+    columns = ["train", "test", "adaptation", "points over unadapted", "points over its control"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def settings(results: Results) -> pd.DataFrame:
-    """The sweep's settings, those that are set."""
-    values = pd.Series(results.sweep["settings"], dtype=object).dropna().map(str)
-    return values.rename("value").rename_axis("setting").reset_index()
-
-
-def failures(results: Results) -> pd.DataFrame:
-    """Runs that did not end well: name, status, error."""
-    runs = pd.DataFrame(results.sweep["runs"])
-    return runs.loc[runs["status"] != "done", ["name", "status", "error"]].reset_index(drop=True)
+def facts(results: Results) -> dict[str, HTML]:
+    """Settings, versions and hardware of the numbers, and images per class, as tables."""
+    names = pd.Series(results.sweep["classes"])
+    lists = {
+        "Settings": pd.Series(results.sweep["settings"], dtype=object).dropna(),
+        "Versions and hardware": pd.Series(results.sweep["versions"] | results.sweep["hardware"]),
+        "Images per class": results.images["label"].map(names).value_counts(),
+    }
+    return {
+        name: show(values.map(str).rename("value").rename_axis("name").reset_index(), "words")
+        for name, values in lists.items()
+    }
 
 
 def activations(results: Results) -> pd.DataFrame:

@@ -1,168 +1,182 @@
-"""What the report says about a sweep's numbers, which choose every sentence.
+"""What the report says around its answers, in HTML and Markdown.
 
-Functions return Markdown. Accuracies are means over the training seeds. Differences are in points
-of top-1 accuracy on the same images, with 95 % intervals over trainings and images.
+Accuracies are means over the training seeds. Differences are in points of top-1 accuracy on the
+same images, with 95 % intervals over trainings and images.
 """
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import pandas as pd
-
-from fixres_poc.analysis.answers import Decision
-from fixres_poc.analysis.cells import PAIR
-from fixres_poc.analysis.comparisons import Comparison
-from fixres_poc.analysis.questions import Answer, did_nothing
+from fixres_poc.analysis.cells import PAIR, cell_of
+from fixres_poc.analysis.comparisons import best_sizes
+from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.data.sources import download
 
-ASKED = {
-    1: "Does training pay here, against the linear probe and zero-shot?",
-    2: "FixRes's claim: trained smaller and adapted, against train = test, plain and adapted",
-    3: "What does adaptation add at the matched test resolution, over none and over its control?",
-    4: "Would a cheaper remedy do? Each arm at its own crop_pct",
-    5: "What should I use at my budget?",
-}
+SYNTHETIC = "Synthetic images: this proves nothing about photographs."
+Answers = Mapping[str, Any]
+"""The content of answers.json."""
 
 
-def question_table(decisions: Mapping[str, Decision]) -> pd.DataFrame:
-    """The five questions: the answer on the first part, and the verdict on each."""
-    first = next(iter(decisions.values()))
-    reasons = {each.number: each.why_not for each in first.answers}
-    reasons[5] = first.recommendation.why_not
-    rows = []
-    for number, question in ASKED.items():
-        not_asked = f"Not asked: {reasons[number]}."
-        row = {"question": f"{number}. {question}"}
-        row["answer"] = first.sentences.get(number, not_asked)
-        row |= {f"on {part}": each.verdicts[number] for part, each in decisions.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+def head(results: Results, answers: Answers) -> str:
+    """The first screen's words, in HTML: title, facts, sentences, and chips that lead to sections.
 
-
-def comparison_table(decisions: Mapping[str, Decision]) -> pd.DataFrame:
-    """Every row of questions 1 to 4: cell, reference, points and verdict on each part, FLOPs.
-
-    Points are at 95 % in the primary row, marked *, else at the level of the planned rows, marked
-    †.
+    Args:
+        results: about the leading part.
     """
-    rows = []
-    answers = [each.answers for each in decisions.values()]
-    for by_part in zip(*answers, strict=True):
-        for compared in zip(*map(_comparisons, by_part), strict=True):
-            for each in zip(*(one.rows for one in compared), strict=True):
-                first = each[0]
-                row = {"question": f"{by_part[0].number}{' *' if compared[0].primary else ''}"}
-                row |= {"cell": first.cell.named(), "against": first.reference.named()}
-                for part, own in zip(decisions, each, strict=True):
-                    row |= {f"points on {part}": own.points(), f"verdict on {part}": own.verdict}
-                ratio = first.cost_ratio[0]
-                row["training FLOPs"] = f"× {ratio:.2f}" if ratio > 0 else ""
-                rows.append(row)
-    return pd.DataFrame(rows)
+    settings, part = results.sweep["settings"], results.part
+    network = settings["backbone"].removeprefix("timm:")
+    facts = [network, f"{results.sweep['images'][part]:,} {part} images", _seeds(results)]
+    facts += [results.sweep.get("date", "")]
+    sentences = "".join(
+        f"<li>{html.escape(each)}</li>" for each in [*answers["sentences"], *_still(answers)]
+    )
+    links = "".join(
+        f'<a href="#{section}">{html.escape(text)}</a> '
+        for section, text in chips(results, answers).items()
+    )
+    banner = f' <span class="banner">{SYNTHETIC}</span>' * (settings["dataset"] == "synthetic")
+    return (
+        f"<h1>{html.escape(answers['title'])}</h1>"
+        f'<p class="facts">{html.escape(" · ".join(filter(None, facts)))}{banner}</p>'
+        f'<ul class="sentences">{sentences}</ul><p class="chips">{links}</p>'
+    )
 
 
-def _comparisons(answer: Answer) -> tuple[Comparison, ...]:
-    return (*answer.comparisons, *answer.equal_flops)
+def _still(answers: Answers) -> list[str]:
+    sizes = " and ".join(map(str, answers["did_nothing"]))
+    return [f"Stage 1 did nothing at {sizes} px: it predicts what the linear probe does."] * bool(
+        sizes
+    )
 
 
-def said(decision: Decision) -> str:
-    """The decision's sentences, as a list; with one seed they are about this training."""
-    lines = [f"- {text}" for text in decision.sentences.values()]
-    if still := did_nothing(decision.results):
-        sizes = " and ".join(map(str, still))
-        lines.append(
-            f"- Stage 1 did nothing at {sizes} px: its predictions are the linear probe's on 99 % "
-            "of the validation images."
-        )
-    return "\n".join(lines)
+def _seeds(results: Results) -> str:
+    asked, done = len(results.sweep["settings"]["seeds"]), int(results.cells["seeds"].max())
+    return f"{done}{f' of {asked}' if done < asked else ''} seed{'s' if asked > 1 else ''}"
 
 
-def beside(decision: Decision) -> str:
+def chips(results: Results, answers: Answers) -> dict[str, str]:
+    """Four facts that limit the answers' reliability, by the section that tells more."""
+    flagged = (results.sweep.get("leakage") or {}).get("flagged") or {}
+    words = {True: "flagged", False: "none found", None: "not checked"}
+    parts = {results.part: flagged.get(results.part), "validation": flagged.get("val")}
+    leaks = ", ".join(f"{part} {words[value]}" for part, value in parts.items())
+    use = answers["answers"][4]
+    share = f"choice stable in {use['share_of_draws'] * 100:.0f} % of draws"
+    detected = power(answers)
+    least = f"{min(detected.values()) * 100:.1f} points" if detected else "not known"
+    return {
+        "Leakage": f"leakage: {leaks}",
+        "Seeds": _seeds(results),
+        "Selection": share if use["use"] else "no arm recommended",
+        "Power": f"smallest detectable difference: {least}",
+    }
+
+
+def power(answers: Answers) -> dict[int, float]:
+    """By question the smallest true difference that its primary row detects with 80 % power."""
+    rows = [(each["id"], row) for each in answers["answers"] for row in each["rows"]]
+    leading = answers["leading_part"]
+    return {
+        number: row["detectable"]
+        for number, row in rows
+        if row["decides"] and row["part"] == leading and row["detectable"] is not None
+    }
+
+
+def budget(answers: Answers) -> str:
     """What stands beside the recommended arm: validation's best, common practice, stability."""
-    found = decision.recommendation
-    if found.use is None or found.best is None:
-        return f"No arm is recommended: {found.why_not}."
-    lines = [f"Validation's best: {found.best.named()}."]
-    if found.price is not None and found.best != found.use:
-        lines.append(f"On {decision.results.part} it has {found.price.points()} more.")
-    if found.common is not None:
-        lines.append(
-            "Over common practice (the largest train resolution at itself, unadapted, in the usual "
-            f"crop) the recommended arm gains {found.common.points()}."
-        )
-    lines.append(f"A bootstrap of validation picks it in {found.share:.0%} of draws.")
+    found = answers["answers"][4]
+    if not found["use"]:
+        return f"No arm is recommended: {found['asked']}."
+    lines = [f"**{found['sentence']}** {found['means']}"]
+    told = {
+        "best_minus_use": "Validation's best has {} more.",
+        "use_minus_common_practice": "Over common practice (the largest train resolution tested at "
+        "itself, unadapted, in the usual crop) the recommended arm gains {}.",
+    }
+    for name, form in told.items():
+        if found[name]:
+            lines.append(form.format(Difference(**found[name]).points()))
     return "\n".join(f"- {line}" for line in lines)
 
 
-def trust(decision: Decision) -> str:
-    """What to keep in mind: number of seeds, stability of the choice, failed runs, leakage."""
-    results = decision.results
-    settings, table = results.sweep["settings"], results.table
-    asked = len(settings["seeds"])
-    seeds = int(results.cells["seeds"].max())
-    parts = [
-        f"{seeds}{f' of {asked}' if seeds < asked else ''} training seed{'s' if asked > 1 else ''}"
-    ]
-    if seeds == 1:
-        parts[0] += ", so the spread between trainings is not known"
-    else:
-        parts[0] += ": accuracies are means over them, and intervals are over trainings and images"
-    if decision.recommendation.use:
-        share = decision.recommendation.share
-        parts.append(f"a bootstrap of validation picks the recommended arm in {share:.0%} of draws")
+def geometry(results: Results) -> str:
+    """By train resolution: the test resolution of equal apparent size, and the best one."""
+    lines = []
+    for _, row in best_sizes(results).iterrows():
+        text = (
+            f"Trained at {row['train_size']:.0f} px, objects look most nearly as large at "
+            f"{row['nearest']:.0f} px (ratio {row['ratio']:.2f})"
+        )
+        if row["nearest"] == row["best"]:
+            lines.append(f"{text}, which is also the best on validation.")
+            continue
+        gain = Difference(*row[["gain", "gain_low", "gain_high"]])
+        verdict = gain.told("against the theory", "as the theory has it", "not against the theory")
+        lines.append(
+            f"{text}; the best on validation is {row['best']:.0f} px ({row['best_ratio']:.2f}), by "
+            f"{gain.points()} on {results.part}: {verdict}."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def trust(results: Results, answers: Answers) -> str:
+    """Leakage with examples, seeds, selection and power: sections that the chips lead to."""
+    sections = {
+        "Leakage": _leakage(results),
+        "Seeds": _trainings(results),
+        "Selection": _selection(results, answers),
+        "Power": _power(answers),
+    }
+    return "\n\n".join(f"### {name}\n\n{' '.join(lines)}" for name, lines in sections.items())
+
+
+def _leakage(results: Results) -> Sequence[str]:
+    found = results.sweep.get("leakage") or {}
+    lines = [found.get("verdict", "The leakage check was not run.")]
+    near = (found.get("near") or {}).get("listed") or []
+    if near:
+        pairs = "; ".join(f"`{first}` and `{second}`" for first, second, *_ in near[:3])
+        lines.append(f"Near duplicates, for example: {pairs}.")
+    if results.sweep["settings"].get("head_start") == "file":
+        lines.append("The network was trained elsewhere; it may have seen test images there.")
+    return [*lines, download.about(results.sweep["settings"]["dataset"])]
+
+
+def _trainings(results: Results) -> Sequence[str]:
+    table = results.table
+    several = results.cells["seeds"].max() > 1
+    lines = [f"{_seeds(results)} of training."]
+    lines.append(
+        "Accuracies are means over them, and intervals are over trainings and images."
+        if several
+        else "The spread between trainings is not known: intervals are over images alone."
+    )
     done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False).mean()
-    missing, some = (done == 0).sum(), done.between(0, 1, inclusive="neither").sum()
-    if some:
-        parts.append(f"{some} pairs of resolutions lack the results of some seeds")
-    if missing:
-        parts.append(f"{missing} of {len(done)} pairs of resolutions (with probes) lack results")
+    if some := int(done.between(0, 1, inclusive="neither").sum()):
+        lines.append(f"{some} pairs of resolutions lack the results of some seeds.")
+    if missing := int((done == 0).sum()):
+        lines.append(f"{missing} of {len(done)} pairs of resolutions (with probes) lack results.")
     if left_out := results.sweep.get("unreadable"):
-        parts.append(f"{len(left_out)} unreadable image{'s' if len(left_out) > 1 else ''} left out")
-    if settings.get("head_start") == "file":
-        parts.append("the network was trained elsewhere; it may have seen test images there")
-    if settings["dataset"] == "synthetic":
-        parts.append(
-            "the images are synthetic (docs/design/synthetic_dogs.md): they prove nothing about "
-            "photographs"
-        )
-    leakage = (results.sweep.get("leakage") or {}).get("verdict", "The leakage check was not run.")
-    return " ".join(
-        filter(None, [f"{'; '.join(parts)}.", download.about(settings["dataset"]), leakage])
-    )
+        few = ", ".join(f"`{name}`" for name in list(left_out)[:3])
+        lines.append(f"Unreadable images left out: {len(left_out)}, such as {few}.")
+    return lines
 
 
-def verdicts(comparison: pd.DataFrame) -> str:
-    """One line per train resolution: predicted and measured best size, and contradictions.
+def _selection(results: Results, answers: Answers) -> Sequence[str]:
+    found, images = answers["answers"][4], results.sweep["images"]["val"]
+    lines = [f"All choices are made on {images:,} validation images, none on a test part."]
+    lines.append("The best of a grid is partly luck, so its validation accuracy is optimistic.")
+    if found["use"]:
+        share = f"{found['share_of_draws'] * 100:.0f} % of draws"
+        lines.append(f"A bootstrap of validation picks {cell_of(found['use']).named()} in {share}.")
+    return lines
 
-    Args:
-        comparison: of `cost.compare_with_measured`.
-    """
-    return "\n".join(f"- {_geometry(rows)}" for _, rows in comparison.groupby("train_size"))
 
-
-def _geometry(rows: pd.DataFrame) -> str:
-    near, best = rows[rows["nearest"]].iloc[0], rows[rows["best"]].iloc[0]
-    text = (
-        f"Trained at {near['train_size']} px: objects look equally large at "
-        f"{near['predicted']:.0f} px "
-        f"({near['predicted_low']:.0f} to {near['predicted_high']:.0f} px, both definitions); "
-    )
-    ratio = f"{near['mean_of_ratios']:.2f}"
-    if len(rows) == 1:
-        return f"{text}only {near['test_size']} px was run (ratio {ratio}), which tests nothing."
-    text += f"the nearest resolution of the sweep is {near['test_size']} px (ratio {ratio}). "
-    if best["nearest"]:
-        text += "It is also the best on validation."
-    else:
-        side = "higher" if best["test_size"] > near["test_size"] else "lower"
-        gain = Difference(*best[["gain", "gain_low", "gain_high"]])
-        text += (
-            f"The best on validation is {best['test_size']} px (ratio "
-            f"{best['mean_of_ratios']:.2f}), "
-            f"{side}; on test the difference is {gain.points()}."
-        )
-    sizes = ", ".join(f"{size} px" for size in rows["test_size"][rows["contradicts"]])
-    against = (
-        f"**Against the theory: {sizes}.**" if sizes else "No resolution contradicts the theory."
-    )
-    return f"{text} {against}"
+def _power(answers: Answers) -> Sequence[str]:
+    return [
+        f"Question {number}: a true difference of {least * 100:.1f} points has 80 % power."
+        for number, least in power(answers).items()
+    ] or ["Nothing was compared."]

@@ -36,9 +36,10 @@ def render(sweep: SweepSettings) -> Path:
         RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
     """
     from fixres_poc.analysis.collection import collect
-    from fixres_poc.report import overview
+    from fixres_poc.report import overview, sentences
 
     collect(sweep, found := outcomes(sweep))
+    sentences.write(sweep.name)
     folder, digest = report_folder(sweep.name), made_from(sweep)
     write_page = functools.partial(_write_page, sweep.name, library_hash(everything=True))
     # while the notebook's kernel is at work, this process has nothing else to do
@@ -53,10 +54,7 @@ def render(sweep: SweepSettings) -> Path:
     for page in (folder / "notebooks").glob("*.html"):
         if page.stem not in linked:
             page.unlink()
-    try:
-        overview.write(sweep.name)
-    except ValueError as error:  # no pair ran to its end
-        log.warning(printable(f"{sweep.name} is not in reports/index.html: {error}"))
+    overview.write()
     return _write_index(folder, work, message, digest)  # last: with it the report counts as made
 
 
@@ -98,9 +96,9 @@ def rebuild(folder: Path) -> Path:
         InputError: the folder has no tables of a report.
         RuntimeError: notebook 05 failed; the page is written nevertheless, as far as it came.
     """
-    from fixres_poc.analysis import answers
+    from fixres_poc.report import sentences
 
-    answers.write(str(folder))
+    sentences.write(str(folder))
     work = sweep_folder(f"rebuilt-{folder.name}")
     return _write_index(folder, work, _execute_results(work, str(folder)))
 

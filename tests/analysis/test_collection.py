@@ -115,7 +115,7 @@ def test_zero_shot_is_compared_on_its_own_images_and_joins_the_warning() -> None
     row = found.row(found.once("zero_shot", 96))
     assert (row["n_test"], row["top1"]) == (40, 25 / 40)
     assert found.sweep["leakage"]["verdict"] == "**Warning.** It knows them."
-    assert tables.cells(found)["of images"].tolist()[:3] == [60, 60, 40]
+    assert tables.cells(found, None)["of images"].tolist()[:3] == [60, 60, 40]
 
 
 def test_size_ratios_are_those_of_the_sweeps_own_images() -> None:
@@ -277,6 +277,6 @@ def test_each_arm_has_the_framing_that_is_best_on_validation_over_seeds() -> Non
 
 def test_a_cell_names_a_framing_that_is_not_the_usual_one() -> None:
     cell = Cell(96, 128, "head", 0, crop_pct=0.71)
-    assert cell.named() == "trained at 96, tested at 128 px, `head`, crop_pct 0.71"
+    assert cell.named() == "96 \N{RIGHTWARDS ARROW} 128 px, adapted (head), crop_pct 0.71"
     assert cell.same_size() == Cell(96, 96, "none", 0, crop_pct=0.71)
-    assert Cell(None, 96, "probe", 0).named() == "`probe` at 96 px"
+    assert Cell(None, 96, "probe", 0).named() == "linear probe at 96 px"

@@ -1,7 +1,9 @@
 """Which rows the first four questions have, on made-up sweeps."""
 
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 from made_up import grid, same
 
@@ -25,12 +27,14 @@ def asked(results: Results) -> dict[int, Answer]:
     return {each.number: each for each in answers(plan(results))}
 
 
+def short(cell: Cell) -> str:
+    train = f"{cell.train_size}/" if cell.train_size else ""
+    return f"{train}{cell.test_size} {cell.adaptation}"
+
+
 def shown(answer: Answer) -> list[tuple[str, list[str]]]:
     return [
-        (
-            f"{each.cell.sizes()} {each.cell.adaptation}",
-            [f"{row.reference.sizes()} {row.reference.adaptation}" for row in each.rows],
-        )
+        (short(each.cell), [short(row.reference) for row in each.rows])
         for each in answer.comparisons
     ]
 
@@ -44,6 +48,25 @@ def test_rows_of_training_are_each_r_at_itself_and_adapted_at_its_matched_size()
         ("96/112 head_bn", ["112 probe", "112 zero_shot"]),
         ("112/128 head_bn", ["128 probe", "128 zero_shot"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({96: 0.84, 128: 1.08, 120: 0.93}, 120),  # |log 0.93| < |log 1.08|
+        ({96: 1.0, 128: 1.2, 160: 1.4}, None),  # the train resolution itself is none
+        ({96: 0.8, 128: 1.09}, 128),
+        ({64: 0.95, 96: 0.8}, None),
+    ],
+)
+def test_the_matched_resolution_is_the_larger_one_nearest_to_ratio_1(
+    ratios: dict[int, float], expected: int | None
+) -> None:
+    own = pd.DataFrame({"test_size": list(ratios), "size_ratio": list(ratios.values())})
+    other = pd.DataFrame({"train_size": [64, None], "test_size": [112, 96], "size_ratio": 1.0})
+    table = pd.concat([own.assign(train_size=96), other]).assign(crop_pct=0.875)
+    found = Plan(replace(grid({(96, 96): same(0.6)}), table=table), None).matched
+    assert found == {64: 112} | ({96: expected} if expected else {})
 
 
 def test_a_size_ratio_further_than_10_percent_from_1_matches_nothing() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import ADAPTATIONS, PHOTOS, TEST, same, shaped, told
+from made_up import PHOTOS, TEST, same, told
 
 from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.comparisons import gain_path
+from fixres_poc.analysis.comparisons import best_sizes, gain_path
 from fixres_poc.analysis.results import Results, load_results
-from fixres_poc.data.loading import images_to_show
+from fixres_poc.report.text import geometry
 
 CONTROL = "control_head_bn"
 
@@ -52,15 +52,9 @@ def test_equal_means_over_seeds_are_ties_in_spite_of_rounding() -> None:
     assert replace(found, table=found.table.assign(val_top1=noise)).choose().test_size == 96
 
 
-def test_competitors_are_ranked_on_validation() -> None:
+def test_neither_probe_nor_a_failed_pair_is_chosen() -> None:
     found = told(same(0.60), None, once={"probe": 0.70, "zero_shot": 0.90})
-    assert set(found.ranked()["adaptation"]) == set(ADAPTATIONS)
-    ranked = found.ranked(("probe",))
-    # at 96, 128 and 224 px
-    assert ranked["adaptation"].tolist() == [*["probe"] * 3, *ADAPTATIONS]
-    assert ranked["val_top1"].is_monotonic_decreasing
-    # that pair failed
-    assert not ranked["test_size"][ranked["adaptation"] != "probe"].eq(128).any()
+    assert found.choose() == Cell(96, 96, "none", 0)
 
 
 def test_the_choice_is_made_over_both_seeds() -> None:
@@ -97,7 +91,11 @@ def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
     path = gain_path(found, found.choose())
     assert path["gain"].sum() == pytest.approx(0.30)
     assert path["top1"].tolist() == pytest.approx([0.50, 0.60, 0.65, 0.72, 0.80])
-    assert path["adaptation"].tolist() == ["probe", "none", "none", CONTROL, "head_bn"]
+    assert path["step"].tolist()[::2] == [
+        "linear probe at 96",
+        "tested at 128 instead",
+        "adapted at 128",
+    ]
     assert path["gain_low"].iloc[1] < path["gain"].iloc[1] < path["gain_high"].iloc[1]
 
 
@@ -143,6 +141,23 @@ def test_the_report_folder_needs_no_runs(found: Results, own_home: Path) -> None
     assert load_results("told").choose() == found.choose()
 
 
-def test_images_that_are_gone_are_not_shown() -> None:
-    found = shaped(2, 30, pairs=[[96, 96]])
-    assert images_to_show(found.data_settings(), found.images["image"].head(3)) == []
+@pytest.mark.parametrize(
+    ("at_96", "at_128", "best", "verdict"),
+    [
+        (0.60, 0.80, 128, "which is also the best on validation"),
+        (0.80, 0.60, 96, "+20.0 points (95 % interval 15.9 to 23.9) on test: against the theory"),
+        (0.605, 0.60, 96, "on test: not against the theory"),
+    ],
+)
+def test_the_best_test_size_is_held_against_that_of_equal_apparent_size(
+    at_96: float, at_128: float, best: int, verdict: str
+) -> None:
+    """Trained at 96 px; on these images the ratio at 128 px is nearer to 1 than that at 96."""
+    found = told(same(at_96), same(at_128))
+    (row,) = best_sizes(found).to_dict("records")
+    assert (row["train_size"], row["nearest"], row["best"]) == (96, 128, best)
+    assert row["gain"] == pytest.approx(at_96 - at_128) or best == 128
+    assert geometry(found).startswith(
+        "- Trained at 96 px, objects look most nearly as large at 128"
+    )
+    assert verdict in geometry(found)

@@ -14,7 +14,6 @@ from fixres_poc.analysis.statistics import (
     mean_accuracy,
     of_one_training,
     paired_gain,
-    per_class,
     reliability,
     wilson_interval,
 )
@@ -173,21 +172,22 @@ def test_confused_pairs_are_counted_by_direction() -> None:
     assert confused_pairs([0, 1], [0, 1], ["a", "b"]).empty
 
 
-def test_classes_with_the_worst_first() -> None:
-    table = per_class([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], ["beagle", "pug", "borzoi"])
-    assert table["class"].tolist() == ["beagle", "pug"]
-    assert table["images"].tolist() == [2, 3]
-    assert table["accuracy"].tolist() == pytest.approx([0.5, 2 / 3])
-    assert (table["low"].iloc[1], table["high"].iloc[1]) == pytest.approx(wilson_interval(2, 3))
-
-
 def test_intervals_are_told_in_points_and_percent() -> None:
     unsure = Difference(0.012, -0.003, 0.027)
-    assert unsure.points() == "+1.2 points (95 % interval -0.3 to +2.7)"
-    assert unsure.points(brief=True) == "+1.2 (-0.3 to +2.7)"
+    assert unsure.points() == "+1.2 points (95 % interval \N{MINUS SIGN}0.3 to 2.7)"
+    assert unsure.points(brief=True) == "+1.2 (\N{MINUS SIGN}0.3 to 2.7)"
     told = [
         Difference(*each).told("gain", "loss", "neither")
         for each in ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), unsure)
     ]
     assert told == ["gain", "loss", "neither"]
-    assert Accuracy(0.812, 0.779, 0.841).percent() == "81.2% (95 % interval 77.9% to 84.1%)"
+    assert Accuracy(0.812, 0.779, 0.841).percent() == "81.2 % (95 % interval 77.9 to 84.1)"
+
+
+def test_bins_of_equal_counts_hold_equally_many_images_ties_or_not() -> None:
+    for confidence in (np.linspace(0, 1, 20), np.full(20, 0.7)):
+        table = reliability(confidence, np.arange(20) < 10, 4, equal_counts=True)
+        assert table["images"].tolist() == [5, 5, 5, 5]
+        assert table["accuracy"].tolist() == [1, 1, 0, 0]
+    assert reliability([0.5], [True], 4, equal_counts=True)["images"].tolist() == [1]
+    assert reliability([], [], 4, equal_counts=True).empty

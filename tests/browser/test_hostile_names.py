@@ -101,5 +101,5 @@ def test_hostile_names_are_text_in_every_page(browser: Browser, report: Path) ->
             # as pandas writes line ends
             assert not [name for name in NAMES if name.replace("\n", "\\n") not in text], file
             if file == report:
-                shown = (UNREADABLE, "1 unreadable image left out", ERROR)
+                shown = (UNREADABLE, "Unreadable images left out: 1", ERROR)
                 assert all(each in text for each in shown)

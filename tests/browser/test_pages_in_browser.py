@@ -20,13 +20,14 @@ pytestmark = NEEDED
 LARGEST_BYTES = 3_000_000
 REPORT = REPOSITORY / "docs" / "reports" / "demo"
 DEMO = pd.read_csv(REPORT / "results.csv").drop_duplicates(GRID)
-RUN = {"name": "demo", "status": "done", "error": "", "time": "2 s", "link": "notebooks/demo.html"}
+RUN = {"name": "demo", "status": "done", "error": "", "text": "2 s", "link": "notebooks/demo.html"}
+RUNS = {"rows": {"64 px, seed 0": {"training": RUN}}, "columns": ["training"], "failed": []}
 PAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "index": ("05_results", {"runs": [RUN]}),
+    "index": ("05_results", {"runs": RUNS | {"others": [RUN]}}),
     "run": ("04_fixres", {"name": "run", "back": "report"}),
 }
-MAIN = ".output > .scroll > .sortable"
-"""The table of all cells, with the columns that matter; what unfolds below it has all columns."""
+MAIN = "details:nth-of-type(2) .sortable"
+"""The table of all cells, in the second fold of its section."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def page(browser: Browser, pages: dict[str, str]) -> Iterator[Page]:
     with opened(browser, pages["index"]) as (page, _, _):
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         yield page
 
 
@@ -81,18 +83,18 @@ def test_the_table_sorts_by_keyboard(page: Page) -> None:
 
 def test_the_table_is_filtered_by_words(page: Page) -> None:
     every = len(column(page, MAIN, "test"))
-    page.get_by_label("Rows with").first.fill("80 head")
+    page.get_by_label("Rows with").last.fill("80 head")
     assert set(column(page, MAIN, "test")) == {"80"}
     assert all("head" in text for text in column(page, MAIN, "adaptation"))
     wanted = DEMO["test_size"].eq(80) & DEMO["adaptation"].str.contains("head")
-    assert page.locator(".control output").first.inner_text() == f"{wanted.sum()} of {every} rows"
+    assert page.locator(".control output").last.inner_text() == f"{wanted.sum()} of {every} rows"
 
 
 def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
     """The first of the rows, the cheapest first, within what the rule allows below the best."""
     assert page.locator("tr.picked td").first.inner_text() == "use"
-    names = ["images/s", "val top-1 %", "allowed", "test"]
-    speeds, accuracies, allowed, sizes = (column(page, ".frontier", name) for name in names)
+    names = ["images/s", "val top-1 %", "allowed", "arm"]
+    speeds, accuracies, allowed, arms = (column(page, ".frontier", name) for name in names)
     least = sorted(map(float, speeds))[len(speeds) // 2]
     page.get_by_label("At least").fill(str(least))
     fitting = [place for place, speed in enumerate(speeds) if float(speed) >= least]
@@ -100,33 +102,58 @@ def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
     expected = next(
         place for place in fitting if float(accuracies[place]) >= top - float(allowed[place]) - 1e-9
     )
-    assert f"test at {sizes[expected]} px" in page.locator(".answer").inner_text().lower()
-    assert page.locator("tr.picked td").nth(2).inner_text() == sizes[expected]
+    assert page.locator(".answer").inner_text().startswith(f"Use {arms[expected]}: ")
+    assert page.locator("tr.picked td").nth(1).inner_text() == arms[expected]
     page.get_by_label("At most").fill("0.0001")
     assert "No pair of this sweep" in page.locator(".answer").inner_text()
     assert page.locator("tr.picked").count() == 0
 
 
-def test_heat_map_shows_intervals_in_its_cells(page: Page) -> None:
-    cells = page.locator("table.heat td:has(small)")
-    shown = [re.findall(r"\d+\.\d", text) for text in cells.all_inner_texts()]
-    usual = DEMO[DEMO["crop_pct"].eq(0.875) & ~DEMO["adaptation"].str.startswith("equal_flops")]
-    assert len(shown) == len(usual)
-    assert all(float(low) <= float(top1) <= float(high) for top1, low, high in shown)
-    top1s = [float(top1) for top1, _, _ in shown]
-    colours = cells.evaluate_all("all => all.map(each => each.style.backgroundColor)")
-    assert colours[top1s.index(max(top1s))] == "rgb(254, 232, 56)"  # the ends of cividis
-    assert colours[top1s.index(min(top1s))] == "rgb(0, 34, 78)"
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_the_answer_is_on_the_first_screen(
+    browser: Browser, pages: dict[str, str], width: int
+) -> None:
+    with opened(browser, pages["index"], width, java_script_enabled=False) as (page, _, _):
+        shown = ["h1", ".facts", ".sentences"]
+        shown += [".chips", ".figure img", ".words"] * (width == DESK)
+        for name in shown:
+            box = page.locator(name).first.bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] < 900, name
+        assert page.locator(".rail").is_visible() == (width == DESK)
+        assert page.locator("summary", has_text="Contents").is_visible() == (width == PHONE)
+
+
+def test_one_switch_shows_all_code_without_a_script(
+    browser: Browser, pages: dict[str, str]
+) -> None:
+    with opened(browser, pages["index"], java_script_enabled=False) as (page, _, _):
+        assert not page.locator(".code").first.is_visible()
+        page.get_by_label("show code").check()
+        assert all(each.is_visible() for each in page.locator(".code").all())
+
+
+def test_chips_lead_to_their_sections(page: Page) -> None:
+    for link in page.locator(".chips a").all():
+        target = page.locator(str(link.get_attribute("href")))
+        assert target.evaluate("each => each.tagName") == "H3"
+
+
+def test_the_first_screen_prints_on_one_page(page: Page) -> None:
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 703, "height": 900})  # of A4 within its margins, at 96 dpi
+    box = page.locator(".first").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < 1032
 
 
 def test_without_a_script_every_table_stands(browser: Browser, pages: dict[str, str]) -> None:
     with opened(browser, pages["index"], java_script_enabled=False) as (page, _, _):
         assert page.locator("table.frontier tbody tr").count() > 3
+        page.get_by_text("Every cell on test").click()
         assert page.locator(f"{MAIN} tbody tr").count() == len(DEMO)
-        page.get_by_text("all columns").click()
-        assert page.locator("details table.sortable tbody tr").count() == len(DEMO)
         assert page.get_by_text("macro %").is_visible()
-        assert page.locator("input, button").count() == 0
+        assert page.locator("input:not(#show-code), button").count() == 0
 
 
 def test_no_other_script_runs(page: Page) -> None:

@@ -13,7 +13,6 @@ from fixres_poc.data.transforms import Resize, Transform, plain_transforms
 from fixres_poc.method import apparent_size as crops_module
 from fixres_poc.method.apparent_size import (
     enlargement_at_test,
-    matched,
     neutral_test_sizes,
     pair_ratios,
     predicted_object_sizes,
@@ -164,20 +163,3 @@ def test_framing_changes_the_ratio_as_the_formula_says() -> None:
     box = square.assign(left=0, top=0, right=448, bottom=448)
     looks = predicted_object_sizes(box, 224, 224, draws=50, crop_pct=1.0, crop_scale=(1.0, 1.0))
     assert looks.to_numpy() == pytest.approx(224)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "expected"),
-    [
-        ({96: 0.84, 128: 1.08, 120: 0.93}, 120),  # |log 0.93| < |log 1.08|
-        ({96: 1.0, 128: 1.2, 160: 1.4}, None),  # the train resolution itself is none
-        ({96: 0.8, 128: 1.09}, 128),
-        ({64: 0.95, 96: 0.8}, None),
-    ],
-)
-def test_the_matched_resolution_is_the_larger_one_nearest_to_ratio_1(
-    ratios: dict[int, float], expected: int | None
-) -> None:
-    own = pd.DataFrame({"test_size": list(ratios), "mean_of_ratios": list(ratios.values())})
-    other = pd.DataFrame({"train_size": [64], "test_size": [112], "mean_of_ratios": [1.0]})
-    assert matched(pd.concat([own.assign(train_size=96), other]), 96) == expected

@@ -2,40 +2,46 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_run
+from bs4 import BeautifulSoup
 from made_up import grid, same
 
 from fixres_poc.analysis.answers import decide
+from fixres_poc.analysis.cells import cell_of
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.errors import InputError
-from fixres_poc.report import overview
+from fixres_poc.report import overview, sentences
+from fixres_poc.report.sentences import told
 
 
 def test_a_line_says_what_the_report_says() -> None:
     found = grid({(64, 80): same(0.7), (64, 64): same(0.6), (80, 80): same(0.9)}, photos=0.5)
-    decision = decide(found.on("photos"))
-    said = overview.line(decision)
-    assert said["answer"] == decision.title
-    assert said["claim"] == decision.verdicts[2] == "worse"
-    assert said["use"] == decision.recommendation.use.named()  # type: ignore[union-attr]
-    assert (said["top-1 %"], said["on"]) == ("45.0", "200 photos images")
+    flagged = {"leakage": {"flagged": {"test": True}}}
+    answers = told(decide(replace(found, sweep=found.sweep | flagged)))
+    said = overview.line(answers, found.sweep)
+    assert said["answer"] == answers["title"]
+    assert said["claim"] == answers["answers"][1]["verdict"] == "worse"
+    assert said["use"] == cell_of(answers["answers"][4]["use"]).named()
+    assert said["top-1 %"].startswith("45.0 (")
+    assert said["on"] == "200 photos images"
 
 
 def test_every_report_has_its_line_and_link(own_home: Path) -> None:
     small_run.make()
-    other = own_home / "reports" / "older"
-    other.mkdir()
-    page = overview.write("tiny")
-    line = json.loads((page.parent / "tiny" / overview.LINE).read_text())
-    (other / overview.LINE).write_text(
-        json.dumps(line | {"sweep": "older", "date": "2000-01-01", "dataset": "<b>&"})
-    )
-    text = overview.write("tiny").read_text(encoding="utf-8")
+    sentences.write("tiny")
+    reports = own_home / "reports"
+    shutil.copytree(reports / "tiny", reports / "older")
+    sweep = json.loads((reports / "older/sweep.json").read_text())
+    settings = sweep["settings"] | {"dataset": "<b>&"}
+    content = json.dumps(sweep | {"date": "2000-01-01", "settings": settings})
+    (reports / "older/sweep.json").write_text(content)
+    text = overview.write().read_text(encoding="utf-8")
     assert re.findall(r'<td><a href="(\w+)/index.html">(\w+)</a></td>', text) == [
         ("tiny", "tiny"),
         ("older", "older"),
@@ -51,10 +57,12 @@ def test_a_line_of_another_version_is_left_out(
     own_home: Path, caplog: pytest.LogCaptureFixture, content: Any
 ) -> None:
     small_run.make()
-    other = own_home / "reports" / "other" / overview.LINE
+    sentences.write("tiny")
+    other = own_home / "reports/other/answers.json"
     other.parent.mkdir()
+    (other.parent / "sweep.json").write_bytes((own_home / "reports/tiny/sweep.json").read_bytes())
     other.mkdir() if content is None else other.write_bytes(content)
-    text = overview.write("tiny").read_text(encoding="utf-8")
+    text = overview.write().read_text(encoding="utf-8")
     assert re.findall(r'<td><a href="(\w+)/index.html">', text) == ["tiny"]
     assert str(other) in caplog.text
 
@@ -81,52 +89,59 @@ def reported(name: str, home: Path, found: Results) -> None:
     found.predictions.to_parquet(folder / "predictions.parquet")
     found.images.to_csv(folder / "images.csv", index=False)
     (folder / "sweep.json").write_text(json.dumps(found.sweep))
+    sentences.write(name)
+
+
+def both(*found: Results) -> dict[tuple[int, str], dict[str, Any]]:
+    """Rows of the paired difference of two sweeps, b against a."""
+    every = dict(zip("ab", found, strict=True))
+    return overview.differences(every, {name: told(decide(each)) for name, each in every.items()})
+
+
+SEVENTY, EIGHTY = ({(64, 64): same(0.6), (64, 96): same(top1)} for top1 in (0.7, 0.8))
 
 
 def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
-    found = digests(grid({(64, 64): same(0.6), (64, 96): same(0.7)}), test="x")
-    better = digests(grid({(64, 64): same(0.6), (64, 96): same(0.8)}), test="x")
+    found, better = (digests(grid(each), test="x") for each in (SEVENTY, EIGHTY))
     reported("a", own_home, found)
     reported("b", own_home, better)
-    (row,) = overview.differences({"a": found, "b": better}).to_dict("records")
-    assert (row["sweep"], row["minus"], row["on"]) == ("b", "a", "test")
-    assert row["points (95 %)"].startswith("+10.0 points")
+    ((key, parts),) = both(found, better).items()
+    assert key == (0, "b against a (test)")
+    assert parts["both"]["estimate"] == pytest.approx(0.1)
+    assert parts["both"]["verdict"] == "better"
     page = overview.compare(["a", "b"])
-    text = page.read_text(encoding="utf-8")
+    html = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     assert page.name == "compare-a-b.html"
-    assert "Networks on the same images" in text
-    assert "+10.0 points" in text
+    assert html.h1 is not None
+    assert html.h1.text.startswith("b is better than a (test): +10.0 points (")
+    assert len(html("img")) == 5  # the difference, and forest plot and front of each
+    assert str(html("img")[0]["alt"]).startswith("Forest plot. b against a (test): +10.0")
 
 
 @pytest.mark.parametrize("parts", [{"test": "y"}, {}])
 def test_images_of_the_same_names_are_not_taken_for_the_same(
     own_home: Path, parts: dict[str, str]
 ) -> None:
-    found = grid({(64, 64): same(0.6), (64, 96): same(0.7)})
+    found = grid(SEVENTY)
     reported("a", own_home, digests(found, test="x"))
     reported("c", own_home, digests(found, **parts))
     text = overview.compare(["a", "c"]).read_text(encoding="utf-8")
-    assert "The same question on several datasets" in text
-    assert "points (95 %)" not in text
+    assert "FixRes pays in 0 of 2 sweeps" in text
+    assert "Differences on the same images" not in text
     assert ("not known" in text) == (not parts)
 
 
 def test_only_the_test_parts_that_two_sweeps_share_are_compared() -> None:
-    found = grid({(64, 64): same(0.6), (64, 96): same(0.7)}, photos=0.5)
-    every = {"a": digests(found, test="x", photos="y"), "b": digests(found, test="z", photos="y")}
-    assert overview.differences(every)["on"].tolist() == ["photos"]
+    found = grid(SEVENTY, photos=0.5)
+    rows = both(digests(found, test="x", photos="y"), digests(found, test="z", photos="y"))
+    assert list(rows) == [(0, "b against a (photos)")]
 
 
 def test_several_seeds_are_compared_seed_by_seed() -> None:
-    first = grid(
-        {(64, 64): same(0.6), (64, 96): same(0.7)}, {(64, 64): same(0.6), (64, 96): same(0.72)}
-    )
-    second = grid(
-        {(64, 64): same(0.6), (64, 96): same(0.8)}, {(64, 64): same(0.6), (64, 96): same(0.82)}
-    )
-    every = {"a": digests(first, test="x"), "b": digests(second, test="x")}
-    (row,) = overview.differences(every).to_dict("records")
-    assert row["points (95 %)"].startswith("+10.0 points")
+    found, better = (digests(grid(each, each), test="x") for each in (SEVENTY, EIGHTY))
+    ((_, parts),) = both(found, better).items()
+    assert parts["both"]["estimate"] == pytest.approx(0.1)
+    assert parts["both"]["seeds"] == 2
 
 
 def test_a_comparison_needs_two_reports() -> None:

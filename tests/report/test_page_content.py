@@ -30,10 +30,10 @@ def test_checks_and_sections_that_do_not_apply_are_left_out() -> None:
     ]
     html = BeautifulSoup(pages.render_content(new_notebook(cells=cells), {}), "html.parser")  # type: ignore[no-untyped-call]
     assert [each.text.removesuffix("#") for each in html("h2")] == ["Pairs"]
-    assert [link.text for link in html.select("nav a")] == ["Pairs"]
+    assert [link.text for link in html.select("nav.rail a")] == ["Pairs"]
     assert "two pairs" in html.text
     assert not [words for words in ("Boxes", "the first", "band") if words in html.text]
-    assert len(html.select("details.code")) == 2
+    assert len(html.select("div.code")) == 2
 
 
 def test_tables_scroll_and_keep_no_style_text() -> None:
@@ -41,3 +41,23 @@ def test_tables_scroll_and_keep_no_style_text() -> None:
     assert cleaned.startswith('<div class="scroll"><table>')
     assert '<th scope="row">a</th>' in cleaned
     assert "color" not in cleaned
+
+
+def test_the_first_screen_is_one_block_with_the_title_of_its_own() -> None:
+    def cell(shown: str, *tags: str) -> Any:
+        made = new_code_cell("x", metadata={"tags": [*tags]})  # type: ignore[no-untyped-call]
+        made.outputs = [new_output("display_data", {"text/html": shown})]  # type: ignore[no-untyped-call]
+        return made
+
+    cells = [new_markdown_cell("# Plain", metadata={"tags": ["navigation"]}), cell("<p>0</p>")]  # type: ignore[no-untyped-call]
+    cells += [cell("<h1>Does it? Yes</h1>", "first"), cell("<p>1</p>", "first")]
+    cells += [new_markdown_cell("## Why"), cell("<p>2</p>")]  # type: ignore[no-untyped-call]
+    html = BeautifulSoup(pages.render_content(new_notebook(cells=cells), {}), "html.parser")  # type: ignore[no-untyped-call]
+    assert html.title is not None
+    assert html.title.text == "Does it? Yes"
+    (first,) = html.select("main > div.first")
+    assert [each.text for each in first.select("div.output")] == ["Does it? Yes", "1"]
+    after = first.find_next_sibling()
+    assert after is not None
+    assert after["class"] == ["contents"]
+    assert len(html.select("#show-code")) == 1

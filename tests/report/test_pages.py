@@ -69,7 +69,9 @@ def render_report(sweep: SweepSettings) -> Path:
 
     def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> None:
         rows = [
-            {"name": each.run.name, "status": each.status, "error": each.error} for each in done
+            {"name": each.run.name, "status": each.status, "error": each.error}
+            | {key: each.run.parameters.get(key) for key in ("train_size", "test_size", "seed")}
+            for each in done
         ]
         runs = [
             row | {"wall_seconds": each.wall_seconds()}
@@ -79,6 +81,7 @@ def render_report(sweep: SweepSettings) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fixres_poc.analysis.collection.collect", collect)
+        patch.setattr("fixres_poc.report.sentences.write", lambda _: None)
         return reporting.render(sweep)
 
 
@@ -116,15 +119,25 @@ def test_report_has_every_run(home: Path) -> None:
     assert html.title is not None
     assert html.title.text == "The question?"
     assert "report reports/tiny" in html.text
-    assert [link.text for link in html.select("nav a")] == ["Answer", "Every run and its notebook"]
-    rows = {
-        row.td.contents[0].text: row.text for row in html.select("table.runs tbody tr") if row.td
-    }
-    assert set(rows) == {run.name for run in SWEEP.runs()}
-    assert "1 min 1 s" in rows["train64_seed0"]
-    assert EVIL in rows[FAILED]
-    assert "missing" in rows[MISSING]
-    links = {str(link["href"]) for link in html.select("table.runs a")}
+    assert [link.text for link in html.select("nav.rail a")] == ["Answer"]
+    matrix = html.select("table.runs")[0]
+    assert [head.text for head in matrix.select("thead th")] == [
+        "training",
+        "training",
+        "96 px",
+        "128 px",
+    ]
+    (row,) = matrix.select("tbody tr")
+    assert [cell.text for cell in row(["th", "td"])] == [
+        "64 px, seed 0",
+        "1 min 1 s",
+        "failed",
+        "missing",
+    ]
+    runs = html.select("#every-run")[0]
+    assert f"{FAILED}, failed: ValueError: {EVIL}" in runs.text
+    assert all(run.name in runs.text for run in SWEEP.runs() if "train_size" not in run.parameters)
+    links = {str(link["href"]) for link in html.select("#every-run a")}
     assert links == {f"notebooks/{run.name}.html" for run in SWEEP.runs() if run.name != MISSING}
     assert {f"notebooks/{file.name}" for file in stale.parent.iterdir()} == links
     assert (
@@ -204,7 +217,7 @@ def test_images_are_inline_and_packed_and_code_is_folded(tmp_path: Path, kept: b
     (packed,) = [str(shown["src"]).removeprefix("data:image/webp;base64,") for shown in html("img")]
     assert (pixels(packed)[..., :3] == image).all() == kept
     assert len(packed) < len(text)
-    assert html.select("details:not([open]) .highlight")[0].text.strip() == "show()"
+    assert html.select("div.code .highlight")[0].text.strip() == "show()"
 
 
 def test_figures_have_an_alternative_text(tmp_path: Path) -> None:

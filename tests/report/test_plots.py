@@ -1,9 +1,9 @@
 """What the figures show: the right numbers, in percent, with failures marked."""
 
 import importlib
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -12,14 +12,18 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from made_up import grid, same, shaped
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
+from fixres_poc.analysis.answers import decide
+from fixres_poc.analysis.cells import cell_of
 from fixres_poc.analysis.comparisons import gain_path
 from fixres_poc.analysis.recommendation import recommend
+from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import reliability
-from fixres_poc.config.geometry import neutral_test_size
-from fixres_poc.report.plots import datasets, networks, results, style
-from fixres_poc.report.tables import heat_map
+from fixres_poc.report.plots import answers, datasets, networks, results, style
+from fixres_poc.report.sentences import told
 
 
 @pytest.fixture(autouse=True)
@@ -31,52 +35,161 @@ def own_look() -> Iterator[None]:
     plt.close("all")
 
 
-@pytest.fixture
-def table() -> pd.DataFrame:
-    cells = [(96, 96, 0.8), (96, 128, 0.85), (128, 96, 0.7), (128, 128, np.nan)]
-    rows = pd.DataFrame(cells, columns=["train_size", "test_size", "top1"])
-    status = np.where(rows["top1"].isna(), "failed", "done")
-    rows = rows.assign(
-        adaptation="none",
-        view="center",
-        crop_pct=0.875,
-        seed=0,
-        status=status,
-        eval_images_per_second=1e4 / rows["test_size"],
-    )
-    return rows.assign(top1_low=rows["top1"] - 0.03, top1_high=rows["top1"] + 0.03)
+def apart(texts: Sequence[Text]) -> bool:
+    """Whether no two of these texts touch, as drawn."""
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    return not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
-def test_lines_mark_the_neutral_size(table: pd.DataFrame) -> None:
-    axis = results.accuracy_by_test_size(table).axes[0]
-    points = [np.asarray(line.get_xydata()) for line in axis.lines]
-    assert points[0].tolist() == [[96, pytest.approx(80)], [128, pytest.approx(85)]]
-    assert any(np.allclose(each[:, 0], neutral_test_size(96)) for each in points if len(each))
+def inside(figure: Figure, texts: Sequence[Text]) -> bool:
+    """Whether the texts lie in the figure."""
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    return all(box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
 
 
-def test_costs_show_every_arm_and_name_those_to_use() -> None:
-    found = grid({(96, 96): same(0.6), (96, 128): same(0.8)}, once={"probe": 0.5})
-    arms = recommend(found, "head_bn").arms
-    axis = results.arms(arms).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["96/96 none", "96/128 none", "224 probe"]
-    dots = [np.asarray(cast(Any, each).lines[0].get_xdata()) for each in axis.containers]
-    assert sum(map(len, dots)) == len(arms)
-    assert len(dots) == 2  # one train resolution, and what is not trained
+GRID = {
+    (96, 96): same(0.60),
+    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
+    (96, 160): same(0.30) | {"head_bn": 0.66},
+    (112, 112): same(0.66) | {"head_bn": 0.66},
+}
 
 
-def test_a_figure_is_described_by_what_is_written_in_it(table: pd.DataFrame) -> None:
-    words = style.described(results.accuracy_by_test_size(table))
-    assert words.startswith(
-        "figure: adaptation: none; top-1 accuracy on test (%) against test resolution (px); "
-        "trained at 96"
-    )
-    long = results.confusions([0], [1], ["a" * 40, "b" * 700])
-    assert len(style.described(long)) <= 620
+def answered(**values: Any) -> tuple[Results, dict[str, Any]]:
+    found = grid(GRID, GRID, epochs=9, **values)
+    return found, told(decide(found))
+
+
+def xs(line: Any) -> list[float]:
+    return [float(x) for x in np.atleast_1d(line.get_xdata())]
+
+
+@pytest.mark.parametrize("values", [{}, {"photos": 0.5, "crop_pct": [0.75, 0.875]}])
+def test_a_forest_plot_shows_each_comparison_with_its_verdict(values: dict[str, Any]) -> None:
+    _, content = answered(**values)
+    figure = answers.forest(content)
+    (axis,) = figure.axes
+    rows = [row for each in content["answers"] for row in each["rows"]]
+    shown = [row for row in rows if not row["adaptation"].startswith("equal_flops")]
+    leading = [row for row in shown if row["part"] == "test"]
+    labels = [text.get_text() for text in axis.get_yticklabels()]
+    assert labels == [cell_of(row).against(cell_of(row["reference"])) for row in leading]
+    texts = [text.get_text() for text in axis.texts]
+    assert [text for text in texts if text in answers.MARKS] == [row["verdict"] for row in leading]
+    marks = [line for line in axis.lines if line.get_marker() not in ("None", None)]
+    assert len(marks) == len(shown)
+    filled = [line for line in marks if line.get_markerfacecolor() != "white"]
+    assert len(filled) == len(leading)  # the other part is hollow
+    for line, row in zip(filled, leading, strict=True):
+        assert (line.get_color(), line.get_marker()) == answers.MARKS[row["verdict"]]
+        assert xs(line) == pytest.approx([row["estimate"] * 100])
+    every = [*axis.get_yticklabels(), *axis.texts]
+    assert inside(figure, every)
+    assert apart(every)
+    assert f"{labels[0]}: " in style.described(figure)
+
+
+def test_a_forest_plot_of_many_rows_keeps_the_primary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, content = answered()
+    monkeypatch.setattr(answers, "MOST_ROWS", 5)
+    labels = [text.get_text() for text in answers.forest(content).axes[0].get_yticklabels()]
+    primary = [
+        cell_of(row).against(cell_of(row["reference"]))
+        for each in content["answers"]
+        for row in each["rows"]
+        if row["primary"]
+    ]
+    assert len(labels) == 5
+    assert set(primary) <= set(labels)
+
+
+def test_what_lies_off_a_forest_plot_is_an_arrow_at_its_edge() -> None:
+    row = {"estimate": 0.01, "low": -0.01, "high": 0.03, "delta": 0.01, "verdict": "can't tell"}
+    far = row | {"estimate": -0.5, "low": -0.6, "high": -0.4, "primary": False}
+    rows = {(2, str(n)): {"test": row | {"primary": n == 0}} for n in range(20)}
+    axis = answers.forest_of(rows | {(2, "far"): {"test": far}}, "test", {2: "x"}).axes[0]
+    (arrow,) = [line for line in axis.lines if line.get_marker() == "<"]
+    assert xs(arrow) == [axis.get_xlim()[0]]
+
+
+def test_curves_have_a_panel_a_train_size_with_marks_and_labels_apart() -> None:
+    found, content = answered(once={"probe": 0.5, "zero_shot": 0.55})
+    figure = answers.curves(found, content, "head_bn")
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == ["trained at 96 px", "trained at 112 px"]
+    axis = figure.axes[0]
+    drawn = {line.get_label(): line for line in axis.lines}
+    assert np.asarray(drawn["adapted"].get_ydata()) == pytest.approx([60, 70, 66])
+    styles = drawn["unadapted"].get_linestyle(), drawn["linear probe"].get_linestyle()
+    assert styles == ("--", ":")
+    names = {"adapted", "unadapted", "control", "linear probe", "zero-shot"}
+    assert {text.get_text() for text in axis.texts} == names
+    arrows = [line for line in axis.lines if line.get_marker() == "v" and xs(line)]
+    assert {tuple(xs(line)) for line in arrows} == {(160.0,)}
+    rings = [line for line in axis.lines if line.get_markersize() == 11]
+    assert [xs(ring) for ring in rings] == [[96]]
+    for each in figure.axes:
+        assert inside(figure, each.texts)
+        assert apart(each.texts)
+    assert "adapted: best 70.0 % at 112 px" in style.described(figure)
+
+
+def test_the_front_names_what_nothing_beats_on_validation() -> None:
+    _, content = answered(once={"probe": 0.5})
+    figure = answers.front(pd.DataFrame(content["answers"][4]["arms"]), "test")
+    (axis,) = figure.axes
+    texts = [text.get_text() for text in axis.texts]
+    assert texts == ["96 \N{RIGHTWARDS ARROW} 112, adapted", "96"]
+    (star,) = [line for line in axis.lines if line.get_marker() == "*"]
+    assert np.asarray(star.get_ydata()) == pytest.approx([70])
+    assert inside(figure, axis.texts)
+    assert apart(axis.texts)
+
+
+@pytest.mark.parametrize("points", [5, 12])
+def test_labels_of_crowded_points_never_touch(points: int) -> None:
+    figure, axis = plt.subplots()
+    axis.set(xlim=(0, 10), ylim=(0, 10))
+    style.label_points(axis, [(f"a label {n}", 5 + n / 100, 5) for n in range(points)])
+    assert apart(axis.texts)
+    assert len(axis.texts) >= 5
+    assert inside(figure, axis.texts)
+
+
+def test_differences_are_to_the_same_training_at_its_own_size() -> None:
+    found, _ = answered()
+    plain, adapted = answers.differences(found, "head_bn").axes
+    weights = {text.get_text(): text.get_fontweight() for text in [*plain.texts, *adapted.texts]}
+    assert {"+10.0", "+6.0", "+0.0", "\N{MINUS SIGN}30.0"} <= set(weights)
+    assert (weights["+10.0"], weights["+0.0"]) == ("bold", "normal")
+    said = style.described(answers.differences(found, "head_bn"))
+    assert "unadapted: largest +5.0 at 96 to 112 px; adapted: largest +10.0 at 96 to 112" in said
+
+
+def test_a_drawing_is_svg_with_its_text_and_a_photograph_png() -> None:
+    _, content = answered()
+    first, again = (style.packed(answers.forest(content)) for _ in range(2))
+    ((kind, text),) = first[0].items()
+    assert kind == style.SVG
+    assert "FixRes's claim</text>" in text
+    assert first == again
+    assert first[1][kind]["alt"].startswith("Forest plot. ")
+    sheet = datasets.sample_sheet([np.zeros((4, 4, 3), np.uint8)], ["a"])
+    assert list(style.packed(sheet)[0]) == [style.PNG]
+
+
+def test_a_figure_is_described_by_its_finding_or_by_what_is_written_in_it() -> None:
+    confused = results.confusions([0, 0], [1, 1], ["pug", "beagle"])
+    assert style.described(confused) == "Most frequent confusions. pug taken for beagle: 2"
+    assert len(style.described(results.confusions([0], [1], ["a" * 40, "b" * 700]))) <= 600
+    history = pd.DataFrame({"epoch": [1], "loss": [1.0], "val_top1": [0.5]})
+    assert style.described(results.training_history(history)).startswith("figure: training loss")
 
 
 def test_imports_leave_the_look_as_it_is() -> None:
     mpl.rcdefaults()
-    for module in (datasets, networks, results, style):
+    for module in (datasets, networks, results, answers, style):
         importlib.reload(module)
     assert mpl.rcParams["axes.spines.right"]
     style.use_style()
@@ -102,7 +215,7 @@ def test_gain_path_tells_what_was_not_run() -> None:
     path["against"] = pd.Series([None, "probe", None], dtype=object)
     path = path.assign(gain=[np.nan, 0.05, np.nan], gain_low=0.02, gain_high=0.08)
     texts = [text.get_text() for text in results.gain_path(path).axes[0].texts]
-    assert texts == ["80.0%", "+5.0 (+2.0 to +8.0)", "not run"]
+    assert texts == ["80.0 %", "+5.0 (2.0 to 8.0)", "not run"]
 
 
 @pytest.mark.parametrize("classes", [2, 50])  # bars, lines
@@ -125,18 +238,6 @@ def test_size_distribution_shows_means() -> None:
     images = pd.DataFrame({"width": [100, 300], "height": [100, 100]})
     labels = [axis.get_xlabel().split(", ")[-1] for axis in datasets.size_distribution(images).axes]
     assert labels == ["mean 200", "mean 100", "mean 2.00"]
-
-
-def test_size_ratios_are_shown_where_a_pair_was_given() -> None:
-    ratios = pd.DataFrame(
-        {
-            "train_size": [96, 96, 128],
-            "test_size": [96, 128, 96],
-            "mean_of_ratios": [0.8, 1.06, 0.6],
-        }
-    )
-    axis = datasets.size_ratios(ratios).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["0.80", "1.06", "0.60"]
 
 
 def test_apparent_sizes_name_the_medians() -> None:
@@ -196,7 +297,8 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
         results.confusions(wrong["target"], wrong["top1"], found.sweep["classes"]),
         results.reliability({"none": bins}),
         results.gain_path(gain_path(found, found.choose())),
-        results.arms(recommend(found, "head_bn").arms),
+        answers.front(recommend(found, "head_bn").arms, "test"),
+        answers.differences(found, "head_bn"),
     ]
     for figure in figures:
         figure.canvas.draw()
@@ -204,9 +306,6 @@ def test_report_of_any_shape(classes: int, images: int) -> None:
             boxes = [tick.get_window_extent() for tick in axis.get_yticklabels() if tick.get_text()]
             edges = sorted((box.y0, box.y1) for box in boxes)
             assert all(one[1] <= next_one[0] + 2 for one, next_one in pairwise(edges))
-    assert (
-        heat_map(found).data.count("<small>") == found.cells.query("adaptation != 'probe'").shape[0]
-    )
 
 
 @pytest.mark.parametrize(
@@ -224,3 +323,26 @@ def test_figures_show_names_as_they_are(name: str) -> None:
     sheet = datasets.sample_sheet([np.zeros((4, 4, 3), np.uint8)], [name])
     for each in (figure, sheet, results.confusions([0, 1], [1, 0], ["plain", name])):
         each.canvas.draw()
+
+
+def test_labels_at_ends_of_lines_keep_their_order_and_never_touch() -> None:
+    figure, axis = plt.subplots()
+    axis.set(xlim=(0, 20), ylim=(0, 10))
+    ends = [(f"line {n}", 10.0, n / 20, "black") for n in (3, 0, 2, 1, 4)]
+    style.label_ends(axis, ends)
+    figure.draw_without_rendering()
+    places = {text.get_text(): text.get_window_extent().y0 for text in axis.texts}
+    assert sorted(places, key=places.__getitem__) == [f"line {n}" for n in range(5)]
+    assert apart(axis.texts)
+    assert min(places.values()) > axis.bbox.y0 - 10
+
+
+def test_a_forest_plot_of_long_numbers_keeps_them_from_the_verdicts() -> None:
+    row = {"estimate": -0.243, "low": -0.291, "high": -0.195, "delta": 0.01, "primary": True}
+    label = "128 \N{RIGHTWARDS ARROW} 224, adapted, against unadapted (0.71, 0.875)"
+    verdicts = {name: row | {"verdict": name} for name in answers.MARKS}
+    rows = {(2, f"{label}{n}"): {"test": each} for n, each in enumerate(verdicts.values())}
+    figure = answers.forest_of(rows, "test", answers.TOPICS)
+    every = [*figure.axes[0].get_yticklabels(), *figure.axes[0].texts]
+    assert inside(figure, every)
+    assert apart(every)

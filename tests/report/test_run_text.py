@@ -25,9 +25,9 @@ TEST = TEST.assign(crop_pct=0.875)
     [
         (
             TEST["target"].replace(1, 0),
-            "is right on 50.0% of the same images: no difference shown, -50.0 points",
+            "is right on 50.0 % of the same images: no difference shown, \N{MINUS SIGN}50.0 points",
         ),
-        (-1, "is right on 0.0% of the same images: less, -100.0 points"),
+        (-1, "is right on 0.0 % of the same images: less, \N{MINUS SIGN}100.0 points"),
     ],
 )
 def test_verdict_compares_on_the_images_of_both(top1: Any, expected: str) -> None:
@@ -39,7 +39,7 @@ def test_verdict_compares_on_the_images_of_both(top1: Any, expected: str) -> Non
         known, pd.concat([TEST.assign(top1=2, test_size=96), TEST.assign(top1=top1)])
     )
     assert (
-        "is right on **100.0%** of 8 test images at 224 px, among the 2 of 3 classes that it knows"
+        "is right on **100.0 %** of 8 test images at 224 px, among the 2 of 3 classes that it knows"
         in verdict
     )
     assert expected in verdict
@@ -73,7 +73,7 @@ def test_a_pair_is_credited_with_the_smaller_of_its_gains() -> None:
         summarise(CONTROLLED), run_text.gains(CONTROLLED, ("head",), "center"), SETTINGS
     )
     assert (
-        "Validation prefers **head** at 96 px. It classifies 26.7% of 60 test images correctly."
+        "Validation prefers **head** at 96 px. It classifies 26.7 % of 60 test images correctly."
         in words
     )
     assert "Against `none`: +10.0 points" in words
@@ -96,7 +96,7 @@ def test_a_dataset_is_summarised_with_its_balance_and_enlarged_images() -> None:
         "4 images of 2 classes. The largest class has 3.0 times as many images as the "
         "smallest: compare" in words
     )
-    assert "25% at 128 px, 100% at 320 px" in words
+    assert "25 % at 128 px, 100 % at 320 px" in words
     assert "320 px, objects look equally large at a test resolution of 380 to 420 px" in words
     assert words.endswith("- No sign.")
 
@@ -109,15 +109,18 @@ def test_a_baseline_is_summarised_at_the_size_that_validation_prefers() -> None:
         predictions("probe", (12, right), (20, 60), size) for size, right in ((96, 40), (224, 30))
     ]
     words = run_text.probe_summary(choices, summarise(pd.concat(tables)), "")
-    assert "best on validation at 224 px. There it classifies **50.0% (95 % interval" in words
-    assert words.endswith("validation accuracy ranges from 60.0% to 70.0%.")
+    assert "best on validation at 224 px. There it classifies **50.0 % (95 % interval" in words
+    assert words.endswith("validation accuracy ranges from 60.0 % to 70.0 %.")
 
 
 @pytest.mark.parametrize(
     ("recipes", "expected"),
     [
-        ([0.5], ["reaches **50.0%** on validation at 64 px, after 1,200 steps", "from 2.000 to 1"]),
-        ([0.5, 0.45], ["reaches **50.0%**", "from 2.000", "second best is 5.0 points below"]),
+        (
+            [0.5],
+            ["reaches **50.0 %** on validation at 64 px, after 1,200 steps", "from 2.000 to 1"],
+        ),
+        ([0.5, 0.45], ["reaches **50.0 %**", "from 2.000", "second best is 5.0 points below"]),
     ],
 )
 def test_a_training_is_summarised_by_its_last_epoch(

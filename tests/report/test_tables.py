@@ -1,35 +1,38 @@
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from bs4 import BeautifulSoup
-from made_up import same, shaped, told
+import pytest
+from made_up import grid, same, told
 
-from fixres_poc.report import tables
+from fixres_poc.analysis.answers import decide
+from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.results import Results
+from fixres_poc.report import sentences, tables
 
 
-def test_the_table_marks_the_chosen_cell_and_says_what_was_not_run() -> None:
-    shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}))
-    chosen = shown[shown["choice"] == "chosen"].iloc[0]
-    assert (chosen["test"], chosen["adaptation"], chosen["test top-1 %"]) == (
+def decided(found: Results) -> dict[str, Any]:
+    return sentences.told(decide(found))
+
+
+def test_the_table_has_the_recommended_cell_first_and_says_what_was_not_run() -> None:
+    use = Cell(96, 128, "head_bn", 0)
+    shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}), use)
+    assert shown.iloc[0][["choice", "test", "adaptation", "test top-1 %"]].tolist() == [
+        "use",
         128,
         "head_bn",
         "80.0",
-    )
+    ]
+    assert shown["choice"].tolist().count("use") == 1
 
 
 def test_the_table_has_one_row_for_both_seeds_of_a_cell() -> None:
-    shown = tables.cells(told(same(0.60), same(0.62), same(0.50), None))
+    shown = tables.cells(told(same(0.60), same(0.62), same(0.50), None), None)
     assert shown["seeds"].tolist() == [*[1] * 3, *[2] * 4, *[1] * 7]
     assert shown["status"].tolist()[:-3] == [*["done"] * 7, *["1 of 2 done"] * 4]
-    assert shown.loc[
-        shown["choice"] == "chosen", ["test", "adaptation", "test top-1 %"]
-    ].to_numpy().tolist() == [[96, "none", "55.0"]]
-
-
-def test_failed_runs_are_listed_with_their_error() -> None:
-    listed = tables.failures(told(same(0.60), None)).set_index("name")
-    assert listed.loc["train96_test128_seed0", "error"] == "OutOfMemoryError: <b>full</b>"
-    assert "baseline" not in listed.index
+    assert not shown["choice"].any()
 
 
 def test_a_shown_table_is_complete_formatted_and_escaped() -> None:
@@ -58,30 +61,60 @@ def test_activations_stand_once_a_framing_in_order_of_size() -> None:
     assert table["images"].tolist() == expected
 
 
-def test_heat_map_is_coloured_by_accuracy_and_names_what_failed() -> None:
-    found = shaped(3, 2000, train_sizes=[64, 96], test_sizes=[64, 96, 128])
-    pairs = found.cells[found.cells["adaptation"] != "probe"]
-    html = tables.heat_map(found).data
-    # the ends of cividis
-    colours = {"max": "#fee838; color: #000000", "min": "#00224e; color: #ffffff"}
-    for end, colour in colours.items():
-        top1 = pairs["top1"].agg(end)
-        assert f'background-color: {colour}">{top1 * 100:.1f}<br>' in html
-    failed = found.table["test_size"] == 96
-    table = found.table.assign(status=found.table["status"].where(~failed, "failed"))
-    table.loc[failed, ["top1", "top1_low", "top1_high"]] = float("nan")
-    html = tables.heat_map(replace(found, table=table), ["none"]).data
-    assert html.count("<td>failed</td>") == 2
-    assert html.count("<small>") == 4
+GRID = {
+    (96, 96): same(0.60),
+    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
+    (112, 112): same(0.66) | {"head_bn": 0.66},
+}
 
 
-def test_all_columns_unfold_below_those_that_matter() -> None:
-    found = told(same(0.60), same(0.65))
-    main, whole = tables.every_cell(found).data.split("<details>")
-    for part, names in (
-        (main, set(tables.MAIN) & set(tables.cells(found))),
-        (whole, set(tables.cells(found))),
-    ):
-        assert {
-            cell.get_text() for cell in BeautifulSoup(part, "html.parser").select("thead th")
-        } == names
+def test_questions_have_answer_points_on_each_part_and_advice() -> None:
+    answers = decided(grid(GRID, GRID, photos=0.5, epochs=4))
+    table = tables.questions(answers)
+    claim = table.iloc[1]
+    assert claim["answer"] == answers["answers"][1]["sentence"]
+    assert claim["points on test"].startswith("+4.0 (")
+    assert claim["points on photos"].startswith("+2.0 (")
+    assert claim["what it means for you"] == answers["answers"][1]["means"]
+    assert table.iloc[3]["answer"] == "Not asked: one crop_pct."
+    assert table.iloc[4]["points on photos"].startswith("35.0 % (")
+
+
+def test_every_comparison_is_a_row_with_its_level() -> None:
+    table = tables.comparisons(decided(grid(GRID, photos=0.5, epochs=4)))
+    primary = table[(table["question"] == "2 *") & (table["on"] == "test")]
+    start = "96 \N{RIGHTWARDS ARROW} 112, adapted, against 112"
+    assert primary["comparison"].tolist() == [start, f"{start}, adapted"]
+    assert primary["points"].str.startswith("+4.0").all()
+    assert set(primary["level"]) == {"95.0 %"}
+    assert set(table.loc[table["question"] == "1", "level"]) == {"98.3 %"}
+    assert primary["training FLOPs"].str.startswith("× 0.").all()
+
+
+def test_arms_say_what_to_use_and_by_how_much_they_may_be_worse() -> None:
+    table = tables.arms(decided(grid(GRID)))
+    used = table[table["pick"] == "use"].iloc[0]
+    assert used["arm"] == "96 \N{RIGHTWARDS ARROW} 112 px, adapted"
+    assert used["points below the best"] == "0.0"
+    assert float(used["allowed"]) <= 1.0
+    assert float(used["images/s"]) == pytest.approx(3e6 / 112**2, abs=0.5)
+
+
+def test_speeds_that_scatter_are_not_given() -> None:
+    found = grid(GRID)
+    slow = found.table["train_size"].fillna(0) == 112
+    speeds: Any = found.table["eval_images_per_second"] / np.where(slow, 1.6, 1)
+    rows = found.table.assign(eval_images_per_second=speeds)
+    table = tables.arms(decided(replace(found, table=rows)))
+    at_112 = table["arm"].str.contains("112 px") & ~table["arm"].str.contains("probe")
+    assert set(table.loc[at_112, "images/s"]) == {"n/a"}
+    assert "n/a" not in set(table.loc[table["arm"].str.startswith("96 px"), "images/s"])
+
+
+def test_adaptations_on_request_stand_apart_from_the_primary_one() -> None:
+    found = grid(GRID)
+    table = tables.ablations(found, {96: 112}, "head_bn")
+    assert table["adaptation"].tolist() == ["head", "head_bn_stats"]
+    assert table["points over unadapted"].str.startswith("+0.0").all()
+    alone = replace(found, predictions=found.predictions.head(0))
+    assert tables.ablations(alone, {96: 112}, "head_bn").empty

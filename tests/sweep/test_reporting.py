@@ -45,7 +45,7 @@ def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Pa
     page = BeautifulSoup(
         reporting.rebuild(tmp_path / "demo").read_text(encoding="utf-8"), "html.parser"
     )
-    links = {str(link["href"]) for link in page.select("table.runs a")}
+    links = {str(link["href"]) for link in page.select("#every-run a")}
     assert links == {f"notebooks/{file.name}" for file in (tmp_path / "demo/notebooks").iterdir()}
     assert len(page.select("img")) > 5
     assert {file: file.read_bytes() for file in tables} == tables

@@ -1,18 +1,16 @@
 """Figures."""
 
+from fixres_poc.report.plots.answers import curves, differences, forest, forest_of, front
 from fixres_poc.report.plots.datasets import (
     apparent_sizes,
     class_distribution,
     framing,
     sample_sheet,
     size_distribution,
-    size_ratios,
 )
-from fixres_poc.report.plots.networks import accuracy_by_cost, compared_costs, size_gains
+from fixres_poc.report.plots.networks import accuracy_by_cost, size_gains
 from fixres_poc.report.plots.results import (
-    accuracy_by_test_size,
     activations,
-    arms,
     confusions,
     gain_path,
     reliability,
@@ -22,20 +20,21 @@ from fixres_poc.report.plots.style import use_style
 
 __all__ = [
     "accuracy_by_cost",
-    "accuracy_by_test_size",
     "activations",
     "apparent_sizes",
-    "arms",
     "class_distribution",
-    "compared_costs",
     "confusions",
+    "curves",
+    "differences",
+    "forest",
+    "forest_of",
     "framing",
+    "front",
     "gain_path",
     "reliability",
     "sample_sheet",
     "size_distribution",
     "size_gains",
-    "size_ratios",
     "training_history",
     "use_style",
 ]

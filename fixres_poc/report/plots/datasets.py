@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -34,7 +33,7 @@ def class_distribution(images: pd.DataFrame) -> Figure:
     )
     counts = counts[sorted(counts, key=lambda split: (*SPLITS, split).index(split))]
     named = len(counts) <= MOST_NAMED_CLASSES
-    figure, axis = plt.subplots(figsize=(5.6, 1 + 0.22 * len(counts)) if named else None)
+    figure, axis = plt.subplots(figsize=(7, 1 + 0.22 * len(counts)) if named else None)
     if named:
         counts.plot(kind="barh", stacked=True, width=0.8, ax=axis, legend=False)
         axis.set_yticks(range(len(counts)), [short_label(label) for label in counts.index])
@@ -75,37 +74,6 @@ def size_distribution(images: pd.DataFrame) -> Figure:
         )
         axis.set(xlabel=f"{name}: {low} to {high}, mean {mean}", ylabel="images")
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return figure
-
-
-def size_ratios(ratios: pd.DataFrame) -> Figure:
-    """Apparent size at test over that at train for every pair: white at 1, red above.
-
-    Args:
-        ratios: columns train_size, test_size (px) and mean_of_ratios, as `crops.pair_ratios` gives
-            them.
-    """
-    grid = ratios.pivot(index="train_size", columns="test_size", values="mean_of_ratios")
-    figure, axis = plt.subplots(figsize=(5.6, 1.2 + 0.45 * len(grid)))
-    octaves = grid.map(np.log2)
-    sns.heatmap(
-        octaves,
-        annot=grid,
-        fmt=".2f",
-        cmap="RdBu_r",
-        vmin=-1,
-        vmax=1,
-        cbar=False,
-        linewidths=1,
-        ax=axis,
-    )
-    axis.grid(False)
-    axis.set(
-        title="apparent size, test / train (mean of ratios)",
-        xlabel="test resolution (px)",
-        ylabel="train resolution (px)",
-    )
-    axis.tick_params(axis="y", rotation=0)
     return figure
 
 

@@ -12,7 +12,6 @@ EXTRA_DATA = {  # a marker each as well as a colour
     "and ImageNet-21k": ("C1", "s"),
     "and other images": ("C2", "^"),
 }
-MARKERS = "os^Dvx"
 COSTS = {
     "parameters_millions": "parameters (millions)",
     "gmacs": "multiply-adds of one image (billions)",
@@ -89,31 +88,4 @@ def size_gains(gains: pd.DataFrame) -> Figure:
         xlim=(0, gains["gain"].max() * 130),
     )
     legend(figure)
-    return figure
-
-
-def compared_costs(cells: pd.DataFrame) -> Figure:
-    """Top-1 accuracy (%) against FLOPs of an image, and of the training, by sweep.
-
-    Args:
-        cells: columns sweep, top1, image_flops, flops (of the training, nan where not known).
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
-    names = {"image_flops": (1e9, "one image (GFLOP)"), "flops": (1e12, "training (TFLOP)")}
-    for axis, (column, (unit, label)) in zip(axes, names.items(), strict=True):
-        for number, (sweep, own) in enumerate(cells.groupby("sweep", sort=False)):
-            marker = MARKERS[number % len(MARKERS)]
-            axis.plot(
-                own[column] / unit,
-                own["top1"] * 100,
-                marker,
-                color=f"C{number}",
-                label=sweep,
-                alpha=0.7,
-            )
-        axis.set(xlabel=label)
-        if (cells[column] > 0).all():
-            logarithmic(axis, 1, 2, 5)
-    axes[0].set(ylabel="top-1 accuracy (%)")
-    legend(figure, 3)
     return figure

@@ -1,31 +1,65 @@
-"""The look that all figures share (fixres.mplstyle), and what is written on them."""
+"""The look that all figures share (fixres.mplstyle), what is written on them, and their format."""
 
+import base64
+import io
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 LOOK = Path(__file__).with_name("fixres.mplstyle")
+PNG, SVG = "image/png", "image/svg+xml"
+BESIDE = [(6, 0), (-6, 0), (0, 10), (0, -10), (6, 10), (6, -10), (-6, 10), (-6, -10)]
+BESIDE += [(6 * side, step) for step in (20, -20, 30, -30, 40, -40) for side in (1, -1)]
+"""Offsets in points at which a label is tried, the first ones first."""
 
 
-def use_style() -> None:
-    """Use the project's look; in a notebook give every figure `described` as alternative text."""
+def use_style(svg: bool = False) -> None:
+    """Use the project's look; in a notebook give every figure `described` as alternative text.
+
+    Args:
+        svg: show figures as SVG, but for those with images in them.
+    """
     plt.rcdefaults()  # a matplotlibrc of the user's own may want LaTeX, or another size
     plt.style.use(LOOK)
-    if shell := get_ipython():
-        shell.display_formatter.mimebundle_formatter.for_type(
-            Figure, lambda figure, **_: ({}, {"image/png": {"alt": described(figure)}})
-        )
+    if not (shell := get_ipython()):
+        return
+    bundle = shell.display_formatter.mimebundle_formatter
+    if svg:
+        plt.switch_backend(plt.get_backend())  # loads the inline one, which adds a PNG to figures
+        shell.display_formatter.formatters[PNG].pop(Figure, None)
+        bundle.for_type(Figure, lambda figure, **_: packed(figure))
+    else:
+        bundle.for_type(Figure, lambda figure, **_: ({}, {PNG: {"alt": described(figure)}}))
+
+
+def packed(figure: Figure) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """A figure as SVG, or as PNG if it shows images, and its description: data and metadata."""
+    kind = PNG if any(axis.images for axis in figure.axes) else SVG
+    content = io.BytesIO()
+    drawing = {"format": "svg", "metadata": {"Date": None}}  # the same at every run
+    figure.savefig(content, **(drawing if kind == SVG else {"format": "png"}))
+    data = content.getvalue()
+    text = data.decode() if kind == SVG else base64.b64encode(data).decode()
+    return {kind: text}, {kind: {"alt": described(figure)}}
 
 
 def described(figure: Figure) -> str:
-    """A figure in words: titles, axes, names in it, and legend; at most 600 characters."""
+    """What a figure's label says that it shows; else its titles, axes, names in it, and legend.
+
+    At most 600 characters.
+    """
+    if found := str(figure.get_label()):
+        return textwrap.shorten(found, 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
     parts = [figure.get_suptitle()]
     for axis in figure.axes:
         named = [
@@ -67,17 +101,58 @@ def logarithmic(axis: Axes, *subs: int) -> None:
 
 def note(
     axis: Axes, text: str, x: float, y: float, offset: tuple[float, float] = (7, 0), **look: Any
-) -> None:
+) -> Any:
     """Write a text beside a point, at an offset in points."""
     usual: dict[str, Any] = {"va": "center", "fontsize": 9}
-    axis.annotate(text, (x, y), offset, textcoords="offset points", **(usual | look))
+    return axis.annotate(text, (x, y), offset, textcoords="offset points", **(usual | look))
+
+
+def label_points(
+    axis: Axes,
+    labels: Sequence[tuple[str, float, float]],
+    offsets: Sequence[tuple[int, int]] = BESIDE,
+    **look: Any,
+) -> None:
+    """Write texts beside points (x, y), the first ones first; none touches another.
+
+    The axes' limits must stand. A text that finds no place at any offset is left out.
+    """
+    figure, taken = axis.get_figure(root=True), list[Bbox]()
+    assert figure is not None
+    figure.draw_without_rendering()
+    for text, x, y in labels:
+        for across, up in offsets:
+            align = "left" if across > 0 else "right" if across < 0 else "center"
+            written = note(axis, text, x, y, (across, up), ha=align, **look)
+            box = written.get_window_extent()
+            inside = figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            written.remove()
+
+
+def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
+    """Write texts (text, x, y, colour) at the right of lines' ends, as near to them as they fit.
+
+    The axes' limits must stand.
+    """
+    axis.figure.draw_without_rendering()  # type: ignore[union-attr]
+    ends = sorted(ends, key=lambda end: end[2])
+    pixels = 72 / axis.figure.dpi
+    heights = axis.transData.transform([end[1:3] for end in ends])[:, 1] * pixels
+    steps = 11.0 * np.arange(len(ends))
+    placed = np.maximum.accumulate(heights - steps) + steps
+    placed -= (placed - heights).mean()
+    placed += max(axis.bbox.y0 * pixels - placed[0], 0)
+    for (text, x, y, colour), height, moved in zip(ends, heights, placed, strict=True):
+        note(axis, text, x, y, (6, moved - height), color=colour)
 
 
 def short_label(label: object) -> str:
-    """A class name for an axis: on at most two lines."""
-    return textwrap.shorten(
-        wrapped(str(label).replace("_", " "), 30), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}"
-    )
+    """A class name for an axis: without a WordNet prefix, on at most two lines."""
+    plain = re.sub(r"^n\d{8}[-_]", "", str(label)).replace("_", " ")
+    return textwrap.shorten(wrapped(plain, 30), 32, placeholder=" \N{HORIZONTAL ELLIPSIS}")
 
 
 def wrapped(text: str, width: int = 22) -> str:

@@ -35,6 +35,7 @@ function addSorting(table) {
 }
 
 function addFilter(table) {
+  if (rows(table).length <= 10) return;
   const input = make("input", { type: "search", placeholder: "such as 96 160 head" });
   const count = make("output", {});
   input.oninput = () => {
@@ -59,30 +60,27 @@ function addLimits(table) {
   const [fastest, cheapest, answer] = [box(), box(), make("output", { className: "answer" })];
   const choose = () => {
     const [least, most] = [fastest.valueAsNumber, cheapest.valueAsNumber];
-    const fits = (row) => !(number(row, speed) < least) && !(number(row, flops) > most)
-      && (isNaN(least) || !isNaN(number(row, speed)));
+    const fits = (row) => !(number(row, flops) > most) && (isNaN(least) || number(row, speed) >= least);
     const eligible = cheapestFirst.filter(fits);
     const top = Math.max(...eligible.map((row) => number(row, accuracy)));
     const best = eligible.find((row) => number(row, accuracy) >= top - number(row, allowed) - 1e-9);
     for (const row of rows(table)) row.classList.toggle("picked", row === best);
-    const said = (name) => (column(name) < 0 ? "" : text(best, column(name)));
+    const said = (name) => text(best, column(name));
     answer.value = best
-      ? `${said("train") === "\u2013" ? "Test" : `Train at ${said("train")}, test`} at ${said("test")} px, `
-        + `${`${said("adaptation")} ${said("view")}`.trim()}: `
-        + `${said("test top-1 %")} % right on test (${said("95 % interval")}), ${said("images/s")} images/s, `
+      ? `Use ${said("arm")}: ${said("test top-1 %")} % right on test (${said("95 % interval")}), `
         + `${said("GFLOP/image")} GFLOP per image.`
       : "No pair of this sweep is as cheap as that; a smaller test resolution may be.";
   };
   fastest.oninput = cheapest.oninput = choose;
-  table.parentElement.before(make("div", { className: "control" },
-    make("label", {}, "At least ", fastest, " images/s"), " ",
+  const speeds = speed < 0 ? [] : [make("label", {}, "At least ", fastest, " images/s"), " "];
+  table.parentElement.before(make("div", { className: "control" }, ...speeds,
     make("label", {}, "At most ", cheapest, " GFLOP per image"), answer));
   choose();
 }
 
 // Boxes that scroll are reached by keyboard, and only those.
 function markScrolling() {
-  for (const box of document.querySelectorAll(".scroll, pre")) {
+  for (const box of document.querySelectorAll(".scroll, .figure, pre")) {
     if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) {
       box.tabIndex = 0;
       box.setAttribute("role", "group");

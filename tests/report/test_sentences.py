@@ -1,0 +1,227 @@
+"""Title, sentences and advice: combinations of verdicts."""
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from made_up import KNOWN, grid, row, same
+
+from fixres_poc.analysis import answers as decisions
+from fixres_poc.analysis.answers import decide
+from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.comparisons import Comparison
+from fixres_poc.analysis.questions import Answer
+from fixres_poc.analysis.recommendation import Recommendation, recommend
+from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.statistics import Difference
+from fixres_poc.report.sentences import told
+
+GRID = {
+    (96, 96): same(0.60),
+    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
+    (112, 112): same(0.66) | {"head_bn": 0.66},
+}
+
+
+def answer(number: int, *verdicts: str, flops: float = 0.5) -> Answer:
+    rows = tuple(row(each, flops) for each in verdicts)
+    short = Comparison((row("worse"),))
+    return Answer(number, (Comparison(rows, primary=True),), equal_flops=(short, short))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIXRES_HOME", str(tmp_path_factory.mktemp("home")))
+        yield grid(GRID, GRID, epochs=9, crop_pct=[0.75, 0.875])
+
+
+@functools.cache
+def _recommended(adapted: str) -> Recommendation:
+    return recommend(grid(GRID, GRID, epochs=9, crop_pct=[0.75, 0.875]), adapted)
+
+
+def recommended(_: Results, adapted: str) -> Recommendation:
+    """The same for all decisions: it does not depend on the answers to other questions."""
+    return _recommended(adapted)
+
+
+def decided(
+    results: Results, monkeypatch: pytest.MonkeyPatch, *given: Answer, steps: int = 5000
+) -> dict[str, Any]:
+    runs = [run | {"steps": steps} for run in results.sweep["runs"]]
+    own = replace(results, sweep=results.sweep | {"runs": runs})
+    monkeypatch.setattr(decisions, "answers", lambda _: list(given))
+    monkeypatch.setattr(decisions, "recommend", recommended)
+    return told(decide(own))
+
+
+@pytest.mark.parametrize(
+    ("training", "claim", "remedy", "flops", "title"),
+    [
+        ("better", "better", "better", 0.5, "Yes, at 112 px"),
+        ("better", "as good", "as good", 0.5, "Yes, at 112 px"),
+        ("better", "as good", "worse", 0.5, "Only against the usual crop; crop_pct 0.75 is better"),
+        ("better", "better", "can't tell", 0.5, "Against the usual crop yes; against crop_pct"),
+        ("better", "can't tell", "better", 0.5, "Not decided"),
+        ("better", "worse", "better", 0.5, "Not decided"),
+        ("better", "worse", "worse", 0.5, "No, at 112 px the smaller train resolution is worse"),
+        ("better", "better", "better", 1.1, "No, at 112 px it is not worse, but dearer"),
+        ("better", "not run", "better", 0.5, "Not decided: its runs have not finished"),
+        ("worse", "better", "better", 0.5, "No: fine-tuning gains less than 1 point"),
+        ("can't tell", "better", "better", 0.5, "Yes, at 112 px"),
+    ],
+)
+def test_title(
+    results: Results,
+    monkeypatch: pytest.MonkeyPatch,
+    training: str,
+    claim: str,
+    remedy: str,
+    flops: float,
+    title: str,
+) -> None:
+    given = [
+        answer(1, training),
+        answer(2, claim, claim, flops=flops),
+        answer(3, "better", "better"),
+    ]
+    found = decided(results, monkeypatch, *given, answer(4, remedy, remedy, flops=flops))
+    assert found["title"].startswith(f"Does FixRes pay on synthetic images? {title}")
+
+
+def test_pairwise_combinations_of_verdicts_contradict_nothing(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each verdict of each question beside each of every other one."""
+    every = [list(KNOWN)] * 4
+    for first, second in itertools.combinations(range(4), 2):
+        for one, two in itertools.product(every[first], every[second]):
+            verdicts = ["better"] * 4
+            verdicts[first], verdicts[second] = one, two
+            given = [answer(n, each, each) for n, each in enumerate(verdicts, 1)]
+            sound(decided(results, monkeypatch, *given), verdicts)
+
+
+def sound(found: dict[str, Any], verdicts: list[str]) -> None:
+    said = found["title"].split("? ")[1]
+    training, claim, adaptation, remedy = verdicts
+    good = ("better", "as good")
+    if said.startswith("Yes"):
+        assert claim in good
+        assert remedy in good
+        assert training != "worse"
+    if said.startswith("No,"):
+        assert claim == "worse"
+    assert len(found["sentences"]) == 4
+    for text in [*found["sentences"], *(each["sentence"] for each in found["answers"])]:
+        assert text.endswith("."), text
+        assert "nan" not in text, text
+        assert len(text.split()) <= 25, text
+        assert len(re.findall(r" to \N{MINUS SIGN}?\d+\.\d\)", text)) <= 1, text
+    for number, verdict in ((2, claim), (4, remedy)):
+        text = found["answers"][number - 1]["sentence"]
+        assert ("is better than" in text) == (verdict == "better")
+        assert ("cannot be told from" in text) == (verdict == "can't tell")
+        assert ("cheaper" in text) == (verdict in good)
+    third = found["answers"][2]
+    assert ("because of the resolution" in third["sentence"]) == (adaptation == "better")
+    assert ("Leave stage 2 out" in third["means"]) == (adaptation == "worse")
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """The sentences about the questions, and their answers."""
+    return [*found["sentences"][1:3], *(each["sentence"] for each in found["answers"][1:4])]
+
+
+def test_what_was_shown_at_other_sizes_is_among_fine_tuned_networks(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Answer(1, (Comparison((row("better", cell=Cell(96, 96, "none", 0)),), True),))
+    rest = [answer(2, "better"), answer(3, "better", "better"), answer(4, "better")]
+    found = decided(results, monkeypatch, elsewhere, *rest)
+    assert all("among fine-tuned networks" in text for text in words(found))
+    assert found["title"].endswith("Yes, at 112 px, among fine-tuned networks")
+    found = decided(results, monkeypatch, answer(1, "better"), *rest)
+    assert not any("among fine-tuned" in text for text in words(found))
+
+
+@pytest.mark.parametrize("short", [(), ("worse",), ("worse", "not run")])
+def test_cheaper_is_not_said_where_equal_flops_were_not_checked(
+    results: Results, monkeypatch: pytest.MonkeyPatch, short: tuple[str, ...]
+) -> None:
+    unchecked = replace(
+        answer(2, "better"), equal_flops=tuple(Comparison((row(each),)) for each in short)
+    )
+    rest = [answer(3, "better", "better"), answer(4, "better")]
+    found = decided(results, monkeypatch, answer(1, "better"), unchecked, *rest)
+    if short == ("worse",):
+        assert found["title"].endswith("Yes, at 112 px")
+    else:
+        unchecked_cost = "unchecked at equal FLOPs"
+        assert found["title"].endswith(f"Not decided: cheaper at equal epochs, {unchecked_cost}")
+        assert unchecked_cost in found["answers"][1]["sentence"]
+        assert unchecked_cost in found["sentences"][3]
+
+
+def test_the_sentence_names_the_reference_that_decides(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the smaller estimate."""
+    sure, unsure = row("better"), row("can't tell")
+    unsure = replace(
+        unsure,
+        reference=Cell(112, 112, "head_bn", 0),
+        difference=Difference(0.04, -0.02, 0.10, 0.03, centre=0.04),
+    )
+    claim = replace(answer(2, "better"), comparisons=(Comparison((sure, unsure), True),))
+    rest = [answer(3, "better", "better"), answer(4, "better")]
+    found = decided(results, monkeypatch, answer(1, "better"), claim, *rest)
+    assert "cannot be told from training at 112 px, adapted" in found["sentences"][1]
+    assert "+4.0 points (\N{MINUS SIGN}1.9 to 9.9)" in found["sentences"][1]
+
+
+def test_with_one_train_size_the_remedy_is_about_adapting() -> None:
+    top1 = {(96, 96): same(0.6), (96, 112): same(0.6) | {"head_bn": 0.7, "none@0.75": 0.75}}
+    found = told(decide(grid(top1, crop_pct=[0.75, 0.875])))
+    start = (
+        "Each at its own crop_pct, 96 \N{RIGHTWARDS ARROW} 112 px, adapted, is worse than unadapted"
+    )
+    assert found["answers"][3]["sentence"].startswith(start)
+    assert "claim is not asked" in found["sentences"][1]
+    assert (
+        "Adapting pays at 96 \N{RIGHTWARDS ARROW} 112 px, by +10.0 points" in found["sentences"][2]
+    )
+
+
+def test_where_adapting_pays_names_the_primary_pair_and_counts_the_others() -> None:
+    gains = same(0.60) | {"head_bn": 0.75, "control_head_bn": 0.60}
+    first, second, third = ((96, 112), (112, 128), (128, 160))
+    top1 = {first: gains, second: gains, third: gains} | {
+        (r, r): same(0.6) for r, _ in (first, second, third)
+    }
+    where = told(decide(grid(top1, top1)))["sentences"][2]
+    assert where.startswith("Adapting pays at 112 \N{RIGHTWARDS ARROW} 128 px, by +15.0 points")
+    assert "and at 2 other pairs" in where
+    nowhere = told(decide(grid(top1 | {second: same(0.6)}, top1 | {second: same(0.6)})))[
+        "sentences"
+    ][2]
+    assert "pays at 2 other pairs, not shown at 112" in nowhere
+
+
+def test_nothing_finished_is_said_and_does_not_fail() -> None:
+    found = told(decide(grid(dict.fromkeys(GRID), pretrained=False)))
+    assert found["title"].endswith("Not decided: its runs have not finished")
+    assert "no arm was run to its end" in found["sentences"][0]
+    json.dumps(found, allow_nan=False)
+
+
+def test_one_seed_is_about_this_training_in_every_sentence() -> None:
+    one, two = told(decide(grid(GRID))), told(decide(grid(GRID, GRID)))
+    assert all("of this training" in text for text in one["sentences"][:3])
+    assert not any("of this training" in text for text in two["sentences"])
