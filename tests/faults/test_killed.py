@@ -17,7 +17,7 @@ PAIR = "train32_test48_seed0"
 DRAWING = "os:replace:.jpg:9"
 IN_KERNEL = {
     "first epoch": "fixres_poc.method.epochs:run_epoch::1",
-    "state after it": "os:replace:training_0.03_train.pt:1",
+    "state after it": "os:replace:training_0.03_frozen.pt:1",
     "second epoch": "fixres_poc.method.epochs:run_epoch::2",
     "checkpoint": "os:replace:train32_seed0/checkpoint.safetensors:1",
     "metrics of the training": "os:replace:train32_seed0/metrics.json:1",
