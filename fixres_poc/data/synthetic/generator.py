@@ -12,7 +12,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
@@ -110,14 +110,22 @@ def _store_in_pool(store: Callable[[str], None], names: list[str], workers: int)
     # "spawn", since forking a process that runs threads, as Jupyter's does, can hang.
     spawn = get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent) as pool:
+        parts = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+        # not pool.map, which cancels at Ctrl-C what the pool would then declare to be broken
+        drawn = [pool.submit(_store_all, store, part) for part in parts]
         try:
-            for _ in bar(pool.map(store, names, chunksize=AT_ONCE), "drawing images", len(names)):
-                pass
+            for part in bar(as_completed(drawn), f"drawing {len(names)} images", len(parts)):
+                part.result()
         except BaseException:
             # At once: a second Ctrl-C while the pool winds up would leave it waiting for ever.
             for process in active_children():
                 process.kill()
             raise
+
+
+def _store_all(store: Callable[[str], None], names: list[str]) -> None:
+    for name in names:
+        store(name)
 
 
 def _end_with_parent() -> None:
