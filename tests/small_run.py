@@ -4,6 +4,7 @@ import atexit
 import functools
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,7 @@ def _run(sweep: SweepSettings, settings: PairSettings) -> None:
         tables.append(found.table)
         adaptations.save_tails(each, trained.model, folder, own, data.classes)
     metrics = record.Metrics(classes=data.classes, images=data.counts(), data=data.fingerprint())
-    record.write_run(run_folder("tiny", training.run_name), training, metrics)
+    of_training = replace(metrics, epochs=len(trained.history), steps=trained.steps)
+    record.write_run(run_folder("tiny", training.run_name), training, of_training)
     record.write_run(folder, settings, metrics, pd.concat(tables))
     collection.collect(sweep, outcomes(sweep))

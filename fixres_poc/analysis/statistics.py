@@ -142,9 +142,8 @@ def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference
     effects: with the mean squares A between trainings, B between images and E of the rest, the mean
     has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). A is
     pooled over the rows, with the degrees of freedom of all of them, but for rows above `POOLED`.
-    Here A + B - E is at least two thirds of B, and t has the degrees of freedom that Satterthwaite
-    (1946) gives for the larger of A and those two thirds, as simulations ask for
-    (tests/analysis/test_simulated_coverage.py). Two images are added to each training here too.
+    A + B - E is at least two thirds of B, and t has the degrees of freedom of Satterthwaite (1946)
+    for the larger of A and those two thirds: by simulations (tests/analysis). Two images are added.
 
     Args:
         rows: correctness by the first and by the second classifier, of one shape: (N,) booleans of

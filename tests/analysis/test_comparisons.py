@@ -75,19 +75,20 @@ def test_cost_is_a_ratio_of_both_trainings() -> None:
     assert found.cheaper
 
 
-def test_the_spread_between_trainings_is_pooled_over_rows() -> None:
-    """The row without a spread gets half of the other's, and both their four degrees of freedom."""
+def test_the_spread_between_trainings_is_pooled_over_rows_that_are_not_far_above_it() -> None:
+    """Mean squares 2, 1 and 0: pooled 1, so the first keeps its own and its two degrees."""
     zeros = np.zeros((3, 400), dtype=bool)
-    spread, still = zeros.copy(), zeros.copy()
-    spread[1, :40] = spread[2, :80] = True
+    wide, middle, still = zeros.copy(), zeros.copy(), zeros.copy()
+    wide[1, :40] = wide[2, :80] = True
+    middle[0, :12] = middle[1, :40] = middle[2, :68] = True
     still[:, :40] = True
-    alone = [paired_gains([(row, zeros)])[0] for row in (spread, still)]
-    both = paired_gains([(spread, zeros), (still, zeros)])
-    assert [each.estimate for each in both] == pytest.approx([0.1, 0.1])
-    assert both[0].error < alone[0].error
-    assert both[1].error > alone[1].error
-    assert alone[0].freedom == pytest.approx(2, abs=0.1)
-    assert both[0].freedom == pytest.approx(4, abs=0.2)
+    alone = [paired_gains([(row, zeros)])[0] for row in (wide, middle, still)]
+    rows = paired_gains([(wide, zeros), (middle, zeros), (still, zeros)])
+    assert [each.estimate for each in rows] == pytest.approx([0.1] * 3)
+    assert rows[0] == alone[0]
+    assert rows[2].error > alone[2].error
+    assert [each.freedom for each in alone[:2]] == pytest.approx([2, 2], abs=0.1)
+    assert rows[1].freedom == pytest.approx(6, abs=0.3)
 
 
 def test_rows_of_one_training_are_not_touched_by_others() -> None:

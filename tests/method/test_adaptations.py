@@ -74,7 +74,9 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
 
 
 def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: PairSettings) -> None:
-    only, trained, adapted = adapt(settings, adaptations=("full",), views=("center",))
+    only, trained, adapted = adapt(
+        settings, adaptations=("full",), views=("center",), batch_norm="train"
+    )
     data, accelerator = load_dataset(only), accelerator_for("fp32")
     assert adapted.full is not None
     first, second = trained.model.state_dict(), adapted.full.model.state_dict()

@@ -28,6 +28,7 @@ batch_size: 6
 epochs: 1
 adapt_epochs: 1
 learning_rate: [0.01, 0.03]
+batch_norm: train
 adapt_learning_rate: [0.01, 0.1]
 """
 Result = dict[str, Any]
