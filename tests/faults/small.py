@@ -64,7 +64,7 @@ measured = Metrics(**facts, seconds=seconds, checkpoint=trained.digest)
 write_run(folder, settings, measured, classified.table)
 """
 LIGHT = "write_run(folder, settings, Metrics())"
-RESULTS = "from fixres_poc.analysis.results import load_results\nload_results(report).choose()"
+RESULTS = "from fixres_poc.report import sentences\nsentences.read(report)"
 SOURCES = {
     "00_state_of_the_art": (START.format("OverviewSettings"), LIGHT),
     "01_dataset_eda": (START.format("DatasetSettings"), LIGHT),

@@ -26,7 +26,7 @@ IN_KERNEL = {
     "predictions": f"os:replace:{PAIR}/predictions.parquet:1",
     "metrics of the pair": f"os:replace:{PAIR}/metrics.json:1",
 }
-REPORT = "fixres_poc.analysis.results:load_results::1"
+REPORT = "fixres_poc.report.sentences:read::1"
 
 
 def kill(pid: int, target: str) -> None:
