@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 INTRODUCTION = """# Sweeps
 
 Does FixRes pay, on which images, at which pair of resolutions? One row per sweep; the name links
-to its report. 48 \N{RIGHTWARDS ARROW} 64 px: trained at 48 px, tested at 64 px. *Claim*: is a
+to its report. r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. *Claim*: is a
 lower train resolution, adapted, as good as train = test, for less training? *Adapting*: does it
 gain, over unadapted and over the control at the train resolution? *Use*: the cheapest arm that
 validation cannot tell from the best.

@@ -14,7 +14,7 @@ from fixres_poc.config.settings import CONTROL
 
 NOT_RUN, NONE = "n/a", "–"
 LEGEND = (
-    "48 \N{RIGHTWARDS ARROW} 64 px: trained at 48 px, tested at 64 px. Adapted: its last layers "
+    "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers "
     "are fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
     "with 95 % intervals over images and trainings."
 )
