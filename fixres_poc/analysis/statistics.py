@@ -158,18 +158,17 @@ def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference
     gains = [np.atleast_2d(_gains(*row)) for row in rows]
     if not all(each.size for each in gains):
         raise ValueError("no images to compare on")
-    freedom = sum(len(each) - 1 for each in gains)
-    spread = sum((len(each) - 1) * _between_trainings(each) for each in gains)
-    pooled = (spread / max(freedom, 1), max(freedom, 1))
+    alone = [(_between_trainings(each), len(each) - 1) for each in gains]
+    freedom = max(sum(degrees for _, degrees in alone), 1)
+    pooled = (sum(square * degrees for square, degrees in alone) / freedom, freedom)
     found = []
-    for each in gains:
+    for each, its_own in zip(gains, alone, strict=True):
         if len(each) == 1:
             p, q = (((each == sign).sum() + 1) / (each.size + 2) for sign in (1, -1))
             error = float(((p + q - (p - q) ** 2) / (each.size + 2)) ** 0.5)
             own = (float(p - q), error, inf)
         else:
-            alone = (_between_trainings(each), len(each) - 1)
-            between = alone if alone[0] > POOLED * pooled[0] else pooled
+            between = its_own if its_own[0] > POOLED * pooled[0] else pooled
             own = _over_seeds(each, least=-1, between=between)
         centre, error, degrees = own
         found.append(
