@@ -1,4 +1,7 @@
-"""Commands and files that the pages name exist: nothing is run, `make -n` and typer only parse."""
+"""Commands, files and names of the library that the pages mention exist.
+
+Nothing is run: `make -n` and typer only parse.
+"""
 
 import re
 import shlex
@@ -26,6 +29,9 @@ LIBRARY = re.compile(
 FILE = re.compile(r"(?<![\w/.<>-])(?:docs|sweeps|tests|profiles|fixres_poc|notebooks)/[\w./-]*\w")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 YOURS = {"sweeps/mine.yml", "sweeps/x.yml"}  # the reader's to write
+DESIGN = {page.name: page.read_text(encoding="utf-8") for page in (DOCS / "design").glob("*.md")}
+PACKAGE = REPOSITORY / "fixres_poc"
+FILE_SUFFIXES = {"csv", "json", "parquet"}  # results.csv is no name in the module results
 
 
 def commands(text: str) -> list[str]:
@@ -85,3 +91,24 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     named = {REPOSITORY / name for name in set(FILE.findall(PAGES[page])) - YOURS}
     named |= {REPOSITORY / page.parent / link for link in LINK.findall(PAGES[page])}
     assert not [file for file in named if not file.exists()]
+
+
+def test_design_pages_are_few_and_short() -> None:
+    assert len(DESIGN) <= 9
+    long = {name for name, text in DESIGN.items() if len(text.splitlines()) > 60}
+    assert long <= {"evaluation_protocol.md"}
+
+
+@pytest.mark.parametrize("page", DESIGN)
+def test_modules_that_a_design_page_names_exist(page: str) -> None:
+    packages = "|".join(folder.name for folder in PACKAGE.iterdir() if folder.is_dir())
+    for place in re.findall(rf"`((?:{packages})/[\w/]*)(?:\.py)?`", DESIGN[page]):
+        assert (PACKAGE / place).is_dir() or (PACKAGE / f"{place}.py").is_file(), place
+
+
+@pytest.mark.parametrize("page", DESIGN)
+def test_functions_that_a_design_page_names_exist(page: str) -> None:
+    for module, name in re.findall(r"`(\w+)\.(\w+)`", DESIGN[page]):
+        code = "\n".join(file.read_text(encoding="utf-8") for file in PACKAGE.rglob(f"{module}.py"))
+        if code and name not in FILE_SUFFIXES:
+            assert re.search(rf"^(?:def |class )?{name}\b", code, re.MULTILINE), f"{module}.{name}"
