@@ -39,7 +39,7 @@ NAMED_DATASETS = {
 BASELINE_SIZE = 224
 MOST_EPOCHS = 100_000
 ENOUGH_STEPS = 640
-"""Steps of stage 1 that `epochs: auto` takes; below, no gain is no finding (docs/design/method.md)."""
+"""Steps of stage 1 that `epochs: auto` takes; below, no gain is no finding (design/method.md)."""
 T = TypeVar("T")
 
 
