@@ -3,7 +3,6 @@
 `validation` reads settings; a text under a field describes it.
 """
 
-import difflib
 import itertools
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -45,20 +44,9 @@ T = TypeVar("T")
 
 def _known_backbone(name: str) -> str:
     names = (*EMBEDDED_BACKBONES, SMALL_BACKBONE, *WSL_BACKBONES)
-    if name not in names and not (name.startswith("timm:") and len(name) > 5):
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown backbone; {hint}allowed: {', '.join(names)}, timm:<name>")
+    if name not in names and not name.startswith("timm:"):
+        raise ValueError(f"unknown backbone; allowed: {', '.join(names)}, timm:<name>")
     return name
-
-
-def _trains(rate: float) -> float:
-    if rate == 0:
-        raise ValueError(
-            "it trains nothing: a frozen network with a fitted classifier is the probe, which "
-            "stands beside every pair; allowed: above 0, at most 10"
-        )
-    return rate
 
 
 def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -97,7 +85,6 @@ Backbone = Annotated[Text, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Rate = Annotated[float, Field(gt=0, le=10)]
-FirstRate = Annotated[float, Field(ge=0, le=10), AfterValidator(_trains)]
 Factor = Annotated[float, Field(gt=0, le=1000)]
 CropPct = Annotated[float, Field(ge=0.3, le=1, multiple_of=1e-4)]
 CropPcts = CropPct | Annotated[Several[CropPct], AfterValidator(_with_usual)]
@@ -107,8 +94,7 @@ BatchNorm = Literal["frozen", "train"]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Triple = tuple[float, float, float]
 Names = Annotated[Several[Text], Field(min_length=2)]
-NAME, LONGEST_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", 100
-Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class Settings(BaseModel):
@@ -225,7 +211,7 @@ class MethodSettings(ModelSettings):
     """False: stage 1 starts from random weights, and there is no probe."""
     epochs: Epochs | Literal["auto"] = "auto"
     """Of stage 1; auto: `ENOUGH_STEPS` steps."""
-    learning_rate: FirstRate | Several[FirstRate] = 1e-3
+    learning_rate: Rate | Several[Rate] = 1e-3
     """Of stage 1, of the classifier."""
     trunk_factor: Factor = 0.1
     """Rate of all other weights in stage 1, as a multiple of the classifier's."""
