@@ -4,6 +4,7 @@
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -106,6 +107,19 @@ class Settings(BaseModel):
 def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
     """The values of a setting that is one value or a list to choose from on validation."""
     return value if isinstance(value, tuple) else (value,)
+
+
+def stage1_passes(head_start: str, epochs: int, counts: Mapping[str, int]) -> int:
+    """Forward passes of one image that cost as much as the probe that stage 1 starts from and it.
+
+    An epoch takes three of each train image, two of them for the backward pass, and one of each
+    validation image.
+
+    Args:
+        counts: images by split.
+    """
+    probe = (counts["train"] + counts["val"]) * (head_start == "probe")
+    return probe + epochs * (3 * counts["train"] + counts["val"])
 
 
 class ExtraTest(Settings):
@@ -319,9 +333,8 @@ class PairSettings(TrainSettings):
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
-        if self.equal_flops:
-            return f"train{self.train_size}_equal_flops_test{self.test_size}_seed{self.seed}"
-        return pair_name(self.train_size, self.test_size, self.seed)
+        training, _, seed = super().run_name.rpartition("_")
+        return f"{training}_test{self.test_size}_{seed}"
 
     def train_settings(self) -> TrainSettings:
         """The settings of the training that this pair shares with others, in the usual framing."""

@@ -21,6 +21,7 @@ from fixres_poc.config.settings import (
     ModelSettings,
     PairSettings,
     several,
+    stage1_passes,
 )
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
@@ -187,10 +188,11 @@ def _flops(pair: PairSettings, images: Images, recompute: bool) -> dict[str, flo
     train, test = (_image_flops(pair, images, s) for s in (pair.train_size, pair.test_size))
     with_full = "full" in pair.adaptations
     # passes of an image; one of the frozen trunk for the whole grid of stage 2
-    epochs = number_of_epochs(pair, images._asdict())
-    stage1 = epochs * ((3 + recompute) * images.train + images.val)
+    counts = images._asdict()
+    epochs = number_of_epochs(pair, counts)
+    probe, whole = (stage1_passes(pair.head_start, done, counts) for done in (0, epochs))
+    stage1 = whole - probe + epochs * recompute * images.train
     recipes = len(several(pair.learning_rate)) * len(several(pair.batch_norm))
-    probe = (images.train + images.val) * (pair.head_start == "probe")
     adapt = max(several(pair.adapt_epochs))
     tails = (adapt * images.train + images.val) * bool(pair.adapted)
     stage2 = tails + with_full * adapt * (3 * images.train + images.val)

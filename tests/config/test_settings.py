@@ -61,6 +61,10 @@ def error(values: dict[str, Any]) -> str:
             "resnext101_32x16d_wsl, resnext101_32x32d_wsl, resnext101_32x48d_wsl, timm:<name>",
         ),
         ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
+        (
+            {"pairs": None, "train_sizes": [64]},
+            "give either pairs, or both train_sizes and test_sizes",
+        ),
         ({"dataset": None}, "dataset = None: should be a valid string"),
     ],
     ids=lambda value: str(value)[:40],
@@ -92,12 +96,6 @@ REFUSED = {
 def test_limits_of_values(key: str) -> None:
     for value in REFUSED[key]:
         assert error(BASE | {key: value}).startswith(f"{key} = "), value
-
-
-@pytest.mark.parametrize("missing", ["train_sizes", "test_sizes"])
-def test_half_a_grid_is_refused(missing: str) -> None:
-    half = {key: value for key, value in GRID.items() if key != missing}
-    assert error(half).startswith("give either pairs, or both")
 
 
 @pytest.mark.parametrize(
@@ -166,20 +164,6 @@ def test_runs_get_the_sweeps_values_and_its_name() -> None:
     assert found["baseline"].keys() == BaselineSettings.model_fields.keys()
     assert found["train64_seed0"].keys() == TrainSettings.model_fields.keys()
     assert found["dataset"].items() >= small.data_settings().model_dump().items()
-
-
-def test_imagenets_list_reaches_the_audit_and_no_training() -> None:
-    found = {
-        name: run.parameters.get("imagenet_list") for name, run in runs(imagenet_list="x").items()
-    }
-    assert [name for name, value in found.items() if value == "x"] == ["dataset"]
-
-
-def test_pairs_keep_their_order_and_train_once() -> None:
-    given = sweep(BASE, pairs=[[96, 64], [64, 64], [96, 96]])
-    assert given.resolution_pairs() == ((96, 64), (64, 64), (96, 96))
-    names = [run.name for run in given.runs() if run.notebook == "03_train"]
-    assert names == ["train96_seed0", "train64_seed0"]
 
 
 @pytest.mark.parametrize(
