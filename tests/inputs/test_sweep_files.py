@@ -63,7 +63,7 @@ BAD = {  # a line of a sweep file, and a part of the error
     "5000 digits": ("epochs: " + "9" * 5000, "4300 digits"),
     "no such date": ("weights: 2024-99-99", "month"),
     "no timestamp": ("weights: !!timestamp soon", "AttributeError"),
-    "a value of 10 kB": ("backbone: " + "x" * 10_000, "xxx…: unknown backbone"),
+    "a value of 10 kB": ("backbone: " + "x" * 10_000, "xxx: unknown backbone"),
     "line ends in a key": ('"a\\nb": 1', r"unknown key 'a\nb'"),
     "half a character": ('weights: "\\ud800"', "weights = "),
     "two documents": ("---\ndataset: x", "another document"),

@@ -104,7 +104,7 @@ def test_framings_are_counted_for_probes_tails_and_controls() -> None:
     plain, tried = pairs(**given), pairs(**lists)
     assert tried["adapt_s"][1] == pytest.approx((TRAIN + VAL) * (3 * LARGE + 2 * SMALL))
     assert tried["eval_s"][1] == pytest.approx(3 * plain["eval_s"][1])
-    assert tried.loc[0, TIMES].equals(plain.loc[0, TIMES])
+    assert tried.loc[[0], TIMES].equals(plain.loc[[0], TIMES])
     longer = runs(**lists)["baseline"] - runs(**given)["baseline"]
     assert longer == pytest.approx(2 * ALL * LARGE)
 
