@@ -110,7 +110,7 @@ def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
 
 
 def stage1_passes(head_start: str, epochs: int, counts: Mapping[str, int]) -> int:
-    """Forward passes of one image that cost as much as the probe that stage 1 starts from and it.
+    """Cost of stage 1 and of the probe that it starts from, in forward passes of one image.
 
     An epoch takes three of each train image, two of them for the backward pass, and one of each
     validation image.

@@ -79,7 +79,8 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
     if kind == "missing" and isinstance(place[-1], str):
         return f"key {key!r} is missing"
     own = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = own.replace("tuple", "list").replace("Field required", "a value is missing in it")
+    message = own.replace("tuple", "list").replace("Tuple", "the list")
+    message = message.replace("Field required", "a value is missing in it")
     if kind == "float_type" and isinstance(value, str):
         message += "; YAML wants a point in it, such as 1.0e-3"
     return f"{key} = {repr(value)[:LONGEST_VALUE]}: {message}" if key else message

@@ -71,12 +71,12 @@ class Story:
         process = self.start_training()
         commands = {tuple(each.cmdline()[1:3]): each for each in throwaway.processes()}
         commands["-m", "snakemake"].kill()
-        return process.wait(timeout=60)
+        return process.wait(timeout=240)
 
     def terminate(self) -> int:
         process = self.start_training()
         process.terminate()
-        code = process.wait(timeout=60)
+        code = process.wait(timeout=240)
         throwaway.until(lambda: not throwaway.processes())
         return code
 
@@ -92,7 +92,7 @@ class Story:
         both = [self.start_training(), self.start()]
         time.sleep(1.5)
         (self.home / "slow").unlink()
-        return max(process.wait(timeout=120) for process in both)
+        return max(process.wait(timeout=240) for process in both)
 
 
 EXPECTED = {
