@@ -2,7 +2,7 @@
 # DATASET=path/to/birds makes a sweep of its own, images-birds, with its report in reports/images-birds/; so do another
 # BACKBONE= and WEIGHTS=. REPLACE=1 lets a sweep delete finished runs that were made with other settings.
 # For compare SWEEPS="a b", names of sweeps that have a report.
-# For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have. DETAILS=1: all its tables.
+# For plan also MEMORY=16GiB TFLOPS=n: a card that this machine does not have. DETAILS=1: with a table of pairs.
 # VENV=path uses an environment (a conda one: VENV="$CONDA_PREFIX") as it is; otherwise .venv is made here.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

@@ -6,7 +6,6 @@ one (`--only`); the page is written from all that are there.
 
 import copy
 import functools
-import gc
 import json
 import os
 import sys
@@ -31,7 +30,7 @@ from fixres_poc.model.backbones import create
 from fixres_poc.model.device import Portions, accelerator_for, place
 from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.trunk import Tail, fold_batch_norms
-from fixres_poc.sweep.kernel_state import GARBAGE, keep_freed_memory
+from fixres_poc.sweep.kernel_state import keep_freed_memory
 
 SIZES = (128, 160, 192, 224)
 BATCHES = (8, 16, 32, 64, 128)
@@ -225,8 +224,7 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
     ) -> None:
         os.environ["FIXRES_PROGRESS"] = os.devnull
         torch.set_num_threads(usual.CORES)
-        gc.set_threshold(*GARBAGE)  # as in the kernels that a sweep starts; for both loops
-        keep_freed_memory()
+        keep_freed_memory()  # as in the kernels that a sweep starts; for both loops
         bench = build(dataset, images, repeats, grid_repeats)
         folder, shown = home() / "runs" / "bench", "photographs" if dataset else "synthetic images"
         for name in only or rows:

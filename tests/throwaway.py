@@ -120,7 +120,7 @@ def ran(home: Path) -> list[str]:
     return sorted(names)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 240) -> None:
     """Wait for a condition."""
     end = time.monotonic() + seconds
     while not condition():

@@ -32,7 +32,7 @@ from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import CROPS, EQUAL_FLOPS
+from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, stage1_passes
 
 MEANS = [
     *("size_ratio", "n_val", "val_top1", "n_test", "top1", "top5", "macro_accuracy", "ece"),
@@ -306,9 +306,8 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
     if not training:
         return float("nan"), seconds
     at_train = image_flops(results, cell.train_size)
-    passed = (counts["train"] + counts["val"]) * (settings.get("head_start") == "probe")
-    if settings.get("head_start") != "file":
-        passed += training["epochs"] * (3 * counts["train"] + counts["val"])
+    start = str(settings.get("head_start"))
+    passed = stage1_passes(start, training["epochs"] if start != "file" else 0, counts)
     choices = (pair.get("choices") or {}).get("adapt") or {}
     epochs = choices.get(name, {"epochs": 0})["epochs"]
     return passed * at_train + epochs * counts["train"] * at_test, seconds

@@ -103,7 +103,7 @@ def plan(
         Option(min=0.001, envvar="FIXRES_TFLOPS", help="10^12 FLOP/s that training achieves there"),
     ] = None,
     details: Annotated[
-        bool, Option("--details", envvar="FIXRES_DETAILS", help="with tables of steps and pairs")
+        bool, Option("--details", envvar="FIXRES_DETAILS", help="with a table of pairs")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -114,9 +114,9 @@ def plan(
     from fixres_poc.sweep import plan as planning
 
     settings = load(file, dataset, backbone, weights)
-    tables = planning.plan(settings, memory_bytes(memory), tflops, details or as_json)
+    tables = planning.plan(settings, memory_bytes(memory), tflops)
     found = {name: records(table) for name, table in tables.items()}
-    answer(planning.text(settings, tables), found, as_json)
+    answer(planning.text(settings, tables, details), found, as_json)
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")

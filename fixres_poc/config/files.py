@@ -147,14 +147,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         lasting: wait until it is on the disk, so that it is whole also after a power cut.
-
-    Raises:
-        InputError: a folder lies in the file's place.
     """
-    if path.is_dir():
-        raise InputError(
-            f"{path}: a folder lies where a file of that name is to be written; move it away"
-        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

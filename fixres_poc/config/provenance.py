@@ -5,7 +5,6 @@ packages only run, choose from and show what was computed before: `analysis` sta
 predictions at every report.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -103,7 +102,7 @@ def processor() -> str:
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:
-    """Versions of Python and the main packages (those installed), and the machine's hardware.
+    """Versions of Python and the main packages, and the machine's hardware.
 
     Args:
         gpu: name of the accelerator, None without one (asking for it would mean importing torch).
@@ -118,7 +117,5 @@ def environment(gpu: str | None = None) -> dict[str, Any]:
         "gpu": gpu,
     }
     versions = {"python": platform.python_version(), "fixres_poc": __version__}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+    versions |= {name: metadata.version(name) for name in PACKAGES}
     return {"versions": versions, "hardware": hardware}

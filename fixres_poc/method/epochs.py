@@ -22,7 +22,13 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from fixres_poc.config.files import replacing
-from fixres_poc.config.settings import ENOUGH_STEPS, BatchNorm, TrainSettings, several
+from fixres_poc.config.settings import (
+    ENOUGH_STEPS,
+    BatchNorm,
+    TrainSettings,
+    several,
+    stage1_passes,
+)
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, parts_of
 from fixres_poc.method.evaluation import predict, transforms_for
@@ -112,24 +118,25 @@ def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
 
     `auto` gives `ENOUGH_STEPS` steps or a little more. With `equal_flops` they are cut, to 1 at
     least, so that probe and stage 1 cost no more than probe, stage 1 and stage 2 of that smaller
-    train resolution at the same test resolution. An epoch costs three forward passes of the train
-    part and one of validation; one of stage 2 costs one.
+    train resolution at the same test resolution. An epoch of stage 2 costs one forward pass of the
+    train part, for stage 1 see `stage1_passes`.
 
     Args:
         counts: images by split.
     """
     if settings.head_start == "file":
         return 0
-    train, val = counts["train"], counts["val"]
-    enough = math.ceil(ENOUGH_STEPS / parts_of(train, settings.batch_size))
+    enough = math.ceil(ENOUGH_STEPS / parts_of(counts["train"], settings.batch_size))
     epochs = enough if settings.epochs == "auto" else settings.epochs
     if settings.equal_flops is None:
         return epochs
     share = (settings.equal_flops / settings.train_size) ** 2
-    probe, epoch = (train + val) * (settings.head_start == "probe"), 3 * train + val
-    adapt = max(several(settings.adapt_epochs)) * train
-    budget = share * (probe + epochs * epoch) + adapt - probe
-    return min(epochs, max(1, int(budget / epoch)))
+    probe, first, whole = (
+        stage1_passes(settings.head_start, done, counts) for done in (0, 1, epochs)
+    )
+    adapt = max(several(settings.adapt_epochs)) * counts["train"]
+    budget = share * whole + adapt - probe
+    return min(epochs, max(1, int(budget / (first - probe))))
 
 
 def fine_tune(

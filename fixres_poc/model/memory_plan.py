@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import psutil
 import torch
 from torch import nn
@@ -248,26 +247,6 @@ def step_plans(
     return itertools.dropwhile(
         lambda plan: plan.peak_bytes > budget_bytes and plan.micro_batch_size > 1, plans
     )
-
-
-def step_table(settings: TrainSettings, classes: int) -> pd.DataFrame:
-    """Predicted peak bytes of a step of stage 1, for the batch and its parts.
-
-    Returns:
-        Columns train_size, precision, checkpointing and micro_<images at once>_bytes.
-    """
-    size = settings.train_size
-    rows = []
-    for precision, recompute in itertools.product(("fp32", "bf16"), (False, True)):
-        if recompute and not can_recompute(settings.backbone):
-            continue
-        how = settings.model_copy(update={"precision": precision})
-        row = {"train_size": size, "precision": precision, "checkpointing": recompute}
-        for images in micro_batches(settings.batch_size):
-            peak = training_bytes(how, size, classes, images, recompute)
-            row[f"micro_{images}_bytes"] = peak
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def budget_bytes() -> int:

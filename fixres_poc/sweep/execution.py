@@ -43,7 +43,7 @@ from fixres_poc.config.run_state import (
 )
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
-from fixres_poc.sweep.progress import amount, watch
+from fixres_poc.sweep.progress import watch
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
     LOCAL_PROFILE,
@@ -166,20 +166,17 @@ def run_sweep(
 
     Raises:
         InputError: images or notebooks cannot be used, or images were changed meanwhile.
-        RuntimeError: Snakemake itself failed.
+        RuntimeError: the report failed, or jobs of an earlier sweep do not end.
         KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
     """
-    folder = sweep_folder(sweep.name)
     with on_stop_signals(signal.default_int_handler), locked(sweep.name) as lock:
         _check_start(sweep, replace)
-        print(f"{sweep.name}: {amount(sweep.runs())} in all", file=sys.stderr)
-        cancel_jobs(folder)  # jobs of a sweep that was killed
+        cancel_jobs(sweep_folder(sweep.name))  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _check_trained(sweep)
         lay_out(sweep, fingerprint)
-        ended = 0
         if any(state(run) != "done" for run in sweep.runs()):
-            ended = _run_jobs(sweep, cores, profile, lock)
+            _run_jobs(sweep, cores, profile, lock)
             if prepare_data(sweep) != fingerprint:
                 raise InputError(
                     f"dataset = {sweep.dataset!r}: changed while the sweep was at work; "
@@ -187,23 +184,19 @@ def run_sweep(
                 )
         _fail_the_rest(sweep)
         failed = failures(sweep)
-        if ended and not failed:
-            raise RuntimeError(
-                f"snakemake ended with {ended}; its output is in {folder / 'snakemake.log'}"
-            )
         tell(sweep, failed)
     return not failed
 
 
-def _run_jobs(sweep: SweepSettings, cores: int | None, profile: str, lock: int) -> int:
-    """Say how long it will take, and run Snakemake; returns its exit code."""
+def _run_jobs(sweep: SweepSettings, cores: int | None, profile: str, lock: int) -> None:
+    """Say how long it will take, and run Snakemake."""
     from fixres_poc.sweep import plan
 
     shared = shares(sweep, cores, profile)
     forecast = plan.forecast(sweep, shared)
     print(f"{sweep.name}: {forecast.whole()}", file=sys.stderr)
     command = command_line(sweep, shared, profile)
-    return run_snakemake(sweep_folder(sweep.name), command, lock, partial(watch, forecast))
+    run_snakemake(sweep_folder(sweep.name), command, lock, partial(watch, forecast))
 
 
 def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
@@ -228,14 +221,14 @@ def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
 def _fail_the_rest(sweep: SweepSettings) -> None:
     """Let every run that is neither done nor failed fail, with what stopped it."""
     said = last_error(sweep_folder(sweep.name) / "snakemake.log")
-    found, broken = outcomes(sweep), dict[str, str]()  # first run that failed, by job
-    for each in found:
-        if each.status == "failed":
-            broken.setdefault(each.run.job, each.run.name)
-    for each in found:
-        if each.status in ("done", "failed"):
+    broken = dict[str, str]()  # first run that failed, by job
+    for each in outcomes(sweep):  # a training stands before its pairs
+        if each.status == "done":
             continue
         blockers = [broken[name] for name in each.run.needs if name in broken]
+        broken.setdefault(each.run.job, each.run.name)
+        if each.status == "failed":
+            continue
         if each.error:
             message = f"{each.error}; start the sweep again"  # changed while it was at work
         elif blockers:
@@ -244,7 +237,6 @@ def _fail_the_rest(sweep: SweepSettings) -> None:
             message = "ended without a word: killed?"
         else:
             message = f"not done; snakemake: {said}"
-        broken.setdefault(each.run.job, each.run.name)
         end(each.run.folder, Failure("killed", message))
 
 

@@ -12,7 +12,6 @@ import gc
 import json
 import os
 import platform
-import random
 import signal
 import sys
 import time
@@ -23,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-GARBAGE = (50_000, 20, 10)
-"""At the default pace, looking for garbage takes a fifth of the time of imports."""
 Noted = list[tuple[Callable[[Any], object], Any]]
 """Functions that put a value back, and the values."""
 _noted: Noted = []
@@ -107,7 +104,6 @@ def _python() -> Noted:
         (os.chdir, os.getcwd()),
         (partial(sys.path.__setitem__, slice(None)), list(sys.path)),
         (set_filters, list(warnings.filters)),
-        (random.setstate, random.getstate()),
     ]
 
 
@@ -117,7 +113,6 @@ def _numpy() -> Noted:
     return [
         (lambda options: np.set_printoptions(**options), np.get_printoptions()),
         (lambda errors: np.seterr(**errors), np.geterr()),
-        (np.random.set_state, np.random.get_state()),
     ]
 
 
@@ -182,7 +177,6 @@ def start_kernel(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it had ended before we asked
         sys.exit(1)
-    gc.set_threshold(*GARBAGE)
     keep_freed_memory()
     if Path(sys.path[0]) == Path.cwd():  # ipykernel puts the present folder there by its own name
         del sys.path[0]

@@ -65,8 +65,8 @@ def run_job(
 
     runs = {file.resolve().parent: read_run(file) for file in settings_files}
     if done:
-        states = {run.name: run_state.checked(run).status for run in runs.values()}
-        runs = {folder: run for folder, run in runs.items() if states[run.name] != "done"}
+        states = {folder: run_state.checked(run).status for folder, run in runs.items()}
+        runs = {folder: run for folder, run in runs.items() if states[folder] != "done"}
     notebooks = [NOTEBOOKS[run.notebook] for run in runs.values()]
     kernel = Kernel([notebook_path(run.notebook) for run in runs.values()])
     failed: dict[str, Failure] = {}

@@ -13,14 +13,15 @@ from torch import nn
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from fixres_poc.config.files import REPOSITORY, read_record, sweep_folder
-from fixres_poc.config.run_state import images_record
 from fixres_poc.config.settings import (
     BASELINE_SIZE,
     CROPS,
     SPLITS,
     BaselineSettings,
+    ModelSettings,
     PairSettings,
     several,
+    stage1_passes,
 )
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
@@ -36,7 +37,6 @@ from fixres_poc.model.memory_plan import (
     budget_bytes,
     parameters_and_flops,
     step_plans,
-    step_table,
 )
 from fixres_poc.report.tables import readable
 from fixres_poc.sweep.progress import Forecast, amount, duration, last_end_s
@@ -67,14 +67,6 @@ NOTEBOOK_S, START_S = 4, 8
 """What a notebook takes for figures and files, and a job until its kernel is ready."""
 
 
-class Speed(NamedTuple):
-    """How fast training is, in FLOP/s: the median of several steps, and the slow and fast ones."""
-
-    median: float
-    slow: float  # a tenth of the steps are slower
-    fast: float  # a tenth are faster
-
-
 def expected_images(sweep: SweepSettings) -> Images:
     """The images of a sweep, without drawing or downloading anything.
 
@@ -93,21 +85,18 @@ def expected_images(sweep: SweepSettings) -> Images:
     return Images(**{part: data.counts()[part] for part in SPLITS}, classes=len(data.classes))
 
 
-def prepared_images(sweep: SweepSettings) -> Images:
-    """The images of a sweep that are prepared."""
-    parts = pd.read_csv(sweep_folder(sweep.name) / "images.csv")["split"].value_counts()
-    classes = len(images_record(sweep.name)["classes"])
-    return Images(**{part: int(parts.get(part, 0)) for part in SPLITS}, classes=classes)
-
-
-def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
-    """How fast short training steps are on this machine, in a few seconds; and what was measured.
+def measured_speed(sweep: SweepSettings, threads: int) -> tuple[np.ndarray, str]:
+    """Measure how fast short training steps are on this machine, in a few seconds.
 
     The sweep's own network with random weights, or a ResNeXt-50 where that has more than 100 M
     parameters. On a CPU each step also decodes and crops its images, which a GPU's workers do.
 
     Args:
         threads: as many as a job of the sweep has.
+
+    Returns:
+        FLOP/s (3,): the median of the steps, of a slow one (a tenth are slower), of a fast one (a
+        tenth are faster); and what was measured.
     """
     name, size = sweep.backbone, min(BASELINE_SIZE, sweep.resolution_pairs()[0][0])
     if parameters_and_flops(name, 10, BASELINE_SIZE)[0] > 100e6:
@@ -132,12 +121,12 @@ def measured_speed(sweep: SweepSettings, threads: int) -> tuple[Speed, str]:
     torch.set_num_threads(before)
     steps_s = np.diff(marks[1:])  # after a first one
     flops = 3 * batch * parameters_and_flops(name, 10, size)[1]
-    speed = Speed(*(flops / np.quantile(steps_s, (0.5, 0.9, 0.1))).tolist())
+    speed = flops / np.quantile(steps_s, (0.5, 0.9, 0.1))
     return speed, f"median of {steps_s.size} steps of {name} on this machine"
 
 
 def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
-    """When a sweep whose images are prepared will be done.
+    """When a sweep that is laid out will be done.
 
     Of a cluster only proportions are known: there the first runs that end tell the time.
     """
@@ -147,8 +136,8 @@ def forecast(sweep: SweepSettings, shared: Shares) -> Forecast:
         said = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout
         rate = float(said or 0)
     elif shared.cores:
-        rate = measured_speed(sweep, shared.threads)[0].median
-    seconds = run_seconds(sweep, prepared_images(sweep), rate or USUAL_RATE)
+        rate = measured_speed(sweep, shared.threads)[0][0]
+    seconds = run_seconds(sweep, expected_images(sweep), rate or USUAL_RATE)
     return Forecast(sweep, seconds, shared.jobs, measured=bool(rate))
 
 
@@ -180,27 +169,30 @@ def _pairs(sweep: SweepSettings) -> list[PairSettings]:
     return [PairSettings(**run.parameters) for run in sweep.runs() if run.notebook == "04_fixres"]
 
 
+def _image_flops(settings: ModelSettings, images: Images, size: int) -> int:
+    """FLOPs of one image's forward pass."""
+    return parameters_and_flops(settings.backbone, images.classes, size)[1]
+
+
 def _probe_flops(probe: BaselineSettings, images: Images) -> float:
-    """FLOPs of the linear probe at all sizes and framings."""
-    flops = {
-        size: parameters_and_flops(probe.backbone, images.classes, size)[1]
-        for size in probe.test_sizes
-    }
-    framed = sum(flops[size] for size in probe.crop_pct_sizes or probe.test_sizes)
-    more = (len(several(probe.crop_pct)) - 1) * framed
-    return (images.train + images.val + images.test) * (sum(flops.values()) + more)
+    """FLOPs of the linear probe: all images at each size, and in each further framing."""
+    sizes = [*probe.test_sizes]
+    for _ in several(probe.crop_pct)[1:]:
+        sizes += probe.crop_pct_sizes or probe.test_sizes
+    passed = images.train + images.val + images.test
+    return passed * sum(_image_flops(probe, images, size) for size in sizes)
 
 
 def _flops(pair: PairSettings, images: Images, recompute: bool) -> dict[str, float]:
     """FLOPs of a pair (adapt, eval), and of its training (tuning, train)."""
-    sizes = (pair.train_size, pair.test_size)
-    train, test = (parameters_and_flops(pair.backbone, images.classes, s)[1] for s in sizes)
+    train, test = (_image_flops(pair, images, s) for s in (pair.train_size, pair.test_size))
     with_full = "full" in pair.adaptations
     # passes of an image; one of the frozen trunk for the whole grid of stage 2
-    epochs = number_of_epochs(pair, images._asdict())
-    stage1 = epochs * ((3 + recompute) * images.train + images.val)
+    counts = images._asdict()
+    epochs = number_of_epochs(pair, counts)
+    probe, whole = (stage1_passes(pair.head_start, done, counts) for done in (0, epochs))
+    stage1 = whole - probe + epochs * recompute * images.train
     recipes = len(several(pair.learning_rate)) * len(several(pair.batch_norm))
-    probe = (images.train + images.val) * (pair.head_start == "probe")
     adapt = max(several(pair.adapt_epochs))
     tails = (adapt * images.train + images.val) * bool(pair.adapted)
     stage2 = tails + with_full * adapt * (3 * images.train + images.val)
@@ -217,10 +209,7 @@ def _flops(pair: PairSettings, images: Images, recompute: bool) -> dict[str, flo
 
 
 def plan(
-    sweep: SweepSettings,
-    memory: int | None = None,
-    tflops: float | None = None,
-    details: bool = True,
+    sweep: SweepSettings, memory: int | None = None, tflops: float | None = None
 ) -> dict[str, pd.DataFrame]:
     """What a sweep will need, before anything is downloaded, drawn or trained.
 
@@ -231,17 +220,16 @@ def plan(
     Returns:
         "sweep": one row of facts and totals, also at the speed of a fast and of a slow step.
         "pairs": of the first seed, FLOPs of one image's forward pass, what is chosen, bytes and
-        seconds. "runs": seconds of each. With details "steps": peak bytes of a step of stage 1.
+        seconds.
     """
     backbones.check(sweep, traced=True)
     images = expected_images(sweep)
     budget = int(memory * CARD_SHARE) if memory else budget_bytes()
-    speed, source, jobs = _speed(sweep, memory, tflops)
+    (rate, slow, fast), source, jobs = _speed(sweep, memory, tflops)
     pairs = [pair for pair in _pairs(sweep) if pair.seed == sweep.seeds[0]]
-    table = pd.DataFrame([_pair(each, images, budget, speed.median) for each in pairs])
+    table = pd.DataFrame([_pair(each, images, budget, rate) for each in pairs])
     recomputed = set(table.loc[table["gradient_checkpointing"], "train_size"])
-    seconds = run_seconds(sweep, images, speed.median, recomputed)
-    total = last_end_s(sweep.jobs(), seconds, jobs)
+    total = last_end_s(sweep.jobs(), run_seconds(sweep, images, rate, recomputed), jobs)
     facts = {
         "backbone": sweep.backbone,
         "parameters": parameters_and_flops(sweep.backbone, images.classes, BASELINE_SIZE)[0],
@@ -249,34 +237,29 @@ def plan(
         "budget_of": "--memory" if memory else device_name() or "this machine",
         "budget_bytes": budget,
         "batch_size": sweep.batch_size,
-        "per_second_flops": speed.median,
+        "per_second_flops": rate,
         "rate_of": source,
         "total_s": total,
-        "fast_s": total * speed.median / speed.fast,
-        "slow_s": total * speed.median / speed.slow,
+        "fast_s": total * rate / fast,
+        "slow_s": total * rate / slow,
     }
-    runs = pd.Series(seconds).rename_axis("run").reset_index(name="seconds")
-    tables = {"sweep": pd.DataFrame([facts]), "pairs": table, "runs": runs}
-    if details:
-        by_size = {each.train_size: each for each in pairs}.values()
-        tables["steps"] = pd.concat(step_table(each, images.classes) for each in by_size)
-    return tables
+    return {"sweep": pd.DataFrame([facts]), "pairs": table}
 
 
 def _speed(
     sweep: SweepSettings, memory: int | None, tflops: float | None
-) -> tuple[Speed, str, int]:
+) -> tuple[np.ndarray, str, int]:
     """How fast training is, where that is known from, and how many jobs are at work at once."""
     if tflops is not None or memory is not None:
-        rate, source = (tflops * 1e12, "--tflops") if tflops else (np.nan, "unknown")
-        return Speed(rate, rate, rate), source, 1
+        source = "--tflops" if tflops else "unknown"
+        return np.full(3, tflops or np.nan) * 1e12, source, 1
     shared = shares(sweep, None, LOCAL_PROFILE)
     return *measured_speed(sweep, shared.threads), shared.jobs
 
 
 def _pair(pair: PairSettings, images: Images, budget: int, rate: float) -> dict[str, Any]:
     sizes, classes = (pair.train_size, pair.test_size), images.classes
-    train, test = (parameters_and_flops(pair.backbone, classes, size)[1] for size in sizes)
+    train, test = (_image_flops(pair, images, size) for size in sizes)
     chosen, full = (next(step_plans(pair, size, classes, budget)) for size in sizes)
     test_bytes = adapting_bytes(pair, classes)
     if "full" in pair.adaptations:
@@ -296,22 +279,12 @@ def _pair(pair: PairSettings, images: Images, budget: int, rate: float) -> dict[
     }
 
 
-def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame]) -> list[str]:
-    """What the command line prints: time, memory, whether it fits; then the detailed tables."""
+def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame], details: bool) -> list[str]:
+    """What the command line prints: time, memory, whether it fits; with details, each pair."""
     (facts,) = tables["sweep"].to_dict("records")
-    lines = [_time(sweep, facts), *_memory(sweep, facts, tables["pairs"])]
-    if "steps" not in tables:
-        return lines
-    steps, pairs = (readable(tables[name]).to_string(index=False) for name in ("steps", "pairs"))
-    details = f"""
-{readable(tables["sweep"]).T.to_string(header=False)}
-
-Stage 1, peak of a step by train resolution, precision, checkpointing and micro-batch:
-{steps}
-
-Pairs: FLOPs of a forward pass, how stage 1 is run, peaks, and time of a seed:
-{pairs}"""
-    return [*lines, *details.splitlines()]
+    pairs = tables["pairs"]
+    lines = [_time(sweep, facts), *_memory(sweep, facts, pairs)]
+    return lines + readable(pairs).to_string(index=False).splitlines() * details
 
 
 def _time(sweep: SweepSettings, facts: dict[Any, Any]) -> str:
@@ -325,25 +298,20 @@ def _time(sweep: SweepSettings, facts: dict[Any, Any]) -> str:
 
 
 def _memory(sweep: SweepSettings, facts: dict[Any, Any], pairs: pd.DataFrame) -> list[str]:
-    peaks = pairs[["train_bytes", "test_bytes"]].max(axis=1)
-    worst = pairs.iloc[int(peaks.argmax())]
-    used, budget = (f"{size / 2**30:.2f}" for size in (peaks.max(), facts["budget_bytes"]))
-    where = f"training at {worst['train_size']} px and adapting at {worst['test_size']} px"
-    slower = pairs.loc[pairs["gradient_checkpointing"], "train_size"].unique()
-    at_once, batch = pairs["micro_batch_size"].min(), facts["batch_size"]
+    used = pairs[["train_bytes", "test_bytes"]].to_numpy().max() / 2**30
+    budget = f"{facts['budget_bytes'] / 2**30:.2f} GiB ({facts['budget_of']})"
+    at_once, batch = pairs["micro_batch_size"].min(), sweep.batch_size
     fits = "yes"
     if not pairs["fits"].all():
         fits = "no; set a smaller batch_size or test resolution, or precision: bf16"
     elif at_once < batch and "train" in several(sweep.batch_norm):
         fits += f", with {at_once} of {batch} images at once, which changes batch norm; a smaller"
         fits += " batch_size or precision: bf16 avoids that"
-    elif slower.size:
-        px = ", ".join(map(str, slower))
-        fits += f", with activations recomputed at {px} px: a third more work"
-    memory = f"at most {used} of {budget} GiB ({facts['budget_of']}), {where}"
-    return [f"memory: {memory}", f"fits: {fits}"]
+    elif pairs["gradient_checkpointing"].any():
+        fits += ", with activations recomputed: a third more work"
+    return [f"memory: at most {used:.2f} of {budget}", f"fits: {fits}"]
 
 
 if __name__ == "__main__":  # see `forecast`
     laid_out = validate(SweepSettings, read_record(Path(sys.argv[1])), sys.argv[1])
-    print(measured_speed(laid_out, threads=1)[0].median)
+    print(measured_speed(laid_out, threads=1)[0][0])

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
-from fixres_poc.config.files import read_record
-from fixres_poc.config.notebooks import METRICS
 from fixres_poc.config.run_state import State, failure, state
 from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
 
@@ -42,7 +40,7 @@ class Forecast:
         self.jobs, self.runs = sweep.jobs(), sweep.runs()
         self.states: dict[str, State] = {}
         self.began: dict[str, float] = {}
-        self.took: dict[str, float] = {}  # finished trainings and pairs
+        self.took: dict[str, float] = {}  # trainings and pairs that began and ended meanwhile
         for run in self.runs:
             self._look(run)
 
@@ -51,9 +49,8 @@ class Forecast:
         self.states[run.name] = now = state(run)
         if now == "active":
             self.began.setdefault(run.name, time.monotonic())
-        elif now == "done" and run.job != ONCE:
-            metrics = read_record(run.folder / METRICS, wall_seconds=float)
-            self.took |= {run.name: metrics["wall_seconds"]} if metrics else {}
+        elif now == "done" and run.job != ONCE and run.name in self.began:
+            self.took[run.name] = self._spent_s(run.name)
 
     def left_s(self) -> float | None:
         """Seconds until the last run ends, None where that is not known yet."""
@@ -88,7 +85,7 @@ class Forecast:
             self._look(run)
             match self.states[run.name]:
                 case "active":
-                    yield f"started: {self._place(run)}{self._end()}"
+                    yield f"started: {run.name}{self._end()}"
                 case "done":
                     took = duration(self._spent_s(run.name))
                     yield f"done: {run.name} in {took}; left: {self._left()}{self._end()}"
@@ -100,27 +97,21 @@ class Forecast:
         """What is to be done, and how long that takes, for the start of a sweep."""
         if (left := self.left_s()) is None:
             return f"{self._left()} to do; the first one that ends tells how long the rest takes"
-        here = " on this machine" if self.measured else ""
-        return f"{self._left()} to do, about {duration(left)}{here}{self._end()}"
+        return f"{self._left()} to do, about {duration(left)}{self._end()}"
 
     def at_work(self) -> str:
         """When the sweep ends, and which runs are at work."""
-        active = [self._place(run) for run in self.runs if self.states[run.name] == "active"]
+        active = [name for name, each in self.states.items() if each == "active"]
         return f"{self._end()[2:] or 'at work'}: {', '.join(active) or 'starting'}"
-
-    def _place(self, run: Run) -> str:
-        """A run's name, and of trainings and pairs which one it is."""
-        if not (kind := KINDS.get(run.notebook)):
-            return run.name
-        alike = [each.name for each in self.runs if each.notebook == run.notebook]
-        return f"{run.name} ({kind} {alike.index(run.name) + 1} of {len(alike)})"
 
     def _left(self) -> str:
         return amount(self._undone())
 
     def _end(self) -> str:
-        left = self.left_s()
-        return "" if left is None else f"; the sweep ends at about {clock(left)}"
+        if (left := self.left_s()) is None:
+            return ""
+        then = time.localtime(time.time() + left)
+        return f"; the sweep ends at about {time.strftime('%a %H:%M', then)}"
 
 
 def amount(runs: Iterable[Run]) -> str:
@@ -158,24 +149,14 @@ def duration(seconds: float) -> str:
     return f"{number:.{int(number < 10 and unit != 's')}f} {unit}"
 
 
-def clock(seconds: float) -> str:
-    """The time of the day in so many seconds, with the day where it is not today."""
-    then, now = time.localtime(time.time() + seconds), time.localtime()
-    return time.strftime("%H:%M" if then[:3] == now[:3] else "%a %d %b %H:%M", then)
-
-
-def watch(forecast: Forecast, process: "subprocess.Popen[bytes]") -> int:
-    """Tell which runs begin and end, on a terminal with a bar, until the process ends.
-
-    Returns:
-        Its exit code.
-    """
-    code, begun = None, time.monotonic()
-    said = begun
+def watch(forecast: Forecast, process: "subprocess.Popen[bytes]") -> None:
+    """Tell which runs begin and end, on a terminal with a bar, until the process ends."""
+    at_work = True
+    said = begun = time.monotonic()
     # disable=None: no bar in a log
     with tqdm(total=1.0, bar_format=BAR, disable=None, leave=False) as bar:
-        while code is None:
-            code = process.poll()
+        while at_work:
+            at_work = process.poll() is None
             lines = [*forecast.changes()]
             now, status = time.monotonic(), forecast.at_work()
             if bar.disable and now - said > STILL_S:
@@ -187,4 +168,3 @@ def watch(forecast: Forecast, process: "subprocess.Popen[bytes]") -> int:
                 bar.n = (now - begun) / (now - begun + left + OVERDUE)
             bar.set_description_str(status)
             time.sleep(0.3)
-    return code

@@ -69,14 +69,14 @@ def command_line(sweep: SweepSettings, shared: Shares, profile: str) -> list[str
 
 
 def run_snakemake(
-    folder: Path, command: list[str], lock: int, follow: Callable[[Process], int]
-) -> int:
+    folder: Path, command: list[str], lock: int, follow: Callable[[Process], None]
+) -> None:
     """Run Snakemake to its end; whatever was started is gone then.
 
     Args:
         folder: of the sweep.
         lock: a descriptor that Snakemake inherits.
-        follow: waits for the process, and returns its exit code.
+        follow: waits for the process.
     """
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "FIXRES_HOME": str(home())}
@@ -95,7 +95,7 @@ def run_snakemake(
             pass_fds=[lock],
         )
         try:
-            return follow(process)
+            follow(process)
         finally:
             # who presses Ctrl-C twice wants nothing left at work, either
             with on_stop_signals(signal.SIG_IGN):

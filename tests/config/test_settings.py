@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.settings import BaselineSettings, DataSettings, PairSettings, TrainSettings
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
@@ -18,39 +17,35 @@ GRID: dict[str, Any] = {
 }
 
 
+def sweep(base: dict[str, Any] = GRID, **values: Any) -> SweepSettings:
+    return validate(SweepSettings, base | values, "x.yml")
+
+
 def error(values: dict[str, Any]) -> str:
     with pytest.raises(InputError) as caught:
-        validate(SweepSettings, values, "x.yml")
+        sweep(values)
     message = str(caught.value)
     assert message.startswith("x.yml: ")
     assert "\n" not in message
     return message.removeprefix("x.yml: ")
 
 
-NO_TRAINING = (
-    "learning_rate = 0: it trains nothing: a frozen network with a fitted classifier is the probe, "
-    "which stands beside every pair; allowed: above 0, at most 10"
-)
-POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"pairs": [[64]]}, "pairs = (64,): a value is missing in it"),
-        ({"pairs": [64, 96]}, "pairs = 64: should be a list, such as [64, 96]"),
+        ({"pairs": [64, 96]}, "pairs = 64: should be a valid list"),
         ({"pairs": [[20, 96]]}, "pairs = 20: should be greater than or equal to 32"),
-        ({"learning_rate": -1}, "learning_rate = -1: should be greater than or equal to 0"),
         ({"learning_rate": [0.1, 20]}, "learning_rate = 20: should be less than or equal to 10"),
-        ({"learning_rate": ["1e-3"]}, f"learning_rate = '1e-3': {POINT}"),
-        ({"learning_rate": 0}, NO_TRAINING),
-        ({"learning_rate": [0.1, 0.0]}, NO_TRAINING.replace("0:", "0.0:")),
-        ({"affine_factor": [1, 0]}, "affine_factor = 0: should be greater than 0"),
+        (
+            {"learning_rate": ["1e-3"]},
+            "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as "
+            "1.0e-3",
+        ),
         (
             {"extra_test": {"name": "x", "folder": "y", "validation": 1}},
             "extra_test.validation = 1: should be less than or equal to 0.9",
         ),
-        ({"adapt_epochs": [1, 0]}, "adapt_epochs = 0: should be greater than or equal to 1"),
         ({"adapt_epochs": [1, 1]}, "adapt_epochs = (1, 1): each value may stand once"),
         ({"full_pairs": [[64, 64]]}, "full_pairs: [[64, 64]] are no pairs of this sweep"),
         ({"extra_test": {"name": "x"}}, "key 'extra_test.folder' is missing"),
@@ -61,26 +56,16 @@ POINT = "should be a valid number; YAML wants a point in it, such as 1.0e-3"
         ),
         (
             {"backbone": "efficientnet"},
-            "backbone = 'efficientnet': unknown backbone; did you mean 'efficientnet_lite2'? "
-            "allowed: efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, resnext_small, "
-            "resnext101_32x8d_wsl, resnext101_32x16d_wsl, resnext101_32x32d_wsl, "
-            "resnext101_32x48d_wsl, timm:<name>",
-        ),
-        (
-            {"views": ["ten_crop"]},
-            "views = ('ten_crop',): center must be among them: the others are held against it",
-        ),
-        (
-            {"crop_pct": [0.71, 1.0]},
-            "crop_pct = (0.71, 1.0): 0.875 must be among them: most comparisons are made at it",
-        ),
-        ({"crop_pct": 0.71428571}, "crop_pct = 0.71428571: should be a multiple of 0.0001"),
-        ({"crop_pct": 1.2}, "crop_pct = 1.2: should be less than or equal to 1"),
-        (
-            {"crop_scale": [0.5, 0.2]},
-            "crop_scale = (0.5, 0.2): allowed is [least, most] share of the area, the least first",
+            "backbone = 'efficientnet': unknown backbone; allowed: efficientnet_lite0, "
+            "efficientnet_lite1, efficientnet_lite2, resnext_small, resnext101_32x8d_wsl, "
+            "resnext101_32x16d_wsl, resnext101_32x32d_wsl, resnext101_32x48d_wsl, timm:<name>",
         ),
         ({"train_sizes": [64]}, "give either pairs, or both train_sizes and test_sizes"),
+        (
+            {"pairs": None, "train_sizes": [64]},
+            "give either pairs, or both train_sizes and test_sizes",
+        ),
+        ({"dataset": None}, "dataset = None: should be a valid string"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -94,18 +79,15 @@ REFUSED = {
     "pairs": ([], [[64, 96], [64, 96]], [[64, 96, 128]], [[64, 4096]], "64,96"),
     "seeds": ([], [-1], [2**31]),
     "epochs": (0, 1.0, True, "4"),
-    "batch_size": (1,),
-    "learning_rate": ([], float("nan")),
+    "learning_rate": (0, [0.1, 0.0], [], float("nan")),
     "adapt_learning_rate": (0,),
-    "label_smoothing": (1,),
+    "affine_factor": ([1, 0],),
+    "adapt_epochs": ([1, 0],),
     "image_limit": (10, 100_001),
-    "memory_format": ("nhwc",),
-    "crop_pct": (0.2, "0.9", True, [], [0.875, 0.875], [0.875, 2]),
-    "crop_scale": (0.5, [0, 1], [0.1, 1.1], [0.1]),
-    "resize": ("width",),
+    "views": (["ten_crop"],),  # without center
+    "crop_pct": (0.2, 1.2, "0.9", True, [], 0.71428571, [0.71, 1.0], [0.875, 2]),
+    "crop_scale": (0.5, [0, 1], [0.1, 1.1], [0.1], [0.5, 0.2]),
     "adaptations": (["hed"], ["head", "head"]),
-    "show_images": ("no",),
-    "dataset": (None, ""),
     "weights": (3,),
 }
 
@@ -114,13 +96,6 @@ REFUSED = {
 def test_limits_of_values(key: str) -> None:
     for value in REFUSED[key]:
         assert error(BASE | {key: value}).startswith(f"{key} = "), value
-
-
-@pytest.mark.parametrize("missing", ["train_sizes", "test_sizes"])
-def test_half_a_grid_is_refused(missing: str) -> None:
-    assert error({key: value for key, value in GRID.items() if key != missing}).startswith(
-        "give either pairs, or both"
-    )
 
 
 @pytest.mark.parametrize(
@@ -138,17 +113,13 @@ def test_images_are_shown_as_wished_else_by_their_licence(
     assert DataSettings(dataset=dataset, show_images=wish).images_shown == shown
 
 
-@pytest.mark.parametrize("name", ["train", "val", "test"])
-def test_an_extra_test_part_has_a_name_of_its_own(name: str) -> None:
-    message = f"name = {name!r}: one of the dataset's own parts; allowed is another name"
-    assert error(BASE | {"extra_test": {"name": name, "folder": "y"}}).endswith(message)
+def test_an_extra_test_part_has_a_name_of_its_own() -> None:
+    message = "name = 'val': one of the dataset's own parts; allowed is another name"
+    assert error(BASE | {"extra_test": {"name": "val", "folder": "y"}}).endswith(message)
 
 
-def test_missing_key_is_named() -> None:
+def test_missing_and_misspelt_keys_are_named() -> None:
     assert error({"name": "x", "pairs": [[64, 96]]}) == "key 'dataset' is missing"
-
-
-def test_misspelt_key_gets_a_suggestion_and_the_allowed_ones() -> None:
     message = error(BASE | {"learning_rat": 0.1})
     assert message.startswith(
         "unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_epochs, "
@@ -157,13 +128,8 @@ def test_misspelt_key_gets_a_suggestion_and_the_allowed_ones() -> None:
     assert "did you mean" not in error(BASE | {"zzz": 0.1})
 
 
-def test_settings_are_frozen() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        DataSettings().dataset = "other"  # type: ignore[misc]
-
-
 def runs(**values: Any) -> dict[str, Run]:
-    return {run.name: run for run in validate(SweepSettings, GRID | values, "x.yml").runs()}
+    return {run.name: run for run in sweep(**values).runs()}
 
 
 def test_grid_trains_once_a_train_size_and_seed() -> None:
@@ -175,18 +141,11 @@ def test_grid_trains_once_a_train_size_and_seed() -> None:
 
 def test_without_pre_trained_weights_nothing_waits_for_a_probe() -> None:
     found = runs(pretrained=False, backbone="resnext_small")
-    assert {run.notebook for run in found.values()} == {
-        "00_state_of_the_art",
-        "01_dataset_eda",
-        "03_train",
-        "04_fixres",
-    }
+    assert "baseline" not in found
     training, pair = found["train64_seed0"], found["train64_test96_seed0"]
     assert (training.needs, pair.needs) == ((), ("train64_seed0",))
-    for run in (training, pair):
-        given = run.parameters
-        assert (given["pretrained"], given["head_start"]) == (False, "random")
-        validate(NOTEBOOKS[run.notebook].settings, given, run.name)
+    assert pair.parameters.items() >= {"pretrained": False, "head_start": "random"}.items()
+    assert training.parameters == PairSettings(**pair.parameters).train_settings().model_dump()
 
 
 @pytest.mark.parametrize(
@@ -197,44 +156,14 @@ def test_random_weights_go_with_no_others_and_no_probe(more: dict[str, Any]) -> 
     assert error(GRID | {"pretrained": False} | more).startswith(message)
 
 
-def test_pair_waits_for_the_training_that_it_shares() -> None:
-    pair = runs()["train96_test128_seed0"]
-    assert pair.needs == ("train96_seed0",)
-    assert (
-        PairSettings(**pair.parameters).train_settings().model_dump()
-        == runs()["train96_seed0"].parameters
-    )
-
-
 def test_runs_get_the_sweeps_values_and_its_name() -> None:
-    sweep = validate(
-        SweepSettings, BASE | {"epochs": 7, "image_limit": 90, "adaptations": ["head"]}, "x.yml"
-    )
-    found = {run.name: run.parameters for run in sweep.runs()}
-    pair = found["train64_test96_seed0"]
-    assert (pair["sweep"], pair["epochs"], pair["image_limit"], pair["adaptations"]) == (
-        "x",
-        7,
-        90,
-        ("head",),
-    )
+    small = sweep(BASE, epochs=7, image_limit=90, adaptations=["head"])
+    found = {run.name: run.parameters for run in small.runs()}
+    own = {"sweep": "x", "epochs": 7, "image_limit": 90, "adaptations": ("head",)}
+    assert found["train64_test96_seed0"].items() >= own.items()
     assert found["baseline"].keys() == BaselineSettings.model_fields.keys()
     assert found["train64_seed0"].keys() == TrainSettings.model_fields.keys()
-    assert found["dataset"].items() >= sweep.data_settings().model_dump().items()
-
-
-def test_imagenets_list_reaches_the_audit_and_no_training() -> None:
-    found = {
-        name: run.parameters.get("imagenet_list") for name, run in runs(imagenet_list="x").items()
-    }
-    assert [name for name, value in found.items() if value == "x"] == ["dataset"]
-
-
-def test_pairs_keep_their_order_and_train_once() -> None:
-    sweep = validate(SweepSettings, BASE | {"pairs": [[96, 64], [64, 64], [96, 96]]}, "x.yml")
-    assert sweep.resolution_pairs() == ((96, 64), (64, 64), (96, 96))
-    names = [run.name for run in sweep.runs() if run.notebook == "03_train"]
-    assert names == ["train96_seed0", "train64_seed0"]
+    assert found["dataset"].items() >= small.data_settings().model_dump().items()
 
 
 @pytest.mark.parametrize(
@@ -265,21 +194,13 @@ def test_the_grid_of_stage_2_begins_with_few_epochs_a_small_rate_and_a_small_fac
     assert [way["epochs"] for way in settings.grid("bn_stats")] == [1, 2], "it has no rate"
 
 
-def test_by_default_a_pair_runs_the_papers_adaptation_alone() -> None:
-    assert runs()["train64_test96_seed0"].parameters["adaptations"] == ("none", "head_bn")
-    assert TrainSettings(train_size=64).adapted == ("head_bn",)
-
-
 def test_the_primary_pair_is_the_largest_claim_nearest_to_its_matched_size() -> None:
     """96 to 128 px has a ratio of 1.08, 64 to 128 px one of 1.6; 64 to 96 px is no candidate."""
-    sweep = validate(SweepSettings, GRID | {"train_sizes": [64, 96, 128]}, "x.yml")
-    assert sweep.primary_pair() == (96, 128)
-    named = validate(SweepSettings, GRID | {"primary": [64, 96]}, "x.yml")
-    assert named.primary_pair() == (64, 96)
-    alone = validate(SweepSettings, GRID | {"train_sizes": [128]}, "x.yml")
-    assert alone.primary_pair() is None
-    with pytest.raises(InputError, match=r"primary = \[64, 128\].*smaller train resolution"):
-        validate(SweepSettings, GRID | {"primary": [64, 128]}, "x.yml")
+    assert sweep(train_sizes=[64, 96, 128]).primary_pair() == (96, 128)
+    assert sweep(primary=[64, 96]).primary_pair() == (64, 96)
+    assert sweep(train_sizes=[128]).primary_pair() is None
+    message = "primary = [64, 128]: allowed is a pair with a smaller train resolution"
+    assert error(GRID | {"primary": [64, 128]}).startswith(message)
 
 
 def test_the_primary_pair_has_a_reference_at_equal_flops() -> None:
@@ -312,16 +233,9 @@ def test_a_list_of_crop_pct_is_tried_where_it_is_asked_about_and_nowhere_else() 
     assert pair.train_settings().model_dump() == found["train64_seed0"].parameters
 
 
-def test_one_crop_pct_is_that_of_all_runs() -> None:
-    found = runs(crop_pct=1)
-    own = {run.parameters["crop_pct"] for run in found.values() if "crop_pct" in run.parameters}
-    assert own == {1.0}
-
-
 def test_the_crop_scale_moves_the_matched_resolution() -> None:
     whole = {"train_sizes": [96], "test_sizes": [96, 104, 120, 160], "crop_pct": [0.875, 1.0]}
     for scale, near in (([0.08, 1.0], [104, 120]), ([1.0, 1.0], [104])):
-        found = runs(**whole, crop_scale=scale)
-        tried = [name for name, run in found.items() if run.parameters.get("crop_pct") != 0.875]
-        expected = [f"train96_test{size}_seed0" for size in near]
-        assert [name for name in tried if "_test" in name] == expected
+        found = [run.parameters for run in runs(**whole, crop_scale=scale).values()]
+        tried = [each for each in found if "test_size" in each and each["crop_pct"] != 0.875]
+        assert [each["test_size"] for each in tried] == near

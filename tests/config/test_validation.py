@@ -22,12 +22,10 @@ def sweep_file(tmp_path: Path, text: str = PAIR) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ({"dataset": "synthetic", "backbone": None, "weights": None}, "small"),
-        ({"dataset": "/my/birds/"}, "small-birds"),
+        ({"dataset": "synthetic", "backbone": None}, "small"),
         ({"dataset": "/my/Vögel & Co."}, "small-V-gel-Co."),
-        ({"backbone": "timm:resnet18"}, "small-resnet18"),
         (
-            {"dataset": "birds", "backbone": "timm:resnet18", "weights": "/my/w.pth"},
+            {"dataset": "/birds/", "backbone": "timm:resnet18", "weights": "/my/w.pth"},
             "small-birds-resnet18-w.pth",
         ),
     ],
@@ -37,9 +35,8 @@ def test_sweep_is_named_after_its_file_and_what_is_given_beside_it(
 ) -> None:
     sweep = load_sweep(sweep_file(tmp_path), overrides)
     assert sweep.name == name
-    assert {
-        key: value for key, value in overrides.items() if value
-    }.items() <= sweep.model_dump().items()
+    given = {key: value for key, value in overrides.items() if value}
+    assert given.items() <= sweep.model_dump().items()
 
 
 def test_a_table_holds_lists_and_its_key_reaches_every_run_that_reads_the_file(
@@ -57,53 +54,25 @@ def test_a_table_holds_lists_and_its_key_reaches_every_run_that_reads_the_file(
         load_sweep(sweep_file(tmp_path, f"{PAIR}weights_key: ema\n"))
 
 
-@pytest.mark.parametrize("key", ["dataset", "weights"])
-def test_another_folder_or_file_of_the_same_name_is_refused(
-    tmp_path: Path, own_home: Path, key: str
-) -> None:
-    file = sweep_file(tmp_path)
-    record = own_home / "runs/small-birds/sweep.json"
-    record.parent.mkdir(parents=True)
-    record.write_text(load_sweep(file, {key: "/my/birds"}).model_dump_json())
-    assert load_sweep(file, {key: "/my/../my/birds"}).name == "small-birds"
-    with pytest.raises(
-        InputError, match=r"'/your/birds': the runs of '/my/birds' are in runs/small-birds already"
-    ):
-        load_sweep(file, {key: "/your/birds"})
+LINES = "a sweep file holds 'key: value' lines, dataset and sizes at least"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
-        ("- 1\n", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
-        ("1: 2\n", "a sweep file holds 'key: value' lines, dataset and sizes at least"),
-        ("name: y\n", "unknown key 'name'; a sweep's name is its file's stem, here 'small'"),
-        (
-            "dataset: x\npairs: [[64, 96]]\nlearning_rate: 1e-3\n",
-            "learning_rate = '1e-3': should be a valid number; "
-            "YAML wants a point in it, such as 1.0e-3",
-        ),
+        ("", f": {LINES}"),
+        ("1: 2\n", f": {LINES}"),
+        ("name: y\n", ": unknown key 'name'; a sweep's name is its file's stem, here 'small'"),
+        ("dataset: x\npairs: 64: 96\n", ", line 2: not valid YAML (mapping values are not"),
+        ("\xff", ": not valid YAML ("),
     ],
 )
 def test_wrong_content_of_a_sweep_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
-    file = sweep_file(tmp_path, text)
+    file = sweep_file(tmp_path)
+    file.write_text(text, encoding="latin-1")
     with pytest.raises(InputError) as caught:
         load_sweep(file)
-    assert str(caught.value) == f"{file}: {message}"
-
-
-def test_yaml_error_names_its_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"small\.yml, line 2: not valid YAML \(.+\)$"):
-        load_sweep(sweep_file(tmp_path, "dataset: x\npairs: 64: 96\n"))
-
-
-def test_unreadable_sweep_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
-        load_sweep(tmp_path / "none.yml")
-    (tmp_path / "small.yml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read as a sweep file"):
-        load_sweep(tmp_path / "small.yml")
+    assert str(caught.value).startswith(f"{file}{message}")
 
 
 PARAMETERS_CELL = "train_size = 64  # px\ntest_size = 96\n"
@@ -140,16 +109,10 @@ def test_parameter_that_is_misspelt_is_refused(between: str) -> None:
 
 
 def test_names_of_other_cells_are_no_parameters() -> None:
-    assert (
-        run_cells("unrelated = 1\nprint(unrelated)", PARAMETERS_CELL, READ)["given"].train_size
-        == 64
-    )
+    others = "unrelated = 1\nprint(unrelated)"
+    assert run_cells(others, PARAMETERS_CELL, READ)["given"].train_size == 64
 
 
 def test_missing_and_impossible_parameters_are_named() -> None:
     with pytest.raises(InputError, match="parameters: key 'test_size' is missing"):
         read_parameters(PairSettings, {"train_size": 64})
-    with pytest.raises(
-        InputError, match="parameters: test_size = 1: should be greater than or equal to 32"
-    ):
-        read_parameters(PairSettings, {"train_size": 64, "test_size": 1})

@@ -102,15 +102,12 @@ def environment(home: Path, **values: str) -> dict[str, str]:
         "FIXRES_HOME": str(home),
         "FIXRES_NOTEBOOKS": str(home / "notebooks"),
         "CUDA_VISIBLE_DEVICES": "",
-    }
-    own |= {
         "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SITE}",
         "FAULT_FOLDER": str(home),
         "OMP_NUM_THREADS": "1",
     }
-    return (
-        {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"} | own | values
-    )
+    given = {key: value for key, value in os.environ.items() if key != "FIXRES_PROGRESS"}
+    return given | own | values
 
 
 def start(
@@ -120,17 +117,9 @@ def start(
     for file in ("held", "go"):
         (home / file).unlink(missing_ok=True)
     held = {"FAULT_AT": at} if at else {}
+    command = ["-m", "fixres_poc", "sweep", str(home / f"{name}.yml"), "--cores", "2"]
     return subprocess.Popen(
-        [
-            *before,
-            sys.executable,
-            "-m",
-            "fixres_poc",
-            "sweep",
-            str(home / f"{name}.yml"),
-            "--cores",
-            "2",
-        ],
+        [*before, sys.executable, *command],
         env=environment(home, **held, **values),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -163,22 +152,13 @@ def held(home: Path) -> int:
 
 def assert_same_results(home: Path, other: Path, name: str = "small") -> None:
     """All but times, speeds and memory is equal to the bit; nothing half-written lies about."""
-    ours, theirs = (
-        pd.read_csv(each / "results.csv").drop(columns=MEASURED)
-        for each in reports(home, other, name)
-    )
+    reports = home / "reports" / name, other / "reports/small"
+    ours, theirs = (pd.read_csv(each / "results.csv").drop(columns=MEASURED) for each in reports)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     assert (ours["status"] == "done").all()
-    ours, theirs = (
-        pd.read_parquet(each / "predictions.parquet") for each in reports(home, other, name)
-    )
+    ours, theirs = (pd.read_parquet(each / "predictions.parquet") for each in reports)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
-    folders = [home / "runs" / name / run for run in RUNS]
-    assert not [file for folder in folders for file in folder.glob(".*")]
-
-
-def reports(home: Path, other: Path, name: str) -> tuple[Path, Path]:
-    return home / "reports" / name, other / "reports/small"
+    assert not [file for run in RUNS for file in (home / "runs" / name / run).glob(".*")]
 
 
 @pytest.fixture(scope="session")

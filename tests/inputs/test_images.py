@@ -103,56 +103,31 @@ def test_odd_image_is_decoded_as_pillow_does(tmp_path: Path, name: str) -> None:
         assert np.array_equal(found, np.asarray(expected.convert("RGB")))
 
 
-def png(bits: int, colour: int, rows: bytes, size: tuple[int, int]) -> bytes:
-    """A PNG written by hand, for depths and sizes that Pillow does not write."""
-    header = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
-    chunks = b""
-    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        chunks += struct.pack(">I", len(data)) + name + data
-        chunks += struct.pack(">I", zlib.crc32(name + data))
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4)], ids=["opaque", "transparent"])
-def test_16_bit_png_keeps_its_high_byte(tmp_path: Path, colour: int, channels: int) -> None:
-    pixels = [[0x00FF, 0x80FF, 0xFFFF, 0xFFFF], [0xFFFF] * 4]
-    rows = b"\0" + np.array(pixels, ">u2")[:, :channels].tobytes()
-    (tmp_path / "x.png").write_bytes(png(16, colour, rows, (2, 1)))
-    assert read_image(tmp_path / "x.png")[:, 0, 0].tolist() == [0, 0x80, 0xFF]
-
-
 WHOLE = {suffix: saved(suffix) for suffix in ("jpg", "png", "webp", "gif", "bmp", "tif")}
 
 
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
-def test_damaged_image(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+def test_damaged_and_cut_images(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
     content = bytearray(WHOLE[suffix])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    file = tmp_path / f"x.{suffix}"
-    file.write_bytes(content)
-    (size,) = decoding.measure([file])
+    cut = WHOLE[suffix][: data.draw(st.integers(0, len(content) * 3 // 4))]
+    files = [tmp_path / f"{name}.{suffix}" for name in ("damaged", "cut")]
+    for file, written in zip(files, (content, cut), strict=True):
+        file.write_bytes(written)
+    size, reason = decoding.measure(files)
     if isinstance(size, str):
         assert size.startswith("not a readable image (") or "times the other" in size
     else:
-        assert tuple(read_image(file).shape) == (3, size[1], size[0])
-
-
-@settings(max_examples=100)
-@given(st.sampled_from(sorted(WHOLE)), st.data())
-def test_cut_image_is_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
-    content = WHOLE[suffix][: data.draw(st.integers(0, len(WHOLE[suffix]) * 3 // 4))]
-    file = tmp_path / f"x.{suffix}"
-    file.write_bytes(content)
-    (reason,) = decoding.measure([file])
+        assert tuple(read_image(files[0]).shape) == (3, size[1], size[0])
     assert str(reason).startswith("not a readable image (")
     with pytest.raises(InputError, match="not a readable image"):
-        read_image(file)
+        read_image(files[1])
 
 
 SIDE = 20_000
-BOMBS = {"png": png(8, 2, b"\0" * 300, (SIDE, SIDE))}  # files of a few kB
+BOMBS = {}  # files of a few kB
 for suffix, pack in {"jpg": ">HH", "gif": "<HH", "bmp": "<ii"}.items():
     size = PHOTO.size[::-1] if suffix == "jpg" else PHOTO.size
     BOMBS[suffix] = saved(suffix).replace(struct.pack(pack, *size), struct.pack(pack, SIDE, SIDE))
@@ -226,9 +201,7 @@ def twelve_bits() -> np.ndarray:
 ODD_TIFFS = {  # values, bits of each, photometric interpretation, sample format
     "white is 0": (((1 - GRADIENT) * 65535).astype("<u2"), 16, 0, 1),
     "12 bits": (twelve_bits(), 12, 1, 1),
-    "signed 8": ((GRADIENT * 254 - 127).astype("i1"), 8, 1, 2),
-    "signed 16": ((GRADIENT * 60000 - 30000).astype("<i2"), 16, 1, 2),
-    "32 bits": ((GRADIENT * 4e9).astype("<u4"), 32, 1, 1),
+    "signed": ((GRADIENT * 60000 - 30000).astype("<i2"), 16, 1, 2),
 }
 
 

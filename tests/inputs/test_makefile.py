@@ -1,6 +1,5 @@
 """What is given to make reaches the program word for word; the audit of dependencies."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,16 +12,12 @@ from fixres_poc.config.files import REPOSITORY
 HOSTILE = [
     "$(shell touch {})",
     "`touch {}`",
-    "$(touch {})",
     "'; touch {}; '",
     '"; touch {}; "',
-    "a$(x)b",
-    "${{HOME}}",
+    "${{HOME}} a$(x)b",
     "50% #comment",
     "mes photos é/größer 'Hund' \"x\" $y",
 ]
-
-
 NAMES = ("SWEEP", "DATASET", "BACKBONE", "WEIGHTS", "PROFILE")
 
 
@@ -66,21 +61,21 @@ def test_a_data_set_alone_takes_the_sweep_file_for_folders_and_reaches_no_test(
 
 
 @pytest.mark.parametrize(
-    "name", ["$(touch x)", "`touch x`", "a;touch x", "$$HOME #%", "'\"", "two\nlines "]
+    "name", ["$(touch x)", "`touch x`;touch x", "$$HOME #%", "'\"", "two\nlines "]
 )
 def test_a_clone_lies_in_a_folder_of_any_name(name: str, environment: Path, tmp_path: Path) -> None:
     clone = tmp_path / name
     (clone / "notebooks").mkdir(parents=True)
     (clone / f"notebooks/{name}.ipynb").touch()
     shutil.copy(REPOSITORY / "Makefile", clone)
-    said = []
-    for target in ("help", "lab", "notebooks"):
-        subprocess.run(
-            ["make", target, f"VENV={environment}"], cwd=clone, check=True, capture_output=True
-        )
-        said.append((tmp_path / "said").read_text() if target != "help" else "")
-    assert f"--ServerApp.root_dir={clone}\n" in said[1]
-    assert f"notebooks/{name}.ipynb\n" in said[2]
+    for target, expected in {
+        "help": "",
+        "lab": f"--ServerApp.root_dir={clone}\n",
+        "notebooks": f"notebooks/{name}.ipynb\n",
+    }.items():
+        command = ["make", target, f"VENV={environment}"]
+        subprocess.run(command, cwd=clone, check=True, capture_output=True)
+        assert not expected or expected in (tmp_path / "said").read_text()
     assert not list(tmp_path.rglob("x"))
 
 
@@ -91,29 +86,28 @@ def test_a_folder_that_python_cannot_search_is_refused(tmp_path: Path) -> None:
     assert (refused.returncode, "colon" in refused.stderr) == (2, True)
 
 
-AUDITED = {"name": "torch", "version": "2", "vulns": []}
-VULNERABLE = AUDITED | {"vulns": [{"id": "CVE-1", "fix_versions": []}]}
-SKIPPED = {"name": "torch", "skip_reason": "not found"}
+AUDITED = '{"name": "torch", "version": "2", "vulns": []}'
+VULNERABLE = AUDITED.replace("[]", '[{"id": "CVE-1", "fix_versions": []}]')
+SKIPPED = '{"name": "torch", "skip_reason": "not found"}'
 NOT_AUDITED = "not audited: no database of vulnerabilities can be reached"
 
 
 @pytest.mark.parametrize(
     ("found", "status", "expected", "code"),
     [
-        (None, 1, NOT_AUDITED, 0),  # no network
-        ([SKIPPED], 0, NOT_AUDITED, 0),
-        ([AUDITED, SKIPPED], 0, "no known vulnerabilities", 0),
-        ([AUDITED, VULNERABLE], 1, "CVE-1", 2),
+        ("", 1, NOT_AUDITED, 0),  # no network
+        (SKIPPED, 0, NOT_AUDITED, 0),
+        (f"{AUDITED}, {SKIPPED}", 0, "no known vulnerabilities", 0),
+        (f"{AUDITED}, {VULNERABLE}", 1, "CVE-1", 2),
     ],
 )
 def test_audit_says_what_it_knows(
-    tmp_path: Path, found: object, status: int, expected: str, code: int
+    tmp_path: Path, found: str, status: int, expected: str, code: int
 ) -> None:
     """The target runs pip-audit with an interpreter that answers in its place."""
-    answer = "" if found is None else json.dumps({"dependencies": found, "fixes": []})
     stand_in = tmp_path / "bin" / "python"
     stand_in.parent.mkdir()
-    stand_in.write_text(f"#!/bin/sh\ntest \"$1\" = -c && exit 0\necho '{answer}'\nexit {status}\n")
+    stand_in.write_text(f"#!/bin/sh\ntest \"$1\" = -c && exit 0\necho '[{found}]'\nexit {status}\n")
     stand_in.chmod(0o755)
     made = subprocess.run(
         ["make", "audit-deps", f"VENV={tmp_path}"], cwd=REPOSITORY, capture_output=True, text=True

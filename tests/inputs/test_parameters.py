@@ -20,16 +20,15 @@ from fixres_poc.sweep import notebook_run
 
 MODELS = [each.settings for stem, each in NOTEBOOKS.items() if stem != "05_results"]
 NEEDED = {"train_size": 64, "test_size": 96}
-HOSTILE = [
-    '"; __import__("os").mkdir("executed"); "',
-    "'''; __import__('os').mkdir('executed'); '''",
-    '"""\n__import__("os").mkdir("executed")\n"""',
-    "\\",
-    '\\"; __import__("os").mkdir("executed") #',
-    "a\nb\r\u2028c\x00\x1b",
-    "{dataset} {{}} %(x)s $HOME `touch executed`",
-    "\N{DOG FACE}",
-]
+HOSTILE = "".join(
+    [
+        '"; __import__("os").mkdir("executed"); "',
+        "'''; __import__('os').mkdir('executed'); '''",
+        '"""\n__import__("os").mkdir("executed")\n"""',
+        '\\"; __import__("os").mkdir("executed") #',
+        "a\nb\r\u2028c\x00\x1b{dataset} {{}} %(x)s $HOME `touch executed`\N{DOG FACE}\\",
+    ]
+)
 
 
 @settings(max_examples=150)
@@ -56,7 +55,7 @@ def test_hostile_text_in_every_parameter_and_in_the_environment_runs_nothing(
     monkeypatch.setenv("FIXRES_NOTEBOOKS", str(tmp_path / "notebooks"))
     monkeypatch.setattr("fixres_poc.sweep.kernel.REPOSITORY", tmp_path)  # the notebook's folder
     names = sorted({name for model in MODELS for name in model.model_fields})
-    texts = [HOSTILE[index % len(HOSTILE)] + "".join(HOSTILE) for index in range(len(names))]
+    texts = [HOSTILE[index:] + HOSTILE for index in range(len(names))]
     got = f"json.dumps([{', '.join(names)}])"
     keep = f"import json, pathlib\npathlib.Path('got.json').write_text({got})"
     defaults = "\n".join(f"{name} = ''" for name in names)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fixres_poc.cli import app
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import REPOSITORY, run_folder
+from fixres_poc.config.files import REPOSITORY
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import load_sweep, validate
 
@@ -36,31 +36,16 @@ def outcome(file: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("stem", ["my sweep", ".", "ä", "-x", "x" * 101, "a\n"])
-def test_a_files_name_that_names_no_sweep_is_told_as_that(tmp_path: Path, stem: str) -> None:
-    (tmp_path / f"{stem}.yml").write_text(GOOD)
-    with pytest.raises(InputError, match="the file's name"):
-        load_sweep(tmp_path / f"{stem}.yml")
-
-
-def test_a_name_that_gets_too_long_with_the_datasets_names_it(tmp_path: Path) -> None:
-    (tmp_path / "a.yml").write_text(GOOD)
-    with pytest.raises(InputError, match="name and dataset"):
-        load_sweep(tmp_path / "a.yml", {"dataset": "x" * 200})
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"dataset": 1}', b"\xff", None])
-def test_a_damaged_record_of_an_earlier_sweep_is_made_anew(
-    tmp_path: Path, content: bytes | None
+@pytest.mark.parametrize(
+    ("stem", "dataset"),
+    [("my sweep", None), (".", None), ("ä", None), ("a\n", None), ("a", "x" * 200)],
+)
+def test_a_name_that_no_sweep_may_have_is_told(
+    tmp_path: Path, stem: str, dataset: str | None
 ) -> None:
-    (tmp_path / "a.yml").write_text(GOOD)
-    record = run_folder("a", "sweep.json")
-    if content is None:
-        record.mkdir(parents=True)
-    else:
-        record.parent.mkdir(parents=True)
-        record.write_bytes(content)
-    assert load_sweep(tmp_path / "a.yml").name == "a"
+    (tmp_path / f"{stem}.yml").write_text(GOOD)
+    with pytest.raises(InputError, match="name = "):
+        load_sweep(tmp_path / f"{stem}.yml", {"dataset": dataset})
 
 
 LAUGHS = "a0: &a0 [1, 1]\n"  # a list that doubles at every line
@@ -68,7 +53,6 @@ for level in range(1, 60):
     LAUGHS += f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}]\n"
 RUNS = "weights: !!python/object/apply:os.system ['touch executed']"
 TWICE = "line 4: not valid YAML (key 'epochs' is given twice)"
-HUGE = "epochs = a number of thousands of digits: should be less"
 BAD = {  # a line of a sweep file, and a part of the error
     "a tag that runs a program": (RUNS, "constructor"),
     "a tag that imports": ("weights: !!python/name:os.system", "constructor"),
@@ -77,18 +61,13 @@ BAD = {  # a line of a sweep file, and a part of the error
     "nested a thousand times": ("seeds: " + "[" * 9000 + "]" * 9000, "RecursionError"),
     "a key twice": ("epochs: 1\nepochs: 2", TWICE),
     "5000 digits": ("epochs: " + "9" * 5000, "4300 digits"),
-    "5000 hexadecimal digits": ("epochs: 0x" + "f" * 5000, HUGE),
     "no such date": ("weights: 2024-99-99", "month"),
-    "an empty integer": ("epochs: !!int ''", "IndexError"),
-    "no such truth": ("show_images: !!bool perhaps", "KeyError"),
     "no timestamp": ("weights: !!timestamp soon", "AttributeError"),
-    "a value of 10 kB": ("backbone: " + "x" * 10_000, "xxx…: unknown backbone"),
+    "a value of 10 kB": ("backbone: " + "x" * 10_000, "xxx: unknown backbone"),
     "line ends in a key": ('"a\\nb": 1', r"unknown key 'a\nb'"),
     "half a character": ('weights: "\\ud800"', "weights = "),
-    "a control character": ("weights: \x01", "special characters"),
     "two documents": ("---\ndataset: x", "another document"),
-    "a set": ("seeds: !!set {1, 2}", "seeds = {1, 2}: should be a list"),
-    "too many runs": (f"seeds: {list(range(10_001))}", "10001 pairs times seeds: at most 10000"),
+    "a set": ("seeds: !!set {1, 2}", "seeds = {1, 2}: should be a valid list"),
 }
 
 
@@ -124,19 +103,13 @@ def test_damaged_sweep_file(tmp_path: Path, text: str, data: st.DataObject) -> N
     outcome(tmp_path / "x.yml")
 
 
-KNOWN = [2**63, -1, 0, 32, 1e308, "synthetic", "..", "timm:"]
-SCALARS: st.SearchStrategy[Any] = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=20),
-    st.binary(max_size=5),
-    st.dates(datetime.date(1, 1, 1)),
-    st.sampled_from(KNOWN),
+SCALARS: tuple[st.SearchStrategy[Any], ...] = (
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+    *(st.binary(max_size=5), st.dates(datetime.date(1, 1, 1))),
+    st.sampled_from([2**63, 32, "synthetic", "..", "timm:"]),
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    SCALARS,
+    st.one_of(*SCALARS),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=3)
     ),

@@ -1,6 +1,6 @@
+import contextlib
 import json
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -47,23 +47,7 @@ def lay(run_folder: Path, *sources: str) -> None:
     (run_folder / "settings.json").write_text(json.dumps(settings))
 
 
-def register_other_kernel(folder: Path) -> None:
-    """A kernel named python3 that is another interpreter, and does not even start."""
-    python = folder / "other_python"
-    python.write_text("#!/bin/sh\nexit 1\n")
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
-    kernel = folder / "kernels/python3/kernel.json"
-    kernel.parent.mkdir(parents=True)
-    kernel.write_text(
-        json.dumps({"argv": [str(python)], "display_name": "other", "language": "python"})
-    )
-
-
-def test_notebook_gets_parameters_and_runs_in_this_interpreter(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    register_other_kernel(tmp_path)
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+def test_notebook_gets_parameters_and_runs_in_this_interpreter(run_folder: Path) -> None:
     run_state.end(run_folder, Failure("error", "an old error"))
     assert execute(run_folder, LOOK) is None
     executed = json.loads((run_folder / "notebook.ipynb").read_text())
@@ -88,17 +72,12 @@ finally:
     ("source", "kind", "message"),
     [
         (f'{IMPORT}\nraise InputError("epochs = 0: too\\nfew")', "input", r"epochs = 0: too\nfew"),
-        ("1 / 0", "error", "ZeroDivisionError: division by zero"),
         (
             r"raise ValueError('\x1b]0;title\x07 \x1b[31mred')",
             "error",
             r"ValueError: \x1b]0;title\x07 red",
         ),
-        (
-            "import os\nos._exit(1)",
-            "killed",
-            "the notebook's process died; the usual cause is too little memory",
-        ),
+        ("import os\nos._exit(1)", "killed", "the notebook's process died; the usual cause is too"),
         (FULL, "input", "a disk is full, "),
     ],
 )
@@ -201,37 +180,30 @@ def test_without_its_training_no_pair_is_begun(
     assert job(tmp_path)[:2] == (["train64_seed0"], ["train64_seed0"])
 
 
-@pytest.mark.parametrize(("visible", "names"), [("", []), ("0", ["0"]), ("1, 3", ["1", "3"])])
-def test_gpus_are_those_made_visible(
-    monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]
+def test_gpus_are_those_made_visible_else_those_of_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert notebook_run.gpus() == names
-
-
-def test_gpus_are_counted_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for visible, names in {"": [], "0": ["0"], "1, 3": ["1", "3"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert notebook_run.gpus() == names
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho '  MIG 1g.10gb Device 0: y'\n"
-        "echo 'GPU 1: A (UUID: z)'\n"
-    )
+    tool.write_text("#!/bin/sh\nprintf 'GPU 0: A\\n  MIG 1g.10gb Device 0: y\\nGPU 1: A\\n'\n")
     tool.chmod(0o755)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert notebook_run.gpus() == ["0", "1"]
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert notebook_run.gpus() == []
 
 
-@pytest.mark.parametrize("job", ["", "17"])
-def test_two_trainings_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", job)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with notebook_run.own_gpu(True):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+def test_two_trainings_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(wanted: bool = True) -> "contextlib.AbstractContextManager[None]":
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-        with notebook_run.own_gpu(True):
+        return notebook_run.own_gpu(wanted)
+
+    with taken():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+        with taken():
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with notebook_run.own_gpu(False):
+    with taken(False):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5"

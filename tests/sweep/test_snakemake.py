@@ -8,35 +8,28 @@ from fixres_poc.sweep import snakemake
 
 
 @pytest.mark.parametrize(
-    ("profile", "gpus", "cores", "threads", "resources"),
+    ("profile", "gpus", "cores", "limits"),
     [
-        ("local", "", 8, 1, []),
-        ("local", "0", 8, 8, ["--resources", "gpu=1"]),
-        ("local", "0,1", 8, 4, ["--resources", "gpu=2"]),
-        ("local", "", 2, 1, []),
-        ("slurm", "0", None, 1, []),  # a cluster is not limited to this machine
+        ("local", "", 8, "threads=1 --cores 8"),
+        ("local", "0", 8, "threads=8 --cores 8 --resources gpu=1"),
+        ("local", "0,1", 8, "threads=4 --cores 8 --resources gpu=2"),
+        ("local", "", 2, "threads=1 --cores 2"),
+        ("slurm", "0", None, "threads=1"),  # a cluster is not limited to this machine
     ],
 )
 def test_jobs_that_can_be_at_work_at_once_share_cores_and_gpus(
-    monkeypatch: pytest.MonkeyPatch,
-    profile: str,
-    gpus: str,
-    cores: int | None,
-    threads: int,
-    resources: list[str],
+    monkeypatch: pytest.MonkeyPatch, profile: str, gpus: str, cores: int | None, limits: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     sweep = throwaway.tiny(seeds=[0, 1, 2, 3])
     profile = f"profiles/{profile}"
     command = snakemake.command_line(sweep, snakemake.shares(sweep, cores, profile), profile)
-    limits = command[command.index("--config") + 1 :]
-    assert limits == [f"threads={threads}", *(["--cores", str(cores)] if cores else []), *resources]
+    assert command[command.index("--config") + 1 :] == limits.split()
 
 
 @pytest.mark.parametrize(
     ("values", "threads"),
     [
-        ({}, 4),  # a training, and the job of the dataset
         ({"seeds": [0, 1]}, 2),
         # the second one waits for what the first chooses
         ({"seeds": [0, 1], "learning_rate": [0.1, 0.01]}, 4),
@@ -71,37 +64,36 @@ def test_hang_up_is_only_heard_without_nohup() -> None:
     signal.signal(signal.SIGHUP, ours)
 
 
+FOLDER = Path("/home/me/runs/a sweep")
+
+
 @pytest.fixture
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of Slurm's jobs, one a line: its id and its folder."""
-    file, programs = tmp_path / "queue", tmp_path / "bin"
-    programs.mkdir()
-    for name, line in {
-        "squeue": f"cat {file}",
-        "scancel": f'for id; do sed -i "/^$id /d" {file}; done',
-    }.items():
-        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    file = tmp_path / "queue"
+    programs = {"squeue": f"cat {file}", "scancel": f'for id; do sed -i "/^$id /d" {file}; done'}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr("time.sleep", lambda _: None)
-    file.write_text("7 /home/me/runs/a sweep\n8 /home/me/runs/a sweep\n9 /home/me/runs/a sweep 2\n")
+    file.write_text(f"7 {FOLDER}\n8 {FOLDER}\n9 {FOLDER} 2\n")
     return file
 
 
 def test_jobs_of_the_folder_end_and_no_others(queue: Path) -> None:
-    assert snakemake.slurm_jobs(Path("/home/me/runs/a sweep")) == ["7", "8"]
-    snakemake.cancel_jobs(Path("/home/me/runs/a sweep"))
-    assert queue.read_text() == "9 /home/me/runs/a sweep 2\n"
+    assert snakemake.slurm_jobs(FOLDER) == ["7", "8"]
+    snakemake.cancel_jobs(FOLDER)
+    assert queue.read_text() == f"9 {FOLDER} 2\n"
 
 
 def test_jobs_that_do_not_end_are_named(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (queue.parent / "bin/scancel").write_text("#!/bin/sh\n")
+    queue.with_name("scancel").write_text("#!/bin/sh\n")
     monkeypatch.setattr(snakemake, "LONGEST_END_S", 0)
-    with pytest.raises(RuntimeError, match="jobs 7, 8 of /home/me/runs/a sweep do not end"):
-        snakemake.cancel_jobs(Path("/home/me/runs/a sweep"))
+    with pytest.raises(RuntimeError, match=f"jobs 7, 8 of {FOLDER} do not end"):
+        snakemake.cancel_jobs(FOLDER)
 
 
 def test_without_slurm_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert snakemake.slurm_jobs(tmp_path) == []
-    snakemake.cancel_jobs(tmp_path)

@@ -13,6 +13,7 @@ from fixres_poc.config import run_state
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.run_state import state
+from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.sweep import execution
 
 EVERY = set(throwaway.RUNS)
@@ -26,6 +27,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def laid_out(home: Path, fingerprint: str = "a", **settings: object) -> SweepSettings:
+    sweep = throwaway.tiny(weights=str(home / "weights.pth"), **settings)
+    execution.lay_out(sweep, fingerprint)
+    return sweep
+
+
 def lay_out(
     home: Path, fingerprint: str = "a", values: dict[str, Any] | None = None, **settings: object
 ) -> set[str]:
@@ -34,8 +41,7 @@ def lay_out(
     Args:
         values: for metrics.json, beside what was used.
     """
-    sweep = throwaway.tiny(weights=str(home / "weights.pth"), **settings)
-    execution.lay_out(sweep, fingerprint)
+    sweep = laid_out(home, fingerprint, **settings)
     lacking = [run for run in sweep.runs() if state(run) != "done"]
     for run in lacking:
         folder = home / "runs/tiny" / run.name
@@ -68,7 +74,6 @@ def test_settings_file_says_what_decides_a_run_and_is_not_touched_again(home: Pa
     assert lay_out(home) == EVERY
     file = home / "runs/tiny/train64_test96_seed0/settings.json"
     written, content = file.stat().st_mtime_ns, json.loads(file.read_text())
-    assert sorted(content) == ["notebook", "parameters", "wanted"]
     assert sorted(content["wanted"]) == ["data", "library", "notebook", "weights"]
     assert (content["notebook"], content["parameters"]["test_size"]) == ("04_fixres", 96)
     assert lay_out(home) == set()
@@ -106,9 +111,8 @@ def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path)
     (folder / "predictions.parquet").write_bytes(b"whold")
     (folder / ".checkpoint.safetensors.x").touch()
     (home / "runs/tiny/dataset/metrics.json").write_text('{"half": ')
-    (home / "runs/tiny/state_of_the_art/progress.log").touch()
-    execution.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
-    for name in ("baseline", "dataset", "state_of_the_art"):
+    laid_out(home)
+    for name in ("baseline", "dataset"):
         assert [file.name for file in (home / "runs/tiny" / name).iterdir()] == ["settings.json"]
 
 
@@ -117,12 +121,9 @@ def test_a_training_without_its_checkpoint_is_done_again_if_a_pair_is_to_be_done
     home: Path, damage: Callable[[Path], object]
 ) -> None:
     lay_out(home)
-    training = home / "runs/tiny/train64_seed0"
-    assert lay_out(home, pairs=[[64, 64], [64, 96], [64, 128]]) == {
-        "train64_test128_seed0",
-        "baseline",
-    }
-    damage(training / "checkpoint.safetensors")
+    more = [[64, 64], [64, 96], [64, 128]]
+    assert lay_out(home, pairs=more) == {"train64_test128_seed0", "baseline"}
+    damage(home / "runs/tiny/train64_seed0/checkpoint.safetensors")
     assert lay_out(home) == {"baseline"}
     (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
     assert lay_out(home) == TRAINED
@@ -130,25 +131,35 @@ def test_a_training_without_its_checkpoint_is_done_again_if_a_pair_is_to_be_done
 
 def test_a_job_is_to_be_done_again_if_one_of_its_runs_is(home: Path) -> None:
     lay_out(home)
-    done = {job: home / "runs/tiny" / job / "job.done" for job in ("dataset", "train64_seed0")}
-    assert all(file.exists() for file in done.values())
     (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
-    execution.lay_out(throwaway.tiny(weights=str(home / "weights.pth")), "a")
-    assert [job for job, file in done.items() if file.exists()] == ["dataset"]
+    laid_out(home)
+    done = [file.parent.name for file in (home / "runs/tiny").glob("*/job.done")]
+    assert done == ["dataset"]
 
 
-def test_finished_runs_of_other_settings_are_not_lost_unasked(home: Path) -> None:
-    lay_out(home, values={"settings": {"batch_size": 32, "train_size": 64}})
-    execution.refuse_loss(throwaway.tiny())
-    with pytest.raises(
-        InputError, match=r"runs/tiny: 4 finished runs .* baseline \(batch_size\); .* say --replace"
-    ):
-        execution.refuse_loss(throwaway.tiny(batch_size=8))
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"batch_size": 8}, r"4 finished runs .* baseline \(batch_size\); .* say --replace"),
+        # a folder or a weights file of the same name, too
+        ({"dataset": "/your/birds"}, r"5 finished runs .* dataset \(dataset\)"),
+    ],
+)
+def test_finished_runs_of_other_settings_are_not_lost_unasked(
+    home: Path, other: dict[str, object], named: str
+) -> None:
+    lay_out(home)
+    sweep = throwaway.tiny(weights=str(home / "weights.pth"))
+    execution.refuse_loss(sweep)
+    with pytest.raises(InputError, match=f"runs/tiny: {named}"):
+        execution.refuse_loss(sweep.model_copy(update=other))
+
+
+def test_another_test_resolution_of_the_probe_is_no_loss(home: Path) -> None:
+    lay_out(home)
     metrics = home / "runs/tiny/baseline/metrics.json"
-    # one test resolution more: no loss
     metrics.write_text(json.dumps({"settings": {"test_sizes": [64]}}))
     assert run_state.outcomes(throwaway.tiny())[2].error == "made with other settings: test_sizes"
-    execution.refuse_loss(throwaway.tiny())
-    metrics.write_text(json.dumps({"settings": {"test_sizes": [64], "batch_size": 8}}))
-    with pytest.raises(InputError, match=r"1 finished runs .* baseline \(test_sizes, batch_size\)"):
-        execution.refuse_loss(throwaway.tiny())
+    with pytest.raises(InputError, match="finished runs") as refused:
+        execution.refuse_loss(throwaway.tiny(batch_size=8))
+    assert "baseline" not in str(refused.value)
