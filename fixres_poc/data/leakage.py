@@ -90,8 +90,8 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
         listed += shown.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
         leaks = pairs[across_split]
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
-    counts = dict(zip(("pairs", "across_split", "across_classes"), numbers.tolist(), strict=True))
-    return NearDuplicates(**counts, plain=int((~rough).sum()), listed=tuple(listed)), twins
+    plain = int((~rough).sum())
+    return NearDuplicates(*numbers.tolist(), plain, tuple(listed)), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:
@@ -198,7 +198,7 @@ def check_leakage(
     Raises:
         InputError: as `training_images`; an image that cannot be decoded.
     """
-    known = None if imagenet_list is None else training_images(imagenet_list)
+    known = training_images(imagenet_list) if imagenet_list else None
     shares: dict[str, float] = {}
     flagged: dict[str, bool | None] = {}
     for part in ("val", *data.test_parts):
@@ -239,16 +239,16 @@ def training_images(imagenet_list: str) -> set[str]:
     Raises:
         InputError: no such file, or no name of that form in it.
     """
+    file = resolve(imagenet_list)
     try:
-        if not resolve(imagenet_list).is_file():
+        if not file.is_file():
             raise OSError("no such file, or no regular one")
-        with open(resolve(imagenet_list), encoding="utf-8-sig") as file:
-            lines = iter(lambda: file.readline(LONGEST_LINE), "")
+        with file.open(encoding="utf-8-sig") as text:
+            lines = iter(lambda: text.readline(LONGEST_LINE), "")
             stems = (_stem(re.split(r"[\s,]", line.strip(), maxsplit=1)[0]) for line in lines)
             names = set(filter(TRAINING_NAME.fullmatch, stems))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else "not a text file"
-        raise InputError(f"imagenet_list = {imagenet_list!r}: cannot be read ({reason})") from None
+        raise InputError(f"imagenet_list = {imagenet_list!r}: cannot be read ({error})") from None
     if not names:
         raise InputError(
             f"imagenet_list = {imagenet_list!r}: no name like n02088364_1234 in it,"

@@ -24,8 +24,8 @@ from fixres_poc.config.settings import (
 )
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
+from fixres_poc.data import synthetic
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.data.synthetic import generator
 from fixres_poc.method.epochs import number_of_epochs
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model import backbones
@@ -87,8 +87,8 @@ def expected_images(sweep: SweepSettings) -> Images:
         train, val, test = (int(share * number) for number in parts)
         return Images(train, val, test, classes)
     if sweep.dataset == "synthetic":
-        drawn = pd.Series(generator.counts(sweep.image_limit)).groupby(level=0).sum()
-        return Images(**{part: int(drawn[part]) for part in SPLITS}, classes=len(generator.CLASSES))
+        drawn = pd.Series(synthetic.counts(sweep.image_limit)).groupby(level=0).sum()
+        return Images(**{part: int(drawn[part]) for part in SPLITS}, classes=len(synthetic.CLASSES))
     data = load_dataset(sweep.data_settings())
     return Images(**{part: data.counts()[part] for part in SPLITS}, classes=len(data.classes))
 

@@ -48,7 +48,7 @@ def test_headers_tell_the_sizes_that_decoding_tells(tmp_path: Path) -> None:
     assert set(image_sizes(data)["width"]) == {20, 30, 31, 32}
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+@pytest.mark.parametrize("suffix", ["tif", "ppm"])
 def test_grey_values_are_rounded_to_the_nearest(tmp_path: Path, suffix: str) -> None:
     deep = np.random.default_rng(0).permutation(65536).astype(np.uint16).reshape(512, 128)
     Image.fromarray(deep).save(tmp_path / f"x.{suffix}")
