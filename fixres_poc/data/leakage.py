@@ -91,7 +91,7 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
         leaks = pairs[across_split]
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
     plain = int((~rough).sum())
-    return NearDuplicates(*numbers.tolist(), plain, tuple(listed)), twins
+    return NearDuplicates(*numbers.tolist(), plain=plain, listed=tuple(listed)), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def _network(backbone: str, classes: int) -> nn.Module:
 def traced_step(
     backbone: str, classes: int, size: int, half: bool, recompute: bool, tails: int, images: int
 ) -> tuple[int, int, int]:
-    """Bytes of forward and backward pass of a training step, which are run without memory.
+    """Bytes of a training step, whose forward and backward pass are run without memory.
 
     Args:
         half: in bf16.
@@ -75,7 +75,7 @@ def traced_step(
 
     Returns:
         Peak for a batch's first part; for later ones, which find the gradients of earlier ones
-        there; and of the weights that are trained. An optimizer's moments are not in them.
+        there; and of the weights that are trained. An optimizer's moments are not in the peaks.
     """
     model = _network(backbone, classes)
     if recompute:
@@ -92,12 +92,16 @@ def traced_step(
         buffers = [each for module in modules for each in module.buffers()]
         for tensor in (*parameters, *buffers, batch, labels):
             recorder.add(tensor)
+        held = recorder.live
         with recorder:
             for _ in range(2):
                 recorder.peak = 0
                 _pass(modules, batch, labels, half)
                 peaks.append(recorder.peak)
-    return *peaks, sum(each.nbytes for each in parameters if each.grad is not None)
+    trained = [each.nbytes for each in parameters if each.grad is not None]
+    # the optimizer takes two temporary tensors for one weight after another
+    step = held + sum(trained) + 2 * max(trained)
+    return max(peaks[0], step), max(peaks[1], step), sum(trained)
 
 
 def _pass(modules: list[nn.Module], images: torch.Tensor, labels: torch.Tensor, half: bool) -> None:
