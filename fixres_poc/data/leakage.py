@@ -8,7 +8,7 @@ or brightness, but neither crop nor mirror.
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,8 +26,8 @@ from fixres_poc.data.dataset import ImageDataset
 HASH_SIDE = 16
 BITS = HASH_SIDE**2
 NEAR_BITS = 10
-# px; JPEGs decoded no smaller than this have a hash at most 5 bits from the full one's
-DRAFT = (17 * 16, 16 * 16)
+# px, 16 times 17 x 16; JPEGs decoded no smaller have a hash at most 5 bits from the full one's
+DRAFT = (272, 256)
 # an image with fewer bits of one kind has too little in it to be told from others like it
 PLAIN_BITS = 26
 BLOCK = 512
@@ -90,8 +90,8 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
         listed += shown.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
         leaks = pairs[across_split]
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
-    plain = int((~rough).sum())
-    return NearDuplicates(*numbers.tolist(), plain=plain, listed=tuple(listed)), twins
+    counts = NearDuplicates(*numbers.tolist())
+    return replace(counts, plain=int((~rough).sum()), listed=tuple(listed)), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:
@@ -216,8 +216,7 @@ def check_leakage(
         group for group in groups if group["split"].nunique() > 1 and not group["tested"].all()
     ]
     mixed = [group for group in groups if group["label"].nunique() > 1]
-    for group in apart:
-        twins |= set(group["image"][group["tested"]])
+    twins.update(*(group["image"][group["tested"]] for group in apart))
     return Leakage(
         in_imagenet=shares,
         by_list=known is not None,

@@ -22,7 +22,7 @@ from fixres_poc.data.drawing import BREEDS, Drawing, draw
 
 VERSION = 2
 SHARES = {"train": 50, "val": 12, "test": 38}  # share of the images, in percent
-CLASSES = tuple(f"{number:02d}-{breed.name}" for number, breed in enumerate(BREEDS, start=1))
+CLASSES = tuple(f"{number:02d}-{breed.name}" for number, breed in enumerate(BREEDS, 1))
 
 
 def counts(limit: int | None) -> Counter[tuple[str, int]]:
@@ -72,8 +72,12 @@ def prepare(seed: int, limit: int | None, workers: int | None = None) -> list[st
     Returns:
         Paths of all images below `folder`, sorted.
     """
-    root, cells = folder(seed), counts(limit).items()
-    wanted = sorted(relative_path(*cell, index) for cell, most in cells for index in range(most))
+    root = folder(seed)
+    wanted = sorted(
+        relative_path(*cell, index)
+        for cell, number in counts(limit).items()
+        for index in range(number)
+    )
     missing = [relative for relative in wanted if not _there(root / relative)]
 
     def store(relative: str) -> None:
