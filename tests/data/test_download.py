@@ -6,7 +6,6 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,6 @@ def test_a_file_put_there_by_hand_needs_no_server_and_stays_where_it_is_wrong(
         fetch(server, file)
     assert file.read_bytes() == b"another"
     assert not server.asked
-
-
-def test_two_at_once_download_once(server: Server, file: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(lambda _: fetch(server, file), range(2))) == [CONTENT] * 2
-    assert server.asked == 1
 
 
 WIDTH, HEIGHT = 60, 50

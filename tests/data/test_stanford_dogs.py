@@ -4,6 +4,7 @@ import gzip
 import io
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,13 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path: Path, how: str) -
     assert not list(named_datasets.folder("stanford_dogs").parents[1].rglob("evil*"))
     archives = named_datasets.folder("stanford_dogs").with_name("stanford_dogs_archives")
     assert {each.name for each in archives.iterdir()} <= {"lock"}
+
+
+def test_two_at_once_download_once(asked: list[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: load_dataset(OFFICIAL), range(2))
+    assert first.table.equals(second.table)
+    assert len(asked) == 3
 
 
 def test_a_folder_of_that_name_without_lists_is_left_alone(asked: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The synthetic dataset: pure, sized and shared out as promised, no class told by colour."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,13 @@ def test_prepare_draws_what_is_missing_and_nothing_else(own_home: Path) -> None:
     assert prepare(5, 30) == names
     assert stored(own_home) == first
     assert kept.stat().st_mtime_ns == before
+
+
+def test_two_at_once_draw_the_same_files(own_home: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: prepare(6, 30), range(2))
+    assert first == second
+    assert len(stored(own_home)) == 30
 
 
 def test_counts_are_exact_only_grow_and_keep_the_shares() -> None:

@@ -131,6 +131,12 @@ def test_mean_and_std_come_from_the_backbone() -> None:
     assert backbones.interpolation("timm:resnet50") == "bicubic"
 
 
+def test_terms_are_said() -> None:
+    assert backbones.licence("timm:resnet18") is None
+    for terms in (backbones.licence("resnext101_32x8d_wsl"), backbones.licence("x", "a.pth")):
+        assert "CC BY-NC 4.0" in str(terms)
+
+
 def test_an_unknown_timm_name_is_answered_with_near_ones() -> None:
     with pytest.raises(InputError, match=r"near it: .*resnet50"):
         backbones.create("timm:resnet50q", pretrained=False)
