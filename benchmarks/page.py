@@ -51,7 +51,7 @@ TABLE = (  # row, what, against, slow and fast (or part and whole), reach
         "fastai : own",
         "≥ 4",
     ),
-    ("drawing", "drawing 1,000 images", "one process", "one : own", "≥ 1.85"),
+    ("drawing", "drawing 1,000 images", "one thread", "one : own", "≥ 1.85"),
     (
         "grid",
         "one more test resolution in a finished sweep",

@@ -24,20 +24,18 @@ SAME = {
     "batch_norm": "train",
     "affine_factor": 1.0,
 }
-DRAW = "from fixres_poc.data.synthetic import generator; generator.prepare"
+DRAW = "from fixres_poc.data import synthetic; synthetic.prepare"
 Result = dict[str, Any]
 
 
 def drawing(repeats: int) -> Result:
-    """Drawing 1,000 images with one process, and with one a core."""
+    """Drawing 1,000 images with one thread, and with one a core."""
     seconds: dict[str, list[float]] = {"one": [], "own": []}
     for _ in range(repeats):
-        for name, processes in (("one", 1), ("own", usual.CORES)):
+        for name, threads in (("one", 1), ("own", usual.CORES)):
             with TemporaryDirectory() as scratch:
-                file = Path(scratch) / "drawing.py"  # its own workers import it
-                code = f'if __name__ == "__main__":\n    {DRAW}(0, 1000, {processes})\n'
-                file.write_text(code, encoding="utf-8")
-                seconds[name].append(measure.run([str(file)], Path(scratch)).seconds)
+                call = ["-c", f"{DRAW}(0, 1000, {threads})"]
+                seconds[name].append(measure.run(call, Path(scratch)).seconds)
     return seconds | {"images": 1000}
 
 

@@ -17,8 +17,8 @@ PACKAGE = REPOSITORY / "fixres_poc"
 HOUSE = {  # bottom first; a module imports only what stands before it
     "config": "errors files geometry settings notebooks sweep_settings validation provenance "
     "run_state",
-    "data": "decoding sources.image_folder sources.stanford_dogs sources.download "
-    "synthetic.painting synthetic.dogs synthetic.generator dataset transforms loading leakage",
+    "data": "decoding image_folder named_datasets drawing synthetic dataset transforms loading "
+    "leakage",
     "model": "device trunk checkpoint weights backbones memory_plan",
     "method": "apparent_size evaluation linear_probe zero_shot equalise stage2 epochs stage1 "
     "adaptations",

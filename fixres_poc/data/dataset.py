@@ -19,9 +19,7 @@ from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import read_record, resolve, write_atomically
 from fixres_poc.config.run_state import bar, images_record
 from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
-from fixres_poc.data import decoding
-from fixres_poc.data.sources import download, image_folder, stanford_dogs
-from fixres_poc.data.synthetic import generator
+from fixres_poc.data import decoding, image_folder, named_datasets, synthetic
 
 log = logging.getLogger(__name__)
 BOX = ["image", "left", "top", "right", "bottom", "width", "height"]
@@ -47,10 +45,9 @@ class ImageDataset:
         `image` is a path in `root`, of `extra` <its name>/<path in its folder>.
         """
         name, folder = self.extra or ("", self.root)
-        rows = zip(self.table["image"], self.from_extra, strict=True)
         return [
             folder / image.removeprefix(f"{name}/") if extra else self.root / image
-            for image, extra in rows
+            for image, extra in zip(self.table["image"], self.from_extra, strict=True)
         ]
 
     @property
@@ -80,10 +77,8 @@ class ImageDataset:
 
     def counts(self) -> dict[str, int]:
         """Number of images per split."""
-        return {
-            name: int((self.table["split"] == name).sum())
-            for name in (*SPLITS, *self.test_parts[1:])
-        }
+        number = self.table["split"].value_counts()
+        return {name: int(number.get(name, 0)) for name in (*SPLITS, *self.test_parts[1:])}
 
     def without(self, names: Collection[str]) -> "ImageDataset":
         """All but these images; the others stay in their split.
@@ -137,10 +132,10 @@ def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDatas
 
 def _listed(settings: DataSettings) -> image_folder.Listing:
     if settings.dataset == "synthetic":
-        names = generator.prepare(settings.split_seed, settings.image_limit)
+        names = synthetic.prepare(settings.split_seed, settings.image_limit)
         rows = [(name, name.split("/")[1], name.split("/")[0]) for name in names]
-        return image_folder.Listing(generator.folder(settings.split_seed), rows, [], [])
-    return stanford_dogs.find(download.prepare(settings.dataset))
+        return image_folder.Listing(synthetic.folder(settings.split_seed), rows, [], [])
+    return named_datasets.find(named_datasets.prepare(settings.dataset))
 
 
 def _with_extra(data: ImageDataset, extra: ExtraTest, seed: int) -> ImageDataset:
@@ -228,16 +223,16 @@ def _measured(
     sizes = dict(zip(data.table["image"], found, strict=True))
     broken = {name: size for name, size in sizes.items() if isinstance(size, str)}
     if broken and not skip:
-        (name, reason), *others = broken.items()
-        file = replace(data, table=data.table[data.table["image"] == name]).paths[0]
-        more = f", and {len(others)} more like it" if others else ""
+        name, reason = next(iter(broken.items()))
+        file = data.paths[[*sizes].index(name)]
+        more = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
         raise InputError(
             f"{file}: {reason}{more};"
             " repair or remove it, or let the sweep file say skip_unreadable: true"
         )
     kept = data.without(broken)
-    sides = [sizes[name] for name in kept.table["image"]]
-    table = kept.table.assign(width=[w for w, _ in sides], height=[h for _, h in sides])
+    widths, heights = zip(*(sizes[name] for name in kept.table["image"]), strict=True)
+    table = kept.table.assign(width=widths, height=heights)
     return replace(kept, table=table), broken
 
 
@@ -256,9 +251,9 @@ def object_boxes(
     own = data.table.loc[~data.from_extra, "image"]
     names = list(own.sample(min(most, len(own)), random_state=0))
     if settings.dataset == "synthetic":
-        return pd.DataFrame(generator.boxes(settings.split_seed, *names), columns=BOX)
-    if folder := stanford_dogs.annotations(data.root):
-        return pd.DataFrame(stanford_dogs.boxes(folder, names), columns=BOX)
+        return pd.DataFrame(synthetic.boxes(settings.split_seed, names), columns=BOX)
+    if folder := named_datasets.annotations(data.root):
+        return pd.DataFrame(named_datasets.boxes(folder, names), columns=BOX)
     return None
 
 

@@ -8,7 +8,7 @@ or brightness, but neither crop nor mirror.
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,8 +26,8 @@ from fixres_poc.data.dataset import ImageDataset
 HASH_SIDE = 16
 BITS = HASH_SIDE**2
 NEAR_BITS = 10
-# px; JPEGs decoded no smaller than this have a hash at most 5 bits from the full one's
-DRAFT = (17 * 16, 16 * 16)
+# px, 16 times 17 x 16; JPEGs decoded no smaller have a hash at most 5 bits from the full one's
+DRAFT = (272, 256)
 # an image with fewer bits of one kind has too little in it to be told from others like it
 PLAIN_BITS = 26
 BLOCK = 512
@@ -90,8 +90,8 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
         listed += shown.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
         leaks = pairs[across_split]
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
-    counts = dict(zip(("pairs", "across_split", "across_classes"), numbers.tolist(), strict=True))
-    return NearDuplicates(**counts, plain=int((~rough).sum()), listed=tuple(listed)), twins
+    counts = NearDuplicates(*numbers.tolist())
+    return replace(counts, plain=int((~rough).sum()), listed=tuple(listed)), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:
@@ -198,7 +198,7 @@ def check_leakage(
     Raises:
         InputError: as `training_images`; an image that cannot be decoded.
     """
-    known = None if imagenet_list is None else training_images(imagenet_list)
+    known = training_images(imagenet_list) if imagenet_list else None
     shares: dict[str, float] = {}
     flagged: dict[str, bool | None] = {}
     for part in ("val", *data.test_parts):
@@ -216,8 +216,7 @@ def check_leakage(
         group for group in groups if group["split"].nunique() > 1 and not group["tested"].all()
     ]
     mixed = [group for group in groups if group["label"].nunique() > 1]
-    for group in apart:
-        twins |= set(group["image"][group["tested"]])
+    twins.update(*(group["image"][group["tested"]] for group in apart))
     return Leakage(
         in_imagenet=shares,
         by_list=known is not None,
@@ -239,16 +238,16 @@ def training_images(imagenet_list: str) -> set[str]:
     Raises:
         InputError: no such file, or no name of that form in it.
     """
+    file = resolve(imagenet_list)
     try:
-        if not resolve(imagenet_list).is_file():
+        if not file.is_file():
             raise OSError("no such file, or no regular one")
-        with open(resolve(imagenet_list), encoding="utf-8-sig") as file:
-            lines = iter(lambda: file.readline(LONGEST_LINE), "")
+        with file.open(encoding="utf-8-sig") as text:
+            lines = iter(lambda: text.readline(LONGEST_LINE), "")
             stems = (_stem(re.split(r"[\s,]", line.strip(), maxsplit=1)[0]) for line in lines)
             names = set(filter(TRAINING_NAME.fullmatch, stems))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else "not a text file"
-        raise InputError(f"imagenet_list = {imagenet_list!r}: cannot be read ({reason})") from None
+        raise InputError(f"imagenet_list = {imagenet_list!r}: cannot be read ({error})") from None
     if not names:
         raise InputError(
             f"imagenet_list = {imagenet_list!r}: no name like n02088364_1234 in it,"

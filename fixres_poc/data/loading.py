@@ -4,23 +4,17 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.sources import download, image_folder, stanford_dogs
-from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Transform
 
 
@@ -31,10 +25,6 @@ def read_image(path: Path) -> torch.Tensor:
         InputError: the file is missing or cannot be decoded.
     """
     with decoding.opened(path) as image:
-        if image.format == "JPEG" and decoding.orientation(image) == 1:
-            # what libjpeg refuses, such as odd colour spaces, goes to Pillow
-            with suppress(RuntimeError):
-                return cast(torch.Tensor, decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
         return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
 
 
@@ -52,10 +42,7 @@ class DecodedImages:
 
     def read(self, path: Path) -> torch.Tensor:
         """One image, see `read_image`; nobody may change it in place."""
-        try:
-            status = path.stat()
-        except OSError:
-            return read_image(path)  # which says what is wrong
+        status = path.stat()
         key = (path, status.st_mtime_ns, status.st_size)
         if key in self.images:
             return self.images[key]
@@ -78,22 +65,6 @@ def decoded_images() -> DecodedImages:
     if not size.isdecimal():
         raise InputError(f"FIXRES_IMAGE_CACHE_MIB = {size!r}: allowed is a number of MiB, or 0")
     return DecodedImages(int(size) * 2**20)
-
-
-def images_to_show(settings: DataSettings, names: Iterable[str]) -> list[torch.Tensor]:
-    """Images, by path, to show to a reader, uint8 (3, H, W).
-
-    None where they may not be shown, or one of them is not at hand.
-    """
-    if not settings.images_shown:
-        return []
-    if settings.dataset == "synthetic":
-        return [F.pil_to_tensor(generator.open_image(settings.split_seed, name)) for name in names]
-    place = stanford_dogs.images(download.folder(settings.dataset))
-    if not place.is_dir():
-        return []
-    paths = [image_folder.root(place) / name for name in names]
-    return [read_image(path) for path in paths] if all(path.is_file() for path in paths) else []
 
 
 class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):

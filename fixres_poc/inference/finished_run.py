@@ -24,9 +24,9 @@ from fixres_poc.config.files import home, read_record, report_folder, run_folder
 from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.settings import CONTROL, PairSettings, View, pair_name
 from fixres_poc.config.validation import validate
+from fixres_poc.data import image_folder
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.loading import read_image
-from fixres_poc.data.sources import image_folder
 from fixres_poc.method import stage1
 from fixres_poc.method.adaptations import TAILS
 from fixres_poc.method.equalise import Equalised

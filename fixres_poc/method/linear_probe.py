@@ -156,7 +156,7 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
     model, names, source = trained_elsewhere(
         settings.backbone, cast(str, settings.weights), settings.weights_key, settings.class_order
     )
-    places = weights.outputs_of(classes, names, cast(Any, model).num_classes, source, "the dataset")
+    places = weights.outputs_of(classes, names, cast(Any, model).num_classes, source)
     head = classifier(model)
     head.load_state_dict({name: value[places] for name, value in head.state_dict().items()})
     return model

@@ -1,7 +1,7 @@
 """Networks: EfficientNet-Lite, ResNeXt-101 WSL, a small ResNeXt without weights, any timm one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +16,10 @@ from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home
 from fixres_poc.config.settings import BASELINE_SIZE, SMALL_BACKBONE, Triple
 from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.data.sources.download import fetch
+from fixres_poc.data.named_datasets import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model.trunk import Tail, Trunk, classifier, conv_head, last_batch_norm
 from fixres_poc.model.weights import (
-    class_list,
     classifier_names,
     find_weights,
     load_strictly,
@@ -86,26 +85,22 @@ def create(
 
 
 def trained_elsewhere(
-    name: str,
-    weights: str,
-    weights_key: str | None = None,
-    classes: Any = None,
-    source: str = "class_order",
-) -> tuple[nn.Module, list[str] | None, str]:
+    name: str, weights: str, weights_key: str | None = None, classes: Sequence[str] | None = None
+) -> tuple[nn.Module, Sequence[str] | None, str]:
     """A network with the classifier that its weights file has.
 
     Args:
         name: of the backbone.
         weights_key: which of several sets of weights in that file.
-        classes: names in the file's order; None for what the file itself says.
-        source: where `classes` come from, for errors.
+        classes: names in the file's order (`class_order`); None for what the file itself says.
 
     Returns:
         The network, the classes in the order of its outputs (None where nobody names them), and
         where both come from.
 
     Raises:
-        InputError: no such file or backbone, they do not fit, or classes that are no list of names.
+        InputError: no such file or backbone, they do not fit, or the file's classes are no list of
+            names.
     """
     model: Any = create(name, pretrained=False)
     file = find_weights(weights)
@@ -116,7 +111,7 @@ def trained_elsewhere(
     load_strictly(model, given, file.name)
     if classes is None:
         return model, told(file), f"weights {file.name}"
-    return model, class_list(classes, source), f"weights {file.name}, {source}"
+    return model, classes, f"weights {file.name}, class_order"
 
 
 def check(sweep: SweepSettings, traced: bool = False) -> None:

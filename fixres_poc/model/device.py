@@ -29,11 +29,9 @@ Maps = tuple[torch.Tensor, ...]
 FOR_CACHES = 8
 
 
-def out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether an error says that the memory of the device or of the machine did not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, Exception) and should_reduce_batch_size(error)
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 @dataclass

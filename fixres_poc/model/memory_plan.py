@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from torch import nn
@@ -24,31 +23,26 @@ from fixres_poc.config.settings import PairSettings, TrainSettings
 from fixres_poc.model import backbones, device
 from fixres_poc.model.trunk import Tail, Trunk
 
-# batch sizes; others follow from them. 1 is special to batch norm and to memory formats
-TRACED = (2, 4)
-_loss = functools.partial(nn.functional.cross_entropy, label_smoothing=0.1)
-
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes how many bytes live whenever a storage is born, and which storage it is."""
+    """Counts the bytes of the storages that live, and how many were the most."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.at_birth: list[int] = []
-        self.births: dict[int, int] = {}  # of living storages, in order
+        self.live = self.peak = 0
+        self.known: set[int] = set()  # identities of the storages that live
 
     def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage_of(tensor), storage.nbytes()
-        if key not in self.births:
-            self.births[key] = len(self.at_birth)
+        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001  a fake one has no address
+        if key not in self.known:
+            self.known.add(key)
             self.live += size
-            self.at_birth.append(self.live)
+            self.peak = max(self.peak, self.live)
             weakref.finalize(storage, self._remove, key, size).atexit = False
 
     def _remove(self, key: int, size: int) -> None:
-        del self.births[key]
+        self.known.remove(key)
         self.live -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,11 +53,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def storage_of(tensor: torch.Tensor) -> int:
-    """Identity of a tensor's storage, for as long as that lives."""
-    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001  a fake one has no address
-
-
 def _network(backbone: str, classes: int) -> nn.Module:
     """A network without any memory."""
     with torch.device("meta"):  # some compute numbers when they are built
@@ -72,72 +61,57 @@ def _network(backbone: str, classes: int) -> nn.Module:
 
 @functools.cache
 def traced_step(
-    backbone: str, classes: int, size: int, half: bool, recompute: bool, tails: int, batch: int
-) -> np.ndarray:
-    """Bytes that live in a training step of `batch` images, which is run without memory.
+    backbone: str, classes: int, size: int, half: bool, recompute: bool, tails: int, images: int
+) -> tuple[int, int, int]:
+    """Bytes of a training step, whose forward and backward pass are run without memory.
 
     Args:
         half: in bf16.
         recompute: with gradient checkpointing.
         tails: how many tails stage 2 trains on one frozen trunk, all their weights; 0 for a step
             that trains the whole network.
+        images: in the network at once.
 
     Returns:
-        (2, T): at the birth of each of T storages; for a batch's first part, and for later ones,
-        which find the gradients of earlier ones there.
+        Peak for a batch's first part; for later ones, which find the gradients of earlier ones
+        there; and of the weights that are trained. An optimizer's moments are not in the peaks.
     """
     model = _network(backbone, classes)
     if recompute:
         device.recompute(model)
+    device.spare_single_values(model)
     modules = [model, *(Tail(model).train() for _ in range(tails))]
     model.train(not tails).requires_grad_(not tails)
-    recorder = _Recorder()
+    recorder, peaks = _Recorder(), []
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in modules:
             module.to_empty(device="cpu")
+        batch, labels = torch.empty(images, 3, size, size), torch.zeros(images, dtype=torch.long)
         parameters = [each for module in modules for each in module.parameters()]
-        sgd = _optimizer([each for each in parameters if each.requires_grad])
-        momentum = [state["momentum_buffer"] for state in sgd.state.values()]
-        buffers = [buffer for module in modules for buffer in module.buffers()]
-        images, labels = torch.empty(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)
-        for tensor in (*parameters, *momentum, images, labels, *buffers):
+        buffers = [each for module in modules for each in module.buffers()]
+        for tensor in (*parameters, *buffers, batch, labels):
             recorder.add(tensor)
+        held = recorder.live
         with recorder:
-            _backward(modules, images, labels, half)
-            sgd.step()
-    live = np.array(recorder.at_birth, dtype=np.int64)
-    gradients = np.zeros_like(live)
-    for gradient in [each.grad for each in parameters if each.grad is not None]:
-        gradients[recorder.births[storage_of(gradient)]] = gradient.nbytes
-    # a new gradient lives on until it is added
-    return np.stack([live, live - gradients.cumsum() + gradients.sum() + gradients])
+            for _ in range(2):
+                recorder.peak = 0
+                _pass(modules, batch, labels, half)
+                peaks.append(recorder.peak)
+    trained = [each.nbytes for each in parameters if each.grad is not None]
+    # the optimizer takes two temporary tensors for one weight after another
+    step = held + sum(trained) + 2 * max(trained)
+    return max(peaks[0], step), max(peaks[1], step), sum(trained)
 
 
-def _optimizer(trained: list[nn.Parameter]) -> torch.optim.SGD:
-    """SGD after its first step.
-
-    Fused SGD needs no temporary tensors but has no fake form; this one has one parameter's at a
-    time.
-    """
-    sgd = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=1e-4, nesterov=True, foreach=False)
-    for each in trained:
-        sgd.state[each]["momentum_buffer"] = torch.zeros_like(each)
-    return sgd
-
-
-def _backward(
-    modules: list[nn.Module], images: torch.Tensor, labels: torch.Tensor, half: bool
-) -> None:
+def _pass(modules: list[nn.Module], images: torch.Tensor, labels: torch.Tensor, half: bool) -> None:
     """Forward and backward pass of a network, or of tails on its trunk."""
     model, *tails = modules
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        if not tails:
-            loss = _loss(model(images), labels)
-        else:
-            maps = Trunk(model)(images)
-            for tail in tails:
-                _loss(tail(*maps), labels).backward()  # type: ignore[no-untyped-call]
-    if not tails:
+    lower = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=half)
+    with lower():
+        inputs = Trunk(model)(images) if tails else (images,)
+    for module in tails or [model]:
+        with lower():
+            loss = nn.functional.cross_entropy(module(*inputs), labels, label_smoothing=0.1)
         loss.backward()  # type: ignore[no-untyped-call]
 
 
@@ -190,10 +164,11 @@ def training_bytes(
     Raises:
         InputError: `recompute` for a network that cannot.
     """
-    how = (settings.backbone, classes, size, settings.precision != "fp32", recompute, 0)
-    # SGD's momentum is traced; AdamW keeps a second moment for every weight all the time
-    second = 4 * parameters_and_flops(*how[:3])[0] * (settings.optimizer == "adamw")
-    return _peak_bytes(micro_batch_size, micro_batch_size < settings.batch_size, *how) + second
+    half = settings.precision != "fp32"
+    how = (settings.backbone, classes, size, half, recompute, 0, micro_batch_size)
+    first, later, trained = traced_step(*how)
+    moments = 2 if settings.optimizer == "adamw" else 1
+    return (later if micro_batch_size < settings.batch_size else first) + moments * trained
 
 
 def adapting_bytes(settings: PairSettings, classes: int) -> int:
@@ -202,22 +177,9 @@ def adapting_bytes(settings: PairSettings, classes: int) -> int:
     Evaluation needs no more. A `conv_head` that is trained as well is not counted.
     """
     tails = max(1, sum(len(settings.grid(name)) for name in settings.adapted))
-    how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32")
-    return _peak_bytes(settings.batch_size, False, *how, False, tails)
-
-
-def _peak_bytes(images: int, part: bool, *how: Any) -> int:
-    """Peak of a step of any number of images, or of part of a batch; `how`: see `traced_step`.
-
-    The same tensors come and go in the same order, each affine in the number of images.
-    """
-    low, high = TRACED
-    first, second = traced_step(*how, low), traced_step(*how, high)
-    if first.shape == second.shape:
-        live = first + (second - first) // (high - low) * (images - low)
-    else:  # a network that does other things at another batch size
-        live = traced_step(*how, images)
-    return int(live[int(part)].max())
+    how = (settings.backbone, classes, settings.test_size, settings.precision != "fp32", False)
+    peak, _, trained = traced_step(*how, tails, settings.batch_size)
+    return peak + trained  # its SGD has one moment
 
 
 def micro_batches(batch_size: int) -> list[int]:

@@ -43,8 +43,7 @@ def find_weights(path: str) -> Path:
     """
     file = resolve(path)
     if not file.is_file():
-        where = "" if path == str(file) else f", looked for at {file}"
-        raise InputError(f"weights = {path!r}: no such file{where}")
+        raise InputError(f"weights = {path!r}: no such file, looked for at {file}")
     return file
 
 
@@ -191,45 +190,39 @@ def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
 def told(file: Path) -> list[str] | None:
     """What a file says of its classes, in its entry `classes` or torchvision's `class_to_idx`.
 
+    That is a list, an array, a dictionary between names and indices, either way round, or text:
+    JSON, or names between commas.
+
     Raises:
-        InputError: as `contents` and `class_list`.
+        InputError: as `contents`; the order is not clear, a name is no text or number, or stands
+            twice.
     """
     content = contents(file)
     for entry in CLASS_ENTRIES:
         if content.get(entry) is not None:
-            return class_list(content[entry], f"weights {file.name}, its entry {entry!r}")
+            names: list[str] = []
+            with suppress(TypeError, ValueError, RecursionError):
+                names = _names(content[entry])
+            if not names or len(set(names)) < len(names):
+                raise InputError(
+                    f"weights {file.name}, its entry {entry!r}: no list of different names in "
+                    "order; give the classes (in a sweep file's trained, or by --classes)"
+                )
+            return names
     return None
 
 
-def class_list(value: Any, source: str) -> list[str]:
-    """Names of classes in order.
-
-    Args:
-        value: a list, an array, a dictionary between names and indices, either way round, or text:
-            JSON, or names between commas.
-        source: where it comes from, for errors.
-
-    Raises:
-        InputError: the order is not clear, a name is no text or number, or stands twice.
-    """
-    names: list[str] = []
+def _names(value: Any) -> list[str]:
     if hasattr(value, "tolist"):
         value = value.tolist()
-    with suppress(TypeError, ValueError, RecursionError):
-        if isinstance(value, str) and value[:1] in "[{":
-            value = json.loads(value)
-        if isinstance(value, str):
-            value = re.split(r"\s*[,\n]\s*", value.strip())
-        if isinstance(value, Mapping):
-            value = _in_order(value)
-        if isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value):
-            names = [str(each) for each in value]
-    if not names or len(set(names)) < len(names):
-        raise InputError(
-            f"{source}: no list of different names in order; give the classes (in a sweep file's "
-            "trained, or by --classes)"
-        )
-    return names
+    if isinstance(value, str) and value[:1] in "[{":
+        value = json.loads(value)
+    if isinstance(value, str):
+        value = re.split(r"\s*[,\n]\s*", value.strip())
+    if isinstance(value, Mapping):
+        value = _in_order(value)
+    known = isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value)
+    return [str(each) for each in value] if known else []
 
 
 def _in_order(names: Mapping[Any, Any]) -> list[Any] | None:
@@ -241,7 +234,7 @@ def _in_order(names: Mapping[Any, Any]) -> list[Any] | None:
 
 
 def outputs_of(
-    classes: Sequence[str], names: Sequence[str] | None, outputs: int, source: str, images: str
+    classes: Sequence[str], names: Sequence[str] | None, outputs: int, source: str
 ) -> list[int]:
     """The network's output for each class of a dataset.
 
@@ -249,19 +242,18 @@ def outputs_of(
         names: of the network's outputs, in order; None where they are `classes`.
         outputs: how many it has.
         source: where the network and `names` come from, for errors.
-        images: where `classes` come from, for errors.
 
     Raises:
         InputError: another number of classes, or other ones.
     """
     if outputs != len(classes):
         raise InputError(
-            f"{source}: its classifier has {outputs} classes, {images} has {len(classes)}"
+            f"{source}: its classifier has {outputs} classes, the dataset has {len(classes)}"
         )
     places = {name: place for place, name in enumerate(names or classes)}
     if other := sorted(places.keys() - set(classes)) or sorted(set(classes) - places.keys()):
-        where = images if other[0] in classes else "its list of classes"
+        where = "the dataset" if other[0] in classes else "its list of classes"
         raise InputError(
-            f"{source}: class {other[0]!r} is in {where} alone; {images} has {_first(classes)}"
+            f"{source}: class {other[0]!r} is in {where} alone; the dataset has {_first(classes)}"
         )
     return [places[name] for name in classes]

@@ -12,7 +12,7 @@ from fixres_poc.analysis.cells import PAIR, cell_of
 from fixres_poc.analysis.comparisons import best_sizes
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
-from fixres_poc.data.sources import download
+from fixres_poc.data import named_datasets
 
 SYNTHETIC = "Synthetic images: this proves nothing about photographs."
 Answers = Mapping[str, Any]
@@ -142,7 +142,7 @@ def _leakage(results: Results) -> Sequence[str]:
         lines.append(f"Near duplicates, for example: {pairs}.")
     if results.sweep["settings"].get("head_start") == "file":
         lines.append("The network was trained elsewhere; it may have seen test images there.")
-    return [*lines, download.about(results.sweep["settings"]["dataset"])]
+    return [*lines, named_datasets.about(results.sweep["settings"]["dataset"])]
 
 
 def _trainings(results: Results) -> Sequence[str]:

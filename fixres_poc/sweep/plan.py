@@ -3,14 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import nn
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from fixres_poc.config.files import REPOSITORY, read_record, sweep_folder
 from fixres_poc.config.settings import (
@@ -25,8 +26,8 @@ from fixres_poc.config.settings import (
 )
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
+from fixres_poc.data import synthetic
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.data.synthetic import generator
 from fixres_poc.method.epochs import number_of_epochs
 from fixres_poc.method.evaluation import transforms_for
 from fixres_poc.model import backbones
@@ -62,7 +63,7 @@ EXPECTED = {
 MEASURED_S, FEWEST_STEPS = 2, 5
 USUAL_RATE = 1e13
 """FLOP/s where only proportions of times count."""
-PHOTOGRAPH = torch.arange(500).repeat(3, 375, 1).to(torch.uint8)  # of a usual size
+PHOTOGRAPH = Image.linear_gradient("L").resize((500, 375)).convert("RGB")  # of a usual size
 NOTEBOOK_S, START_S = 4, 8
 """What a notebook takes for figures and files, and a job until its kernel is ready."""
 
@@ -79,8 +80,8 @@ def expected_images(sweep: SweepSettings) -> Images:
         train, val, test = (int(share * number) for number in parts)
         return Images(train, val, test, classes)
     if sweep.dataset == "synthetic":
-        drawn = pd.Series(generator.counts(sweep.image_limit)).groupby(level=0).sum()
-        return Images(**{part: int(drawn[part]) for part in SPLITS}, classes=len(generator.CLASSES))
+        drawn = pd.Series(synthetic.counts(sweep.image_limit)).groupby(level=0).sum()
+        return Images(**{part: int(drawn[part]) for part in SPLITS}, classes=len(synthetic.CLASSES))
     data = load_dataset(sweep.data_settings())
     return Images(**{part: data.counts()[part] for part in SPLITS}, classes=len(data.classes))
 
@@ -102,18 +103,18 @@ def measured_speed(sweep: SweepSettings, threads: int) -> tuple[np.ndarray, str]
     if parameters_and_flops(name, 10, BASELINE_SIZE)[0] > 100e6:
         name = "timm:resnext50_32x4d"
     accelerator = accelerator_for(sweep.precision)
-    device = accelerator.device
-    batch = min(sweep.batch_size, 32 if device.type == "cuda" else 8)
+    batch = min(sweep.batch_size, 32 if accelerator.device.type == "cuda" else 8)
     settings = _pairs(sweep)[0].model_copy(update={"backbone": name})
     model = place(backbones.create(name, 10, pretrained=False), settings, accelerator).train()
-    images = torch.rand(batch, 3, size, size, device=device)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-    crop, photograph = transforms_for(settings, size, size)["train"], encode_jpeg(PHOTOGRAPH)
+    images = torch.rand(batch, 3, size, size, device=accelerator.device)
+    labels = torch.zeros(batch, dtype=torch.long, device=accelerator.device)
+    crop, photograph = transforms_for(settings, size, size)["train"], BytesIO()
+    PHOTOGRAPH.save(photograph, "JPEG")
     before, marks = torch.get_num_threads(), [now(accelerator)]
     torch.set_num_threads(threads)
     while len(marks) < FEWEST_STEPS + 2 or marks[-1] - marks[0] < MEASURED_S:
         if not workers():
-            images = torch.stack([crop(decode_jpeg(photograph)) for _ in range(batch)])
+            images = torch.stack([crop(Image.open(photograph)) for _ in range(batch)])
         with accelerator.autocast():
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]

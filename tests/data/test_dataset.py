@@ -16,25 +16,18 @@ def load(folder: Path) -> ImageDataset:
     return load_dataset(DataSettings(dataset=str(folder)))
 
 
-def test_the_fingerprint_notices_a_renamed_class_and_an_added_image(colour_folder: Path) -> None:
-    before = load(colour_folder).fingerprint()
-    assert load(colour_folder).fingerprint() == before
+def test_the_fingerprint_notices_any_change(colour_folder: Path) -> None:
+    found = [load(colour_folder).fingerprint() for _ in range(2)]
     (colour_folder / "red").rename(colour_folder / "rouge")
-    renamed = load(colour_folder).fingerprint()
+    found.append(load(colour_folder).fingerprint())
     save_image(colour_folder / "blue" / "new.png", (0, 0, 250), seed=5)
-    assert len({before, renamed, load(colour_folder).fingerprint()}) == 3
-
-
-@pytest.mark.parametrize("place", [0, 150_000, -1])
-def test_the_fingerprint_notices_another_image_of_equal_size(
-    colour_folder: Path, place: int
-) -> None:
-    file, content = colour_folder / "red" / "00.png", bytearray(300_000)
-    file.write_bytes(content)
-    before = load(colour_folder).fingerprint()
-    content[place] = 1
-    file.write_bytes(content)
-    assert load(colour_folder).fingerprint() != before
+    found.append(load(colour_folder).fingerprint())
+    with (colour_folder / "blue" / "new.png").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    found.append(load(colour_folder).fingerprint())
+    assert found[0] == found[1]
+    assert len({*found}) == 4
 
 
 def test_unreadable_images_are_left_out_on_demand(
@@ -84,12 +77,8 @@ def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> N
     first = prepare_dataset(settings, tmp_path / "run")
     assert first == load_dataset(settings).fingerprint()
     assert set(pd.read_csv(table)["width"]) == {72}
-    assert set(pd.read_csv(table)["height"]) == {56}
-    assert json.loads((tmp_path / "run" / "images.json").read_text())["classes"] == [
-        "blue",
-        "green",
-        "red",
-    ]
+    record = json.loads((tmp_path / "run" / "images.json").read_text())
+    assert record["classes"] == ["blue", "green", "red"]
     stamp = table.stat().st_mtime_ns
     assert prepare_dataset(settings, tmp_path / "run") == first
     assert table.stat().st_mtime_ns == stamp
@@ -141,8 +130,6 @@ def test_an_extra_part_is_prepared_and_has_a_digest_of_its_own(
     file.write_bytes(b"")
     with pytest.raises(InputError, match=r"more/red/a\.png: not a readable image"):
         prepare_dataset(extra, tmp_path / "run")
-    assert parts()["test"] == before["test"]
-    assert pd.read_csv(tmp_path / "run" / "images.csv")["split"].eq("unseen").sum() == 2
 
 
 def test_a_share_of_the_extra_part_may_be_the_validation_part(extra: DataSettings) -> None:
@@ -163,21 +150,22 @@ def test_a_share_of_the_extra_part_may_be_the_validation_part(extra: DataSetting
     assert all(path.is_file() for path in data.paths)
     assert "50% of it are the validation part" in data.notes[-1]
     assert data.only("val").from_extra.all()
-    other = shared.model_copy(update={"split_seed": 1})
-    assert not load_dataset(other).split("val").equals(data.split("val"))
 
 
-def test_an_extra_part_named_like_a_folder_of_the_dataset_is_refused(extra: DataSettings) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "red"}, r"extra_test.name = 'red': the dataset has a folder"),
+        ({"folder": "/none"}, r"extra_test.folder = '/none': no such folder"),
+    ],
+)
+def test_an_extra_part_that_cannot_be_used_is_refused(
+    extra: DataSettings, changed: dict[str, str], message: str
+) -> None:
     assert extra.extra_test is not None
-    named = extra.extra_test.model_copy(update={"name": "red"})
-    with pytest.raises(InputError, match=r"extra_test.name = 'red': the dataset has a folder"):
-        load_dataset(extra.model_copy(update={"extra_test": named}))
-
-
-def test_a_missing_extra_part_is_one_line(colour_folder: Path, tmp_path: Path) -> None:
-    more = ExtraTest(name="unseen", folder=str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"extra_test.folder = '.*none': no such folder"):
-        load_dataset(DataSettings(dataset=str(colour_folder), extra_test=more))
+    wrong = extra.extra_test.model_copy(update=changed)
+    with pytest.raises(InputError, match=message):
+        load_dataset(extra.model_copy(update={"extra_test": wrong}))
 
 
 def test_boxes_come_from_where_they_are_known(colour_folder: Path) -> None:

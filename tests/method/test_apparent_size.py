@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from fixres_poc.data import synthetic
 from fixres_poc.data.dataset import BOX
-from fixres_poc.data.synthetic import generator
 from fixres_poc.data.transforms import Resize, Transform, plain_transforms
 from fixres_poc.method import apparent_size as crops_module
 from fixres_poc.method.apparent_size import (
@@ -141,9 +141,9 @@ def measured_object_sizes(
 @pytest.mark.parametrize("resize", ["short_side", "height"])
 def test_predicted_sizes_of_synthetic_dogs_are_those_of_rendered_images(resize: Resize) -> None:
     names = [
-        generator.relative_path("train", label, index) for label in range(10) for index in range(3)
+        synthetic.relative_path("train", label, index) for label in range(10) for index in range(3)
     ]
-    boxes = pd.DataFrame(generator.boxes(0, *names), columns=BOX)
+    boxes = pd.DataFrame(synthetic.boxes(0, names), columns=BOX)
     shown = ["mean", "25%", "50%", "75%"]
     predicted = predicted_object_sizes(boxes, 96, 120, resize).describe().loc[shown]
     measured = measured_object_sizes(boxes, 96, 120, resize).describe().loc[shown]

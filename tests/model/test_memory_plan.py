@@ -64,9 +64,7 @@ def measured_bytes(
     ("backbone", "size", "pieces", "recompute", "batch_norm", "name"),
     [
         (LITE, 160, 1, False, "frozen", "adamw"),
-        (LITE, 160, 1, True, "train", "sgd"),
-        (RESNEXT, 96, 1, False, "train", "adamw"),
-        (RESNEXT, 96, 1, True, "frozen", "sgd"),
+        (RESNEXT, 96, 1, True, "train", "sgd"),
         (RESNEXT, 96, 2, False, "frozen", "sgd"),
         (RESNEXT, 96, 2, True, "train", "adamw"),
     ],
@@ -108,18 +106,6 @@ def test_recorder_agrees_with_the_tracker_of_torch() -> None:
     assert training_bytes(settings(batch=4, optimizer="sgd"), 64, 10, 4, False) == pytest.approx(
         expected, rel=1e-4
     )
-
-
-def test_any_batch_size_follows_from_the_two_that_are_traced_without_random_numbers() -> None:
-    before = torch.random.get_rng_state()
-    memory_plan.traced_step.cache_clear()
-    for batch in (1, 16):
-        _, exact = memory_plan.traced_step(LITE, 10, 64, True, True, 0, batch)
-        predicted = training_bytes(
-            settings(batch=32, precision="bf16", optimizer="sgd"), 64, 10, batch, True
-        )
-        assert predicted == exact.max()
-    assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("backbone", ["timm:convnext_atto", "timm:vit_tiny_patch16_224"])

@@ -1,6 +1,5 @@
 """Files that are given as weights and are something else, damaged, or larger than they seem."""
 
-import gzip
 import io
 import pickle
 import zipfile
@@ -9,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
@@ -54,18 +52,13 @@ WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
     "text": (lambda: b"noise", "no weights file"),
     "a web page": (lambda: b"\n<!DOCTYPE html>", "web page"),
     "Git LFS": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-    "gzip": (lambda: gzip.compress(saved(STATE)), "unpack"),
     "zip": (lambda: zipped(saved(STATE)), "unpack"),
-    "npz": (lambda: written(lambda array, file: np.savez(file, a=array), np.ones(1)), "NumPy"),
     "TorchScript": (lambda: written(torch.jit.save, torch.jit.script(LINEAR)), "torch.jit.load"),
     "torch.export": (program, "torch.export.load"),
     "a network": (lambda: saved(LINEAR), "whole network.*Linear.*state_dict"),
-    "a network of old": (lambda: saved_of_old(LINEAR), "whole network.*Linear"),
     "an object": (lambda: saved({"path": zipfile.Path}), "more than tensors.*zipfile"),
-    "protocol 4": (lambda: saved(STATE, pickle_protocol=4), "more than tensors"),
     "a plain pickle": (lambda: pickle.dumps({"a": 1}), "plain pickle"),
     "cut short": (lambda: saved(STATE)[:-100], "damaged"),
-    "old and cut short": (lambda: saved_of_old(STATE)[:-5], "damaged"),
     "safetensors cut short": (lambda: save(STATE)[:-1], "damaged"),
 }
 
@@ -92,13 +85,4 @@ def test_an_archive_much_smaller_than_its_tensors_is_refused(tmp_path: Path) -> 
         for name in old.namelist():
             new.writestr(name, bytes(2**20) if name.endswith("data/0") else old.read(name))
     with pytest.raises(InputError, match=r"a\.pt: 1048.* bytes unpacked"):
-        contents(tmp_path / "a.pt")
-
-
-def test_a_file_that_names_more_numbers_than_it_holds_is_damaged(tmp_path: Path) -> None:
-    content = saved_of_old({"a": torch.ones(52_501)})
-    size, many = (number.to_bytes(4, "little") for number in (52_501, 2**30))
-    assert content.count(b"M" + size[:2]) == 2  # of the storage and of the tensor
-    (tmp_path / "a.pt").write_bytes(content.replace(b"M" + size[:2], b"J" + many))
-    with pytest.raises(InputError, match=r"a\.pt: damaged"):
         contents(tmp_path / "a.pt")

@@ -19,7 +19,6 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, REPOSITORY, home
-from fixres_poc.config.settings import WSL_BACKBONES
 from fixres_poc.method import stage1
 from fixres_poc.method.epochs import Saved
 from fixres_poc.model import backbones, checkpoint, weights
@@ -52,8 +51,8 @@ def read(file: str, name: str = NAME, **how: Any) -> State:
     return dict(backbones.create(name, weights=file, **how).state_dict())
 
 
-def same(found: State, state: State, *, but: str = "none") -> bool:
-    kept = [name for name in state if not name.startswith(but)]
+def same(found: State, state: State, *, but: str = "num_batches_tracked") -> bool:
+    kept = [name for name in state if but not in name]
     return all(torch.equal(found[name], state[name]) for name in kept)
 
 
@@ -64,17 +63,13 @@ def error(file: str | Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", WSL_BACKBONES)
-def test_names_and_shapes_are_torchvisions(name: str) -> None:
-    width = backbones.WSL[name][0]
+@pytest.mark.parametrize("width", [8, 16, 32, 48])
+def test_names_and_shapes_are_torchvisions(width: int) -> None:
     with torch.device("meta"):
-        ours = backbones.create(name, pretrained=False)
+        ours = backbones.create(f"resnext101_32x{width}d_wsl", pretrained=False)
         theirs = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=width)
-    shapes = [
-        [(key, value.shape) for key, value in each.state_dict().items()] for each in (ours, theirs)
-    ]
-    assert shapes[0] == shapes[1]
-    assert f"{width}d" in name
+    shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+    assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
 
 
 def test_logits_are_torchvisions(state: State, tmp_path: Path) -> None:
@@ -109,25 +104,24 @@ def layouts(state: State) -> dict[str, Any]:
     """One state dict as it is saved by many programs, beside others."""
     averaged = {**named("module.", other(state)), "n_averaged": torch.ones(1)}
     compiled = named("net._orig_mod.", state)
-    teacher = named("module.backbone.", other(state))
     parameters = {name: nn.Parameter(value, False) for name, value in state.items()}
     return {
         "plain": state,
-        "DDP": named("module.", state),
         "timm": {"state_dict": OrderedDict(state), "arch": "resnet", **BESIDE},
         "torchvision": {"model": state, "model_ema": averaged},
         "Lightning": {"state_dict": {**compiled, "loss.weight": torch.ones(3)}, **BESIDE},
-        "compiled DDP": {"model_state_dict": named("model._orig_mod.module.", state)},
         "EMA in one dictionary": {**state, **named("ema_model.", other(state))},
         "averaged alone": {"ema": {"module": named("module.", state)}},
-        "DINO": {"teacher": teacher, "student": named("module.backbone.", state)},
         "Parameters": {"net": defaultdict(dict, parameters)},
+        "without counters": {name: value for name, value in state.items() if "num_b" not in name},
     }
 
 
 def test_every_layout_is_read(state: State, tmp_path: Path) -> None:
     for name, content in layouts(state).items():
         assert same(read(save(tmp_path, content)), state), name
+    save_file(state, tmp_path / "new.safetensors")
+    assert same(read(str(tmp_path / "new.safetensors")), state)
 
 
 def test_the_key_chooses_between_sets_and_a_warning_names_them(
@@ -150,16 +144,6 @@ def test_a_network_whose_names_all_begin_alike_is_read(state: State, tmp_path: P
         assert found.keys() == wrapped.state_dict().keys()
 
 
-def test_old_pickles_without_counters_and_safetensors_are_read(
-    state: State, tmp_path: Path
-) -> None:
-    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    save_file(state, tmp_path / "new.safetensors")
-    assert same(read(str(tmp_path / "old.pth")), old)
-    assert same(read(str(tmp_path / "new.safetensors")), state)
-
-
 def test_a_classifier_of_other_classes_is_new_and_the_rest_is_loaded(
     state: State, tmp_path: Path
 ) -> None:
@@ -178,7 +162,6 @@ def test_what_does_not_fit_is_named(state: State, tmp_path: Path) -> None:
     wrong = {
         "Missing.*bn1.weight": {name: state[name] for name in state if name != "bn1.weight"},
         "Unexpected.*extra": state | {"extra": torch.ones(1)},
-        r"bn1.weight.*\[3\].*\[64\]": state | {"bn1.weight": torch.ones(3)},
         "conv1.weight.*blocks.a": named("blocks.", dict.fromkeys("abcde", torch.ones(1))),
     }
     for message, content in wrong.items():
@@ -224,8 +207,7 @@ def test_files_without_a_state_dict_are_one_line(tmp_path: Path) -> None:
     optimizer = {"optimizer": {"state": torch.ones(1)}}
     for content in ([torch.ones(1)], {"model": {"epoch": 3}}, optimizer):
         assert "weights.pth: no state dict" in error(save(tmp_path, content))
-    assert error(tmp_path / "none.pth") == f"weights = '{tmp_path}/none.pth': no such file"
-    assert f"{REPOSITORY}/none.pth" in error("none.pth")
+    assert f"weights = 'none.pth': no such file, looked for at {REPOSITORY}" in error("none.pth")
 
 
 @pytest.mark.usefixtures("state")
@@ -250,72 +232,66 @@ CLASSES: dict[str, tuple[Any, list[str] | None]] = {
     "numbers": ((10, 2), ["10", "2"]),
     "an array": (np.array(["b", "a"]), ["b", "a"]),
     "name to index": ({"a": 1, "b": np.int64(0)}, ["b", "a"]),
-    "index to name": ({1: "a", 0: "b"}, ["b", "a"]),
     "index to name in JSON": ({"1": "a", "0": "b"}, ["b", "a"]),
     "text in JSON": ('["b", "a"]', ["b", "a"]),
     "text between commas": ("b, a", ["b", "a"]),
-    "lines of text": ("b\na\n", ["b", "a"]),
     "a set": ({"a", "b"}, None),
     "an index that is text": ({"a": 0, "b": "x"}, None),
     "no number": ({"a": float("nan"), "b": 0}, None),
-    "an index twice": ({"a": 0, "b": 0}, None),
     "a gap": ({"a": 0, "b": 2}, None),
-    "below 0": ({"a": 0, "b": -1}, None),
     "twice": (["a", "a"], None),
-    "within lists": ([["a"], ["b"]], None),
-    "bytes": ([b"a", b"b"], None),
-    "their number": (2, None),
-    "damaged JSON": ('["a", ', None),
     "deep": ("[" * 100_000, None),
     "nothing": ([], None),
 }
 
 
-@pytest.mark.parametrize("entry", weights.CLASS_ENTRIES)
 @pytest.mark.parametrize(("given", "expected"), CLASSES.values(), ids=CLASSES.keys())
 def test_what_a_file_says_of_its_classes(
-    tmp_path: Path, entry: str, given: Any, expected: list[str] | None
+    tmp_path: Path, given: Any, expected: list[str] | None
 ) -> None:
-    file = Path(save(tmp_path, {entry: given, "model": {"a": torch.ones(1)}}))
+    file = Path(save(tmp_path, {"class_to_idx": given, "model": {"a": torch.ones(1)}}))
     if expected is None:
-        with pytest.raises(InputError, match=f"weights.pth.*{entry}"):
+        with pytest.raises(InputError, match=r"weights\.pth.*class_to_idx"):
             weights.told(file)
     else:
         assert weights.told(file) == expected
 
 
 def test_metadata_of_safetensors_says_the_classes(tmp_path: Path) -> None:
-    said = {"class_to_idx": '{"a": 1, "b": 0}', "classes": "b,a"}
-    save_file({"a": torch.ones(1)}, tmp_path / "a.pt", metadata=said)
+    save_file({"a": torch.ones(1)}, tmp_path / "a.pt", metadata={"classes": "b,a"})
     assert weights.told(tmp_path / "a.pt") == ["b", "a"]
+    save_file({"a": torch.ones(1)}, tmp_path / "a.pt")
+    assert weights.told(tmp_path / "a.pt") is None
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:resnet18"])
-def test_other_backbones_take_a_file_as_well(tmp_path: Path, name: str) -> None:
-    state = dict(backbones.create(name, pretrained=False).state_dict())
-    assert same(read(save(tmp_path, state), name), state)
+CASES: list[tuple[Any, ...]] = [
+    (["a", "b"], None, 2, [0, 1]),
+    (["a", "b"], ["b", "a"], 2, [1, 0]),
+    (["a", "b"], None, 3, "its classifier has 3 classes, the dataset has 2"),
+    (["a", "b"], ["a", "c"], 2, "class 'c' is in its list of classes alone"),
+]
 
 
-def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x")
-    assert weights.fingerprint(str(tmp_path / "a")) == hashlib.sha256(b"x").hexdigest()
-    assert weights.fingerprint(None) is None
+@pytest.mark.parametrize(("classes", "names", "outputs", "expected"), CASES)
+def test_outputs_are_found_by_name(
+    classes: list[str], names: list[str] | None, outputs: int, expected: Any
+) -> None:
+    if isinstance(expected, list):
+        assert weights.outputs_of(classes, names, outputs, "weights x") == expected
+    else:
+        with pytest.raises(InputError, match=f"weights x: {expected}"):
+            weights.outputs_of(classes, names, outputs, "weights x")
 
 
 def test_a_file_that_changes_while_it_is_used_is_refused(state: State, tmp_path: Path) -> None:
     file = save(tmp_path, state)
     before = weights.fingerprint(file)
+    assert before == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert weights.fingerprint(None) is None
     assert same(read(file), state)
     save(tmp_path, other(state))
     assert weights.fingerprint(file) == before, "what was used, not what is there now"
     assert "weights.pth: changed" in error(file)
-
-
-def test_relative_paths_are_the_repositorys_and_terms_are_said() -> None:
-    assert weights.find_weights("pyproject.toml").is_absolute()
-    assert backbones.licence("timm:resnet18") is None
-    for terms in (backbones.licence(NAME), backbones.licence("timm:resnet50", "a.pth")):
-        assert "CC BY-NC 4.0" in str(terms)
 
 
 def test_the_authors_file_is_fetched(

@@ -163,11 +163,8 @@ def _rows(split: str, classes: dict[str, list[str]]) -> list[tuple[str, str, str
 def told(root: Path, skipped: Counter[str]) -> list[str]:
     """One line about what was skipped in a folder, from reasons to numbers, if anything was."""
     shown = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
-    return (
-        [f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"]
-        if shown
-        else []
-    )
+    line = f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"
+    return [line] if shown else []
 
 
 def part(name: str) -> str | None:
@@ -176,18 +173,12 @@ def part(name: str) -> str | None:
     return match and match.lastgroup
 
 
-def root(folder: Path) -> Path:
-    """The folder of classes or parts: the given one, or the only one in it if that has folders."""
-    inner = _folders(folder)
-    return inner[0] if len(inner) == 1 and _folders(inner[0]) else folder
-
-
 def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str]]:
-    """The images of a folder by the classes or parts in it.
+    """The images of a folder by the classes or parts in it, or in the only folder in it.
 
     Returns:
-        The `root`, name of a class or part -> paths relative to the root, and how much was
-        skipped, by reason.
+        The folder of classes or parts, name of a class or part -> paths relative to it, and how
+        much was skipped, by reason.
 
     Raises:
         InputError: no such folder, or no images in its folders.
@@ -197,7 +188,8 @@ def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str
         raise InputError(
             f"dataset {str(folder)!r}: no such folder, nor one of the datasets {names}"
         )
-    top = root(folder)
+    inner = _folders(folder)
+    top = inner[0] if len(inner) == 1 and _folders(inner[0]) else folder
     images, skipped = walk(top)
     found = _by_folder(images)
     if not found:

@@ -1,32 +1,37 @@
-"""What is downloaded: files with their checksums, and datasets by name. No torch in here.
+"""Datasets by name: what is downloaded, with its checksums, and how it is laid out. No torch here.
 
 A dataset's archives go to data/<name>_archives/, which may be removed later, and its images to
-data/<name>/. Of Stanford Dogs that is what the archives hold (see `stanford_dogs`). For the others
-torchvision says where the archives are, which images belong to which official split, and their
-labels. It would extract without a filter, so that is done here, and the images are laid out as
-<split>/<class>/.
+data/<name>/. Of Stanford Dogs that is what the archives hold: Images/<wnid>-<breed>/<id>.jpg,
+Annotation/<wnid>-<breed>/<id> and the official lists; a folder of the user's may have the same
+layout, or Kaggle's. For the others torchvision says where the archives are, which images belong to
+which official split, and their labels. It would extract without a filter, so that is done here,
+and the images are laid out as <split>/<class>/.
 """
 
-import lzma
+import json
 import math
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from xml.etree.ElementTree import ParseError
 
 import pooch
 import requests
+from defusedxml import ElementTree
 from filelock import FileLock
 from PIL import Image
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home, resolve
 from fixres_poc.config.run_state import bar
-from fixres_poc.data.sources import stanford_dogs
+from fixres_poc.data import image_folder
 
 RETRIES = 3
 CHUNK_BYTES = 2**20
@@ -37,27 +42,23 @@ OVERLAP = (
 )
 STANFORD = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
+ENTRY = re.compile(r"[^/\\\0.][^/\\\0]*/[^/\\\0.][^/\\\0]*")
+READ_LIST = """import json, sys
+from scipy.io import loadmat
+print(json.dumps([str(cell.item()) for cell in loadmat(sys.argv[1])["file_list"].ravel()]))"""
+READ_LIMIT_S = 60
+LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
 
 
 class Source(NamedTuple):
-    """A dataset that is downloaded by name.
+    """A dataset that is downloaded by name."""
 
-    Attributes:
-        files: URL to checksum, as for `fetch`; torchvision publishes MD5.
-        terms: who made it, and on which terms it may be used.
-        loader: name of the class in `torchvision.datasets`; "" where the archives are used as they
-            are.
-        base: the folder below its root in which that class looks for what is unpacked.
-        splits: our name of a split to the loader's.
-        banner: rows of text at the bottom of each image, px, that are cut off.
-    """
-
-    files: Mapping[str, str]
-    terms: str
-    loader: str = ""
-    base: str = "."
+    files: Mapping[str, str]  # URL to checksum, as for `fetch`; torchvision publishes MD5
+    terms: str  # who made it, and on which terms it may be used
+    loader: str = ""  # its class in `torchvision.datasets`; "": the archives are used as they are
+    base: str = "."  # folder below its root in which that class looks for what is unpacked
     splits: tuple[tuple[str, str], ...] = (("train", "train"), ("val", "val"), ("test", "test"))
-    banner: int = 0
+    banner: int = 0  # rows of text at the bottom of each image, px, that are cut off
 
 
 SOURCES = {
@@ -119,9 +120,7 @@ def folder(dataset: str) -> Path:
 
 
 def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
-    """The file of a URL, downloaded unless it lies in the folder already.
-
-    Several processes may ask at once: one works.
+    """The file of a URL, downloaded unless it lies there; of several processes one works.
 
     Args:
         url: ends in the file's name.
@@ -168,20 +167,14 @@ def _download(url: str, output_file: str, _: pooch.Pooch, checksum: str) -> None
             for chunk in bar(chunks, f"downloading {url.rsplit('/', 1)[-1]}, MiB", total):
                 file.write(chunk)
                 if file.tell() > LARGEST_BYTES:
-                    most = f"{LARGEST_BYTES // 2**30} GiB"
-                    raise ValueError(f"{url}: more than {most}, so not the file wanted")
+                    raise ValueError(f"{url}: more than {LARGEST_BYTES} bytes, so another file")
     _check(Path(output_file), checksum, url)
 
 
 def prepare(dataset: str) -> Path:
-    """Download, unpack and lay out a named dataset that is not there yet.
+    """The folder of a named dataset, downloaded, unpacked and laid out first, or the user's own.
 
-    It is there completely or not at all. The user's own is left alone.
-
-    Several processes may call this at once: one works, the others wait.
-
-    Returns:
-        The dataset's folder.
+    It is there completely or not at all. Several processes may ask at once: one works.
 
     Raises:
         InputError: as `fetch`; an archive that cannot be used; something else lies in the folder;
@@ -196,7 +189,7 @@ def prepare(dataset: str) -> Path:
         with FileLock(archives / "lock"):
             if not target.exists():
                 _install(source, archives, target)
-    if not (target.is_dir() if source.loader else stanford_dogs.lists(target)):
+    if not (target.is_dir() if source.loader else lists(target)):
         raise InputError(f"{target}: there, but not whole; add what is missing or remove it")
     return target
 
@@ -221,12 +214,12 @@ def _install(source: Source, archives: Path, target: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive into a folder; nothing is written elsewhere."""
+    """Unpack a tar archive; nothing is written outside of the folder."""
     mode: Literal["r:", "r"] = "r:" if archive.suffix == ".tar" else "r"
     try:
         with tarfile.open(archive, mode) as tar:
             tar.extractall(folder, members=bar(tar, f"unpacking {archive.name}"), filter="data")
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+    except Exception as error:  # damaged archives raise errors of many kinds
         raise InputError(
             f"{archive}: cannot be unpacked ({error}); if it is damaged, delete it and run again"
         ) from None
@@ -244,7 +237,9 @@ def _laid_out(source: Source, work: Path) -> Path:
             for image, label in zip(images, loaded._labels, strict=True):  # noqa: SLF001
                 place = fresh / own / loaded.classes[label].replace("/", "-").replace(" ", "_")
                 place.mkdir(parents=True, exist_ok=True)
-                _put(Path(image), place / Path(image).name, source.banner)
+                if source.banner:
+                    _cut_banner(Path(image), source.banner)
+                os.replace(image, place / Path(image).name)
     except Exception as error:  # damaged lists raise errors of many kinds
         raise InputError(
             f"{work.parent}: cannot be used as {source.loader} ({error});"
@@ -253,9 +248,101 @@ def _laid_out(source: Source, work: Path) -> Path:
     return fresh
 
 
-def _put(image: Path, place: Path, banner: int) -> None:
-    if not banner:
-        os.replace(image, place)
-        return
-    with Image.open(image, formats=["JPEG"]) as whole:
-        whole.crop((0, 0, whole.width, whole.height - banner)).save(place, "JPEG", quality=95)
+def _cut_banner(file: Path, rows: int) -> None:
+    with Image.open(file, formats=["JPEG"]) as image:
+        cut = image.crop((0, 0, image.width, image.height - rows))
+    cut.save(file, "JPEG", quality=95)
+
+
+def images(folder: Path) -> Path:
+    """The folder of class folders in an official or Kaggle's layout; without one the folder."""
+    return _first(folder / "images" / "Images", folder / "Images") or folder
+
+
+def _first(*places: Path) -> Path | None:
+    return next((place for place in places if place.is_dir()), None)
+
+
+def lists(folder: Path) -> Path | None:
+    """The folder with the official lists: the given one or its lists/; None where none are."""
+    places = (folder, folder / "lists")
+    whole = (each for each in places if all((each / name).is_file() for name in LISTS.values()))
+    return next(whole, None)
+
+
+def find(folder: Path) -> image_folder.Listing:
+    """As `image_folder.find`, with the official train and test part where the lists are there.
+
+    A validation part is then cut from train; the folder may hold some of the breeds only.
+
+    Raises:
+        InputError: as `image_folder.find`; an unreadable list; a listed image that is missing.
+    """
+    root, place = images(folder), lists(folder)
+    if place is None:
+        return image_folder.find(root)
+    found, skipped = image_folder.walk(root)
+    names = {*found}
+    present = {name.split("/")[0] for name in names}
+    listed = [(name, split) for split, file in LISTS.items() for name in entries(place / file)]
+    rows = [
+        (name, breed, split) for name, split in listed if (breed := name.split("/")[0]) in present
+    ]
+    if missing := [root / name for name, *_ in rows if name not in names]:
+        others = f"{len(missing) - 1} more images of the official lists"
+        raise InputError(f"{missing[0]}: missing, as are {others}")
+    if len({breed for _, breed, split in rows if split == "train"}) < 2:
+        needed = f"two class folders of the official lists in {root}"
+        raise InputError(f"dataset {str(folder)!r}: needs at least {needed}")
+    skipped["not in the official lists"] = len(names - {name for name, *_ in rows})
+    return image_folder.Listing(root, rows, ["val"], image_folder.told(root, skipped))
+
+
+def entries(file: Path) -> list[str]:
+    """Images of an official list as <breed>/<file>; its labels only number the class folders.
+
+    Raises:
+        InputError: not such a list, or an entry that is anything else, which could name any file of
+            the machine.
+    """
+    # damaged files can crash the process that reads them
+    command = [sys.executable, "-I", "-c", READ_LIST, str(file)]
+    try:
+        names: list[str] = json.loads(
+            subprocess.run(command, capture_output=True, check=True, timeout=READ_LIMIT_S).stdout
+        )
+    except (subprocess.SubprocessError, ValueError):
+        raise InputError(f"{file}: not readable as a list of Stanford Dogs") from None
+    if wrong := [name for name in names if not ENTRY.fullmatch(name)]:
+        raise InputError(f"{file}: {wrong[0]!r} is not an entry <breed>/<file>")
+    return names
+
+
+def annotations(root: Path) -> Path | None:
+    """The folder of annotations beside a folder of class folders; None where there is none."""
+    return _first(root.parent / "Annotation", root.parents[1] / "annotations" / "Annotation")
+
+
+def boxes(folder: Path, names: Sequence[str]) -> list[tuple[str | int, ...]]:
+    """The annotated dogs of images, from the folder of annotations.
+
+    Returns:
+        For each dog its image, left, top, right, bottom (the box), width and height (of the
+        annotated image), in px.
+
+    Raises:
+        InputError: a missing or unreadable annotation, named.
+    """
+    rows: list[tuple[str | int, ...]] = []
+    for name in names:
+        file = (folder / name).with_suffix("")
+        try:
+            tree = ElementTree.parse(file)
+            size = [int(tree.findtext(f"size/{key}")) for key in ("width", "height")]
+            for box in tree.iterfind("object/bndbox"):
+                sides = [int(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")]
+                rows.append((name, *sides, *size))
+        except (OSError, ParseError, TypeError, ValueError) as error:
+            reason = type(error).__name__
+            raise InputError(f"{file}: not a readable annotation ({reason})") from None
+    return rows

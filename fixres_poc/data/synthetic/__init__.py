@@ -1,1 +1,0 @@
-"""The synthetic dataset: ten made-up dog breeds, drawn."""
