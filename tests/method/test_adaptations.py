@@ -79,7 +79,7 @@ def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: Pa
     )
     data, accelerator = load_dataset(only), accelerator_for("fp32")
     assert adapted.full is not None
-    first, second = trained.model.state_dict(), adapted.full.model.state_dict()
+    first, second = trained.model.state_dict(), adapted.full.state_dict()
     moved = {
         key: float((first[key] - second[key]).abs().max())
         for key in first
@@ -91,9 +91,8 @@ def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(settings: Pa
     assert torch.cosine_similarity(first[key].flatten(), second[key].flatten(), dim=0) > 0.8
     table = adaptations.predict_pair(trained.model, adapted, data, only, accelerator).table
     assert set(table["adaptation"]) == {"full"}
-    plain = predict(
-        adapted.full.model, {"full": Tail(adapted.full.model)}, data, "test", only, 64, accelerator
-    ).table
+    tails = {"full": Tail(adapted.full)}
+    plain = predict(adapted.full, tails, data, "test", only, 64, accelerator).table
     test = table[table["split"] == "test"].reset_index(drop=True)
     pd.testing.assert_frame_equal(test, plain)
 

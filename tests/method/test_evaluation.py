@@ -67,7 +67,7 @@ def test_the_first_of_the_best_candidates_is_chosen() -> None:
     candidates = [{"rate": rate} for rate in (1, 2, 3)]
     top1 = {1: 0.5, 2: 0.7, 3: 0.7}
     best, rows = choose_on_validation(
-        candidates, lambda values: ({"val_top1": top1[values["rate"]]}, f"made at {values['rate']}")
+        candidates, lambda values: (top1[values["rate"]], f"made at {values['rate']}")
     )
     assert best == "made at 2"
     assert rows == [{"rate": rate, "val_top1": value} for rate, value in top1.items()]
