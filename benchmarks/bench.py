@@ -153,7 +153,7 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
         "usual": lambda: usual.epoch(
             model.train(), loaded, optimizer, steady, settings.label_smoothing
         ),
-        "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator, "stage 1"),
+        "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator),
     }
 
 

@@ -57,7 +57,8 @@ def enlargement_at_test(
     sizes = images[["width", "height"]].to_numpy()
     fixed = sizes.min(axis=1) if resize == "short_side" else sizes[:, 1]
     resized = np.maximum(resized_side(test_size, crop_pct) * sizes // fixed[:, None], 1)
-    return np.sqrt(resized.prod(axis=1) / sizes.prod(axis=1))
+    scales: np.ndarray = np.sqrt(resized.prod(axis=1) / sizes.prod(axis=1))
+    return scales
 
 
 def pair_ratios(

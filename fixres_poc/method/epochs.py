@@ -156,8 +156,7 @@ def fine_tune(
             samples.epoch = epoch
             # no epoch depends on another
             set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
-            title = f"epoch {epoch}/{recipe.epochs}"
-            loss = run_epoch(state, samples, settings, accelerator, title)
+            loss = run_epoch(state, samples, settings, accelerator)
             row = {
                 "epoch": epoch,
                 "steps": epoch * len(batches(samples, settings.batch_size)),
@@ -252,15 +251,12 @@ def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
 
 
 def run_epoch(
-    state: State,
-    samples: SplitImages,
-    settings: TrainSettings,
-    accelerator: Accelerator,
-    title: str,
+    state: State, samples: SplitImages, settings: TrainSettings, accelerator: Accelerator
 ) -> float:
     """One pass over the train split; changes the state and returns the mean loss."""
     train_mode(state.model, state.recipe.batch_norm)
     total = torch.zeros((), device=accelerator.device)
+    title = f"epoch {samples.epoch}/{state.recipe.epochs}"
     processes = accelerator.process_index, accelerator.num_processes
     for images, labels, batch in loaded(samples, settings.batch_size, title, *processes):
         total += step(state, images, labels, batch, settings, accelerator)

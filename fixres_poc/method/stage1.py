@@ -194,9 +194,9 @@ def _as_it_is(
     row["val_top1"] = val_top1(model, settings, settings.train_size, data, accelerator)
     memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
     memory["note"] = "nothing was trained"
-    choices = Choices(0.0, several(settings.batch_norm)[0])
+    norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
+    history, choices = pd.DataFrame([row]), Choices(0.0, norms[0])
     seconds = {"train": 0.0, "tuning": 0.0}
-    history = pd.DataFrame([row])
     return Trained(model, history, choices, memory, tried={"stage1": []}, seconds=seconds)
 
 

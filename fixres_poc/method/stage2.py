@@ -262,7 +262,7 @@ def adapt_best(
         best.tried.append(row)
     for name in names:
         own = [key for key, each in variants.items() if each.adaptation == name]
-        chosen = max(own, key=lambda key: right[key])  # the first of equals
+        chosen = str(right[own].idxmax())  # the first of equals
         best.choices[name] = variants[chosen]
         best.tails[name], best.seconds[name] = done.tails[chosen], done.seconds[chosen]
     best.tuning_s = time.perf_counter() - start - max(best.seconds.values())

@@ -42,14 +42,6 @@ def test_ratios_of_known_image_sizes(
     assert row["q25"] < row["q50"] < row["q75"]
 
 
-def test_a_pair_is_scaled_by_both_sizes() -> None:
-    crops = sample_crops(images((448, 448)), 500)
-    table = pair_ratios(crops, [(224, 224), (112, 224), (224, 448)])
-    assert (table["mean_of_ratios"] / table["mean_of_ratios"][0]).tolist() == pytest.approx(
-        [1, 2, 2]
-    )
-
-
 def test_crops_are_the_same_each_time_and_take_images_equally_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -64,8 +64,7 @@ def test_the_trunk_has_a_part_of_the_classifier_rate(
     colour_folder: Path, name: Literal["adamw", "sgd"]
 ) -> None:
     given = tiny(colour_folder)
-    rates = {"trunk_factor": 0.1, "learning_rate": 0.5}
-    recipe = replace(recipe_for(given[0]), optimizer=name, **rates)
+    recipe = replace(recipe_for(given[0]), optimizer=name, trunk_factor=0.1, learning_rate=0.5)
     state = begun(given, recipe=recipe)
     trunk, head = state.optimizer.param_groups
     assert set(head["params"]) == set(classifier(state.model).parameters())
@@ -92,7 +91,7 @@ def test_few_images_may_pass_at_once_where_maps_are_one_pixel_wide(
     state, seen = begun((settings, data, accelerator), at_once, recompute=True), list[int]()
     state.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     samples = SplitImages(data, "train", transforms_for(settings, 32, 32)["train"], seed=0)
-    assert epochs.run_epoch(state, samples, settings, accelerator, "") > 0
+    assert epochs.run_epoch(state, samples, settings, accelerator) > 0
     assert (sum(seen), set(seen)) == (len(samples), sizes)
     assert len(samples) % 2 == odd
     assert all(module.training for module in state.model.modules())

@@ -107,11 +107,3 @@ def test_values_that_would_enlarge_most_images_are_left_out(
     assert list(framings(settings, data, 128)[0]) == [0.875]  # which stays
     every, line = framings(settings, data, 32)
     assert (list(every), line) == ([0.875, 1.0, 0.71], "")  # ties go to the nearest to 0.875
-    model, accelerator = create("efficientnet_lite0", 3).eval(), accelerator_for("fp32")
-    rows = [
-        predict(model, {"none": Tail(model)}, data, "val", own, 48, accelerator).table
-        for own in (settings, found[0.875], found[1.0])
-    ]
-    assert [set(table["crop_pct"]) for table in rows] == [{0.875}, {0.875}, {1.0}]
-    pd.testing.assert_frame_equal(rows[0], rows[1])
-    assert not np.allclose(rows[0]["probability"], rows[2]["probability"])

@@ -46,8 +46,8 @@ def begun(given: Tiny, at_once: int = 8, recompute: bool = False, **more: Any) -
 
 
 def train(given: Tiny, state_file: Path | None = None) -> stage1.Trained:
-    settings, *rest = given
-    return stage1.train(settings, recipe_for(settings), *rest, state_file)
+    settings, data, accelerator = given
+    return stage1.train(settings, recipe_for(settings), data, accelerator, state_file)
 
 
 def first_step(given: Tiny, at_once: int, frozen_norms: bool = False) -> tuple[torch.Tensor, State]:
