@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
 from tiny_training import same, state_of
-from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import ADAPTED, CONTROL, ExtraTest, PairSettings
@@ -69,18 +67,22 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
     colour_folder: Path, tmp_path: Path
 ) -> None:
     views = ("center", "five_crop")
+    extra = ExtraTest(name="again", folder=str(colour_folder))
     settings, data, accelerator, trained, adapted = adapt(
-        colour_folder, adaptations=EVERY, views=views
+        colour_folder, adaptations=EVERY, views=views, extra_test=extra
     )
     assert list(adapted.tails) == [*EVERY, *(CONTROL + name for name in ADAPTED)]
     before = state_of(trained.model)
     done = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator)
     cells = done.table.groupby(["adaptation", "view", "split"], observed=True)["image"].agg(list)
-    assert len(cells) == (8 + 5) * 2 * 2
+    assert len(cells) == (8 + 5) * 2 * 3
+    assert len(cells["none", "center", "again"]) == 36
     assert all(cells[key] == cells["none", "center", key[2]] for key in cells.index)
     assert set(done.images_per_second) == set(views)
     assert adapted.seconds.keys() == {*ADAPTED, "equalised", "full"}
     assert all(seconds > 0 for seconds in adapted.seconds.values())
+    names = ["train crops, 48 px", "test framing, 48 px", "test framing, 64 px"]
+    assert list(adapted.activations) == names
     assert list(adapted.choices) == list(ADAPTED)
     assert len(adapted.tried) == 3 + 2 * 2  # two factors
     costs = adaptations.adaptation_costs(trained.model, adapted).set_index("adaptation")
@@ -137,33 +139,6 @@ def test_an_adaptation_that_the_network_cannot_have_is_refused(colour_folder: Pa
     common = (load_dataset(settings), settings, 64, ("head", "head_bn"), accelerator_for("fp32"))
     with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):
         stage2.adapt_best(model, *common)  # type: ignore[arg-type]
-
-
-def test_an_extra_test_part_is_classified_as_the_same_images_elsewhere(colour_folder: Path) -> None:
-    extra = ExtraTest(name="again", folder=str(colour_folder))
-    table = adapt(colour_folder, adaptations=("none", "head"), extra_test=extra).table
-    sizes = table.groupby("split").size().to_dict()
-    assert sizes == {"val": 6 * 3, "test": 12 * 3, "again": 36 * 3}
-    again, rest = table[table["split"] == "again"], table[table["split"] != "again"]
-    again = again.assign(image=again["image"].str.removeprefix("again/"))
-    both = again.merge(rest, on=["image", "adaptation"])
-    assert len(both) == 18 * 3
-    assert (both["target_x"] == both["target_y"]).all()
-    assert np.allclose(both["probability_x"], both["probability_y"], atol=1e-5)
-
-
-def test_moved_is_the_relative_change_of_the_affine_weights() -> None:
-    model = create("efficientnet_lite0", 3)
-    tails = {name: Tail(model) for name in ("none", "bn_stats", "head_bn")}
-    for norm, factor in ((tails["bn_stats"].norm, 1.0), (tails["head_bn"].norm, 1.1)):
-        assert norm is not None
-        nn.init.ones_(norm.running_mean)  # type: ignore[arg-type]
-        norm.weight.data *= factor
-        norm.bias.data *= factor
-    found = {name: stage2.moved(model, tail) for name, tail in tails.items()}
-    assert found == pytest.approx({"none": 0, "bn_stats": 0, "head_bn": 0.1}, abs=1e-6)
-    other = create("timm:convnext_atto", 3, pretrained=False)
-    assert stage2.moved(other, Tail(other)) is None
 
 
 def test_each_tail_and_its_control_is_adapted_in_the_framing_it_is_tested_in(
