@@ -78,10 +78,10 @@ notebooks: setup  ## run the committed notebooks again, in place
 	FIXRES_PROGRESS=/dev/null $(PYTHON) -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb
 
-bench: setup  ## speed against the usual loop, into docs/bench.md: an hour on 2 cores (DATASET=)
+bench: setup  ## speed against the usual loop, into docs/bench.md: 50 minutes on 2 cores (DATASET=)
 	$(PYTHON) -m benchmarks.bench
 
-bench-peers: .venv-peers/.installed  ## the same against fastai, in an environment of its own: half an hour (DATASET=)
+bench-peers: .venv-peers/.installed  ## the same against fastai, in an environment of its own: 25 minutes (DATASET=)
 	.venv-peers/bin/python -m benchmarks.peers
 
 data: setup  ## draw or check the images of a sweep, without training

@@ -46,14 +46,12 @@ class Bench:
     Attributes:
         settings: batch size and dataset; sizes are the rows'.
         data: its images, all of them in the split "test".
-        repeats: of short rows; the first, to warm up, comes on top.
-        grid_repeats: of whole grids.
+        repeats: of all but the grids; the first, to warm up, comes on top.
     """
 
     settings: PairSettings
     data: ImageDataset
     repeats: int
-    grid_repeats: int
 
     def __post_init__(self) -> None:
         """The same network for both: as it was built, and as the project places it."""
@@ -95,7 +93,7 @@ class Bench:
         part = self.data.some("test", 256, 0)
         once = functools.partial(self.usual_pass, BASELINE_SIZE, data=part)
         ways: Ways = {str(batch): functools.partial(once, batch=batch) for batch in BATCHES}
-        seconds = measure.alternating(ways, 2)
+        seconds = measure.alternating(ways, 1)
         return int(min(seconds, key=lambda batch: min(seconds[batch])))
 
 
@@ -154,7 +152,7 @@ def training(bench: Bench) -> tuple[ImageDataset, Ways]:
         "usual": lambda: usual.epoch(
             model.train(), loaded, optimizer, steady, settings.label_smoothing
         ),
-        "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator, "stage 1"),
+        "own": lambda: epochs.run_epoch(state, samples, settings, bench.accelerator),
     }
 
 
@@ -166,8 +164,8 @@ def train_step(bench: Bench) -> Result:
 
 def several_sizes(bench: Bench) -> Result:
     """Evaluation at four test resolutions."""
-    half = bench.data.some("test", len(bench.data.table) // 2, 0)
-    return bench.measure(bench.passes(*SIZES, data=half), half)
+    some = bench.data.some("test", len(bench.data.table) // 4, 0)
+    return bench.measure(bench.passes(*SIZES, data=some), some)
 
 
 def growth(bench: Bench) -> Result:
@@ -182,7 +180,7 @@ def growth(bench: Bench) -> Result:
     return {
         "images": measure.alternating(images, bench.repeats),
         "pixels": measure.alternating(pixels, bench.repeats),
-        "pairs": processes.pairs(bench.grid_repeats),
+        "pairs": processes.pairs(),
     }
 
 
@@ -191,7 +189,7 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
     "network_alone": network_alone,
     "train_step": train_step,
     "several_sizes": several_sizes,
-    "grid": lambda bench: processes.grid(bench.grid_repeats),
+    "grid": lambda _: processes.grid(),
     "memory": lambda bench: processes.memory(bench.repeats),
     "start_up": lambda bench: processes.start_up(bench.repeats),
     "drawing": lambda bench: processes.drawing(bench.repeats),
@@ -199,14 +197,14 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
 }
 
 
-def build(dataset: str | None, count: int, repeats: int, grid_repeats: int) -> Bench:
+def build(dataset: str | None, count: int, repeats: int) -> Bench:
     """The images, drawn ones by default, all as one split, and the networks."""
     settings = PairSettings(
         train_size=64, test_size=64, dataset=dataset or "synthetic", image_limit=count
     )
     data = load_dataset(settings)
     data = ImageDataset(data.root, data.classes, data.table.assign(split="test"))
-    return Bench(settings, data, repeats, grid_repeats)
+    return Bench(settings, data, repeats)
 
 
 def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
@@ -217,15 +215,14 @@ def main(rows: Mapping[str, Callable[[Bench], Result]] = ROWS) -> None:
             str | None, Option(envvar="FIXRES_DATASET", help="class folders; default: synthetic")
         ] = None,
         images: int = 2000,
-        repeats: int = 5,
-        grid_repeats: Annotated[int, Option(help="of rows that run whole sweeps")] = 5,
+        repeats: Annotated[int, Option(help="of all but the grids, which run once")] = 3,
         only: Annotated[list[str] | None, Option(help="a row; may be given several times")] = None,
         output: Path = REPOSITORY / "docs" / "bench.md",
     ) -> None:
         os.environ["FIXRES_PROGRESS"] = os.devnull
         torch.set_num_threads(usual.CORES)
         keep_freed_memory()  # as in the kernels that a sweep starts; for both loops
-        bench = build(dataset, images, repeats, grid_repeats)
+        bench = build(dataset, images, repeats)
         folder, shown = home() / "runs" / "bench", "photographs" if dataset else "synthetic images"
         for name in only or rows:
             print(name, file=sys.stderr)

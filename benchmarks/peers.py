@@ -189,38 +189,27 @@ def epoch(made: bench.Bench) -> Result:
     return made.measure({"fastai": fit, **ways}, part)
 
 
-def question(made: bench.Bench) -> Result:
+def question() -> Result:
     """A grid of 2 x 4 pairs with three adaptations and two controls, from the start."""
-    found: Result = {"fastai": [], "own": []}
-    common = PairSettings(
-        image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64
-    )
-    for _ in range(made.grid_repeats):
-        with TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            measure.run(["-c", f"{processes.DRAW}(0, None, 1)"], folder)
-            found["own"].append(processes.sweep(folder, "grid", **GRID).seconds)
-            arguments = ["-m", "benchmarks.peers"]
-            for number, (train_size, test_size) in enumerate(processes.SIZES):
-                sizes = {"train_size": train_size, "test_size": test_size}
-                arguments.append(str(folder / f"{number}.json"))
-                settings = common.model_copy(update=sizes)
-                write_atomically(Path(arguments[-1]), settings.model_dump_json())
-            found["fastai"].append(measure.run(arguments, folder).seconds)
-            own = read_table(folder / "reports" / "grid" / "results.csv")
-            own = own[own["adaptation"].isin(NAMES)]
-            theirs = pd.Series(json.loads((folder / TOP1).read_text(encoding="utf-8")))
-            found["top1"] = {
-                "own": own.groupby("adaptation")["top1"].mean().to_dict(),
-                "fastai": theirs.groupby(theirs.index.str.split().str[-1]).mean().to_dict(),
-            }
-    return found
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        measure.run(["-c", f"{processes.DRAW}(0, {processes.IMAGES}, 1)"], folder)
+        own = processes.sweep(folder, "grid", **GRID)
+        files = processes.pair_files(folder, NAMES)
+        theirs = measure.run(["-m", "benchmarks.peers", *files], folder)
+        here = read_table(folder / "reports" / "grid" / "results.csv")
+        there = pd.Series(json.loads((folder / TOP1).read_text(encoding="utf-8")))
+    top1 = {
+        "own": here[here["adaptation"].isin(NAMES)].groupby("adaptation")["top1"].mean().to_dict(),
+        "fastai": there.groupby(there.index.str.split().str[-1]).mean().to_dict(),
+    }
+    return {"fastai": [theirs.seconds], "own": [own.seconds], "top1": top1}
 
 
 ROWS: dict[str, Callable[[bench.Bench], Result]] = {
     "peers_evaluation": evaluation,
     "peers_epoch": epoch,
-    "peers_grid": question,
+    "peers_grid": lambda _: question(),
 }
 
 

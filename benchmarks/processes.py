@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ from fixres_poc.config.settings import Adaptation, PairSettings
 GRID = {"train_sizes": [64, 96], "test_sizes": [80, 96, 120, 160]}
 SIZES = list(itertools.product(*GRID.values()))
 ONE_MORE = (96, 112)
+IMAGES = 1200
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
 # what the usual loop does
 SAME = {
@@ -23,6 +24,7 @@ SAME = {
     "head_start": "random",
     "batch_norm": "train",
     "affine_factor": 1.0,
+    "image_limit": IMAGES,
 }
 DRAW = "from fixres_poc.data import synthetic; synthetic.prepare"
 Result = dict[str, Any]
@@ -70,35 +72,44 @@ def start_up(repeats: int) -> Result:
     return found
 
 
-def grid(repeats: int) -> Result:
-    """The demo's images on a grid of 2 x 4 pairs, all results; then one more test resolution."""
-    found = defaultdict[str, list[float]](list)
-    common = PairSettings(
-        image_limit=1600, adaptations=NAMES, head_start="random", train_size=64, test_size=64
-    )
-    for _ in range(repeats):
-        with TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            measure.run(["-c", f"{DRAW}(0, None, 1)"], folder)
-            found["own"].append(sweep(folder, "grid", **GRID, **SAME).seconds)
-            pairs = [list(each) for each in (*SIZES, ONE_MORE)]
-            found["one_more"].append(sweep(folder, "grid", pairs=pairs, **SAME).seconds)
-            found["one_pair"].append(sweep(folder, "pair", pairs=pairs[-1:], **SAME).seconds)
-            found["usual"].append(0.0)
-            for train_size, test_size in SIZES:
-                sizes = {"train_size": train_size, "test_size": test_size}
-                settings = common.model_copy(update=sizes)
-                write_atomically(folder / "pair.json", settings.model_dump_json())
-                arguments = ["-m", "benchmarks.usual", str(folder / "pair.json")]
-                found["usual"][-1] += measure.run(arguments, folder).seconds
-    return found
+def pair_files(folder: Path, adaptations: Sequence[Adaptation]) -> list[str]:
+    """Files with the settings of every pair of the grid, for whoever does it without a sweep."""
+    files = []
+    for train_size, test_size in SIZES:
+        settings = PairSettings(
+            train_size=train_size,
+            test_size=test_size,
+            image_limit=IMAGES,
+            adaptations=tuple(adaptations),
+            head_start="random",
+        )
+        files.append(str(folder / f"{train_size}_{test_size}.json"))
+        write_atomically(Path(files[-1]), settings.model_dump_json())
+    return files
+
+
+def grid() -> Result:
+    """A grid of 2 x 4 pairs, all results; then one more test resolution."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        measure.run(["-c", f"{DRAW}(0, {IMAGES}, 1)"], folder)
+        pairs = [list(each) for each in (*SIZES, ONE_MORE)]
+        own = sweep(folder, "grid", **GRID, **SAME)
+        one_more = sweep(folder, "grid", pairs=pairs, **SAME)
+        one_pair = sweep(folder, "pair", pairs=pairs[-1:], **SAME)
+        runs = [
+            measure.run(["-m", "benchmarks.usual", file], folder)
+            for file in pair_files(folder, NAMES)
+        ]
+    costs = {"own": [own], "one_more": [one_more], "one_pair": [one_pair], "usual": runs}
+    return {name: [sum(each.seconds for each in every)] for name, every in costs.items()}
 
 
 # getrusage would count the memory of the process that started this one
 MEMORY = """
 from pathlib import Path
 from benchmarks import bench
-bench.build(None, {}, 1, 1).own_pass(224)
+bench.build(None, {}, 1).own_pass(224)
 status = Path("/proc/self/status").read_text()
 print(status.partition("VmHWM:")[2].split()[0])
 """
@@ -114,13 +125,13 @@ def memory(repeats: int) -> Result:
     return found
 
 
-def pairs(repeats: int) -> dict[str, list[float]]:
-    """Seconds of small sweeps of one training and 1, 2, 4 and 8 pairs, by the number of pairs."""
-    found = defaultdict[str, list[float]](list)
+def pairs() -> dict[str, list[float]]:
+    """Seconds of small sweeps of one training and 1, 2 and 4 pairs, by the number of pairs."""
     small = {"image_limit": 240, "epochs": 1, "adapt_epochs": 1}
+    found = {}
     with TemporaryDirectory() as scratch:
-        for repeat, count in itertools.product(range(repeats), (1, 2, 4, 8)):
+        for count in (1, 2, 4):
             sizes = [[64, 64 + 8 * step] for step in range(count)]
-            done = sweep(Path(scratch), f"pairs{count}-{repeat}", pairs=sizes, **small)
-            found[str(count)].append(done.seconds)
+            done = sweep(Path(scratch), f"pairs{count}", pairs=sizes, **small)
+            found[str(count)] = [done.seconds]
     return found

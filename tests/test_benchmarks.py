@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, measure, page, usual
+from benchmarks import gpu, measure, page, processes, usual
 from fixres_poc.config.settings import Adaptation, PairSettings
 from fixres_poc.model.memory_plan import parameters_and_flops
 
@@ -57,6 +57,13 @@ def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
     assert "seconds of a core | 2.2 (2.0–3.0) | ≤ 2.5 | yes | 3 |" in text
     assert "one image, seconds of a core | 3.5 (3.5–3.5) | ≤ 3 | **no** | 1 |" in text
     assert "| pixels | 100, 400 | 1.00, 4.00 | 1.00 |" in text
+
+
+def test_each_pair_of_the_grid_has_settings_of_its_own(tmp_path: Path) -> None:
+    files = processes.pair_files(tmp_path, processes.NAMES)
+    pairs = [PairSettings.model_validate_json(Path(file).read_text()) for file in files]
+    assert [(pair.train_size, pair.test_size) for pair in pairs] == processes.SIZES
+    assert {(pair.adaptations, pair.image_limit) for pair in pairs} == {(processes.NAMES, 1200)}
 
 
 def test_the_usual_loop_gives_every_result_of_a_pair(

@@ -4,11 +4,10 @@ It takes images that are resized and cropped already, RGB in [0, 1], and gives p
 and std are inside. ONNX's metadata describe the file (see `description`).
 """
 
-import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +19,6 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output, impersonal, named_paths, read_record
 from fixres_poc.config.geometry import resized_side, usual_crop_pct
-from fixres_poc.config.provenance import environment, library_hash
 from fixres_poc.config.settings import Triple
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import read_image
@@ -75,20 +73,20 @@ def export(run: FinishedRun, adaptation: str, output: Path) -> Exported:
             beside it.
 
     Raises:
-        InputError: packages are missing, a wrong suffix or folder, or no predictions to check it
+        InputError: a package is missing, a wrong suffix or folder, or no predictions to check it
             with.
         RuntimeError: the file does not answer as the run did.
     """
     check_output(output, ".onnx")
-    packages = ("onnx", "onnxruntime", "onnxscript")
-    if lacking := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise InputError(f"export needs {', '.join(lacking)}; install fixres_poc[export]")
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(package) is None:
+            raise InputError(f"export needs {package}; install fixres_poc[export]")
     network = Network(run.model, run.tail(adaptation), _mean_std(run))
     stored, images = _examples(run, adaptation)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         file = Path(folder) / output.name
         _write(network, images, file, description(run, adaptation))
-        from_network, from_run = _compare(_reader(file), network, images, stored)
+        from_network, from_run = _compare(file, network, images, stored)
         same = from_network <= SAME_NETWORK and from_run <= SAME_RUN[run.settings.precision]
         if not same:  # or not a number
             raise RuntimeError(
@@ -121,13 +119,14 @@ def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Te
 
 
 def _compare(
-    answer: Callable[[torch.Tensor], np.ndarray],
-    network: Network,
-    images: torch.Tensor,
-    stored: pd.DataFrame,
+    file: Path, network: Network, images: torch.Tensor, stored: pd.DataFrame
 ) -> tuple[float, float]:
     """Largest differences as in `Exported`; of a batch of 15 images, and of a single one."""
-    found = np.concatenate([answer(part) for part in torch.split(images, CHECKED - 1)])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    parts = [{"images": part.numpy()} for part in torch.split(images, CHECKED - 1)]
+    found = np.concatenate([session.run(None, part)[0] for part in parts])
     from_network = np.abs(found - network(images).numpy()).max()
     of_first = found[np.arange(len(stored)), stored["top1"].to_numpy()]
     first_and_highest = np.stack([of_first, found.max(axis=1)])
@@ -148,8 +147,6 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "resize": {side: resized_side(size, crop_pct), "interpolation": kernel, "antialias": True},
         "crop": {"center": [size, size], "outside": "black"},
         "crop_pct": crop_pct,
-        "channel_order": "RGB",
-        "value_range": [0.0, 1.0],
         "inside_the_network": dict(zip(("mean", "std"), _mean_std(run), strict=True)),
     }
     wanted = {"adaptation": adaptation, "view": "center", "crop_pct": crop_pct}
@@ -161,7 +158,6 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "dataset": Path(settings.dataset).name,
         "images": run.metrics["used"].get("data"),
         "made_with": run.metrics["versions"],
-        "exported_with": environment()["versions"] | {"library": library_hash()},
     }
     own = settings.weights and Path(settings.weights).name
     terms = licence(settings.backbone, own) if settings.pretrained else None
@@ -203,10 +199,3 @@ def _write(network: Network, images: torch.Tensor, file: Path, described: dict[s
         node.metadata_props.clear()  # local paths of this machine
     made.model.metadata_props.update(described)
     made.save(file)
-
-
-def _reader(file: Path) -> Callable[[torch.Tensor], np.ndarray]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda images: cast(np.ndarray, session.run(None, {"images": images.numpy()})[0])

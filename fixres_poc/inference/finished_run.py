@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -20,7 +19,7 @@ from fixres_poc.analysis.cells import CANDIDATES, keys
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import home, read_record, report_folder, run_folder
+from fixres_poc.config.files import CHECKPOINT, home, read_record, report_folder, run_folder
 from fixres_poc.config.geometry import usual_crop_pct
 from fixres_poc.config.settings import CONTROL, PairSettings, View, pair_name
 from fixres_poc.config.validation import validate
@@ -31,10 +30,11 @@ from fixres_poc.method import stage1
 from fixres_poc.method.adaptations import TAILS
 from fixres_poc.method.equalise import Equalised
 from fixres_poc.method.evaluation import predict, probabilities, transforms_for
+from fixres_poc.method.linear_probe import lasting
 from fixres_poc.method.stage2 import tail_for
 from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
-from fixres_poc.model.device import Portions, accelerator_for, device_name
+from fixres_poc.model.device import accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
 
 EXAMPLE = "runs/demo/train64_test80_seed0"
@@ -122,30 +122,25 @@ class FinishedRun:
             `image` and `classes`, name to probability from the highest, an image; `error`, one
             line, where it cannot be read.
         """
-        answers, size = list[dict[str, Any]](), self.settings.test_size
+        size = self.settings.test_size
         frame = transforms_for(self.settings, size, size, view)["val_test"]
-        tails = {adaptation: self.tail(adaptation)}
-        device = self.accelerator.device
-        trunk = Portions(Trunk(self.model), self.settings.batch_size, device)
+        tails, trunk = {adaptation: self.tail(adaptation)}, Trunk(self.model)
+        answers = list[dict[str, Any]]()
         for path in paths:
             names = image_folder.walk(path)[0] if path.is_dir() else []
+            # of a folder without images the folder itself, which cannot be read
             answers += [{"image": str(path / name)} for name in names or [""]]
-        for start in range(0, len(answers), self.settings.batch_size):
-            images, readable = [], []
-            for answer in answers[start : start + self.settings.batch_size]:
-                try:
-                    images.append(frame(read_image(Path(answer["image"]))))
-                    readable.append(answer)
-                except InputError as error:
-                    answer["error"] = str(error)
-            if not images:
+        for answer in answers:
+            try:
+                image = frame(read_image(Path(answer["image"])))
+            except InputError as error:
+                answer["error"] = str(error)
                 continue
-            batch = torch.stack(images)
-            found = probabilities(trunk, tails, batch, self.accelerator)[adaptation]
-            for answer, row in zip(readable, found.cpu(), strict=True):
-                values, indices = row.topk(min(top, len(self.classes)))
-                names = [self.classes[index] for index in indices]
-                answer["classes"] = dict(zip(names, values.tolist(), strict=True))
+            batch = image[None].to(self.accelerator.device)
+            (row,) = probabilities(trunk, tails, batch, self.accelerator)[adaptation]
+            best = row.topk(min(top, len(self.classes)))
+            names = [self.classes[index] for index in best.indices]
+            answer["classes"] = dict(zip(names, best.values.tolist(), strict=True))
         return answers
 
     def accuracies(
@@ -197,8 +192,10 @@ def load(run: str | Path) -> FinishedRun:
     without_gpu = settings.precision == "fp16" and device_name() is None
     accelerator = accelerator_for("fp32" if without_gpu else settings.precision)
     train = settings.train_settings()
-    known = {"classes": metrics["classes"], "images": metrics["used"].get("data")}
-    trained = stage1.finished(folder.parent / train.run_name, train, known, accelerator)
+    record = {"classes": metrics["classes"], "images": metrics["used"].get("data")}
+    record["settings"] = lasting(train)  # whichever version of the library made it
+    file = folder.parent / train.run_name / CHECKPOINT
+    trained = stage1.restore(file, record, train, accelerator)
     # adapted at its own size
     tails = {"none": Tail(trained.model).requires_grad_(False).eval(), **trained.controls}
     if "test_size" in wanted:
@@ -210,16 +207,10 @@ def load(run: str | Path) -> FinishedRun:
 def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) -> dict[str, Tail]:
     record = {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
     tensors, stored = checkpoint.load(folder / TAILS.format(crop_pct), record)
-    states: dict[str, dict[str, torch.Tensor]] = {name: {} for name in stored["tails"]}
-    for key, value in tensors.items():
-        adaptation, _, name = key.partition(".")
-        states.setdefault(adaptation, {})[name] = value
     tails = {name: tail_for(model, name) for name in stored["tails"]}
-    for name, tail in tails.items():
-        if "classifier.slope" in states[name]:
-            tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
-        tail.load_state_dict(states[name])
-        tail.requires_grad_(False).eval()
+    if equalised := tails.get("equalised"):
+        equalised.classifier = Equalised(cast(nn.Linear, equalised.classifier), 1.0, 0.0, 0.0)
+    nn.ModuleDict(tails).requires_grad_(False).eval().load_state_dict(tensors)
     return tails
 
 

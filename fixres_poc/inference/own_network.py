@@ -109,57 +109,33 @@ def adapt(
         checkpoint.save(file, network.state_dict(), {})
         trained = {"path": str(file), "architecture": architecture}
         more = {"train_size": train_size, "classes": classes}
-        return _adapt(trained | more, folder, test_size, settings, network)
-
-
-def _refuse_changed(network: nn.Module, rebuilt: nn.Module, size: int) -> None:
-    """Refuse a network whose layers were changed after timm built it: weights do not tell that."""
-    images = torch.rand(2, 3, size, size)
-    with torch.no_grad():
-        own, other = (each.cpu().eval()(images) for each in (copy.deepcopy(network), rebuilt))
-    if not torch.allclose(own, other, rtol=1e-3, atol=1e-3):
-        raise InputError(
-            f"{type(network).__name__}: with these weights timm's network of the same name gives "
-            "other outputs; its layers were changed"
-        )
+        return adapt_file(trained | more, folder, test_size, network, **settings)
 
 
 def adapt_file(
-    trained: Mapping[str, Any], folder: str | Path, test_size: int, **settings: Any
+    trained: Mapping[str, Any],
+    folder: str | Path,
+    test_size: int,
+    original: nn.Module | None = None,
+    **settings: Any,
 ) -> Adapted:
     """Adapt a network as `adapt` does, from its weights file.
 
     `head_bn`, or `head` of a network whose last batch norm is not known, is compared with the
-    network as it was, and validation chooses; `adaptations` among the settings names others. Only
-    the network's maker knows whether it has seen the folder's test part in training.
+    network as it was, and validation chooses; `adaptations` among the settings names others.
 
     Args:
-        trained: the table `trained` of a sweep file: path, architecture, train_size, classes,
-            weights_key.
+        trained: the table `trained` of a sweep file.
+        original: the network that the file was made from, which timm must build alike.
 
     Raises:
-        InputError: no such file or folder, other classes than the network's, or a network, sizes
-            or settings that cannot be used.
+        InputError: a file, folder, classes, sizes or settings that cannot be used.
     """
-    return _adapt(trained, folder, test_size, settings, None)
-
-
-def _adapt(
-    trained: Mapping[str, Any],
-    folder: str | Path,
-    test_size: int,
-    settings: Mapping[str, Any],
-    original: nn.Module | None,
-) -> Adapted:
     given = {"name": "adapt", "dataset": str(folder), "trained": trained, "test_sizes": [test_size]}
-    sweep = validate(SweepSettings, given | dict(settings), "adapt")
-    pair = PairSettings(**sweep.runs()[-1].parameters)
+    run = validate(SweepSettings, given | settings, "adapt").runs()[-1]
+    pair = PairSettings(**run.parameters)
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
-    file = (cast(str, pair.weights), pair.weights_key, pair.class_order)
-    network, names, _ = trained_elsewhere(pair.backbone, *file)
-    check_sizes(network.eval(), pair.backbone, {pair.train_size, test_size})
-    if original is not None:
-        _refuse_changed(original, network, test_size)
+    network, names = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:
         log.warning("%s: no last batch norm is known, so head is adapted alone", pair.backbone)
         pair = pair.model_copy(update={"adaptations": ("none", "head")})
@@ -171,22 +147,38 @@ def _adapt(
     )
     accuracies = summarise(predictions)
     best, crop_pct = preferred(accuracies, pair.adaptations)
-    own, pair = predictions[predictions["crop_pct"] == crop_pct], pair.framed(crop_pct)
+    own, pair = predictions.query("crop_pct == @crop_pct"), pair.framed(crop_pct)
     gains = run_text.gains(own, pair.adaptations, "center")
     before = run_text.training_summary(pair, start, data.counts()["val"], len(data.classes))
     after = run_text.pair_summary(summarise(own), gains, pair)
     framing = f"- Framed with crop_pct {crop_pct:g}, of {', '.join(f'{v:g}' for v in adapted)}."
+    summary = f"{before}\n{after}\n{framing} {left_out}".strip()
     classes = tuple(names or data.classes)
-    return Adapted(
-        _ordered(merge_tail(start.model, adapted[crop_pct].tails[best]), data.classes, classes),
-        transforms_for(pair, test_size, test_size)["val_test"],
-        classes,
-        best,
-        accuracies,
-        gains,
-        f"{before}\n{after}\n{framing} {left_out}".strip(),
-        pair,
-    )
+    model = _ordered(merge_tail(start.model, adapted[crop_pct].tails[best]), data.classes, classes)
+    transform = transforms_for(pair, test_size, test_size)["val_test"]
+    return Adapted(model, transform, classes, best, accuracies, gains, summary, pair)
+
+
+def _checked(
+    pair: PairSettings, original: nn.Module | None
+) -> tuple[nn.Module, Sequence[str] | None]:
+    """The network of a pair's weights file, and its classes where the file or the settings say so.
+
+    Layers that were changed after timm built the original do not show in its weights.
+    """
+    file = (cast(str, pair.weights), pair.weights_key, pair.class_order)
+    network, names, _ = trained_elsewhere(pair.backbone, *file)
+    check_sizes(network.eval(), pair.backbone, {pair.train_size, pair.test_size})
+    if original is not None:
+        images = torch.rand(2, 3, pair.test_size, pair.test_size)
+        with torch.no_grad():
+            own, rebuilt = copy.deepcopy(original).cpu().eval()(images), network(images)
+        if not torch.allclose(own, rebuilt, rtol=1e-3, atol=1e-3):
+            raise InputError(
+                f"{type(original).__name__}: with these weights timm's network of the same name "
+                "gives other outputs; its layers were changed"
+            )
+    return network, names
 
 
 def _ordered(model: nn.Module, before: Sequence[str], after: Sequence[str]) -> nn.Module:

@@ -44,8 +44,13 @@ class AdaptedPair(stage2.AdaptedTails):
         activations: of `equalise.distributions`, for `equalised`.
     """
 
-    full: Trained | None = None
+    full: nn.Module | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def on_stage_1(self) -> dict[str, Tail]:
+        """The tails whose trunk is that of stage 1."""
+        return {name: tail for name, tail in self.tails.items() if name != "full"}
 
     def entering(self) -> pd.DataFrame:
         """What enters the classifier, see `equalise.summary`; empty without `equalised`."""
@@ -62,20 +67,14 @@ def adapt_framings(
     framed, left_out = framings(settings, data, settings.test_size)
     found = dict[float, AdaptedPair]()
     for value, own in framed.items():
-        start = _with_controls(trained, data, own, accelerator) if found else trained
-        found[value] = adapt_pair(start, data, own, accelerator)
+        if found:  # the training has the controls of the usual framing, which comes first
+            size = own.train_size
+            done = stage2.adapt_best(trained.model, data, own, size, own.adapted, accelerator)
+            choices = replace(trained.choices, adapt=done.choices)
+            seconds = {"adapt": done.seconds}
+            trained = replace(trained, controls=done.tails, choices=choices, seconds=seconds)
+        found[value] = adapt_pair(trained, data, own, accelerator)
     return found, left_out
-
-
-def _with_controls(
-    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
-) -> Trained:
-    """The training with controls adapted in another framing than its own."""
-    size, names = settings.train_size, settings.adapted
-    done = stage2.adapt_best(trained.model, data, settings, size, names, accelerator)
-    choices = replace(trained.choices, adapt=done.choices)
-    seconds = {"adapt": done.seconds}
-    return replace(trained, controls=done.tails, choices=choices, seconds=seconds)
 
 
 def adapt_pair(
@@ -86,54 +85,34 @@ def adapt_pair(
     Raises:
         InputError: an adaptation that the network cannot have.
     """
-    model, wanted = trained.model, list[str](settings.adaptations)
-    adapted = _adapt_tails(trained, data, settings, accelerator)
+    model, size, wanted = trained.model, settings.test_size, list[str](settings.adaptations)
+    if size == settings.train_size:  # the same steps from the same random state as the controls
+        seconds, choices = trained.seconds["adapt"], trained.choices.adapt
+        adapted = AdaptedPair(dict(trained.controls), dict(seconds), choices)
+    else:
+        done = stage2.adapt_best(model, data, settings, size, settings.adapted, accelerator)
+        adapted = AdaptedPair(**vars(done))
+        adapted.tails |= {CONTROL + name: tail for name, tail in trained.controls.items()}
+        wanted += [CONTROL + name for name in settings.adapted]
     adapted.tails["none"] = Tail(model)
     if "equalised" in wanted:
         start = now(accelerator)
         adapted.activations = equalise.distributions(model, data, settings, accelerator)
         # two where test resolution = train resolution
-        framings = list(adapted.activations.values())
-        adapted.tails["equalised"] = equalise.equalise(model, framings[0], framings[-1])
+        seen, *_, given = adapted.activations.values()
+        adapted.tails["equalised"] = equalise.equalise(model, seen, given)
         adapted.seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
-        adapted.full = _fine_tune_fully(trained, adapted, data, settings, accelerator)
-        adapted.tails["full"] = Tail(adapted.full.model)
-        adapted.seconds["full"] = float(adapted.full.history["seconds"].sum())
-    if settings.test_size != settings.train_size:  # there the two are one
-        wanted += [CONTROL + name for name in settings.adapted]
+        way = adapted.choices.get("head_bn") or stage2.Variant(
+            "head_bn", **settings.grid("head_bn")[0]
+        )
+        norm = trained.choices.batch_norm
+        recipe = Recipe(size, "val_train", way.epochs, way.learning_rate, norm)
+        full = train(settings.train_settings(), recipe, data, accelerator, start=model)
+        adapted.full, adapted.tails["full"] = full.model, Tail(full.model)
+        adapted.seconds["full"] = float(full.history["seconds"].sum())
     adapted.tails = {name: adapted.tails[name].eval() for name in wanted}
     return adapted
-
-
-def _adapt_tails(
-    trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
-) -> AdaptedPair:
-    """The adaptations that train a tail, and their controls."""
-    size = settings.test_size
-    if size == settings.train_size:  # the same steps from the same random state
-        names: list[str] = list(settings.adapted)
-        seconds = {name: trained.seconds["adapt"][name] for name in names}
-        choices = {name: trained.choices.adapt[name] for name in names}
-        return AdaptedPair(dict(trained.controls), seconds, choices)
-    done = stage2.adapt_best(trained.model, data, settings, size, settings.adapted, accelerator)
-    done.tails |= {CONTROL + name: tail for name, tail in trained.controls.items()}
-    return AdaptedPair(**vars(done))
-
-
-def _fine_tune_fully(
-    trained: Trained,
-    adapted: AdaptedPair,
-    data: ImageDataset,
-    settings: PairSettings,
-    accelerator: Accelerator,
-) -> Trained:
-    first = stage2.Variant("head_bn", **settings.grid("head_bn")[0])
-    like = adapted.choices.get("head_bn", first)
-    recipe = Recipe(
-        settings.test_size, "val_train", like.epochs, like.learning_rate, trained.choices.batch_norm
-    )
-    return train(settings.train_settings(), recipe, data, accelerator, start=trained.model)
 
 
 @dataclass(frozen=True)
@@ -162,10 +141,9 @@ def predict_pair(
     accelerator: Accelerator,
 ) -> PairPredictions:
     """Classify val and every test part at the test resolution, in every adaptation and view."""
-    of_stage_1 = {name: tail for name, tail in adapted.tails.items() if name != "full"}
-    networks = [(model, of_stage_1)] if of_stage_1 else []
+    networks = [(model, adapted.on_stage_1)] if adapted.on_stage_1 else []
     if adapted.full is not None:
-        networks.append((adapted.full.model, {"full": adapted.tails["full"]}))
+        networks.append((adapted.full, {"full": adapted.tails["full"]}))
     parts = ["val", *data.test_parts[1:], "test"]  # the last one gives the speed
     size = settings.test_size
     found: list[Predictions] = []
@@ -190,14 +168,16 @@ def adaptation_costs(model: nn.Module, adapted: AdaptedPair) -> pd.DataFrame:
         trained), seconds and moved (see `stage2.moved`). Controls, which cost nothing here, are
         left out.
     """
-    rows = []
-    for name in [each for each in adapted.tails if not each.startswith(CONTROL)]:
-        chosen = vars(adapted.choices[name]) if name in adapted.choices else {"adaptation": name}
-        known = {
+    rows = [
+        {
+            "adaptation": name,
+            **(vars(adapted.choices[name]) if name in adapted.choices else {}),
             "seconds": adapted.seconds.get(name, 0.0),
-            "moved": stage2.moved(model, adapted.tails[name]),
+            "moved": stage2.moved(model, tail),
         }
-        rows.append({**chosen, **known})
+        for name, tail in adapted.tails.items()
+        if not name.startswith(CONTROL)
+    ]
     names = ("adaptation", "learning_rate", "affine_factor", "epochs", "seconds", "moved")
     return pd.DataFrame(rows, columns=names)
 
@@ -219,22 +199,16 @@ def save_tails(
     settings: PairSettings,
     classes: Sequence[str],
 ) -> None:
-    """Keep all tails of a pair in one framing, as `<adaptation>.<parameter>`.
+    """Keep the tails of a pair in one framing, as `<adaptation>.<parameter>`; not that of `full`.
 
     The file is `adapted_<crop_pct>.safetensors`. With them go settings, classes and the digest of
     the network of stage 1, whose trunk they belong to.
     """
-    tensors = {
-        f"{name}.{key}": value
-        for name, tail in adapted.tails.items()
-        for key, value in tail.state_dict().items()
-    }
     record: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "classes": list(classes),
-        # that one's network is not kept
-        "tails": [name for name in adapted.tails if name != "full"],
+        "tails": list(adapted.on_stage_1),
         "stage1": checkpoint.digest(model.state_dict()),
     }
     name = TAILS.format(usual_crop_pct(settings.crop_pct))
-    checkpoint.save(folder / name, tensors, record)
+    checkpoint.save(folder / name, nn.ModuleDict(adapted.on_stage_1).state_dict(), record)

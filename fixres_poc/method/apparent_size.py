@@ -5,56 +5,43 @@ and `crop_scale` are. Source: Touvron et al., 2019, section 3.1.
 """
 
 import functools
-import math
 from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from torchvision import tv_tensors
 
-from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, neutral_test_size
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, neutral_test_size, resized_side
 from fixres_poc.data.transforms import Resize, get_transforms
 
 DRAWS = 10_000
 
 
 def sample_crops(
-    images: pd.DataFrame,
-    draws: int = DRAWS,
-    seed: int = 0,
-    crop_scale: tuple[float, float] = CROP_SCALE,
+    images: pd.DataFrame, draws: int = DRAWS, crop_scale: tuple[float, float] = CROP_SCALE
 ) -> pd.DataFrame:
     """Train crops of randomly chosen images, sampled evenly, for any train resolution.
 
     Returns:
         `draws` rows with columns row (number of the image in the table), width, height, and
         crop_side (square root of the crop's area in the image, before it is resized), px.
-
-    Raises:
-        ValueError: no images, or a size below 1.
     """
-    sizes = images[["width", "height"]].to_numpy(dtype=np.int64)
-    if not sizes.size or sizes.min() < 1 or draws < 1:
-        raise ValueError(
-            f"{len(sizes)} images, {draws} draws: need at least one of each, "
-            "and sizes of 1 px or more"
-        )
-    rows = np.resize(np.random.default_rng(seed).permutation(len(sizes)), draws)
-    sides = np.sqrt(_crop_areas(seed, tuple(crop_scale), *sizes[rows].ravel().tolist()))
+    sizes = images[["width", "height"]].to_numpy()
+    rows = np.resize(np.random.default_rng(0).permutation(len(sizes)), draws)
+    sides = np.sqrt(_crop_areas(tuple(crop_scale), *sizes[rows].ravel().tolist()))
     return pd.DataFrame(
         {"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides}
     )
 
 
 @functools.cache
-def _crop_areas(seed: int, crop_scale: tuple[float, float], *sizes: int) -> tuple[int, ...]:
+def _crop_areas(crop_scale: tuple[float, float], *sizes: int) -> tuple[int, ...]:
     """Areas, px, of one train crop each of images whose widths and heights alternate."""
     train = get_transforms(need=["train"], crop_scale=crop_scale)["train"]
     crop = cast(Any, train).transforms[1]  # what follows ToImage
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         images = [
             torch.empty((1, h, w), device="meta")
             for w, h in zip(sizes[::2], sizes[1::2], strict=True)
@@ -66,18 +53,12 @@ def _crop_areas(seed: int, crop_scale: tuple[float, float], *sizes: int) -> tupl
 def enlargement_at_test(
     images: pd.DataFrame, test_size: int, resize: Resize = "short_side", crop_pct: float = CROP_PCT
 ) -> np.ndarray:
-    """Enlargement of each image in the test framing (N,), from the size that its Resize gives."""
-    own = get_transforms(test_size=test_size, need=["val"], resize=resize, crop_pct=crop_pct)
-    step = cast(Any, own["val_test"]).transforms[1]
-    sizes, place = np.unique(images[["width", "height"]].to_numpy(), axis=0, return_inverse=True)
-    boxes = [
-        tv_tensors.BoundingBoxes([[0, 0, w, h]], format="XYXY", canvas_size=(h, w))
-        for w, h in sizes.tolist()
-    ]
-    scales = [
-        (math.prod(step(each).canvas_size) / math.prod(each.canvas_size)) ** 0.5 for each in boxes
-    ]
-    return np.asarray(scales)[place.reshape(-1)]
+    """Enlargement of each image in the test framing (N,), sides truncated as its Resize does."""
+    sizes = images[["width", "height"]].to_numpy()
+    fixed = sizes.min(axis=1) if resize == "short_side" else sizes[:, 1]
+    resized = np.maximum(resized_side(test_size, crop_pct) * sizes // fixed[:, None], 1)
+    scales: np.ndarray = np.sqrt(resized.prod(axis=1) / sizes.prod(axis=1))
+    return scales
 
 
 def pair_ratios(
@@ -92,16 +73,12 @@ def pair_ratios(
         One row per pair: train_size, test_size, mean_of_ratios, ratio_of_means, and the quartiles
         q25, q50 and q75 of the ratios of single crops.
     """
-    pairs = list(pairs)
     side = crops["crop_side"].to_numpy()
-    scales = {
-        test_size: enlargement_at_test(crops, test_size, resize, crop_pct)
-        for test_size in {test for _, test in pairs}
-    }
     rows = []
     for train_size, test_size in pairs:
-        ratios = scales[test_size] * side / train_size
-        means = scales[test_size].mean() / (train_size / side).mean()
+        scale = enlargement_at_test(crops, test_size, resize, crop_pct)
+        ratios = scale * side / train_size
+        means = scale.mean() / (train_size / side).mean()
         rows.append(
             (train_size, test_size, ratios.mean(), means, *np.quantile(ratios, [0.25, 0.5, 0.75]))
         )

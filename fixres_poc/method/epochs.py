@@ -31,8 +31,8 @@ from fixres_poc.config.settings import (
 )
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches, parts_of
-from fixres_poc.method.evaluation import predict, transforms_for
-from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY, training_batches
+from fixres_poc.method.evaluation import loaded, predict, transforms_for
+from fixres_poc.method.stage2 import MOMENTUM, WEIGHT_DECAY
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import (
     format_name,
@@ -46,7 +46,6 @@ from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.trunk import Tail, classifier
 
 ADAMW_DECAY = 0.05
-KEPT = ("model", "optimizer", "schedule")
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,8 @@ class Saved:
 
     def keep(self, state: State, accelerator: Accelerator) -> None:
         """Write the state, wholly or not at all; tensors, numbers and strings only."""
-        content = {
-            "record": json.dumps(self.record),
-            "rows": state.rows,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
-        }
-        content |= {key: getattr(state, key).state_dict() for key in KEPT}
+        content = {key: part.state_dict() for key, part in _parts(state, accelerator).items()}
+        content |= {"record": json.dumps(self.record), "rows": state.rows}
         with replacing(self.file) as opened:  # by path, torch would not say that the disk is full
             torch.save(content, opened)
 
@@ -106,11 +101,15 @@ class Saved:
                 return
         except Exception:  # absent, or damaged in one of many ways
             return
-        for key in KEPT:
-            getattr(state, key).load_state_dict(content[key])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(content["scaler"])
+        for key, part in _parts(state, accelerator).items():
+            part.load_state_dict(content[key])
         state.rows = content["rows"]
+
+
+def _parts(state: State, accelerator: Accelerator) -> dict[str, Any]:
+    """All that a training goes on from; there is a scaler in fp16 alone."""
+    parts = {"model": state.model, "optimizer": state.optimizer, "schedule": state.schedule}
+    return parts | ({"scaler": accelerator.scaler} if accelerator.scaler is not None else {})
 
 
 def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
@@ -140,41 +139,47 @@ def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
 
 
 def fine_tune(
-    state: State,
+    plan: StepPlan,
+    recipe: Recipe,
     settings: TrainSettings,
     data: ImageDataset,
     accelerator: Accelerator,
-    saved: Saved | None,
-) -> None:
-    """Do the epochs that are left, and leave `state.model` in eval mode.
+    saved: Saved | None = None,
+    start: nn.Module | None = None,
+) -> State:
+    """Train by one plan, on from what is saved, else from `start`; the model is in eval mode then.
 
     One-cycle schedule, label smoothing. The last epoch is used: an annealed schedule ends at
     its best, and the best of many on validation would flatter.
     """
-    recipe = state.recipe
-    if saved is not None:
-        saved.resume(state, accelerator)
-    transform = transforms_for(settings, recipe.size, recipe.size)[recipe.framing]
-    samples = SplitImages(data, "train", transform, settings.seed)
-    for epoch in range(1 + len(state.rows), recipe.epochs + 1):
-        start = time.perf_counter()
-        samples.epoch = epoch
-        # no epoch depends on another
-        set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
-        title = f"epoch {epoch}/{recipe.epochs}"
-        loss = run_epoch(state, samples, settings, accelerator, title)
-        row = {
-            "epoch": epoch,
-            "steps": epoch * len(batches(samples, settings.batch_size)),
-            "loss": loss,
-            "val_top1": val_top1(state.model, settings, recipe.size, data, accelerator),
-            "micro_batch_size": state.plan.micro_batch_size,
-            "seconds": time.perf_counter() - start,
-        }
-        state.rows.append(row)
-        if saved is not None and accelerator.is_main_process:
-            saved.keep(state, accelerator)
-    state.model.eval().zero_grad(set_to_none=True)
+    try:
+        state = begin(recipe, settings, data, accelerator, plan, start)
+        if saved is not None:
+            saved.resume(state, accelerator)
+        transform = transforms_for(settings, recipe.size, recipe.size)[recipe.framing]
+        samples = SplitImages(data, "train", transform, settings.seed)
+        for epoch in range(1 + len(state.rows), recipe.epochs + 1):
+            begun = time.perf_counter()
+            samples.epoch = epoch
+            # no epoch depends on another
+            set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
+            loss = run_epoch(state, samples, settings, accelerator)
+            row = {
+                "epoch": epoch,
+                "steps": epoch * len(batches(samples, settings.batch_size)),
+                "loss": loss,
+                "val_top1": val_top1(state.model, settings, recipe.size, data, accelerator),
+                "micro_batch_size": plan.micro_batch_size,
+                "seconds": time.perf_counter() - begun,
+            }
+            state.rows.append(row)
+            if saved is not None and accelerator.is_main_process:
+                saved.keep(state, accelerator)
+        state.model.eval().zero_grad(set_to_none=True)
+        return state
+    finally:
+        # it keeps the optimizer, and with it weights, gradients and momentum
+        accelerator.free_memory()
 
 
 def begin(
@@ -204,7 +209,7 @@ def begin(
     if plan.gradient_checkpointing:
         recompute(model)
     network = accelerator.prepare(model) if accelerator.num_processes > 1 else model
-    weights = _optimizer(model, recipe, accelerator)
+    weights = _optimizer(model, recipe)
     steps = parts_of(len(data.split("train")), settings.batch_size) * recipe.epochs
     rates = [group["lr"] for group in weights.param_groups]
     cycle = torch.optim.lr_scheduler.OneCycleLR(
@@ -214,28 +219,23 @@ def begin(
     return State(recipe, model, network, optimizer, schedule, plan)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, accelerator: Accelerator) -> torch.optim.Optimizer:
-    rate, head = recipe.learning_rate, list(classifier(model).parameters())
-    trunk = [each for each in model.parameters() if all(each is not own for own in head)]
-    groups = [{"params": trunk, "lr": rate * recipe.trunk_factor}, {"params": head, "lr": rate}]
-    fused = accelerator.device.type in ("cpu", "cuda")
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    rate, head = recipe.learning_rate, dict.fromkeys(classifier(model).parameters())
+    trunk = [each for each in model.parameters() if each not in head]
+    groups = [
+        {"params": trunk, "lr": rate * recipe.trunk_factor},
+        {"params": list(head), "lr": rate},
+    ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=ADAMW_DECAY, fused=fused, foreach=False)
+        return torch.optim.AdamW(groups, weight_decay=ADAMW_DECAY, fused=True)
     return torch.optim.SGD(
-        groups,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-        fused=fused,
-        foreach=False,
+        groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, fused=True
     )
 
 
-def memory_facts(
-    state: State, settings: TrainSettings, part: int, accelerator: Accelerator
-) -> dict[str, Any]:
-    """How a batch was made to fit, `part` images at once, for metrics.json."""
-    note = None
+def memory_facts(state: State, settings: TrainSettings, accelerator: Accelerator) -> dict[str, Any]:
+    """How a batch was made to fit, for metrics.json."""
+    part, note = state.plan.micro_batch_size, None
     if state.recipe.batch_norm == "train" and part < settings.batch_size:
         note = f"batch norm saw {part} images at a time"
     return {
@@ -258,17 +258,14 @@ def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
 
 
 def run_epoch(
-    state: State,
-    samples: SplitImages,
-    settings: TrainSettings,
-    accelerator: Accelerator,
-    title: str,
+    state: State, samples: SplitImages, settings: TrainSettings, accelerator: Accelerator
 ) -> float:
     """One pass over the train split; changes the state and returns the mean loss."""
     train_mode(state.model, state.recipe.batch_norm)
     total = torch.zeros((), device=accelerator.device)
-    rows = batches(samples, settings.batch_size)
-    for images, labels, batch in training_batches(samples, rows, accelerator, title):
+    title = f"epoch {samples.epoch}/{state.recipe.epochs}"
+    processes = accelerator.process_index, accelerator.num_processes
+    for images, labels, batch in loaded(samples, settings.batch_size, title, *processes):
         total += step(state, images, labels, batch, settings, accelerator)
     share_buffers(state.model, accelerator)
     return float(accelerator.reduce(total, "sum")) / len(samples)

@@ -30,14 +30,13 @@ def distributions(
         Features (N, D) by name: "train crops, 128 px", as in training, and as framed in the test at
         both sizes, "test framing, 128 px" and "test framing, 160 px".
     """
-    some = data.some("train", IMAGES, settings.split_seed)
-    ways = [("train crops", settings.train_size, "train")]
+    some, size = data.some("train", IMAGES, settings.split_seed), settings.train_size
+    crops = features(model, some, "train", settings, size, accelerator, "train")
+    found = {f"train crops, {size} px": crops}
     for size in dict.fromkeys((settings.train_size, settings.test_size)):
-        ways.append(("test framing", size, "val_test"))
-    return {
-        f"{name}, {size} px": features(model, some, "train", settings, size, accelerator, framing)
-        for name, size, framing in ways
-    }
+        framed = features(model, some, "train", settings, size, accelerator)
+        found[f"test framing, {size} px"] = framed
+    return found
 
 
 def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -80,17 +79,14 @@ class Equalised(nn.Linear):
     What is 0 stays 0.
     """
 
-    slope: torch.Tensor
-    shift: torch.Tensor
-    least: torch.Tensor
-
     def __init__(self, linear: nn.Linear, slope: float, shift: float, least: float) -> None:
         """Take over a linear layer; no mapped feature is below `least`."""
-        bias = linear.bias is not None
-        super().__init__(linear.in_features, linear.out_features, bias, device=linear.weight.device)
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
         self.load_state_dict(linear.state_dict())
-        for name, value in {"slope": slope, "shift": shift, "least": least}.items():
-            self.register_buffer(name, torch.tensor(value, device=linear.weight.device))
+        self.slope = nn.Buffer(torch.tensor(slope))
+        self.shift = nn.Buffer(torch.tensor(shift))
+        self.least = nn.Buffer(torch.tensor(least))
+        self.to(linear.weight.device)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of features (N, D)."""

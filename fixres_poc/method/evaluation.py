@@ -1,7 +1,6 @@
 """Predictions of a network and of its adapted tails, and choices by accuracy on validation."""
 
 import logging
-import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,33 +28,26 @@ S = TypeVar("S", bound=ModelSettings)
 
 
 def choose_on_validation(
-    candidates: Iterable[Mapping[str, Any]],
-    trial: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], T]],
+    candidates: Iterable[Mapping[str, Any]], trial: Callable[[Mapping[str, Any]], tuple[float, T]]
 ) -> tuple[T, list[dict[str, Any]]]:
     """Try candidates, and keep what has the highest top-1 accuracy on validation.
 
     Args:
         candidates: values by name; the first of equals wins, so the simplest ones come first.
-        trial: what is known of a candidate, with its `val_top1`, and what is made with it. Of what
-            is made, the best alone stays in memory.
+        trial: gives a candidate's accuracy, and what is made with it.
 
     Returns:
-        What the best candidate made, and a row per candidate: its values, and what is known of it.
-
-    Raises:
-        ValueError: no candidates.
+        What the best candidate made, and a row per candidate: its values and val_top1.
     """
     rows: list[dict[str, Any]] = []
-
-    def results() -> Iterator[tuple[float, T]]:
-        for candidate in candidates:
-            known, made = trial(candidate)
-            rows.append({**candidate, **known})
-            yield known["val_top1"], made
-            del made
-
-    _, best = max(results(), key=operator.itemgetter(0))  # the first of equals
-    return best, rows
+    best: list[T] = []
+    for candidate in candidates:
+        top1, made = trial(candidate)
+        if all(row["val_top1"] < top1 for row in rows):
+            best = [made]
+        rows.append({**candidate, "val_top1": top1})
+        del made  # the best alone stays in memory
+    return best[0], rows
 
 
 def transforms_for(
@@ -98,12 +90,14 @@ def framings(settings: S, data: ImageDataset, test_size: int) -> tuple[dict[floa
     return {value: settings.framed(value) for value in order}, line
 
 
-def run_on_images(
-    function: Callable[[torch.Tensor], T], samples: SplitImages, batch_size: int, title: str
-) -> list[T]:
-    """What a function of images (n, 3, K, K) gives for every batch of a split."""
+def loaded(
+    samples: SplitImages, batch_size: int, title: str, process: int = 0, processes: int = 1
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """A process' part of every batch of an epoch, images and labels, and the batch's size."""
     rows = batches(samples, batch_size)
-    return [function(images) for images, _, _ in bar(loader(samples, rows, workers()), title)]
+    parts = bar(loader(samples, rows, workers(), process, processes), title)
+    for batch, (images, labels, _) in zip(rows, parts, strict=True):
+        yield images, labels, len(batch)
 
 
 @dataclass(frozen=True)
@@ -146,12 +140,8 @@ def predict(
     start = time.perf_counter()
     network = fold_batch_norms(model.eval(), test_size)
     trunk = Portions(network, settings.batch_size, accelerator.device)
-    parts = run_on_images(
-        lambda images: probabilities(trunk, tails, images, accelerator),
-        samples,
-        settings.batch_size,
-        f"{split} at {test_size} px",
-    )
+    images = loaded(samples, settings.batch_size, f"{split} at {test_size} px")
+    parts = [probabilities(trunk, tails, each, accelerator) for each, _, _ in images]
     found = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tails}
     seconds = time.perf_counter() - start
     framing = (test_size, view, usual_crop_pct(settings.crop_pct))

@@ -1,8 +1,7 @@
 """The linear probe: frozen features and a logistic regression. Stage 1 may start from it."""
 
-import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,19 +26,17 @@ from fixres_poc.data.loading import SplitImages
 from fixres_poc.method.evaluation import (
     choose_on_validation,
     framings,
-    log,
+    loaded,
     prediction_table,
-    run_on_images,
     transforms_for,
 )
 from fixres_poc.model import checkpoint, weights
 from fixres_poc.model.backbones import create, trained_elsewhere
-from fixres_poc.model.device import Maps, Portions, accelerator_for, place
+from fixres_poc.model.device import Portions, accelerator_for, place
 from fixres_poc.model.trunk import Tail, classifier, fold_batch_norms
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse penalties C that are tried."""
-SECONDS = ("features", "fit")
 PLACES = {"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test", "test_sizes"}
 # controls that a checkpoint lacks are added
 PLACES |= {"crop_pct_sizes", "adaptations"}
@@ -62,89 +59,46 @@ def features(
     transform = transforms_for(settings, size, size)[framing]
     seed = None if framing == "val_test" else settings.split_seed
     samples = SplitImages(data, split, transform, seed)
-    tail = Tail(model.eval())
-    trunk = fold_batch_norms(model, size)
-
-    def pooled(images: torch.Tensor) -> Maps:
-        return (tail.pooled(*trunk(images)).float().cpu(),)
-
-    portions = Portions(pooled, settings.batch_size, accelerator.device)
+    tail, network = Tail(model.eval()), fold_batch_norms(model, size)
+    trunk = Portions(network, settings.batch_size, accelerator.device)
+    batches = loaded(samples, settings.batch_size, f"features of {split} at {size} px")
     with torch.inference_mode(), accelerator.autocast():
-        title = f"features of {split} at {size} px"
-        parts = run_on_images(portions, samples, settings.batch_size, title)
-    return torch.cat([part for (part,) in parts]).numpy()
+        parts = [tail.pooled(*trunk(images)).float().cpu() for images, _, _ in batches]
+    return torch.cat(parts).numpy()
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A linear classifier of pooled features.
+def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> tuple[Any, list[dict[str, Any]]]:
+    """Logistic regression on features (N, D) of "train", its penalty chosen on those of "val".
 
-    Attributes:
-        pipeline: sklearn's scaler and logistic regression, with the chosen penalty.
-        penalty: the chosen C.
-        tried: a row per C: C, val_top1.
+    Every class has train images: a dataset without them is refused.
+
+    Returns:
+        sklearn's pipeline of a scaler and a logistic regression with the chosen C, and a row per C
+        that was tried: C, val_top1.
     """
-
-    pipeline: Any
-    penalty: float
-    tried: list[dict[str, Any]]
-
-    def probabilities(self, features: np.ndarray, classes: int) -> np.ndarray:
-        """Probabilities (N, C) of features (N, D); 0 for a class without train images."""
-        found = np.zeros((len(features), classes))
-        found[:, self.pipeline.classes_] = self.pipeline.predict_proba(features)
-        return found
-
-    def put_into(self, head: nn.Linear) -> None:
-        """Let a linear layer give these logits, in place; a low one without train images."""
-        scaler, regression = self.pipeline
-        weight = regression.coef_ / scaler.scale_
-        bias = regression.intercept_ - weight @ scaler.mean_
-        if len(weight) == 1:  # of two classes it has one logit
-            weight = np.concatenate([-weight, weight]) / 2
-            bias = np.concatenate([-bias, bias]) / 2
-        with torch.no_grad():
-            head.weight.zero_()
-            head.bias.fill_(float(bias.min()) - 10)
-            head.weight[self.pipeline.classes_] = torch.as_tensor(weight).to(head.weight)
-            head.bias[self.pipeline.classes_] = torch.as_tensor(bias).to(head.bias)
-
-
-def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> Probe:
-    """Logistic regression on features (N, D) of "train", its penalty chosen on those of "val"."""
     from sklearn.linear_model import LogisticRegression  # here, since most commands fit nothing
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def fit(values: Mapping[str, Any]) -> tuple[dict[str, float], Any]:
-        pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **values))
-        pipeline.fit(x["train"], data.split("train")["label"].to_numpy())
-        top1 = pipeline.score(x["val"], data.split("val")["label"].to_numpy())
-        return {"val_top1": float(top1)}, pipeline
+    def fit(values: Mapping[str, Any]) -> tuple[float, Any]:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **values))
+        probe.fit(x["train"], data.split("train")["label"].to_numpy())
+        return float(probe.score(x["val"], data.split("val")["label"].to_numpy())), probe
 
-    pipeline, tried = choose_on_validation([{"C": penalty} for penalty in PENALTIES], fit)
-    best = pipeline[-1].C
-    if best in (PENALTIES[0], PENALTIES[-1]):
-        log.info(
-            "probe: the chosen C = %g is at an edge of those tried, so a better one may lie beyond",
-            best,
-        )
-    return Probe(pipeline, best, tried)
+    return choose_on_validation([{"C": penalty} for penalty in PENALTIES], fit)
 
 
-def probe_at(
-    model: nn.Module,
-    data: ImageDataset,
-    settings: ModelSettings,
-    size: int,
-    accelerator: Accelerator,
-) -> Probe:
-    """The linear probe of a frozen network, fitted on crops of `size` px in the test framing."""
-    x = {
-        split: features(model, data, split, settings, size, accelerator)
-        for split in ("train", "val")
-    }
-    return fit_probe(x, data)
+@torch.no_grad()
+def put_into(head: nn.Linear, probe: Any) -> None:
+    """Let a linear layer give the logits of a probe of `fit_probe`, in place."""
+    scaler, regression = probe
+    weight = regression.coef_ / scaler.scale_
+    bias = regression.intercept_ - weight @ scaler.mean_
+    if len(weight) == 1:  # of two classes it has one logit
+        weight = np.concatenate([-weight, weight]) / 2
+        bias = np.concatenate([-bias, bias]) / 2
+    head.weight.copy_(torch.as_tensor(weight))
+    head.bias.copy_(torch.as_tensor(bias))
 
 
 def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
@@ -164,8 +118,8 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
 
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
-) -> tuple[nn.Module | None, float]:
-    """The network that stage 1 starts from, and the seconds that it took.
+) -> nn.Module | None:
+    """The network that stage 1 starts from.
 
     That is the pre-trained one with the linear probe of the train resolution as its classifier:
     linear probing before fine-tuning keeps features from being distorted by a random classifier
@@ -175,12 +129,10 @@ def head_started(
     Raises:
         InputError: the classifier is not a linear layer.
     """
-    start = time.perf_counter()
     if settings.head_start == "random":
-        return None, 0.0
+        return None
     if settings.head_start == "file":
-        model = place(from_file(settings, data.classes).eval(), settings, accelerator)
-        return model, time.perf_counter() - start
+        return place(from_file(settings, data.classes).eval(), settings, accelerator)
     model = create(
         settings.backbone, len(data.classes), True, settings.weights, settings.weights_key
     )
@@ -191,8 +143,12 @@ def head_started(
             "head_start = 'probe': the classifier is more than a linear layer; "
             "set head_start: random"
         )
-    probe_at(model, data, settings, settings.train_size, accelerator).put_into(head)
-    return model, time.perf_counter() - start
+    x = {
+        split: features(model, data, split, settings, settings.train_size, accelerator)
+        for split in ("train", "val")
+    }
+    put_into(head, fit_probe(x, data)[0])
+    return model
 
 
 def lasting(settings: ModelSettings) -> dict[str, Any]:
@@ -237,20 +193,14 @@ def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
     that.
     """
     accelerator = accelerator_for(settings.precision)
-
-    @functools.cache
-    def network() -> nn.Module:
-        model = create(
-            settings.backbone, weights=settings.weights, weights_key=settings.weights_key
-        )
-        return place(model, settings, accelerator)
-
+    model = create(settings.backbone, weights=settings.weights, weights_key=settings.weights_key)
+    model = place(model, settings, accelerator)
     tables, facts, speed, left_out = [], list[dict[str, Any]](), dict[str, float](), list[str]()
     for size in settings.test_sizes:
         framed, line = framings(settings, data, size)
         left_out += [line] if line else []
         for value, own in framed.items():
-            probabilities, known = _probe_of_size(own, data, size, network, accelerator)
+            probabilities, known = _probe_of_size(own, data, size, model, accelerator)
             facts.append(known)
             speed.setdefault(str(size), known["images_per_second"])
             for part, found in probabilities.items():
@@ -259,7 +209,7 @@ def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
     return Probes(
         pd.concat(tables, ignore_index=True),
         pd.DataFrame([row for known in facts for row in known["choices"]]),
-        {name: sum(known["seconds"][name] for known in facts) for name in SECONDS},
+        {name: sum(known["seconds"][name] for known in facts) for name in ("features", "fit")},
         speed,
         left_out,
     )
@@ -269,7 +219,7 @@ def _probe_of_size(
     settings: BaselineSettings,
     data: ImageDataset,
     size: int,
-    network: Callable[[], nn.Module],
+    model: nn.Module,
     accelerator: Accelerator,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Probabilities (N, C) of a size's probe by part, and facts; from the cache if it has them."""
@@ -282,23 +232,14 @@ def _probe_of_size(
         return {part: tensors[part] for part in tested}, stored
     start = time.perf_counter()
     x = {
-        part: features(network(), data, part, settings, size, accelerator)
+        part: features(model, data, part, settings, size, accelerator)
         for part in ["train", *tested]
     }
     extracted = time.perf_counter()
-    probe = fit_probe(x, data)
-    found = {
-        part: torch.as_tensor(probe.probabilities(x[part], len(data.classes))) for part in tested
-    }
-    choices = [
-        {
-            "test_size": size,
-            "crop_pct": settings.crop_pct,
-            **row,
-            "chosen": row["C"] == probe.penalty,
-        }
-        for row in probe.tried
-    ]
+    probe, tried = fit_probe(x, data)
+    found = {part: torch.as_tensor(probe.predict_proba(x[part])) for part in tested}
+    where = {"test_size": size, "crop_pct": settings.crop_pct}
+    choices = [{**where, **row, "chosen": row["C"] == probe[-1].C} for row in tried]
     facts = {
         "choices": choices,
         "images_per_second": sum(map(len, x.values())) / (extracted - start),

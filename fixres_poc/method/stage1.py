@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections import defaultdict
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +22,6 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.epochs import (
     Recipe,
     Saved,
-    State,
-    begin,
     fine_tune,
     memory_facts,
     number_of_epochs,
@@ -102,34 +100,32 @@ def train_or_load(
     trained = None
     try:
         if path.is_file():
-            trained = _restore(path, record, settings, accelerator)
+            trained = restore(path, record, settings, accelerator)
     except InputError as error:  # a checkpoint of other settings or images, or a damaged one
         log.warning("%s; training again", error)
-    if trained is not None and not _lacking(trained, settings):
-        return trained
-    trained = train_with_controls(settings, data, accelerator, trained)
-    if accelerator.is_main_process:
-        _keep(trained, path, record)
-    accelerator.wait_for_everyone()
+    if trained is None or _lacking(trained, settings):
+        trained = train_with_controls(settings, data, accelerator, trained)
+        if accelerator.is_main_process:
+            _keep(trained, path, record)
+        accelerator.wait_for_everyone()
     return trained
 
 
 def _keep(trained: Trained, path: Path, record: Mapping[str, Any]) -> None:
     """Write the checkpoint of a training, and remove what was kept of it after each epoch."""
-    parts = {"model": trained.model}
-    parts |= {CONTROL + name: tail for name, tail in trained.controls.items()}
-    tensors = {
-        f"{part}.{key}": value
-        for part, module in parts.items()
-        for key, value in module.state_dict().items()
-    }
     done = {key: getattr(trained, key) for key in STORED}
     done["history"] = trained.history.to_dict("list")
     done["choices"] = asdict(trained.choices)
-    checkpoint.save(path, tensors, {**record, **done})
+    checkpoint.save(path, _modules(trained).state_dict(), {**record, **done})
     trained.digest = file_digest(path)
     for state in path.parent.glob(STATE.format("*")):
         state.unlink()
+
+
+def _modules(trained: Trained) -> nn.ModuleDict:
+    """The network and its controls, under the names that a checkpoint has for them."""
+    controls = {CONTROL + name: tail for name, tail in trained.controls.items()}
+    return nn.ModuleDict({"model": trained.model, **controls})
 
 
 def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
@@ -139,19 +135,14 @@ def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Acce
         InputError: there is none, a damaged one, or one of other settings, images or code.
     """
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
-    if not path.is_file():
-        raise InputError(
-            f"training {settings.run_name} is missing; run notebook 03_train with these "
-            "parameters first"
-        )
     try:
-        trained = _restore(path, ingredients(settings, data), settings, accelerator)
+        trained = restore(path, ingredients(settings, data), settings, accelerator)
         if lacking := _lacking(trained, settings):
             raise InputError(f"it has no control of {', '.join(lacking)}")
         return trained
     except InputError as error:
         raise InputError(
-            f"training {settings.run_name}: {error}; run notebook 03_train again"
+            f"training {settings.run_name}: {error}; run notebook 03_train with these parameters"
         ) from None
 
 
@@ -175,15 +166,17 @@ def train_with_controls(
     done = adapt_best(trained.model, data, settings, size, names, accelerator)
     trained.controls |= done.tails
     trained.choices.adapt.update(done.choices)
-    trained.tried["stage2"] = trained.tried.get("stage2", []) + done.tried
-    trained.seconds["adapt"] = trained.seconds.get("adapt", {}) | done.seconds
+    trained.tried.setdefault("stage2", []).extend(done.tried)
+    trained.seconds.setdefault("adapt", {}).update(done.seconds)
     trained.seconds["tuning"] += done.tuning_s
     return trained
 
 
 def _stage_1(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
     """The best recipe's training, on its device; the network of a file as it is."""
-    start, probe_s = head_started(settings, data, accelerator)
+    begun = time.perf_counter()
+    start = head_started(settings, data, accelerator)
+    probe_s = time.perf_counter() - begun
     if settings.head_start == "file":
         trained = _as_it_is(cast(nn.Module, start), settings, data, accelerator)
     else:
@@ -197,21 +190,14 @@ def _as_it_is(
     model: nn.Module, settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> Trained:
     """A network that was trained elsewhere, in place of stage 1."""
-    top1 = val_top1(model, settings, settings.train_size, data, accelerator)
-    row = {
-        "epoch": 0,
-        "steps": 0,
-        "loss": math.nan,
-        "val_top1": top1,
-        "micro_batch_size": 0,
-        "seconds": 0.0,
-    }
-    norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
+    row = {"epoch": 0, "steps": 0, "loss": math.nan, "micro_batch_size": 0, "seconds": 0.0}
+    row["val_top1"] = val_top1(model, settings, settings.train_size, data, accelerator)
     memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
     memory["note"] = "nothing was trained"
-    trained = Trained(model, pd.DataFrame([row]), Choices(0.0, norms[0]), memory)
-    trained.tried, trained.seconds = {"stage1": []}, {"train": 0.0, "tuning": 0.0}
-    return trained
+    norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
+    history, choices = pd.DataFrame([row]), Choices(0.0, norms[0])
+    seconds = {"train": 0.0, "tuning": 0.0}
+    return Trained(model, history, choices, memory, tried={"stage1": []}, seconds=seconds)
 
 
 def _train_recipes(
@@ -225,13 +211,13 @@ def _train_recipes(
     shared = {key: getattr(settings, key) for key in ("optimizer", "trunk_factor")}
     epochs, seconds = number_of_epochs(settings, data.counts()), []
 
-    def trial(values: Mapping[str, Any]) -> tuple[dict[str, float], Trained]:
+    def trial(values: Mapping[str, Any]) -> tuple[float, Trained]:
         recipe = Recipe(settings.train_size, "train", epochs, **values, **shared)
         state = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
         trained = train(settings, recipe, data, accelerator, state, start)
         trained.model.cpu()
         seconds.append(float(trained.history["seconds"].sum()))
-        return {"val_top1": trained.val_top1}, trained
+        return trained.val_top1, trained
 
     ways = itertools.product(sorted(several(lists.learning_rate)), several(lists.batch_norm))
     candidates = [{"learning_rate": rate, "batch_norm": norm} for rate, norm in ways]
@@ -250,39 +236,28 @@ def _choices_of(settings: TrainSettings) -> Choices:
     return CHOICES.validate_python(stored["choices"])
 
 
-def finished(
-    folder: Path, settings: TrainSettings, known: Mapping[str, Any], accelerator: Accelerator
+def restore(
+    path: Path, record: Mapping[str, Any], settings: TrainSettings, accelerator: Accelerator
 ) -> Trained:
-    """The training that a run's folder holds, whichever version of the library made it.
+    """A training from its checkpoint.
 
     Args:
-        known: `classes`, and what else of the checkpoint's record must agree, such as `images`.
+        record: `classes`, and what else must agree with what the checkpoint was made from, see
+            `ingredients`.
 
     Raises:
         InputError: no checkpoint, a damaged one, or one that differs.
     """
-    record = {"settings": lasting(settings), **known}
-    return _restore(folder / CHECKPOINT, record, settings, accelerator)
-
-
-def _restore(
-    path: Path, record: dict[str, Any], settings: TrainSettings, accelerator: Accelerator
-) -> Trained:
     tensors, stored = checkpoint.load(path, record)
-    parts: dict[str, dict[str, Any]] = defaultdict(dict)
-    for key, value in tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
     model = create(settings.backbone, len(record["classes"]), pretrained=False)
-    model.load_state_dict(parts["model"])
     model = place(model.eval(), settings, accelerator)
     choices = CHOICES.validate_python(stored["choices"])
-    controls = {name: tail_for(model, name) for name in choices.adapt}
-    for name, tail in controls.items():
-        tail.load_state_dict(parts[CONTROL + name])
-        tail.requires_grad_(False).eval()
+    controls = {name: tail_for(model, name).requires_grad_(False).eval() for name in choices.adapt}
     known = {key: stored[key] for key in STORED} | {"digest": file_digest(path)}
-    return Trained(model, pd.DataFrame(stored["history"]), choices, controls=controls, **known)
+    history = pd.DataFrame(stored["history"])
+    trained = Trained(model, history, choices, controls=controls, **known)
+    _modules(trained).load_state_dict(tensors)
+    return trained
 
 
 def train(
@@ -306,45 +281,22 @@ def train(
     share = math.ceil(settings.batch_size / accelerator.num_processes)
     own = settings.model_copy(update={"batch_size": share})
     failures: list[str] = []
-    failed: memory_plan.StepPlan | None = None
     budget = memory_plan.budget_bytes()
     for plan in memory_plan.step_plans(own, recipe.size, len(data.classes), budget):
-        if failed is not None:
-            clear_device_cache(garbage_collection=True)
-            failures.append(f"out of memory with {failed}: on with {plan}")
-            log.warning(failures[-1])
         try:
-            state = _follow(plan, recipe, settings, data, accelerator, saved, start)
-            memory = memory_facts(state, settings, min(plan.micro_batch_size, share), accelerator)
-            memory["out_of_memory"] = failures
+            state = fine_tune(plan, recipe, settings, data, accelerator, saved, start)
+            memory = memory_facts(state, settings, accelerator) | {"out_of_memory": failures}
             choices = Choices(recipe.learning_rate, recipe.batch_norm)
             return Trained(state.model, pd.DataFrame(state.rows), choices, memory)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-        failed = plan
+        failures.append(f"out of memory with {plan}")
+        log.warning(failures[-1])
+        clear_device_cache(garbage_collection=True)
         if accelerator.num_processes > 1:  # the others wait for this one
             raise InputError(
-                f"out of memory with {plan} in each process: set gradient_checkpointing: true, "
-                "or a smaller batch_size"
+                f"{failures[-1]} in each process: set gradient_checkpointing: true, or a smaller "
+                "batch_size"
             )
-    raise InputError(f"not even one image fits into memory: {failed} was the last that was tried")
-
-
-def _follow(
-    plan: memory_plan.StepPlan,
-    recipe: Recipe,
-    settings: TrainSettings,
-    data: ImageDataset,
-    accelerator: Accelerator,
-    saved: Saved | None,
-    start: nn.Module | None,
-) -> State:
-    """The training done by one plan."""
-    try:
-        state = begin(recipe, settings, data, accelerator, plan, start)
-        fine_tune(state, settings, data, accelerator, saved)
-        return state
-    finally:
-        # it keeps the optimizer, and with it weights, gradients and momentum
-        accelerator.free_memory()
+    raise InputError(f"{failures[-1]}: not even one image fits into memory")

@@ -14,22 +14,22 @@ where it is used (`adapt_best`). Each has a control, `control_head` and so on: t
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.run_state import bar
-from fixres_poc.config.settings import ADAPTED, AFFINE, Adaptation, TrainSettings
+from fixres_poc.config.settings import AFFINE, Adaptation, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
-from fixres_poc.data.loading import SplitImages, batches, loader
-from fixres_poc.method.evaluation import predict, transforms_for
-from fixres_poc.model.device import Maps, Portions, now, share_buffers, spare_single_values, workers
-from fixres_poc.model.trunk import Tail, fold_batch_norms, without_gradients
+from fixres_poc.data.loading import SplitImages, batches
+from fixres_poc.method.evaluation import loaded, predict, transforms_for
+from fixres_poc.model.device import Maps, Portions, now, share_buffers, spare_single_values
+from fixres_poc.model.trunk import Tail, fold_batch_norms, last_batch_norm, without_gradients
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of both stages, as in the paper
 
@@ -80,15 +80,15 @@ def tail_for(model: nn.Module, adaptation: str) -> Tail:
 def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
     """Make only this adaptation's parameters trainable, in place.
 
+    Args:
+        adaptation: one of `ADAPTED`.
+
     Returns:
         The trainable parameters.
 
     Raises:
-        InputError: unknown adaptation, or one of the last batch norm for a network where it is not
-            known.
+        InputError: one of the last batch norm for a network where it is not known.
     """
-    if adaptation not in ADAPTED:
-        raise InputError(f"adaptation {adaptation!r}: allowed here are {', '.join(ADAPTED)}")
     tail.requires_grad_(False).eval()
     tail.classifier.requires_grad_(adaptation != "bn_stats")
     if tail.conv_head is not None:
@@ -100,16 +100,6 @@ def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
             )
         tail.norm.train().requires_grad_(adaptation in AFFINE)
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
-
-
-def training_batches(
-    samples: SplitImages, rows: list[list[int]], accelerator: Accelerator, title: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-    """This process' part of every batch, images and labels, and the batch's size."""
-    process, processes = accelerator.process_index, accelerator.num_processes
-    loaded = bar(loader(samples, rows, workers(), process, processes), title)
-    for batch, (images, labels, _) in zip(rows, loaded, strict=True):
-        yield images, labels, len(batch)
 
 
 def adapt_tails(
@@ -141,15 +131,15 @@ def adapt_tails(
     tails = nn.ModuleList(each.tail for each in work.values())
     hooks = spare_single_values(tails)  # of several processes one may have one image
     trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
-    last = max((variant.epochs for variant in variants.values()), default=0)
+    last = max(variant.epochs for variant in variants.values())
+    processes = accelerator.process_index, accelerator.num_processes
     with without_gradients(model):
         for epoch in range(1, last + 1):
             samples.epoch = epoch
-            rows = batches(samples, settings.batch_size)
             at_work = [each for each in work.values() if epoch <= each.variant.epochs]
             title = f"adapt at {size} px, epoch {epoch}/{last}"
-            loaded = training_batches(samples, rows, accelerator, title)
-            _adapt_for_an_epoch(at_work, trunk, loaded, accelerator)
+            parts = loaded(samples, settings.batch_size, title, *processes)
+            _adapt_for_an_epoch(at_work, trunk, parts, accelerator)
     for hook in hooks:
         hook.remove()
     share_buffers(tails.requires_grad_(False).eval(), accelerator)
@@ -180,17 +170,14 @@ class _TailTraining:
         self.trained = unfreeze(self.tail, variant.adaptation)
         if self.trained:
             affine = set(self.tail.norm.parameters()) if self.tail.norm else set()
-            rates = [
-                variant.learning_rate * ((variant.affine_factor or 1) if each in affine else 1)
+            rate = variant.learning_rate
+            affine_rate = rate * (variant.affine_factor or 1)
+            groups = [
+                {"params": [each], "lr": affine_rate if each in affine else rate}
                 for each in self.trained
             ]
-            groups = [
-                {"params": [each], "lr": rate}
-                for each, rate in zip(self.trained, rates, strict=True)
-            ]
             sgd = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-            count = max(steps * variant.epochs, 1)
-            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, count)
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps * variant.epochs)
             self.optimizer, self.schedule = accelerator.prepare(sgd, cosine)
 
     def step(self, maps: Maps, labels: torch.Tensor, batch: int) -> None:
@@ -213,12 +200,12 @@ class _TailTraining:
 def _adapt_for_an_epoch(
     at_work: Sequence[_TailTraining],
     trunk: Callable[[torch.Tensor], Maps],
-    loaded: Iterable[tuple[torch.Tensor, torch.Tensor, int]],
+    parts: Iterable[tuple[torch.Tensor, torch.Tensor, int]],
     accelerator: Accelerator,
 ) -> None:
     """A step of every tail on each batch; the shared seconds of trunk and loader count for each."""
     mark = now(accelerator)
-    for images, labels, batch in loaded:
+    for images, labels, batch in parts:
         with accelerator.autocast():
             maps = trunk(images)
         shared = now(accelerator) - mark
@@ -232,10 +219,10 @@ def _adapt_for_an_epoch(
 @torch.no_grad()
 def moved(model: nn.Module, tail: Tail) -> float | None:
     """How far an adaptation moved the affine weights: |change| / |weights|; None without any."""
-    own = Tail(model)
-    if own.norm is None:
+    own = last_batch_norm(model)
+    if own is None or tail.norm is None:
         return None
-    after, before = (torch.cat([*cast(Any, each).norm.parameters()]) for each in (tail, own))
+    before, after = (parameters_to_vector(norm.parameters()) for norm in (own, tail.norm))
     return float((after - before).norm() / before.norm())
 
 
@@ -275,7 +262,7 @@ def adapt_best(
         best.tried.append(row)
     for name in names:
         own = [key for key, each in variants.items() if each.adaptation == name]
-        chosen = max(own, key=lambda key: right[key])  # the first of equals
+        chosen = str(right[own].idxmax())  # the first of equals
         best.choices[name] = variants[chosen]
         best.tails[name], best.seconds[name] = done.tails[chosen], done.seconds[chosen]
     best.tuning_s = time.perf_counter() - start - max(best.seconds.values())

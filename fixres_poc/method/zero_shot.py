@@ -19,6 +19,7 @@ import timm
 import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
+from torch.nn.functional import pad
 
 from fixres_poc.config.settings import (
     EMBEDDED_BACKBONES,
@@ -30,7 +31,7 @@ from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.method.evaluation import framings, predict, prediction_table
 from fixres_poc.model.backbones import create
 from fixres_poc.model.device import accelerator_for, place
-from fixres_poc.model.trunk import Tail, classifier
+from fixres_poc.model.trunk import Tail
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,13 @@ class Restricted(nn.Module):
     def __init__(self, head: nn.Module, mapped: dict[int, int], classes: int) -> None:
         """Take over the 1,000-class `head`; `mapped`: see `mapping`."""
         super().__init__()
-        self.head, self.classes = head, classes
-        self.own, self.imagenet = list(mapped), list(mapped.values())
+        self.head = head
+        # -1: the logit that `forward` appends
+        self.outputs = [mapped.get(label, -1) for label in range(classes)]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of features (N, D); minus infinity for classes that are not mapped."""
-        known = cast(torch.Tensor, self.head(features))
-        logits = known.new_full((len(known), self.classes), -torch.inf)
-        logits[:, self.own] = known[:, self.imagenet]
-        return logits
+        return pad(self.head(features), (0, 1), value=-torch.inf)[:, self.outputs]
 
 
 def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroShot:
@@ -105,22 +104,17 @@ def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroSho
     names = cast(list[str], ImageNetInfo("imagenet-1k").label_descriptions())
     named = {data.classes[label]: names[index].split(",")[0] for label, index in mapped.items()}
     part = replace(data, table=data.table[data.table["label"].isin(list(mapped))])
-    empty = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
-    nothing = ZeroShot(empty, named, count)
+    obstacle = ""
     if not has_imagenet_classifier(settings):
-        return replace(
-            nothing,
-            obstacle=f"the classifier of {settings.weights or settings.backbone} is not known to "
-            "be that of ImageNet's classes",
-        )
-    if part.split("test")["label"].nunique() < 2:
-        why = "fewer than 2 classes with test images are ImageNet's by name"
-        return replace(nothing, obstacle=why)
+        file = settings.weights or settings.backbone
+        obstacle = f"the classifier of {file} is not known to be that of ImageNet's classes"
+    elif part.split("test")["label"].nunique() < 2:
+        obstacle = "fewer than 2 classes with test images are ImageNet's by name"
+    if obstacle:
+        empty = prediction_table(part.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
+        return ZeroShot(empty, named, count, obstacle=obstacle)
     accelerator = accelerator_for(settings.precision)
     model = place(create(settings.backbone), settings, accelerator)
-    if not isinstance(classifier(model), nn.Linear):
-        why = "the backbone's classifier is more than one linear layer"
-        return replace(nothing, obstacle=why)
     tail = Tail(model)
     tail.classifier = Restricted(tail.classifier, mapped, count)
     splits = [split for split in ("val", *part.test_parts) if len(part.split(split))]

@@ -8,25 +8,19 @@ from typing import Any, Literal
 import pandas as pd
 import pytest
 import torch
-from tiny_training import first_step, recipe_for, same, settings_for, state_of, train
+from tiny_training import begun, first_step, recipe_for, same, state_of, tiny, train
 
 from fixres_poc.config.files import CHECKPOINT, run_folder
 from fixres_poc.config.settings import TrainSettings
-from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import SplitImages
 from fixres_poc.method import epochs, stage1
 from fixres_poc.method.evaluation import transforms_for
-from fixres_poc.model.device import accelerator_for
-from fixres_poc.model.memory_plan import StepPlan
 from fixres_poc.model.trunk import classifier
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch(colour_folder: Path) -> None:
-    settings = settings_for(colour_folder, learning_rate=10.0)
-    data, accelerator = load_dataset(settings), accelerator_for("fp32")
-    whole, parts = (
-        first_step(settings, data, accelerator, at_once, frozen_norms=True)[1] for at_once in (6, 4)
-    )
+    given = tiny(colour_folder, learning_rate=10.0)
+    whole, parts = (first_step(given, at_once, frozen_norms=True)[1] for at_once in (6, 4))
     assert whole["classifier.weight"].abs().max() > 1e-3
     assert all(
         torch.allclose(parts[key], value, rtol=1e-3, atol=1e-5) for key, value in whole.items()
@@ -34,15 +28,14 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(colour_folder: Path) ->
 
 
 def test_training_learns_colours_and_ends_with_the_last_epoch(colour_folder: Path) -> None:
-    settings = settings_for(colour_folder, epochs=8)
-    data = load_dataset(settings)
-    trained = train(settings, data)
-    assert trained.history["epoch"].tolist() == list(range(1, 9))
-    assert trained.history["loss"].iloc[-1] < trained.history["loss"].iloc[0]
-    assert trained.history["val_top1"].max() > 0.6
-    assert trained.history["val_top1"].iloc[-1] == trained.val_top1
-    again = epochs.val_top1(trained.model, settings, 48, data, accelerator_for("fp32"))
-    assert again == trained.val_top1
+    settings, data, accelerator = given = tiny(colour_folder, epochs=8)
+    trained = train(given)
+    history = trained.history
+    assert history["epoch"].tolist() == list(range(1, 9))
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert history["val_top1"].max() > 0.6
+    again = epochs.val_top1(trained.model, settings, 48, data, accelerator)
+    assert history["val_top1"].iloc[-1] == trained.val_top1 == again
     assert trained.steps == 8 * 3  # 18 images in batches of 6
 
 
@@ -70,57 +63,39 @@ def test_equal_flops_are_those_of_the_smaller_train_resolution_with_its_adaptati
 def test_the_trunk_has_a_part_of_the_classifier_rate(
     colour_folder: Path, name: Literal["adamw", "sgd"]
 ) -> None:
-    settings = settings_for(colour_folder)
-    recipe = replace(recipe_for(settings), optimizer=name, trunk_factor=0.1, learning_rate=0.5)
-    data, accelerator = load_dataset(settings), accelerator_for("fp32")
-    state = epochs.begin(recipe, settings, data, accelerator, StepPlan(8, False, 0))
+    given = tiny(colour_folder)
+    recipe = replace(recipe_for(given[0]), optimizer=name, trunk_factor=0.1, learning_rate=0.5)
+    state = begun(given, recipe=recipe)
     trunk, head = state.optimizer.param_groups
-    assert {id(each) for each in head["params"]} == {
-        id(each) for each in classifier(state.model).parameters()
-    }
-    count = len(trunk["params"]) + len(head["params"])
-    assert count == len(list(state.model.parameters()))
+    assert set(head["params"]) == set(classifier(state.model).parameters())
+    assert len(trunk["params"]) + len(head["params"]) == len(list(state.model.parameters()))
     assert (head["max_lr"], trunk["max_lr"]) == (0.5, 0.05)
     assert type(state.optimizer.optimizer).__name__.lower() == name
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(colour_folder: Path) -> None:
-    settings = settings_for(colour_folder, epochs=1)
-    largest = settings.model_copy(update={"seed": 2**31 - 1})
-    data = load_dataset(settings)
     first, again, other = (
-        state_of(train(each, data).model) for each in (settings, settings, largest)
+        state_of(train(tiny(colour_folder, epochs=1, seed=seed)).model)
+        for seed in (0, 0, 2**31 - 1)
     )
     assert same(first, again)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
-def test_images_may_pass_one_by_one_where_maps_are_one_pixel_wide(colour_folder: Path) -> None:
-    settings, accelerator = (
-        settings_for(colour_folder, train_size=32, batch_size=4),
-        accelerator_for("fp32"),
-    )
-    data, plan = load_dataset(settings), StepPlan(1, True, 0)
-    state = epochs.begin(recipe_for(settings), settings, data, accelerator, plan)
+@pytest.mark.parametrize(("at_once", "odd", "sizes"), [(1, False, {1}), (2, True, {2, 3})])
+def test_few_images_may_pass_at_once_where_maps_are_one_pixel_wide(
+    colour_folder: Path, at_once: int, odd: bool, sizes: set[int]
+) -> None:
+    settings, data, accelerator = tiny(colour_folder, train_size=32, batch_size=4 - 2 * odd)
+    data = replace(data, table=data.table.drop(index=data.split("train").index[: int(odd)]))
+    state, seen = begun((settings, data, accelerator), at_once, recompute=True), list[int]()
+    state.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     samples = SplitImages(data, "train", transforms_for(settings, 32, 32)["train"], seed=0)
-    assert epochs.run_epoch(state, samples, settings, accelerator, "") > 0
+    assert epochs.run_epoch(state, samples, settings, accelerator) > 0
+    assert (sum(seen), set(seen)) == (len(samples), sizes)
+    assert len(samples) % 2 == odd
     assert all(module.training for module in state.model.modules())
-    assert int(state.model.get_buffer("bn1.num_batches_tracked")) == len(samples)
-
-
-def test_two_images_at_a_time_are_trained_with_an_odd_number_of_them(colour_folder: Path) -> None:
-    settings = settings_for(colour_folder, train_size=32, batch_size=2, epochs=1)
-    data, seen = load_dataset(settings), list[int]()
-    odd = replace(data, table=data.table.drop(index=data.split("train").index[:1]))
-    assert odd.counts()["train"] % 2 == 1
-    state = epochs.begin(
-        recipe_for(settings), settings, odd, accelerator_for("fp32"), StepPlan(2, False, 0)
-    )
-    state.model.register_forward_pre_hook(
-        lambda module, inputs: seen.append(len(inputs[0])) if module.training else None
-    )
-    epochs.fine_tune(state, settings, odd, accelerator_for("fp32"), None)
-    assert (sum(seen), set(seen)) == (odd.counts()["train"], {2, 3})
+    assert int(state.model.get_buffer("bn1.num_batches_tracked")) == len(seen)
 
 
 class KilledError(Exception):
@@ -131,14 +106,13 @@ class KilledError(Exception):
 def test_a_killed_training_ends_the_same(
     colour_folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    settings = settings_for(colour_folder)
-    data = load_dataset(settings)
-    undisturbed = train(settings, data)
-    original, begun = epochs.run_epoch, list[int]()
+    settings, data, _ = given = tiny(colour_folder)
+    undisturbed = train(given)
+    original, started = epochs.run_epoch, list[int]()
 
     def run(state: epochs.State, samples: SplitImages, *arguments: Any) -> float:
-        begun.append(samples.epoch)
-        if begun == list(range(1, epoch + 2)):
+        started.append(samples.epoch)
+        if started == list(range(1, epoch + 2)):
             raise KilledError
         return original(state, samples, *arguments)
 
@@ -146,24 +120,20 @@ def test_a_killed_training_ends_the_same(
     with pytest.raises(KilledError):
         stage1.train_or_load(settings, data)
     resumed = stage1.train_or_load(settings, data)
-    assert begun == [*range(1, epoch + 2), *range(epoch + 1, 4)]
+    assert started == [*range(1, epoch + 2), *range(epoch + 1, 4)]
     assert same(state_of(undisturbed.model), state_of(resumed.model))
-    times = ["seconds"]
-    pd.testing.assert_frame_equal(
-        resumed.history.drop(columns=times), undisturbed.history.drop(columns=times)
-    )
-    assert [file.name for file in run_folder("notebooks", settings.run_name).iterdir()] == [
-        CHECKPOINT
-    ]
+    first, second = (each.history.drop(columns="seconds") for each in (resumed, undisturbed))
+    pd.testing.assert_frame_equal(first, second)
+    left = run_folder("notebooks", settings.run_name).iterdir()
+    assert [file.name for file in left] == [CHECKPOINT]
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "other settings"])
 def test_a_damaged_or_foreign_state_is_not_used(
     colour_folder: Path, tmp_path: Path, damage: str
 ) -> None:
-    settings, file = settings_for(colour_folder, epochs=1), tmp_path / "state.pt"
-    data = load_dataset(settings)
-    first = train(settings, data, file)
+    given, file = tiny(colour_folder, epochs=1), tmp_path / "state.pt"
+    first = train(given, file)
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-100])
     if damage == "bit":  # of the middle of the largest part
@@ -173,7 +143,7 @@ def test_a_damaged_or_foreign_state_is_not_used(
         content[largest.header_offset + largest.file_size // 2] ^= 64
         file.write_bytes(content)
     if damage == "other settings":
-        settings = settings.model_copy(update={"seed": 1})
-    again = train(settings, data, file)
+        given = tiny(colour_folder, epochs=1, seed=1)
+    again = train(given, file)
     assert len(again.history) == 1
     assert same(state_of(first.model), state_of(again.model)) == (damage != "other settings")

@@ -1,7 +1,5 @@
 """What enters the classifier, and the map that needs no training."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,11 +7,8 @@ from scipy.stats import genextreme
 from torch import nn
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import PairSettings
-from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import adaptations, equalise
 from fixres_poc.model.backbones import create
-from fixres_poc.model.device import accelerator_for
 from fixres_poc.model.trunk import classifier
 
 
@@ -65,14 +60,3 @@ def test_summary_by_hand() -> None:
     table = equalise.summary({"a": first, "b": np.array([[0.0, 0.0], [0.0, 9.0]])})
     rows = table[["images", "mean", "near_zero", "large"]].to_numpy().tolist()
     assert rows == [["a", 1.0, 0.25, 0.25], ["b", 2.25, 0.75, 0.25]]
-
-
-def test_every_framing_is_looked_at(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equalise, "IMAGES", 7)
-    settings = PairSettings(dataset=str(colour_folder), train_size=48, test_size=64, batch_size=4)
-    model = create("efficientnet_lite0", 3)
-    found = equalise.distributions(model, load_dataset(settings), settings, accelerator_for("fp32"))
-    assert list(found) == ["train crops, 48 px", "test framing, 48 px", "test framing, 64 px"]
-    assert {values.shape for values in found.values()} == {(7, 1280)}
-    same = equalise.distributions(model, load_dataset(settings), settings, accelerator_for("fp32"))
-    assert all(np.array_equal(found[name], same[name]) for name in found)

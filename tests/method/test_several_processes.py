@@ -16,7 +16,7 @@ from fixres_poc.config.settings import TrainSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import stage1
-from fixres_poc.model import checkpoint, device
+from fixres_poc.model import checkpoint
 
 # `accelerate launch` starts several processes without a GPU through MPI only; for GPUs it calls
 # this same launcher.
@@ -55,7 +55,7 @@ def both(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result
 def alone(colours: Path) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIXRES_PROGRESS", "/dev/null")
-        return several.work(device.accelerator_for("fp32"), colours)
+        return several.work(colours)
 
 
 def close(first: Result, second: Result, tolerance: float) -> bool:

@@ -119,12 +119,3 @@ def test_why_there_is_nothing_to_ask(
     found = zero_shot.predict_zero_shot(BaselineSettings(**values), data)  # type: ignore[arg-type]
     assert obstacle in found.obstacle
     assert len(found.predictions) == 0
-
-
-def test_a_classifier_of_another_make_is_not_asked(
-    data: ImageDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = Colours()
-    monkeypatch.setattr(model, "get_classifier", nn.Identity)
-    monkeypatch.setattr(zero_shot, "create", lambda _: model)
-    assert "one linear layer" in zero_shot.predict_zero_shot(BaselineSettings(), data).obstacle
