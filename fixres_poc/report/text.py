@@ -152,9 +152,7 @@ def _trainings(results: Results) -> Sequence[str]:
     )
     done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False).mean()
     if missing := int((done < 1).sum()):
-        lines.append(
-            f"{missing} of {len(done)} pairs of resolutions (with probes) lack results of some seeds."
-        )
+        lines.append(f"{missing} of {len(done)} pairs (with probes) lack results of some seeds.")
     if left_out := results.sweep.get("unreadable"):
         few = ", ".join(f"`{name}`" for name in list(left_out)[:3])
         lines.append(f"Unreadable images left out: {len(left_out)}, such as {few}.")

@@ -32,7 +32,7 @@ def test_trust_names_seeds_stability_leaks_and_what_is_missing() -> None:
     missing = told(same(0.60), None)
     one = text.trust(missing, decided(missing))
     assert "The spread between trainings is not known" in one
-    assert "1 of 5 pairs of resolutions (with probes) lack results of some" in one
+    assert "1 of 5 pairs (with probes) lack results of some" in one
     found = grid(CLAIM, CLAIM)
     near = {"listed": [["a_1.jpg", "b_2.jpg", 2]]}
     found = replace(found, sweep=found.sweep | {"leakage": {"verdict": "Look!", "near": near}})

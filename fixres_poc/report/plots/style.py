@@ -55,7 +55,7 @@ def packed(figure: Figure) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
 
 
 def described(figure: Figure) -> str:
-    """What a figure's label says that it shows, else titles and all words in it; at most 600 characters."""
+    """What a figure's label says that it shows, else its titles and all words in it, shortened."""
     said = str(figure.get_label())
     if not said:
         figure.draw_without_rendering()  # ticks have no text before
