@@ -6,6 +6,7 @@ the standard error of that paired difference, and at most delta. Source of the r
 Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,20 +119,18 @@ class _Rule:
 
     def __init__(self, validation: Results, cells: list[Cell]) -> None:
         self.validation, self.cells = validation, cells
-        self._allowed: dict[int, np.ndarray] = {}
+        self.allowed = functools.cache(self._allowed)  # for each draw that this arm is best in
         hits = [pd.concat(validation.hits(cell).values(), axis=1).mean(axis=1) for cell in cells]
         # (N, K): share of the trainings of each of K arms that are right on each of N images
         self.hits = pd.concat(hits, axis=1, join="inner").to_numpy()
         self.accuracies = self.hits.mean(axis=0)
 
-    def allowed(self, best: int) -> np.ndarray:
+    def _allowed(self, best: int) -> np.ndarray:
         """By how much an arm's accuracy may be below that of the arm with this number, (K,)."""
-        if best not in self._allowed:
-            pairs = [self.validation.paired_hits(self.cells[best], cell) for cell in self.cells]
-            errors = [0.0 if pair is None else paired_gain(*pair).error for pair in pairs]
-            most = largest_unimportant(self.validation, self.cells[best])
-            self._allowed[best] = np.minimum(errors, most)
-        return self._allowed[best]
+        pairs = [self.validation.paired_hits(self.cells[best], cell) for cell in self.cells]
+        errors = [0.0 if pair is None else paired_gain(*pair).error for pair in pairs]
+        most = largest_unimportant(self.validation, self.cells[best])
+        return np.minimum(errors, most)
 
     def pick(self, accuracies: np.ndarray) -> tuple[int, int]:
         """Numbers of the arm to use and of the best one, by accuracies (K,) on validation."""

@@ -164,8 +164,8 @@ def differences(
             continue
         part = max(shared, key=lambda name: every[first].sweep["images"][name])
         sides = zip((second, first), cells, strict=True)
-        one, other = (every[name].on(part).hits(cell_of(cell)) for name, cell in sides)
-        if (hits := paired(one, other)) is not None:
+        hits = paired(*(every[name].on(part).hits(cell_of(cell)) for name, cell in sides))
+        if hits is not None:
             label = f"{second} against {first} ({part})"
             rows[0, label] = {"both": _as_row(paired_gain(*hits))}
     return rows

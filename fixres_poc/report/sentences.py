@@ -205,17 +205,14 @@ class _Words:
 
     def _sizes(self, rows: Sequence[Comparison]) -> str:
         """At which test resolutions training pays, and what it does at the others."""
-        by_size: dict[int, list[Comparison]] = {}
-        for each in rows:
-            by_size.setdefault(each.cell.test_size, []).append(each)
         told: dict[str, list[str]] = {"pays": []}
-        for size, own in sorted(by_size.items()):
-            word = "is not decided"
-            if any(each.verdict == "better" for each in own):
+        for size in sorted({each.cell.test_size for each in rows}):
+            own = [each for each in rows if each.cell.test_size == size]
+            verdicts, word = {each.verdict for each in own}, "is not decided"
+            if "better" in verdicts:
                 word = "pays"
             elif all(each.below_delta for each in own):
-                loses = all(each.verdict == "worse" for each in own)
-                word = "loses" if loses else f"gains less than {self.delta}"
+                word = "loses" if verdicts == {"worse"} else f"gains less than {self.delta}"
             told.setdefault(word, []).append(str(size))
         rest = [f"at {', '.join(sizes)} px it {word}" for word, sizes in told.items()]
         return "; ".join([f"Fine-tuning pays at {', '.join(told['pays'])} px", *rest[1:]]) + "."

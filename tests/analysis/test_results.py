@@ -54,14 +54,6 @@ def test_neither_probe_nor_a_failed_pair_is_chosen() -> None:
     assert found.choose() == Cell(96, 96, "none")
 
 
-def test_a_gain_in_one_training_and_a_loss_in_the_other_is_none() -> None:
-    found = told(same(0.60), same(0.90), same(0.60), same(0.40), adaptations=["none"])
-    gain = found.difference(Cell(96, 128, "none"), Cell(96, 96, "none"))
-    assert gain is not None
-    assert gain.estimate == pytest.approx(0.05)
-    assert gain.low < 0 < gain.high
-
-
 def test_another_test_part_has_its_own_accuracies_and_the_same_choice() -> None:
     found = told(same(0.60), same(0.80), photos=0.5)
     other = found.on("photos")

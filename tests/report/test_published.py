@@ -19,6 +19,15 @@ NETWORKS = published.networks()
 TIMM = NETWORKS[NETWORKS["source"].str.startswith("huggingface/pytorch-image-models")]
 
 
+def test_figures_of_the_fixres_papers() -> None:
+    rows = published.imagenet().set_index(["model", "train_size", "test_size", "adapted"])
+    top1 = rows["top1"]
+    assert top1["ResNet-50", 224, 288, "no"] == 0.784
+    assert top1["ResNet-50", 224, 384, "yes"] == 0.790
+    assert top1["ResNeXt-101 32x48d WSL", 224, 320, "yes"] == 0.864
+    assert top1["EfficientNet-L2 (Fix)", 475, 600, "yes"] == 0.885
+
+
 def test_networks_are_in_range_and_have_a_source() -> None:
     needed = NETWORKS.drop(columns=["gmacs", "licence", "weights", "paper"])
     assert not needed.isna().any(axis=None)
