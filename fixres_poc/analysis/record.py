@@ -137,15 +137,20 @@ def write_run(
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
         content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
     measured = {key: value for key, value in asdict(metrics).items() if value is not None}
-    # digests of what this process has used; whoever runs the notebook adds that of its code
-    kept = ("data", "checkpoint")
-    used: dict[str, Any] = {key: measured.pop(key) for key in kept if key in measured}
+    content["used"] = _used(settings) | {
+        key: measured.pop(key) for key in ("data", "checkpoint") if key in measured
+    }
+    write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
+
+
+def _used(settings: Settings) -> dict[str, str]:
+    """Digests of what this process has used; whoever runs the notebook adds that of its code."""
+    used = {"library": LIBRARY}
     if path := getattr(settings, "weights", None):
         from fixres_poc.model.weights import fingerprint  # here, since it brings in torch
 
         used["weights"] = str(fingerprint(path))
-    content["used"] = {"library": LIBRARY, **used}
-    write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
+    return used
 
 
 def parquet(table: pd.DataFrame) -> bytes:

@@ -6,12 +6,12 @@ words and one number with its interval; differences are in points of top-1.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fixres_poc.analysis.answers import Decision, decide
-from fixres_poc.analysis.cells import Cell, cell_of
+from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison, Row
 from fixres_poc.analysis.questions import UNCHECKED, Answer
 from fixres_poc.analysis.results import load_results, training_cost
@@ -62,21 +62,6 @@ def read(report: str) -> dict[str, Any]:
     if not found:
         raise InputError(f"{file}: no answers of this version; run `make report` first")
     return found
-
-
-def rows(answers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of answers.json, each with its `question` and its comparison in words, `label`."""
-    return [
-        {"question": each["id"], "label": cell_of(row).against(cell_of(row["reference"])), **row}
-        for each in answers["answers"]
-        for row in each["rows"]
-    ]
-
-
-def deciding(answers: Mapping[str, Any], part: str) -> dict[int, dict[str, Any]]:
-    """By question the row of answers.json that decides its verdict on a test part."""
-    own = (row for row in rows(answers) if row["part"] == part and row["decides"])
-    return {row["question"]: row for row in own}
 
 
 def told(decision: Decision) -> dict[str, Any]:

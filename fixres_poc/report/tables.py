@@ -12,7 +12,7 @@ from fixres_poc.analysis.cells import CANDIDATES, Cell, cell_of, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Accuracy, Difference
 from fixres_poc.config.settings import CONTROL
-from fixres_poc.report import sentences
+from fixres_poc.report.text import deciding, rows_of
 
 NOT_RUN, NONE = "n/a", "–"
 LEGEND = (
@@ -80,7 +80,7 @@ def _percents(table: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
 
 def questions(answers: Mapping[str, Any]) -> pd.DataFrame:
     """The five questions: answer in words, points on each test part, and what it means."""
-    others = sorted(row["part"] for row in sentences.rows(answers))
+    others = sorted(row["part"] for row in rows_of(answers))
     parts = dict.fromkeys([answers["leading_part"], *others])
     asked = [
         {
@@ -99,7 +99,7 @@ def points_on(answers: Mapping[str, Any], question: int, part: str) -> str:
     if question == 5:
         accuracy = answers["answers"][4]["accuracy"].get(part)
         return Accuracy(*accuracy).percent(brief=True) if accuracy else NONE
-    row = sentences.deciding(answers, part).get(question)
+    row = deciding(answers, part).get(question)
     return points(row) if row else NONE
 
 
@@ -122,7 +122,7 @@ def comparisons(answers: Mapping[str, Any], asked: Sequence[int] = (1, 2, 3, 4))
             "verdict": row["verdict"],
             "training FLOPs": f"× {row['flops_ratio']:.2f}" if row["flops_ratio"] else "",
         }
-        for row in sentences.rows(answers)
+        for row in rows_of(answers)
         if row["question"] in asked
     ]
     return pd.DataFrame(shown)

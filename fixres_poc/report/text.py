@@ -8,16 +8,30 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fixres_poc.analysis.cells import PAIR
+from fixres_poc.analysis.cells import PAIR, cell_of
 from fixres_poc.analysis.comparisons import best_sizes
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.data.sources import download
-from fixres_poc.report.sentences import deciding
 
 SYNTHETIC = "Synthetic images: this proves nothing about photographs."
 Answers = Mapping[str, Any]
 """The content of answers.json."""
+
+
+def rows_of(answers: Answers) -> list[dict[str, Any]]:
+    """The rows of answers.json, each with its `question` and its comparison in words, `label`."""
+    return [
+        {"question": each["id"], "label": cell_of(row).against(cell_of(row["reference"])), **row}
+        for each in answers["answers"]
+        for row in each["rows"]
+    ]
+
+
+def deciding(answers: Answers, part: str) -> dict[int, dict[str, Any]]:
+    """By question the row of answers.json that decides its verdict on a test part."""
+    own = (row for row in rows_of(answers) if row["part"] == part and row["decides"])
+    return {row["question"]: row for row in own}
 
 
 def head(results: Results, answers: Answers) -> str:

@@ -19,10 +19,10 @@ from fixres_poc.analysis.cells import cell_of, keys
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
-from fixres_poc.report import sentences
 from fixres_poc.report.plots.style import BESIDE, label_ends, label_points, logarithmic
 from fixres_poc.report.published import undominated
 from fixres_poc.report.tables import points
+from fixres_poc.report.text import rows_of
 
 MARKS = {
     "better": ("#00734f", "^"),
@@ -55,7 +55,7 @@ LINES: dict[str, dict[str, Any]] = {
 def comparison_rows(answers: Mapping[str, Any]) -> Rows:
     """The rows of questions 1 to 4, without the reference at equal FLOPs."""
     rows: dict[tuple[int, str], dict[str, Row]] = {}
-    for row in sentences.rows(answers):
+    for row in rows_of(answers):
         if not row["adaptation"].startswith(EQUAL_FLOPS):
             rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
     return rows
