@@ -1,11 +1,11 @@
-"""The cells of a sweep's grid (sizes, adaptation, view, seed), and the columns of results.csv.
+"""The cells of a sweep's grid (sizes, adaptation, view, crop), and the columns of results.csv.
 
-Each cell has a row per test part.
+Each cell has a row per seed and test part.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,19 +45,14 @@ class Cell(NamedTuple):
     """Where a classifier's predictions stand in the grid; sizes in px, `crop_pct` as in timm.
 
     The linear probe and zero-shot are not trained at a resolution, and run once for all seeds:
-    their `train_size` is None.
+    their `train_size` is None. A cell stands for all seeds.
     """
 
     train_size: int | None
     test_size: int
     adaptation: str
-    seed: int
     view: str = "center"
     crop_pct: float = CROP_PCT
-
-    def as_json(self) -> dict[str, Any]:
-        """The cell's columns without its seed, for answers.json."""
-        return {name: value for name, value in self._asdict().items() if name != "seed"}
 
     def same_size(self) -> "Cell":
         """The same training at test = train, without adaptation, on one crop framed alike."""
@@ -92,11 +87,15 @@ class Cell(NamedTuple):
         return f"{self.named(framing=False)}, against {there}{framing}".replace(" px", "")
 
 
-def cell_of(found: Mapping[str, Any]) -> Cell:
-    """The cell that `as_json` wrote, among other things."""
-    train, test = found["train_size"], int(found["test_size"])
-    sizes = None if pd.isna(train) else int(train), test
-    return Cell(*sizes, found["adaptation"], 0, found["view"], found["crop_pct"])
+def cell_of(found: "Mapping[Any, Any] | pd.Series[Any]") -> Cell:
+    """The cell that these columns name, among others."""
+    train, test, *rest = (found[name] for name in GRID)
+    return Cell(None if pd.isna(train) else int(train), int(test), *rest)
+
+
+def keys(table: pd.DataFrame) -> list[Cell]:
+    """The cell of each row of a table with the columns `GRID`."""
+    return [cell_of(row) for row in table[GRID].to_dict("records")]
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -128,24 +127,6 @@ def read_table(file: Path) -> pd.DataFrame:
             f"{file}: cannot be read as a table ({type(error).__name__}: {error})"
         ) from None
     return table.fillna(dict.fromkeys(TEXT, ""))
-
-
-def keys(table: pd.DataFrame) -> list[Cell]:
-    """The cell of each row of a table with the columns `KEY`."""
-    own = table[KEY].astype(object)
-    return [Cell(*row) for row in own.where(own.notna(), None).itertuples(index=False)]
-
-
-def correct_by_cell(predictions: pd.DataFrame, part: str = "test") -> dict[Cell, "pd.Series[bool]"]:
-    """Which images of a part (val, or a test part) each cell classifies correctly, by image."""
-    rows = predictions[predictions["split"] == part].astype({"image": str})
-    hits = rows.assign(correct=rows["target"] == rows["top1"]).set_index("image")
-    groups = hits.groupby(KEY, observed=True, dropna=False)
-    found: dict[Cell, pd.Series[bool]] = {}
-    for key, group in groups:
-        train, *rest = cast(tuple[Any, ...], key)
-        found[Cell(None if pd.isna(train) else train, *rest)] = group["correct"]
-    return found
 
 
 def same_images(*hits: "pd.Series[bool]") -> NDArray[np.bool_]:

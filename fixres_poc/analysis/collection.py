@@ -179,26 +179,17 @@ def _flops(backbone: str, classes: int, table: pd.DataFrame) -> dict[str, int]:
 def _summary(
     sweep: SweepSettings, outcomes: Collection[Outcome], table: pd.DataFrame
 ) -> dict[str, Any]:
+    parameters = ("train_size", "test_size", "seed")
+    measured = ("wall_seconds", "activations", "choices", "epochs", "steps")
     runs = [
         {
             "name": each.run.name,
             "notebook": each.run.notebook,
             "status": each.status,
             "error": each.error,
-        }
-        | {key: each.run.parameters.get(key) for key in ("train_size", "test_size", "seed")}
-        | {"equal_flops": bool(each.run.parameters.get("equal_flops"))}
-        | {
-            key: each.get(key)
-            for key in (
-                "wall_seconds",
-                "activations",
-                "memory",
-                "choices",
-                "tried",
-                "epochs",
-                "steps",
-            )
+            "equal_flops": bool(each.run.parameters.get("equal_flops")),
+            **{key: each.run.parameters.get(key) for key in parameters},
+            **{key: each.get(key) for key in measured},
         }
         for each in outcomes
     ]
@@ -211,9 +202,7 @@ def _summary(
             "verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"
         }
     known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
-    known["left_out"] = sorted({line for each in outcomes for line in each.get("left_out") or ()})
     known["image_flops"] = _flops(sweep.backbone, len(known["classes"] or ()), table)
     known["date"] = datetime.now(UTC).date().isoformat()
-    known["seconds"] = sum(each.wall_seconds() for each in outcomes)
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}
     return {"settings": settings, "runs": runs, **known}

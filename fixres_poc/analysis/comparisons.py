@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fixres_poc.analysis.cells import Cell
+from fixres_poc.analysis.cells import Cell, cell_of, keys
 from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gains
-from fixres_poc.config.settings import ADAPTED, CONTROL
+from fixres_poc.config.settings import CONTROL
 
 Verdict = Literal["better", "as good", "worse", "can't tell", "not run"]
 LEVEL = 0.95
@@ -84,7 +84,7 @@ class Row:
             "detectable": self.difference.detectable(),
         }
         known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        cells = {**self.cell.as_json(), "reference": self.reference.as_json()}
+        cells = {**self.cell._asdict(), "reference": self.reference._asdict()}
         return {**cells, "verdict": self.verdict, **known}
 
 
@@ -122,11 +122,6 @@ class Comparison:
         """The smallest true gain over all references that is found with 80 % power."""
         return max(row.difference.detectable() for row in self.rows)
 
-    @property
-    def cheaper(self) -> bool:
-        """Whether the training costs at most 0.95 of each reference's FLOPs."""
-        return all(row.cost_ratio[0] <= ENOUGH_CHEAPER for row in self.rows)
-
 
 def compared(
     results: Results,
@@ -144,29 +139,26 @@ def compared(
         primary: the cell whose row has the level 0.95.
         planned: number of the question's rows, of which the others share 5 %.
     """
-    rows: list[list[Row]] = [[] for _ in asked]
-    for kind in range(max((len(references) for _, references in asked), default=0)):
-        places = [place for place, (_, references) in enumerate(asked) if len(references) > kind]
-        pairs = [(asked[place][0], asked[place][1][kind]) for place in places]
+    kinds = []
+    for references in zip(*(references for _, references in asked), strict=True):
+        pairs = [(cell, other) for (cell, _), other in zip(asked, references, strict=True)]
         hits = [results.paired_hits(*pair) for pair in pairs]
-        known = iter(paired_gains([(each[0], each[1]) for each in hits if each is not None]))
-        for place, pair, each in zip(places, pairs, hits, strict=True):
+        known = iter(paired_gains([each for each in hits if each is not None]))
+        rows = []
+        for pair, each in zip(pairs, hits, strict=True):
             difference = Difference() if each is None else next(known)
             level = LEVEL if pair[0] == primary else 1 - 0.05 / planned
             delta = largest_unimportant(results.validation, pair[1])
             ratio = _cost_ratio(results, *pair) if with_cost else (math.nan, math.nan)
-            rows[place].append(Row(*pair, difference, level, delta, ratio))
-    return tuple(
-        Comparison(tuple(own), cell == primary)
-        for own, (cell, _) in zip(rows, asked, strict=True)
-        if own
-    )
+            rows.append(Row(*pair, difference, level, delta, ratio))
+        kinds.append(rows)
+    return tuple(Comparison(own, own[0].cell == primary) for own in zip(*kinds, strict=True))
 
 
 def largest_unimportant(validation: Results, reference: Cell) -> float:
     """Delta: the smaller of the sweep's and a quarter of the reference's errors on validation."""
     errors = 1 - validation.accuracy(reference).estimate
-    return float(np.fmin(validation.sweep["settings"].get("delta", 0.01), errors / 4))
+    return float(np.fmin(validation.settings["delta"], errors / 4))
 
 
 def _cost_ratio(results: Results, cell: Cell, reference: Cell) -> tuple[float, float]:
@@ -183,60 +175,49 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
         and gain_high (paired, 95 %); nan where a step was not run. Over several seeds these are
         means.
     """
-    start, train, test = chosen.same_size(), chosen.train_size, chosen.test_size
+    start, (train, test, adaptation, view, _) = chosen.same_size(), chosen
     one_crop = chosen._replace(view="center")
     plain = one_crop._replace(adaptation="none")
-    probe = results.once("probe", start.test_size)
-    steps = {f"linear probe at {train}": probe} if results.seeds(probe) else {}
-    steps[f"stage 1 at {train}, tested there"] = start
-    if train != test:
-        steps[f"tested at {test} instead"] = plain
-        if chosen.adaptation in ADAPTED:
-            steps[f"control: adapted at {train}"] = plain._replace(
-                adaptation=CONTROL + chosen.adaptation
-            )
-    if chosen.adaptation != "none":
-        steps[f"adapted at {test}"] = one_crop
-    if chosen != one_crop:
-        steps[f"{chosen.view} instead of one crop"] = chosen
-    rows, last = [], ""
+    steps = {
+        f"linear probe at {train}": results.once("probe", start.test_size),
+        f"stage 1 at {train}, tested there": start,
+        f"tested at {test} instead": plain,
+        f"control: adapted at {train}": plain._replace(adaptation=CONTROL + adaptation),
+        f"adapted at {test}": one_crop,
+        f"{view} instead of one crop": chosen,
+    }
+    planned, path = {start, plain, *keys(results.table)}, dict[Cell, str]()
     for step, cell in steps.items():
-        row: dict[str, Any] = {"step": step}
-        if results.seeds(cell):
-            row["top1"] = results.accuracy(cell).estimate
-            if last and (gain := results.difference(cell, steps[last])):
-                values = zip(["gain", "gain_low", "gain_high"], gain[:3], strict=True)
-                row |= {"against": last, **dict(values)}
-            last = step
+        if cell in planned:
+            path.setdefault(cell, step)  # of two steps to one cell the second changes nothing
+    rows, last = [], next(iter(path))
+    for cell, step in path.items():
+        row: list[Any] = [step, results.accuracy(cell).estimate]
+        if gain := results.difference(cell, last):
+            row += [path[last], *gain[:3]]
         rows.append(row)
+        last = cell if results.hits(cell) else last
     columns = ["step", "top1", "against", "gain", "gain_low", "gain_high"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows).reindex(columns=range(6)).set_axis(columns, axis=1)
 
 
-def best_sizes(results: Results) -> pd.DataFrame:
+def best_sizes(results: Results) -> list[tuple[Any, Any, Difference | None]]:
     """By train resolution the test resolution of equal apparent size, and the best one.
 
     Unadapted, in the usual crop. Adapted networks are not judged: the paper's own adapted optimum
     lies above the ratio 1.
 
     Returns:
-        Columns train_size, nearest (the test resolution whose mean ratio of apparent sizes is
-        nearest to 1), ratio (its ratio), best (on validation), best_ratio, gain, gain_low and
-        gain_high (test accuracy at best minus that at nearest, paired; nan where they are one).
+        For each train resolution the row of `Results.usual` whose mean ratio of apparent sizes is
+        nearest to 1, the row that is best on validation, and the second one's accuracy minus the
+        first one's; None where they are one.
     """
     cells = results.usual
     ran = cells[(cells["seeds"] > 0) & (cells["adaptation"] == "none")]
     found = []
-    for train, rows in ran.groupby("train_size"):
+    for _, rows in ran.groupby("train_size"):
         distance = np.log(rows["size_ratio"].to_numpy(dtype=float))
         near = rows.iloc[int(np.abs(distance).argmin())]
         best = rows.iloc[int(rows["val_top1"].argmax())]
-        first, second = (
-            Cell(int(str(train)), int(each["test_size"]), "none", 0, crop_pct=results.usual_crop)
-            for each in (best, near)
-        )
-        gain = results.difference(first, second) or Difference()
-        sizes = [train, near["test_size"], near["size_ratio"], best["test_size"]]
-        found.append([*sizes, best["size_ratio"], *gain[:3]])
-    names = ["train_size", "nearest", "ratio", "best", "best_ratio", "gain", "gain_low"]
-    return pd.DataFrame(found, columns=[*names, "gain_high"])
+        found.append((near, best, results.difference(cell_of(best), cell_of(near))))
+    return found

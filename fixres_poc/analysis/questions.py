@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fixres_poc.analysis.cells import PAIR, Cell
-from fixres_poc.analysis.comparisons import Comparison, Verdict, compared
+from fixres_poc.analysis.comparisons import ENOUGH_CHEAPER, Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.settings import CONTROL, ENOUGH_STEPS, EQUAL_FLOPS
 
@@ -26,33 +26,22 @@ SAME_AS_PROBE = 0.99
 """Share of equal predictions on validation from which stage 1 did nothing."""
 
 
-class Cost(NamedTuple):
-    """Training cost of a claim's row: its verdict, and the ratio of FLOPs to train = test."""
-
-    verdict: str  # "cheaper", "cheaper only at equal epochs", `UNCHECKED`, "dearer", "unknown"
-    flops_ratio: float
-
-
 @dataclass(frozen=True)
 class Plan:
-    """What the sweep asks, before any result: cells and their references, by question.
-
-    Attributes:
-        adapted: the primary adaptation; None where the sweep has none.
-    """
+    """What the sweep asks, before any result: cells and their references, by question."""
 
     results: Results
-    adapted: str | None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The sweep's settings."""
-        return dict(self.results.sweep["settings"])
+    @cached_property
+    def adapted(self) -> str:
+        """The primary adaptation, the paper's: `head_bn`, else `head`; "" where neither was run."""
+        names = set(self.results.table["adaptation"])
+        return next((name for name in ("head_bn", "head") if name in names), "")
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
         """All (train resolution, test resolution) of the sweep."""
-        given = self.settings
+        given = self.results.settings
         grid = given["pairs"] or product(given["train_sizes"], given["test_sizes"])
         return [(train, test) for train, test in grid]
 
@@ -75,7 +64,7 @@ class Plan:
     def cell(self, train: int, test: int, adaptation: str, own_crop: bool = False) -> Cell:
         """A trained cell in one centre crop: the usual one, or that chosen for this cell."""
         results = self.results
-        cell = Cell(train, test, adaptation, results.first_seed, crop_pct=results.usual_crop)
+        cell = Cell(train, test, adaptation, crop_pct=results.usual_crop)
         return results.at_chosen_crop(cell) if own_crop else cell
 
     @property
@@ -86,19 +75,10 @@ class Plan:
             (train, test) for train, test in self.pairs if train < test and (test, test) in every
         ]
 
-    @property
-    def primary(self) -> tuple[int, int] | None:
-        """The pair that alone enters title and sentences: as the sweep named or planned it."""
-        named = self.settings.get("primary")
-        return (named[0], named[1]) if named else None
-
     def training(self) -> Asked:
         """Question 1: each r at R = r and, adapted, at its matched R, against what needs none."""
-        ways = [(train, train, "none") for train in sorted({train for train, _ in self.pairs})]
-        ways = [way for way in ways if way[:2] in self.pairs]
-        ways += [
-            (train, test, self.adapted) for train, test in self.matched.items() if self.adapted
-        ]
+        ways = [(train, test, "none") for train, test in sorted(self.pairs) if train == test]
+        ways += [(*pair, self.adapted) for pair in self.matched.items() if self.adapted]
         untrained = [name for name in ("probe", "zero_shot") if self.results.knows_all(name)]
         return [
             (self.cell(*way), [self.results.once(name, way[1]) for name in untrained])
@@ -107,8 +87,6 @@ class Plan:
 
     def claim(self, own_crop: bool = False) -> Asked:
         """Question 2: trained smaller and adapted against train = test, plain and adapted."""
-        if not self.adapted:
-            return []
         return [
             (
                 self.cell(train, test, self.adapted, own_crop),
@@ -119,8 +97,6 @@ class Plan:
 
     def adaptation(self) -> Asked:
         """Question 3: adapted at the matched R, against none there and against its control."""
-        if not self.adapted:
-            return []
         names = ("none", CONTROL + self.adapted)
         return [
             (self.cell(train, test, self.adapted), [self.cell(train, test, name) for name in names])
@@ -132,16 +108,14 @@ class Plan:
         return [
             (self.cell(*pair, self.adapted, True), [self.cell(*pair, "none", True)])
             for pair in self.matched.items()
-            if self.adapted
         ]
 
     def why_not(self, question: int) -> str:
         """Why a question is not asked; "" where it is."""
-        given = self.settings
-        trained_here = given.get("head_start") != "file"
-        if question in (1, 2) and not trained_here:
+        given = self.results.settings
+        if question in (1, 2) and given["head_start"] == "file":
             return "the network was trained elsewhere"
-        if question == 1 and not given.get("pretrained", True):
+        if question == 1 and not given["pretrained"]:
             return "the network has no pre-trained weights, so there is no probe"
         if not self.adapted and question > 1:
             return "no adaptation was asked for"
@@ -156,16 +130,16 @@ class Plan:
         return ""
 
     def primary_cell(self, asked: Asked, question: int) -> Cell | None:
-        """The cell of the question's primary row, of those that are asked."""
+        """The cell of the question's primary row: of the sweep's primary pair, or nearest to it."""
         cells = [cell for cell, _ in asked]
-        if not cells:
-            return None
-        train, test = self.primary or (max(cell.train_size or 0 for cell in cells), 0)
-        best = [cell for cell in cells if (cell.train_size, cell.test_size) == (train, test)]
-        if question == 1 and not best:
-            best = [cell for cell in cells if cell.train_size == cell.test_size == test]
-        best += [cell for cell in cells if cell.train_size == train]
-        return [*best, *cells][0]
+        largest = max((cell.train_size or 0 for cell in cells), default=0)
+        train, test = self.results.settings["primary"] or (largest, 0)
+
+        def distance(cell: Cell) -> tuple[bool, bool, bool]:
+            at_home = question == 1 and cell[:2] == (test, test)
+            return cell[:2] != (train, test), not at_home, cell.train_size != train
+
+        return min(cells, key=distance, default=None)
 
 
 @dataclass(frozen=True)
@@ -174,19 +148,22 @@ class Answer:
 
     Attributes:
         number: 1 to 4.
+        steps: fewest optimizer steps of a stage 1.
         why_not: why it is not asked, else "".
         equal_flops: of question 2 train = test, cut to the FLOPs of the primary row, against that.
     """
 
     number: int
     comparisons: tuple[Comparison, ...] = ()
+    steps: float = math.inf
     why_not: str = ""
     equal_flops: tuple[Comparison, ...] = ()
 
     @property
     def primary(self) -> Comparison | None:
-        """The row that alone enters title and sentences."""
-        return next((each for each in self.comparisons if each.primary), None)
+        """The row that alone enters title and sentences; None until it was run."""
+        ran = (each for each in self.comparisons if each.verdict != "not run")
+        return next((each for each in ran if each.primary), None)
 
     @property
     def primary_verdict(self) -> Verdict:
@@ -198,33 +175,28 @@ class Answer:
         """Whether the primary row is better or as good."""
         return self.primary_verdict in ("better", "as good")
 
-    def verdict(self, steps: float) -> str:
-        """In the words of the protocol.
-
-        Args:
-            steps: fewest optimizer steps of a stage 1.
-        """
+    @property
+    def verdict(self) -> str:
+        """In the words of the protocol."""
         if self.why_not:
             return "not asked"
         if self.number == 1:
-            return self._training(steps)
+            return self._training()
         verdict = self.primary_verdict
-        if self.number != 3:
-            return f"{verdict}, {self.cost.verdict}" if self.not_worse else verdict
-        if self.primary is None or verdict == "not run":
-            return verdict
+        if self.number != 3 or self.primary is None:
+            return f"{verdict}, {self.cost}" if self.not_worse else verdict
         if verdict == "better":
             return "gains"
         plain, control = (row.verdict for row in self.primary.rows)
         return f"against none: {plain}; against its control: {control}"
 
-    def _training(self, steps: float) -> str:
+    def _training(self) -> str:
         """Of question 1, in the protocol's order of precedence."""
         rows = self.comparisons
-        if not rows or all(each.verdict == "not run" for each in rows):
+        if {each.verdict for each in rows} <= {"not run"}:
             return "not run"
         gains = any(each.verdict == "better" for each in rows)
-        if not gains and steps < ENOUGH_STEPS:
+        if not gains and self.steps < ENOUGH_STEPS:
             return "trained too briefly"
         if all(each.below_delta for each in rows):
             return "gains less than delta"
@@ -248,28 +220,31 @@ class Answer:
     @property
     def holds(self) -> bool | None:
         """Of question 2 or 4: not worse and cheaper; None where it is not asked."""
-        return None if self.why_not else self.not_worse and self.cost.verdict == "cheaper"
+        return None if self.why_not else self.not_worse and self.cost == "cheaper"
 
     @property
-    def cost(self) -> Cost:
-        """Training cost of the primary row of question 2 or 4."""
-        if self.primary is None:
-            return Cost("unknown", math.nan)
-        ratio = max(row.cost_ratio[0] for row in self.primary.rows)
-        if math.isnan(ratio):
-            return Cost("unknown", ratio)
-        if not self.primary.cheaper:
-            return Cost("dearer", ratio)
+    def flops_ratio(self) -> float:
+        """Training FLOPs of the primary row of question 2 or 4 over those of its references."""
+        rows = self.primary.rows if self.primary else ()
+        return max((row.cost_ratio[0] for row in rows), default=math.nan)
+
+    @property
+    def cost(self) -> str:
+        """The verdict on `flops_ratio`."""
+        if math.isnan(self.flops_ratio):
+            return "unknown"
+        if self.flops_ratio > ENOUGH_CHEAPER:
+            return "dearer"
         verdicts = [each.verdict for each in self.equal_flops]
         if "better" in verdicts:
-            return Cost("cheaper only at equal epochs", ratio)
-        return Cost("cheaper" if verdicts and "not run" not in verdicts else UNCHECKED, ratio)
+            return "cheaper only at equal epochs"
+        return "cheaper" if verdicts and "not run" not in verdicts else UNCHECKED
 
 
 def answers(plan: Plan) -> list[Answer]:
     """Questions 1 to 4 on the part that the plan's results are about."""
-    trained_elsewhere = plan.settings.get("head_start") == "file"
-    remedies = [*([] if trained_elsewhere else [plan.claim(own_crop=True)]), plan.repair()]
+    trained_here = plan.results.settings["head_start"] != "file"
+    remedies = [plan.claim(own_crop=True) if trained_here else [], plan.repair()]
     asked = [[plan.training()], [plan.claim()], [plan.adaptation()], remedies]
     found = []
     for number, lists in enumerate(asked, 1):
@@ -283,13 +258,14 @@ def answers(plan: Plan) -> list[Answer]:
             of_these = primary if rows is first else None
             comparisons += compared(plan.results, rows, of_these, planned, number in (2, 4))
         reference = _equal_flops(plan, primary, number == 4) if number in (2, 4) else ()
-        found.append(Answer(number, tuple(comparisons), equal_flops=reference))
+        steps = fewest_steps(plan.results)
+        found.append(Answer(number, tuple(comparisons), steps, equal_flops=reference))
     return found
 
 
 def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comparison, ...]:
     """Train = test, cut to the training FLOPs of the primary cell, against that cell."""
-    if primary is None or not plan.adapted:
+    if primary is None:
         return ()
     size = primary.test_size
     planned = set(plan.results.table["adaptation"])
@@ -300,29 +276,20 @@ def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comp
     return compared(plan.results, short, None, len(short), with_cost=True)
 
 
-def primary_adaptation(results: Results) -> str | None:
-    """The paper's: `head_bn`, or `head` where there is none; None where neither was asked for."""
-    names = set(results.table["adaptation"])
-    return next((name for name in ("head_bn", "head") if name in names), None)
-
-
 def fewest_steps(results: Results) -> float:
     """The fewest optimizer steps of a stage 1; infinite where it is not known."""
-    runs = [run for run in results.sweep["runs"] if not run.get("equal_flops")]
-    steps = [run["steps"] for run in runs if run.get("steps")]
+    runs = results.sweep["runs"]
+    steps = [run["steps"] for run in runs if run["steps"] and not run["equal_flops"]]
     return min(steps, default=math.inf)
 
 
 def did_nothing(results: Results) -> list[int]:
     """Train resolutions whose stage 1 predicts on validation what the probe does, on 99 % of it."""
-    found = []
-    rows = results.predictions
+    rows, image = results.predictions, ["test_size", "image"]
     rows = rows[(rows["split"] == "val") & (rows["view"] == "center")]
     rows = rows[rows["crop_pct"] == results.usual_crop]
-    probes = rows[rows["adaptation"] == "probe"].set_index(["test_size", "image"])["top1"]
-    same = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
-    for size, own in same.groupby("train_size"):
-        there = own.join(probes.rename("probe"), on=["test_size", "image"])
-        if (there["top1"] == there["probe"]).mean() >= SAME_AS_PROBE:
-            found.append(int(str(size)))
-    return found
+    probes = rows[rows["adaptation"] == "probe"].set_index(image)["top1"].rename("probe")
+    own = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
+    own = own.join(probes, on=image)
+    shares = (own["top1"] == own["probe"]).groupby(own["train_size"]).mean()
+    return [int(size) for size in shares.index[shares >= SAME_AS_PROBE]]

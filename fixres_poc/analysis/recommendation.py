@@ -6,6 +6,7 @@ the standard error of that paired difference, and at most delta. Source of the r
 Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import Cell, keys
 from fixres_poc.analysis.comparisons import largest_unimportant
-from fixres_poc.analysis.results import Results, image_flops, training_cost
+from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.settings import CROPS
 
@@ -56,7 +57,7 @@ class Recommendation:
         return float(sum(self.arms["share"][self.arms["pick"] == "use"])) if self.use else 0.0
 
 
-def recommend(results: Results, adapted: str | None) -> Recommendation:
+def recommend(results: Results, adapted: str) -> Recommendation:
     """The answer to question 5 on `results.part`; the choice is made on validation alone.
 
     Args:
@@ -89,30 +90,28 @@ def recommend(results: Results, adapted: str | None) -> Recommendation:
     )
 
 
-def _arms(results: Results, adapted: str | None) -> pd.DataFrame:
+def _arms(results: Results, adapted: str) -> pd.DataFrame:
     """Every arm at its chosen crop_pct, cheapest first."""
     cells = results.cells
     untrained = [name for name in ("probe", "zero_shot") if results.knows_all(name)]
-    chosen = cells["crop_pct_chosen"].fillna(False).astype(bool)
-    arms = cells[chosen & cells["adaptation"].isin(["none", adapted, *untrained])]
+    competing = cells["adaptation"].isin(["none", adapted, *untrained])
+    arms = cells[cells["crop_pct_chosen"] & competing]
     arms = arms[arms["seeds"] > 0].reset_index(drop=True)
     if arms.empty:
         return arms
     cell = keys(arms)
-    flops = [image_flops(results, each.test_size) for each in cell]
     training = [training_cost(results, each)[0] for each in cell]
     arms = arms.assign(cell=pd.Series(cell, dtype=object), training_flops=training)
-    arms["flops"] = flops * arms["view"].map(CROPS)
+    one_crop = arms["test_size"].astype(str).map(results.sweep["image_flops"])
+    arms["flops"] = one_crop * arms["view"].map(CROPS)
     place = ["test_size", "view"]
     timed = results.table.groupby(place)["eval_images_per_second"].agg(["median", "min", "max"])
     steady = timed["median"].where(timed["max"] <= MOST_SCATTER * timed["min"])
     arms = arms.join(steady.rename("images_per_second"), on=place)
     order = ["flops", "training_flops", "val_top1", "train_size"]
     rising = [True, True, False, True]
-    by_cost: pd.DataFrame = arms.sort_values(
-        order, ascending=rising, na_position="first", ignore_index=True
-    )
-    return by_cost
+    by_cost: pd.DataFrame = arms.sort_values(order, ascending=rising, na_position="first")
+    return by_cost.reset_index(drop=True)
 
 
 class _Rule:
@@ -120,20 +119,18 @@ class _Rule:
 
     def __init__(self, validation: Results, cells: list[Cell]) -> None:
         self.validation, self.cells = validation, cells
-        self._allowed: dict[int, np.ndarray] = {}
+        self.allowed = functools.cache(self._allowed)  # for each draw that this arm is best in
         hits = [pd.concat(validation.hits(cell).values(), axis=1).mean(axis=1) for cell in cells]
         # (N, K): share of the trainings of each of K arms that are right on each of N images
         self.hits = pd.concat(hits, axis=1, join="inner").to_numpy()
         self.accuracies = self.hits.mean(axis=0)
 
-    def allowed(self, best: int) -> np.ndarray:
+    def _allowed(self, best: int) -> np.ndarray:
         """By how much an arm's accuracy may be below that of the arm with this number, (K,)."""
-        if best not in self._allowed:
-            pairs = [self.validation.paired_hits(self.cells[best], cell) for cell in self.cells]
-            errors = [0.0 if pair is None else paired_gain(*pair).error for pair in pairs]
-            most = largest_unimportant(self.validation, self.cells[best])
-            self._allowed[best] = np.minimum(errors, most)
-        return self._allowed[best]
+        pairs = [self.validation.paired_hits(self.cells[best], cell) for cell in self.cells]
+        errors = [0.0 if pair is None else paired_gain(*pair).error for pair in pairs]
+        most = largest_unimportant(self.validation, self.cells[best])
+        return np.minimum(errors, most)
 
     def pick(self, accuracies: np.ndarray) -> tuple[int, int]:
         """Numbers of the arm to use and of the best one, by accuracies (K,) on validation."""
@@ -150,9 +147,8 @@ class _Rule:
 
 
 def _over_common_practice(results: Results, use: Cell) -> Difference | None:
-    trained = results.cells["train_size"].dropna()
-    if not len(trained):
+    size = results.cells["train_size"].max()
+    if pd.isna(size):
         return None
-    size = int(trained.max())
-    usual = Cell(size, size, "none", results.first_seed, crop_pct=results.usual_crop)
+    usual = Cell(int(size), int(size), "none", crop_pct=results.usual_crop)
     return results.difference(use, usual)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,9 @@ from fixres_poc.analysis.cells import (
     COLUMNS,
     GRID,
     IMAGE_COLUMNS,
-    PAIR,
     TIES,
     Cell,
-    correct_by_cell,
+    cell_of,
     keys,
     read_table,
     same_images,
@@ -52,13 +51,6 @@ def paired(first: Hits, second: Hits) -> NDArray[np.bool_] | None:
         return None
     hits = same_images(*(side[seed] for side in (first, second) for seed in seeds))
     return hits.reshape(2, len(seeds), -1)
-
-
-def _those_of(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows with these values by column; None stands for a missing one."""
-    for name, value in values.items():
-        table = table[table[name].isna() if value is None else table[name] == value]
-    return table
 
 
 def _joint_status(status: "pd.Series[str]") -> str:
@@ -97,29 +89,37 @@ class Results:
         """The same results, about the validation images."""
         return self.on("val")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sweep's settings."""
+        return dict(self.sweep["settings"])
+
     @cached_property
-    def _correct(self) -> dict[Cell, "pd.Series[bool]"]:
-        return correct_by_cell(self.predictions, self.part)
+    def _correct(self) -> dict[Cell, dict[int, "pd.Series[bool]"]]:
+        """Which images of the part each cell classifies correctly, by seed."""
+        rows = self.predictions[self.predictions["split"] == self.part].astype({"image": str})
+        hits = rows.assign(correct=rows["target"] == rows["top1"]).set_index("image")
+        found: dict[Cell, dict[int, pd.Series[bool]]] = {}
+        for key, group in hits.groupby([*GRID, "seed"], observed=True, dropna=False):
+            *place, seed = cast(tuple[Any, ...], key)
+            cell = cell_of(dict(zip(GRID, place, strict=True)))
+            found.setdefault(cell, {})[seed] = group["correct"]
+        return found
 
     def once(self, name: str, test_size: int) -> Cell:
         """The cell of "probe" or "zero_shot", which have no train resolution."""
-        return Cell(None, test_size, name, self.first_seed, crop_pct=self.usual_crop)
-
-    @property
-    def first_seed(self) -> int:
-        """The seed that stands for all in a `Cell`."""
-        return int(self.sweep["settings"]["seeds"][0])
+        return Cell(None, test_size, name, crop_pct=self.usual_crop)
 
     @property
     def usual_crop(self) -> float:
         """The crop_pct of questions 1 to 3."""
-        return usual_crop_pct(self.sweep["settings"]["crop_pct"])
+        return usual_crop_pct(self.settings["crop_pct"])
 
     def at_chosen_crop(self, cell: Cell) -> Cell:
         """The cell at the crop_pct that validation chose for its arm; as it is where none was."""
-        own = self.table[self.table["crop_pct_chosen"].fillna(False).astype(bool)]
-        own = _those_of(own, {name: getattr(cell, name) for name in [*PAIR, "adaptation", "view"]})
-        return cell._replace(crop_pct=float(own["crop_pct"].iloc[0])) if len(own) else cell
+        chosen = keys(self.table[self.table["crop_pct_chosen"]])
+        own = (each for each in chosen if each._replace(crop_pct=cell.crop_pct) == cell)
+        return next(own, cell)
 
     def knows_all(self, name: str) -> bool:
         """Whether "probe" or "zero_shot" was run, and on all images of the test part."""
@@ -148,7 +148,7 @@ class Results:
             MEANS, "mean"
         )
         cells = groups.agg(joint | {"seeds": "sum", "status": _joint_status})
-        cells["seed"] = cells["seed"].fillna(self.sweep["settings"]["seeds"][0]).astype(int)
+        cells["seed"] = cells["seed"].fillna(self.settings["seeds"][0]).astype(int)
         found = [self.accuracy(cell) for cell in keys(cells)]
         cells["top1_low"] = [each.low for each in found]
         cells["top1_high"] = [each.high for each in found]
@@ -162,24 +162,15 @@ class Results:
         return cells[same & ~cells["adaptation"].str.startswith(EQUAL_FLOPS)]
 
     def hits(self, cell: Cell) -> Hits:
-        """Correctness of a cell at each seed at which it was run to its end, whatever its own."""
-        return {
-            each.seed: hits
-            for each, hits in self._correct.items()
-            if each._replace(seed=cell.seed) == cell
-        }
-
-    def seeds(self, cell: Cell) -> list[int]:
-        """Seeds at which the cell was run to its end, whatever its own."""
-        return list(self.hits(cell))
+        """Correctness of a cell at each seed at which it was run to its end."""
+        return self._correct.get(cell, {})
 
     def _against(self, cell: Cell) -> Hits:
         """`hits`; what ran once for all seeds counts for each."""
         found = self.hits(cell)
         if cell.train_size is not None:
             return found
-        every = self.sweep["settings"]["seeds"]
-        return {seed: hits for hits in found.values() for seed in every}
+        return {seed: hits for hits in found.values() for seed in self.settings["seeds"]}
 
     def accuracy(self, cell: Cell) -> Accuracy:
         """Mean accuracy over the cell's seeds; nan where it was not run."""
@@ -196,9 +187,7 @@ class Results:
         Returns:
             `paired_gain`; None where the cells are one, or share no seed.
         """
-        if first._replace(seed=second.seed) == second:
-            return None
-        hits = self.paired_hits(first, second)
+        hits = None if first == second else self.paired_hits(first, second)
         return None if hits is None else paired_gain(*hits)
 
     def choose(self) -> Cell:
@@ -220,19 +209,20 @@ class Results:
         )
         if rows.empty:
             raise InputError(
-                f"sweep {self.sweep['settings']['name']}: no resolution pair was run to its end"
+                f"sweep {self.settings['name']}: no resolution pair was run to its end"
             )
         return keys(rows.sort_values(["loss", *TIES]))[0]
 
     def row(self, cell: Cell) -> "pd.Series[Any]":
         """The cell's row of `cells`, with the means over its seeds."""
-        places = [each._replace(seed=cell.seed) for each in keys(self.cells)]
-        return self.cells.iloc[places.index(cell)]
+        return self.cells.iloc[keys(self.cells).index(cell)]
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
-        """Predictions of one cell for the part's images: image, target, top1..top5, probability."""
-        rows = _those_of(self.predictions, cell._asdict())
-        return rows[rows["split"] == self.part].astype({"image": str}).reset_index(drop=True)
+        """What a cell of the sweep's first seed predicts for the part's images; maybe nothing."""
+        rows = self.predictions[self.predictions["split"] == self.part]
+        for name, value in {**cell._asdict(), "seed": self.settings["seeds"][0]}.items():
+            rows = rows[rows[name].isna() if value is None else rows[name] == value]
+        return rows
 
 
 def load_results(report: str) -> Results:
@@ -270,16 +260,6 @@ def leading_part(results: Results) -> str:
     return max(clean or results.parts, key=lambda part: counts[part])
 
 
-def image_flops(results: Results, size: int) -> float:
-    """FLOPs of one crop at a resolution, px; counted where sweep.json does not have them."""
-    if found := results.sweep.get("image_flops", {}).get(str(size)):
-        return int(found)
-    from fixres_poc.model.memory_plan import parameters_and_flops  # here, since it brings in torch
-
-    backbone, classes = results.sweep["settings"]["backbone"], len(results.sweep["classes"])
-    return parameters_and_flops(backbone, classes, size)[1]
-
-
 def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
     """FLOPs of a cell's training, and its seconds.
 
@@ -287,36 +267,23 @@ def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
     alone; of the probe one forward pass of the train part. Reading of images is not counted (in
     FLOPs). nan where it is not known; 0 for zero-shot.
     """
-    settings, counts, row = results.sweep["settings"], results.sweep["images"], results.row(cell)
-    at_test = image_flops(results, cell.test_size)
+    flops, counts, row = results.sweep["image_flops"], results.sweep["images"], results.row(cell)
+    tested, start = counts["train"] * flops[str(cell.test_size)], results.settings["head_start"]
     if cell.train_size is None:
-        return counts["train"] * at_test * (cell.adaptation == "probe"), 0.0
+        return tested * (cell.adaptation == "probe"), 0.0
     name = cell.adaptation.removeprefix(EQUAL_FLOPS)
-    short = name != cell.adaptation
-    adapted = name != "none"
-    seconds = float(row["train_seconds"]) + (float(row["adapt_seconds"]) if adapted else 0.0)
-    training = _run(results, "03_train", train_size=cell.train_size, equal_flops=short)
-    pair = _run(
-        results,
-        "04_fixres",
-        train_size=cell.train_size,
-        test_size=cell.test_size,
-        equal_flops=short,
-    )
-    if not training:
-        return float("nan"), seconds
-    at_train = image_flops(results, cell.train_size)
-    start = str(settings.get("head_start"))
-    passed = stage1_passes(start, training["epochs"] if start != "file" else 0, counts)
-    choices = (pair.get("choices") or {}).get("adapt") or {}
-    epochs = choices.get(name, {"epochs": 0})["epochs"]
-    return passed * at_train + epochs * counts["train"] * at_test, seconds
-
-
-def _run(results: Results, notebook: str, **values: Any) -> dict[str, Any]:
-    """The record of the first finished run of a notebook with these parameters; {} without one."""
-    for run in results.sweep["runs"]:
-        same = all((run.get(key) or 0) == value for key, value in values.items())
-        if same and run["notebook"] == notebook and run["status"] == "done":
-            return dict(run)
-    return {}
+    seconds = row["train_seconds"] + (row["adapt_seconds"] if name != "none" else 0.0)
+    place = ("done", cell.train_size, name != cell.adaptation)
+    done = [
+        run
+        for run in results.sweep["runs"]
+        if (run["status"], run["train_size"], run["equal_flops"]) == place
+    ]
+    # a training's own run has no test resolution
+    own = {run["test_size"]: run for run in reversed(done)}  # of several seeds the first
+    if None not in own:
+        return float("nan"), float(seconds)
+    passed = stage1_passes(start, own[None]["epochs"] if start != "file" else 0, counts)
+    choices = own.get(cell.test_size, {}).get("choices") or {}
+    epochs = choices.get("adapt", {}).get(name, {"epochs": 0})["epochs"]
+    return passed * flops[str(cell.train_size)] + epochs * tested, float(seconds)

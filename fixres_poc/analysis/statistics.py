@@ -29,10 +29,14 @@ class Accuracy(NamedTuple):
     low: float = nan
     high: float = nan
 
-    def percent(self) -> str:
-        """The accuracy in words, such as '81.2 % (95 % interval 77.9 to 84.1)'."""
+    def percent(self, brief: bool = False) -> str:
+        """The accuracy in words, such as '81.2 % (95 % interval 77.9 to 84.1)'.
+
+        Args:
+            brief: '81.2 % (77.9 to 84.1)', for tables.
+        """
         top1, low, high = (f"{value * 100:.1f}" for value in self)
-        return f"{top1} % (95 % interval {low} to {high})"
+        return f"{top1} % ({'' if brief else '95 % interval '}{low} to {high})"
 
 
 class Difference(NamedTuple):
@@ -128,10 +132,10 @@ def paired_gain(first: ArrayLike, second: ArrayLike) -> Difference:
 
     As `paired_gains` of one row.
     """
-    return paired_gains([(first, second)])[0]
+    return paired_gains([np.stack([first, second])])[0]
 
 
-def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference]:
+def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
     """Accuracies of first classifiers minus those of second ones, on the same images.
 
     Of one training it has the Bonett-Price interval: Wald's after one image was added to each of
@@ -146,16 +150,17 @@ def paired_gains(rows: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[Difference
     for the larger of A and those two thirds: by simulations (tests/analysis). Two images are added.
 
     Args:
-        rows: correctness by the first and by the second classifier, of one shape: (N,) booleans of
-            one training, or (S, N) of S.
+        rows: correctness by the first and by the second classifier: (2, N) booleans of one
+            training, or (2, S, N) of S.
 
     Returns:
         A difference for each row.
 
     Raises:
-        ValueError: the arrays of a row differ in shape, or are empty.
+        ValueError: there are no images, or, as numpy says, the two differ in shape.
     """
-    gains = [np.atleast_2d(_gains(*row)) for row in rows]
+    hits = [np.asarray(row, dtype=np.float64) for row in rows]
+    gains = [np.atleast_2d(first - second) for first, second in hits]
     if not all(each.size for each in gains):
         raise ValueError("no images to compare on")
     alone = [(_between_trainings(each), len(each) - 1) for each in gains]
@@ -224,14 +229,6 @@ def of_one_training(correct: ArrayLike) -> Accuracy:
     variance = error**2 + between + centre * (1 - centre) / images
     freedom = (seeds - 1) * (variance / max(between * (1 + 1 / seeds), 1e-12)) ** 2
     return Accuracy(float(hits.mean()), *_bounds(centre, variance**0.5, freedom, least=0))
-
-
-def _gains(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """What the first classifier has more on each image: 1, 0 or -1."""
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"correctness of shapes {a.shape} and {b.shape}: need the same images")
-    return a - b
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:

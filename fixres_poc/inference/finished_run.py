@@ -15,7 +15,7 @@ import pandas as pd
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc.analysis.cells import CANDIDATES, keys
+from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
@@ -234,13 +234,12 @@ def load_best(
     results = load_results(name)
     best = results.choose()
     assert best.train_size is not None  # the probe is no candidate
-    network = load(run_folder(name, pair_name(best.train_size, best.test_size, best.seed)))
+    seed = results.row(best)["seed"]
+    network = load(run_folder(name, pair_name(best.train_size, best.test_size, seed)))
     adaptation = adaptation or best.adaptation
     network.tail(adaptation)
-    own = best._replace(adaptation=adaptation)
-    chosen = keys(results.table[results.table["crop_pct_chosen"]])
-    (crop_pct,) = {each.crop_pct for each in chosen if each._replace(crop_pct=own.crop_pct) == own}
-    return network.framed(crop_pct), adaptation, cast(View, best.view)
+    own = results.at_chosen_crop(best._replace(adaptation=adaptation))
+    return network.framed(own.crop_pct), adaptation, cast(View, best.view)
 
 
 def _newest() -> str:

@@ -39,11 +39,6 @@ PAIRED = """## Differences on the same images
 
 What each sweep recommends, on the test parts whose images and classes are the same in both.
 """
-UNKNOWN_IMAGES = """## Images that are not known
-
-These reports do not record which images were tested: {names}. They are not compared image by
-image. To compare them, run their sweeps again.
-"""
 EACH = """## The answers of {name}
 
 {title}
@@ -79,14 +74,13 @@ def line(answers: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, str]
     """
     settings, part, five = sweep["settings"], answers["leading_part"], answers["answers"]
     use = five[4]["use"]
-    top1, low, high = (f"{value * 100:.1f}" for value in five[4]["accuracy"].get(part, (0, 0, 0)))
     return {
         "sweep": answers["sweep"],
         "answer": answers["title"],
         "claim": five[1]["verdict"],
         "adapting": five[2]["verdict"],
-        "use": cell_of(use).named() if use else tables.NOT_RUN,
-        "top-1 %": f"{top1} ({low} to {high})" if use else tables.NOT_RUN,
+        "use": cell_of(use).named() if use else tables.NONE,
+        "top-1": tables.points_on(answers, 5, part),
         "on": f"{sweep['images'][part]:,} {part} images",
         "network": settings["backbone"].removeprefix("timm:"),
         "dataset": Path(settings["dataset"]).name,
@@ -138,8 +132,6 @@ def compare(names: Sequence[str]) -> Path:
     plots.use_style()
     if rows:
         parts += [PAIRED, plots.forest_of(rows, "both", {0: "What is recommended"})]
-    if unknown := [name for name, each in every.items() if not each.sweep.get("parts")]:
-        parts.append(UNKNOWN_IMAGES.format(names=", ".join(unknown)))
     for name, own in answers.items():
         parts += [EACH.format(name=name, title=own["title"]), plots.forest(own)]
         if arms := own["answers"][4]["arms"]:
@@ -154,8 +146,7 @@ def _title(rows: Mapping[Any, Mapping[str, Any]], answers: Mapping[str, Mapping[
         return f"FixRes pays in {pays} of {len(answers)} sweeps"
     (_, label), by_part = next(iter(rows.items()))
     told = sentences.TOLD[by_part["both"]["verdict"]]
-    points = tables.points(by_part["both"]).replace(" ", " points ", 1)
-    return f"{label.replace(' against ', f' {told} ')}: {points}"
+    return f"{label.replace(' against ', f' {told} ')}: {tables.points(by_part['both'])} points"
 
 
 def differences(
@@ -173,8 +164,8 @@ def differences(
             continue
         part = max(shared, key=lambda name: every[first].sweep["images"][name])
         sides = zip((second, first), cells, strict=True)
-        one, other = (every[name].on(part).hits(cell_of(cell)) for name, cell in sides)
-        if (hits := paired(one, other)) is not None:
+        hits = paired(*(every[name].on(part).hits(cell_of(cell)) for name, cell in sides))
+        if hits is not None:
             label = f"{second} against {first} ({part})"
             rows[0, label] = {"both": _as_row(paired_gain(*hits))}
     return rows

@@ -11,7 +11,6 @@ import copy
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -88,13 +87,15 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
     if not notebook.exists():
         return False
-    took = f", took {_duration(each.wall_seconds())}" if each.status == "done" else ""
+    given = each.run.parameters
+    facts = [given.get("backbone", "").removeprefix("timm:"), Path(given.get("dataset", "")).name]
+    took = f"took {_duration(each.wall_seconds())}" if each.status == "done" else ""
     page = {
         "name": each.run.name,
         "back": f"report of {sweep}",
         "status": each.status,
         "error": each.error,
-        "facts": _facts(each.run.parameters) + took,
+        "facts": ", ".join(filter(None, [*facts, took])),
     }
     page["made_from"] = hashlib.sha256(
         (made_by + json.dumps(page)).encode() + notebook.read_bytes()
@@ -110,34 +111,23 @@ def is_made_from(page: Path, digest: str) -> bool:
     return page.exists() and f'content="{digest}"' in page.read_text(encoding="utf-8")[:HEAD]
 
 
-def _facts(given: Mapping[str, Any]) -> str:
-    """What a run was about: sizes, seed, network and dataset."""
-    forms = {"train_size": "train {} px", "test_size": "test {} px", "seed": "seed {}"}
-    said = [form.format(given[key]) for key, form in forms.items() if key in given]
-    network, images = str(given.get("backbone", "")), str(given.get("dataset", ""))
-    return ", ".join(filter(None, [*said, network.removeprefix("timm:"), Path(images).name]))
-
-
 def _runs(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     """Runs for the template: a row a training, a column a test resolution; and all others."""
-    rows: dict[str, dict[str, Any]] = {}
-    shown, others = list[dict[str, Any]](), list[dict[str, Any]]()
+    rows, others = dict[str, dict[int, Any]](), list[dict[str, Any]]()
     for run in runs:
         link = f"notebooks/{run['name']}.html"
-        own = {key: run[key] for key in ("name", "status", "error")}
-        own["link"] = link if (folder / link).exists() else ""
-        done = _duration(run["wall_seconds"] or 0) if run["status"] == "done" else run["status"]
-        shown.append(own)
-        if (train := run.get("train_size")) is None:
-            others.append(own | {"text": f"{run['name']} ({done})"})
+        text = _duration(run["wall_seconds"]) if run["status"] == "done" else run["status"]
+        own = {**run, "text": text, "link": link if (folder / link).exists() else ""}
+        if run["train_size"] is None:
+            others.append(own | {"text": f"{run['name']} ({text})"})
             continue
-        size = f"{run['test_size']} px" if run.get("test_size") else "training"
-        short = ", equal FLOPs" if run.get("equal_flops") else ""
-        rows.setdefault(f"{train} px, seed {run['seed']}{short}", {})[size] = own | {"text": done}
-    columns = dict.fromkeys(name for row in rows.values() for name in row)
-    failed = [run for run in shown if run["status"] != "done"]
-    ordered = sorted(columns, key=lambda name: int(name.split()[0]) if name[0].isdigit() else 0)
-    return {"rows": rows, "columns": ordered, "others": others, "failed": failed}
+        short = ", equal FLOPs" if run["equal_flops"] else ""
+        training = f"{run['train_size']} px, seed {run['seed']}{short}"
+        rows.setdefault(training, {})[run["test_size"] or 0] = own
+    sizes = sorted({size for row in rows.values() for size in row})
+    columns = {size: f"{size} px" if size else "training" for size in sizes}
+    failed = [run for run in runs if run["status"] != "done"]
+    return {"rows": rows, "columns": columns, "others": others, "failed": failed}
 
 
 def _duration(seconds: float) -> str:
@@ -192,19 +182,13 @@ def _exporter() -> HTMLExporter:
 
 
 def _marked(cells: Sequence[Any]) -> list[Any]:
-    """Copies of cells with described figures, smaller PNGs and no tracebacks."""
-    copies, section = copy.deepcopy(list(cells)), ""
-    for cell in copies:
-        if cell.cell_type == "markdown":
-            section = [section, *re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)][-1]
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":  # the traceback stays in the run's folder
-                output.traceback = [f"{output.ename}: {output.evalue}"]
-            for kind in set(output.get("data", {})) & {"image/png", "image/jpeg", "image/svg+xml"}:
-                described = output.metadata.setdefault(kind, {})
-                described.setdefault("alt", f"figure of the section: {section}")
-                if kind == "image/png":
-                    output.data[kind] = _webp(output.data[kind])
+    """Copies of cells with smaller PNGs and no tracebacks."""
+    copies = copy.deepcopy(list(cells))
+    for output in [output for cell in copies for output in cell.get("outputs", [])]:
+        if output.output_type == "error":  # the traceback stays in the run's folder
+            output.traceback = [f"{output.ename}: {output.evalue}"]
+        elif "image/png" in output.get("data", {}):
+            output.data["image/png"] = _webp(output.data["image/png"])
     return copies
 
 
@@ -219,20 +203,12 @@ def _webp(png: str) -> str:
 
 
 def _applicable(cells: Sequence[Any]) -> list[Any]:
-    """All cells but those of `LEFT_OUT`, and `optional` sections without an output."""
-    sections: list[list[Any]] = []
-    for cell in [cell for cell in cells if not LEFT_OUT & _tags(cell)]:
-        before = sections[-1][-1] if sections else cell
-        both = before is not cell and "optional" in _tags(before) & _tags(cell)
-        if not both or (before.cell_type, cell.cell_type) == ("code", "markdown"):
-            sections.append([])
-        sections[-1].append(cell)
-    shown = [
-        each
-        for each in sections
-        if "optional" not in _tags(each[0]) or any(cell.get("outputs") for cell in each)
-    ]
-    return [cell for section in shown for cell in section]
+    """All cells but those of `LEFT_OUT`, and `optional` code that shows nothing, with its text."""
+    kept = [cell for cell in cells if not LEFT_OUT & _tags(cell)]
+    optional = {place for place, cell in enumerate(kept) if "optional" in _tags(cell)}
+    idle = {place for place in optional if kept[place].get("outputs") == []}
+    idle |= {place - 1 for place in idle} & optional
+    return [cell for place, cell in enumerate(kept) if place not in idle]
 
 
 def _tags(cell: Any) -> set[str]:

@@ -15,7 +15,6 @@ from fixres_poc.analysis.statistics import Accuracy, of_one_training
 from fixres_poc.config.settings import BASELINE_SIZE
 
 DATASET = "stanford_dogs"
-OWN = ["top1", "low", "high"]
 # the best of that table, 94.73 %, less the gain that it names, 3.7 points
 STANFORD_DOGS_2020_BASELINE = 0.910
 PERMISSIVE = ("apache-2.0", "bsd-3-clause", "mit")
@@ -134,57 +133,35 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     each is held against the interval in which one training is expected.
 
     Returns:
-        One row per shared pair, for a reader: sizes, both accuracies (here the mean over seeds),
-        the 95 % prediction interval of one training, whether the figure of 2020 lies in it (""
-        where one of the two is lacking), and why something is lacking. None where there is nothing
-        to compare: another dataset, or no such pair.
+        One row per shared pair: the columns of `stanford_dogs_2020`, estimate (of this sweep, the
+        mean over seeds), low and high (the 95 % prediction interval of one training), and inside
+        (does the figure of 2020 lie in it? "" where one of the two is lacking). None where there is
+        nothing to compare: another dataset, or no such pair.
     """
     plain = results.usual.query("adaptation == 'none'")
     hits = [results.hits(cell) for cell in keys(plain)]
     found = [of_one_training(same_images(*each.values())) if each else Accuracy() for each in hits]
-    own = plain[PAIR].copy()
-    own[["top1", "low", "high"]] = pd.DataFrame(found, index=own.index)
-    rows = stanford_dogs_2020().rename(columns={"top1": "top1_2020"}).merge(own, on=PAIR)
-    if results.sweep["settings"]["dataset"] != DATASET or rows.empty:
+    own = plain[PAIR].join(pd.DataFrame(found, index=plain.index))
+    rows = stanford_dogs_2020().merge(own, on=PAIR)
+    if results.settings["dataset"] != DATASET or rows.empty:
         return None
-    both = rows["top1_2020"].notna() & rows["top1"].notna()
-    inside = rows["top1_2020"].between(rows["low"], rows["high"]).map({True: "yes", False: "no"})
-    then = rows["note"].map(lambda note: f"2020: {note}" if note else "")
-    here = rows["top1"].isna().map({True: "here: no result", False: ""})
-    notes = [" · ".join(filter(None, pair)) for pair in zip(then, here, strict=True)]
-    shown = {
-        "train px": rows["train_size"],
-        "test px": rows["test_size"],
-        "2020, %": _percent(rows["top1_2020"]),
-        "here, %": _percent(rows["top1"]),
-        "one training is expected in, %": _percent(rows["low"]) + " to " + _percent(rows["high"]),
-        "2020 inside": inside.where(both, ""),
-        "note": notes,
-    }
-    return pd.DataFrame(shown)
-
-
-def _percent(values: "pd.Series[float]") -> "pd.Series[str]":
-    return (values * 100).map("{:.2f}".format).mask(values.isna(), "n/a")
+    inside = rows["top1"].between(rows["low"], rows["high"]).map({True: "yes", False: "no"})
+    return rows.assign(inside=inside.mask(rows[["top1", "estimate"]].isna().any(axis=1), ""))
 
 
 def beside_2020(results: Results, compared: pd.DataFrame) -> str:
     """What the comparison shows: 2020's figures, and its 320/224 above 320/320."""
-    settings = results.sweep["settings"]
-    judged = compared[compared["2020 inside"] != ""]
+    judged = compared[compared["inside"] != ""]
     probes = results.usual.query("adaptation == 'probe'")
     probe = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
     ours = f"{probe.iloc[0] * 100:.1f} %" if len(probe) else "not run"
-    inside = (judged["2020 inside"] == "yes").sum()
-    first, second = (
-        Cell(320, size, "none", results.first_seed, crop_pct=results.usual_crop)
-        for size in (224, 320)
-    )
+    inside = (judged["inside"] == "yes").sum()
+    first, second = (Cell(320, size, "none", crop_pct=results.usual_crop) for size in (224, 320))
     within = results.difference(first, second)
     return (
         f"{inside} of {len(judged)} accuracies of 2020 lie where one training of this sweep is "
         f"expected. Linear probe: {STANFORD_DOGS_2020_BASELINE * 100:.1f} % in 2020, {ours} here. "
-        f"Network: resnext101_32x48d_wsl in 2020, {settings['backbone']} here, "
+        f"Network: resnext101_32x48d_wsl in 2020, {results.settings['backbone']} here, "
         f"on {results.sweep['images']['test']:,} test images. "
         f"Within one training, 320/224 against 320/320: +0.3 points in 2020, "
         f"{within.points() if within else 'not run'} here. One run each has a half-width of 0.6 "

@@ -11,6 +11,10 @@ from fixres_poc.config.settings import CONTROL, PairSettings, TrainSettings
 from fixres_poc.method.stage1 import Trained
 from fixres_poc.method.zero_shot import ZeroShot
 
+NEAR_CHANCE = (
+    "**That is near chance: are its classes in another order, or was it trained with other mean "
+    "and std?**"
+)
 UNEVEN = 1.5  # ratio of class sizes from which plain and macro accuracy can differ visibly
 
 
@@ -87,10 +91,9 @@ def training_summary(
         history["loss"],
     )
     if settings.head_start == "file":
-        low = wilson_interval(round(trained.val_top1 * val_images), val_images)[0]
-        hint = near_chance(low, classes)
+        low, _ = wilson_interval(round(trained.val_top1 * val_images), val_images)
         own = f"The network of the weights file reaches {reached}, its own resolution."
-        return _bullets(own, hint and f"**{hint}**")
+        return _bullets(own, NEAR_CHANCE if low <= 1 / classes else "")
     lines = [f"The last epoch reaches {reached}, after {trained.steps:,} steps."]
     if len(loss) > 1:
         lines.append(
@@ -105,16 +108,6 @@ def training_summary(
     return _bullets(*lines)
 
 
-def near_chance(low: float, classes: int) -> str:
-    """A hint if the lower bound of a network's top-1 accuracy is not above chance, else ""."""
-    if low > 1 / classes:
-        return ""
-    return (
-        "That is near chance: are its classes in another order, or was it trained with other "
-        "mean and std?"
-    )
-
-
 def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> pd.DataFrame:
     """Each adaptation against `none` and against its control, on the same test images.
 
@@ -126,11 +119,13 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
     """
     test = predictions[(predictions["split"] == "test") & (predictions["view"] == view)]
     test = test.assign(correct=test["top1"] == test["target"])
-    correct, rows = test.pivot(index="image", columns="adaptation", values="correct"), []
-    for name in [each for each in adaptations if each != "none"]:
-        for other in [each for each in ("none", CONTROL + name) if each in correct]:
-            found = paired_gain(correct[name], correct[other])
-            rows.append([name, other, *found[:3]])
+    correct = test.pivot(index="image", columns="adaptation", values="correct")
+    rows = [
+        [name, other, *paired_gain(correct[name], correct[other])[:3]]
+        for name in adaptations
+        for other in ("none", CONTROL + name)
+        if other in correct and name != "none"
+    ]
     return pd.DataFrame(rows, columns=["adaptation", "against", "gain", "low", "high"])
 
 

@@ -72,7 +72,7 @@ def told(decision: Decision) -> dict[str, Any]:
         if answer["asked"] is True:
             said = getattr(words, f"answer_{answer['id']}")()
         answer["sentence"], answer["means"] = said
-    dataset = Path(decision.results.sweep["settings"]["dataset"]).name
+    dataset = Path(decision.results.settings["dataset"]).name
     images = "synthetic images" if dataset == "synthetic" else dataset
     title = f"Does FixRes pay on {images}? {words.pays()}"
     return {"title": title, "sentences": words.headline(), **content}
@@ -83,9 +83,9 @@ class _Words:
 
     def __init__(self, decision: Decision) -> None:
         self.decision, self.results = decision, decision.results
-        self.verdicts, self.best = decision.verdicts, decision.recommendation
+        self.best = decision.recommendation
         self.training, self.claim, self.adaptation, self.remedy = decision.answers
-        self.delta = f"{self.results.sweep['settings'].get('delta', 0.01) * 100:g} point"
+        self.delta = f"{self.results.settings['delta'] * 100:g} point"
         self.delta += "" if self.delta == "1 point" else "s"
 
     def headline(self) -> list[str]:
@@ -93,13 +93,13 @@ class _Words:
 
         That no training is needed, or that it was too brief, comes first, in place of where.
         """
-        first = self.verdicts[1] in ("gains less than delta", "trained too briefly")
+        first = self.training.verdict in ("gains less than delta", "trained too briefly")
         use, claim, where, cost = self._use(), self._claim(), self._where(), self._cost()
         return [self._training(), use, claim, cost] if first else [use, claim, where, cost]
 
     def _training(self) -> str:
         primary = self.training.primary
-        if self.verdicts[1] == "trained too briefly" or primary is None:
+        if self.training.verdict == "trained too briefly" or primary is None:
             return self.answer_1()[0]
         row, use = primary.deciding, self.best.use
         needless = "No training is needed: " * (use is not None and use.train_size is None)
@@ -110,33 +110,34 @@ class _Words:
     def _use(self) -> str:
         use = self.best.use
         if use is None:
-            return f"Use: no arm is recommended, because of {self.best.why_not}."
+            return f"Use: no arm is recommended: {self.best.why_not}."
         top1 = self.results.accuracy(use).percent()
-        seeds = len(self.results.seeds(use)) if use.train_size else 2
+        seeds = len(self.results.hits(use)) if use.train_size else 2
         return _said(f"Use {_arm(use)}: {top1} of {self.results.part} images are right", seeds)
 
     def _claim(self) -> str:
         primary = self.claim.primary
-        if self.claim.why_not or primary is None:
+        if self.claim.why_not:
             return f"FixRes's claim is not asked: {self.claim.why_not}."
-        if primary.verdict == "not run":
-            return f"FixRes, {primary.cell.named()}, is open: these runs have not finished."
+        if primary is None:
+            return "FixRes's claim is open: its runs have not finished."
         row = primary.deciding
         told = f"{TOLD[primary.verdict]} {_there(row)}"
         text = f"FixRes, {_pair(primary.cell)}, {told}: {_points(row)}{self._among(primary.cell)}"
         return _said(text, row.difference.seeds)
 
     def _where(self) -> str:
-        if self.adaptation.why_not or self.adaptation.primary is None:
+        if self.adaptation.why_not:
             return f"Where adapting pays is not asked: {self.adaptation.why_not}."
         primary = self.adaptation.primary
-        if primary.verdict == "not run":
+        if primary is None:
             return "Where adapting pays is open: the primary pair's runs have not finished."
         row, here = primary.rows[0], _pair(primary.cell)
         every = self.adaptation.comparisons
-        others = [_pair(each.cell) for each in every if each.verdict == "better"]
-        pays = here in others
-        others = [pair for pair in others if pair != here]
+        pays = primary.verdict == "better"
+        others = [
+            _pair(each.cell) for each in every if each.verdict == "better" and each is not primary
+        ]
         named = others[0] if len(others) == 1 else f"{len(others)} other pairs"
         if pays:
             also = f", and at {named}" if others else " over unadapted"
@@ -149,8 +150,8 @@ class _Words:
 
     def _cost(self) -> str:
         primary, use = self.claim.primary, self.best.use
-        if primary is not None and not math.isnan(ratio := self.claim.cost.flops_ratio):
-            size, reason = primary.cell.test_size, REASONS[self.claim.cost.verdict]
+        if primary is not None and not math.isnan(ratio := self.claim.flops_ratio):
+            size, reason = primary.cell.test_size, REASONS[self.claim.cost]
             times = f"{ratio:.2f} of the training FLOPs of {size} px"
             return f"{_pair(primary.cell)} takes {times}: {reason}."
         if use is None or use.train_size is None or use.adaptation == "none":
@@ -173,7 +174,7 @@ class _Words:
 
     def answer_1(self) -> tuple[str, str]:
         """Does training pay here? The answer, and what it means."""
-        verdict, steps = self.verdicts[1], self.decision.steps
+        verdict, steps = self.training.verdict, self.training.steps
         rows = [each for each in self.training.comparisons if each.verdict != "not run"]
         if verdict == "trained too briefly":
             said = f"Not decided: trained too briefly ({steps} steps, below {ENOUGH_STEPS})."
@@ -189,25 +190,22 @@ class _Words:
 
     def _sizes(self, rows: Sequence[Comparison]) -> str:
         """At which test resolutions training pays, and what it does at the others."""
-        by_size: dict[int, list[Comparison]] = {}
-        for each in rows:
-            by_size.setdefault(each.cell.test_size, []).append(each)
         told: dict[str, list[str]] = {"pays": []}
-        for size, own in sorted(by_size.items()):
-            word = "is not decided"
-            if any(each.verdict == "better" for each in own):
+        for size in sorted({each.cell.test_size for each in rows}):
+            own = [each for each in rows if each.cell.test_size == size]
+            verdicts, word = {each.verdict for each in own}, "is not decided"
+            if "better" in verdicts:
                 word = "pays"
             elif all(each.below_delta for each in own):
-                loses = all(each.verdict == "worse" for each in own)
-                word = "loses" if loses else f"gains less than {self.delta}"
+                word = "loses" if verdicts == {"worse"} else f"gains less than {self.delta}"
             told.setdefault(word, []).append(str(size))
         rest = [f"at {', '.join(sizes)} px it {word}" for word, sizes in told.items()]
         return "; ".join([f"Fine-tuning pays at {', '.join(told['pays'])} px", *rest[1:]]) + "."
 
     def answer_2(self) -> tuple[str, str]:
         """FixRes's claim: is a smaller train resolution, adapted, as good, for less training?"""
-        primary, cost = self.claim.primary, self.claim.cost.verdict
-        if primary is None or primary.verdict == "not run":
+        primary, cost = self.claim.primary, self.claim.cost
+        if primary is None:
             return OPEN
         own, other = primary.cell.train_size, primary.cell.test_size
         means = f"A difference below {primary.detectable * 100:.1f} points would be missed."
@@ -225,13 +223,13 @@ class _Words:
         told = f"{TOLD[primary.verdict]} {_there(primary.deciding)}"
         # references that were trained at another resolution cost something else
         priced = primary.rows[0].reference.train_size != primary.cell.train_size
-        cost = f", and {answer.cost.verdict}" if answer.not_worse and priced else ""
+        cost = f", and {answer.cost}" if answer.not_worse and priced else ""
         return f"{own}{_pair(primary.cell)}, adapted, {told}{self._among(primary.cell)}{cost}."
 
     def answer_3(self) -> tuple[str, str]:
         """What does adaptation add, over unadapted and over its control?"""
         primary = self.adaptation.primary
-        if primary is None or primary.verdict == "not run":
+        if primary is None:
             return OPEN
         plain, control = (TOLD[row.verdict] for row in primary.rows)
         second, gains = "" if plain == control else f"{control} ", primary.verdict == "better"
@@ -250,7 +248,7 @@ class _Words:
     def answer_4(self) -> tuple[str, str]:
         """Would a cheaper remedy do? Question 2 with each arm at its own `crop_pct`."""
         primary = self.remedy.primary
-        if primary is None or primary.verdict == "not run":
+        if primary is None:
             return OPEN
         means = "Try both: neither is shown to be better."
         if primary.verdict == "worse":
@@ -272,14 +270,14 @@ class _Words:
 
     def pays(self) -> str:
         """Does FixRes pay? From questions 1, 2 and 4; where 2 is not asked from 3."""
-        if self.verdicts[1] == "trained too briefly":
+        if self.training.verdict == "trained too briefly":
             return "Not decided: trained too briefly"
-        if self.verdicts[1] == "gains less than delta":
+        if self.training.verdict == "gains less than delta":
             return f"No: fine-tuning gains less than {self.delta}"
         claim, remedy = self.claim, self.remedy
         if claim.why_not:
             return f"Not asked, {self._adapting()}"
-        if claim.primary is None or self.verdicts[2] == "not run":
+        if claim.primary is None:
             return "Not decided: its runs have not finished"
         usual, own, cell = claim.holds, remedy.holds, claim.primary.cell
         return self._usual(cell, own) if usual else self._not_usual(claim, own, cell.test_size)
@@ -298,24 +296,25 @@ class _Words:
 
     def _not_usual(self, claim: Answer, own: bool | None, size: int) -> str:
         """Where the claim does not hold in the usual crop."""
-        if claim.not_worse and claim.cost.verdict == UNCHECKED:
+        if claim.not_worse and claim.cost == UNCHECKED:
             return f"Not decided: {UNCHECKED}"
-        if self.verdicts[2] == "can't tell" and self.remedy.primary_verdict == "worse":
+        open_ = claim.primary_verdict == "can't tell"
+        if open_ and self.remedy.primary_verdict == "worse":
             return f"Not decided against the usual crop; crop_pct {self._best_crop()} is better"
-        if own or self.verdicts[2] == "can't tell":
+        if own or open_:
             return "Not decided"
         if claim.primary_verdict == "worse":
             return f"No, at {size} px the smaller train resolution is worse"
-        return f"No, at {size} px it is not worse, but {claim.cost.verdict}"
+        return f"No, at {size} px it is not worse, but {claim.cost}"
 
     def _adapting(self) -> str:
         """Question 3 for the title."""
         primary = self.adaptation.primary
-        if primary is None or self.verdicts[3] == "not asked":
+        if self.adaptation.why_not:
             return "nothing of it was tried"
-        at = f"at {primary.cell.test_size} px"
-        gains = primary.verdict == "better"
-        return f"but adapting gains {at}" if gains else f"and a gain of adapting is not shown {at}"
+        if primary is None or primary.verdict != "better":
+            return "and a gain of adapting is not shown"
+        return f"but adapting gains at {primary.cell.test_size} px"
 
     def _best_crop(self) -> str:
         rows = self.remedy.primary.rows if self.remedy.primary else ()
@@ -345,5 +344,5 @@ def _there(row: Row) -> str:
 
 def _points(row: Row) -> str:
     low, high, _ = row.bounds
-    gain, interval = Difference(row.difference.estimate, low, high).points(brief=True).split(" ", 1)
-    return f"{gain} points {interval}"
+    told = Difference(row.difference.estimate, low, high).points(brief=True)
+    return told.replace(" ", " points ", 1)

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -9,8 +10,9 @@ from IPython.display import HTML
 
 from fixres_poc.analysis.cells import CANDIDATES, Cell, cell_of, keys
 from fixres_poc.analysis.results import Results
-from fixres_poc.analysis.statistics import Difference
+from fixres_poc.analysis.statistics import Accuracy, Difference
 from fixres_poc.config.settings import CONTROL
+from fixres_poc.report.text import deciding, rows_of
 
 NOT_RUN, NONE = "n/a", "–"
 LEGEND = (
@@ -54,6 +56,8 @@ def titled(shown: Mapping[str, HTML], fold: bool = False) -> HTML:
     return HTML("\n".join(parts))  # type: ignore[no-untyped-call]
 
 
+UNITS = {"bytes": ("GiB", 2**30), "flops": ("GFLOP", 1e9), "s": ("min", 60)}
+"""Unit for people, and its size, of columns with these last parts of their names."""
 PERCENTS = {
     "val_top1": "val top-1 %",
     "top5": "top-5 %",
@@ -76,28 +80,27 @@ def _percents(table: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
 
 def questions(answers: Mapping[str, Any]) -> pd.DataFrame:
     """The five questions: answer in words, points on each test part, and what it means."""
-    leading, rows = answers["leading_part"], []
-    others = sorted(
-        {row["part"] for each in answers["answers"] for row in each["rows"]} - {leading}
-    )
-    for each in answers["answers"]:
-        row = {"question": f"{each['id']}  {ASKED[each['id']]}", "answer": each["sentence"]}
-        for part in (leading, *others):
-            row[f"points on {part}"] = _points(each, part)
-        rows.append(row | {"what it means for you": each["means"]})
-    return pd.DataFrame(rows)
+    others = sorted(row["part"] for row in rows_of(answers))
+    parts = dict.fromkeys([answers["leading_part"], *others])
+    asked = [
+        {
+            "question": f"{each['id']}  {ASKED[each['id']]}",
+            "answer": each["sentence"],
+            **{f"points on {part}": points_on(answers, each["id"], part) for part in parts},
+            "what it means for you": each["means"],
+        }
+        for each in answers["answers"]
+    ]
+    return pd.DataFrame(asked)
 
 
-def _points(answer: Mapping[str, Any], part: str) -> str:
+def points_on(answers: Mapping[str, Any], question: int, part: str) -> str:
     """What decides an answer on a part: a difference; of question 5 the accuracy."""
-    if answer["id"] == 5:
-        accuracy = answer["accuracy"].get(part)
-        top1, low, high = (f"{value * 100:.1f}" for value in accuracy or (0, 0, 0))
-        return f"{top1} % ({low} to {high})" if accuracy else NONE
-    for row in answer["rows"]:
-        if row["decides"] and row["part"] == part:
-            return points(row)
-    return NONE
+    if question == 5:
+        accuracy = answers["answers"][4]["accuracy"].get(part)
+        return Accuracy(*accuracy).percent(brief=True) if accuracy else NONE
+    row = deciding(answers, part).get(question)
+    return points(row) if row else NONE
 
 
 def points(row: Mapping[str, Any]) -> str:
@@ -111,17 +114,16 @@ def comparisons(answers: Mapping[str, Any], asked: Sequence[int] = (1, 2, 3, 4))
     """Every row of these questions on each part, at its level; * marks the primary ones."""
     shown = [
         {
-            "question": f"{each['id']}{' *' * row['primary']}",
-            "comparison": cell_of(row).against(cell_of(row["reference"])),
+            "question": f"{row['question']}{' *' * row['primary']}",
+            "comparison": row["label"],
             "on": row["part"],
             "points": points(row),
             "level": f"{row['level'] * 100:.1f} %",
             "verdict": row["verdict"],
             "training FLOPs": f"× {row['flops_ratio']:.2f}" if row["flops_ratio"] else "",
         }
-        for each in answers["answers"]
-        for row in each["rows"]
-        if each["id"] in asked
+        for row in rows_of(answers)
+        if row["question"] in asked
     ]
     return pd.DataFrame(shown)
 
@@ -132,9 +134,9 @@ def cells(results: Results, use: Cell | None) -> pd.DataFrame:
     With several seeds numbers are means over them, and `seeds` says over how many.
     """
     table = results.cells
-    mine = pd.Series([use is not None and each._replace(seed=0) == use for each in keys(table)])
+    mine = pd.Series([each == use for each in keys(table)])
     table = table.assign(mine=mine).sort_values("mine", ascending=False, kind="stable")
-    seeds = "seeds" if len(results.sweep["settings"]["seeds"]) > 1 else "seed"
+    seeds = "seeds" if len(results.settings["seeds"]) > 1 else "seed"
     several = [name for name in ("view", "crop_pct") if table[name].nunique() > 1]
     shown = pd.DataFrame(
         {
@@ -181,17 +183,14 @@ def ablations(results: Results, matched: Mapping[int, int], adapted: str | None)
         matched: train to test resolution.
         adapted: the primary adaptation, which is left out.
     """
-    rows = []
-    for train, test in matched.items():
-        for name in [name for name in CANDIDATES[1:] if name != adapted]:
-            cell = Cell(train, test, name, results.first_seed, crop_pct=results.usual_crop)
-            if results.seeds(cell):
-                gains = (
-                    results.difference(cell, cell._replace(adaptation=other))
-                    for other in ("none", CONTROL + name)
-                )
-                told = [each.points(brief=True) if each else NONE for each in gains]
-                rows.append([train, test, name, *told])
+    names, rows = [name for name in CANDIDATES[1:] if name != adapted], []
+    for (train, test), name in product(matched.items(), names):
+        cell = Cell(train, test, name, crop_pct=results.usual_crop)
+        if results.hits(cell):
+            others = (cell._replace(adaptation=other) for other in ("none", CONTROL + name))
+            gains = (results.difference(cell, other) for other in others)
+            told = [each.points(brief=True) if each else NONE for each in gains]
+            rows.append([train, test, name, *told])
     columns = ["train", "test", "adaptation", "points over unadapted", "points over its control"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -200,7 +199,7 @@ def facts(results: Results) -> dict[str, HTML]:
     """Settings, versions and hardware of the numbers, and images per class, as tables."""
     names = pd.Series(results.sweep["classes"])
     lists = {
-        "Settings": pd.Series(results.sweep["settings"], dtype=object).dropna(),
+        "Settings": pd.Series(results.settings, dtype=object).dropna(),
         "Versions and hardware": pd.Series(results.sweep["versions"] | results.sweep["hardware"]),
         "Images per class": results.images["label"].map(names).value_counts(),
     }
@@ -231,17 +230,12 @@ def activations(results: Results) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `sweep.plan` for people: GiB, GFLOP, minutes or hours, yes, no, unknown."""
-    units = {"bytes": ("GiB", 2**30), "flops": ("GFLOP", 1e9), "s": ("min", 60)}
+    """A table of `sweep.plan` for people: GiB, GFLOP, minutes, unknown."""
     shown: dict[str, pd.Series[Any]] = {}
     for name, values in table.items():
         stem, _, end = str(name).rpartition("_")
-        if end in units and stem:
-            unit, divisor = ("h", 3600) if end == "s" and values.max() > 7200 else units[end]
-            shown[f"{stem} {unit}".replace("_", " ")] = (
-                (values / divisor).map("{:.2f}".format).replace("nan", "unknown")
-            )
-        else:
-            words = values.map({True: "yes", False: "no"}) if values.dtype == bool else values
-            shown[str(name).replace("_", " ")] = words
+        if end in UNITS:
+            name, divisor = UNITS[end]
+            name, values = f"{stem}_{name}", _text(values / divisor, "{:.2f}", "unknown")
+        shown[str(name).replace("_", " ")] = values
     return pd.DataFrame(shown)

@@ -19,23 +19,36 @@ Answers = Mapping[str, Any]
 """The content of answers.json."""
 
 
+def rows_of(answers: Answers) -> list[dict[str, Any]]:
+    """The rows of answers.json, each with its `question` and its comparison in words, `label`."""
+    return [
+        {"question": each["id"], "label": cell_of(row).against(cell_of(row["reference"])), **row}
+        for each in answers["answers"]
+        for row in each["rows"]
+    ]
+
+
+def deciding(answers: Answers, part: str) -> dict[int, dict[str, Any]]:
+    """By question the row of answers.json that decides its verdict on a test part."""
+    own = (row for row in rows_of(answers) if row["part"] == part and row["decides"])
+    return {row["question"]: row for row in own}
+
+
 def head(results: Results, answers: Answers) -> str:
     """The first screen's words, in HTML: title, facts, sentences, and chips that lead to sections.
 
     Args:
         results: about the leading part.
     """
-    settings, part = results.sweep["settings"], results.part
+    settings, part = results.settings, results.part
     network = settings["backbone"].removeprefix("timm:")
     facts = [network, f"{results.sweep['images'][part]:,} {part} images", _seeds(results)]
     facts += [results.sweep.get("date", "")]
     sentences = "".join(
         f"<li>{html.escape(each)}</li>" for each in [*answers["sentences"], *_still(answers)]
     )
-    links = "".join(
-        f'<a href="#{section}">{html.escape(text)}</a> '
-        for section, text in chips(results, answers).items()
-    )
+    chosen = chips(results, answers)
+    links = "".join(f'<a href="#{at}">{html.escape(text)}</a> ' for at, text in chosen.items())
     banner = f' <span class="banner">{SYNTHETIC}</span>' * (settings["dataset"] == "synthetic")
     return (
         f"<h1>{html.escape(answers['title'])}</h1>"
@@ -52,7 +65,7 @@ def _still(answers: Answers) -> list[str]:
 
 
 def _seeds(results: Results) -> str:
-    asked, done = len(results.sweep["settings"]["seeds"]), int(results.cells["seeds"].max())
+    asked, done = len(results.settings["seeds"]), int(results.cells["seeds"].max())
     return f"{done}{f' of {asked}' if done < asked else ''} seed{'s' if asked > 1 else ''}"
 
 
@@ -76,12 +89,10 @@ def chips(results: Results, answers: Answers) -> dict[str, str]:
 
 def power(answers: Answers) -> dict[int, float]:
     """By question the smallest true difference that its primary row detects with 80 % power."""
-    rows = [(each["id"], row) for each in answers["answers"] for row in each["rows"]]
-    leading = answers["leading_part"]
     return {
         number: row["detectable"]
-        for number, row in rows
-        if row["decides"] and row["part"] == leading and row["detectable"] is not None
+        for number, row in deciding(answers, answers["leading_part"]).items()
+        if row["detectable"] is not None
     }
 
 
@@ -105,19 +116,18 @@ def budget(answers: Answers) -> str:
 def geometry(results: Results) -> str:
     """By train resolution: the test resolution of equal apparent size, and the best one."""
     lines = []
-    for _, row in best_sizes(results).iterrows():
+    for near, best, gain in best_sizes(results):
         text = (
-            f"Trained at {row['train_size']:.0f} px, objects look most nearly as large at "
-            f"{row['nearest']:.0f} px (ratio {row['ratio']:.2f})"
+            f"Trained at {near['train_size']} px, objects look most nearly as large at "
+            f"{near['test_size']} px (ratio {near['size_ratio']:.2f})"
         )
-        if row["nearest"] == row["best"]:
+        if gain is None:
             lines.append(f"{text}, which is also the best on validation.")
             continue
-        gain = Difference(*row[["gain", "gain_low", "gain_high"]])
         verdict = gain.told("against the theory", "as the theory has it", "not against the theory")
         lines.append(
-            f"{text}; the best on validation is {row['best']:.0f} px ({row['best_ratio']:.2f}), by "
-            f"{gain.points()} on {results.part}: {verdict}."
+            f"{text}; the best on validation is {best['test_size']} px ({best['size_ratio']:.2f}), "
+            f"by {gain.points()} on {results.part}: {verdict}."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -127,7 +137,7 @@ def trust(results: Results, answers: Answers) -> str:
     sections = {
         "Leakage": _leakage(results),
         "Seeds": _trainings(results),
-        "Selection": _selection(results, answers),
+        "Selection": _selection(results),
         "Power": _power(answers),
     }
     return "\n\n".join(f"### {name}\n\n{' '.join(lines)}" for name, lines in sections.items())
@@ -140,9 +150,9 @@ def _leakage(results: Results) -> Sequence[str]:
     if near:
         pairs = "; ".join(f"`{first}` and `{second}`" for first, second, *_ in near[:3])
         lines.append(f"Near duplicates, for example: {pairs}.")
-    if results.sweep["settings"].get("head_start") == "file":
+    if results.settings["head_start"] == "file":
         lines.append("The network was trained elsewhere; it may have seen test images there.")
-    return [*lines, named_datasets.about(results.sweep["settings"]["dataset"])]
+    return [*lines, named_datasets.about(results.settings["dataset"])]
 
 
 def _trainings(results: Results) -> Sequence[str]:
@@ -155,24 +165,20 @@ def _trainings(results: Results) -> Sequence[str]:
         else "The spread between trainings is not known: intervals are over images alone."
     )
     done = (table["status"] == "done").groupby([table[name] for name in PAIR], dropna=False).mean()
-    if some := int(done.between(0, 1, inclusive="neither").sum()):
-        lines.append(f"{some} pairs of resolutions lack the results of some seeds.")
-    if missing := int((done == 0).sum()):
-        lines.append(f"{missing} of {len(done)} pairs of resolutions (with probes) lack results.")
+    if missing := int((done < 1).sum()):
+        lines.append(f"{missing} of {len(done)} pairs (with probes) lack results of some seeds.")
     if left_out := results.sweep.get("unreadable"):
         few = ", ".join(f"`{name}`" for name in list(left_out)[:3])
         lines.append(f"Unreadable images left out: {len(left_out)}, such as {few}.")
     return lines
 
 
-def _selection(results: Results, answers: Answers) -> Sequence[str]:
-    found, images = answers["answers"][4], results.sweep["images"]["val"]
-    lines = [f"All choices are made on {images:,} validation images, none on a test part."]
-    lines.append("The best of a grid is partly luck, so its validation accuracy is optimistic.")
-    if found["use"]:
-        share = f"{found['share_of_draws'] * 100:.0f} % of draws"
-        lines.append(f"A bootstrap of validation picks {cell_of(found['use']).named()} in {share}.")
-    return lines
+def _selection(results: Results) -> Sequence[str]:
+    images = f"{results.sweep['images']['val']:,} validation images"
+    return [
+        f"All choices are made on {images}, none on a test part.",
+        "The best of a grid is partly luck, so its validation accuracy is optimistic.",
+    ]
 
 
 def _power(answers: Answers) -> Sequence[str]:

@@ -10,7 +10,7 @@ from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Bounds, compared, verdict_of
 from fixres_poc.analysis.statistics import paired_gains
 
-OWN, LARGER = Cell(96, 96, "none", 0), Cell(96, 128, "none", 0)
+OWN, LARGER = Cell(96, 96, "none"), Cell(96, 128, "none")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_two_references_are_answered_by_both_bounds(
 
 def test_the_primary_row_has_95_percent_and_others_share_5_unfinished_ones_counted() -> None:
     results = grid({(96, 96): same(0.60), (96, 128): same(0.65), (96, 160): None})
-    missing = Cell(96, 160, "none", 0)
+    missing = Cell(96, 160, "none")
     found = compared(results, [(each, [OWN]) for each in (LARGER, missing, OWN)], LARGER, 3)
     assert [each.primary for each in found] == [True, False, False]
     assert [each.rows[0].level for each in found] == pytest.approx(
@@ -70,9 +70,8 @@ def test_delta_is_the_smaller_of_the_setting_and_a_quarter_of_the_validation_err
 
 def test_cost_is_a_ratio_of_both_trainings() -> None:
     results = grid({(64, 96): same(0.6), (96, 96): same(0.6)}, epochs=2)
-    (found,) = compared(results, [(Cell(64, 96, "none", 0), [OWN])], None, 1, with_cost=True)
+    (found,) = compared(results, [(Cell(64, 96, "none"), [OWN])], None, 1, with_cost=True)
     assert found.rows[0].cost_ratio == pytest.approx(((64 / 96) ** 2, 1), rel=0.02)
-    assert found.cheaper
 
 
 def test_the_spread_between_trainings_is_pooled_over_rows_that_are_not_far_above_it() -> None:
@@ -89,11 +88,3 @@ def test_the_spread_between_trainings_is_pooled_over_rows_that_are_not_far_above
     assert rows[2].error > alone[2].error
     assert [each.freedom for each in alone[:2]] == pytest.approx([2, 2], abs=0.1)
     assert rows[1].freedom == pytest.approx(6, abs=0.3)
-
-
-def test_rows_of_one_training_are_not_touched_by_others() -> None:
-    one = np.arange(300) < 200
-    several = np.tile(one, (3, 1))
-    several[0, :50] = False
-    alone = paired_gains([(one, np.zeros(300))])[0]
-    assert paired_gains([(one, np.zeros(300)), (several, several[::-1])])[0] == alone

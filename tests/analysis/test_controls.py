@@ -57,7 +57,7 @@ def excluded(
 def test_without_pre_training_the_mechanism_is_there() -> None:
     """None gains at the matched size, adapted over its control at 1.5 times the train size."""
     results = committed("from_scratch")
-    plain, adapted = (Cell(64, size, name, 0) for size, name in ((80, "none"), (96, "head_bn")))
+    plain, adapted = (Cell(64, size, name) for size, name in ((80, "none"), (96, "head_bn")))
     matched = results.difference(plain, plain._replace(test_size=64))
     repaired = results.difference(adapted, adapted._replace(adaptation="control_head_bn"))
     for found in (matched, repaired):
@@ -69,7 +69,7 @@ def test_without_pre_training_the_mechanism_is_there() -> None:
 def test_without_random_crops_the_matched_size_is_no_gain() -> None:
     results = committed("from_scratch_no_crop")
     for size in (48, 80):
-        plain = Cell(64, size, "none", 0)
+        plain = Cell(64, size, "none")
         found = results.difference(plain, plain._replace(test_size=64))
         assert found is not None
         print(size, found.points(), found.seeds)

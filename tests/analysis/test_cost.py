@@ -27,7 +27,7 @@ def forward(size: int) -> int:
 def test_training_cost_by_hand(trained: Results, train_size: int) -> None:
     """300 train images, once by the probe, thrice by an epoch; those of val once."""
     at_train = (300 + VAL + 4 * (3 * 300 + VAL)) * forward(train_size)
-    plain, head = (Cell(train_size, 96, name, 0) for name in ("none", "head"))
+    plain, head = (Cell(train_size, 96, name) for name in ("none", "head"))
     assert training_cost(trained, plain) == (at_train, 4 + 30)
     assert training_cost(trained, head) == (at_train + 2 * 300 * forward(96), 4 + 30 + 5)
 
@@ -36,5 +36,5 @@ def test_what_is_not_trained_costs_its_probe_alone(trained: Results) -> None:
     """A network of a file has no stage 1; the probe is one pass of the train part."""
     own = trained.sweep["settings"] | {"head_start": "file"}
     given = replace(trained, sweep=trained.sweep | {"settings": own})
-    assert training_cost(given, Cell(64, 96, "none", 0))[0] == 0
+    assert training_cost(given, Cell(64, 96, "none"))[0] == 0
     assert training_cost(trained, trained.once("probe", 96)) == (300 * forward(96), 0)

@@ -27,29 +27,29 @@ def test_the_cheapest_arm_within_one_standard_error_and_delta(
     top1: tuple[float, ...], used: int
 ) -> None:
     found = recommend(grid(accuracies(*top1)), "head_bn")
-    assert found.use == Cell(96, used, "none", 0)
+    assert found.use == Cell(96, used, "none")
 
 
 def test_a_standard_error_below_delta_decides() -> None:
     """Of 200 images one differs: its standard error is about 0.7 points, the gap 0.5 or 1.0."""
     near = recommend(grid(accuracies(0.7, 0.800, 0.805), delta=0.5), "head_bn")
     far = recommend(grid(accuracies(0.7, 0.790, 0.805), delta=0.5), "head_bn")
-    assert near.use == Cell(96, 128, "none", 0)
-    assert far.use == Cell(96, 160, "none", 0)
-    allowed = far.arms.loc[far.arms["cell"] == Cell(96, 128, "none", 0), "allowed"].iloc[0]
+    assert near.use == Cell(96, 128, "none")
+    assert far.use == Cell(96, 160, "none")
+    allowed = far.arms.loc[far.arms["cell"] == Cell(96, 128, "none"), "allowed"].iloc[0]
     assert 0.005 < allowed < 0.015
 
 
 def test_the_probe_competes_and_ablations_do_not() -> None:
     top1 = {(96, 96): {"none": 0.7, "head": 0.9, "head_bn": 0.7, "head_bn_stats": 0.9}}
     found = recommend(grid(top1, once={"probe": 0.8}), "head_bn")
-    assert found.use == Cell(None, 96, "probe", 0)
+    assert found.use == Cell(None, 96, "probe")
     assert {cell.adaptation for cell in found.arms["cell"]} == {"probe", "none", "head_bn"}
 
 
 def test_what_the_cheaper_choice_costs_and_gains_over_common_practice() -> None:
     found = recommend(grid(accuracies(0.700, 0.800, 0.805)), "head_bn")
-    assert found.best == Cell(96, 160, "none", 0)
+    assert found.best == Cell(96, 160, "none")
     assert found.price is not None
     assert found.price.estimate == pytest.approx(2 / TEST)
     assert found.common is not None
@@ -82,15 +82,15 @@ def test_few_validation_images_recommend_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_probe_alone_is_left_where_no_pair_finished() -> None:
-    found = recommend(grid({(96, 96): None}), None)
-    assert found.use == Cell(None, 96, "probe", 0)
+    found = recommend(grid({(96, 96): None}), "")
+    assert found.use == Cell(None, 96, "probe")
     assert found.common is None
 
 
 def test_arms_are_at_the_crop_that_was_chosen() -> None:
     top1 = {(64, 96): same(0.5), (96, 96): same(0.6) | {"none@0.75": 0.7}}
     found = recommend(grid(top1, crop_pct=[0.75, 0.875]), "head_bn")
-    assert found.use == Cell(96, 96, "none", 0, crop_pct=0.75)
+    assert found.use == Cell(96, 96, "none", crop_pct=0.75)
 
 
 def test_an_arm_that_lacks_a_seed_still_competes() -> None:
@@ -98,7 +98,7 @@ def test_an_arm_that_lacks_a_seed_still_competes() -> None:
         grid(accuracies(0.700, 0.800, 0.900), accuracies(0.700, 0.800, 0.900) | {(96, 160): None}),
         "head_bn",
     )
-    assert found.use == Cell(96, 160, "none", 0)
+    assert found.use == Cell(96, 160, "none")
 
 
 def test_a_larger_second_part_does_not_hide_the_probe() -> None:

@@ -59,13 +59,6 @@ def test_a_notebook_leaves_its_numbers_with_data_and_tables_by_column(colour_fol
     assert metrics["peak_memory_bytes"] > 0
 
 
-def test_a_misspelt_metric_is_refused_by_python_itself() -> None:
-    with pytest.raises(TypeError, match="peak_memory_byte"):
-        Metrics(peak_memory_byte=5)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
-        Metrics(["a", "b"])  # type: ignore[call-arg]
-
-
 def test_predictions_are_checked(tmp_path: Path) -> None:
     for table, named in (
         (TABLE.drop(columns="top5"), "top5"),

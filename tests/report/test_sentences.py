@@ -1,31 +1,22 @@
 """Title, sentences and advice: combinations of verdicts."""
 
-import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from made_up import KNOWN, grid, row, same
+from made_up import CLAIM, KNOWN, grid, row, same
 
-from fixres_poc.analysis import answers as decisions
-from fixres_poc.analysis.answers import decide
+from fixres_poc.analysis.answers import Decision, decide
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison
 from fixres_poc.analysis.questions import Answer
-from fixres_poc.analysis.recommendation import Recommendation, recommend
-from fixres_poc.analysis.results import Results
+from fixres_poc.analysis.recommendation import recommend
 from fixres_poc.analysis.statistics import Difference
 from fixres_poc.report.sentences import told
-
-GRID = {
-    (96, 96): same(0.60),
-    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
-    (112, 112): same(0.66) | {"head_bn": 0.66},
-}
 
 
 def answer(number: int, *verdicts: str, flops: float = 0.5) -> Answer:
@@ -34,31 +25,23 @@ def answer(number: int, *verdicts: str, flops: float = 0.5) -> Answer:
     return Answer(number, (Comparison(rows, primary=True),), equal_flops=(short, short))
 
 
+USUAL = answer(1, "better"), answer(2, "better"), answer(3, "better", "better"), answer(4, "better")
+Say = Callable[..., dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+def say(tmp_path_factory: pytest.TempPathFactory) -> Say:
+    """What is said of these answers, and of `USUAL` ones to the other questions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIXRES_HOME", str(tmp_path_factory.mktemp("home")))
-        yield grid(GRID, GRID, epochs=9, crop_pct=[0.75, 0.875])
+        found = grid(CLAIM, CLAIM, epochs=9, crop_pct=[0.75, 0.875])
+    best = recommend(found, "head_bn")
 
+    def said(*given: Answer) -> dict[str, Any]:
+        every = {each.number: each for each in (*USUAL, *given)}
+        return told(Decision(found, list(every.values()), {}, best))
 
-@functools.cache
-def _recommended(adapted: str) -> Recommendation:
-    return recommend(grid(GRID, GRID, epochs=9, crop_pct=[0.75, 0.875]), adapted)
-
-
-def recommended(_: Results, adapted: str) -> Recommendation:
-    """The same for all decisions: it does not depend on the answers to other questions."""
-    return _recommended(adapted)
-
-
-def decided(
-    results: Results, monkeypatch: pytest.MonkeyPatch, *given: Answer, steps: int = 5000
-) -> dict[str, Any]:
-    runs = [run | {"steps": steps} for run in results.sweep["runs"]]
-    own = replace(results, sweep=results.sweep | {"runs": runs})
-    monkeypatch.setattr(decisions, "answers", lambda _: list(given))
-    monkeypatch.setattr(decisions, "recommend", recommended)
-    return told(decide(own))
+    return said
 
 
 @pytest.mark.parametrize(
@@ -77,35 +60,19 @@ def decided(
         ("can't tell", "better", "better", 0.5, "Yes, at 112 px"),
     ],
 )
-def test_title(
-    results: Results,
-    monkeypatch: pytest.MonkeyPatch,
-    training: str,
-    claim: str,
-    remedy: str,
-    flops: float,
-    title: str,
-) -> None:
-    given = [
-        answer(1, training),
-        answer(2, claim, claim, flops=flops),
-        answer(3, "better", "better"),
-    ]
-    found = decided(results, monkeypatch, *given, answer(4, remedy, remedy, flops=flops))
+def test_title(say: Say, training: str, claim: str, remedy: str, flops: float, title: str) -> None:
+    given = answer(2, claim, claim, flops=flops), answer(4, remedy, remedy, flops=flops)
+    found = say(answer(1, training), *given)
     assert found["title"].startswith(f"Does FixRes pay on synthetic images? {title}")
 
 
-def test_pairwise_combinations_of_verdicts_contradict_nothing(
-    results: Results, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pairwise_combinations_of_verdicts_contradict_nothing(say: Say) -> None:
     """Each verdict of each question beside each of every other one."""
-    every = [list(KNOWN)] * 4
     for first, second in itertools.combinations(range(4), 2):
-        for one, two in itertools.product(every[first], every[second]):
+        for one, two in itertools.product(KNOWN, repeat=2):
             verdicts = ["better"] * 4
             verdicts[first], verdicts[second] = one, two
-            given = [answer(n, each, each) for n, each in enumerate(verdicts, 1)]
-            sound(decided(results, monkeypatch, *given), verdicts)
+            sound(say(*(answer(n, each, each) for n, each in enumerate(verdicts, 1))), verdicts)
 
 
 def sound(found: dict[str, Any], verdicts: list[str]) -> None:
@@ -139,49 +106,32 @@ def words(found: dict[str, Any]) -> list[str]:
     return [*found["sentences"][1:3], *(each["sentence"] for each in found["answers"][1:4])]
 
 
-def test_what_was_shown_at_other_sizes_is_among_fine_tuned_networks(
-    results: Results, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = Answer(1, (Comparison((row("better", cell=Cell(96, 96, "none", 0)),), True),))
-    rest = [answer(2, "better"), answer(3, "better", "better"), answer(4, "better")]
-    found = decided(results, monkeypatch, elsewhere, *rest)
+def test_what_was_shown_at_other_sizes_is_among_fine_tuned_networks(say: Say) -> None:
+    found = say(Answer(1, (Comparison((row("better", cell=Cell(96, 96, "none")),), True),)))
     assert all("among fine-tuned networks" in text for text in words(found))
     assert found["title"].endswith("Yes, at 112 px, among fine-tuned networks")
-    found = decided(results, monkeypatch, answer(1, "better"), *rest)
-    assert not any("among fine-tuned" in text for text in words(found))
+    assert not any("among fine-tuned" in text for text in words(say()))
 
 
 @pytest.mark.parametrize("short", [(), ("worse",), ("worse", "not run")])
 def test_cheaper_is_not_said_where_equal_flops_were_not_checked(
-    results: Results, monkeypatch: pytest.MonkeyPatch, short: tuple[str, ...]
+    say: Say, short: tuple[str, ...]
 ) -> None:
-    unchecked = replace(
-        answer(2, "better"), equal_flops=tuple(Comparison((row(each),)) for each in short)
-    )
-    rest = [answer(3, "better", "better"), answer(4, "better")]
-    found = decided(results, monkeypatch, answer(1, "better"), unchecked, *rest)
-    if short == ("worse",):
-        assert found["title"].endswith("Yes, at 112 px")
-    else:
-        unchecked_cost = "unchecked at equal FLOPs"
-        assert found["title"].endswith(f"Not decided: cheaper at equal epochs, {unchecked_cost}")
-        assert unchecked_cost in found["answers"][1]["sentence"]
-        assert unchecked_cost in found["sentences"][3]
+    references = tuple(Comparison((row(each),)) for each in short)
+    found = say(replace(answer(2, "better"), equal_flops=references))
+    unchecked = "unchecked at equal FLOPs"
+    told = found["title"], found["answers"][1]["sentence"], found["sentences"][3]
+    assert [unchecked in text for text in told] == [short != ("worse",)] * 3
 
 
-def test_the_sentence_names_the_reference_that_decides(
-    results: Results, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sentence_names_the_reference_that_decides(say: Say) -> None:
     """Not that of the smaller estimate."""
-    sure, unsure = row("better"), row("can't tell")
     unsure = replace(
-        unsure,
-        reference=Cell(112, 112, "head_bn", 0),
+        row("can't tell"),
+        reference=Cell(112, 112, "head_bn"),
         difference=Difference(0.04, -0.02, 0.10, 0.03, centre=0.04),
     )
-    claim = replace(answer(2, "better"), comparisons=(Comparison((sure, unsure), True),))
-    rest = [answer(3, "better", "better"), answer(4, "better")]
-    found = decided(results, monkeypatch, answer(1, "better"), claim, *rest)
+    found = say(Answer(2, (Comparison((row("better"), unsure), True),)))
     assert "cannot be told from training at 112 px, adapted" in found["sentences"][1]
     assert "+4.0 points (\N{MINUS SIGN}1.9 to 9.9)" in found["sentences"][1]
 
@@ -215,13 +165,13 @@ def test_where_adapting_pays_names_the_primary_pair_and_counts_the_others() -> N
 
 
 def test_nothing_finished_is_said_and_does_not_fail() -> None:
-    found = told(decide(grid(dict.fromkeys(GRID), pretrained=False)))
+    found = told(decide(grid(dict.fromkeys(CLAIM), pretrained=False)))
     assert found["title"].endswith("Not decided: its runs have not finished")
     assert "no arm was run to its end" in found["sentences"][0]
     json.dumps(found, allow_nan=False)
 
 
 def test_one_seed_is_about_this_training_in_every_sentence() -> None:
-    one, two = told(decide(grid(GRID))), told(decide(grid(GRID, GRID)))
+    one, two = told(decide(grid(CLAIM))), told(decide(grid(CLAIM, CLAIM)))
     assert all("of this training" in text for text in one["sentences"][:3])
     assert not any("of this training" in text for text in two["sentences"])

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import grid, same, told
+from made_up import CLAIM, grid, same, told
 
 from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.cells import Cell
@@ -17,7 +17,7 @@ def decided(found: Results) -> dict[str, Any]:
 
 
 def test_the_table_has_the_recommended_cell_first_and_says_what_was_not_run() -> None:
-    use = Cell(96, 128, "head_bn", 0)
+    use = Cell(96, 128, "head_bn")
     shown = tables.cells(told(same(0.60), same(0.65) | {"head_bn": 0.80}), use)
     assert shown.iloc[0][["choice", "test", "adaptation", "test top-1 %"]].tolist() == [
         "use",
@@ -45,31 +45,17 @@ def test_a_shown_table_is_complete_formatted_and_escaped() -> None:
 def test_activations_stand_once_a_framing_in_order_of_size() -> None:
     found = told(same(0.6), same(0.7))
     assert tables.activations(found).empty
-    row = {"mean": 0.5, "std": 0.1, "near_zero": 0.0, "large": 0.01}
-
-    def three(test: int) -> list[dict[str, object]]:
-        names = dict.fromkeys(
-            ["train crops, 96 px", "test framing, 96 px", f"test framing, {test} px"]
-        )
-        return [{"images": name, **row} for name in names]
-
     for run in found.sweep["runs"]:
-        if "_test" in run["name"]:
-            run["activations"] = three(128 if "test128" in run["name"] else 96)
-    table = tables.activations(found)
-    expected = ["train crops, 96 px", "test framing, 96 px", "test framing, 128 px"]
-    assert table["images"].tolist() == expected
-
-
-GRID = {
-    (96, 96): same(0.60),
-    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
-    (112, 112): same(0.66) | {"head_bn": 0.66},
-}
+        if size := run["test_size"]:
+            names = dict.fromkeys(["train crops, 96 px", "test framing, 96 px", f"test, {size} px"])
+            run["activations"] = [{"images": name, "mean": 0.5} for name in names]
+    images = tables.activations(found)["images"].tolist()
+    assert images[:2] == ["train crops, 96 px", "test framing, 96 px"]
+    assert images[2:] == ["test, 96 px", "test, 128 px"]
 
 
 def test_questions_have_answer_points_on_each_part_and_advice() -> None:
-    answers = decided(grid(GRID, GRID, photos=0.5, epochs=4))
+    answers = decided(grid(CLAIM, CLAIM, photos=0.5, epochs=4))
     table = tables.questions(answers)
     claim = table.iloc[1]
     assert claim["answer"] == answers["answers"][1]["sentence"]
@@ -81,7 +67,7 @@ def test_questions_have_answer_points_on_each_part_and_advice() -> None:
 
 
 def test_every_comparison_is_a_row_with_its_level() -> None:
-    table = tables.comparisons(decided(grid(GRID, photos=0.5, epochs=4)))
+    table = tables.comparisons(decided(grid(CLAIM, photos=0.5, epochs=4)))
     primary = table[(table["question"] == "2 *") & (table["on"] == "test")]
     start = "96 \N{RIGHTWARDS ARROW} 112, adapted, against 112"
     assert primary["comparison"].tolist() == [start, f"{start}, adapted"]
@@ -92,7 +78,7 @@ def test_every_comparison_is_a_row_with_its_level() -> None:
 
 
 def test_arms_say_what_to_use_and_by_how_much_they_may_be_worse() -> None:
-    table = tables.arms(decided(grid(GRID)))
+    table = tables.arms(decided(grid(CLAIM)))
     used = table[table["pick"] == "use"].iloc[0]
     assert used["arm"] == "96 \N{RIGHTWARDS ARROW} 112 px, adapted"
     assert used["points below the best"] == "0.0"
@@ -101,7 +87,7 @@ def test_arms_say_what_to_use_and_by_how_much_they_may_be_worse() -> None:
 
 
 def test_speeds_that_scatter_are_not_given() -> None:
-    found = grid(GRID)
+    found = grid(CLAIM)
     slow = found.table["train_size"].fillna(0) == 112
     speeds: Any = found.table["eval_images_per_second"] / np.where(slow, 1.6, 1)
     rows = found.table.assign(eval_images_per_second=speeds)
@@ -112,7 +98,7 @@ def test_speeds_that_scatter_are_not_given() -> None:
 
 
 def test_adaptations_on_request_stand_apart_from_the_primary_one() -> None:
-    found = grid(GRID)
+    found = grid(CLAIM)
     table = tables.ablations(found, {96: 112}, "head_bn")
     assert table["adaptation"].tolist() == ["head", "head_bn_stats"]
     assert table["points over unadapted"].str.startswith("+0.0").all()

@@ -3,17 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from made_up import grid, same, told
+from made_up import CLAIM, grid, same, told
 
 from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.results import Results
 from fixres_poc.report import sentences, text
-
-GRID = {
-    (96, 96): same(0.60),
-    (96, 112): same(0.65) | {"head_bn": 0.70, "control_head_bn": 0.66},
-    (112, 112): same(0.66) | {"head_bn": 0.66},
-}
 
 
 def decided(found: Results) -> dict[str, Any]:
@@ -26,10 +20,10 @@ def test_a_stage_1_that_did_nothing_is_said_beside_the_sentences() -> None:
 
 
 def test_what_came_from_data_is_escaped() -> None:
-    found = grid(GRID)
+    found = grid(CLAIM)
     evil = found.sweep["settings"] | {"dataset": "<script>x", "backbone": "<b>"}
     found = replace(found, sweep=found.sweep | {"settings": evil})
-    answers = decided(grid(GRID)) | {"title": "<script>"}
+    answers = decided(grid(CLAIM)) | {"title": "<script>"}
     assert "<script>" not in text.head(found, answers)
     assert "<b>" not in text.head(found, answers)
 
@@ -38,20 +32,19 @@ def test_trust_names_seeds_stability_leaks_and_what_is_missing() -> None:
     missing = told(same(0.60), None)
     one = text.trust(missing, decided(missing))
     assert "The spread between trainings is not known" in one
-    assert "1 of 5 pairs of resolutions (with probes) lack results" in one
-    found = grid(GRID, GRID)
+    assert "1 of 5 pairs (with probes) lack results of some" in one
+    found = grid(CLAIM, CLAIM)
     near = {"listed": [["a_1.jpg", "b_2.jpg", 2]]}
     found = replace(found, sweep=found.sweep | {"leakage": {"verdict": "Look!", "near": near}})
     answers = decided(found)
     two = text.trust(found, answers)
     assert "2 seeds of training. Accuracies are means over them" in two
-    assert f"in {answers['answers'][4]['share_of_draws'] * 100:.0f} % of draws" in two
     assert "Look! Near duplicates, for example: `a_1.jpg` and `b_2.jpg`." in two
     assert "Question 2: a true difference of" in two
 
 
 def test_the_smallest_detectable_difference_is_that_of_the_rows_that_decide() -> None:
-    found = grid(GRID, GRID)
+    found = grid(CLAIM, CLAIM)
     answers = decided(found)
     rows = [row for row in answers["answers"][1]["rows"] if row["decides"]]
     assert text.power(answers)[2] == rows[0]["detectable"]

@@ -22,6 +22,7 @@ from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS
 from fixres_poc.report.plots.style import BESIDE, label_ends, label_points, logarithmic
 from fixres_poc.report.published import undominated
 from fixres_poc.report.tables import points
+from fixres_poc.report.text import rows_of
 
 MARKS = {
     "better": ("#00734f", "^"),
@@ -54,11 +55,9 @@ LINES: dict[str, dict[str, Any]] = {
 def comparison_rows(answers: Mapping[str, Any]) -> Rows:
     """The rows of questions 1 to 4, without the reference at equal FLOPs."""
     rows: dict[tuple[int, str], dict[str, Row]] = {}
-    for answer in answers["answers"]:
-        for row in answer["rows"]:
-            if not row["adaptation"].startswith(EQUAL_FLOPS):
-                label = cell_of(row).against(cell_of(row["reference"]))
-                rows.setdefault((answer["id"], label), {})[row["part"]] = row
+    for row in rows_of(answers):
+        if not row["adaptation"].startswith(EQUAL_FLOPS):
+            rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
     return rows
 
 
@@ -104,14 +103,7 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     longest = max([len(label) for _, label in rows], default=20)
     left = min(0.0098 * longest + 0.03, 0.55)
     for height, text in headings.items():
-        axis.annotate(
-            text,
-            (0, height),
-            xycoords=("figure fraction", "data"),
-            weight="bold",
-            va="center",
-            fontsize=9,
-        )
+        _write(axis, 0, height, text, weight="bold")
     axis.set(xlim=(-limit, limit), ylim=(place - 0.4, -0.6))
     axis.set_xlabel("difference in top-1 (points); band: ±δ", fontsize=9)
     inches = figure.get_size_inches()[1]
@@ -144,12 +136,18 @@ def _draw_row(axis: Axes, height: float, row: Row, leading: bool, limit: float) 
         fill = colour if leading else "white"
         shown = float(np.clip(gain, -limit, limit))
         outside = "<" if gain < -limit else ">" if gain > limit else shape
-        look: dict[str, Any] = {"markerfacecolor": fill, "clip_on": False, "zorder": 3}
-        axis.plot(shown, height, outside, color=colour, markersize=6 if leading else 4.5, **look)
+        size = 6 if leading else 4.5
+        (mark,) = axis.plot(shown, height, outside, color=colour, markersize=size)
+        mark.set(markerfacecolor=fill, clip_on=False, zorder=3)
     if leading:
-        where: dict[str, Any] = {"xycoords": ("figure fraction", "data"), "va": "center"}
-        for x, text in ((NUMBERS, points(row)), (NUMBERS + 0.225, row["verdict"])):
-            axis.annotate(text, (x, height), color=colour, fontsize=9, **where)
+        _write(axis, NUMBERS, height, points(row), color=colour)
+        _write(axis, NUMBERS + 0.225, height, row["verdict"], color=colour)
+
+
+def _write(axis: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    """Write a text at a row of a forest plot; x is a share of the figure's width."""
+    place = ("figure fraction", "data")
+    axis.annotate(text, (x, y), xycoords=place, va="center", fontsize=9, **look)
 
 
 def _spoken(label: str, row: Row) -> str:
@@ -183,8 +181,8 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
         own = cells[(cells["train_size"] == size) | cells["train_size"].isna()]
         ends = [_curve(axis, str(name), line, bottom) for name, line in own.groupby("line")]
         ring = own[(own["train_size"] == own["test_size"]) & (own["line"] == "none")]
-        look: dict[str, Any] = {"markerfacecolor": "none", "color": "C0", "markersize": 11}
-        axis.plot(ring["test_size"], ring["top1"] * 100, "o", **look)
+        at_home = ring["test_size"], ring["top1"] * 100
+        axis.plot(*at_home, "o", color="C0", markerfacecolor="none", markersize=11)
         ticks = sorted(own["test_size"].unique())
         axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 5 else 0)
         axis.set(title=f"trained at {size} px", ylim=(bottom, top))

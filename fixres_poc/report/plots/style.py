@@ -13,6 +13,7 @@ import numpy as np
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
@@ -54,31 +55,15 @@ def packed(figure: Figure) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
 
 
 def described(figure: Figure) -> str:
-    """What a figure's label says that it shows; else its titles, axes, names in it, and legend.
-
-    At most 600 characters.
-    """
-    if found := str(figure.get_label()):
-        return textwrap.shorten(found, 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
-    parts = [figure.get_suptitle()]
-    for axis in figure.axes:
-        named = [
-            tick.get_text()
-            for tick in axis.get_yticklabels()
-            if re.search(r"[^\W\d_]", tick.get_text())
-        ]
-        axes = " against ".join(filter(None, [axis.get_ylabel(), axis.get_xlabel()]))
-        parts += [
-            axis.get_title(loc="left") or axis.get_title(),
-            axes,
-            *named,
-            *axis.get_legend_handles_labels()[1],
-        ]
-    parts += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    unique = dict.fromkeys(" ".join(part.split()) for part in parts if part)
-    return "figure: " + textwrap.shorten(
-        "; ".join(unique), 600, placeholder=" \N{HORIZONTAL ELLIPSIS}"
-    )
+    """What a figure's label says that it shows, else its titles and all words in it, shortened."""
+    said = str(figure.get_label())
+    if not said:
+        figure.draw_without_rendering()  # ticks have no text before
+        texts = [axis.get_title(loc="left") for axis in figure.axes]
+        texts += [text.get_text() for text in figure.findobj(Text)]
+        words = [" ".join(text.split()) for text in texts if re.search(r"[^\W\d_]", text)]
+        said = "figure: " + "; ".join(dict.fromkeys(words))
+    return textwrap.shorten(said, 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
 
 
 def legend(figure: Figure, columns: int = 2) -> None:
