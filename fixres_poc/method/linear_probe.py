@@ -164,8 +164,8 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
 
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
-) -> tuple[nn.Module | None, float]:
-    """The network that stage 1 starts from, and the seconds that it took.
+) -> tuple[nn.Module | None, list[dict[str, Any]], float]:
+    """The network that stage 1 starts from, `Probe.tried`, and the seconds that it took.
 
     That is the pre-trained one with the linear probe of the train resolution as its classifier:
     linear probing before fine-tuning keeps features from being distorted by a random classifier
@@ -177,10 +177,10 @@ def head_started(
     """
     start = time.perf_counter()
     if settings.head_start == "random":
-        return None, 0.0
+        return None, [], 0.0
     if settings.head_start == "file":
         model = place(from_file(settings, data.classes).eval(), settings, accelerator)
-        return model, time.perf_counter() - start
+        return model, [], time.perf_counter() - start
     model = create(
         settings.backbone, len(data.classes), True, settings.weights, settings.weights_key
     )
@@ -191,8 +191,9 @@ def head_started(
             "head_start = 'probe': the classifier is more than a linear layer; "
             "set head_start: random"
         )
-    probe_at(model, data, settings, settings.train_size, accelerator).put_into(head)
-    return model, time.perf_counter() - start
+    probe = probe_at(model, data, settings, settings.train_size, accelerator)
+    probe.put_into(head)
+    return model, probe.tried, time.perf_counter() - start
 
 
 def lasting(settings: ModelSettings) -> dict[str, Any]:

@@ -337,10 +337,11 @@ def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: 
     random = settings_for(colour_folder, epochs=1)
     probed = random.model_copy(update={"head_start": "probe"})
     data, accelerator = load_dataset(random), accelerator_for("fp32")
-    assert linear_probe.head_started(random, data, accelerator) == (None, 0.0)
-    start, seconds = linear_probe.head_started(probed, data, accelerator)
+    assert linear_probe.head_started(random, data, accelerator) == (None, [], 0.0)
+    start, tried, seconds = linear_probe.head_started(probed, data, accelerator)
     assert start is not None
     assert seconds > 0
+    assert len(tried) == len(linear_probe.PENALTIES)
     plan = memory_plan.StepPlan(8, False, 0)
     state = epochs.begin(recipe_for(probed), probed, data, accelerator, plan, start)
     assert same(state_of(state.model), state_of(start))

@@ -12,10 +12,6 @@ EXTRA_DATA = {  # a marker each as well as a colour
     "and ImageNet-21k": ("C1", "s"),
     "and other images": ("C2", "^"),
 }
-COSTS = {
-    "parameters_millions": "parameters (millions)",
-    "gmacs": "multiply-adds of one image (billions)",
-}
 
 
 def extra_data(models: pd.DataFrame) -> pd.Series:
@@ -24,40 +20,33 @@ def extra_data(models: pd.DataFrame) -> pd.Series:
     return models["extra_data"].map(lambda data: kinds.get(data, "and other images"))
 
 
-def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
-    """ImageNet top-1 (%) against a network's cost, by pre-training, with the Pareto front.
+def accuracy_by_cost(models: pd.DataFrame, ringed: str) -> Figure:
+    """ImageNet top-1 (%) against multiply-adds, by pre-training, with the Pareto front.
 
     Args:
-        models: as `published.networks` returns; rows without that cost are left out.
+        models: as `published.networks` returns; rows without multiply-adds are left out.
         ringed: model whose rows get a ring.
     """
-    models = models.dropna(subset=cost).assign(top1=models["top1"] * 100)
+    models = models.dropna(subset="gmacs").assign(top1=models["top1"] * 100)
     figure, axis = plt.subplots(figsize=(5.6, 4.8))
     for name, (colour, marker) in EXTRA_DATA.items():
         rows = models[extra_data(models) == name]
-        axis.scatter(
-            rows[cost], rows["top1"], 28, color=colour, marker=marker, label=name, alpha=0.85
-        )
+        x, y = rows["gmacs"], rows["top1"]
+        axis.scatter(x, y, 28, color=colour, marker=marker, label=name, alpha=0.85)
     ring = models[models["model"] == ringed]
-    axis.scatter(ring[cost], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
-    best = models[published.undominated(models, cost)].sort_values(cost)
-    axis.step(
-        best[cost],
-        best["top1"],
-        where="post",
-        color="#555555",
-        linewidth=1,
-        zorder=0,
-        label="Pareto front",
-    )
+    axis.scatter(ring["gmacs"], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
+    best = models[published.undominated(models, "gmacs")].sort_values("gmacs")
+    (line,) = axis.step(best["gmacs"], best["top1"], where="post", label="Pareto front")
+    line.set(color="#555555", linewidth=1, zorder=0)
     height = 0.0
     for _, row in best.drop_duplicates("model", keep="last").iterrows():
         # names may not lie on each other; above the line is room
         height = max(row["top1"] + 0.15, height + 0.5)
-        look = {"va": "baseline", "ha": "right", "fontsize": 7.5}
-        note(axis, row["model"], row[cost], height, (-3, 0), **look)
+        where = row["gmacs"], height
+        note(axis, row["model"], *where, (-3, 0), va="baseline", ha="right", fontsize=7.5)
     logarithmic(axis, 1, 3)
-    axis.set(xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
+    axis.set(xlabel="multiply-adds of one image (billions)", ylabel="ImageNet top-1 (%)")
+    axis.set_xlim(left=best["gmacs"].min() / 9)
     legend(figure)
     return figure
 
@@ -84,8 +73,8 @@ def size_gains(gains: pd.DataFrame) -> Figure:
         note(axis, text, row["gain"] * 100, place, (side, 0), ha=align, fontsize=7.5)
     axis.set_yticks(range(len(names)), names)
     axis.set(
-        xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",
-        xlim=(0, gains["gain"].max() * 130),
+        xlabel="gain in ImageNet top-1 over test = train resolution (points)",
+        xlim=(0, gains["gain"].max() * 140),
     )
     legend(figure)
     return figure
