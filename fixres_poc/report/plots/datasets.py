@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from fixres_poc.config.geometry import CROP_PCT, mean_crop_scale, resized_side
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, mean_crop_scale, resized_side
 from fixres_poc.config.settings import SPLITS
 from fixres_poc.report.plots.style import label_points, legend, note, short_label, wrapped
 
@@ -67,9 +67,8 @@ def short_sides(images: pd.DataFrame, test_sizes: Sequence[int]) -> Figure:
         test_sizes: sides of test crops, px.
     """
     short = images[["width", "height"]].min(axis=1)
-    bins = int(np.clip(math.sqrt(len(images)), 5, 40))
     figure, axis = plt.subplots(figsize=(5.6, 2.8))
-    axis.hist(short[short <= short.quantile(0.995)], bins=bins, color="C0")
+    axis.hist(short[short <= short.quantile(0.995)], bins=30, color="C0")
     axis.margins(y=0.15)
     for size in test_sizes:
         axis.axvline(resized_side(size), color="C1")
@@ -136,7 +135,13 @@ def centred(axis: Axes, image: Any, side: float) -> None:
     axis.axis("off")
 
 
-def method(image: Any, train_size: int, test_size: int) -> Figure:
+def method(
+    image: Any,
+    train_size: int,
+    test_size: int,
+    crop_pct: float = CROP_PCT,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+) -> Figure:
     """FixRes in one drawing: the crop of each stage, to one scale, and the layers it trains.
 
     The train crop has the mean side of RandomResizedCrop, in the middle of the image.
@@ -145,10 +150,11 @@ def method(image: Any, train_size: int, test_size: int) -> Figure:
         image: PIL image or uint8 array (H, W, 3).
         train_size: side of the train crop in px.
         test_size: side of the test crop in px.
+        crop_pct: see `config.geometry`, as is `crop_scale`.
     """
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
-    sides = mean_crop_scale() * math.sqrt(height * width), CROP_PCT * min(height, width)
+    sides = mean_crop_scale(crop_scale) * math.sqrt(height * width), crop_pct * min(height, width)
     figure, axes = plt.subplots(2, 3, figsize=(5.6, 3.5), width_ratios=(2, 2, 3.6))
     stages = zip(axes, ("train", "test"), (train_size, test_size), sides, strict=True)
     for stage, ((whole, crop, network), name, size, side) in enumerate(stages, start=1):

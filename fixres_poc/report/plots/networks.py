@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fixres_poc.report import published
-from fixres_poc.report.plots.style import legend, logarithmic, note
+from fixres_poc.report.plots.style import label_points, legend, logarithmic, note
 
 EXTRA_DATA = {  # a marker each as well as a colour
     "ImageNet-1k alone": ("C0", "o"),
@@ -38,16 +38,13 @@ def accuracy_by_cost(models: pd.DataFrame, ringed: str) -> Figure:
     best = models[published.undominated(models, "gmacs")].sort_values("gmacs")
     (line,) = axis.step(best["gmacs"], best["top1"], where="post", label="Pareto front")
     line.set(color="#555555", linewidth=1, zorder=0)
-    height = 0.0
-    for _, row in best.drop_duplicates("model", keep="last").iterrows():
-        # names may not lie on each other; above the line is room
-        height = max(row["top1"] + 0.15, height + 0.5)
-        where = row["gmacs"], height
-        note(axis, row["model"], *where, (-3, 0), va="baseline", ha="right", fontsize=7.5)
     logarithmic(axis, 1, 3)
     axis.set(xlabel="multiply-adds of one image (billions)", ylabel="ImageNet top-1 (%)")
     axis.set_xlim(left=best["gmacs"].min() / 9)
     legend(figure)
+    named = best.drop_duplicates("model", keep="last")[["model", "gmacs", "top1"]]
+    above = [(-3, 5), (-3, 12), (-3, 19)]  # there is room above the line
+    label_points(axis, list(named.itertuples(index=False)), above, fontsize=7.5)
     return figure
 
 
@@ -59,12 +56,10 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     """
     names = list(gains.groupby("model")["gain"].max().sort_values().index)
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.3 * len(names)))
-    for adapted, colour, marker in (("no", "C0", "o"), ("yes", "C1", "D")):
+    kinds = {"C0o": "as trained", "C1D": "last layers adapted at the test resolution"}
+    for adapted, (mark, label) in zip(("no", "yes"), kinds.items(), strict=True):
         rows = gains[gains["adapted"] == adapted]
-        label = "last layers adapted at the test resolution" if adapted == "yes" else "as trained"
-        axis.plot(
-            rows["gain"] * 100, rows["model"].map(names.index), marker, color=colour, label=label
-        )
+        axis.plot(rows["gain"] * 100, rows["model"].map(names.index), mark, label=label)
     most = gains.groupby("model")["gain"].transform("max")
     for (_, row), largest in zip(gains.iterrows(), most, strict=True):
         side, align = (7, "left") if row["gain"] == largest else (-7, "right")

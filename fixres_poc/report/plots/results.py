@@ -25,9 +25,8 @@ def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(7, 3.6))
     axis.plot([0, 100], [0, 100], ":", color="#555555", linewidth=1.2)
-    marks = {name: (f"C{number}", "os^D"[number]) for number, name in enumerate(cells)}
-    for name, table in cells.items():
-        colour, mark = marks[name]
+    for number, (name, table) in enumerate(cells.items()):
+        colour, mark = f"C{number}", "os^D"[number]
         confidence, accuracy, images = (table[key] for key in ("confidence", "accuracy", "images"))
         right = (accuracy * images).round().astype(int)
         bounds = np.array([wilson_interval(*pair) for pair in zip(right, images, strict=True)]).T
@@ -51,7 +50,7 @@ def activations(found: Mapping[str, ArrayLike]) -> Figure:
     Args:
         found: name to features of any shape, see `equalise.distributions`.
     """
-    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    figure, axis = plt.subplots()
     shares = np.geomspace(0.001, 0.5, 201)
     for name, values in found.items():
         axis.plot(np.quantile(np.asarray(values), 1 - shares), shares * 100, label=name)
@@ -149,14 +148,14 @@ def accuracy_by_size(lines: Mapping[str, pd.DataFrame]) -> Figure:
         lines: name to a table with the columns test_size, top1, top1_low and top1_high; two at
             most, with the same test resolutions, the smallest first.
     """
-    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    figure, axis = plt.subplots()
     ends = []
     for (name, table), mark in zip(lines.items(), "os", strict=False):
         top1, low, high = (table[key] * 100 for key in ("top1", "top1_low", "top1_high"))
         sizes, errors = list(table["test_size"]), [top1 - low, high - top1]
         (drawn, *_) = axis.errorbar(sizes, top1, errors, marker=mark, capsize=3)
         ends.append((name, sizes[-1], top1.iloc[-1], str(drawn.get_color())))
-    axis.set_xticks(sizes, sizes, rotation=90 if len(sizes) > 8 else 0)
+    axis.set_xticks(sizes, sizes)
     axis.set(xlabel="test resolution (px)", ylabel="top-1 on test (%)")
     axis.set_xlim(right=sizes[-1] + 0.35 * (sizes[-1] - sizes[0] or 1))
     label_ends(axis, ends)
