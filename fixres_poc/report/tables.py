@@ -56,8 +56,10 @@ def show(table: pd.DataFrame, classes: str | None = None, note: str = "", **form
         name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()
     }
     table = table.assign(**columns)
-    table.columns = pd.Index([HEADINGS.get(name, name.replace("_", " ")) for name in table])
-    text = table.to_html(index=False, na_rep=NOT_RUN, border=0, classes=classes)
+    names = [HEADINGS.get(name, name.replace("_", " ")) for name in map(str, table)]
+    text = table.set_axis(names, axis=1).to_html(
+        index=False, na_rep=NOT_RUN, border=0, classes=classes
+    )
     text += f'<p class="note">{html.escape(note)}</p>' if note else ""
     return HTML(text)  # type: ignore[no-untyped-call]
 

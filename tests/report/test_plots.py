@@ -282,6 +282,7 @@ def test_the_method_is_drawn_to_one_scale_with_what_each_stage_trains(
     enlarged = 96 / (0.875 * min(shape))
     assert f"× {enlarged:.2f}" in at_test.get_title()
     (frame,) = whole.patches
+    assert isinstance(frame, Rectangle)
     assert frame.get_bbox().x0 >= 0
     boxes = [{patch.get_facecolor() for patch in axis.patches} for axis in (network, frozen)]
     assert [len(colours) for colours in boxes] == [1, 2]
