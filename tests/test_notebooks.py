@@ -19,10 +19,14 @@ from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method.adaptations import changed_tensors
 from fixres_poc.method.stage1 import train_or_load
 from fixres_poc.model.device import accelerator_for
+from fixres_poc.report import pages
 
 FOLDER = REPOSITORY / "notebooks"
 FILES = sorted(FOLDER.glob("*.ipynb"))
 MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
+GROUPS = ["Choose", "Training", "Adaptation", "Set by sweeps: leave"]
+FINDINGS, RECORD = "## What this shows", "record"
+OWN = [stem for stem in NOTEBOOKS if stem != "05_results"]  # the report has an order of its own
 LOCAL = re.compile(r"/home/|/root/|/work/|/tmp/|site-packages|it/s\]|widget-view")
 
 
@@ -31,8 +35,12 @@ def cells(stem: str, kind: str) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
+def tagged(cell: Any, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
 def is_parameters(cell: Any) -> bool:
-    return "parameters" in cell.metadata.get("tags", [])
+    return tagged(cell, "parameters")
 
 
 def test_the_numbered_notebooks_are_all_there() -> None:
@@ -87,16 +95,55 @@ def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
         assert len(shown) <= 1, cell.source
 
 
-# the report has a list of its own
-@pytest.mark.parametrize("stem", [stem for stem in NOTEBOOKS if stem != "05_results"])
+@pytest.mark.parametrize("stem", OWN)
+def test_findings_come_first_and_files_are_written_last_out_of_a_page_s_sight(stem: str) -> None:
+    texts, code = cells(stem, "markdown"), cells(stem, "code")
+    everything = nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
+    (start,) = [place for place, cell in enumerate(everything) if cell.source == FINDINGS]
+    (shown,) = everything[start + 1].outputs
+    assert shown.data["text/markdown"].count("- ") >= 3
+    results = [cell for cell in everything[:start] if cell.get("outputs")]
+    assert not [out for cell in results for out in cell.outputs if "data" in out]
+    assert [cell for cell in code if "record_run(" in cell.source] == code[-1:]
+    assert [cell for cell in [*texts, *code] if tagged(cell, RECORD)] == [texts[-1], code[-1]]
+    assert RECORD in pages.LEFT_OUT
+    assert not code[-1].outputs
+
+
+@pytest.mark.parametrize("stem", OWN)
+def test_parameters_stand_in_groups_and_the_first_are_a_reader_s(stem: str) -> None:
+    (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
+    groups = re.findall(r"^# (.+)$", cell.source, re.MULTILINE)
+    known = [name for name in GROUPS for group in groups if group.startswith(name)]
+    assert cell.source.startswith("# Choose\n")
+    assert len(known) == len(groups)
+    assert known[-1] == GROUPS[-1]
+    assert 'sweep = "notebooks"' in cell.source.partition(GROUPS[-1])[2]
+
+
+@pytest.mark.parametrize("stem", OWN)
+def test_tables_have_plain_headings(stem: str) -> None:
+    shown = [
+        output.data["text/html"]
+        for cell in cells(stem, "code")
+        for output in cell.outputs
+        if "text/html" in output.get("data", {})
+    ]
+    heads = [head for html in shown for head in re.findall(r"<th[^>]*>([^<]*)</th>", html)]
+    assert heads
+    assert not [head for head in heads if "_" in head]
+
+
+@pytest.mark.parametrize("stem", OWN)
 def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
     texts = cells(stem, "markdown")
-    (contents,) = [cell for cell in texts if "navigation" in cell.metadata.get("tags", [])]
+    (contents,) = [cell for cell in texts if cell.source.startswith("**Contents.**")]
+    assert tagged(contents, "navigation")
     targets = re.findall(r"\]\(([^)]+)\)", contents.source)
     written = "\n".join(cell.source for cell in texts)
     headings = re.findall(r"^##+ (.+)$", written, re.MULTILINE)
     anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
-    assert "#Summary" in targets
+    assert "#What-this-shows" in targets
     assert set(targets) <= anchors | {file.name for file in FILES}
     order = list(NOTEBOOKS).index(stem)
     neighbours = [FILES[each].name for each in (order - 1, order + 1) if each >= 0]

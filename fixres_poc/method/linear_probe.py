@@ -118,8 +118,8 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
 
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
-) -> nn.Module | None:
-    """The network that stage 1 starts from.
+) -> tuple[nn.Module | None, list[dict[str, Any]]]:
+    """The network that stage 1 starts from, and a row per penalty of the probe that was tried.
 
     That is the pre-trained one with the linear probe of the train resolution as its classifier:
     linear probing before fine-tuning keeps features from being distorted by a random classifier
@@ -130,9 +130,9 @@ def head_started(
         InputError: the classifier is not a linear layer.
     """
     if settings.head_start == "random":
-        return None
+        return None, []
     if settings.head_start == "file":
-        return place(from_file(settings, data.classes).eval(), settings, accelerator)
+        return place(from_file(settings, data.classes).eval(), settings, accelerator), []
     model = create(
         settings.backbone, len(data.classes), True, settings.weights, settings.weights_key
     )
@@ -147,8 +147,9 @@ def head_started(
         split: features(model, data, split, settings, settings.train_size, accelerator)
         for split in ("train", "val")
     }
-    put_into(head, fit_probe(x, data)[0])
-    return model
+    probe, tried = fit_probe(x, data)
+    put_into(head, probe)
+    return model, tried
 
 
 def lasting(settings: ModelSettings) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Trained:
     memory: dict[str, Any] = field(default_factory=dict)
     # by adaptation, adapted at the train resolution
     controls: dict[str, Tail] = field(default_factory=dict)
-    # "stage1": recipes, "stage2": variants of the controls; what was tried, in rows
+    # what was tried, in rows: "probe": penalties, "stage1": recipes, "stage2": variants of controls
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # "probe", "train" (the chosen recipe), "tuning", "adapt" (by adaptation)
     seconds: dict[str, Any] = field(default_factory=dict)
@@ -175,14 +175,14 @@ def train_with_controls(
 def _stage_1(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
     """The best recipe's training, on its device; the network of a file as it is."""
     begun = time.perf_counter()
-    start = head_started(settings, data, accelerator)
+    start, probes = head_started(settings, data, accelerator)
     probe_s = time.perf_counter() - begun
     if settings.head_start == "file":
         trained = _as_it_is(cast(nn.Module, start), settings, data, accelerator)
     else:
         trained = _train_recipes(settings, data, accelerator, start)
         trained.model = place(trained.model, settings, accelerator)
-    trained.seconds["probe"] = probe_s
+    trained.tried["probe"], trained.seconds["probe"] = probes, probe_s
     return trained
 
 

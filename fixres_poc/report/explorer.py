@@ -20,6 +20,7 @@ from fixres_poc.config.run_state import watched
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.transforms import as_array, plain_transforms
 from fixres_poc.method.apparent_size import predicted_object_sizes
+from fixres_poc.report.plots.datasets import centred
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384)
 DRAWS = 500
@@ -75,20 +76,19 @@ def framed(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         crops = [as_array(through[each](image)) for each in ("train", "train", "val_test")]
-    figure, axes = plt.subplots(1, 4, figsize=(5.6, 1.9))
+    figure, axes = plt.subplots(1, 4, figsize=(5.6, 2.0))
     plt.close(figure)  # it is displayed as an output of its own
     largest = max(train_size, test_size)
     titles = ["image", f"train, {train_size} px", "another crop", f"test, {test_size} px"]
-    for axis, shown, title in zip(axes, [as_array(image / 255), *crops], titles, strict=True):
-        axis.imshow(shown)
-        axis.axis("off")
+    sides = [max(image.shape), largest, largest, largest]
+    shown = [as_array(image / 255), *crops]
+    for axis, pixels, side, title in zip(axes, shown, sides, titles, strict=True):
+        centred(axis, pixels, side)
         axis.set_title(title, fontsize=8, loc="center")
-    for axis in axes[1:]:
-        axis.set(xlim=(-0.5, largest), ylim=(largest, -0.5))
     left, top, right, bottom = box[["left", "top", "right", "bottom"]].iloc[0]
     frame = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=1.5)
     frame.set_edgecolor("#d95f02")
     axes[0].add_patch(frame)
     looks = f"{name} looks {middle:.0f} px large in training (middle half {low:.0f} to {high:.0f})"
-    figure.suptitle(f"{looks}, {sizes['test_px'].iloc[0]:.0f} px in the test", fontsize=9)
+    figure.suptitle(f"{looks},\n{sizes['test_px'].iloc[0]:.0f} px in the test", fontsize=9)
     return figure

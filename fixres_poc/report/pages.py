@@ -46,7 +46,7 @@ ATTRIBUTES = {
     "*": ["class", "id", "title", "style", "colspan", "rowspan", "scope", "open"],
     "a": ["href"],
 }
-LEFT_OUT = {"navigation", "check"}  # tags of cells: for the reader of a notebook, and for nbval
+LEFT_OUT = {"navigation", "check", "record"}  # tags: for a notebook's reader, nbval, and a sweep
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 

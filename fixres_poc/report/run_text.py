@@ -18,33 +18,33 @@ NEAR_CHANCE = (
 UNEVEN = 1.5  # ratio of class sizes from which plain and macro accuracy can differ visibly
 
 
-def dataset_summary(
-    sizes: pd.DataFrame, classes: Sequence[str], neutral: pd.DataFrame, leakage: str
-) -> str:
-    """Numbers of images, class balance, enlarged images, equal apparent size, leakage.
+def largest_useful(sizes: pd.DataFrame) -> int:
+    """The largest test resolution, a multiple of 32 px, that enlarges at most half of the images.
+
+    Args:
+        sizes: one row per image: width and height in px.
+    """
+    short_px = sizes[["width", "height"]].min(axis=1).median()
+    return max(size for size in range(0, 2049, 32) if resized_side(size) <= short_px)
+
+
+def dataset_summary(sizes: pd.DataFrame, classes: Sequence[str], leakage: str) -> str:
+    """Numbers of images and class balance, the largest useful test resolution, leakage.
 
     Args:
         sizes: one row per image: label, width and height in px.
-        neutral: of `apparent_size.neutral_test_sizes`; its largest train resolution is reported.
         leakage: the verdict of the leakage check.
     """
     counts, short = sizes["label"].value_counts(), sizes[["width", "height"]].min(axis=1)
-    ratio, last = counts.max() / counts.min(), neutral.iloc[-1]
+    ratio, useful = counts.max() / counts.min(), largest_useful(sizes)
+    more = (short < resized_side(useful + 32)).mean()
     macro = ": compare macro accuracy as well" if ratio > UNEVEN else ""
-    enlarged = [
-        f"{(short < resized_side(size)).mean() * 100:.0f} % at {size} px"
-        for size in neutral["train_size"]
-    ]
     return _bullets(
         f"{len(sizes):,} images of {len(classes)} classes. The largest class has {ratio:.1f} "
         "times as many images as "
         f"the smallest{macro}.",
-        "Share of images that a test crop enlarges, by test resolution: "
-        f"{', '.join(enlarged)}. For them, a gain comes "
-        "from apparent size, not from finer detail.",
-        f"With a train resolution of {last['train_size']:.0f} px, objects look equally large "
-        "at a test resolution of "
-        f"{last['low']:.0f} to {last['high']:.0f} px.",
+        f"The largest useful test resolution is **{useful} px**; {useful + 32} px would enlarge "
+        f"{more * 100:.0f} % of the images, which shows no finer detail.",
         leakage,
     )
 

@@ -15,6 +15,22 @@ from fixres_poc.config.settings import CONTROL
 from fixres_poc.report.text import deciding, rows_of
 
 NOT_RUN, NONE = "n/a", "–"
+HEADINGS = {
+    "train_size": "train px",
+    "test_size": "test px",
+    "test_part": "images of",
+    "n_test": "images",
+    "top1": "top-1",
+    "top5": "top-5",
+    "val_top1": "validation top-1",
+    "ece": "calibration error",
+    "affine_factor": "batch norm factor",
+    "moved": "batch norm moved",
+    "differs": "predictions changed",
+    "gmacs": "multiply-adds (10⁹)",
+    "parameters_millions": "parameters (10⁶)",
+}
+"""Plain headings of columns; others lose their underscores."""
 LEGEND = (
     "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers "
     "are fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
@@ -30,7 +46,7 @@ ASKED = {
 
 
 def show(table: pd.DataFrame, classes: str | None = None, note: str = "", **formats: str) -> HTML:
-    """A table as a notebook shows it: every row, no index, text escaped.
+    """A table as a notebook shows it: every row, plain headings, no index, text escaped.
 
     Args:
         classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier"
@@ -41,7 +57,11 @@ def show(table: pd.DataFrame, classes: str | None = None, note: str = "", **form
     columns = {
         name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()
     }
-    text = table.assign(**columns).to_html(index=False, na_rep=NOT_RUN, border=0, classes=classes)
+    table = table.assign(**columns)
+    names = [HEADINGS.get(name, name.replace("_", " ")) for name in map(str, table)]
+    text = table.set_axis(names, axis=1).to_html(
+        index=False, na_rep=NOT_RUN, border=0, classes=classes
+    )
     text += f'<p class="note">{html.escape(note)}</p>' if note else ""
     return HTML(text)  # type: ignore[no-untyped-call]
 

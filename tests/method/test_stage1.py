@@ -268,9 +268,10 @@ def test_random_weights_are_those_of_the_seed_and_not_the_pretrained_ones(
 def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: Path) -> None:
     random = tiny(colour_folder, epochs=1)
     probed = tiny(colour_folder, epochs=1, head_start="probe")
-    assert linear_probe.head_started(*random) is None
-    start = linear_probe.head_started(*probed)
+    assert linear_probe.head_started(*random) == (None, [])
+    start, tried = linear_probe.head_started(*probed)
     assert start is not None
+    assert len(tried) == len(linear_probe.PENALTIES)
     assert same(state_of(begun(probed, start=start).model), state_of(start))
     heads = [
         stage1.train_or_load(settings, data).model.get_parameter("classifier.weight")

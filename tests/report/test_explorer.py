@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,6 +20,10 @@ def test_figure_shows_crops_and_the_size_of_the_object() -> None:
     shapes = [axis.images[0].get_array().shape for axis in figure.axes]  # type: ignore[union-attr]
     assert shapes == [(100, 200, 3), (64, 64, 3), (64, 64, 3), (112, 112, 3)]
     assert "64 px in the test" in figure.get_suptitle()  # 50 px, enlarged by 128/100
+    figure.draw_without_rendering()
+    heights = [axis.get_window_extent().bounds[1::2] for axis in figure.axes]
+    assert heights == [pytest.approx(heights[0])] * 4  # in one row
+    assert len({np.ptp(axis.get_xlim()) for axis in figure.axes[1:]}) == 1  # to one scale
 
 
 def test_without_a_box_the_image_stands_for_it() -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from made_up import CLAIM, grid, same
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -216,32 +217,59 @@ def test_class_distribution_adds_up(classes: int) -> None:
     )
 
 
-def test_size_distribution_shows_means() -> None:
-    images = pd.DataFrame({"width": [100, 300], "height": [100, 100]})
-    labels = [axis.get_xlabel().split(", ")[-1] for axis in datasets.size_distribution(images).axes]
-    assert labels == ["mean 200", "mean 100", "mean 2.00"]
+def test_short_sides_stand_beside_what_a_test_resolution_needs() -> None:
+    images = pd.DataFrame({"width": [300, *[100] * 9], "height": [200, *[400] * 9]})
+    figure = datasets.short_sides(images, [128, 224])
+    (axis,) = figure.axes
+    assert [xs(line)[0] for line in axis.lines] == [146, 256]
+    assert [text.get_text() for text in axis.texts] == ["128 px", "224 px"]
+    assert sum(bar.get_bbox().height for bar in axis.patches if isinstance(bar, Rectangle)) == 9
+    assert inside(figure, axis.texts)
 
 
-def test_apparent_sizes_name_the_medians() -> None:
-    sizes = pd.DataFrame({"train_px": [10.0, 20.0, 90.0], "test_px": [30.0, 31.0, 32.0]})
-    names = [text.get_text() for text in datasets.apparent_sizes(sizes).legends[0].get_texts()]
-    assert names == ["train, median 20 px", "test, median 31 px"]
+@pytest.mark.parametrize("larger", ["train", "test"])
+def test_apparent_sizes_are_cumulative_with_the_medians_at_the_curves(larger: str) -> None:
+    smaller = "test" if larger == "train" else "train"
+    sizes = {f"{larger}_px": [60.0, 61.0, 90.0], f"{smaller}_px": [30.0, 31.0, 32.0]}
+    figure = datasets.apparent_sizes(pd.DataFrame(sizes))
+    (axis,) = figure.axes
+    names = [text.get_text() for text in axis.texts]
+    assert names == [f"{smaller}: median 31 px", f"{larger}: median 61 px"]
+    assert [xs(line)[-1] for line in axis.lines] == [32, 90]
+    assert inside(figure, axis.texts)
+    assert apart(axis.texts)
 
 
-def test_sheet_wants_a_title_an_image_and_shows_its_lines() -> None:
-    image = np.zeros((8, 8, 3), dtype=np.uint8)
-    figure = datasets.sample_sheet(
-        [image] * 5, ["03-marbled_harrier\n→ 09-ticked_dachsel", *"bcde"], columns=4
-    )
+def test_sheet_wants_a_title_an_image_and_shows_all_to_one_scale() -> None:
+    images = [np.zeros((8, 8, 3), np.uint8), *[np.zeros((8, 16, 3), np.uint8)] * 4]
+    figure = datasets.sample_sheet(images, ["n02110958-pug_dog", *"bcde"], columns=4)
     assert len(figure.axes) == 8
-    assert figure.axes[0].get_title().split("\n") == ["03-marbled harrier", "→ 09-ticked dachsel"]
+    assert figure.axes[0].get_title() == "pug dog"
+    widths = {np.ptp(axis.get_xlim()) for axis in figure.axes[:5]}
+    assert widths == {16}
     with pytest.raises(ValueError, match="argument 2 is longer"):
-        datasets.sample_sheet([image], ["a", "b"])
+        datasets.sample_sheet(images[:1], ["a", "b"])
 
 
-def test_framing_keeps_one_scale() -> None:
-    rows = {"train": [np.zeros((8, 8, 3), np.uint8)], "test": [np.zeros((16, 16, 3), np.uint8)]}
-    assert {axis.get_xlim() for axis in datasets.framing(rows).axes} == {(-0.5, 16.0)}
+@pytest.mark.parametrize("shape", [(200, 200), (100, 500)])
+def test_the_method_is_drawn_to_one_scale_with_what_each_stage_trains(
+    shape: tuple[int, int],
+) -> None:
+    figure = datasets.method(np.zeros((*shape, 3), np.uint8), 64, 96)
+    whole, crop, network, _, at_test, frozen = figure.axes
+    sides = [axis.images[0].get_array().shape[:2] for axis in (crop, at_test)]  # type: ignore[union-attr]
+    assert sides == [(64, 64), (96, 96)]
+    assert crop.get_xlim() == (-16, 80)
+    assert np.ptp(at_test.get_xlim()) == 96
+    enlarged = 96 / (0.875 * min(shape))
+    assert f"× {enlarged:.2f}" in at_test.get_title()
+    (frame,) = whole.patches
+    assert isinstance(frame, Rectangle)
+    assert frame.get_bbox().x0 >= 0
+    boxes = [{patch.get_facecolor() for patch in axis.patches} for axis in (network, frozen)]
+    assert [len(colours) for colours in boxes] == [1, 2]
+    assert [text.get_text() for text in frozen.texts if "frozen" in text.get_text()]
+    assert inside(figure, [text for axis in figure.axes for text in [*axis.texts, axis.title]])
 
 
 def test_confusions_count_images() -> None:
@@ -257,15 +285,34 @@ def test_reliability_is_drawn_beside_the_diagonal() -> None:
     assert list(np.asarray(axis.get_lines()[1].get_ydata())) == [40, 95]
 
 
-def test_activations_have_a_line_a_framing() -> None:
+def test_activations_show_the_share_above_a_value_on_a_logarithmic_axis() -> None:
     axis = results.activations({"a": np.arange(101.0), "b": np.arange(101.0) * 2}).axes[0]
     first, second = axis.get_lines()
-    values, shares = (
-        np.asarray(first.get_xdata(), dtype=float),
-        np.asarray(first.get_ydata(), dtype=float),
-    )
-    assert np.interp(50, values, shares) == pytest.approx(50)
-    assert np.asarray(second.get_xdata())[-1] == 200
+    shares = np.asarray(first.get_ydata(), dtype=float)
+    assert np.interp(10, shares, xs(first)) == pytest.approx(90)
+    assert xs(second) == pytest.approx(np.asarray(xs(first)) * 2)
+    assert axis.get_yscale() == "log"
+
+
+def test_training_stands_beside_the_probe() -> None:
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "val_top1": [0.5, 0.75]})
+    right = results.training_history(history, 0.6).axes[1]
+    assert [list(np.asarray(line.get_ydata())) for line in right.lines] == [[50, 75], [60, 60]]
+    assert len(results.training_history(history).axes[1].lines) == 1
+
+
+def test_accuracy_by_size_has_intervals_and_names_at_the_ends() -> None:
+    rows = pd.DataFrame({"test_size": [96, 224], "top1": [0.8, 0.9]})
+    rows = rows.assign(top1_low=[0.7, 0.85], top1_high=[0.85, 0.95])
+    figure = results.accuracy_by_size({"linear probe": rows, "zero-shot": rows})
+    (axis,) = figure.axes
+    first, _ = axis.collections
+    assert isinstance(first, LineCollection)
+    ends = [segment[:, 1].tolist() for segment in first.get_segments()]
+    assert ends == [pytest.approx([70, 85]), pytest.approx([85, 95])]
+    assert {text.get_text() for text in axis.texts} == {"linear probe", "zero-shot"}
+    assert inside(figure, axis.texts)
+    assert apart(axis.texts)
 
 
 @pytest.mark.parametrize(("classes", "images"), [(2, 30), (500, 3000), (3, 20_000)])

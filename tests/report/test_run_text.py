@@ -88,16 +88,14 @@ def test_a_pair_is_credited_with_the_smaller_of_its_gains() -> None:
     assert "Against" not in alone
 
 
-def test_a_dataset_is_summarised_with_its_balance_and_enlarged_images() -> None:
-    sizes = pd.DataFrame({"label": [0, 0, 0, 1], "width": 400, "height": [100, 300, 300, 300]})
-    neutral = pd.DataFrame({"train_size": [128, 320], "low": [150, 380], "high": [170, 420]})
-    words = run_text.dataset_summary(sizes, ["a", "b"], neutral, "No sign.")
+def test_a_dataset_is_summarised_with_its_balance_and_largest_useful_resolution() -> None:
+    sizes = pd.DataFrame({"label": [0, 0, 0, 1], "width": 400, "height": [100, 300, 300, 330]})
+    words = run_text.dataset_summary(sizes, ["a", "b"], "No sign.")
     assert (
         "4 images of 2 classes. The largest class has 3.0 times as many images as the "
         "smallest: compare" in words
     )
-    assert "25 % at 128 px, 100 % at 320 px" in words
-    assert "320 px, objects look equally large at a test resolution of 380 to 420 px" in words
+    assert "useful test resolution is **256 px**; 288 px would enlarge 75 % of the images" in words
     assert words.endswith("- No sign.")
 
 

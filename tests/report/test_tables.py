@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,9 @@ def test_a_shown_table_is_complete_formatted_and_escaped() -> None:
     html = tables.show(table, top1="{:.1%}").data
     assert html.count("&lt;b&gt;") == 80
     assert html.count("50.0%") == html.count("n/a") == 40
+    table = pd.DataFrame({"val_top1": [1.0], "crop_pct": [0.875], "top-1 %": [2.0], 3: [3]})
+    heads = re.findall("<th>(.*?)</th>", str(tables.show(table).data))
+    assert heads == ["validation top-1", "crop pct", "top-1 %", "3"]
 
 
 def test_activations_stand_once_a_framing_in_order_of_size() -> None:

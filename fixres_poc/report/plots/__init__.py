@@ -4,12 +4,13 @@ from fixres_poc.report.plots.answers import curves, differences, forest, forest_
 from fixres_poc.report.plots.datasets import (
     apparent_sizes,
     class_distribution,
-    framing,
+    method,
     sample_sheet,
-    size_distribution,
+    short_sides,
 )
 from fixres_poc.report.plots.networks import accuracy_by_cost, size_gains
 from fixres_poc.report.plots.results import (
+    accuracy_by_size,
     activations,
     confusions,
     gain_path,
@@ -20,6 +21,7 @@ from fixres_poc.report.plots.style import use_style
 
 __all__ = [
     "accuracy_by_cost",
+    "accuracy_by_size",
     "activations",
     "apparent_sizes",
     "class_distribution",
@@ -28,12 +30,12 @@ __all__ = [
     "differences",
     "forest",
     "forest_of",
-    "framing",
     "front",
     "gain_path",
+    "method",
     "reliability",
     "sample_sheet",
-    "size_distribution",
+    "short_sides",
     "size_gains",
     "training_history",
     "use_style",

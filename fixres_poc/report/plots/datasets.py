@@ -1,19 +1,22 @@
-"""Figures of datasets: classes, sizes, apparent sizes, sample images, framings."""
+"""Figures of datasets: classes, sizes, apparent sizes, sample images, the crops of FixRes."""
 
 import math
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
+from PIL import Image
 
+from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, mean_crop_scale, resized_side
 from fixres_poc.config.settings import SPLITS
-from fixres_poc.report.plots.style import legend, short_label, wrapped
+from fixres_poc.report.plots.style import label_points, legend, note, short_label, wrapped
 
 MOST_NAMED_CLASSES = 40
 
@@ -56,96 +59,128 @@ def class_distribution(images: pd.DataFrame) -> Figure:
     return figure
 
 
-def size_distribution(images: pd.DataFrame) -> Figure:
-    """Histograms of width, height (px) and aspect (width / height), a line at their means.
+def short_sides(images: pd.DataFrame, test_sizes: Sequence[int]) -> Figure:
+    """Histogram of short sides; lines at what each test resolution resizes them to.
 
     Args:
         images: one row per image with the columns width and height, px.
+        test_sizes: sides of test crops, px.
     """
-    shown = {"width (px)": 0, "height (px)": 0, "width / height": 2}
-    values = [images["width"], images["height"], images["width"] / images["height"]]
-    bins = int(np.clip(math.sqrt(len(images)), 5, 40))
-    figure, axes = plt.subplots(3, 1, figsize=(5.6, 5.4))
-    for axis, value, (name, digits) in zip(axes, values, shown.items(), strict=True):
-        axis.hist(value.clip(*value.quantile([0.005, 0.995])), bins=bins, color="C0")
-        axis.axvline(value.mean(), color="C1")
-        low, mean, high = (
-            f"{each:.{digits}f}" for each in (value.min(), value.mean(), value.max())
-        )
-        axis.set(xlabel=f"{name}: {low} to {high}, mean {mean}", ylabel="images")
-        axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    short = images[["width", "height"]].min(axis=1)
+    figure, axis = plt.subplots(figsize=(5.6, 2.8))
+    axis.hist(short[short <= short.quantile(0.995)], bins=30, color="C0")
+    axis.margins(y=0.15)
+    for size in test_sizes:
+        axis.axvline(resized_side(size), color="C1")
+    axis.set(xlabel="short side (px); lines: needed by that test resolution", ylabel="images")
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    top = axis.get_ylim()[1]
+    ends = [(f"{size} px", resized_side(size), top) for size in sorted(test_sizes)]
+    label_points(axis, ends, [(2, -6), (-2, -6), (2, -18)], color="C1")
     return figure
 
 
 def apparent_sizes(predicted: pd.DataFrame) -> Figure:
-    """How large objects look in train crops and in the test framing, with the medians.
+    """Apparent sizes of objects in train crops and in the test framing, as cumulative shares.
 
     Args:
-        predicted: columns train_px and test_px, as `crops.predicted_object_sizes` gives them.
+        predicted: columns train_px and test_px, as `predicted_object_sizes` gives them.
     """
-    names = {"train_px": "train", "test_px": "test"}
-    largest = predicted[list(names)].max(axis=1).quantile(0.99)
     figure, axis = plt.subplots(figsize=(5.6, 2.8))
-    for number, (column, name) in enumerate(names.items()):
-        look: dict[str, Any] = {
-            "bins": 40,
-            "range": (0, largest),
-            "density": True,
-            "color": f"C{number}",
-        }
-        middle = predicted[column].median()
-        axis.hist(predicted[column], **look, alpha=0.45, label=f"{name}, median {middle:.0f} px")
-        axis.axvline(middle, color=f"C{number}")
-    axis.set(xlabel="apparent size of an object, side (px)", ylabel="share of objects", yticks=[])
-    legend(figure)
+    middles = predicted[["train_px", "test_px"]].median().sort_values()
+    places = (0.55, -6, "right"), (0.45, 6, "left")  # beside the left curve, beside the right one
+    for (name, middle), (share, across, align) in zip(middles.items(), places, strict=True):
+        values = predicted[name]
+        colour = "C0" if name == "train_px" else "C1"
+        axis.ecdf(values, color=colour)
+        text = f"{str(name).removesuffix('_px')}: median {middle:.0f} px"
+        note(axis, text, float(values.quantile(share)), share, (across, 0), ha=align, color=colour)
+    axis.set(xlabel="apparent size of an object, side (px)", ylabel="share that is smaller (%)")
+    axis.set_xlim(0, float(predicted.max(axis=1).quantile(0.99)))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     return figure
 
 
 def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: int = 4) -> Figure:
-    """Images in rows of `columns`, each under its title.
+    """Images in rows of `columns`, to one scale, each under its title.
 
     Args:
         images: PIL images or uint8 arrays (H, W, 3).
-        titles: one an image; of each of its lines at most two are shown, wrapped.
+        titles: one an image.
         columns: images in a row.
 
     Raises:
         ValueError: there are not as many titles as images.
     """
     rows = math.ceil(len(images) / columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(5.6, rows * (5.6 / columns + 0.3)), squeeze=False
-    )
+    high = rows * (5.6 / columns + 0.3 * any(titles))
+    figure, axes = plt.subplots(rows, columns, figsize=(5.6, high), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
+    side = max(max(np.asarray(image).shape[:2]) for image in images)
     shown = zip(images, titles, strict=True)
     for axis, (image, title) in zip(axes.flat, shown, strict=False):
-        axis.imshow(np.asarray(image))
-        lines = [
-            each
-            for line in title.replace("_", " ").split("\n")
-            for each in textwrap.wrap(line, 76 // columns)[:2]
-        ]
-        axis.set_title("\n".join(lines), fontsize=8, loc="center")
+        centred(axis, image, side)
+        axis.set_title(wrapped(short_label(title), 76 // columns), fontsize=8, loc="center")
     return figure
 
 
-def framing(rows: Mapping[str, Sequence[ArrayLike]]) -> Figure:
-    """The same images as train and test crops, to one scale: a row per framing.
+def centred(axis: Axes, image: Any, side: float) -> None:
+    """Show an image (H, W, 3) in the middle of a square of `side` px."""
+    pixels = np.asarray(image)
+    height, width = pixels.shape[:2]
+    axis.imshow(pixels, extent=(0, width, height, 0))
+    axis.set(xlim=((width - side) / 2, (width + side) / 2))
+    axis.set(ylim=((height + side) / 2, (height - side) / 2))
+    axis.axis("off")
+
+
+def method(
+    image: Any,
+    train_size: int,
+    test_size: int,
+    crop_pct: float = CROP_PCT,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+) -> Figure:
+    """FixRes in one drawing: the crop of each stage, to one scale, and the layers it trains.
+
+    The train crop has the mean side of RandomResizedCrop, in the middle of the image.
 
     Args:
-        rows: name of the framing to its images (PIL images or uint8 arrays (H, W, 3)), equally many
-            a row.
+        image: PIL image or uint8 array (H, W, 3).
+        train_size: side of the train crop in px.
+        test_size: side of the test crop in px.
+        crop_pct: see `config.geometry`, as is `crop_scale`.
     """
-    columns = max(len(images) for images in rows.values())
-    largest = max(max(np.asarray(image).shape[:2]) for images in rows.values() for image in images)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(5.6, len(rows) * 5.2 / columns), squeeze=False
-    )
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis, image in zip(line, images, strict=True):
-            axis.imshow(np.asarray(image))
-            axis.set(xlim=(-0.5, largest), ylim=(largest, -0.5), xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        line[0].set_ylabel(wrapped(name, 16))
+    pixels = np.asarray(image)
+    height, width = pixels.shape[:2]
+    sides = mean_crop_scale(crop_scale) * math.sqrt(height * width), crop_pct * min(height, width)
+    figure, axes = plt.subplots(2, 3, figsize=(5.6, 3.5), width_ratios=(2, 2, 3.6))
+    stages = zip(axes, ("train", "test"), (train_size, test_size), sides, strict=True)
+    for stage, ((whole, crop, network), name, size, side) in enumerate(stages, start=1):
+        side = min(side, height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        centred(whole, pixels, max(height, width))
+        whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="C1", linewidth=2))
+        inside = Image.fromarray(pixels).crop((left, top, left + side, top + side))
+        centred(crop, inside.resize((size, size)), max(train_size, test_size))
+        whole.set_title(f"stage {stage}", loc="center")
+        crop.set_title(f"{name} crop, {size} px\nobjects × {size / side:.2f}", loc="center")
+        _layers(network, stage)
     return figure
+
+
+def _layers(axis: Axes, stage: int) -> None:
+    """Boxes of a network's layers, those that a stage trains in colour."""
+    trunk = "trunk" if stage == 1 else "trunk\n(frozen)"
+    for name, left, width in (
+        (trunk, 0, 1.6),
+        ("last\nbatch norm", 1.7, 1),
+        ("classifier", 2.8, 1),
+    ):
+        colour = "#bbbbbb" if "frozen" in name else "C1"
+        axis.add_patch(Rectangle((left, 0), width, 1, facecolor=colour, alpha=0.45))
+        axis.text(left + width / 2, 0.5, name, ha="center", va="center", fontsize=8)
+    axis.set(xlim=(-0.1, 3.9), ylim=(-0.6, 1.6))
+    axis.set_title(f"{'all' if stage == 1 else 'the last'} layers are trained", loc="center")
+    axis.axis("off")

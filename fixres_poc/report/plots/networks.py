@@ -5,16 +5,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fixres_poc.report import published
-from fixres_poc.report.plots.style import legend, logarithmic, note
+from fixres_poc.report.plots.style import label_points, legend, logarithmic, note
 
 EXTRA_DATA = {  # a marker each as well as a colour
     "ImageNet-1k alone": ("C0", "o"),
     "and ImageNet-21k": ("C1", "s"),
     "and other images": ("C2", "^"),
-}
-COSTS = {
-    "parameters_millions": "parameters (millions)",
-    "gmacs": "multiply-adds of one image (billions)",
 }
 
 
@@ -24,41 +20,31 @@ def extra_data(models: pd.DataFrame) -> pd.Series:
     return models["extra_data"].map(lambda data: kinds.get(data, "and other images"))
 
 
-def accuracy_by_cost(models: pd.DataFrame, cost: str, ringed: str) -> Figure:
-    """ImageNet top-1 (%) against a network's cost, by pre-training, with the Pareto front.
+def accuracy_by_cost(models: pd.DataFrame, ringed: str) -> Figure:
+    """ImageNet top-1 (%) against multiply-adds, by pre-training, with the Pareto front.
 
     Args:
-        models: as `published.networks` returns; rows without that cost are left out.
+        models: as `published.networks` returns; rows without multiply-adds are left out.
         ringed: model whose rows get a ring.
     """
-    models = models.dropna(subset=cost).assign(top1=models["top1"] * 100)
+    models = models.dropna(subset="gmacs").assign(top1=models["top1"] * 100)
     figure, axis = plt.subplots(figsize=(5.6, 4.8))
     for name, (colour, marker) in EXTRA_DATA.items():
         rows = models[extra_data(models) == name]
-        axis.scatter(
-            rows[cost], rows["top1"], 28, color=colour, marker=marker, label=name, alpha=0.85
-        )
+        x, y = rows["gmacs"], rows["top1"]
+        axis.scatter(x, y, 28, color=colour, marker=marker, label=name, alpha=0.85)
     ring = models[models["model"] == ringed]
-    axis.scatter(ring[cost], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
-    best = models[published.undominated(models, cost)].sort_values(cost)
-    axis.step(
-        best[cost],
-        best["top1"],
-        where="post",
-        color="#555555",
-        linewidth=1,
-        zorder=0,
-        label="Pareto front",
-    )
-    height = 0.0
-    for _, row in best.drop_duplicates("model", keep="last").iterrows():
-        # names may not lie on each other; above the line is room
-        height = max(row["top1"] + 0.15, height + 0.5)
-        look = {"va": "baseline", "ha": "right", "fontsize": 7.5}
-        note(axis, row["model"], row[cost], height, (-3, 0), **look)
+    axis.scatter(ring["gmacs"], ring["top1"], 80, facecolor="none", edgecolor="black", label=ringed)
+    best = models[published.undominated(models, "gmacs")].sort_values("gmacs")
+    (line,) = axis.step(best["gmacs"], best["top1"], where="post", label="Pareto front")
+    line.set(color="#555555", linewidth=1, zorder=0)
     logarithmic(axis, 1, 3)
-    axis.set(xlabel=COSTS[cost], ylabel="ImageNet top-1 (%)", xlim=(best[cost].min() / 9, None))
+    axis.set(xlabel="multiply-adds of one image (billions)", ylabel="ImageNet top-1 (%)")
+    axis.set_xlim(left=best["gmacs"].min() / 9)
     legend(figure)
+    named = best.drop_duplicates("model", keep="last")[["model", "gmacs", "top1"]]
+    above = [(-3, 5), (-3, 12), (-3, 19)]  # there is room above the line
+    label_points(axis, list(named.itertuples(index=False)), above, fontsize=7.5)
     return figure
 
 
@@ -70,12 +56,10 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     """
     names = list(gains.groupby("model")["gain"].max().sort_values().index)
     figure, axis = plt.subplots(figsize=(5.6, 1 + 0.3 * len(names)))
-    for adapted, colour, marker in (("no", "C0", "o"), ("yes", "C1", "D")):
+    kinds = {"C0o": "as trained", "C1D": "last layers adapted at the test resolution"}
+    for adapted, (mark, label) in zip(("no", "yes"), kinds.items(), strict=True):
         rows = gains[gains["adapted"] == adapted]
-        label = "last layers adapted at the test resolution" if adapted == "yes" else "as trained"
-        axis.plot(
-            rows["gain"] * 100, rows["model"].map(names.index), marker, color=colour, label=label
-        )
+        axis.plot(rows["gain"] * 100, rows["model"].map(names.index), mark, label=label)
     most = gains.groupby("model")["gain"].transform("max")
     for (_, row), largest in zip(gains.iterrows(), most, strict=True):
         side, align = (7, "left") if row["gain"] == largest else (-7, "right")
@@ -84,8 +68,8 @@ def size_gains(gains: pd.DataFrame) -> Figure:
         note(axis, text, row["gain"] * 100, place, (side, 0), ha=align, fontsize=7.5)
     axis.set_yticks(range(len(names)), names)
     axis.set(
-        xlabel="gain over test resolution = train resolution, ImageNet top-1 (points)",
-        xlim=(0, gains["gain"].max() * 130),
+        xlabel="gain in ImageNet top-1 over test = train resolution (points)",
+        xlim=(0, gains["gain"].max() * 140),
     )
     legend(figure)
     return figure

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from fixres_poc.analysis.statistics import Difference, confused_pairs, wilson_interval
-from fixres_poc.report.plots.style import legend, note, short_label, wrapped
+from fixres_poc.report.plots.style import label_ends, legend, note, short_label, wrapped
 
 
 def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
@@ -25,9 +25,8 @@ def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(7, 3.6))
     axis.plot([0, 100], [0, 100], ":", color="#555555", linewidth=1.2)
-    marks = {name: (f"C{number}", "os^D"[number]) for number, name in enumerate(cells)}
-    for name, table in cells.items():
-        colour, mark = marks[name]
+    for number, (name, table) in enumerate(cells.items()):
+        colour, mark = f"C{number}", "os^D"[number]
         confidence, accuracy, images = (table[key] for key in ("confidence", "accuracy", "images"))
         right = (accuracy * images).round().astype(int)
         bounds = np.array([wilson_interval(*pair) for pair in zip(right, images, strict=True)]).T
@@ -36,36 +35,27 @@ def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
     lowest = min((table["confidence"].min() * 100 for table in cells.values()), default=0.0)
     axis.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(lowest - 4, 102), ylim=(0, 102))
     legend(figure)
-    sure = {
-        name: float(np.average(table["confidence"] - table["accuracy"], weights=table["images"]))
-        for name, table in cells.items()
-        if len(table)
-    }
-    said = "; ".join(
-        f"{name}: confidence is {gap * 100:+.1f} points off" for name, gap in sure.items()
-    )
-    figure.set_label(
-        f"Accuracy against confidence. On average, {said}".replace("-", "\N{MINUS SIGN}")
-    )
+    said = []
+    for name, table in cells.items():
+        gap = (table["confidence"] - table["accuracy"]) * table["images"] / table["images"].sum()
+        said.append(f"{name}: confidence is {gap.sum() * 100:+.1f} points off")
+    told = f"Accuracy against confidence. On average, {'; '.join(said)}"
+    figure.set_label(told.replace("-", "\N{MINUS SIGN}"))
     return figure
 
 
 def activations(found: Mapping[str, ArrayLike]) -> Figure:
-    """Distribution functions of pooled features, a line per framing.
+    """Share of pooled features above each value, a line per framing, on a logarithmic axis.
 
     Args:
         found: name to features of any shape, see `equalise.distributions`.
     """
     figure, axis = plt.subplots()
-    shares = np.linspace(0, 1, 201)
+    shares = np.geomspace(0.001, 0.5, 201)
     for name, values in found.items():
-        axis.plot(np.quantile(np.asarray(values), shares), shares * 100, label=name)
-    largest = max(float(np.quantile(np.asarray(values), 0.99)) for values in found.values())
-    axis.set(
-        xlabel="value after global pooling",
-        ylabel="share of values below (%)",
-        xlim=(-0.02 * largest, largest),
-    )
+        axis.plot(np.quantile(np.asarray(values), 1 - shares), shares * 100, label=name)
+    axis.set(xlabel="value after global pooling", ylabel="share of values above (%)", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
     legend(figure)
     return figure
 
@@ -131,17 +121,42 @@ def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str])
     return figure
 
 
-def training_history(history: pd.DataFrame) -> Figure:
-    """Loss and validation accuracy (%) after each epoch.
+def training_history(history: pd.DataFrame, probe: float | None = None) -> Figure:
+    """Loss and validation accuracy (%) after each epoch, beside the linear probe's.
 
     Args:
         history: columns epoch, loss, val_top1.
+        probe: top-1 of the linear probe on validation at this resolution; None where there is none.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 2.6))
     left.plot(history["epoch"], history["loss"], "o-")
     left.set(xlabel="epoch", ylabel="training loss")
-    right.plot(history["epoch"], history["val_top1"] * 100, "o-", color="C1")
+    right.plot(history["epoch"], history["val_top1"] * 100, "o-", color="C1", label="fine-tuned")
     right.set(xlabel="epoch", ylabel="top-1 on validation (%)")
+    if probe is not None:
+        right.axhline(probe * 100, color="black", linestyle=":", label="linear probe")
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    legend(figure)
+    return figure
+
+
+def accuracy_by_size(lines: Mapping[str, pd.DataFrame]) -> Figure:
+    """Top-1 on test (%) against the test resolution, with 95 % intervals.
+
+    Args:
+        lines: name to a table with the columns test_size, top1, top1_low and top1_high; two at
+            most, with the same test resolutions, the smallest first.
+    """
+    figure, axis = plt.subplots()
+    ends = []
+    for (name, table), mark in zip(lines.items(), "os", strict=False):
+        top1, low, high = (table[key] * 100 for key in ("top1", "top1_low", "top1_high"))
+        sizes, errors = list(table["test_size"]), [top1 - low, high - top1]
+        (drawn, *_) = axis.errorbar(sizes, top1, errors, marker=mark, capsize=3)
+        ends.append((name, sizes[-1], top1.iloc[-1], str(drawn.get_color())))
+    axis.set_xticks(sizes, sizes)
+    axis.set(xlabel="test resolution (px)", ylabel="top-1 on test (%)")
+    axis.set_xlim(right=sizes[-1] + 0.35 * (sizes[-1] - sizes[0] or 1))
+    label_ends(axis, ends)
     return figure
