@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fixres_poc.config.files import (
     impersonal,
     named_paths,
     report_folder,
+    resolve,
     run_folder,
     write_atomically,
 )
@@ -66,6 +68,8 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
         listed = read_table(images)
+        if seen := looked_at(sweep):
+            listed["looked_at"] = listed["image"].map(lambda image: PurePath(image).name in seen)
         table = _with_ratios(table, listed, sweep)
         # pandas leaves a lone \r unquoted
         text = listed.assign(image=listed["image"].map(guarded)).to_csv(
@@ -79,6 +83,20 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
     write_atomically(folder / "results.csv", safe.to_csv(index=False, float_format="%.6g"))
     return table
+
+
+def looked_at(sweep: SweepSettings) -> set[str]:
+    """File names of the test images that were looked at before the sweep was laid out.
+
+    Raises:
+        InputError: the list that the sweep names cannot be read.
+    """
+    if sweep.looked_at is None:
+        return set()
+    try:
+        return set(resolve(sweep.looked_at).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"looked_at = {sweep.looked_at!r}: cannot be read ({error})") from None
 
 
 def _wanted(given: Mapping[str, Any]) -> pd.DataFrame:

@@ -27,7 +27,13 @@ from fixres_poc.analysis.cells import (
     unguarded,
 )
 from fixres_poc.analysis.record import TYPES
-from fixres_poc.analysis.statistics import Accuracy, Difference, mean_accuracy, paired_gain
+from fixres_poc.analysis.statistics import (
+    Accuracy,
+    Difference,
+    by_group,
+    mean_accuracy,
+    paired_gain,
+)
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
 from fixres_poc.config.geometry import usual_crop_pct
@@ -67,6 +73,7 @@ class Results:
 
     Attributes:
         part: the test part that accuracies and differences are about.
+        groups: group by image, where intervals are about groups of images (`statistics.by_group`).
     """
 
     table: pd.DataFrame
@@ -74,6 +81,7 @@ class Results:
     images: pd.DataFrame
     sweep: dict[str, Any]
     part: str = "test"
+    groups: Mapping[str, str] | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -103,7 +111,10 @@ class Results:
         for key, group in hits.groupby([*GRID, "seed"], observed=True, dropna=False):
             *place, seed = cast(tuple[Any, ...], key)
             cell = cell_of(dict(zip(GRID, place, strict=True)))
-            found.setdefault(cell, {})[seed] = group["correct"]
+            correct = group["correct"]
+            found.setdefault(cell, {})[seed] = (
+                correct if self.groups is None else by_group(correct, self.groups)
+            )
         return found
 
     def once(self, name: str, test_size: int) -> Cell:

@@ -5,9 +5,9 @@ booleans of shape (N,): was the image classified correctly? Two classifiers' arr
 image by image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, nan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -169,9 +169,10 @@ def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
     found = []
     for each, its_own in zip(gains, alone, strict=True):
         if len(each) == 1:
-            p, q = (((each == sign).sum() + 1) / (each.size + 2) for sign in (1, -1))
-            error = float(((p + q - (p - q) ** 2) / (each.size + 2)) ** 0.5)
-            own = (float(p - q), error, inf)
+            images = each.size + 2
+            centre = float(each.sum()) / images
+            variance = float((each**2).sum() + 2) / images - centre**2
+            own = (centre, (variance / images) ** 0.5, inf)
         else:
             between = its_own if its_own[0] > POOLED * pooled[0] else pooled
             own = _over_seeds(each, least=-1, between=between)
@@ -180,6 +181,22 @@ def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
             Difference(float(each.mean()), *_bounds(*own), error, degrees, centre, len(each))
         )
     return found
+
+
+def by_group(values: "pd.Series[Any]", groups: Mapping[str, str]) -> "pd.Series[Any]":
+    """A value for each group of images, with the mean of all images, for intervals over groups.
+
+    That of a group is its sum over the images of their deviation from the mean, scaled: the
+    linearized estimator of a mean from samples of groups (Cochran, Sampling Techniques, 1977,
+    section 2.11).
+
+    Args:
+        values: of each image.
+        groups: group by image; any other image is a group of its own.
+    """
+    mean = values.mean()
+    sums = (values - mean).groupby([groups.get(image, image) for image in values.index]).sum()
+    return mean + sums * len(sums) / len(values)
 
 
 def _between_trainings(values: NDArray[np.float64]) -> float:

@@ -91,7 +91,8 @@ def impersonal(value: Any, *paths: str | None) -> Any:
 def named_paths(settings: Mapping[str, Any]) -> list[str | None]:
     """Files and folders that the settings of a run or a sweep name."""
     extra = settings.get("extra_test") or {}
-    return [*map(settings.get, ("dataset", "weights", "imagenet_list")), extra.get("folder")]
+    names = ("dataset", "weights", "imagenet_list", "looked_at")
+    return [*map(settings.get, names), extra.get("folder")]
 
 
 def sweep_folder(sweep: str) -> Path:

@@ -77,6 +77,8 @@ class SweepSettings(MethodSettings):
     """A network trained elsewhere: a file, or a table."""
     imagenet_list: Text | None = None
     """Text file of ImageNet's training images, one a line."""
+    looked_at: Text | None = None
+    """Text file of test images that were looked at before, one file name a line."""
     skip_unreadable: bool = False
     """Leave out images that cannot be read, and list them."""
     dataset: Text

@@ -8,13 +8,15 @@ or brightness, but neither crop nor mirror.
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import imagehash
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import resolve
@@ -65,6 +67,8 @@ class NearDuplicates:
     plain: int = 0  # images without enough in them to be compared, such as those of one colour
     # the pairs across the split or across classes, at most 1,000: two images and the number of bits
     listed: tuple[tuple[str, str, int], ...] = ()
+    # images of test parts that are equal or nearly equal to one another, maybe through others
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplicates, set[str]]:
@@ -79,8 +83,12 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
     numbers = np.zeros(3, dtype=int)
     listed: list[tuple[str, str, int]] = []
     twins: set[str] = set()
+    alike = coo_array((len(table), len(table)), dtype=bool)
     for pairs in _close(hashes[rough]):
         pairs = pairs.join(table, on="first").join(table.add_suffix("_second"), on="second")
+        both = pairs[pairs["tested"] & pairs["tested_second"]]
+        places = (both["first"], both["second"])
+        alike += coo_array((np.ones(len(both), dtype=bool), places), shape=alike.shape)
         pairs = pairs[pairs["digest"] != pairs["digest_second"]]
         tested = pairs["tested"] & pairs["tested_second"]
         across_split = (pairs["split"] != pairs["split_second"]) & ~tested
@@ -90,8 +98,10 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
         listed += shown.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
         leaks = pairs[across_split]
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
-    counts = NearDuplicates(*numbers.tolist())
-    return replace(counts, plain=int((~rough).sum()), listed=tuple(listed)), twins
+    names = table["image"].groupby(connected_components(alike)[1])
+    groups = tuple(tuple(images) for _, images in names if len(images) > 1)
+    counts = NearDuplicates(*numbers.tolist(), int((~rough).sum()), tuple(listed), groups)
+    return counts, twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:

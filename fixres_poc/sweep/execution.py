@@ -174,6 +174,7 @@ def run_sweep(
         cancel_jobs(sweep_folder(sweep.name))  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
         _check_trained(sweep)
+        _check_looked_at(sweep)
         lay_out(sweep, fingerprint)
         if any(state(run) != "done" for run in sweep.runs()):
             _run_jobs(sweep, cores, profile, lock)
@@ -292,6 +293,14 @@ def _allow_files() -> None:
         )
     if 0 <= soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _check_looked_at(sweep: SweepSettings) -> None:
+    """Refuse a list that the report could not read hours later."""
+    if sweep.looked_at is not None:
+        from fixres_poc.analysis.collection import looked_at
+
+        looked_at(sweep)
 
 
 def _check_trained(sweep: SweepSettings) -> None:
