@@ -208,8 +208,9 @@ def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) 
     record = {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
     tensors, stored = checkpoint.load(folder / TAILS.format(crop_pct), record)
     tails = {name: tail_for(model, name) for name in stored["tails"]}
-    if equalised := tails.get("equalised"):
-        equalised.classifier = Equalised(cast(nn.Linear, equalised.classifier), 1.0, 0.0, 0.0)
+    for name, tail in tails.items():
+        if name == "equalised":
+            tail.classifier = Equalised(cast(nn.Linear, tail.classifier), 1.0, 0.0, 0.0)
     nn.ModuleDict(tails).requires_grad_(False).eval().load_state_dict(tensors)
     return tails
 

@@ -23,7 +23,8 @@ state = {"names": sorted(globals()), "counts": [len(In), len(Out)], "folder": os
 state |= {"path": sys.path}
 state["environment"] = {k: v for k, v in os.environ.items() if k != "FIXRES_BEGUN"}
 state |= {"filters": repr(warnings.filters), "figures": plt.get_fignums()}
-state |= {"drawn": torch.rand(1).item()}
+drawn, _ = torch.rand(1).item(), torch.manual_seed(7)
+state |= {"seeded by others": drawn == torch.rand(1).item()}
 state |= {"rc": repr(dict(plt.rcParams)), "backend": plt.get_backend()}
 state |= {"numpy": [repr(np.get_printoptions())]}
 state |= {"errors": np.geterr()}
