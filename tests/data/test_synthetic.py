@@ -110,7 +110,7 @@ def test_prepare_draws_what_is_missing_and_nothing_else(own_home: Path) -> None:
 def test_two_at_once_draw_the_same_files(own_home: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: prepare(6, 30), range(2))
-    assert first == second
+    assert first == second == prepare(6, 30)
     assert len(stored(own_home)) == 30
 
 
