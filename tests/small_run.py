@@ -20,6 +20,7 @@ from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.method import adaptations, stage1
 from fixres_poc.model.device import accelerator_for
+from fixres_poc.report import sentences
 
 SIZES = {
     "pairs": [[48, 64]],
@@ -89,3 +90,4 @@ def _run(sweep: SweepSettings, settings: PairSettings) -> None:
     record.write_run(run_folder("tiny", training.run_name), training, of_training)
     record.write_run(folder, settings, metrics, pd.concat(tables))
     collection.collect(sweep, outcomes(sweep))
+    sentences.write(sweep.name)

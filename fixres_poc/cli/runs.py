@@ -45,7 +45,7 @@ def predict(
     images: Annotated[list[Path], Argument(help="images, or folders of them")],
     run: Annotated[Path | None, Option(callback=here, help="a finished run's folder")] = None,
     sweep: Annotated[
-        str | None, Option(help="a sweep's file or name; validation chooses the run")
+        str | None, Option(help="a sweep's file or name; its report chooses the run")
     ] = None,
     adaptation: Adaptation = None,
     top: Annotated[int, Option(min=1, help="classes to name")] = 5,
@@ -53,8 +53,8 @@ def predict(
 ) -> None:
     """Name the classes of images, with probabilities.
 
-    The default is the sweep of the newest finished pair. In a sweep, the pair, adaptation and view
-    are the best on validation. Unreadable images are listed after the others, with exit code 2.
+    The default is the sweep of the newest finished pair. Of a sweep it uses the arm
+    that the report says to use. Unreadable images are listed after the others, with exit code 2.
     """
     from fixres_poc.inference import finished_run
 

@@ -15,7 +15,7 @@ import pandas as pd
 from accelerate import Accelerator
 from torch import nn
 
-from fixres_poc.analysis.cells import CANDIDATES
+from fixres_poc.analysis.cells import CANDIDATES, cell_of
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
@@ -36,6 +36,7 @@ from fixres_poc.model import checkpoint
 from fixres_poc.model.backbones import check_sizes
 from fixres_poc.model.device import accelerator_for, device_name
 from fixres_poc.model.trunk import Tail, Trunk
+from fixres_poc.report import sentences
 
 EXAMPLE = "runs/demo/train64_test80_seed0"
 
@@ -218,7 +219,10 @@ def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) 
 def load_best(
     run: Path | None, sweep: str | None, adaptation: str | None = None
 ) -> tuple[FinishedRun, str, View]:
-    """A run with what validation prefers: framing, adaptation and view, and of a sweep the pair.
+    """A run with what validation prefers; of a sweep what its report says to use.
+
+    Where the report recommends nothing, or the probe, it is the trained cell that is the best on
+    validation.
 
     Args:
         run: its folder; None for a sweep's, whose framing is chosen over all seeds.
@@ -233,8 +237,10 @@ def load_best(
         return *load(run).best(adaptation), "center"
     name = Path(sweep).name.removesuffix(".yml").removesuffix(".yaml") if sweep else _newest()
     results = load_results(name)
-    best = results.choose()
-    assert best.train_size is not None  # the probe is no candidate
+    use = sentences.read(name)["answers"][4]["use"]
+    # a recommended probe is no network that a run has kept
+    best = cell_of(use) if use and use["train_size"] else results.choose()
+    assert best.train_size is not None
     seed = results.row(best)["seed"]
     network = load(run_folder(name, pair_name(best.train_size, best.test_size, seed)))
     adaptation = adaptation or best.adaptation

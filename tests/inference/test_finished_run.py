@@ -11,6 +11,7 @@ import small_run
 import timm
 from conftest import COLOURS, save_image
 
+from fixres_poc.analysis.cells import Cell
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
 from fixres_poc.config.settings import ADAPTED, CONTROL, View
@@ -77,6 +78,18 @@ def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
         assert adaptation in run.tails
     with pytest.raises(InputError, match="no results in"):
         finished_run.load_best(None, "none")
+
+
+def test_the_arm_that_the_report_recommends_is_used(pair: Path) -> None:
+    file = report_folder("tiny") / "answers.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    settings = finished_run.load(pair).settings
+    for adaptation in ("head", "none"):
+        use = Cell(settings.train_size, settings.test_size, adaptation)._asdict()
+        content["answers"][4]["use"] = use
+        file.write_text(json.dumps(content), encoding="utf-8")
+        run, used, view = finished_run.load_best(None, "tiny")
+        assert (run.folder, used, view) == (pair, adaptation, "center")
 
 
 def test_nothing_finished_is_said() -> None:
