@@ -214,9 +214,9 @@ ROWS: dict[str, Callable[[bench.Bench], Result]] = {
 
 
 if __name__ == "__main__":
-    files = [Path(each) for each in sys.argv[1:] if each.endswith(".json")]
+    files = [each for each in sys.argv[1:] if each.endswith(".json")]
     if files:
-        settings = [PairSettings.model_validate_json(file.read_text()) for file in files]
-        write_atomically(home() / TOP1, json.dumps(grid(settings)))
+        top1 = grid([usual.settings_of(file) for file in files])
+        write_atomically(home() / TOP1, json.dumps(top1))
     else:
         bench.main(ROWS)

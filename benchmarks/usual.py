@@ -24,6 +24,7 @@ from torchvision.datasets.folder import default_loader
 
 from fixres_poc.config.provenance import cores
 from fixres_poc.config.settings import ADAPTED, CONTROL, ModelSettings, PairSettings, several
+from fixres_poc.config.validation import validate
 from fixres_poc.data.dataset import ImageDataset, load_dataset
 from fixres_poc.data.transforms import shifted_crop
 from fixres_poc.method.epochs import number_of_epochs
@@ -164,6 +165,11 @@ def ways(settings: PairSettings) -> dict[str, tuple[str, int]]:
     return found
 
 
+def settings_of(file: str) -> PairSettings:
+    """The settings that `processes.pair_files` has written."""
+    return validate(PairSettings, json.loads(Path(file).read_text(encoding="utf-8")), file)
+
+
 def pair(settings: PairSettings) -> dict[str, float]:
     """Top-1 on test by adaptation, everything from the start."""
     data, found = load_dataset(settings), dict[str, float]()
@@ -179,4 +185,4 @@ def pair(settings: PairSettings) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(pair(PairSettings.model_validate_json(Path(sys.argv[1]).read_text()))))
+    print(json.dumps(pair(settings_of(sys.argv[1]))))

@@ -61,7 +61,7 @@ def test_the_page_says_what_is_missed(tmp_path: Path) -> None:
 
 def test_each_pair_of_the_grid_has_settings_of_its_own(tmp_path: Path) -> None:
     files = processes.pair_files(tmp_path, processes.NAMES)
-    pairs = [PairSettings.model_validate_json(Path(file).read_text()) for file in files]
+    pairs = [usual.settings_of(file) for file in files]
     assert [(pair.train_size, pair.test_size) for pair in pairs] == processes.SIZES
     assert {(pair.adaptations, pair.image_limit) for pair in pairs} == {(processes.NAMES, 1200)}
 
