@@ -253,6 +253,8 @@ class _Words:
         means = "Try both: neither is shown to be better."
         if primary.verdict == "worse":
             means = f"Set crop_pct to {self._best_crop()}: it costs no training."
+            if all(row.reference.crop_pct == self.results.usual_crop for row in primary.rows):
+                means = "No other crop_pct helps the smaller train resolution."
         if self.remedy.not_worse:
             means = "A better crop_pct does not take its place."
         return self._compared(self.remedy, primary), means

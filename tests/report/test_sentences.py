@@ -75,6 +75,17 @@ def test_pairwise_combinations_of_verdicts_contradict_nothing(say: Say) -> None:
             sound(say(*(answer(n, each, each) for n, each in enumerate(verdicts, 1))), verdicts)
 
 
+@pytest.mark.parametrize(
+    ("crop", "means"),
+    [(0.75, "Set crop_pct to 0.75"), (0.875, "No other crop_pct helps the smaller")],
+)
+def test_a_crop_is_advised_where_it_is_not_the_usual_one(say: Say, crop: float, means: str) -> None:
+    worse = row("worse")
+    worse = replace(worse, reference=worse.reference._replace(crop_pct=crop))
+    found = say(Answer(4, (Comparison((worse,), primary=True),)))
+    assert found["answers"][3]["means"].startswith(means)
+
+
 def sound(found: dict[str, Any], verdicts: list[str]) -> None:
     said = found["title"].split("? ")[1]
     training, claim, adaptation, remedy = verdicts
