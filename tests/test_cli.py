@@ -144,10 +144,10 @@ OPTIONS = {
 
 def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Any:
     """What the sweep command hands on."""
-    monkeypatch.setattr(execution, "run_sweep", run_sweep := Mock(return_value=False))
+    monkeypatch.setattr(execution, "run_sweep", run_sweep := Mock(side_effect=[False, True]))
     for name, value in variables.items():
         monkeypatch.setenv(f"FIXRES_{name}", value)
-    assert call("sweep", *arguments)[0] == 1
+    assert [call("sweep", *arguments)[0] for _ in range(2)] == [1, 0]
     return run_sweep.call_args.args
 
 
