@@ -37,7 +37,6 @@ NAMED_DATASETS = {
 }
 """Datasets that are downloaded by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
-MOST_EPOCHS = 100_000
 ENOUGH_STEPS = 640
 """Steps of stage 1 that `epochs: auto` takes; below, no gain is no finding (design/method.md)."""
 T = TypeVar("T")
@@ -84,7 +83,7 @@ Views = Annotated[Several[View], AfterValidator(_with_center)]
 Text = Annotated[str, Field(min_length=1)]
 Backbone = Annotated[Text, AfterValidator(_known_backbone)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 Factor = Annotated[float, Field(gt=0, le=1000)]
 CropPct = Annotated[float, Field(ge=0.3, le=1, multiple_of=1e-4)]
@@ -230,7 +229,6 @@ class MethodSettings(ModelSettings):
     trunk_factor: Factor = 0.1
     """Rate of all other weights in stage 1, as a multiple of the classifier's."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Of stage 1; stage 2 has SGD."""
     head_start: Literal["probe", "random", "file"] = "probe"
     """Classifier that stage 1 starts from; file: its network is used as it is, without stage 1."""
     class_order: Names | None = None
@@ -244,6 +242,8 @@ class MethodSettings(ModelSettings):
     adapt_learning_rate: Rate | Several[Rate] = 0.01
     affine_factor: Factor | Several[Factor] = (1.0, 10.0, 100.0)
     """Rate of the last batch norm's affine weights, as a multiple of the classifier's."""
+    adapt_batch_norm: BatchNorm | Several[BatchNorm] = ("frozen", "train")
+    """Of `AFFINE` adaptations; train: the last batch norm's statistics are re-estimated."""
     adapt_label_smoothing: Smoothing = 0.0
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Recompute activations, not store them."""
@@ -253,7 +253,8 @@ class MethodSettings(ModelSettings):
     @classmethod
     def _from_scratch(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Defaults for random weights: there are no features to be kept."""
-        own = {"head_start": "random", "batch_norm": "train", "trunk_factor": 1.0}
+        own = {"head_start": "random", "trunk_factor": 1.0}
+        own |= dict.fromkeys(["batch_norm", "adapt_batch_norm"], "train")
         return own | values if values.get("pretrained") is False else values
 
     @model_validator(mode="after")
@@ -280,14 +281,14 @@ class MethodSettings(ModelSettings):
         """What an adaptation's validation chooses from, wherever it is used, the simplest first.
 
         Returns:
-            epochs, learning_rate, affine_factor (None without trained affine weights).
+            epochs, learning_rate, affine_factor and batch_norm (these two of `AFFINE`, else None).
         """
-        rates = sorted(several(self.adapt_learning_rate))
-        factors = sorted(several(self.affine_factor))
+        rates, affine = sorted(several(self.adapt_learning_rate)), adaptation in AFFINE
         lists: dict[str, list[Any]] = {
             "epochs": sorted(several(self.adapt_epochs)),
             "learning_rate": rates[:1] if adaptation == "bn_stats" else rates,  # it has no rate
-            "affine_factor": factors if adaptation in AFFINE else [None],
+            "affine_factor": sorted(several(self.affine_factor)) if affine else [None],
+            "batch_norm": sorted(several(self.adapt_batch_norm)) if affine else [None],
         }
         return [dict(zip(lists, way, strict=True)) for way in itertools.product(*lists.values())]
 

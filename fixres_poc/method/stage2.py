@@ -5,17 +5,19 @@
 | `bn_stats` | frozen | re-estimated | frozen | no gradient: what is mere repair of statistics |
 | `head` | trained | frozen | frozen | ablation in Touvron et al. 2019 |
 | `head_bn_stats` | trained | re-estimated | frozen | the authors' code for ResNet and ResNeXt |
-| `head_bn` | trained | re-estimated | trained | what the paper says |
-| `conv_head_bn` | with `conv_head` | re-estimated | trained | the authors' code for EfficientNets |
+| `head_bn` | trained | re-estimated or kept | trained | what the paper says |
+| `conv_head_bn` | with `conv_head` | the same | trained | the authors' code for EfficientNets |
 
-Rates, epochs and the factor of the affine weights' rate are chosen on validation, by each tail
-where it is used (`adapt_best`). Each has a control, `control_head` and so on: the same at the
+The paper re-estimates, as its stage 1 does; after a stage 1 that keeps the statistics of another
+dataset, new ones change more than the resolution does (docs/design/method.md). This, rates, epochs
+and the factor of the affine weights' rate are chosen on validation, by each tail where it is used
+(`adapt_best`). Each has a control, `control_head` and so on: the same at the
 *train* size, so that what is owed to the test size can be told from what more training gives.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import AFFINE, Adaptation, TrainSettings
+from fixres_poc.config.settings import AFFINE, Adaptation, BatchNorm, TrainSettings
 from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import SplitImages, batches
 from fixres_poc.method.evaluation import loaded, predict, transforms_for
@@ -44,6 +46,8 @@ class Variant:
     epochs: int
     # the affine weights' rate over `learning_rate`; None where they are not trained
     affine_factor: float | None = None
+    # "frozen": the last batch norm keeps its statistics, as it did in such a stage 1
+    batch_norm: BatchNorm | None = None
 
 
 @dataclass
@@ -77,11 +81,14 @@ def tail_for(model: nn.Module, adaptation: str) -> Tail:
     return tail
 
 
-def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
+def unfreeze(
+    tail: Tail, adaptation: str, batch_norm: BatchNorm | None = None
+) -> list[nn.Parameter]:
     """Make only this adaptation's parameters trainable, in place.
 
     Args:
         adaptation: one of `ADAPTED`.
+        batch_norm: see `Variant`.
 
     Returns:
         The trainable parameters.
@@ -98,7 +105,7 @@ def unfreeze(tail: Tail, adaptation: str) -> list[nn.Parameter]:
             raise InputError(
                 f"adaptation {adaptation!r}: the last batch norm is not known; use 'none' or 'head'"
             )
-        tail.norm.train().requires_grad_(adaptation in AFFINE)
+        tail.norm.train(batch_norm != "frozen").requires_grad_(adaptation in AFFINE)
     return [parameter for parameter in tail.parameters() if parameter.requires_grad]
 
 
@@ -167,7 +174,7 @@ class _TailTraining:
         self.criterion = nn.CrossEntropyLoss(
             label_smoothing=settings.adapt_label_smoothing, reduction="sum"
         )
-        self.trained = unfreeze(self.tail, variant.adaptation)
+        self.trained = unfreeze(self.tail, variant.adaptation, variant.batch_norm)
         if self.trained:
             affine = set(self.tail.norm.parameters()) if self.tail.norm else set()
             rate = variant.learning_rate
@@ -256,7 +263,7 @@ def adapt_best(
     best = AdaptedTails()
     for key, each in variants.items():
         row = asdict(each) | {"val_top1": right[key], "moved": moved(model, done.tails[key])}
-        plain = str(replace(each, adaptation="head_bn_stats", affine_factor=None))
+        plain = str(Variant("head_bn_stats", each.learning_rate, each.epochs))
         if plain in variants:
             row["differs"] = int((answers[key] != answers[plain]).sum())
         best.tried.append(row)

@@ -25,6 +25,7 @@ HEADINGS = {
     "val_top1": "validation top-1",
     "ece": "calibration error",
     "affine_factor": "batch norm factor",
+    "batch_norm": "statistics",
     "moved": "batch norm moved",
     "differs": "predictions changed",
     "gmacs": "multiply-adds (10⁹)",

@@ -122,7 +122,7 @@ def test_missing_and_misspelt_keys_are_named() -> None:
     assert error({"name": "x", "pairs": [[64, 96]]}) == "key 'dataset' is missing"
     message = error(BASE | {"learning_rat": 0.1})
     assert message.startswith(
-        "unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_epochs, "
+        "unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_batch_norm, "
     )
     assert "name" not in message.split("allowed: ")[1].split(", ")
     assert "did you mean" not in error(BASE | {"zzz": 0.1})
@@ -185,11 +185,15 @@ def test_the_grid_of_stage_2_begins_with_few_epochs_a_small_rate_and_a_small_fac
     lists: dict[str, Any] = {"adapt_epochs": (2, 1), "adapt_learning_rate": (0.1, 0.01)}
     settings = TrainSettings(train_size=64, **lists, affine_factor=(10.0, 1.0))
     ways = [tuple(way.values()) for way in settings.grid("head_bn")]
-    assert ways == [
-        *((1, 0.01, 1), (1, 0.01, 10), (1, 0.1, 1), (1, 0.1, 10)),
-        *((2, 0.01, 1), (2, 0.01, 10), (2, 0.1, 1), (2, 0.1, 10)),
+    assert ways[::2] == [
+        *((1, 0.01, 1, "frozen"), (1, 0.01, 10, "frozen"), (1, 0.1, 1, "frozen")),
+        *((1, 0.1, 10, "frozen"), (2, 0.01, 1, "frozen"), (2, 0.01, 10, "frozen")),
+        *((2, 0.1, 1, "frozen"), (2, 0.1, 10, "frozen")),
     ]
-    assert list(settings.grid("head")[0]) == ["epochs", "learning_rate", "affine_factor"]
+    assert ways[1::2] == [(*way[:3], "train") for way in ways[::2]]
+    names = ["epochs", "learning_rate", "affine_factor", "batch_norm"]
+    assert list(settings.grid("head")[0]) == names
+    assert {way["batch_norm"] for way in settings.grid("head_bn_stats")} == {None}
     assert {way["affine_factor"] for way in settings.grid("head_bn_stats")} == {None}
     assert [way["epochs"] for way in settings.grid("bn_stats")] == [1, 2], "it has no rate"
 

@@ -97,6 +97,21 @@ def test_the_factor_moves_the_affine_weights_further_and_the_classifier_as_far(
     assert torch.allclose(first, second, rtol=0.01, atol=1e-6)
 
 
+def test_statistics_are_kept_where_the_variant_says_so(colour_folder: Path) -> None:
+    model = network()
+    variants = {mode: Variant("head_bn", 0.1, 1, 1.0, mode) for mode in ("frozen", "train")}
+    tails = adapted(colour_folder, model, variants).tails
+    norm = last_batch_norm(model)
+    assert norm is not None
+    for name in ("running_mean", "running_var", "weight"):
+        before = norm.state_dict()[name]
+        changed = {
+            mode: not torch.equal(before, tails[mode].state_dict()[f"norm.{name}"])
+            for mode in tails
+        }
+        assert changed == {"frozen": name == "weight", "train": True}
+
+
 def test_a_process_may_get_one_image(colour_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "batches", lambda *_: [[0], [1, 2]])
     variants = {"head_bn": Variant("head_bn", 0.1, 1)}
@@ -122,6 +137,7 @@ LISTS: dict[str, Any] = {
     "adapt_learning_rate": (0.5, 0.1),
     "adapt_epochs": (3, 1),
     "affine_factor": (10.0, 1.0),
+    "adapt_batch_norm": ("train", "frozen"),
 }
 
 
@@ -157,18 +173,18 @@ def test_every_combination_is_tried_and_equals_go_to_the_simplest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done = chosen(monkeypatch, lambda _: 0.5)
-    factors = {name: 1.0 if name in AFFINE else None for name in ADAPTED}
-    assert done.choices == {name: Variant(name, 0.1, 1, factors[name]) for name in ADAPTED}
-    # bn_stats has no rate, and two others have factors
-    assert len(done.tried) == 2 + 2 * 4 + 2 * 8
+    simplest = {name: (1.0, "frozen") if name in AFFINE else () for name in ADAPTED}
+    assert done.choices == {name: Variant(name, 0.1, 1, *simplest[name]) for name in ADAPTED}
+    # bn_stats has no rate, and two others have factors and modes
+    assert len(done.tried) == 2 + 2 * 4 + 2 * 16
     assert {each["val_top1"] for each in done.tried} == {0.5}
     faster = chosen(monkeypatch, lambda each: each.learning_rate).choices
     assert faster["head"] == Variant("head", 0.5, 1)
     longer = chosen(monkeypatch, lambda each: each.epochs / 10).choices
-    assert longer["head_bn"] == Variant("head_bn", 0.1, 3, 1.0)
+    assert longer["head_bn"] == Variant("head_bn", 0.1, 3, 1.0, "frozen")
     assert longer["bn_stats"].epochs == 3
     further = chosen(monkeypatch, lambda each: (each.affine_factor or 0) / 10)
-    assert further.choices["conv_head_bn"] == Variant("conv_head_bn", 0.1, 1, 10.0)
+    assert further.choices["conv_head_bn"] == Variant("conv_head_bn", 0.1, 1, 10.0, "frozen")
     assert {(each["affine_factor"], each["differs"]) for each in further.tried} == {
         *((None, 0), (1.0, 1), (10.0, 10))
     }
