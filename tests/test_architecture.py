@@ -23,7 +23,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "method": "apparent_size evaluation linear_probe zero_shot equalise stage2 epochs stage1 "
     "adaptations",
     "analysis": "statistics cells record collection results comparisons questions recommendation "
-    "answers robustness",
+    "answers",
     "report": "published sentences text run_text tables plots.style plots.datasets plots.networks "
     "plots.results plots.answers explorer pages overview",
     "sweep": "kernel_state kernel notebook_run progress snakemake reporting plan execution",

@@ -67,14 +67,12 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     predictions = _without_rejected(every.astype(TYPES), table, usual)
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
-        listed = read_table(images)
-        if seen := looked_at(sweep):
-            listed["looked_at"] = listed["image"].map(lambda image: PurePath(image).name in seen)
+        listed, seen = read_table(images), looked_at(sweep)
+        listed["looked_at"] = [PurePath(image).name in seen for image in listed["image"]]
         table = _with_ratios(table, listed, sweep)
+        listed["image"] = listed["image"].map(guarded)
         # pandas leaves a lone \r unquoted
-        text = listed.assign(image=listed["image"].map(guarded)).to_csv(
-            index=False, quoting=csv.QUOTE_NONNUMERIC
-        )
+        text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
         write_atomically(folder / "images.csv", text)
     write_atomically(folder / PREDICTIONS, parquet(predictions))
     private = named_paths(sweep.model_dump())  # the report may be passed on

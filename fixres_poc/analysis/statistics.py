@@ -176,10 +176,8 @@ def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
         else:
             between = its_own if its_own[0] > POOLED * pooled[0] else pooled
             own = _over_seeds(each, least=-1, between=between)
-        centre, error, degrees = own
-        found.append(
-            Difference(float(each.mean()), *_bounds(*own), error, degrees, centre, len(each))
-        )
+        gain, (centre, error, degrees) = float(each.mean()), own
+        found.append(Difference(gain, *_bounds(*own), error, degrees, centre, len(each)))
     return found
 
 

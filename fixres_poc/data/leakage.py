@@ -8,7 +8,7 @@ or brightness, but neither crop nor mirror.
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -100,8 +100,9 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
     names = table["image"].groupby(connected_components(alike)[1])
     groups = tuple(tuple(images) for _, images in names if len(images) > 1)
-    counts = NearDuplicates(*numbers.tolist(), int((~rough).sum()), tuple(listed), groups)
-    return counts, twins
+    counts = NearDuplicates(*numbers.tolist())
+    plain = int((~rough).sum())
+    return replace(counts, plain=plain, listed=tuple(listed), groups=groups), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
     names = ["train crops, 48 px", "test framing, 48 px", "test framing, 64 px"]
     assert list(adapted.activations) == names
     assert list(adapted.choices) == list(ADAPTED)
-    assert len(adapted.tried) == 3 + 2 * 2  # two factors
+    assert len(adapted.tried) == 3 + 2 * 2 * 2  # two factors, two modes
     costs = adaptations.adaptation_costs(trained.model, adapted).set_index("adaptation")
     assert list(costs.index) == list(EVERY)
     assert costs["seconds"]["none"] == 0 < costs["seconds"]["head"]

@@ -213,8 +213,8 @@ def test_the_recipe_that_validation_prefers_is_kept_and_later_seeds_take_it_over
     second = stage1.train_or_load(later, data)
     assert trained == [0.02]
     assert second.choices.learning_rate == first.choices.learning_rate
-    # stage 2 is chosen by each seed: two rates, three factors
-    assert len(first.tried["stage2"]) == len(second.tried["stage2"]) == 2 * 3
+    # stage 2 is chosen by each seed: two rates, three factors, two modes
+    assert len(first.tried["stage2"]) == len(second.tried["stage2"]) == 2 * 3 * 2
     with pytest.raises(InputError, match="cannot be read"):
         stage1.train_or_load(later.model_copy(update={"tuned_by": 7, "seed": 8}), data)
 

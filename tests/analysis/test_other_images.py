@@ -7,12 +7,13 @@ import pytest
 from made_up import CLAIM, grid
 
 from fixres_poc.analysis import collection
+from fixres_poc.analysis.answers import primary_rows, variants
 from fixres_poc.analysis.questions import Plan, answers
 from fixres_poc.analysis.results import Results
-from fixres_poc.analysis.robustness import primary_rows, variants
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import SPLITS
 from fixres_poc.config.sweep_settings import SweepSettings
+from fixres_poc.config.validation import validate
 
 
 @pytest.fixture
@@ -64,6 +65,8 @@ def test_the_list_of_a_sweep_marks_images(tmp_path: Path) -> None:
     assert dict(zip(results.images["split"], results.images["looked_at"], strict=True)) == dict(
         zip(SPLITS, [False, True, False], strict=True)
     )
-    sweep = SweepSettings.model_construct(looked_at=str(tmp_path / "none.txt"))
+    keys = {"name": "told", "dataset": "synthetic", "pairs": [[64, 96]]}
+    keys["looked_at"] = str(tmp_path / "none.txt")
+    sweep = validate(SweepSettings, keys, "test")
     with pytest.raises(InputError, match=r"looked_at = '.*none.txt': cannot be read"):
         collection.looked_at(sweep)
