@@ -100,7 +100,9 @@ def rebuild(folder: Path) -> Path:
 
     sentences.write(str(folder))
     work = sweep_folder(f"rebuilt-{folder.name}")
-    return _write_index(folder, work, _execute_results(work, str(folder)))
+    # without the name of the clone's folder, which the page would show
+    report = str(folder).removeprefix(f"{REPOSITORY}/")
+    return _write_index(folder, work, _execute_results(work, report))
 
 
 def publish(sweep: str) -> Path:
