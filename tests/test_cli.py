@@ -333,3 +333,12 @@ def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -
     text = said("audit", str(colour_folder))
     assert re.search(r" 1  equal images in two classes\n", text)
     assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text
+
+
+@pytest.mark.parametrize("name", application.NEED_CLONE)
+def test_outside_a_clone_a_command_says_that_it_needs_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "REPOSITORY", tmp_path)
+    code, said = call(name, SMOKE)
+    assert (code, said) == (2, f"error: {name}: needs a clone of the project's repository\n")

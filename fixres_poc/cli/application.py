@@ -22,12 +22,14 @@ from typer import Argument, Exit, Option
 from typer.core import TyperGroup
 
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import home, resolve
+from fixres_poc.config.files import REPOSITORY, home, resolve
 from fixres_poc.config.settings import NAMED_DATASETS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import load_sweep
 from fixres_poc.sweep.kernel_state import keep_freed_memory
 
+NEED_CLONE = ("sweep", "train", "run", "report", "publish")
+"""Commands that need notebooks and Snakefile, which the package does not contain."""
 FOREIGN = ("MPLBACKEND", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS")
 
 
@@ -148,8 +150,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def describe() -> None:
+def describe(ctx: typer.Context) -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
+    if ctx.invoked_subcommand in NEED_CLONE and not (REPOSITORY / "Snakefile").is_file():
+        raise InputError(f"{ctx.invoked_subcommand}: needs a clone of the project's repository")
     # looking for garbage among what imports leave took a fifth of their time
     gc.set_threshold(1_000_000, 20, 100)
     keep_freed_memory()
