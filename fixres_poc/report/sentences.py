@@ -160,7 +160,7 @@ class _Words:
         adapted, without = (training_cost(self.results, cell)[0] for cell in (use, plain))
         if not without:
             flops = f"{adapted / 1e12:.3g} TFLOP"
-            return f"Adapting {_pair(use)} takes {flops}: the network was trained elsewhere."
+            return f"Adapting {_pair(use)} takes {flops}; its own training is not counted."
         ratio = adapted / without
         reason = "stage 2 trains the last layers alone"
         return f"Adapting {_pair(use)} takes {ratio:.2f} of the training FLOPs without: {reason}."
@@ -267,7 +267,7 @@ class _Words:
         other = "it is also validation's best"
         if best != use:
             other = f"validation's best, {_arm(best)}, is within its error"
-        share = f"Picked in {self.best.share * 100:.0f} % of validation draws"
+        share = f"It wins {self.best.share * 100:.0f} % of resampled validations"
         return f"Use {_arm(use)}.", f"{share}; {other}."
 
     def pays(self) -> str:

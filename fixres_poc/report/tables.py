@@ -35,7 +35,7 @@ HEADINGS = {
 LEGEND = (
     "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers "
     "are fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
-    "with 95 % intervals over images and trainings."
+    "with 95 % intervals (over images; with several seeds over trainings too)."
 )
 ASKED = {
     1: "Does training pay here?",

@@ -76,7 +76,7 @@ def chips(results: Results, answers: Answers) -> dict[str, str]:
     parts = {results.part: flagged.get(results.part), "validation": flagged.get("val")}
     leaks = ", ".join(f"{part} {words[value]}" for part, value in parts.items())
     use = answers["answers"][4]
-    share = f"choice stable in {use['share_of_draws'] * 100:.0f} % of draws"
+    share = f"choice wins {use['share_of_draws'] * 100:.0f} % of resampled validations"
     detected = power(answers)
     least = f"{min(detected.values()) * 100:.1f} points" if detected else "not known"
     return {

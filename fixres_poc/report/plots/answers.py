@@ -105,7 +105,7 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     for height, text in headings.items():
         _write(axis, 0, height, text, weight="bold")
     axis.set(xlim=(-limit, limit), ylim=(place - 0.4, -0.6))
-    axis.set_xlabel("difference in top-1 (points); band: ±δ", fontsize=9)
+    axis.set_xlabel("difference in top-1 (points); grey: too small to matter", fontsize=9)
     inches = figure.get_size_inches()[1]
     figure.subplots_adjust(left, 0.45 / inches, NUMBERS - 0.01, 1 - 0.05 / inches)
     figure.set_label(
