@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from fixres_poc.analysis.cells import cell_of
 from fixres_poc.analysis.questions import Answer, Plan, answers, did_nothing
 from fixres_poc.analysis.recommendation import Recommendation, recommend
 from fixres_poc.analysis.results import Results, leading_part
@@ -119,19 +120,29 @@ def variants(results: Results) -> Mapping[str, Results]:
     return found
 
 
-def primary_rows(results: Results) -> pd.DataFrame:
+def primary_rows(results: Results, content: Mapping[str, Any]) -> pd.DataFrame:
     """The primary rows on all images of the part and on its `variants`.
+
+    Args:
+        content: of answers.json, which has the rows on all images.
 
     Returns:
         By comparison a column for each set of images, with difference, interval and verdict in
         words; empty without variants.
     """
-    others = variants(results)
+    kinds = {name: answers(Plan(own)) for name, own in variants(results).items()}
+    if not kinds:
+        return pd.DataFrame()
     rows: dict[str, dict[str, str]] = {}
-    for name, own in {"all": results, **others}.items() if others else ():
-        for answer in answers(Plan(own)):
-            for row in answer.primary.rows if answer.primary else ():
-                question = f"{answer.number}: {row.cell.against(row.reference)}"
-                told = f"{row.difference.points(brief=True)}, {row.verdict}"
-                rows.setdefault(question, {})[name] = told
+    for answer in content["answers"]:
+        for row in answer["rows"]:
+            if row["primary"] and row["part"] == results.part and row["estimate"] is not None:
+                place = f"{answer['id']}: {cell_of(row).against(cell_of(row['reference']))}"
+                found = Difference(row["estimate"], row["low"], row["high"])
+                rows[place] = {"all": f"{found.points(brief=True)}, {row['verdict']}"}
+    for name, kind in kinds.items():
+        for one in kind:
+            for own in one.primary.rows if one.primary else ():
+                told = f"{own.difference.points(brief=True)}, {own.verdict}"
+                rows[f"{one.number}: {own.cell.against(own.reference)}"][name] = told
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("question").reset_index()

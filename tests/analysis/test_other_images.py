@@ -7,7 +7,7 @@ import pytest
 from made_up import CLAIM, grid
 
 from fixres_poc.analysis import collection
-from fixres_poc.analysis.answers import primary_rows, variants
+from fixres_poc.analysis.answers import decide, primary_rows, variants
 from fixres_poc.analysis.questions import Plan, answers
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.errors import InputError
@@ -30,13 +30,14 @@ def claim() -> Results:
 
 
 def test_nothing_is_shown_where_nothing_applies(claim: Results) -> None:
-    assert primary_rows(claim).empty
+    assert primary_rows(claim, decide(claim).as_json()).empty
 
 
 def test_images_that_were_looked_at_are_left_out(claim: Results) -> None:
     """Adapted 280 against 264 of 400, and of the first 300: +4.0 and +5.3 points."""
     seen = (claim.images["split"] == "test") & (claim.images["image"] >= "test/300")
-    shown = primary_rows(replace(claim, images=claim.images.assign(looked_at=seen)))
+    claim = replace(claim, images=claim.images.assign(looked_at=seen))
+    shown = primary_rows(claim, decide(claim).as_json())
     assert list(shown)[1:] == ["all", "the 300 not looked at before"]
     row = shown[shown["question"].str.startswith("2")].iloc[0]
     assert row.iloc[1].startswith("+4.0 (")
