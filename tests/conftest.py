@@ -1,6 +1,7 @@
 """Small image folders and networks that the tests share."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,21 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FIXRES_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FIXRES_PROGRESS", "/dev/null")
     return tmp_path / "home"
+
+
+@pytest.fixture
+def own_look() -> Iterator[None]:
+    """Figures in the project's look, without a window; closed afterwards."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    from fixres_poc.report.plots import style
+
+    plt.switch_backend("Agg")
+    with mpl.rc_context():
+        style.use_style()
+        yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

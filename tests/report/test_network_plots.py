@@ -1,8 +1,5 @@
 """What the figures of published networks show is what the table holds."""
 
-from collections.abc import Iterator
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -13,11 +10,7 @@ from fixres_poc.report.plots import networks
 CHOICE = "ResNeXt-101 32x48d WSL"
 
 
-@pytest.fixture(autouse=True)
-def closed_figures() -> Iterator[None]:
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("own_look")
 
 
 def test_every_network_with_a_cost_is_drawn_once_and_the_choice_is_ringed() -> None:
