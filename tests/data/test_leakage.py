@@ -213,4 +213,5 @@ def test_more_images_than_a_block_are_all_compared(monkeypatch: pytest.MonkeyPat
     found, outside = leakage.near_duplicates(data, hashes)  # 3-20, 3-30, 20-30 and 30-40
     assert (found.pairs, found.across_split) == (4, 2)
     assert found.listed == (("3.png", "30.png", 10), ("20.png", "30.png", 10))
+    assert found.groups == (("30.png", "40.png"),)  # of test images alone
     assert outside == {"30.png"}
