@@ -117,7 +117,7 @@ def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDatas
     table["digest"] = image_folder.digests(root / image for image in table["image"])
     if cut:
         train = table["split"] == "train"
-        shares = {name: share for name, share in image_folder.SHARES.items() if name in cut}
+        shares = image_folder.SHARES if "test" in cut else image_folder.VALIDATION
         split = image_folder.stratify(table[train], shares, "train", root, settings.split_seed)
         table.loc[train, "split"] = split
     if settings.dataset != "synthetic":

@@ -128,8 +128,8 @@ def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:
     data = load(colour_folder)
     assert data.classes == ("blue", "green", "red")
     counts = data.table.groupby(["label", "split"]).size().unstack()
-    assert counts["test"].tolist() == [4, 4, 4]
-    assert counts["val"].tolist() == [2, 2, 2]
+    assert counts["test"].tolist() == [3, 3, 3]
+    assert counts["val"].tolist() == [3, 3, 3]
 
 
 def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: Path) -> None:
