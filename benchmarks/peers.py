@@ -43,7 +43,8 @@ from fixres_poc.model.trunk import last_batch_norm
 
 TOP1 = "peers.json"
 NAMES: tuple[Adaptation, ...] = ("none", "head", "head_bn")  # the adaptations that fastai has
-GRID = processes.GRID | processes.SAME | {"adaptations": list(NAMES)}
+FROZEN = {"adaptations": list(NAMES), "adapt_batch_norm": "frozen"}  # as its BnFreeze does
+GRID = processes.GRID | processes.SAME | FROZEN
 
 
 def loaders(

@@ -19,13 +19,17 @@ ONE_MORE = (96, 112)
 IMAGES = 1200
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
 # what the usual loop does
-SAME = {
-    "adaptations": list(NAMES),
+RECIPE: dict[str, Any] = {
     "head_start": "random",
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "trunk_factor": 1.0,
     "batch_norm": "train",
     "affine_factor": 1.0,
+    "adapt_batch_norm": "train",
     "image_limit": IMAGES,
 }
+SAME = RECIPE | {"adaptations": list(NAMES)}
 DRAW = "from fixres_poc.data import synthetic; synthetic.prepare"
 Result = dict[str, Any]
 
@@ -76,13 +80,8 @@ def pair_files(folder: Path, adaptations: Sequence[Adaptation]) -> list[str]:
     """Files with the settings of every pair of the grid, for whoever does it without a sweep."""
     files = []
     for train_size, test_size in SIZES:
-        settings = PairSettings(
-            train_size=train_size,
-            test_size=test_size,
-            image_limit=IMAGES,
-            adaptations=tuple(adaptations),
-            head_start="random",
-        )
+        sizes: dict[str, Any] = {"train_size": train_size, "test_size": test_size}
+        settings = PairSettings(**sizes, adaptations=tuple(adaptations), **RECIPE)
         files.append(str(folder / f"{train_size}_{test_size}.json"))
         write_atomically(Path(files[-1]), settings.model_dump_json())
     return files
