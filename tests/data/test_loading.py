@@ -104,7 +104,8 @@ def test_transforms_leave_a_kept_image_as_it_is(data: ImageDataset, name: str) -
     # its size is that of the crops, so that views of it are passed on
     samples = SplitImages(data, "train", get_transforms(32, 28)[name], seed=0)
     before = decoded_images().read(samples.paths[0]).clone()
-    for samples.epoch in range(5):
+    for epoch in range(5):
+        samples.epoch = epoch
         assert samples[0][0].dtype == torch.float32
     assert torch.equal(decoded_images().read(samples.paths[0]), before)
 
