@@ -77,7 +77,6 @@ def test_every_command_has_help_with_an_example_that_is_right(name: str) -> None
 
 NO_RUN = "run = '{}/runs/none': no finished training or pair there"
 WRONG = {  # a command, and how its error begins; {} is the working folder
-    "sweep sweeps/none.yml": "{}/sweeps/none.yml: no such file",
     f"sweep {SMOKE} --backbone resnet": f"{{}}/{SMOKE}: backbone = 'resnet': unknown backbone",
     f"sweep {SMOKE} --profile profiles/none": "profile = '{}/profiles/none': no folder",
     f"data {SMOKE} --dataset=": f"{{}}/{SMOKE}: dataset = ''",
@@ -106,11 +105,6 @@ def test_memory_is_read_as_gib_or_refused() -> None:
     for text in ("apples", "16 MiB", "-1GiB"):
         with pytest.raises(InputError, match="allowed is a number of GiB"):
             memory_bytes(text)
-
-
-def test_missing_argument_is_wrong_use() -> None:
-    code, text = call("sweep")
-    assert (code, "Missing" in text) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +153,10 @@ def test_overrides_reach_the_sweep(monkeypatch: pytest.MonkeyPatch, way: str) ->
     given = {"options": {}, "environment": variables, "both": dict.fromkeys(variables, "7")}[way]
     said = [] if way == "environment" else arguments
     sweep, *others = started(monkeypatch, *said, **given)
-    here = str(REPOSITORY)
-    assert others == [3, f"{here}/profiles/slurm", True]
-    assert sweep.name == "smoke-a-b-resnet18-w.pth"
-    named = (sweep.dataset, sweep.backbone, sweep.weights)
-    assert named == (f"{here}/a b", "timm:resnet18", f"{here}/w.pth")
+    assert others == [3, f"{REPOSITORY}/profiles/slurm", True]
+    named = (sweep.name, sweep.dataset, sweep.backbone, sweep.weights)
+    paths = f"{REPOSITORY}/a b", "timm:resnet18", f"{REPOSITORY}/w.pth"
+    assert named == ("smoke-a-b-resnet18-w.pth", *paths)
 
 
 def test_empty_variables_of_make_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +189,11 @@ def test_paths_of_the_command_line_are_relative_to_the_working_folder(
     assert same.startswith("birds:"), "the same folder, however it is written"
     other = said("data", "birds.yml", "--dataset", "./synthetic")
     assert str(colour_folder.parent / "synthetic") in other
-    assert printed("audit", "colours")["across_classes"] == []
+    shutil.copy("colours/blue/00.png", "colours/green/copy.png")
+    assert printed("audit", "colours")["across_classes"] == [["blue/00.png", "green/copy.png"]]
+    text = said("audit", "colours")
+    assert " 1  equal images in two classes\n" in text
+    assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text
     sizes = ["--train-size", "64", "--test-size", "96"]
     for arguments in (
         ["data", "birds.yml", "--dataset", "none"],
@@ -250,29 +247,31 @@ ERROR = '{{"kind": "{}", "message": "no", "trace": []}}'
 
 
 @pytest.mark.parametrize(
-    ("turn", "files", "code", "repeated"),
+    ("turn", "kind", "at_work", "repeated"),
     [
-        ("2", {}, 0, True),  # killed before it began
-        ("1", {"error.json": ERROR.format("error")}, 0, True),  # a sweep started again
-        ("2", {"error.json": ERROR.format("error")}, 1, False),  # it would fail again
-        ("2", {"error.json": ERROR.format("error"), "progress.log": ""}, 0, True),  # at work
-        ("3", {"error.json": ERROR.format("killed")}, 0, True),
+        ("2", None, False, True),  # killed before it began
+        ("1", "error", False, True),  # a sweep started again
+        ("2", "error", False, False),  # it would fail again
+        ("2", "error", True, True),
+        ("3", "killed", False, True),
     ],
 )
 def test_a_later_try_leaves_what_failed_by_itself_and_repeats_what_was_killed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     turn: str,
-    files: dict[str, str],
-    code: int,
+    kind: str | None,
+    at_work: bool,
     repeated: bool,
 ) -> None:
     monkeypatch.setattr("fixres_poc.sweep.notebook_run._execute", ran := Mock(return_value=None))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
+    if kind:
+        (tmp_path / "error.json").write_text(ERROR.format(kind))
+    if at_work:
+        (tmp_path / "progress.log").touch()
     settings = settings_file(tmp_path, "03_train", train_size=64)
-    expected = (code, "" if repeated else f"failed: {tmp_path.name}: no\n")
+    expected = (0, "") if repeated else (1, f"failed: {tmp_path.name}: no\n")
     assert call("run", "--turn", turn, settings) == expected
     assert ran.called == repeated
 
@@ -302,17 +301,18 @@ def test_predictions_for_programs_are_those_of_the_sweeps_choice(run: str) -> No
 
 
 def test_a_run_is_measured_again_and_on_other_images(run: str, tmp_path: Path) -> None:
-    stored = json.loads(Path(run, "metrics.json").read_text())["accuracies"]
-    top1 = {each["adaptation"]: each["top1"] for each in stored}
-    again = printed("evaluate", run)["accuracies"]
-    assert {each["adaptation"]: each["top1"] for each in again} == pytest.approx(top1)
-    other = tmp_path / "other"
-    shutil.copytree(small_run.images() / "red", other / "red")
-    shutil.copytree(small_run.images() / "red", other / "puce")
-    options = ["--dataset", str(other), "--view", "five_crop", "--test-size", "48"]
-    found = printed("evaluate", run, *options)
-    assert found["left_out"] == ["puce"]
-    assert {(row["images"], row["view"]) for row in found["accuracies"]} == {(12, "five_crop")}
+    stored = json.loads(Path(run, "metrics.json").read_text())
+    first, again = (
+        {row["adaptation"]: row["top1"] for row in measured["accuracies"]}
+        for measured in (stored, printed("evaluate", run))
+    )
+    assert again == pytest.approx(first)
+    for name in ("red", "puce"):
+        shutil.copytree(small_run.images() / "red", tmp_path / "other" / name)
+    options = ["--dataset", str(tmp_path / "other"), "--view", "five_crop", "--test-size", "48"]
+    other = printed("evaluate", run, *options)
+    assert other["left_out"] == ["puce"]
+    assert {(row["images"], row["view"]) for row in other["accuracies"]} == {(12, "five_crop")}
     line = r"^head_bn +crop_pct 0\.875 +[\d.]+% \([\d.]+% to [\d.]+%, Wilson 95 %\), top-5 100\.0%"
     assert re.search(line, said("evaluate", run, "--split", "val"), re.MULTILINE)
 
@@ -324,15 +324,6 @@ def test_a_run_is_exported(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = said("export", run, "--output", "net.onnx", "--adaptation", "head")
     assert str(tmp_path / "net.onnx") in text
     assert done.call_args.args[1:] == ("head", tmp_path / "net.onnx")
-
-
-def test_audit_of_a_folder_finds_one_image_in_two_classes(colour_folder: Path) -> None:
-    shutil.copyfile(colour_folder / "blue" / "00.png", colour_folder / "green" / "copy.png")
-    found = printed("audit", str(colour_folder))["across_classes"]
-    assert found == [["blue/00.png", "green/copy.png"]]
-    text = said("audit", str(colour_folder))
-    assert re.search(r" 1  equal images in two classes\n", text)
-    assert "Doubtful labels. The same images occur in two classes: 1 byte for byte equal." in text
 
 
 @pytest.mark.parametrize("name", application.NEED_CLONE)

@@ -55,13 +55,10 @@ def test_state_is_told_by_the_names_of_files(files: tuple[str, ...], expected: S
     assert state(RUN) == checked(RUN).status == expected
 
 
-def test_metrics_that_cannot_be_read_are_damaged_which_names_alone_do_not_tell() -> None:
+def test_metrics_that_cannot_be_read_and_predictions_of_another_run_are_damaged() -> None:
     done(used=1)
-    assert state(RUN) == "done"
+    assert state(RUN) == "done", "which names alone do not tell"
     assert checked(RUN) == Outcome(RUN, "damaged", "metrics.json cannot be read")
-
-
-def test_predictions_that_were_not_written_by_the_run_are_damaged_whatever_else_is_wrong() -> None:
     done(predictions_sha256=hashlib.sha256(b"table").hexdigest(), settings={"seed": 7})
     assert checked(RUN).status == "outdated"
     put(**{"predictions.parquet": "tablE"})
@@ -88,12 +85,10 @@ def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else()
 )
 def test_a_run_that_used_something_else_than_wanted_is_outdated(used: str, named: str) -> None:
     run = replace(RUN, parameters=RUN.parameters | {"weights": "w.pth"})
-    wanted = {"settings.json": json.dumps({"wanted": WANTED | {"weights": "w"}})}
-    done({"weights": "w"})
-    put(**wanted)
+    done({used: "other"})
+    put(**{"settings.json": json.dumps({"wanted": WANTED | {used: "other"}})})
     assert checked(run).status == "done"
-    done({"weights": "w", used: "other"})
-    put(**wanted)
+    put(**{"settings.json": json.dumps({"wanted": WANTED | {used: "w"}})})
     assert checked(run).status == "outdated"
     assert named in checked(run).error
     (RUN.folder / "settings.json").unlink()

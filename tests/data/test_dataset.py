@@ -17,24 +17,23 @@ def load(folder: Path) -> ImageDataset:
 
 
 def test_the_fingerprint_notices_any_change(colour_folder: Path) -> None:
-    found = [load(colour_folder).fingerprint() for _ in range(2)]
-    (colour_folder / "red").rename(colour_folder / "rouge")
-    found.append(load(colour_folder).fingerprint())
-    save_image(colour_folder / "blue" / "new.png", (0, 0, 250), seed=5)
-    found.append(load(colour_folder).fingerprint())
-    with (colour_folder / "blue" / "new.png").open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"x")
-    found.append(load(colour_folder).fingerprint())
-    assert found[0] == found[1]
-    assert len({*found}) == 4
+    new = colour_folder / "blue" / "new.png"
+    fingerprints = [load(colour_folder).fingerprint()]
+    for change in (
+        lambda: (colour_folder / "red").rename(colour_folder / "rouge"),
+        lambda: save_image(new, (0, 0, 250), seed=5),
+        lambda: new.write_bytes(new.read_bytes()[:-1] + b"x"),
+    ):
+        change()
+        fingerprints.append(load(colour_folder).fingerprint())
+    assert len({*fingerprints}) == 4
 
 
 def test_unreadable_images_are_left_out_on_demand(
     colour_folder: Path, own_home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings, run = DataSettings(dataset=str(colour_folder)), own_home / "runs" / "x"
-    broken = ["blue/05.png", "red/03.png"]
+    table, broken = run / "images.csv", ["blue/05.png", "red/03.png"]
     before = load(colour_folder).table.set_index("image")["split"]
     contents = {colour_folder / name: (colour_folder / name).read_bytes() for name in broken}
     for file, content in contents.items():
@@ -51,15 +50,19 @@ def test_unreadable_images_are_left_out_on_demand(
     assert data.table.set_index("image")["split"].equals(whole.drop(broken))  # they move no other
     record = json.loads((run / "images.json").read_text())
     assert record["unreadable"]["red/03.png"].startswith("not a readable image (")
-    assert len(pd.read_csv(run / "images.csv")) == sum(data.counts().values()) == 34
+    assert len(pd.read_csv(table)) == sum(data.counts().values()) == 34
     # a notebook opened by hand knows nothing of that sweep
     assert len(load(colour_folder).table) == 36
     with pytest.raises(InputError, match="skip_unreadable"):
         prepare_dataset(settings, run)
     for file, content in contents.items():
         file.write_bytes(content)
-    assert prepare_dataset(settings, run) != first
+    restored = prepare_dataset(settings, run)
     assert load_dataset(settings, "x").table.set_index("image")["split"].equals(before)
+    stamp = table.stat().st_mtime_ns
+    assert prepare_dataset(settings, run) == restored != first
+    assert table.stat().st_mtime_ns == stamp, "it is written once"
+    assert set(pd.read_csv(table)["width"]) == {72}
 
 
 def test_a_class_without_a_readable_image_in_a_split_is_refused(tmp_path: Path) -> None:
@@ -70,18 +73,6 @@ def test_a_class_without_a_readable_image_in_a_split_is_refused(tmp_path: Path) 
     settings = DataSettings(dataset=str(tmp_path / "split"))
     with pytest.raises(InputError, match="class 'b' has no readable image left in val"):
         prepare_dataset(settings, tmp_path / "run", skip_unreadable=True)
-
-
-def test_prepare_writes_the_table_once(colour_folder: Path, tmp_path: Path) -> None:
-    settings, table = DataSettings(dataset=str(colour_folder)), tmp_path / "run" / "images.csv"
-    first = prepare_dataset(settings, tmp_path / "run")
-    assert first == load_dataset(settings).fingerprint()
-    assert set(pd.read_csv(table)["width"]) == {72}
-    record = json.loads((tmp_path / "run" / "images.json").read_text())
-    assert record["classes"] == ["blue", "green", "red"]
-    stamp = table.stat().st_mtime_ns
-    assert prepare_dataset(settings, tmp_path / "run") == first
-    assert table.stat().st_mtime_ns == stamp
 
 
 @pytest.fixture
@@ -106,10 +97,9 @@ def test_an_extra_test_part_is_a_split_of_the_known_classes(
     rows = data.split("unseen")
     assert rows["image"].tolist() == ["unseen/blue/00.png", "unseen/red/a.png", "unseen/red/b.png"]
     assert [data.classes[label] for label in rows["label"]] == ["blue", "red", "red"]
-    assert data.only("unseen").paths == [
-        tmp_path / "more" / name for name in ("blue/00.png", "red/a.png", "red/b.png")
-    ]
-    assert data.only("val").paths == [colour_folder / name for name in data.split("val")["image"]]
+    paths = [colour_folder / name for name in plain.table["image"]]
+    names = ("blue/00.png", "red/a.png", "red/b.png")
+    assert data.paths == paths + [tmp_path / "more" / name for name in names]
 
 
 def test_an_extra_part_is_prepared_and_has_a_digest_of_its_own(

@@ -1,7 +1,8 @@
 """Folders of images: their layouts, their split, what is skipped, and what is refused."""
 
 import json
-from itertools import count
+import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,8 @@ def load(folder: Path, **more: int) -> ImageDataset:
 
 def save_split(folder: Path, parts: list[str], images: int) -> None:
     """A folder that is split already, into two classes of so many different images in each part."""
-    seed = count()
-    for part in parts:
-        for label, colour in (("a", (200, 0, 0)), ("b", (0, 200, 0))):
-            for index in range(images):
-                save_image(folder / part / label / f"{index}.png", colour, next(seed))
-
-
-def test_classes_may_lie_one_level_down(colour_folder: Path) -> None:
-    outer = colour_folder.parent / "outer"
-    outer.mkdir()
-    colour_folder.rename(outer / "Images")
-    assert len(load(outer).table) == 36
+    for seed, (part, label, index) in enumerate(product(parts, "ab", range(images))):
+        save_image(folder / part / label / f"{index}.png", (90, 90, 90), seed)
 
 
 LAYOUTS = [
@@ -98,18 +89,23 @@ def test_a_folder_that_can_be_read_in_two_ways_is_refused(
     assert all(name in str(caught.value) for name in named)
 
 
-def test_parts_without_class_folders_are_refused(tmp_path: Path) -> None:
-    save_split(tmp_path, ["train"], images=3)
-    save_image(tmp_path / "test" / "0.png", (1, 2, 3), seed=99)
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images found"):
+        load(tmp_path / "empty")
+    save_image(colour_folder / "lone" / "0.png", (1, 2, 3), seed=1)
+    with pytest.raises(InputError, match=r"class 'lone' .* to be split: 1, at least 3"):
+        load(colour_folder)
+    save_split(tmp_path / "parts", ["train"], images=3)
+    save_image(tmp_path / "parts" / "test" / "0.png", (1, 2, 3), seed=99)
     with pytest.raises(InputError, match="test/"):
-        load(tmp_path)
+        load(tmp_path / "parts")
 
 
 def test_class_folders_may_hold_folders_and_be_named_as_parts(tmp_path: Path) -> None:
-    for seed, name in enumerate(
-        f"{label}/{index}.png" for label in ("cat", "train", "dog/x", "dog/y") for index in "123"
-    ):
-        save_image(tmp_path / name, (9, 9, 9), seed)
+    names = product(("cat", "train", "dog/x", "dog/y"), "123")
+    for seed, (label, index) in enumerate(names):
+        save_image(tmp_path / label / f"{index}.png", (9, 9, 9), seed)
     assert load(tmp_path).classes == ("cat", "dog", "train")
 
 
@@ -118,18 +114,17 @@ def test_what_is_beside_the_parts_is_told(tmp_path: Path) -> None:
     save_image(tmp_path / "train" / "preview.png", (1, 2, 3), seed=99)
     data = load(tmp_path)
     assert not any(name.startswith("extra") for name in data.table["image"])
-    assert all(
-        any(told in note for note in data.notes)
-        for told in ("8 in extra/", "1 outside", "val cut from train/")
-    )
+    notes = "\n".join(data.notes)
+    assert all(told in notes for told in ("8 in extra/", "1 outside", "val cut from train/"))
 
 
-def test_a_plain_folder_is_split_per_class(colour_folder: Path) -> None:
-    data = load(colour_folder)
+def test_a_plain_folder_one_level_down_is_split_per_class(colour_folder: Path) -> None:
+    (outer := colour_folder.parent / "outer").mkdir()
+    colour_folder.rename(outer / "Images")
+    data = load(outer)
     assert data.classes == ("blue", "green", "red")
     counts = data.table.groupby(["label", "split"]).size().unstack()
-    assert counts["test"].tolist() == [3, 3, 3]
-    assert counts["val"].tolist() == [3, 3, 3]
+    assert counts.to_dict("list") == {"test": [3] * 3, "train": [6] * 3, "val": [3] * 3}
 
 
 def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: Path) -> None:
@@ -145,14 +140,11 @@ def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: P
 def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(
     colour_folder: Path, label: str
 ) -> None:
-    for index in range(12):
-        copy = (colour_folder / label / f"{index:02d}.png").read_bytes()
-        (colour_folder / "red" / f"copy{index:02d}.png").write_bytes(copy)
+    names = [f"{index:02d}.png" for index in range(12)]
+    for name in names:
+        shutil.copy(colour_folder / label / name, colour_folder / "red" / f"copy{name}")
     split = load(colour_folder).table.set_index("image")["split"]
-    assert all(
-        split[f"{label}/{index:02d}.png"] == split[f"red/copy{index:02d}.png"]
-        for index in range(12)
-    )
+    assert all(split[f"{label}/{name}"] == split[f"red/copy{name}"] for name in names)
 
 
 def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
@@ -168,14 +160,3 @@ def test_what_is_passed_over_is_told(colour_folder: Path, tmp_path: Path) -> Non
     prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
     (note,) = json.loads((tmp_path / "run" / "images.json").read_text())["notes"]
     assert all(told in note for told in ("2 .txt", "1 without suffix", "1 hidden"))
-
-
-def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
-        load(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no images found"):
-        load(tmp_path / "empty")
-    save_image(colour_folder / "lone" / "0.png", (1, 2, 3), seed=1)
-    with pytest.raises(InputError, match=r"class 'lone' .* to be split: 1, at least 3"):
-        load(colour_folder)

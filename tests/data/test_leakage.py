@@ -1,6 +1,7 @@
 """The leakage check, on folders whose leaks and near duplicates are known."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,14 +26,13 @@ def found(folder: Path, imagenet_list: Path | None = None) -> leakage.Leakage:
     return leakage.check_leakage(data, None if imagenet_list is None else str(imagenet_list))
 
 
-def test_a_clean_folder_has_no_sign_of_leakage(colour_folder: Path) -> None:
+def test_a_clean_folder_has_no_sign_of_leakage_and_drawn_images_were_never_seen(
+    colour_folder: Path, tmp_path: Path
+) -> None:
     parts = ("val", "test")
     clean = leakage.Leakage(dict.fromkeys(parts, 0.0), flagged=dict.fromkeys(parts))
     assert found(colour_folder) == clean
-    assert "No sign" in found(colour_folder).verdict()
-
-
-def test_drawn_images_were_never_seen(colour_folder: Path, tmp_path: Path) -> None:
+    assert "No sign" in clean.verdict()
     more = ExtraTest(name="photos", folder=str(shutil.copytree(colour_folder, tmp_path / "more")))
     data = load_dataset(DataSettings(dataset=str(colour_folder), extra_test=more))
     flagged = leakage.check_leakage(data, drawn=True).flagged
@@ -52,8 +52,7 @@ def test_imagenet_training_names_are_counted_on_the_test_part(imagenet_folder: P
     assert leakage.in_imagenet == {"val": 2 / 6, "test": 4 / 12}
     assert leakage.record()["flagged"] == {"val": True, "test": True}
     words = "33.3% of the val images and 33.3% of the test images are named like ImageNet"
-    assert words in leakage.verdict()
-    assert "All choices are made on such images." in leakage.verdict()
+    assert re.search(f"{words}.*All choices are made on such images.", leakage.verdict(), re.DOTALL)
 
 
 LISTS = {
@@ -158,7 +157,7 @@ def test_a_changed_copy_is_found_on_the_other_side_of_the_split(
     copy = {"test/a/copy.jpg": CHANGES[change](drawn(1))}
     found, outside = near(folder(tmp_path, content | copy, quality=60))
     assert (found.pairs, found.across_split, found.across_classes, found.plain) == (1, 1, 0, 0)
-    assert [pair[:2] for pair in found.listed] == [("train/a/one.png", "test/a/copy.jpg")]
+    assert found.listed[0][:2] == ("train/a/one.png", "test/a/copy.jpg")
     assert outside == {"test/a/copy.jpg"}
 
 

@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +74,13 @@ for suffix in ("jpg", "png", "webp"):
     FINE[f"broken profile.{suffix}"] = saved(suffix, icc_profile=b"\xff" * 300)
     for name, content in BROKEN_EXIF.items():
         FINE[f"EXIF {name}.{suffix}"] = saved(suffix, exif=content)
-for suffix in ("jpg", "png", "webp", "tif"):
-    for value in range(1, 9):
-        content = saved(suffix, exif=exif(3, bytes([value])))
-        FINE[f"orientation {value}.{suffix}"] = content
-for mode in ("L", "CMYK", "RGB"):
-    for quality in (20, 100):
-        content = saved("jpg", PHOTO.convert(mode), quality=quality)
-        FINE[f"{mode}, quality {quality}.jpg"] = content
+for suffix, value in product(("jpg", "png", "webp", "tif"), range(1, 9)):
+    FINE[f"orientation {value}.{suffix}"] = saved(suffix, exif=exif(3, bytes([value])))
+for mode, quality in product(("L", "CMYK", "RGB"), (20, 100)):
+    FINE[f"{mode}, quality {quality}.jpg"] = saved("jpg", PHOTO.convert(mode), quality=quality)
+FRAMES = [ImageOps.invert(PHOTO)] * 3
 for suffix in ("gif", "webp", "png", "tif"):
-    frames = [ImageOps.invert(PHOTO)] * 3
-    content = saved(suffix, append_images=frames, save_all=True, duration=9)
+    content = saved(suffix, append_images=FRAMES, save_all=True, duration=9)
     FINE[f"animated.{suffix}"] = content
 for suffix in ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm"):
     FINE[f"one pixel.{suffix}"] = saved(suffix, PHOTO.resize((1, 1)))
@@ -191,16 +188,11 @@ def check_gradient(file: Path, least: float = 0.95) -> None:
         assert np.corrcoef(found.ravel(), GRADIENT.ravel())[0, 1] > least
 
 
-def twelve_bits() -> np.ndarray:
-    """Two values of the gradient in three bytes."""
-    first, second = (GRADIENT * 4095).astype(int).reshape(-1, 2).T
-    joined: np.ndarray = (first << 12 | second).astype(">u4")
-    return joined.view("u1").reshape(-1, 4)[:, 1:]
-
-
+FIRST, SECOND = (GRADIENT * 4095).astype(int).reshape(-1, 2).T
+TWELVE = (FIRST << 12 | SECOND).astype(">u4").view("u1").reshape(-1, 4)[:, 1:]  # two in 3 bytes
 ODD_TIFFS = {  # values, bits of each, photometric interpretation, sample format
     "white is 0": (((1 - GRADIENT) * 65535).astype("<u2"), 16, 0, 1),
-    "12 bits": (twelve_bits(), 12, 1, 1),
+    "12 bits": (TWELVE, 12, 1, 1),
     "signed": ((GRADIENT * 60000 - 30000).astype("<i2"), 16, 1, 2),
 }
 

@@ -31,11 +31,8 @@ def test_equalising_undoes_a_change_of_scale_and_place() -> None:
     assert torch.allclose(
         tail.classifier(3 * features + 0.7), classifier(model)(features), atol=0.03
     )
-    assert adaptations.changed_tensors(model, tail) == [
-        "classifier.slope",
-        "classifier.shift",
-        "classifier.least",
-    ]
+    changed = [f"classifier.{name}" for name in ("slope", "shift", "least")]
+    assert adaptations.changed_tensors(model, tail) == changed
 
 
 def test_what_is_0_stays_0_and_nothing_falls_below_the_least() -> None:

@@ -1,6 +1,8 @@
 """Checkpoints: those of other settings and damaged ones are refused, and what differs is named."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,22 +12,13 @@ from fixres_poc.config.settings import TrainSettings
 from fixres_poc.model import checkpoint
 
 
-@pytest.mark.parametrize(
-    "change", [{"epochs": 1}, {"backbone": "timm:resnet18"}, {"epochs": 3, "seed": 2}]
-)
-def test_a_refusal_names_what_differs_and_nothing_else(
-    tmp_path: Path, change: dict[str, object]
-) -> None:
-    settings = TrainSettings(train_size=48)
-    own = {"settings": settings.model_dump()}
-    checkpoint.save(tmp_path / "x", {"a": torch.ones(2)}, {**own, "classes": ["a"]})
-    assert checkpoint.load(tmp_path / "x", own)[1]["classes"] == ["a"]
+def test_a_refusal_names_what_differs_and_nothing_else(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"settings": TrainSettings(train_size=48).model_dump(), "classes": ["a"]}
+    checkpoint.save(tmp_path / "x", {"a": torch.ones(2)}, own)
+    assert checkpoint.load(tmp_path / "x", {"settings": own["settings"]})[1]["classes"] == ["a"]
     with pytest.raises(InputError) as refusal:
-        checkpoint.load(
-            tmp_path / "x", {"settings": settings.model_copy(update=change).model_dump()}
-        )
-    assert all(f"settings.{key} = " in str(refusal.value) for key in change)
-    assert str(refusal.value).count("settings.") == len(change)
+        checkpoint.load(tmp_path / "x", {"settings": own["settings"] | {"epochs": 3, "seed": 2}})
+    assert re.findall(r"settings\.\w+", str(refusal.value)) == ["settings.epochs", "settings.seed"]
     with pytest.raises(InputError, match=r"classes = \['a'\], this run has \['a', 'b'\]"):
         checkpoint.load(tmp_path / "x", {"classes": ["a", "b"]})
 

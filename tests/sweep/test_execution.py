@@ -196,11 +196,19 @@ def test_missing_notebook_is_named(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("drawing")
-def test_terms_are_said_where_the_weights_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    for backbone in ("efficientnet_lite0", "resnext101_32x48d_wsl"):
-        draws(backbone=backbone)
-    terms = "weights of resnext101_32x48d_wsl: CC BY-NC 4.0: non-commercial use only"
-    assert capsys.readouterr().err.splitlines() == [terms]
+def test_terms_are_said_where_the_weights_are_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.pt"
+    torch.save(backbones.create("efficientnet_lite0").state_dict(), own)
+    draws()
+    draws(backbone="resnext101_32x48d_wsl")
+    draws(weights=str(own))
+    terms = "CC BY-NC 4.0: non-commercial use only"
+    assert capsys.readouterr().err.splitlines() == [
+        f"weights of resnext101_32x48d_wsl: {terms}",
+        f"weights {own}: the terms of that file hold; those of FixRes and WSL are {terms}",
+    ]
 
 
 def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
@@ -219,11 +227,12 @@ def test_weights_that_cannot_be_fetched_are_refused_before_images_are_drawn(
 def test_without_any_pair_the_first_failure_is_the_last_line(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in throwaway.RUNS[3:]:
-        run_state.end(home / "runs/tiny" / name, Failure("error", f"{name}: no"))
+    failed = {name: "no" for name in throwaway.RUNS[3:]}
+    for name, message in failed.items():
+        run_state.end(home / "runs/tiny" / name, Failure("error", message))
     monkeypatch.setattr(execution, "render_if_changed", Mock(side_effect=RuntimeError("no pair")))
-    execution.tell(throwaway.tiny(), failures(throwaway.tiny()))
-    assert capsys.readouterr().err.splitlines()[-1] == "failed: train64_seed0: train64_seed0: no"
+    execution.tell(sweep := throwaway.tiny(), failed)
+    assert capsys.readouterr().err.splitlines()[-1] == "failed: train64_seed0: no"
     (home / "runs/tiny" / PAIRS[0] / "error.json").unlink()
     with pytest.raises(RuntimeError, match="no pair"):
-        execution.tell(throwaway.tiny(), failures(throwaway.tiny()))
+        execution.tell(sweep, failures(sweep))

@@ -62,17 +62,16 @@ def test_seconds_are_flops_over_the_rate() -> None:
     few: dict[str, Any] = {"epochs": 2, "adapt_epochs": 1, "seeds": [0, 1]}
     # the probe's features, two epochs with validation after each, the controls
     train = (TRAIN + VAL + 3 * 2 * TRAIN + 2 * VAL + TRAIN + VAL) * SMALL
-    expected = [
-        [0, train, *((n * size) for n in (TRAIN + VAL, VAL + TEST))] for size in (SMALL, LARGE)
-    ]
-    assert pairs(**few)[TIMES].to_numpy() == pytest.approx(np.array(expected))
-    found, kernel, notebook = runs(**few), plan.START_S, plan.NOTEBOOK_S
-    assert found["baseline"] == pytest.approx(notebook + ALL * (SMALL + LARGE + seconds(224)))
-    assert found["train64_seed1"] == pytest.approx(kernel + notebook + train)
-    assert found["train64_test96_seed1"] == pytest.approx(notebook + sum(expected[1][2:]))
+    stages = ((TRAIN + VAL) * np.array([SMALL, LARGE]), (VAL + TEST) * np.array([SMALL, LARGE]))
+    expected = np.column_stack([[0, 0], [train, train], *stages])
+    assert pairs(**few)[TIMES].to_numpy() == pytest.approx(expected)
+    took, kernel, notebook = runs(**few), plan.START_S, plan.NOTEBOOK_S
+    names = ("baseline", "train64_seed1", "train64_test96_seed1")
+    assert [took[name] - notebook for name in names] == pytest.approx(
+        [ALL * (SMALL + LARGE + seconds(224)), kernel + train, expected[1, 2:].sum()]
+    )
     (facts,) = plan.plan(tiny(batch_size=8, **few), GIB, 0.1)["sweep"].to_dict("records")
-    total = sum(found.values())
-    assert facts["total_s"] == pytest.approx(total), "one card, one job at a time"
+    assert facts["total_s"] == pytest.approx(sum(took.values())), "one card, one job at a time"
     assert facts["budget_bytes"] == int(GIB * 0.9)
 
 
@@ -81,11 +80,9 @@ def test_lists_cost_the_first_seed_the_other_recipes() -> None:
     lists = {"learning_rate": [0.01, 0.1], "batch_norm": ["train", "frozen"]}
     tuning = 3 * 2 * (3 * TRAIN + VAL) * SMALL
     one, several = pairs(**few), pairs(**few | lists | {"adapt_epochs": [1, 4]})
-    assert several["tuning_s"].tolist() == pytest.approx([tuning, tuning])
-    assert several[TIMES[1:]].equals(one[TIMES[1:]])
-    longer = {name: took - runs(**few)[name] for name, took in runs(**few | lists).items()}
-    assert longer.pop("train64_seed0") == pytest.approx(tuning)
-    assert set(longer.values()) == {0}
+    pd.testing.assert_frame_equal(several[TIMES], one[TIMES].assign(tuning_s=tuning))
+    plain, longer = runs(**few), runs(**few | lists)
+    assert longer == pytest.approx(plain | {"train64_seed0": plain["train64_seed0"] + tuning})
 
 
 def test_full_fine_tuning_and_more_crops_are_counted() -> None:
@@ -99,13 +96,12 @@ def test_full_fine_tuning_and_more_crops_are_counted() -> None:
 
 
 def test_framings_are_counted_for_probes_tails_and_controls() -> None:
-    given: dict[str, Any] = {"pairs": [[64, 64], [64, 96]], "adapt_epochs": 1}
-    lists = given | {"crop_pct": [0.875, 0.71, 1.0]}
-    plain, tried = pairs(**given), pairs(**lists)
+    lists: dict[str, Any] = {"crop_pct": [0.875, 0.71, 1.0], "adapt_epochs": 1}
+    plain, tried = pairs(adapt_epochs=1), pairs(**lists)
     assert tried["adapt_s"][1] == pytest.approx((TRAIN + VAL) * (3 * LARGE + 2 * SMALL))
     assert tried["eval_s"][1] == pytest.approx(3 * plain["eval_s"][1])
     assert tried.loc[[0], TIMES].equals(plain.loc[[0], TIMES])
-    longer = runs(**lists)["baseline"] - runs(**given)["baseline"]
+    longer = runs(**lists)["baseline"] - runs(adapt_epochs=1)["baseline"]
     assert longer == pytest.approx(2 * ALL * LARGE)
 
 
@@ -135,16 +131,13 @@ def test_a_gpu_is_measured_by_a_process_that_ends(
     assert not plan.forecast(sweep, Shares(cores=None, cards=0, jobs=1, threads=1)).measured
 
 
-def test_time_on_a_card_that_is_not_here_is_unknown() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the budget is the GPU's")
+def test_without_a_rate_time_is_unknown_and_without_memory_the_budget_is_this_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tables = plan.plan(tiny(), 16 * GIB)
     assert tables["pairs"][TIMES].isna().all(axis=None)
     assert plan.text(tiny(), tables, False)[0].startswith("time: unknown without --tflops; 1 tr")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the budget is the GPU's")
-def test_without_card_and_memory_the_budget_is_this_machines(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     monkeypatch.setattr(plan, "measured_speed", lambda *_: (np.array([2.0, 1.0, 4.0]), "here"))
     (facts,) = plan.plan(tiny(pairs=[[64, 64]]))["sweep"].to_dict("records")
     assert facts["budget_bytes"] == memory_plan.budget_bytes()
@@ -164,9 +157,8 @@ def test_command_prints_three_lines_and_on_request_pairs_or_json(tmp_path: Path)
     assert "1 training, 1 pair; 1e+03 GFLOP/s, --tflops" in short[0]
     assert said("--details").splitlines()[:3] == short
     assert "train GiB" in said("--details")
-    found = json.loads(said("--json"))
-    assert set(found) == {"sweep", "pairs"}
-    assert found["pairs"][0]["fits"] is True
+    tables = json.loads(said("--json"))
+    assert (set(tables), tables["pairs"][0]["fits"]) == ({"sweep", "pairs"}, True)
 
 
 @pytest.mark.parametrize(

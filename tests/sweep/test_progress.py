@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -48,10 +49,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Mock:
 def follow(following: progress.Forecast, clock: Mock, name: str, seconds: float) -> list[str]:
     """Let a run take so long; what is said of its beginning and end."""
     begin(name)
-    said = list(following.changes())
+    said = [*following.changes()]
     clock.return_value += seconds
     finish(name)
-    return said + list(following.changes())
+    return [*said, *following.changes()]
 
 
 # the job of the training alone takes 70 s
@@ -110,27 +111,20 @@ def test_where_nothing_was_measured_the_first_training_that_ends_tells_the_time(
     assert following.left_s() == (1 + 2 + 3 + 10 + 20) / 2
 
 
-def watched(*actions: Any) -> None:
-    """Watch a process that does one thing each time it is asked, and then ends."""
-    left = iter(actions)
-
-    def poll() -> int | None:
-        if (action := next(left, None)) is None:
-            return 3
-        action()
-        return None
-
-    progress.watch(forecast(), Mock(poll=poll))
-
-
 def test_each_run_that_begins_or_ends_is_a_line_and_a_failure_says_why(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    watched(
-        lambda: begin(TRAINING),
-        lambda: finish(TRAINING),
-        lambda: run_state.end(begin(PAIRS[1]), NO),
-    )
+    def work() -> Iterator[int | None]:
+        for action in (
+            lambda: begin(TRAINING),
+            lambda: finish(TRAINING),
+            lambda: run_state.end(begin(PAIRS[1]), NO),
+        ):
+            action()
+            yield None
+        yield 3
+
+    progress.watch(forecast(), Mock(poll=Mock(side_effect=work())))
     lines = [
         f"started: {TRAINING}{END}",
         rf"done: {TRAINING} in \d s; left: 2 pairs{END}",
@@ -154,7 +148,8 @@ def test_a_log_says_that_a_long_training_is_at_work_and_a_terminal_has_a_bar(
 ) -> None:
     monkeypatch.setattr(progress, "STILL_S", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    watched(lambda: begin(TRAINING), lambda: None)
+    begin(TRAINING)
+    progress.watch(forecast(), Mock(poll=Mock(side_effect=[None, None, 3])))
     said = capsys.readouterr().err
     assert re.search(expected, said)
     assert ("%|" in said) == terminal

@@ -18,24 +18,21 @@ def test_failed_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     throwaway.use(monkeypatch, tmp_path)
     page = reporting.render_if_changed(throwaway.tiny())
     assert reporting.render_if_changed(throwaway.tiny()) == page
-    monkeypatch.setattr(reporting, "render", RENDER)
-    monkeypatch.setattr(collection, "collect", Mock(side_effect=RuntimeError))
     page.write_text("half")
-    with pytest.raises(RuntimeError):
-        reporting.render_if_changed(throwaway.tiny())
-    monkeypatch.setattr(reporting, "render", throwaway.render)
+    with monkeypatch.context() as patch:
+        patch.setattr(reporting, "render", RENDER)
+        patch.setattr(collection, "collect", Mock(side_effect=RuntimeError))
+        with pytest.raises(RuntimeError):
+            reporting.render_if_changed(throwaway.tiny())
     reporting.render_if_changed(throwaway.tiny())
     assert page.read_text() != "half"
 
 
 def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Path) -> None:
-    shutil.copytree(REPOSITORY / "docs/reports/demo", tmp_path / "demo")
-    report = tmp_path / "demo"
-    (report / "notebooks/train64_seed0.html").unlink()
-    tables = {
-        file: file.read_bytes() for file in report.iterdir() if file.suffix in (".csv", ".parquet")
-    }
-    (report / "index.html").unlink()
+    report = Path(shutil.copytree(REPOSITORY / "docs/reports/demo", tmp_path / "demo"))
+    tables = {file: file.read_bytes() for file in report.glob("*.[cp][sa]*")}
+    for name in ("notebooks/train64_seed0.html", "index.html"):
+        (report / name).unlink()
     page = BeautifulSoup(reporting.rebuild(report).read_text(encoding="utf-8"), "html.parser")
     links = {str(link["href"]) for link in page.select("#every-run a")}
     assert links == {f"notebooks/{file.name}" for file in (report / "notebooks").iterdir()}

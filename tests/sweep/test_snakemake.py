@@ -6,41 +6,34 @@ import throwaway
 
 from fixres_poc.sweep import snakemake
 
+SHARED = [  # profile, GPUs, cores, seeds, rates, and how a command ends
+    ("local", "", 8, 4, [0.1], "threads=1 --cores 8"),
+    ("local", "0", 8, 4, [0.1], "threads=8 --cores 8 --resources gpu=1"),
+    ("local", "0,1", 8, 4, [0.1], "threads=4 --cores 8 --resources gpu=2"),
+    ("local", "", 2, 4, [0.1], "threads=1 --cores 2"),
+    ("slurm", "0", None, 4, [0.1], "threads=1"),  # a cluster is not limited to this machine
+    ("local", "", 8, 2, [0.1], "threads=2 --cores 8"),
+    # later seeds wait for what the first one chooses, and take no cores meanwhile
+    ("local", "", 8, 2, [0.1, 0.01], "threads=4 --cores 8"),
+    ("local", "", 8, 3, [0.1, 0.01], "threads=2 --cores 8"),
+]
 
-@pytest.mark.parametrize(
-    ("profile", "gpus", "cores", "limits"),
-    [
-        ("local", "", 8, "threads=1 --cores 8"),
-        ("local", "0", 8, "threads=8 --cores 8 --resources gpu=1"),
-        ("local", "0,1", 8, "threads=4 --cores 8 --resources gpu=2"),
-        ("local", "", 2, "threads=1 --cores 2"),
-        ("slurm", "0", None, "threads=1"),  # a cluster is not limited to this machine
-    ],
-)
+
+@pytest.mark.parametrize(("profile", "gpus", "cores", "seeds", "rates", "limits"), SHARED)
 def test_jobs_that_can_be_at_work_at_once_share_cores_and_gpus(
-    monkeypatch: pytest.MonkeyPatch, profile: str, gpus: str, cores: int | None, limits: str
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    gpus: str,
+    cores: int | None,
+    seeds: int,
+    rates: list[float],
+    limits: str,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    sweep = throwaway.tiny(seeds=[0, 1, 2, 3])
+    sweep = throwaway.tiny(seeds=[*range(seeds)], learning_rate=rates)
     profile = f"profiles/{profile}"
     command = snakemake.command_line(sweep, snakemake.shares(sweep, cores, profile), profile)
     assert command[command.index("--config") + 1 :] == limits.split()
-
-
-@pytest.mark.parametrize(
-    ("values", "threads"),
-    [
-        ({"seeds": [0, 1]}, 2),
-        # the second one waits for what the first chooses
-        ({"seeds": [0, 1], "learning_rate": [0.1, 0.01]}, 4),
-        ({"seeds": [0, 1, 2], "learning_rate": [0.1, 0.01]}, 2),
-    ],
-)
-def test_who_waits_takes_no_cores(
-    monkeypatch: pytest.MonkeyPatch, values: dict[str, object], threads: int
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert snakemake.shares(throwaway.tiny(**values), 8, "profiles/local").threads == threads
 
 
 def test_the_first_error_of_snakemake_is_quoted(tmp_path: Path) -> None:
@@ -81,19 +74,14 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_jobs_of_the_folder_end_and_no_others(queue: Path) -> None:
-    assert snakemake.slurm_jobs(FOLDER) == ["7", "8"]
+def test_jobs_of_the_folder_end_and_no_others(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = queue.read_text()
     snakemake.cancel_jobs(FOLDER)
     assert queue.read_text() == f"9 {FOLDER} 2\n"
-
-
-def test_jobs_that_do_not_end_are_named(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.write_text(jobs)
     queue.with_name("scancel").write_text("#!/bin/sh\n")
     monkeypatch.setattr(snakemake, "LONGEST_END_S", 0)
     with pytest.raises(RuntimeError, match=f"jobs 7, 8 of {FOLDER} do not end"):
         snakemake.cancel_jobs(FOLDER)
-
-
-def test_without_slurm_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert snakemake.slurm_jobs(tmp_path) == []
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert snakemake.slurm_jobs(FOLDER) == []
