@@ -92,7 +92,7 @@ def test_only_mapped_classes_are_asked_for_and_chosen(
     found = zero_shot.predict_zero_shot(BaselineSettings(test_sizes=(48, 64)), data)
     assert found.mapped == {"Goldfish": "goldfish", "n02088364-Snoopy": "beagle"}
     table = found.predictions
-    cells = {(48, "test"): 8, (48, "val"): 4, (64, "test"): 8, (64, "val"): 4}
+    cells = dict.fromkeys([(48, "test"), (48, "val"), (64, "test"), (64, "val")], 6)
     assert table.groupby(["test_size", "split"]).size().to_dict() == cells
     assert set(table["adaptation"]) == {"zero_shot"}
     assert [data.classes[label] for label in sorted(set(table["target"]))] == [
