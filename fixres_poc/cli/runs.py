@@ -24,13 +24,13 @@ from fixres_poc.config.settings import View
 
 Colour = Annotated[
     tuple[float, float, float] | None,
-    Option(help="of its training, in [0, 1]; give both of mean and std; default: timm's"),
+    Option(help="of the training, in [0, 1]; give both mean and std; default: timm's"),
 ]
 Weights = Annotated[
     Path, Argument(callback=here, help="a trained network: safetensors, or what torch.save wrote")
 ]
 Classes = Annotated[
-    Path | None, Option(callback=here, help="text file, a class a line, in the network's order")
+    Path | None, Option(callback=here, help="text file, one class per line, in the network's order")
 ]
 CropPcts = Annotated[
     list[float] | None, Option(help="crop / resized short side; several: validation chooses")
@@ -167,7 +167,7 @@ def adapt(
     output: Tensors = None,
     classes: Classes = None,
     epochs: Annotated[int, Option(help="passes over the train part")] = 2,
-    weights_key: Annotated[str | None, Option(help="entry of that file, as model_ema")] = None,
+    weights_key: Annotated[str | None, Option(help="entry of the file, such as model_ema")] = None,
     learning_rate: Annotated[float, Option(help="at the first step; it falls to zero")] = 0.01,
     crop_pct: CropPcts = None,
     mean: Colour = None,

@@ -47,7 +47,7 @@ def sweep(
     backbone: Backbone = None,
     weights: Weights = None,
     cores: Annotated[
-        int | None, Option(min=1, envvar="FIXRES_CORES", help="to use, all by default")
+        int | None, Option(min=1, envvar="FIXRES_CORES", help="processor cores, all by default")
     ] = None,
     profile: Annotated[
         Path | None,
@@ -219,7 +219,7 @@ def compare(
 @app.command(epilog="Example: fixres-poc run runs/demo/train64_seed0/settings.json")
 def run(
     settings_files: Annotated[list[Path], Argument(help="runs/<sweep>/<run>/settings.json")],
-    time_limit: Annotated[int | None, Option(min=1, help="most seconds that each may take")] = None,
+    time_limit: Annotated[int | None, Option(min=1, help="seconds, for each notebook")] = None,
     turn: Annotated[int, Option(hidden=True)] = 1,
     done: Annotated[Path | None, Option(hidden=True)] = None,
 ) -> None:

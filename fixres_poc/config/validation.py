@@ -102,36 +102,36 @@ def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
             that is not allowed.
     """
     file = resolve(path)
-    content = _content(path, file)
+    content = _content(file)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(
-            f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least"
+            f"{file}: a sweep file holds 'key: value' lines, dataset and sizes at least"
         )
     if "name" in content:
         raise InputError(
-            f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}"
+            f"{file}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}"
         )
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
     name = file.stem
     for key in NAMED:
-        value = overrides.get(key)
-        if value is not None and _absolute(key, value) != _absolute(key, content.get(key)):
-            name += f"-{_short(key, value)}"
-    return validate(SweepSettings, {**content, **overrides, "name": name}, str(path))
+        if key in overrides:
+            name += _suffix(key, overrides[key], content.get(key))
+    return validate(SweepSettings, {**content, **overrides, "name": name}, str(file))
 
 
-def _absolute(key: str, value: Any) -> Any:
-    """The value; for a path its absolute form."""
-    return resolve(value) if key != "backbone" and isinstance(value, str) else value
-
-
-def _short(key: str, value: str) -> str:
+def _suffix(key: str, value: str, replaced: Any) -> str:
     """The suffix that another dataset, network or weights file adds to a sweep's name."""
-    name = value.removeprefix("timm:") if key == "backbone" else resolve(value).name
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+    if key == "backbone":
+        same = value == replaced
+        name = value.removeprefix("timm:")
+    else:
+        path = resolve(value)
+        same = isinstance(replaced, str) and resolve(replaced) == path
+        name = path.name
+    return "" if same else "-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
 
 
-def _content(path: str | Path, file: Path) -> Any:
+def _content(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     try:
@@ -141,7 +141,7 @@ def _content(path: str | Path, file: Path) -> Any:
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         problem = problem or f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
+        raise InputError(f"{file}{where}: not valid YAML ({problem})") from None
 
 
 def read_run(file: Path) -> Run:

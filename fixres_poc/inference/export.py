@@ -188,7 +188,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
 
 
 def _leakage(run: FinishedRun) -> str:
-    """The verdict of the sweep's leakage check, and of the check what the backbone knew before."""
+    """The verdicts of the sweep's leakage check and of the backbone's zero-shot check."""
     dataset, baseline = (
         read_record(run.folder.parent / name / "metrics.json") for name in ("dataset", "baseline")
     )

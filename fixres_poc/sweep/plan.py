@@ -77,12 +77,12 @@ def expected_images(sweep: SweepSettings) -> Images:
     if sweep.dataset in EXPECTED:
         *parts, classes = EXPECTED[sweep.dataset]
         share = min(1.0, (sweep.image_limit or sum(parts)) / sum(parts))
-        return Images(*(int(share * number) for number in parts), classes)
+        return Images._make([*(int(share * number) for number in parts), classes])
     if sweep.dataset == "synthetic":
         drawn = pd.Series(synthetic.counts(sweep.image_limit)).groupby(level=0).sum()
-        return Images(*(int(drawn[split]) for split in SPLITS), len(synthetic.CLASSES))
+        return Images._make([*map(int, drawn[list(SPLITS)]), len(synthetic.CLASSES)])
     data = load_dataset(sweep.data_settings())
-    return Images(*(data.counts()[split] for split in SPLITS), len(data.classes))
+    return Images._make([*(data.counts()[split] for split in SPLITS), len(data.classes)])
 
 
 def measured_speed(sweep: SweepSettings, threads: int) -> tuple[np.ndarray, str]:
