@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock, Timeout
@@ -124,8 +124,8 @@ def _failure(error: Exception, time_limit: int | None) -> Failure:
     text = getattr(error, "evalue", str(error))
     wrong_input = name == InputError.__name__
     message = " ".join(ANSI.sub("", text if wrong_input else f"{name}: {text}").split())
-    kind: Literal["input", "error"] = "input" if wrong_input else "error"
-    return Failure(kind, printable(message)[:LONGEST_MESSAGE] or name, trace)
+    message = printable(message)[:LONGEST_MESSAGE] or name
+    return Failure("input" if wrong_input else "error", message, trace)
 
 
 def gpus() -> list[str]:

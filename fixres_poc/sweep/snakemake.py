@@ -61,7 +61,7 @@ def shares(sweep: SweepSettings, cores: int | None, profile: str) -> Shares:
         cards = len(gpus())
         cores = cores or available_cores()
     jobs = min(filter(None, (sweep.jobs_at_once(), cards, cores)))
-    return Shares(cores, cards, jobs, max(1, (cores or 1) // jobs))
+    return Shares(cores, cards, jobs, cores // jobs if cores else 1)
 
 
 def command_line(sweep: SweepSettings, shared: Shares, profile: str) -> list[str]:
