@@ -234,15 +234,14 @@ class SweepSettings(MethodSettings):
         }
         return {*claims, *((test, test) for _, test in claims)} | near
 
-    def _training_and_pair(self, values: Mapping[str, Any]) -> list[Run]:
+    def _training_and_pair(self, values: dict[str, Any]) -> list[Run]:
         """A pair and its training, which takes the recipe that the first seed chose from lists.
 
         The values of the pair may hold a list of `crop_pct`, or adaptations, that its training has
         not.
         """
         first_seed = self.seeds[0]
-        shared = {
-            **values,
+        shared = values | {
             "crop_pct": usual_crop_pct(self.crop_pct),
             "adaptations": self.adaptations,
         }
