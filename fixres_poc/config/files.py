@@ -174,7 +174,7 @@ def check_output(path: Path, suffix: str) -> None:
         )
 
 
-def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file as `replacing`: it is complete, or as it was before."""
-    with replacing(path, lasting) as file:
+    with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -193,7 +193,8 @@ def load(run: str | Path) -> FinishedRun:
         )
     values = {"test_size": stored["train_size"], **stored}
     settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
-    settings = settings.framed(usual_crop_pct(settings.crop_pct))
+    crop_pct = usual_crop_pct(settings.crop_pct)
+    settings = settings.framed(crop_pct)
     without_gpu = settings.precision == "fp16" and device_name() is None
     accelerator = accelerator_for("fp32" if without_gpu else settings.precision)
     train = settings.train_settings()
@@ -206,7 +207,7 @@ def load(run: str | Path) -> FinishedRun:
     file = folder.parent / train.run_name / CHECKPOINT
     trained = stage1.restore(file, record, train, accelerator)
     if "test_size" in stored:
-        tails = _tails(folder, trained.model, classes, usual_crop_pct(settings.crop_pct))
+        tails = _tails(folder, trained.model, classes, crop_pct)
     else:  # a training: its controls are adapted at its own size
         tails = {"none": Tail(trained.model).requires_grad_(False).eval(), **trained.controls}
     return FinishedRun(folder, settings, tuple(classes), metrics, trained.model, tails, accelerator)

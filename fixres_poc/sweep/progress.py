@@ -67,13 +67,14 @@ class Forecast:
 
     def _unfinished(self) -> list[Run]:
         """Runs that are neither done nor failed, and need no run that failed."""
+        unfinished: list[Run] = []
         stopped: set[str] = set()
         for run in self.runs:  # each stands after those that it needs
             if self.states[run.name] == "failed" or stopped & set(run.needs):
                 stopped.add(run.name)
-        return [
-            run for run in self.runs if run.name not in stopped and self.states[run.name] != "done"
-        ]
+            elif self.states[run.name] != "done":
+                unfinished.append(run)
+        return unfinished
 
     def _spent_s(self, name: str) -> float:
         now = time.monotonic()
