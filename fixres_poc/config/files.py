@@ -124,7 +124,7 @@ def file_digest(file: Path, algorithm: str = "sha256") -> str | None:
 
 
 def read_record(file: Path, **types: Any) -> dict[str, Any]:
-    """Read a JSON table that the project wrote; empty if it is missing or damaged.
+    """Read a JSON object that the project wrote; empty if it is missing or damaged.
 
     Args:
         types: types of required entries, such as `fingerprint=str`; `dict | None` for an optional

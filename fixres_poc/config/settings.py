@@ -283,7 +283,7 @@ class MethodSettings(ModelSettings):
         """The candidates of an adaptation on validation, the simplest first.
 
         Returns:
-            Tables of epochs, learning_rate, affine_factor and batch_norm; the last two are None
+            Dicts of epochs, learning_rate, affine_factor and batch_norm; the last two are None
             outside `AFFINE`.
         """
         affine = adaptation in AFFINE

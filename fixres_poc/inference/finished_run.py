@@ -120,7 +120,7 @@ class FinishedRun:
             paths: images, or folders with images at any depth.
 
         Returns:
-            A table per image: `image`, and `classes` (name to probability, the highest first) or
+            A dict per image: `image`, and `classes` (name to probability, the highest first) or
             `error`, one line, if it cannot be read.
         """
         size = self.settings.test_size
