@@ -1,7 +1,7 @@
-"""What all commands share: the application, its one-line errors, its options.
+"""The application, and what its commands share: one-line errors, options, output.
 
-Exit codes: 0 all went well; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped
-by Ctrl-C. Relative paths are relative to the working folder. `make` gives its variables as
+Exit codes: 0 success; 1 a run or the program failed; 2 wrong input, in one line; 130 stopped by
+Ctrl-C. Relative paths are relative to the working folder. `make` passes its variables as
 environment variables, FIXRES_SWEEP and so on; an option on the command line wins.
 """
 
@@ -29,15 +29,15 @@ from fixres_poc.config.validation import load_sweep
 from fixres_poc.sweep.kernel_state import keep_freed_memory
 
 NEED_CLONE = ("sweep", "train", "run", "report", "publish")
-"""Commands that need notebooks and Snakefile, which the package does not contain."""
+"""Commands that need the notebooks and the Snakefile, which the package does not contain."""
 FOREIGN = ("MPLBACKEND", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS")
 
 
 class OneLineErrors(TyperGroup):
-    """Turns exceptions into one line and an exit code."""
+    """Commands whose exceptions become one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command without showing a traceback; runs/error.log keeps unexpected ones."""
+        """Run the command; the traceback of an unexpected error goes to runs/error.log."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -45,7 +45,7 @@ class OneLineErrors(TyperGroup):
             raise Exit(130) from None
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
-                raise  # typer's own, such as a missing argument
+                raise  # an exception of typer, such as a missing argument
             raise Exit(_tell(error)) from None
 
 
@@ -54,23 +54,24 @@ def _tell(error: Exception) -> int:
     if isinstance(error, InputError):
         say(f"error: {line}", error=True)
         return 2
-    log, kept = home() / "runs" / "error.log", ""
+    log = home() / "runs" / "error.log"
+    hint = ""
     with contextlib.suppress(OSError):  # a full disk, or a folder that is not writable
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        kept = f"; traceback in {log}"
-    say(f"error: {type(error).__name__}: {line}{kept}", error=True)
+        hint = f"; traceback in {log}"
+    say(f"error: {type(error).__name__}: {line}{hint}", error=True)
     return 1
 
 
 def say(*lines: str, error: bool = False) -> None:
-    """Print lines to stdout or stderr, without terminal escape codes that names may contain."""
+    """Print lines to stdout or stderr; terminal codes in names are escaped."""
     for line in lines:
         print(printable(line), file=sys.stderr if error else sys.stdout)
 
 
 def answer(lines: Iterable[str], value: Any, as_json: bool) -> None:
-    """Print lines for people, or a value for programs."""
+    """Print lines for people, or a value as JSON for programs."""
     say(*(json.dumps(value, indent=1).splitlines() if as_json else lines))
 
 
@@ -80,29 +81,31 @@ def records(table: Any) -> Any:
 
 
 def here(path: Path | None) -> Path | None:
-    """Absolute form of a path that the command line gives."""
+    """Absolute form of a path of the command line."""
     return path and resolve(path, Path.cwd())
 
 
-def _dataset(given: str | None) -> str | None:
+def _dataset(name: str | None) -> str | None:
     """The name of a named dataset, or the absolute path of a folder."""
-    if not given:
-        return given
-    folder = resolve(given, Path.cwd())
-    if given not in ("synthetic", *NAMED_DATASETS):
+    if not name:
+        return name
+    folder = resolve(name, Path.cwd())
+    if name not in ("synthetic", *NAMED_DATASETS):
         return str(folder)
     if folder.is_dir():
-        what = f"the one of that name, not the folder {folder}; ./{given} is"
-        say(f"dataset {given}: {what}", error=True)
-    return given
+        say(
+            f"dataset {name}: the one of that name, not the folder {folder}; ./{name} is",
+            error=True,
+        )
+    return name
 
 
 def load(
     file: Path, dataset: str | None = None, backbone: str | None = None, weights: Path | None = None
 ) -> SweepSettings:
-    """The settings of a sweep file, with the options that were given."""
-    given = {"dataset": dataset, "backbone": backbone, "weights": weights and str(weights)}
-    return load_sweep(file, given)
+    """The settings of a sweep file, with the options of the command line."""
+    options = {"dataset": dataset, "backbone": backbone, "weights": weights and str(weights)}
+    return load_sweep(file, options)
 
 
 SweepFile = Annotated[
@@ -154,10 +157,10 @@ def describe(ctx: typer.Context) -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
     if ctx.invoked_subcommand in NEED_CLONE and not (REPOSITORY / "Snakefile").is_file():
         raise InputError(f"{ctx.invoked_subcommand}: needs a clone of the project's repository")
-    # looking for garbage among what imports leave took a fifth of their time
+    # garbage collection took a fifth of the time of imports
     gc.set_threshold(1_000_000, 20, 100)
     keep_freed_memory()
-    # jsonschema, which reads notebooks, imports this for seconds, to check what notebooks lack
+    # jsonschema takes seconds to import it, for a format that notebooks do not use
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     shield()
     # a path may hold letters that the terminal's encoding lacks
@@ -167,14 +170,15 @@ def describe(ctx: typer.Context) -> None:
 
 
 def shield() -> None:
-    """Make runs look the same on every machine: the environment, which they inherit, is changed.
+    """Change the environment, which runs inherit, so that they are the same on every machine.
 
-    The user's settings of Python, IPython and matplotlib are left out. A user whom the system does
-    not know, as in a container, gets a name and a home.
+    The user's settings of Python, IPython and matplotlib are ignored. A user unknown to the system,
+    as in a container, gets a name and a home.
     """
     for name in FOREIGN:
         os.environ.pop(name, None)
-    warnings.filters[:] = [each for each in warnings.filters if each[0] != "error"]  # type: ignore[index]
+    filters = [entry for entry in warnings.filters if entry[0] != "error"]
+    warnings.filters[:] = filters  # type: ignore[index]
     os.environ["MATPLOTLIBRC"] = os.devnull
     runs = home() / "runs"
     os.environ["IPYTHONDIR"] = str(runs / ".ipython")

@@ -1,4 +1,4 @@
-"""Commands that use a finished run, or a network of one's own."""
+"""Commands that use a finished run, or adapt a network that was trained elsewhere."""
 
 import codecs
 from pathlib import Path
@@ -24,13 +24,13 @@ from fixres_poc.config.settings import View
 
 Colour = Annotated[
     tuple[float, float, float] | None,
-    Option(help="of its training, in [0, 1]; give both of mean and std; default: timm's"),
+    Option(help="of the training, in [0, 1]; give both mean and std; default: timm's"),
 ]
 Weights = Annotated[
     Path, Argument(callback=here, help="a trained network: safetensors, or what torch.save wrote")
 ]
 Classes = Annotated[
-    Path | None, Option(callback=here, help="text file, a class a line, in the network's order")
+    Path | None, Option(callback=here, help="text file, one class per line, in the network's order")
 ]
 CropPcts = Annotated[
     list[float] | None, Option(help="crop / resized short side; several: validation chooses")
@@ -53,8 +53,8 @@ def predict(
 ) -> None:
     """Name the classes of images, with probabilities.
 
-    The default is the sweep of the newest finished pair. Of a sweep it uses the arm
-    that the report says to use. Unreadable images are listed after the others, with exit code 2.
+    The default is the sweep of the newest finished pair. For a sweep it uses the arm that the
+    report recommends. Unreadable images are listed after the others, with exit code 2.
     """
     from fixres_poc.inference import finished_run
 
@@ -64,18 +64,24 @@ def predict(
     answers = network.classify(images, adaptation, view, top)
     place, crop_pct = network.folder, network.settings.crop_pct
     say(f"{place.parent.name}/{place.name}, {adaptation}, crop_pct {crop_pct}", error=True)
-    named = [each for each in answers if "classes" in each]
-    lines = [f"{each['image']}: {_percents(each['classes'])}" for each in named]
-    found = {"run": str(network.folder), "adaptation": adaptation, "view": view}
-    answer(lines, {**found, "crop_pct": crop_pct, "answers": answers}, as_json)
-    broken = [f"error: {each['error']}" for each in answers if "error" in each]
-    say(*broken, error=True)
-    if broken:
+    lines, errors = list[str](), list[str]()
+    for row in answers:
+        if "error" in row:
+            errors.append(f"error: {row['error']}")
+        else:
+            classes = [f"{name} {share:.1%}" for name, share in row["classes"].items()]
+            lines.append(f"{row['image']}: {', '.join(classes)}")
+    record = {
+        "run": str(network.folder),
+        "adaptation": adaptation,
+        "view": view,
+        "crop_pct": crop_pct,
+        "answers": answers,
+    }
+    answer(lines, record, as_json)
+    say(*errors, error=True)
+    if errors:
         raise Exit(2)
-
-
-def _percents(classes: dict[str, float]) -> str:
-    return ", ".join(f"{name} {p:.1%}" for name, p in classes.items())
 
 
 @app.command(
@@ -97,30 +103,32 @@ def evaluate(
 ) -> None:
     """Measure a finished run on other images, or at another size.
 
-    It is framed with the crop_pct that the run's validation prefers.
+    The framing is the crop_pct that the run's validation prefers.
     """
     from fixres_poc.data.dataset import class_folders
     from fixres_poc.inference import finished_run
 
-    (network, _), unknown = finished_run.load(run).best(), list[str]()
+    network, _ = finished_run.load(run).best()
+    unknown: list[str] = []
     if dataset:
         data, unknown = class_folders(str(dataset), network.classes)
+        split = "test"
     else:
         data = network.data()
     say(*data.notes, error=True)
     if unknown:
         say(f"left out, as the run has no such class: {', '.join(unknown)}", error=True)
-    table = network.accuracies(data, "test" if dataset else split, view, test_size)
-    rows = records(table)
-    found = {"run": str(network.folder), "left_out": unknown, "accuracies": rows}
-    answer(map(_accuracy, rows), found, as_json)
+    rows = records(network.accuracies(data, split, view, test_size))
+    record = {"run": str(network.folder), "left_out": unknown, "accuracies": rows}
+    answer(map(_accuracy, rows), record, as_json)
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    bounds = f"{row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %"
-    top1 = f"{row['adaptation']:13} crop_pct {row['crop_pct']:<6g} {row['top1']:6.1%} ({bounds})"
-    more = f"top-5 {row['top5']:.1%}, mean of classes {row['macro_accuracy']:.1%}"
-    return f"{top1}, {more}; {row['images']} images"
+    return (
+        f"{row['adaptation']:13} crop_pct {row['crop_pct']:<6g} {row['top1']:6.1%} "
+        f"({row['top1_low']:.1%} to {row['top1_high']:.1%}, Wilson 95 %), top-5 {row['top5']:.1%}, "
+        f"mean of classes {row['macro_accuracy']:.1%}; {row['images']} images"
+    )
 
 
 @app.command(epilog="Example: fixres-poc export runs/demo/train64_test80_seed0 --output dogs.onnx")
@@ -136,14 +144,13 @@ def export(
     from fixres_poc.inference import export as exporting
     from fixres_poc.inference import finished_run
 
-    check_output(output, ".onnx")
     network, adaptation = finished_run.load(run).best(adaptation)
-    done = exporting.export(network, adaptation, output)
+    exported = exporting.export(network, adaptation, output)
     say(
-        f"{done.file}: {adaptation} of {network.folder.name}, to be framed with crop_pct "
-        f"{network.settings.crop_pct:g}; on {done.images} test images, "
-        f"probabilities differ by at most {done.from_network:.1g} from the network and "
-        f"{done.from_run:.1g} from the stored run"
+        f"{exported.file}: {adaptation} of {network.folder.name}, to be framed with crop_pct "
+        f"{network.settings.crop_pct:g}; on {exported.images} test images, "
+        f"probabilities differ by at most {exported.from_network:.1g} from the network and "
+        f"{exported.from_run:.1g} from the stored run"
     )
 
 
@@ -160,7 +167,7 @@ def adapt(
     output: Tensors = None,
     classes: Classes = None,
     epochs: Annotated[int, Option(help="passes over the train part")] = 2,
-    weights_key: Annotated[str | None, Option(help="entry of that file, as model_ema")] = None,
+    weights_key: Annotated[str | None, Option(help="entry of the file, such as model_ema")] = None,
     learning_rate: Annotated[float, Option(help="at the first step; it falls to zero")] = 0.01,
     crop_pct: CropPcts = None,
     mean: Colour = None,
@@ -168,7 +175,7 @@ def adapt(
 ) -> None:
     """Adapt a network that was trained elsewhere to a test resolution.
 
-    Its classes are the sorted names of the folders, unless the file says otherwise (`classes`,
+    Its classes are the sorted names of the folders, unless the file names them (`classes`,
     `class_to_idx`).
     """
     from fixres_poc.inference import own_network
@@ -177,12 +184,13 @@ def adapt(
         raise InputError("mean and std: give both, or neither")
     if output is not None:
         check_output(output, ".safetensors")
-    trained = {"path": str(weights), "train_size": train_size, "weights_key": weights_key}
+    trained: dict[str, Any] = {"path": str(weights), "train_size": train_size}
     trained["architecture"] = f"timm:{architecture.removeprefix('timm:')}"
-    names = read_classes(classes) if classes else None
+    trained["weights_key"] = weights_key
+    trained["classes"] = read_classes(classes) if classes else None
     framings = crop_pct or [CROP_PCT]
-    done = own_network.adapt_file(
-        trained | {"classes": names},
+    adapted = own_network.adapt_file(
+        trained,
         dataset,
         test_size,
         adapt_epochs=epochs,
@@ -191,13 +199,13 @@ def adapt(
         crop_pct=framings if framings[1:] else framings[0],
     )
     if output is not None:
-        done.save(output)
-    say(*map(_accuracy, records(done.accuracies.rename(columns={"n_test": "images"}))))
-    say(*done.summary.replace("**", "").replace("`", "").splitlines())
+        adapted.save(output)
+    say(*map(_accuracy, records(adapted.accuracies.rename(columns={"n_test": "images"}))))
+    say(*adapted.summary.replace("**", "").replace("`", "").splitlines())
 
 
 def read_classes(file: Path) -> list[str]:
-    """The lines of a text file that are not empty; UTF-8, or UTF-16 with a byte order mark."""
+    """The non-empty lines of a text file in UTF-8, or in UTF-16 with a byte order mark."""
     try:
         content = file.read_bytes()
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

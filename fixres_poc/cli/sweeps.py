@@ -1,7 +1,6 @@
 """Commands about sweeps and datasets."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,17 +27,17 @@ from fixres_poc.config.validation import validate
 
 
 def memory_bytes(text: str | None) -> int | None:
-    """Bytes of a size such as "16GiB" or "16 GB", both taken for GiB, as cards are named.
+    """Bytes of a size such as "16GiB" or "16 GB"; both are GiB, as in the names of cards.
 
     Raises:
-        InputError: anything else.
+        InputError: it is no such size.
     """
     if not text:
         return None
-    found = re.fullmatch(r"(?i)\s*(\d+(?:\.\d+)?)\s*(Gi?B?)?\s*", text)
-    if not found:
+    match = re.fullmatch(r"(?i)\s*(\d+(?:\.\d+)?)\s*(Gi?B?)?\s*", text)
+    if not match:
         raise InputError(f"memory = {text!r}: allowed is a number of GiB, such as 16GiB")
-    return int(float(found[1]) * 2**30)
+    return int(float(match[1]) * 2**30)
 
 
 @app.command(epilog="Example: fixres-poc sweep sweeps/images.yml --dataset /my/birds --cores 4")
@@ -48,7 +47,7 @@ def sweep(
     backbone: Backbone = None,
     weights: Weights = None,
     cores: Annotated[
-        int | None, Option(min=1, envvar="FIXRES_CORES", help="to use, all by default")
+        int | None, Option(min=1, envvar="FIXRES_CORES", help="processor cores, all by default")
     ] = None,
     profile: Annotated[
         Path | None,
@@ -65,8 +64,9 @@ def sweep(
     from fixres_poc.sweep.snakemake import LOCAL_PROFILE
 
     if profile and not (profile / "config.yaml").is_file():
-        what = "no folder with a config.yaml; see profiles/slurm"
-        raise InputError(f"profile = {str(profile)!r}: {what}")
+        raise InputError(
+            f"profile = {str(profile)!r}: no folder with a config.yaml; see profiles/slurm"
+        )
     settings = load(file, dataset, backbone, weights)
     if not run_sweep(settings, cores, str(profile or LOCAL_PROFILE), replace):
         raise Exit(1)
@@ -115,8 +115,8 @@ def plan(
 
     settings = load(file, dataset, backbone, weights)
     tables = planning.plan(settings, memory_bytes(memory), tflops)
-    found = {name: records(table) for name, table in tables.items()}
-    answer(planning.text(settings, tables, details), found, as_json)
+    record = {name: records(table) for name, table in tables.items()}
+    answer(planning.text(settings, tables, details), record, as_json)
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")
@@ -139,25 +139,25 @@ def audit(
 ) -> None:
     """Look for leaked test images and near duplicates.
 
-    Leaked: the network may know them. Near duplicates are those in two parts of the split, or in
-    two classes.
+    The network may know leaked images from its pre-training. Near duplicates are counted between
+    parts of the split and between classes.
     """
     from fixres_poc.data.dataset import load_dataset
     from fixres_poc.data.leakage import check_leakage
 
     known = str(imagenet_list) if imagenet_list else None
     if images.endswith((".yml", ".yaml")):
-        given = load(Path(images))
-        settings, known = given.data_settings(), known or given.imagenet_list
+        sweep = load(Path(images))
+        settings = sweep.data_settings()
+        known = known or sweep.imagenet_list
     else:
         settings = validate(DataSettings, {"dataset": images}, "audit")
     dataset = load_dataset(settings)
     say(*dataset.notes, error=True)
-    found = check_leakage(dataset, known, settings.dataset == "synthetic")
-    summary = found.summary().itertuples(index=False)
-    lines = [f"{result:>13}  {check}" for check, result in summary]
-    lines += [f"{first} ~ {second} ({bits} bits)" for first, second, bits in found.near.listed]
-    answer([*lines, found.verdict().replace("**", "")], found.record(), as_json)
+    leakage = check_leakage(dataset, known, settings.dataset == "synthetic")
+    lines = [f"{result:>13}  {check}" for check, result in leakage.summary().to_numpy()]
+    lines += [f"{image} ~ {twin} ({bits} bits)" for image, twin, bits in leakage.near.listed]
+    answer([*lines, leakage.verdict().replace("**", "")], leakage.record(), as_json)
 
 
 @app.command(epilog="Example: fixres-poc report sweeps/demo.yml")
@@ -176,7 +176,7 @@ def report(
 ) -> None:
     """Render a report again.
 
-    Of a sweep it is made from the runs that exist, of a folder from the tables in it.
+    The source is the runs of a sweep that exist, or the tables in a report's folder.
     """
     from fixres_poc.sweep import reporting
     from fixres_poc.sweep.execution import locked
@@ -207,10 +207,9 @@ def compare(
         list[str], Argument(envvar="FIXRES_SWEEPS", help="names of sweeps that have a report")
     ],
 ) -> None:
-    """Put sweeps side by side: networks, or datasets.
+    """Compare sweeps: networks, or datasets.
 
-    Networks on the same images are compared image by image. On different images, only verdicts are
-    compared.
+    Networks on the same images are compared image by image, on different images by their verdicts.
     """
     from fixres_poc.report import overview
 
@@ -220,7 +219,7 @@ def compare(
 @app.command(epilog="Example: fixres-poc run runs/demo/train64_seed0/settings.json")
 def run(
     settings_files: Annotated[list[Path], Argument(help="runs/<sweep>/<run>/settings.json")],
-    time_limit: Annotated[int | None, Option(min=1, help="most seconds that each may take")] = None,
+    time_limit: Annotated[int | None, Option(min=1, help="seconds, for each notebook")] = None,
     turn: Annotated[int, Option(hidden=True)] = 1,
     done: Annotated[Path | None, Option(hidden=True)] = None,
 ) -> None:
@@ -230,9 +229,9 @@ def run(
     """
     from fixres_poc.sweep import notebook_run
 
-    if done:  # a job of Snakemake's: it makes this file at its end, and ends with its parent
+    if done:  # a job of Snakemake, which ends with its parent
         notebook_run.end_with_parent()
-    failed = notebook_run.run_job(settings_files, time_limit, done, turn)
-    for name, failure in failed.items():
-        print(f"failed: {name}: {failure.message}", file=sys.stderr)
-    raise Exit(bool(failed))
+    failures = notebook_run.run_job(settings_files, time_limit, done, turn)
+    for name, failure in failures.items():
+        say(f"failed: {name}: {failure.message}", error=True)
+    raise Exit(bool(failures))

@@ -5,12 +5,12 @@ from typing import Literal
 
 
 def printable(text: str) -> str:
-    """The text with what is not printable (line ends, terminal codes) written as escapes."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    """The text with escapes for characters that are not printable (line ends, terminal codes)."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; one line says what, and what is allowed."""
+    """Wrong input of the user; its line names the input and what is allowed."""
 
     def __init__(self, message: str) -> None:
         """Keep the message in its printable form."""
@@ -19,9 +19,9 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed; made where the error is caught, stored as the run's error.json."""
+    """Why a run failed, stored as the run's error.json."""
 
-    # input: the user can mend it; error: of the code; killed: it may succeed when tried again
+    # input: wrong input; error: an error of the code; killed: another try may succeed
     kind: Literal["input", "error", "killed"]
     message: str  # one printable line
     trace: list[str] = field(default_factory=list)  # lines of the traceback

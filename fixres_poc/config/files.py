@@ -1,6 +1,6 @@
-"""Where files lie: repository, data/, runs/ and reports/; and files written whole or not at all.
+"""Paths of the repository, data/, runs/ and reports/; atomic files; JSON records.
 
-No large package is imported here: what does little else starts at once.
+Nothing large is imported here, so that simple commands start at once.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from fixres_poc.config.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKPOINT = "checkpoint.safetensors"
-"""Name of the file in a training's folder that all its pairs read."""
+"""Name of the file in a training's folder which its pairs read."""
 
 
 def home() -> Path:
@@ -30,69 +30,66 @@ def home() -> Path:
 def resolve(path: str | Path, base: Path = REPOSITORY) -> Path:
     """Absolute form of a path; `~` is the user's home.
 
-    Args:
-        base: folder of relative paths: the repository, as for all settings; of the command line,
-            the working folder.
+    Links are not followed, so that messages do not name their targets.
 
-    Links stay as they are given, so that no message names what they lead to.
+    Args:
+        base: folder of relative paths: the repository for settings, the working folder for the
+            command line.
 
     Raises:
-        InputError: it can be no path: a link to itself, a NUL in it, too long a name, an unknown
-            user's home.
+        InputError: no path can be like this: a link to itself, a NUL, too long a name, the home of
+            an unknown user.
     """
     try:
         absolute = base / Path(path).expanduser()
         target = absolute.resolve()
-        target.exists()  # fails where a name is too long, as is_file() would later
+        target.exists()  # fails if a name is too long, as is_file() would later
         plain = Path(os.path.abspath(absolute))
-        return plain if plain.resolve() == target else target  # `..` behind a link leads elsewhere
+        return plain if plain.resolve() == target else target  # `..` after a link differs
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"path {str(path)!r}: cannot be resolved ({error})") from None
 
 
 def impersonal(value: Any, *paths: str | None) -> Any:
-    """Text, or nested lists and mappings of it, with this machine's folders cut to their names.
+    """Shorten the paths of this machine to their last name, in text or nested lists and mappings.
 
-    A path is cut where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in
-    `/data/birds2`, a URL or a closing tag. It is for text and for a notebook's cells, not for
+    A path is replaced only where it stands alone: `/data/birds` in `/data/birds/1.jpg`, but not in
+    `/data/birds2`, a URL or a closing tag. This works for text and for cells of notebooks, not for
     finished pages. Images (keys image/...) stay.
 
     Args:
-        paths: files and folders that are cut as well, such as those of `named_paths`.
+        paths: more files and folders to shorten, such as those of `named_paths`.
     """
-    ours = (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))
-    names = {str(path): path.name for path in ours}
-    for each in filter(None, paths):
-        known = [str(Path(each)), str(resolve(each)), os.path.realpath(resolve(each))]
-        names |= dict.fromkeys(known, os.path.basename(os.path.abspath(each)))
+    folders = (home(), REPOSITORY, Path(os.path.expanduser("~")), Path(sys.prefix))
+    names = {str(folder): folder.name for folder in folders}
+    for path in filter(None, paths):
+        forms = [str(Path(path)), str(resolve(path)), os.path.realpath(resolve(path))]
+        names |= dict.fromkeys(forms, os.path.basename(os.path.abspath(path)))
     names |= {html.escape(path): html.escape(name) for path, name in names.items()}
-    private = [
-        re.escape(path)
-        for path in sorted(names, key=len, reverse=True)
-        if path[0] == "/" and names[path]
-    ]
-    # a colour, or a line end in a quoted text, may
+    longest_first = sorted(names, key=len, reverse=True)
+    private = "|".join(re.escape(path) for path in longest_first if path[0] == "/" and names[path])
+    # before a path may stand a colour, or a line end in quoted text
     before = r"\x1b\[[\d;]*m|\\[nrt]|file://|(?<![\w.~/<-])(?<!&lt;)"
-    pattern = re.compile(rf"({before})({'|'.join(private)})(?![\w~-]|\.\w)")
+    pattern = re.compile(rf"({before})({private})(?![\w~-]|\.\w)")
 
-    def cut(value: Any) -> Any:
+    def shorten(value: Any) -> Any:
         if isinstance(value, str):
-            return pattern.sub(lambda found: found[1] + names[found[2]], value)
+            return pattern.sub(lambda match: match[1] + names[match[2]], value)
         if isinstance(value, Mapping):
             return {
-                key: each if str(key).startswith("image/") else cut(each)
-                for key, each in value.items()
+                key: item if str(key).startswith("image/") else shorten(item)
+                for key, item in value.items()
             }
-        return [cut(each) for each in value] if isinstance(value, list | tuple) else value
+        return [shorten(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return cut(value)
+    return shorten(value)
 
 
 def named_paths(settings: Mapping[str, Any]) -> list[str | None]:
     """Files and folders that the settings of a run or a sweep name."""
     extra = settings.get("extra_test") or {}
-    names = ("dataset", "weights", "imagenet_list", "looked_at")
-    return [*map(settings.get, names), extra.get("folder")]
+    keys = ("dataset", "weights", "imagenet_list", "looked_at")
+    return [*map(settings.get, keys), extra.get("folder")]
 
 
 def sweep_folder(sweep: str) -> Path:
@@ -110,15 +107,16 @@ def report_folder(report: str) -> Path:
 
     Args:
         report: name of a sweep, whose report is in reports/<sweep>; or a folder, such as
-            docs/reports/demo. A relative one is looked for in `home`, then in the repository.
+            docs/reports/demo, relative to `home` if it is there, else to the repository.
     """
     if "/" not in report:
         return home() / "reports" / report
-    return home() / report if (home() / report).exists() else REPOSITORY / report
+    folder = home() / report
+    return folder if folder.exists() else REPOSITORY / report
 
 
 def file_digest(file: Path, algorithm: str = "sha256") -> str | None:
-    """Digest of a file's content in hex digits, None where there is no such file."""
+    """Digest of a file's content in hex digits; None if there is no such file."""
     if not file.is_file():
         return None
     with open(file, "rb") as content:
@@ -126,28 +124,28 @@ def file_digest(file: Path, algorithm: str = "sha256") -> str | None:
 
 
 def read_record(file: Path, **types: Any) -> dict[str, Any]:
-    """A JSON file of ours as a table; empty where it is absent or damaged, so that it is made anew.
+    """Read a JSON object that the project wrote; empty if it is missing or damaged.
 
     Args:
-        types: of entries that it must have, such as `fingerprint=str`; `dict | None` where the
-            entry may be absent.
+        types: types of required entries, such as `fingerprint=str`; `dict | None` for an optional
+            entry.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(content, dict):
-        return {}
-    fits = all(isinstance(content.get(key), kind) for key, kind in types.items())
+    fits = isinstance(content, dict) and all(
+        isinstance(content.get(key), kind) for key, kind in types.items()
+    )
     return content if fits else {}
 
 
 @contextlib.contextmanager
 def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that takes the path's place once it is whole; its folder is made.
+    """Open a temporary file that replaces the path after the context; its folder is created.
 
     Args:
-        lasting: wait until it is on the disk, so that it is whole also after a power cut.
+        lasting: synchronise the file first, so that it is complete even after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -163,11 +161,10 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
 
 
 def check_output(path: Path, suffix: str) -> None:
-    """Refuse a file to write before the work for it is done.
+    """Check the path of an output before the work for it starts.
 
     Raises:
-        InputError: another suffix than the given one, a folder, or no folder around it that may be
-            written to.
+        InputError: it has another suffix or is a folder, or its folder is missing or not writable.
     """
     if path.suffix != suffix or path.is_dir():
         raise InputError(f"output = {str(path)!r}: allowed is a file whose name ends in {suffix}")
@@ -177,7 +174,7 @@ def check_output(path: Path, suffix: str) -> None:
         )
 
 
-def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
-    """Write a file so that it is either complete or as it was before (see `replacing`)."""
-    with replacing(path, lasting) as file:
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file as `replacing`: it is complete, or as it was before."""
+    with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -1,8 +1,8 @@
-"""Framing in closed form: how large objects appear in train crops and in test crops.
+"""Framing in closed form: the apparent size of objects in train crops and in test crops.
 
-Sizes are sides of crops in px. The formulas take RandomResizedCrop without its aspect jitter and
-without its refusal of crops that do not fit, on square images; `method.apparent_size` draws crops
-of the images instead. Source: Touvron et al., 2019, section 3.1.
+Sizes are sides of crops in px. The formulas hold for square images and a RandomResizedCrop without
+aspect jitter and without rejected crops; `method.apparent_size` draws crops of the images instead.
+Source: Touvron et al., 2019, section 3.1.
 """
 
 import math
@@ -15,7 +15,7 @@ CROP_SCALE = (0.08, 1.0)
 
 
 def usual_crop_pct(crop_pct: float | Sequence[float]) -> float:
-    """The framing of all that tries no list: the number, and of a list 224/256."""
+    """The crop_pct of runs that try no list: the number itself, or 224/256 for a list."""
     return CROP_PCT if isinstance(crop_pct, Sequence) else crop_pct
 
 
@@ -33,7 +33,7 @@ def mean_crop_scale(crop_scale: tuple[float, float] = CROP_SCALE) -> float:
 def neutral_test_size(
     train_size: int, crop_scale: tuple[float, float] = CROP_SCALE, crop_pct: float = CROP_PCT
 ) -> float:
-    """Test resolution, px, at which objects look as large as in training, for a square image.
+    """Test resolution, px, at which objects appear as large as in training, for square images.
 
     An object is enlarged by train_size / (s * sqrt(W * H)) in a training crop of scale s, and by
     test_size / crop_pct / min(W, H) in the test framing. So the mean of the ratios of its apparent

@@ -1,4 +1,4 @@
-"""The table of notebooks: what each takes, needs and leaves."""
+"""The table of notebooks: settings, outputs and needs of each."""
 
 from typing import NamedTuple
 
@@ -16,13 +16,13 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
 
 class Notebook(NamedTuple):
-    """What a notebook takes, needs and leaves."""
+    """Settings, outputs and needs of a notebook."""
 
     settings: type[Settings]
-    # a run that has them is done; of checkpoints see `run_state.checkpoint_is_intact`
+    # files of a finished run; for checkpoints see `run_state.checkpoint_is_intact`
     outputs: tuple[str, ...] = (METRICS,)
     uses_gpu: bool = False
-    needs: str | None = None  # the notebook whose checkpoint it reads
+    needs: str | None = None  # notebook whose checkpoint it reads
 
 
 NOTEBOOKS = {

@@ -1,14 +1,14 @@
-"""What results were made with: code of library and notebooks, versions, hardware.
+"""Provenance of results: code of library and notebooks, versions, hardware.
 
 A run is outdated when its notebook's code or one of `RESULT_PACKAGES` has changed. The other
-packages only run, choose from and show what was computed before: `analysis` starts from stored
-predictions at every report.
+packages do not change a run's results: `analysis` starts from stored predictions at every report.
 """
 
 import hashlib
 import json
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ PACKAGES = [
     "nbconvert",
 ]
 INJECTED = "injected-parameters"
-"""Tag of the cell that papermill adds."""
+"""Tag of the parameters cell that papermill adds."""
 
 
 def cores() -> int:
@@ -48,7 +48,7 @@ def library_hash(everything: bool = False) -> str:
     """16 hex digits that change with the code of `RESULT_PACKAGES`.
 
     Args:
-        everything: with all other packages and the report's data and templates as well.
+        everything: include all other packages and the report's data and templates.
     """
     package = Path(__file__).parents[1]
     if everything:
@@ -59,11 +59,11 @@ def library_hash(everything: bool = False) -> str:
 
 
 LIBRARY = library_hash()
-"""Of the code that this process runs: the files may be edited while it does."""
+"""Hash of the code that this process runs; the files may change later."""
 
 
 def notebook_path(stem: str) -> Path:
-    """Path of a notebook in notebooks/, or in $FIXRES_NOTEBOOKS where that is set."""
+    """Path of a notebook in $FIXRES_NOTEBOOKS, by default notebooks/."""
     return Path(os.environ.get("FIXRES_NOTEBOOKS", REPOSITORY / "notebooks")) / f"{stem}.ipynb"
 
 
@@ -71,10 +71,10 @@ def code_hash(notebook: Any) -> str:
     """16 hex digits that change with a notebook's code cells, not with injected parameters.
 
     Args:
-        notebook: the path of its file, or its content.
+        notebook: path of its file, or its content.
 
     Raises:
-        InputError: no such notebook, or it is not a notebook.
+        InputError: the notebook is missing or cannot be read.
     """
     try:
         if isinstance(notebook, Path):
@@ -94,18 +94,16 @@ def code_hash(notebook: Any) -> str:
 def processor() -> str:
     """Name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    match = re.search(r"(?m)^model name.*?: *(.*)", text)
+    return match[1].strip() if match else platform.processor()
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:
     """Versions of Python and the main packages, and the machine's hardware.
 
     Args:
-        gpu: name of the accelerator, None without one (asking for it would mean importing torch).
+        gpu: name of the accelerator, or None; passed in, as asking for it imports torch.
 
     Returns:
         `versions` (name to version) and `hardware` (cpu, cores, memory_bytes, gpu).

@@ -1,12 +1,12 @@
 """The state of a run, decided here alone, and the record of its failure.
 
-runs/<sweep>/<run>/ holds `settings.json` once a sweep has laid it out; `progress.log` while the run
-is at work, which stays if it is killed; `error.json` after a failure (`errors.Failure`); after
-success the outputs of its notebook (`notebooks.NOTEBOOKS`), `metrics.json` last. `state` looks at
-which files are there; `checked` reads them as well.
+Files of runs/<sweep>/<run>/: `settings.json` once a sweep has laid it out; `progress.log` while the
+run is active, also if it was killed; `error.json` after a failure (`errors.Failure`); the outputs
+of its notebook (`notebooks.NOTEBOOKS`) after success, `metrics.json` last. `state` checks which
+files exist; `checked` also reads them.
 
-settings.json says what is `wanted`: digests of the notebook's code, the library, the weights file
-and the images. metrics.json says what was `used`. A run is valid if they agree.
+The `wanted` of settings.json holds digests of the notebook's code, the library, the weights file
+and the images; the `used` of metrics.json holds those of the run. A run is valid if they agree.
 """
 
 import json
@@ -35,20 +35,18 @@ from fixres_poc.config.sweep_settings import Run, SweepSettings
 T = TypeVar("T")
 State = Literal["missing", "waiting", "active", "failed", "done", "outdated", "damaged"]
 SETTINGS, PROGRESS, ERROR, JOB_DONE = "settings.json", "progress.log", "error.json", "job.done"
-USED = {"notebook": "notebook", "library": "library code", "weights": "weights", "data": "images"}
-"""What a run records that it used, in words."""
 
 
 def watched() -> bool:
-    """Whether a person may be watching: sweeps, nbval, `make notebooks` set $FIXRES_PROGRESS."""
+    """Whether a person may watch: sweeps, nbval and `make notebooks` set $FIXRES_PROGRESS."""
     return "FIXRES_PROGRESS" not in os.environ
 
 
 def bar(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """The same items, with a bar that says how many are done and how long the rest takes.
+    """Yield the items, with a bar of the number done and the time left.
 
     Args:
-        total: number of items, where `iterable` has no length.
+        total: number of items, if `iterable` has no length.
     """
     if watched():
         # disable=None: no bar in a log; a notebook's widget is always shown
@@ -62,7 +60,7 @@ def bar(iterable: Iterable[T], description: str, total: int | None = None) -> It
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left."""
+    """The state of a run, and what it left."""
 
     run: Run
     status: State
@@ -71,19 +69,19 @@ class Outcome:
     changed: tuple[str, ...] = ()  # settings that differ from the sweep's
 
     def get(self, *keys: str) -> Any:
-        """The entry of the run's metrics at these keys, None where there is none."""
+        """The entry of the run's metrics at these nested keys, or None."""
         value: Any = self.metrics
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
     def wall_seconds(self) -> float:
-        """How long the run took, from the start of its notebook; 0 where that is not known."""
+        """Seconds from the start of the run's notebook to its end; 0 if unknown."""
         return float(self.get("wall_seconds") or 0)
 
 
 def state(run: Run) -> State:
-    """The state as far as the names of files tell: never outdated or damaged."""
+    """The state by the names of files alone: never outdated or damaged."""
     if (run.folder / PROGRESS).exists():
         return "active"
     if (run.folder / ERROR).exists():
@@ -94,73 +92,79 @@ def state(run: Run) -> State:
 
 
 def checked(run: Run) -> Outcome:
-    """The state after what a done run used was compared with what is wanted.
+    """The state by the content of files: compares what a done run used with what is wanted.
 
     A run by hand has no settings.json, so only its settings and images are compared.
 
     Returns:
-        "damaged" where metrics or predictions are not what was written; "outdated" where the run
-        was made with other settings or used anything else than is wanted.
+        "damaged" if metrics or predictions are not as written; "outdated" if the run had other
+        settings or used something else than is wanted.
     """
-    folder, found = run.folder, state(run)
-    if found != "done":
-        failed = failure(folder)
-        return Outcome(run, found, failed.message if failed else "")
+    folder, status = run.folder, state(run)
+    if status != "done":
+        record = failure(folder)
+        return Outcome(run, status, record.message if record else "")
     metrics = read_record(folder / METRICS, settings=dict | None, used=dict | None)
     if not metrics:
         return Outcome(run, "damaged", f"{METRICS} cannot be read")
     if metrics.get("predictions_sha256") not in (None, file_digest(folder / PREDICTIONS)):
         return Outcome(run, "damaged", f"{PREDICTIONS} is not what the run has written")
     parameters = json.loads(json.dumps(run.parameters))
-    given = metrics.get("settings") or {}
-    changed = tuple(key for key, value in given.items() if parameters.get(key, value) != value)
+    settings = metrics.get("settings") or {}
+    changed = tuple(key for key, value in settings.items() if parameters.get(key, value) != value)
     if changed:
         error = f"made with other settings: {', '.join(changed)}"
         return Outcome(run, "outdated", error, changed=changed)
     wanted = read_record(folder / SETTINGS, wanted=dict).get("wanted", {})
-    wanted |= {
-        "data": images_record(run.parameters["sweep"]).get("fingerprint", wanted.get("data"))
+    images = images_record(run.parameters["sweep"]).get("fingerprint", wanted.get("data"))
+    wanted["data"] = images
+    used = {"data": images} | metrics.get("used", {})  # some notebooks read no images
+    labels = {
+        "notebook": f"code of {run.notebook}",
+        "library": "library code",
+        "weights": f"weights {run.parameters.get('weights')}",
+        "data": "images",
     }
-    used = {"data": wanted["data"]} | metrics.get("used", {})  # some notebooks read no images
-    words = USED | {"notebook": f"code of {run.notebook}"}
-    words["weights"] += f" {run.parameters.get('weights')}"
-    others = [word for key, word in words.items() if wanted.get(key) not in (None, used.get(key))]
+    others = [
+        label for key, label in labels.items() if wanted.get(key) not in (None, used.get(key))
+    ]
     if others:
         return Outcome(run, "outdated", f"made with other {', '.join(others)}")
     return Outcome(run, "done", metrics=metrics)
 
 
 def checkpoint_is_intact(training: Outcome) -> bool:
-    """Whether the checkpoint of a training is the one that its metrics name. Only pairs need it."""
-    written = training.get("used", "checkpoint")
-    return written is not None and written == file_digest(training.run.folder / CHECKPOINT)
+    """Whether a training's checkpoint is the one that its metrics name. Only pairs need it."""
+    digest = training.get("used", "checkpoint")
+    return digest is not None and digest == file_digest(training.run.folder / CHECKPOINT)
 
 
 def outcomes(sweep: SweepSettings) -> list[Outcome]:
-    """What every run of a sweep left.
+    """The checked state of every run of a sweep.
 
-    Outdated is also a run whose training is outdated or was done again since.
+    A run is also outdated if its training is outdated or was repeated after it.
     """
-    found: dict[str, Outcome] = {}
+    by_name: dict[str, Outcome] = {}
     for run in sweep.runs():  # a training stands before its pairs
-        found[run.name] = outcome = checked(run)
-        for training in [found[name] for name in run.needs if outcome.status == "done"]:
+        outcome = checked(run)
+        for training in [by_name[name] for name in run.needs if outcome.status == "done"]:
             used = outcome.get("used", "checkpoint") if NOTEBOOKS[run.notebook].needs else None
-            again = used not in (None, training.get("used", "checkpoint"))
-            if again or training.status == "outdated":
+            repeated = used not in (None, training.get("used", "checkpoint"))
+            if repeated or training.status == "outdated":
                 error = f"made with {training.run.name} as it was before"
-                found[run.name] = Outcome(run, "outdated", error)
-    return list(found.values())
+                outcome = Outcome(run, "outdated", error)
+        by_name[run.name] = outcome
+    return list(by_name.values())
 
 
 def failures(sweep: SweepSettings) -> dict[str, str]:
     """The message of every failed run of a sweep, by the run's name."""
-    found = {run.name: failure(run.folder) for run in sweep.runs()}
-    return {name: each.message for name, each in found.items() if each}
+    records = {run.name: failure(run.folder) for run in sweep.runs()}
+    return {name: record.message for name, record in records.items() if record}
 
 
 def failure(folder: Path) -> Failure | None:
-    """Why the run of a folder failed; None if it has not, or is at work."""
+    """Why the run of a folder failed; None if it has not failed or is active."""
     if (folder / PROGRESS).exists() or not (folder / ERROR).exists():
         return None
     record = read_record(folder / ERROR, kind=str, message=str, trace=list)
@@ -170,14 +174,14 @@ def failure(folder: Path) -> Failure | None:
 
 
 def begin(folder: Path) -> Path:
-    """Let a run's folder say that the run is at work; returns the file for its progress bars."""
+    """Mark a run as active; returns the file for its progress bars."""
     (folder / ERROR).unlink(missing_ok=True)
     (folder / PROGRESS).touch()
     return folder / PROGRESS
 
 
 def end(folder: Path, failed: Failure | None = None) -> None:
-    """Let a run's folder say that the run is no longer at work, and why it failed if it did."""
+    """Mark a run as ended, and record its failure if it failed."""
     try:
         if failed:
             write_atomically(folder / ERROR, json.dumps(asdict(failed), indent=1))
@@ -186,10 +190,10 @@ def end(folder: Path, failed: Failure | None = None) -> None:
 
 
 def record_notebook(folder: Path, executed: Mapping[str, Any]) -> None:
-    """Add to a run's metrics the digest of the code that was executed, after the run's end.
+    """Add the digest of the executed code to the metrics of a run that has ended.
 
     Args:
-        executed: content of the notebook, as executed.
+        executed: content of the executed notebook.
     """
     if metrics := read_record(folder / METRICS):
         used = metrics.get("used", {}) | {"notebook": code_hash(executed)}
@@ -197,10 +201,9 @@ def record_notebook(folder: Path, executed: Mapping[str, Any]) -> None:
 
 
 def images_record(sweep: str) -> dict[str, Any]:
-    """What the preparation of a sweep's images left in images.json.
+    """The content of images.json, which the preparation of a sweep's images writes.
 
     Returns:
-        `fingerprint`, `unreadable` (name to reason) and more; nothing where they have not been
-        prepared.
+        `fingerprint`, `unreadable` (name to reason) and more; empty before the preparation.
     """
     return read_record(run_folder(sweep, "images.json"), fingerprint=str, unreadable=dict | None)

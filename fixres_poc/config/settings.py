@@ -1,6 +1,6 @@
 """Validated, frozen settings of notebook runs. Sizes are in pixels.
 
-`validation` reads settings; a text under a field describes it.
+`validation` reads them. The text under a field describes it.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, usual_crop_pct
 
 EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 SMALL_BACKBONE = "resnext_small"
-"""Has no pre-trained weights: `pretrained: false`, or weights of one's own."""
+"""Has no pre-trained weights: use it with `pretrained: false` or `weights`."""
 WSL_BACKBONES = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 Adaptation = Literal[
     "none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "conv_head_bn", "full"
@@ -22,11 +22,11 @@ View = Literal["center", "five_crop", "ten_crop"]
 AFFINE: tuple[Adaptation, ...] = ("head_bn", "conv_head_bn")
 """Adaptations that train the affine weights of the last batch norm."""
 ADAPTED: tuple[Adaptation, ...] = ("bn_stats", "head", "head_bn_stats", *AFFINE)
-"""Adaptations of a tail on images; each has a control, the same one at the train resolution."""
+"""Adaptations of a tail on images; each has a control, adapted at the train resolution."""
 CONTROL = "control_"
-"""What the name of an adaptation's control begins with."""
+"""Prefix of the name of an adaptation's control."""
 EQUAL_FLOPS = "equal_flops_"
-"""What the names of question 2's reference begin with: train = test, cut to equal FLOPs."""
+"""Prefix of the names of question 2's reference: train = test, cut to equal FLOPs."""
 SPLITS = ("train", "val", "test")
 CROPS: dict[View, int] = {"center": 1, "five_crop": 5, "ten_crop": 10}
 NAMED_DATASETS = {
@@ -35,10 +35,10 @@ NAMED_DATASETS = {
     "flowers102": False,
     "fgvc_aircraft": False,
 }
-"""Datasets that are downloaded by name, and whether their terms allow to show images."""
+"""Datasets to download by name, and whether their terms allow to show images."""
 BASELINE_SIZE = 224
 ENOUGH_STEPS = 640
-"""Steps of stage 1 that `epochs: auto` takes; below, no gain is no finding (design/method.md)."""
+"""Steps of stage 1 with `epochs: auto`; after fewer, no gain is no finding (design/method.md)."""
 T = TypeVar("T")
 
 
@@ -74,7 +74,7 @@ def _rising(crop_scale: tuple[float, float]) -> tuple[float, float]:
 
 
 Several = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_unique)]
-"""One or more values, none of which stands twice."""
+"""One or more different values."""
 Size = Annotated[int, Field(ge=32, le=2048)]
 Sizes = Several[Size]
 Pairs = Several[tuple[Size, Size]]
@@ -98,26 +98,26 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are refused, and no type is converted silently."""
+    """Frozen settings that refuse unknown keys and convert no types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
-    """The values of a setting that is one value or a list to choose from on validation."""
+    """The values of a setting that may be one value or a list to choose from on validation."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def stage1_passes(head_start: str, epochs: int, counts: Mapping[str, int]) -> int:
     """Cost of stage 1 and of the probe that it starts from, in forward passes of one image.
 
-    An epoch takes three of each train image, two of them for the backward pass, and one of each
-    validation image.
+    An epoch takes three passes of each train image, two of them for the backward pass, and one of
+    each validation image.
 
     Args:
         counts: images by split.
     """
-    probe = (counts["train"] + counts["val"]) * (head_start == "probe")
+    probe = counts["train"] + counts["val"] if head_start == "probe" else 0
     return probe + epochs * (3 * counts["train"] + counts["val"])
 
 
@@ -125,11 +125,11 @@ class ExtraTest(Settings):
     """A second test part, such as images that the network has not seen in pre-training."""
 
     name: Name
-    """Its name in tables, other than train, val and test."""
+    """Name in tables, other than train, val and test."""
     folder: Text
     """Folder of class folders; classes are matched by name."""
     validation: Annotated[float, Field(ge=0, le=0.9)] = 0.0
-    """Share of each class that replaces the dataset's own validation part; the rest is tested."""
+    """Share of each class that replaces the dataset's validation part; the rest is for testing."""
 
     @model_validator(mode="after")
     def _of_its_own(self) -> Self:
@@ -141,18 +141,18 @@ class ExtraTest(Settings):
 
 
 class DataSettings(Settings):
-    """Which images, and how they are split."""
+    """The images and their split."""
 
     dataset: Text = "synthetic"
-    """`synthetic`, a named one, or a folder."""
+    """`synthetic`, a named dataset, or a folder."""
     image_limit: Annotated[int, Field(ge=30, le=10**9)] | None = None
-    """Most images; None: all."""
+    """Largest number of images; None: all."""
     split_seed: Seed = 0
-    """Seed of the split and of the drawing."""
+    """Seed of the split and of the synthetic images."""
     extra_test: ExtraTest | None = None
     """A second test part."""
     show_images: bool | None = None
-    """May notebooks and report show images? None: by their licence."""
+    """Whether notebooks and report show images; None: if their licence allows it."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -166,21 +166,21 @@ class DataSettings(Settings):
 
     @property
     def images_shown(self) -> bool:
-        """Whether notebooks and report show images: as set, else by the dataset's terms."""
+        """`show_images`, else what the dataset's terms allow."""
         if self.show_images is None:
             return NAMED_DATASETS.get(self.dataset, True)
         return self.show_images
 
 
 class RunSettings(Settings):
-    """Where a run's files go."""
+    """The sweep of a run."""
 
     sweep: Name = "notebooks"
-    """The sweep this run belongs to: runs/<sweep>/."""
+    """Name of the sweep, whose folder runs/<sweep>/ holds the run."""
 
 
 class OverviewSettings(RunSettings):
-    """The state of the art and the backbone's place in it (notebook 00)."""
+    """Published results and the backbone's place among them (notebook 00)."""
 
     backbone: Backbone = "efficientnet_lite0"
     run_name: ClassVar[str] = "state_of_the_art"
@@ -190,12 +190,12 @@ class DatasetSettings(DataSettings, RunSettings):
     """A look at the images (notebook 01)."""
 
     imagenet_list: Text | None = None
-    """Text file of ImageNet's training images, one a line."""
+    """Text file of ImageNet's training images, one per line."""
     run_name: ClassVar[str] = "dataset"
 
 
 class ModelSettings(DataSettings):
-    """Which network, and how images reach it."""
+    """The network and its input."""
 
     backbone: Backbone = "efficientnet_lite0"
     weights: Text | None = None
@@ -210,7 +210,7 @@ class ModelSettings(DataSettings):
     """`auto`: see model/device.py."""
     resize: Literal["short_side", "height"] = "short_side"
     crop_pct: CropPcts = CROP_PCT
-    """Test crop over resized short side; a list: each arm has its best on validation."""
+    """Test crop over resized short side; a list: validation chooses for each arm."""
 
     def framed(self, crop_pct: float) -> Self:
         """The same settings with this one `crop_pct`."""
@@ -218,25 +218,25 @@ class ModelSettings(DataSettings):
 
 
 class MethodSettings(ModelSettings):
-    """How both stages are trained."""
+    """Training of both stages."""
 
     pretrained: bool = True
     """False: stage 1 starts from random weights, and there is no probe."""
     epochs: Epochs | Literal["auto"] = "auto"
     """Of stage 1; auto: `ENOUGH_STEPS` steps."""
     learning_rate: Rate | Several[Rate] = 1e-3
-    """Of stage 1, of the classifier."""
+    """Of the classifier in stage 1."""
     trunk_factor: Factor = 0.1
     """Rate of all other weights in stage 1, as a multiple of the classifier's."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     head_start: Literal["probe", "random", "file"] = "probe"
-    """Classifier that stage 1 starts from; file: its network is used as it is, without stage 1."""
+    """Classifier at the start of stage 1; file: the network of the weights file, no stage 1."""
     class_order: Names | None = None
-    """Classes of the weights file in its order; None: sorted."""
+    """Classes in the order of the weights file; None: sorted."""
     batch_norm: BatchNorm | Several[BatchNorm] = "frozen"
-    """Of stage 1; frozen: it keeps its statistics."""
+    """Of stage 1; frozen: batch norms keep their statistics."""
     crop_scale: CropScale = CROP_SCALE
-    """Of stage 1: range of the crop's share of the area."""
+    """Range of the crop's share of the image's area in stage 1."""
     label_smoothing: Smoothing = 0.1
     adapt_epochs: Epochs | Several[Epochs] = 2
     adapt_learning_rate: Rate | Several[Rate] = 0.01
@@ -246,16 +246,18 @@ class MethodSettings(ModelSettings):
     """Of `AFFINE` adaptations; train: the last batch norm's statistics are re-estimated."""
     adapt_label_smoothing: Smoothing = 0.0
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Recompute activations, not store them."""
+    """Recompute activations instead of storing them."""
     adaptations: Adaptations = ("none", "head_bn")
 
     @model_validator(mode="before")
     @classmethod
     def _from_scratch(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Defaults for random weights: there are no features to be kept."""
-        own = {"head_start": "random", "trunk_factor": 1.0}
-        own |= dict.fromkeys(["batch_norm", "adapt_batch_norm"], "train")
-        return own | values if values.get("pretrained") is False else values
+        """Set the defaults for random weights, which have no features to preserve."""
+        if values.get("pretrained") is not False:
+            return values
+        defaults = {"head_start": "random", "trunk_factor": 1.0}
+        defaults |= dict.fromkeys(["batch_norm", "adapt_batch_norm"], "train")
+        return defaults | values
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
@@ -274,32 +276,35 @@ class MethodSettings(ModelSettings):
 
     @property
     def adapted(self) -> tuple[Adaptation, ...]:
-        """The adaptations that train a tail; each has a control."""
+        """The adaptations of this run that have a control."""
         return tuple(name for name in self.adaptations if name in ADAPTED)
 
     def grid(self, adaptation: Adaptation) -> list[dict[str, Any]]:
-        """What an adaptation's validation chooses from, wherever it is used, the simplest first.
+        """The candidates of an adaptation on validation, the simplest first.
 
         Returns:
-            epochs, learning_rate, affine_factor and batch_norm (these two of `AFFINE`, else None).
+            Dicts of epochs, learning_rate, affine_factor and batch_norm; the last two are None
+            outside `AFFINE`.
         """
-        rates, affine = sorted(several(self.adapt_learning_rate)), adaptation in AFFINE
+        affine = adaptation in AFFINE
+        rates = sorted(several(self.adapt_learning_rate))
         lists: dict[str, list[Any]] = {
             "epochs": sorted(several(self.adapt_epochs)),
-            "learning_rate": rates[:1] if adaptation == "bn_stats" else rates,  # it has no rate
+            "learning_rate": rates[:1] if adaptation == "bn_stats" else rates,  # it uses no rate
             "affine_factor": sorted(several(self.affine_factor)) if affine else [None],
             "batch_norm": sorted(several(self.adapt_batch_norm)) if affine else [None],
         }
-        return [dict(zip(lists, way, strict=True)) for way in itertools.product(*lists.values())]
+        combinations = itertools.product(*lists.values())
+        return [dict(zip(lists, values, strict=True)) for values in combinations]
 
 
 class BaselineSettings(ModelSettings, RunSettings):
-    """Frozen features and a linear classifier, fitted and tested at each size (notebook 02)."""
+    """A linear classifier on frozen features, fitted and tested at each size (notebook 02)."""
 
     seed: Seed = 0
     test_sizes: Sizes = (BASELINE_SIZE,)
     crop_pct_sizes: Sizes | None = None
-    """Where a list of crop_pct is tried, px; None: everywhere."""
+    """Sizes, px, that try a list of crop_pct; None: all."""
     run_name: ClassVar[str] = "baseline"
 
 
@@ -309,20 +314,15 @@ class TrainSettings(MethodSettings, RunSettings):
     seed: Seed = 0
     train_size: Size
     tuned_by: Seed | None = None
-    """Seed of the training whose recipe of stage 1 holds here; None: chosen here."""
+    """Seed of the training whose recipe of stage 1 is taken over; None: chosen here."""
     equal_flops: Size | None = None
-    """Train resolution, px, to whose training FLOPs this one is cut: question 2's reference."""
+    """Train resolution, px, whose training FLOPs limit this training: question 2's reference."""
 
     @property
     def run_name(self) -> str:
         """Name of the run's folder."""
         short = "_equal_flops" if self.equal_flops else ""
         return f"train{self.train_size}{short}_seed{self.seed}"
-
-
-def pair_name(train_size: int, test_size: int, seed: int) -> str:
-    """Name of the folder of a pair of sizes (px)."""
-    return f"train{train_size}_test{test_size}_seed{seed}"
 
 
 class PairSettings(TrainSettings):
@@ -338,9 +338,9 @@ class PairSettings(TrainSettings):
         return f"{training}_test{self.test_size}_{seed}"
 
     def train_settings(self) -> TrainSettings:
-        """The settings of the training that this pair shares with others, in the usual framing."""
-        own = self.framed(usual_crop_pct(self.crop_pct))
-        return TrainSettings(**own.model_dump(include=set(TrainSettings.model_fields)))
+        """The settings of this pair's training, which has the usual framing."""
+        framed = self.framed(usual_crop_pct(self.crop_pct))
+        return TrainSettings(**framed.model_dump(include=set(TrainSettings.model_fields)))
 
 
 class ResultsSettings(Settings):

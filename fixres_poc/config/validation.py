@@ -1,4 +1,4 @@
-"""Settings from sweep files, settings files and parameters cells: strict, with one-line errors."""
+"""Settings read from sweep files, settings files and parameters cells, with one-line errors."""
 
 import ast
 import difflib
@@ -23,7 +23,7 @@ NESTED = ("extra_test", "trained")
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, and aliases, which a few lines nest without end."""
+    """Refuses repeated keys, and aliases, which can multiply a few lines without end."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -45,12 +45,12 @@ def validate(model: type[S], values: Mapping[str, Any], source: str) -> S:
     """Build settings from plain values.
 
     Args:
-        values: keys and values; lists are taken for tuples.
-        source: where they come from, named in the error.
+        values: keys and values; lists become tuples.
+        source: their origin, which the error names.
 
     Raises:
-        InputError: unknown key, missing key or impossible value, in one line that names it and what
-            is allowed.
+        InputError: unknown key, missing key or impossible value; the line names it and what is
+            allowed.
     """
     try:
         return model.model_validate(_as_tuple(dict(values)))
@@ -65,12 +65,14 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, model: type[Settings]) -> str:
-    first, *others = error.errors()
-    # a list where a value or a list is allowed is judged as a value first
-    if isinstance(first["input"], tuple) and isinstance(first["loc"][-1], str) and others:
-        first = others[0]
-    place, kind, value = first["loc"], first["type"], first["input"]
-    key = ".".join(map(str, place[: 2 if place[:1] in [(name,) for name in NESTED] else 1]))
+    """One line about the first of pydantic's errors."""
+    detail, *others = error.errors()
+    # pydantic first tries a single value where a list is allowed as well
+    if isinstance(detail["input"], tuple) and isinstance(detail["loc"][-1], str) and others:
+        detail = others[0]
+    place, kind, value = detail["loc"], detail["type"], detail["input"]
+    depth = 2 if place and place[0] in NESTED else 1
+    key = ".".join(map(str, place[:depth]))
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -78,8 +80,8 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
         return f"unknown key {key!r}; {hint}allowed: {allowed}"
     if kind == "missing" and isinstance(place[-1], str):
         return f"key {key!r} is missing"
-    own = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = own.replace("tuple", "list").replace("Tuple", "the list")
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("tuple", "list").replace("Tuple", "the list")
     message = message.replace("Field required", "a value is missing in it")
     if kind == "float_type" and isinstance(value, str):
         message += "; YAML wants a point in it, such as 1.0e-3"
@@ -89,82 +91,81 @@ def _explain(error: ValidationError, model: type[Settings]) -> str:
 def load_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSettings:
     """Read a sweep file.
 
-    Its name is the stem, and <stem>-<name> with another dataset, backbone or weights file.
+    The sweep's name is the file's stem, and <stem>-<name> with another dataset, backbone or weights
+    file.
 
     Args:
-        overrides: keys that replace those of the file (None values are passed over).
+        overrides: keys that replace those of the file; None values are ignored.
 
     Raises:
         InputError: no such file, not YAML, not a table of keys, a wrong key or value, or a name
             that is not allowed.
     """
     file = resolve(path)
-    content = _content(path, file)
+    content = _content(file)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(
-            f"{path}: a sweep file holds 'key: value' lines, dataset and sizes at least"
+            f"{file}: a sweep file holds 'key: value' lines, dataset and sizes at least"
         )
     if "name" in content:
         raise InputError(
-            f"{path}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}"
+            f"{file}: unknown key 'name'; a sweep's name is its file's stem, here {file.stem!r}"
         )
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    other = [
-        key
-        for key in NAMED
-        if key in given and _place(key, given[key]) != _place(key, content.get(key))
-    ]
-    name = "-".join([file.stem, *(_short(key, given[key]) for key in other)])
-    return validate(SweepSettings, content | given | {"name": name}, str(path))
+    overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    name = file.stem
+    for key in NAMED:
+        if key in overrides:
+            name += _suffix(key, overrides[key], content.get(key))
+    return validate(SweepSettings, {**content, **overrides, "name": name}, str(file))
 
 
-def _place(key: str, value: Any) -> Any:
-    """The value, of a path the absolute one."""
-    return resolve(value) if key != "backbone" and isinstance(value, str) else value
+def _suffix(key: str, value: str, replaced: Any) -> str:
+    """The suffix that another dataset, network or weights file adds to a sweep's name."""
+    if key == "backbone":
+        same = value == replaced
+        name = value.removeprefix("timm:")
+    else:
+        path = resolve(value)
+        same = isinstance(replaced, str) and resolve(replaced) == path
+        name = path.name
+    return "" if same else "-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
 
 
-def _short(key: str, value: str) -> str:
-    """What another dataset, network or weights file adds to a sweep's name."""
-    name = value.removeprefix("timm:") if key == "backbone" else resolve(value).name
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
-
-
-def _content(path: str | Path, file: Path) -> Any:
+def _content(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     try:
         return yaml.load(file.read_bytes(), _Loader)
-    except Exception as error:  # PyYAML's makers of values raise errors of many kinds
+    except Exception as error:  # PyYAML's constructors raise errors of many kinds
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) or getattr(error, "reason", None)
-        problem = said or f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}{where}: not valid YAML ({problem})") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        problem = problem or f"{type(error).__name__}: {error}"
+        raise InputError(f"{file}{where}: not valid YAML ({problem})") from None
 
 
 def read_run(file: Path) -> Run:
-    """The run of a settings file that a sweep has written: runs/<sweep>/<run>/settings.json.
+    """Read the settings file of a run: runs/<sweep>/<run>/settings.json.
 
     Raises:
-        InputError: it cannot be read, or names another notebook or other parameters than the
-            project has; papermill would turn their keys into code.
+        InputError: it cannot be read, or its notebook or parameters are unknown; papermill would
+            turn the keys into code.
     """
-    given = read_record(file, notebook=str, parameters=dict)
-    if not given:
+    record = read_record(file, notebook=str, parameters=dict)
+    if not record:
         raise InputError(f"{file.absolute()}: cannot be read as a settings file")
-    stem, parameters = given["notebook"], given["parameters"]
-    if stem not in NOTEBOOKS:
-        raise InputError(f"{file}: notebook = {stem!r}: allowed: {', '.join(NOTEBOOKS)}")
-    validate(NOTEBOOKS[stem].settings, parameters, str(file))
-    return Run(file.resolve().parent.name, stem, parameters)
+    notebook, parameters = record["notebook"], record["parameters"]
+    if notebook not in NOTEBOOKS:
+        raise InputError(f"{file}: notebook = {notebook!r}: allowed: {', '.join(NOTEBOOKS)}")
+    validate(NOTEBOOKS[notebook].settings, parameters, str(file))
+    return Run(file.resolve().parent.name, notebook, parameters)
 
 
 def read_parameters(model: type[S], namespace: Mapping[str, Any]) -> S:
     """Validate a notebook's parameters: the fields of `model` among the notebook's globals.
 
-    papermill puts a misspelt parameter into a cell of its own and only warns. So the names assigned
-    in the cells of literals that ran right before this one (the parameters cell and papermill's)
-    are checked as well.
+    For a misspelt parameter papermill only warns. So the names are checked as well that the cells
+    of literals right before this one assign: the parameters cell and papermill's.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -185,7 +186,7 @@ def _assigned_before(history: Iterable[str]) -> set[str]:
             for statement in ast.parse(source).body:
                 ast.literal_eval(statement.value)  # type: ignore[attr-defined]
                 assigned |= {target.id for target in statement.targets}  # type: ignore[attr-defined]
-        except (SyntaxError, ValueError, AttributeError):  # not a cell of literals
+        except (SyntaxError, ValueError, AttributeError):  # no cell of literals
             break
         if not assigned:
             break

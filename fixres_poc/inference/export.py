@@ -1,7 +1,7 @@
-"""A finished run's network as one ONNX file for other programs.
+"""Export of a finished run's network as an ONNX file for other programs.
 
-It takes images that are resized and cropped already, RGB in [0, 1], and gives probabilities; mean
-and std are inside. ONNX's metadata describe the file (see `description`).
+The input is images that are resized and cropped already, RGB in [0, 1]; the output is
+probabilities; mean and std are inside. The metadata of the file describe it (see `description`).
 """
 
 import json
@@ -38,7 +38,7 @@ class Network(nn.Module):
     """Images (N, 3, K, K), RGB in [0, 1], to probabilities (N, C)."""
 
     def __init__(self, model: nn.Module, tail: Tail, mean_std: tuple[Triple, Triple]) -> None:
-        """Copy a network, with an adapted tail in its place and its normalisation in front."""
+        """Copy a network with an adapted tail, and put the normalisation in front of it."""
         super().__init__()
         self.model = merge_tail(model, tail)
         mean, std = torch.tensor(mean_std).reshape(2, 3, 1, 1)
@@ -51,12 +51,12 @@ class Network(nn.Module):
 
 
 class Exported(NamedTuple):
-    """An exported file, and how well it agrees with the run.
+    """An exported file, and its agreement with the run.
 
     Attributes:
-        images: number of test images it was checked on.
+        images: number of test images in the check.
         from_network: largest difference of a probability from the run's network.
-        from_run: largest difference of the first class's probability from what the run had stored.
+        from_run: largest difference of the first class's probability from the run's stored one.
     """
 
     file: Path
@@ -66,16 +66,15 @@ class Exported(NamedTuple):
 
 
 def export(run: FinishedRun, adaptation: str, output: Path) -> Exported:
-    """Write the file, check it on test images of the run, and remove one that answers differently.
+    """Write the file, and keep it only if it agrees with the run on test images.
 
     Args:
-        output: the file, replaced if it is there; ONNX keeps networks above 2 GB in a second file
-            beside it.
+        output: the file, replaced if it exists; a network above 2 GB has a second file beside it.
 
     Raises:
-        InputError: a package is missing, a wrong suffix or folder, or no predictions to check it
-            with.
-        RuntimeError: the file does not answer as the run did.
+        InputError: a package is missing, the suffix or folder is wrong, or the run has no
+            predictions to compare with.
+        RuntimeError: the file's answers differ from the run's.
     """
     check_output(output, ".onnx")
     for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -88,7 +87,7 @@ def export(run: FinishedRun, adaptation: str, output: Path) -> Exported:
         _write(network, images, file, description(run, adaptation))
         from_network, from_run = _compare(file, network, images, stored)
         same = from_network <= SAME_NETWORK and from_run <= SAME_RUN[run.settings.precision]
-        if not same:  # or not a number
+        if not same:  # also if a difference is NaN
             raise RuntimeError(
                 f"the exported network differs from the run's by {from_network:.2g}, and from "
                 f"what the run stored by {from_run:.2g}; nothing was kept"
@@ -103,54 +102,66 @@ def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
 
 
 def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Tensor]:
-    """Predictions that the run stored, evenly spread over its test images, and these images."""
-    predictions, size = run.folder / "predictions.parquet", run.settings.test_size
+    """Stored predictions, evenly spread over the run's test images, and these images."""
+    predictions = run.folder / "predictions.parquet"
     if not predictions.is_file():
-        what = "a training has no predictions to check with; give a pair"
-        raise InputError(f"run = {run.folder.name!r}: {what}")
-    wanted = [("split", "==", "test"), ("view", "==", "center"), ("adaptation", "==", adaptation)]
-    rows = pd.read_parquet(
-        predictions, filters=[*wanted, ("crop_pct", "==", run.settings.crop_pct)]
-    )
+        raise InputError(
+            f"run = {run.folder.name!r}: a training has no predictions to check with; give a pair"
+        )
+    filters = [
+        ("split", "==", "test"),
+        ("view", "==", "center"),
+        ("adaptation", "==", adaptation),
+        ("crop_pct", "==", run.settings.crop_pct),
+    ]
+    rows = pd.read_parquet(predictions, filters=filters)
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, CHECKED).round().astype(int))]
     plain = run.settings.model_copy(update={"mean_std": PLAIN})
-    frame, root = transforms_for(plain, size, size)["val_test"], load_dataset(run.settings).root
+    size = run.settings.test_size
+    frame = transforms_for(plain, size, size)["val_test"]
+    root = load_dataset(run.settings).root
     return rows, torch.stack([frame(read_image(root / name)) for name in rows["image"]])
 
 
 def _compare(
     file: Path, network: Network, images: torch.Tensor, stored: pd.DataFrame
 ) -> tuple[float, float]:
-    """Largest differences as in `Exported`; of a batch of 15 images, and of a single one."""
+    """`from_network` and `from_run` of `Exported`, on a batch of 15 images and on a single one."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    parts = [{"images": part.numpy()} for part in torch.split(images, CHECKED - 1)]
-    found = np.concatenate([session.run(None, part)[0] for part in parts])
-    from_network = np.abs(found - network(images).numpy()).max()
-    of_first = found[np.arange(len(stored)), stored["top1"].to_numpy()]
-    first_and_highest = np.stack([of_first, found.max(axis=1)])
+    batches = torch.split(images, CHECKED - 1)
+    answers = [session.run(None, {"images": batch.numpy()})[0] for batch in batches]
+    exported = np.concatenate(answers)
+    from_network = np.abs(exported - network(images).numpy()).max()
+    of_first = exported[np.arange(len(stored)), stored["top1"].to_numpy()]
+    first_and_highest = np.stack([of_first, exported.max(axis=1)])
     from_run = np.abs(first_and_highest - stored["probability"].to_numpy()).max()
     return float(from_network), float(from_run)
 
 
 def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
-    """What the file says of itself: how to use it, what it reaches, and where it comes from.
+    """The file's metadata: how to use it, its accuracy, and its origin.
 
     Values are text; those of preprocessing, classes, accuracy and provenance are JSON.
     """
     settings, size = run.settings, run.settings.test_size
+    crop_pct = usual_crop_pct(settings.crop_pct)
     side = "short side" if settings.resize == "short_side" else "height"
-    kernel, crop_pct = interpolation(settings.backbone), usual_crop_pct(settings.crop_pct)
     preprocessing = {
         "decode": "RGB, 8 bits, upright by EXIF orientation, transparency dropped",
-        "resize": {side: resized_side(size, crop_pct), "interpolation": kernel, "antialias": True},
+        "resize": {
+            side: resized_side(size, crop_pct),
+            "interpolation": interpolation(settings.backbone),
+            "antialias": True,
+        },
         "crop": {"center": [size, size], "outside": "black"},
         "crop_pct": crop_pct,
         "inside_the_network": dict(zip(("mean", "std"), _mean_std(run), strict=True)),
     }
-    wanted = {"adaptation": adaptation, "view": "center", "crop_pct": crop_pct}
-    rows = [each for each in run.metrics.get("accuracies", ()) if wanted.items() <= each.items()]
+    arm = {"adaptation": adaptation, "view": "center", "crop_pct": crop_pct}
+    accuracies = run.metrics.get("accuracies", ())
+    accuracy = next((row for row in accuracies if arm.items() <= row.items()), None)
     provenance = {
         "run": f"{run.folder.parent.name}/{run.folder.name}",
         "adaptation": adaptation,
@@ -159,8 +170,8 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "images": run.metrics["used"].get("data"),
         "made_with": run.metrics["versions"],
     }
-    own = settings.weights and Path(settings.weights).name
-    terms = licence(settings.backbone, own) if settings.pretrained else None
+    weights = settings.weights and Path(settings.weights).name
+    terms = licence(settings.backbone, weights) if settings.pretrained else None
     unknown = "none known that restricts the weights; the terms of the images hold as well"
     pixels = "RGB, values in [0, 1], resized and cropped"
     described = {
@@ -168,7 +179,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
         "output": f"probabilities: float32 (N, {len(run.classes)})",
         "preprocessing": json.dumps(preprocessing),
         "classes": json.dumps(run.classes),
-        "accuracy": json.dumps(rows[0] if rows else None),
+        "accuracy": json.dumps(accuracy),
         "licence": terms or unknown,
         "leakage": _leakage(run),
         "provenance": json.dumps(provenance),
@@ -177,7 +188,7 @@ def description(run: FinishedRun, adaptation: str) -> dict[str, str]:
 
 
 def _leakage(run: FinishedRun) -> str:
-    """The verdict of the sweep's own leakage check, and what the backbone knew beforehand."""
+    """The verdicts of the sweep's leakage check and of the backbone's zero-shot check."""
     dataset, baseline = (
         read_record(run.folder.parent / name / "metrics.json") for name in ("dataset", "baseline")
     )
@@ -186,16 +197,16 @@ def _leakage(run: FinishedRun) -> str:
 
 
 def _write(network: Network, images: torch.Tensor, file: Path, described: dict[str, str]) -> None:
-    made: Any = torch.onnx.export(
+    program: Any = torch.onnx.export(
         network,
-        (images[:1].expand(2, -1, -1, -1),),  # a batch of 1 would be taken for the only one
+        (images[:1].expand(2, -1, -1, -1),),  # a batch of 1 would fix the batch size
         dynamo=True,
         verbose=False,
         input_names=["images"],
         output_names=["probabilities"],
         dynamic_shapes=({0: "batch"},),
     )
-    for node in made.model.graph:
+    for node in program.model.graph:
         node.metadata_props.clear()  # local paths of this machine
-    made.model.metadata_props.update(described)
-    made.save(file)
+    program.model.metadata_props.update(described)
+    program.save(file)

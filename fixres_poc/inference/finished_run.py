@@ -1,8 +1,8 @@
-"""A finished run as a network to use: read back from what the run stored, and asked about images.
+"""A finished run as a network to use: loaded from its files, and applied to images.
 
 A run is a folder runs/<sweep>/<run> with a `metrics.json`: a pair, or a training, which counts as a
-pair whose test size is its train resolution. The network itself is not in a pair's folder but in
-that of its training, beside it.
+pair whose test size is its train resolution. The trunk of a pair lies in the folder of its training
+beside it.
 """
 
 import operator
@@ -21,7 +21,7 @@ from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, home, read_record, report_folder, run_folder
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import CONTROL, PairSettings, View, pair_name
+from fixres_poc.config.settings import CONTROL, PairSettings, View
 from fixres_poc.config.validation import validate
 from fixres_poc.data import image_folder
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -44,7 +44,7 @@ EXAMPLE = "runs/demo/train64_test80_seed0"
 def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> tuple[str, float]:
     """The adaptation and crop_pct that are best on validation in one centre crop.
 
-    Of equals it is the first adaptation, in the framing that comes first in the table.
+    Among equals it is the first adaptation, in the framing that comes first in the table.
 
     Args:
         accuracies: of `record.summarise`.
@@ -60,8 +60,8 @@ class FinishedRun:
     """A run's network and adapted tails, in one framing.
 
     Attributes:
-        settings: with the one `crop_pct` that all answers are framed with.
-        tails: by adaptation; without `full`, whose network is not kept.
+        settings: with the single `crop_pct` of all answers.
+        tails: by adaptation; without `full`, whose network is not stored.
     """
 
     folder: Path
@@ -79,12 +79,12 @@ class FinishedRun:
             InputError: the run has none of that name.
         """
         if adaptation not in self.tails:
-            held = ", ".join(self.tails)
-            raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {held}")
+            names = ", ".join(self.tails)
+            raise InputError(f"adaptation = {adaptation!r}: {self.folder.name} holds {names}")
         return self.tails[adaptation]
 
     def framed(self, crop_pct: float) -> "FinishedRun":
-        """The same run in another framing, with the tails that were adapted in it."""
+        """The run in another framing, with the tails that were adapted in it."""
         if crop_pct == self.settings.crop_pct:
             return self
         tails = _tails(self.folder, self.model, list(self.classes), crop_pct)
@@ -93,35 +93,35 @@ class FinishedRun:
     def best(self, adaptation: str | None = None) -> tuple["FinishedRun", str]:
         """The run in the framing, and the adaptation, that its validation prefers.
 
-        Where that cannot tell, it is the simplest adaptation, as framed here.
+        Without accuracies it is the simplest adaptation in the present framing.
 
         Args:
-            adaptation: prefers a framing for this one.
+            adaptation: choose only the framing, for this adaptation.
 
         Raises:
             InputError: the run has none of that name.
         """
-        known = [name for name in CANDIDATES if name in self.tails]
+        names = [name for name in CANDIDATES if name in self.tails]
         if adaptation is not None:
             self.tail(adaptation)
-            known = [adaptation.removeprefix(CONTROL)]
-        measured = pd.DataFrame(self.metrics.get("accuracies", ()))
-        if measured.empty:
-            return self, adaptation or known[0]
-        name, crop_pct = preferred(measured, known)
+            names = [adaptation.removeprefix(CONTROL)]
+        accuracies = pd.DataFrame(self.metrics.get("accuracies", ()))
+        if accuracies.empty:
+            return self, adaptation or names[0]
+        name, crop_pct = preferred(accuracies, names)
         return self.framed(crop_pct), adaptation or name
 
     def classify(
         self, paths: Sequence[Path], adaptation: str, view: View = "center", top: int = 5
     ) -> list[dict[str, Any]]:
-        """The likeliest classes of images.
+        """The most probable classes of images.
 
         Args:
-            paths: images, or folders whose images are meant, however deep.
+            paths: images, or folders with images at any depth.
 
         Returns:
-            `image` and `classes`, name to probability from the highest, an image; `error`, one
-            line, where it cannot be read.
+            A dict per image: `image`, and `classes` (name to probability, the highest first) or
+            `error`, one line, if it cannot be read.
         """
         size = self.settings.test_size
         frame = transforms_for(self.settings, size, size, view)["val_test"]
@@ -129,7 +129,7 @@ class FinishedRun:
         answers = list[dict[str, Any]]()
         for path in paths:
             names = image_folder.walk(path)[0] if path.is_dir() else []
-            # of a folder without images the folder itself, which cannot be read
+            # a folder without images stands for itself, and cannot be read
             answers += [{"image": str(path / name)} for name in names or [""]]
         for answer in answers:
             try:
@@ -147,7 +147,7 @@ class FinishedRun:
     def accuracies(
         self, data: ImageDataset, split: str, view: View = "center", size: int | None = None
     ) -> pd.DataFrame:
-        """How well the run, as framed here, classifies a split with each of its tails.
+        """Accuracies of the run's tails on a split, in the present framing.
 
         Returns:
             One row per adaptation: adaptation, view, crop_pct, images, top1, top1_low and top1_high
@@ -163,46 +163,54 @@ class FinishedRun:
         return rows.drop(columns=["n_val", "val_top1"]).rename(columns={"n_test": "images"})
 
     def data(self) -> ImageDataset:
-        """The images that the run was made with.
+        """The images of the run.
 
         Raises:
-            InputError: the images cannot be read, or they have changed, and the split with them.
+            InputError: the images cannot be read, or have changed, and with them the split.
         """
-        found = load_dataset(self.settings, self.settings.sweep)
-        if self.metrics["used"].get("data") != found.fingerprint():
-            where = f"dataset = {self.settings.dataset!r}"
-            raise InputError(f"{where}: the images have changed since {self.folder.name}")
-        return found
+        dataset = load_dataset(self.settings, self.settings.sweep)
+        if self.metrics["used"].get("data") != dataset.fingerprint():
+            raise InputError(
+                f"dataset = {self.settings.dataset!r}: the images have changed since "
+                f"{self.folder.name}"
+            )
+        return dataset
 
 
 def load(run: str | Path) -> FinishedRun:
     """Read a finished run.
 
     Raises:
-        InputError: no finished training or pair there, or its files do not belong together.
+        InputError: no finished training or pair there, or its files do not match.
     """
     folder = Path(run).resolve()
     metrics = read_record(folder / "metrics.json", settings=dict, classes=list, used=dict)
-    wanted = metrics.get("settings", {})
-    if "train_size" not in wanted:
-        what = "no finished training or pair there, or its metrics.json is damaged"
-        raise InputError(f"run = {str(folder)!r}: {what}; allowed is one such as {EXAMPLE}")
-    values = {"test_size": wanted["train_size"], **wanted}
+    stored = metrics.get("settings", {})
+    if "train_size" not in stored:
+        raise InputError(
+            f"run = {str(folder)!r}: no finished training or pair there, or its metrics.json is "
+            f"damaged; allowed is one such as {EXAMPLE}"
+        )
+    values = {"test_size": stored["train_size"], **stored}
     settings = validate(PairSettings, values, f"{folder.name}/metrics.json")
-    settings = settings.framed(usual_crop_pct(settings.crop_pct))
+    crop_pct = usual_crop_pct(settings.crop_pct)
+    settings = settings.framed(crop_pct)
     without_gpu = settings.precision == "fp16" and device_name() is None
     accelerator = accelerator_for("fp32" if without_gpu else settings.precision)
     train = settings.train_settings()
-    record = {"classes": metrics["classes"], "images": metrics["used"].get("data")}
-    record["settings"] = lasting(train)  # whichever version of the library made it
+    classes = metrics["classes"]
+    record = {
+        "classes": classes,
+        "images": metrics["used"].get("data"),
+        "settings": lasting(train),  # without the library, so that any version is accepted
+    }
     file = folder.parent / train.run_name / CHECKPOINT
     trained = stage1.restore(file, record, train, accelerator)
-    # adapted at its own size
-    tails = {"none": Tail(trained.model).requires_grad_(False).eval(), **trained.controls}
-    if "test_size" in wanted:
-        tails = _tails(folder, trained.model, metrics["classes"], usual_crop_pct(settings.crop_pct))
-    classes = tuple(metrics["classes"])
-    return FinishedRun(folder, settings, classes, metrics, trained.model, tails, accelerator)
+    if "test_size" in stored:
+        tails = _tails(folder, trained.model, classes, crop_pct)
+    else:  # a training: its controls are adapted at its own size
+        tails = {"none": Tail(trained.model).requires_grad_(False).eval(), **trained.controls}
+    return FinishedRun(folder, settings, tuple(classes), metrics, trained.model, tails, accelerator)
 
 
 def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) -> dict[str, Tail]:
@@ -219,42 +227,47 @@ def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) 
 def load_best(
     run: Path | None, sweep: str | None, adaptation: str | None = None
 ) -> tuple[FinishedRun, str, View]:
-    """A run with what validation prefers; of a sweep what its report says to use.
+    """The run, adaptation and view that validation prefers, or that a sweep's report recommends.
 
-    Where the report recommends nothing, or the probe, it is the trained cell that is the best on
+    If the report recommends nothing or the probe, the trained cell is used that is best on
     validation.
 
     Args:
-        run: its folder; None for a sweep's, whose framing is chosen over all seeds.
-        adaptation: takes the place of the preferred one.
-        sweep: its file or its name; None for that of the newest finished pair whose sweep has a
-            report.
+        run: its folder; None for a run of the sweep, whose framing is chosen over all seeds.
+        sweep: its file or name; None for the sweep of the newest finished pair that has a report.
+        adaptation: replaces the preferred one.
 
     Raises:
-        InputError: there is no report yet, or it has no pair that was run to its end.
+        InputError: there is no report yet, or it has no finished pair.
     """
     if run is not None:
         return *load(run).best(adaptation), "center"
     name = Path(sweep).name.removesuffix(".yml").removesuffix(".yaml") if sweep else _newest()
     results = load_results(name)
     use = sentences.read(name)["answers"][4]["use"]
-    # a recommended probe is no network that a run has kept
+    # no run stores the network of a recommended probe
     best = cell_of(use) if use and use["train_size"] else results.choose()
     assert best.train_size is not None
     seed = results.row(best)["seed"]
-    network = load(run_folder(name, pair_name(best.train_size, best.test_size, seed)))
+    pair = PairSettings.model_construct(
+        train_size=best.train_size, test_size=best.test_size, seed=seed
+    )
+    network = load(run_folder(name, pair.run_name))
     adaptation = adaptation or best.adaptation
     network.tail(adaptation)
-    own = results.at_chosen_crop(best._replace(adaptation=adaptation))
-    return network.framed(own.crop_pct), adaptation, cast(View, best.view)
+    cell = results.at_chosen_crop(best._replace(adaptation=adaptation))
+    return network.framed(cell.crop_pct), adaptation, cast(View, best.view)
 
 
 def _newest() -> str:
     runs = home() / "runs"
-    done = sorted(runs.glob("*/*_test*/metrics.json"), key=lambda file: file.stat().st_mtime)
-    names = [file.parents[1].name for file in done]
-    reported = [name for name in names if (report_folder(name) / "results.csv").is_file()]
-    if not reported:
-        advice = "run `fixres-poc sweep` first, or give a run"
-        raise InputError(f"no sweep in {runs} has a report; {advice}")
-    return reported[-1]
+    pairs = [
+        file
+        for file in runs.glob("*/*_test*/metrics.json")
+        if (report_folder(file.parents[1].name) / "results.csv").is_file()
+    ]
+    if not pairs:
+        raise InputError(
+            f"no sweep in {runs} has a report; run `fixres-poc sweep` first, or give a run"
+        )
+    return max(pairs, key=lambda file: file.stat().st_mtime).parents[1].name

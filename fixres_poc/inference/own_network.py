@@ -1,4 +1,4 @@
-"""A network of one's own, adapted: a pair of a sweep with `trained:`, without its run folders."""
+"""Adapt a network that was trained elsewhere: a sweep's pair with `trained:`, without its files."""
 
 import copy
 import logging
@@ -39,15 +39,15 @@ class Adapted:
 
     Attributes:
         model: the network with its last layers adapted, in eval mode, on the CPU; its state dict
-            fits the network given.
-        transform: from a PIL image, or uint8 (3, H, W), to what the network takes, (3, K, K).
+            fits the given network.
+        transform: from a PIL image, or uint8 (3, H, W), to an input of the network, (3, K, K).
         classes: in the order of the network's outputs.
-        adaptation: what validation prefers; "none" where nothing beats the network as it was.
-        accuracies: at the test resolution, one row per adaptation, control and `crop_pct`, as
-            `record.summarise` returns them.
-        gains: each adaptation minus "none" and minus its control, on the same test images, framed
-            as chosen, as `run_text.gains` returns them.
-        summary: what notebooks 03 and 04 say of the network and its adaptation, in Markdown.
+        adaptation: the one that validation prefers; "none" if none is better than the network.
+        accuracies: at the test resolution, one row per adaptation, control and `crop_pct`, of
+            `record.summarise`.
+        gains: each adaptation minus "none" and minus its control, on the same test images in the
+            chosen framing, of `run_text.gains`.
+        summary: the sentences of notebooks 03 and 04 on the network and its adaptation, Markdown.
     """
 
     model: nn.Module
@@ -85,31 +85,35 @@ def adapt(
 ) -> Adapted:
     """Adapt the last layers of a trained timm network to a test resolution, and measure the gain.
 
-    The network goes the way of `trained:` in a sweep file, through a temporary weights file.
+    The network is treated like `trained:` in a sweep file, by way of a temporary weights file.
 
     Args:
-        network: a ResNet, ResNeXt, EfficientNet or MobileNetV3 of timm, which stays as it is.
-        folder: class folders, split here; or train, val and test with class folders in each.
-        train_size: side of the crop in px that the network was trained on.
-        test_size: side of the crop in px to adapt it to.
+        network: a ResNet, ResNeXt, EfficientNet or MobileNetV3 of timm; it is not changed.
+        folder: class folders, which are split; or train, val and test with class folders in each.
+        train_size: side of the network's train crops, px.
+        test_size: side of the test crops to adapt to, px.
         classes: names of the folders in the order of the network's outputs; None for sorted.
-        settings: other keys of a sweep file, such as adapt_epochs, batch_size and mean_std, which
-            is timm's by default.
+        settings: other keys of a sweep file, such as adapt_epochs, batch_size and mean_std (by
+            default timm's).
 
     Raises:
-        InputError: see `adapt_file`; or a network that timm did not build, or not like this.
+        InputError: see `adapt_file`; or timm did not build the network, or builds it differently.
     """
-    published: Any = getattr(network, "pretrained_cfg", None) or {}
-    if "architecture" not in published:
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    if "architecture" not in config:
         kind = type(network).__name__
         raise InputError(f"{kind}: not made by timm.create_model, so its input is not known")
-    settings.setdefault("mean_std", (published["mean"], published["std"]))
+    settings.setdefault("mean_std", (config["mean"], config["std"]))
     with TemporaryDirectory() as scratch:
-        file, architecture = Path(scratch) / "network", f"timm:{published['architecture']}"
+        file = Path(scratch) / "network"
         checkpoint.save(file, network.state_dict(), {})
-        trained = {"path": str(file), "architecture": architecture}
-        more = {"train_size": train_size, "classes": classes}
-        return adapt_file(trained | more, folder, test_size, network, **settings)
+        trained = {
+            "path": str(file),
+            "architecture": f"timm:{config['architecture']}",
+            "train_size": train_size,
+            "classes": classes,
+        }
+        return adapt_file(trained, folder, test_size, network, **settings)
 
 
 def adapt_file(
@@ -121,19 +125,18 @@ def adapt_file(
 ) -> Adapted:
     """Adapt a network as `adapt` does, from its weights file.
 
-    `head_bn`, or `head` of a network whose last batch norm is not known, is compared with the
-    network as it was, and validation chooses; `adaptations` among the settings names others.
+    Validation chooses between the network and `head_bn` (`head` without a known last batch norm).
 
     Args:
         trained: the table `trained` of a sweep file.
-        original: the network that the file was made from, which timm must build alike.
+        original: the network in the file, to check that timm builds the same one.
 
     Raises:
         InputError: a file, folder, classes, sizes or settings that cannot be used.
     """
-    given = {"name": "adapt", "dataset": str(folder), "trained": trained, "test_sizes": [test_size]}
-    run = validate(SweepSettings, given | settings, "adapt").runs()[-1]
-    pair = PairSettings(**run.parameters)
+    values = {"dataset": str(folder), "trained": trained, "test_sizes": [test_size], **settings}
+    sweep = validate(SweepSettings, {"name": "adapt", **values}, "adapt")
+    pair = PairSettings(**sweep.runs()[-1].parameters)
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
     network, names = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:
@@ -142,15 +145,16 @@ def adapt_file(
     start = train_with_controls(pair.train_settings(), data, accelerator)
     adapted, left_out = adapt_framings(start, data, pair, accelerator)
     predictions = pd.concat(
-        predict_pair(start.model, each, data, pair.framed(value), accelerator).table
-        for value, each in adapted.items()
+        predict_pair(start.model, stage2, data, pair.framed(value), accelerator).table
+        for value, stage2 in adapted.items()
     )
     accuracies = summarise(predictions)
     best, crop_pct = preferred(accuracies, pair.adaptations)
-    own, pair = predictions.query("crop_pct == @crop_pct"), pair.framed(crop_pct)
-    gains = run_text.gains(own, pair.adaptations, "center")
+    pair = pair.framed(crop_pct)
+    chosen = predictions.query("crop_pct == @crop_pct")
+    gains = run_text.gains(chosen, pair.adaptations, "center")
     before = run_text.training_summary(pair, start, data.counts()["val"], len(data.classes))
-    after = run_text.pair_summary(summarise(own), gains, pair)
+    after = run_text.pair_summary(summarise(chosen), gains, pair)
     framing = f"- Framed with crop_pct {crop_pct:g}, of {', '.join(f'{v:g}' for v in adapted)}."
     summary = f"{before}\n{after}\n{framing} {left_out}".strip()
     classes = tuple(names or data.classes)
@@ -162,18 +166,20 @@ def adapt_file(
 def _checked(
     pair: PairSettings, original: nn.Module | None
 ) -> tuple[nn.Module, Sequence[str] | None]:
-    """The network of a pair's weights file, and its classes where the file or the settings say so.
+    """The network of a pair's weights file, and its classes if the file or the settings name them.
 
-    Layers that were changed after timm built the original do not show in its weights.
+    It must agree with the original, because weights do not show layers that were changed after
+    timm had built it.
     """
-    file = (cast(str, pair.weights), pair.weights_key, pair.class_order)
-    network, names, _ = trained_elsewhere(pair.backbone, *file)
+    file = cast(str, pair.weights)
+    network, names, _ = trained_elsewhere(pair.backbone, file, pair.weights_key, pair.class_order)
     check_sizes(network.eval(), pair.backbone, {pair.train_size, pair.test_size})
     if original is not None:
         images = torch.rand(2, 3, pair.test_size, pair.test_size)
         with torch.no_grad():
-            own, rebuilt = copy.deepcopy(original).cpu().eval()(images), network(images)
-        if not torch.allclose(own, rebuilt, rtol=1e-3, atol=1e-3):
+            expected = copy.deepcopy(original).cpu().eval()(images)
+            rebuilt = network(images)
+        if not torch.allclose(expected, rebuilt, rtol=1e-3, atol=1e-3):
             raise InputError(
                 f"{type(original).__name__}: with these weights timm's network of the same name "
                 "gives other outputs; its layers were changed"
@@ -182,7 +188,7 @@ def _checked(
 
 
 def _ordered(model: nn.Module, before: Sequence[str], after: Sequence[str]) -> nn.Module:
-    """The network with its outputs in another order of classes, in place."""
+    """Reorder the outputs of a network in place, and return it."""
     rows = [before.index(name) for name in after]
     head = classifier(model)
     head.load_state_dict({key: value[rows] for key, value in head.state_dict().items()})

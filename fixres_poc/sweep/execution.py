@@ -1,8 +1,8 @@
-"""A whole sweep: images, then Snakemake over the graph of jobs, then the report over what exists.
+"""A whole sweep: prepare the images, run the graph of jobs with Snakemake, render the report.
 
-In runs/<sweep>/ lie sweep.json (the settings), one folder a run, snakemake.log, and `lock`, which
-this process and Snakemake hold, so that two sweeps of one name never work at the same time and a
-killed one never blocks the next.
+The folder runs/<sweep>/ holds sweep.json (the settings), one folder per run, snakemake.log and
+`lock`. This process and Snakemake hold the lock, so two sweeps of one name never run at the same
+time, and a killed sweep never blocks the next one.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ FEWEST_FILES, MANY_FILES = 256, 4096
 
 @contextlib.contextmanager
 def locked(sweep: str) -> Iterator[int]:
-    """Hold a sweep's lock: neither another sweep nor a report works in its folder meanwhile.
+    """Hold a sweep's lock, which excludes other sweeps and reports in its folder.
 
     Yields:
         The descriptor: Snakemake inherits it, so the lock outlives this process.
@@ -79,70 +79,71 @@ def locked(sweep: str) -> Iterator[int]:
 def refuse_loss(sweep: SweepSettings) -> None:
     """Refuse a sweep that would delete finished runs because they were made with other settings.
 
-    Other test resolutions of the linear probe are no loss: its folder keeps the probes it has.
+    Other test resolutions of the linear probe do not count: its folder keeps the fitted probes.
 
     Raises:
-        InputError: there are such runs; each is named, with the settings that differ.
+        InputError: there are such runs; the message names them and the settings that differ.
     """
-    made = [each for each in outcomes(sweep) if set(each.changed) - {"test_sizes"}]
-    if made:
-        lost = "; ".join(f"{each.run.name} ({', '.join(each.changed)})" for each in made)
+    lost = [outcome for outcome in outcomes(sweep) if set(outcome.changed) - {"test_sizes"}]
+    if lost:
+        names = "; ".join(f"{outcome.run.name} ({', '.join(outcome.changed)})" for outcome in lost)
         raise InputError(
-            f"runs/{sweep.name}: {len(made)} finished runs were made with other settings and would "
-            f"be deleted: {lost}; say --replace (make: REPLACE=1), or copy the sweep file under "
+            f"runs/{sweep.name}: {len(lost)} finished runs were made with other settings and would "
+            f"be deleted: {names}; say --replace (make: REPLACE=1), or copy the sweep file under "
             "another name"
         )
 
 
 def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
-    """Write sweep.json and settings.json of the runs; delete runs that are not done or used such.
+    """Write sweep.json and settings.json of all runs, and delete the outputs of unfinished runs.
 
-    A training is not done, either, if a pair is not and the checkpoint that it needs is missing or
-    damaged.
+    A run is also unfinished if it needs an unfinished one. A finished training is repeated if one
+    of its pairs is unfinished and its checkpoint is missing or damaged.
 
     Args:
         fingerprint: of the images, from `prepare_dataset`.
     """
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
     _write_settings(sweep, fingerprint)
-    found = {each.run.name: each for each in outcomes(sweep)}
-    undone: set[str] = set()
+    by_name = {outcome.run.name: outcome for outcome in outcomes(sweep)}
+    unfinished: set[str] = set()
     for job, runs in sweep.jobs().items():
-        lacking = {run.name for run in runs if found[run.name].status != "done"}
-        if lacking and job != ONCE and not checkpoint_is_intact(found[job]):
-            lacking.add(job)
+        names = {run.name for run in runs}
+        undone = {name for name in names if by_name[name].status != "done"}
+        if undone and job != ONCE and not checkpoint_is_intact(by_name[job]):
+            undone.add(job)
         for run in runs:
-            if run.name in lacking or undone & set(run.needs):
-                undone.add(run.name)
+            if run.name in undone or unfinished & set(run.needs):
+                unfinished.add(run.name)
                 _clear(run)
             for file in run.folder.glob("*.*"):
-                # the clock was set back: Snakemake would take what follows for a failure
+                # after the clock was set back, Snakemake would take new files for outdated ones
                 if file.stat().st_mtime > time.time():
                     os.utime(file)
-        if undone & {run.name for run in runs}:
+        if unfinished & names:
             (run_folder(sweep.name, job) / JOB_DONE).unlink(missing_ok=True)
 
 
 def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
-    """Let each run's settings.json say what is wanted."""
+    """Write what is wanted to each run's settings.json, if that differs."""
     shared = {"library": library_hash(), "data": fingerprint}
-    weights: dict[str, str | None] = {}
-    if sweep.weights is not None:
-        # so that another file at the same path is noticed
-        weights["weights"] = file_digest(resolve(sweep.weights))
-    stems = {run.notebook for run in sweep.runs()}
-    codes = {stem: code_hash(notebook_path(stem)) for stem in stems}
+    notebooks = {run.notebook for run in sweep.runs()}
+    codes = {notebook: code_hash(notebook_path(notebook)) for notebook in notebooks}
+    # detects another file at the same path
+    weights = file_digest(resolve(sweep.weights)) if sweep.weights else None
     for run in sweep.runs():
-        own = weights if "weights" in run.parameters else {}
-        wanted = {"notebook": codes[run.notebook], **shared, **own}
+        wanted = {"notebook": codes[run.notebook], **shared}
+        if weights and "weights" in run.parameters:
+            wanted["weights"] = weights
         content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
-        file, text = run.folder / SETTINGS, json.dumps(content, indent=1)
+        file = run.folder / SETTINGS
+        text = json.dumps(content, indent=1)
         if read_record(file) != json.loads(text):
             write_atomically(file, text)
 
 
 def _clear(run: Run) -> None:
-    """Remove what a run has left, but for a training's checkpoint."""
+    """Remove a run's outputs, except a training's checkpoint."""
     for temporary in filter(Path.is_file, run.folder.glob(".*")):  # of writers that were killed
         temporary.unlink()
     for name in (ERROR, PROGRESS, *NOTEBOOKS[run.notebook].outputs):
@@ -155,26 +156,26 @@ def run_sweep(
     profile: str = LOCAL_PROFILE,
     replace: bool = False,
 ) -> bool:
-    """Do everything that a sweep still lacks, and render its report.
+    """Do the missing runs of a sweep, and render its report.
 
     Args:
-        cores: processor cores to use, all by default.
+        cores: processor cores to use; None for all.
+        profile: folder of a Snakemake profile.
         replace: delete finished runs that were made with other settings, instead of refusing to.
 
     Returns:
         Whether every run succeeded.
 
     Raises:
-        InputError: images or notebooks cannot be used, or images were changed meanwhile.
+        InputError: images or notebooks cannot be used, or the images changed during the sweep.
         RuntimeError: the report failed, or jobs of an earlier sweep do not end.
-        KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; nothing is left at work.
+        KeyboardInterrupt: stopped by Ctrl-C, SIGTERM or SIGHUP; no process is left.
     """
     with on_stop_signals(signal.default_int_handler), locked(sweep.name) as lock:
         _check_start(sweep, replace)
         cancel_jobs(sweep_folder(sweep.name))  # jobs of a sweep that was killed
         fingerprint = prepare_data(sweep)
-        _check_trained(sweep)
-        _check_looked_at(sweep)
+        _check_files(sweep)
         lay_out(sweep, fingerprint)
         if any(state(run) != "done" for run in sweep.runs()):
             _run_jobs(sweep, cores, profile, lock)
@@ -190,23 +191,23 @@ def run_sweep(
 
 
 def _run_jobs(sweep: SweepSettings, cores: int | None, profile: str, lock: int) -> None:
-    """Say how long it will take, and run Snakemake."""
+    """Print how long the sweep will take, and run Snakemake."""
     from fixres_poc.sweep import plan
 
-    shared = shares(sweep, cores, profile)
-    forecast = plan.forecast(sweep, shared)
+    resources = shares(sweep, cores, profile)
+    forecast = plan.forecast(sweep, resources)
     print(f"{sweep.name}: {forecast.whole()}", file=sys.stderr)
-    command = command_line(sweep, shared, profile)
+    command = command_line(sweep, resources, profile)
     run_snakemake(sweep_folder(sweep.name), command, lock, partial(watch, forecast))
 
 
 def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
-    """Print what failed, and render the report; if no pair succeeded, the first failure is last."""
-    lines = [f"failed: {name}: {message}" for name, message in failed.items()]
+    """Render the report and print failures; if no pair succeeded, the first failure comes last."""
+    messages = [f"failed: {name}: {message}" for name, message in failed.items()]
     runs = sweep.runs()
     no_pair = all(run.name in failed for run in runs if NOTEBOOKS[run.notebook].needs)
-    for line in lines[no_pair:]:
-        print(line, file=sys.stderr)
+    for message in messages[1:] if no_pair else messages:
+        print(message, file=sys.stderr)
     try:
         page = render_if_changed(sweep)
     except RuntimeError:
@@ -216,35 +217,36 @@ def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
     done = f"{len(runs) - len(failed)} of {len(runs)} runs of {sweep.name} are done"
     print(f"{done}, {len(failed)} failed; report: {page}", flush=True)
     if no_pair:
-        print(lines[0], file=sys.stderr)
+        print(messages[0], file=sys.stderr)
 
 
 def _fail_the_rest(sweep: SweepSettings) -> None:
-    """Let every run that is neither done nor failed fail, with what stopped it."""
-    said = last_error(sweep_folder(sweep.name) / "snakemake.log")
-    broken = dict[str, str]()  # first run that failed, by job
-    for each in outcomes(sweep):  # a training stands before its pairs
-        if each.status == "done":
+    """Record why each run stopped that is neither done nor failed."""
+    first_failed = dict[str, str]()  # run by job
+    for outcome in outcomes(sweep):  # a training stands before its pairs
+        run = outcome.run
+        if outcome.status == "done":
             continue
-        blockers = [broken[name] for name in each.run.needs if name in broken]
-        broken.setdefault(each.run.job, each.run.name)
-        if each.status == "failed":
+        blockers = [first_failed[name] for name in run.needs if name in first_failed]
+        first_failed.setdefault(run.job, run.name)
+        if outcome.status == "failed":
             continue
-        if each.error:
-            message = f"{each.error}; start the sweep again"  # changed while it was at work
+        if outcome.error:
+            message = f"{outcome.error}; start the sweep again"  # changed during the sweep
         elif blockers:
             message = f"not run, because {blockers[0]} failed"
-        elif each.status == "active":
+        elif outcome.status == "active":
             message = "ended without a word: killed?"
         else:
-            message = f"not done; snakemake: {said}"
-        end(each.run.folder, Failure("killed", message))
+            log = sweep_folder(sweep.name) / "snakemake.log"
+            message = f"not done; snakemake: {last_error(log)}"
+        end(run.folder, Failure("killed", message))
 
 
 def train_all(sweep: SweepSettings, replace: bool = False) -> None:
-    """Do a sweep's trainings in all processes that `accelerate launch` has started.
+    """Run a sweep's trainings in all processes that `accelerate launch` has started.
 
-    03_train reads what they leave.
+    Notebook 03 then reads their checkpoints.
 
     Raises:
         InputError: images, notebooks, backbone or weights cannot be used.
@@ -269,12 +271,12 @@ def train_all(sweep: SweepSettings, replace: bool = False) -> None:
     accelerator.end_training()
 
 
-def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
-    """Refuse what cannot be used before images are drawn, and name the weights' terms."""
+def _check_start(sweep: SweepSettings, replace: bool) -> None:
+    """Check limits, earlier runs and weights before images are drawn; print the weights' terms."""
     _allow_files()
     if not replace:
         refuse_loss(sweep)
-    # the embedded one is known without torch
+    # the embedded backbone needs no check, and so no import of torch
     if sweep.backbone != EMBEDDED_BACKBONES[0] or sweep.weights is not None:
         from fixres_poc.model import backbones
 
@@ -284,9 +286,9 @@ def _check_start(sweep: SweepSettings, replace: bool = False) -> None:
 
 
 def _allow_files() -> None:
-    """Raise the limit of open files as far as it may be, for all that the sweep starts."""
+    """Raise the limit of open files, up to `MANY_FILES`, for this process and its children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MANY_FILES if hard < 0 else min(hard, MANY_FILES)  # a negative number: no limit
+    most = MANY_FILES if hard < 0 else min(hard, MANY_FILES)  # negative: unlimited
     if most < FEWEST_FILES:
         raise InputError(
             f"ulimit -n = {hard}: too few files may be open at once; a sweep needs {FEWEST_FILES}"
@@ -295,20 +297,16 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _check_looked_at(sweep: SweepSettings) -> None:
-    """Refuse a list that the report could not read hours later."""
-    if sweep.looked_at is not None:
-        from fixres_poc.analysis.collection import looked_at
-
-        looked_at(sweep)
-
-
-def _check_trained(sweep: SweepSettings) -> None:
-    """Refuse a trained network that does not fit these classes before anything runs."""
+def _check_files(sweep: SweepSettings) -> None:
+    """Read the files that runs or the report would refuse hours later; needs prepared images."""
     if sweep.head_start == "file":
         from fixres_poc.method import linear_probe
 
         linear_probe.from_file(sweep, images_record(sweep.name)["classes"])
+    if sweep.looked_at is not None:
+        from fixres_poc.analysis.collection import looked_at
+
+        looked_at(sweep)
 
 
 def prepare_data(sweep: SweepSettings) -> str:

@@ -1,4 +1,4 @@
-"""A kernel that notebooks share; each finds it as if it had just been started (`kernel_state`)."""
+"""A kernel that notebooks share; `kernel_state` restores its initial state before each one."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ KERNEL_START_S = 150
 
 
 class _Manager(AsyncKernelManager):
-    """Starts a kernel with this very interpreter, whatever is registered as `python3`."""
+    """Starts a kernel with this interpreter, whatever is registered as `python3`."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -36,21 +36,25 @@ class _Manager(AsyncKernelManager):
 
 
 class _Engine(NBClientEngine):  # type: ignore[misc]
-    """Papermill's own engine but for the kernel, which outlives the notebook."""
+    """Papermill's engine with a kernel that outlives the notebook."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **given: Any) -> Any:
-        return given["execute"](nb_man, kernel_name)
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        return options["execute"](nb_man, kernel_name)
 
 
 papermill_engines.register(ENGINE, _Engine)
 
 
 class Kernel:
-    """Started by the first notebook that needs one; ended by `close`, or if a notebook fails."""
+    """A kernel that the first notebook starts; `close` or a failing notebook ends it.
+
+    Args:
+        notebooks: to run in it; it does their imports when it starts.
+    """
 
     def __init__(self, notebooks: Sequence[Path]) -> None:
-        """Note which notebooks it is for: what they import is imported at its start."""
+        """Note the notebooks; no process is started."""
         self._notebooks = [str(notebook) for notebook in notebooks]
         self._manager: _Manager | None = None
         self._library = ""
@@ -59,7 +63,7 @@ class Kernel:
         """End the kernel; the next notebook gets a fresh one."""
         manager, self._manager = self._manager, None
         if manager:
-            with contextlib.suppress(RuntimeError):  # there was none any more
+            with contextlib.suppress(RuntimeError):  # the process has ended
                 run_sync(manager.shutdown_kernel)(now=True)
             run_sync(manager.cleanup_resources)()
 
@@ -73,15 +77,15 @@ class Kernel:
     ) -> Any:
         """Execute a notebook and return it.
 
-        A kernel that died, or has older library code, is replaced before.
+        A kernel that died or has older library code is replaced first.
 
         Args:
-            executed: where the notebook is written with its outputs.
-            variables: of the environment, for this notebook alone.
-            time_limit: most seconds from its first cell on.
+            executed: file for the executed notebook.
+            variables: environment variables for this notebook alone.
+            time_limit: seconds from the start of its first cell; None for no limit.
 
         Raises:
-            CellTimeoutError: the time is over.
+            CellTimeoutError: the time limit was exceeded.
             PapermillExecutionError: a cell failed.
             DeadKernelError: the kernel died.
             RuntimeError: no kernel could be started.
@@ -90,13 +94,18 @@ class Kernel:
         if self._manager and (library != self._library or not run_sync(self._manager.is_alive)()):
             self.close()
         self._library = library
-        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # whoever calls tells errors
-        # papermill fills in fields
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the caller reports errors
+        # papermill would format the braces
         paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook, executed)]
-        given = {"execute": partial(self._execute, variables, time_limit), "cwd": REPOSITORY}
         try:
             return execute_notebook(
-                *paths, parameters, ENGINE, kernel_name="python3", progress_bar=False, **given
+                *paths,
+                parameters,
+                ENGINE,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=REPOSITORY,
+                execute=partial(self._execute, variables, time_limit),
             )
         except BaseException:
             self.close()
@@ -105,7 +114,7 @@ class Kernel:
     def _execute(
         self, variables: Mapping[str, str], time_limit: int | None, nb_man: Any, kernel_name: str
     ) -> Any:
-        """Execute papermill's notebook in a kernel that is as it was at its start."""
+        """Execute papermill's notebook in the kernel, in its initial state."""
         client = PapermillNotebookClient(
             nb_man,
             kernel_name=kernel_name,
@@ -116,7 +125,7 @@ class Kernel:
         client.owns_km = False  # the kernel outlives the notebook
         try:
             self._connect(client)
-        except RuntimeError:  # another program may have taken its port, or killed it meanwhile
+        except RuntimeError:  # another program took its port or killed it: try once more
             self.close()
             self._connect(client)
         connection = client.kc
@@ -131,7 +140,7 @@ class Kernel:
             connection.context.destroy(linger=0)
 
     def _connect(self, client: PapermillNotebookClient) -> None:
-        """Connect a client to the kernel, which is started first if there is none."""
+        """Connect a client to the kernel, and start one if there is none."""
         fresh = self._manager is None
         client.km = self._manager = self._manager or _Manager(kernel_name=client.kernel_name)
         if fresh:
@@ -142,7 +151,7 @@ class Kernel:
 
 
 def _call(client: PapermillNotebookClient, function: str, argument: object) -> None:
-    """Call a function of `kernel_state` in the kernel; the notebook's namespace stays as it is."""
+    """Call a function of `kernel_state` in the kernel without touching the notebook's namespace."""
     code = f"__import__('fixres_poc.sweep.kernel_state', fromlist=['']).{function}({argument!r})"
     message = client.kc.execute(code, silent=True, store_history=False, allow_stdin=False)
     reply = client.wait_for_reply(message)["content"]

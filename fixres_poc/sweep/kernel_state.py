@@ -1,8 +1,7 @@
-"""What runs inside a job's kernel: its start, and the state that each of its notebooks begins with.
+"""Code that runs inside a job's kernel: its start, and the initial state of each notebook.
 
 `python -m fixres_poc.sweep.kernel_state <parent's process number> <arguments of ipykernel>` starts
-a kernel. `note` is called once after that, `restore` before every notebook, both by
-`kernel.Kernel`.
+a kernel. Then `kernel.Kernel` calls `note` once, and `restore` before every notebook.
 """
 
 import ast
@@ -22,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-Noted = list[tuple[Callable[[Any], object], Any]]
-"""Functions that put a value back, and the values."""
-_noted: Noted = []
+State = list[tuple[Callable[[Any], object], Any]]
+"""Functions that restore a value, and the values."""
+_state: State = []
 
 
 def note(notebooks: Sequence[str]) -> None:
-    """Import what these notebooks import, and note the state that every notebook begins with."""
+    """Do the imports of these notebooks, and note the state in which every notebook starts."""
     for name in notebooks:
-        # papermill says what is wrong with it
+        # papermill reports what is wrong with the file
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             _import(Path(name))
     gc.collect()
@@ -41,20 +40,20 @@ def note(notebooks: Sequence[str]) -> None:
         "matplotlib.pyplot": _matplotlib,
         "torch": _torch,
     }
-    _noted[:] = _namespace()
+    _state[:] = _namespace()
     for name in libraries.keys() & sys.modules.keys():
-        _noted.extend(libraries[name]())
-    _noted.extend(_python())
+        _state.extend(libraries[name]())
+    _state.extend(_python())
 
 
 def restore(variables: Mapping[str, str]) -> None:
-    """Put the noted state back, free memory, and set the next notebook's environment variables."""
+    """Restore the noted state, free memory, and set the next notebook's environment variables."""
     if tqdm := sys.modules.get("tqdm.std"):
         for bar in list(getattr(tqdm.tqdm, "_instances", ())):
             bar.close()
     if widgets := sys.modules.get("ipywidgets"):
         widgets.Widget.close_all()
-    for put_back, value in _noted:
+    for put_back, value in _state:
         put_back(value)
     gc.collect()
     torch = sys.modules.get("torch")
@@ -66,31 +65,31 @@ def restore(variables: Mapping[str, str]) -> None:
 
 
 def _import(notebook: Path) -> None:
-    """Do a notebook's imports as its cells do them; what fails fails again in its cell."""
+    """Do a notebook's imports; those that fail here fail again in their cell."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        # text fails to compile, or imports nothing
+        # Markdown does not compile, or imports nothing
         with contextlib.suppress(Exception):
             tree = ast.parse("".join(cell["source"]))
             tree.body = [
-                each for each in tree.body if isinstance(each, ast.Import | ast.ImportFrom)
+                node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
             ]
             exec(compile(tree, str(notebook), "exec"), {})
 
 
-def _namespace() -> Noted:
+def _namespace() -> State:
     from IPython import get_ipython
 
     shell: Any = get_ipython()
 
-    def begin(names: dict[str, Any]) -> None:
-        shell.reset(new_session=True)  # its history and counts, too
+    def reset(names: dict[str, Any]) -> None:
+        shell.reset(new_session=True)  # also clears history and execution counts
         for name, value in names.items():
             shell.user_ns.setdefault(name, value)
 
-    return [(begin, dict(shell.user_ns))]
+    return [(reset, dict(shell.user_ns))]
 
 
-def _python() -> Noted:
+def _python() -> State:
     def set_environment(values: dict[str, str]) -> None:
         os.environ.clear()
         os.environ.update(values)
@@ -107,7 +106,7 @@ def _python() -> Noted:
     ]
 
 
-def _numpy() -> Noted:
+def _numpy() -> State:
     import numpy as np
 
     return [
@@ -116,25 +115,25 @@ def _numpy() -> Noted:
     ]
 
 
-def _pandas() -> Noted:
+def _pandas() -> State:
     import pandas as pd
 
-    def put_back(key: str) -> None:
-        with warnings.catch_warnings(action="ignore"):  # options that pandas will drop
+    def reset(key: str) -> None:
+        with warnings.catch_warnings(action="ignore"):  # of deprecated options
             pd.reset_option(key)
 
-    return [(put_back, "all")]
+    return [(reset, "all")]
 
 
-def _matplotlib() -> Noted:
+def _matplotlib() -> State:
     import matplotlib.pyplot as plt
 
     def set_backend(name: str) -> None:
         if plt.get_backend() != name:
             plt.switch_backend(name)
 
-    plt.switch_backend(plt.get_backend())  # loads it, which sets parameters
-    # as matplotlib.rc_context: nothing to validate
+    plt.switch_backend(plt.get_backend())  # loads the backend, which sets parameters
+    # as matplotlib.rc_context does it, without validation
     set_parameters = partial(dict.update, plt.rcParams)
     return [
         (plt.close, "all"),
@@ -143,42 +142,41 @@ def _matplotlib() -> Noted:
     ]
 
 
-def _torch() -> Noted:
+def _torch() -> State:
     import torch
 
     cudnn = torch.backends.cudnn
     flags = ("benchmark", "deterministic", "allow_tf32")
-    kept = ("num_threads", "default_dtype", "float32_matmul_precision", "rng_state")
+    settings = ("num_threads", "default_dtype", "float32_matmul_precision", "rng_state")
     return [
         (torch.set_default_device, None),
         (torch.set_grad_enabled, True),
         (torch.use_deterministic_algorithms, False),
-        *((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()) for name in kept),
+        *((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()) for name in settings),
         *((partial(setattr, cudnn, name), getattr(cudnn, name)) for name in flags),
     ]
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for its next tensors, with GNU's C library.
+    """Keep freed memory for the next tensors of this process, with GNU's C library.
 
-    By default tensors of more than 32 MiB go back to the system when freed, and the next ones are
-    new pages, each of which the system must clear first: half the time of a CPU network at 224 px
-    and 32 images.
+    By default freed tensors of more than 32 MiB go back to the system, which must clear the pages
+    of the next ones: half the time of a CPU network at 224 px and 32 images.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(-4, 0)  # M_MMAP_MAX in malloc.h: no block from the system alone
-        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: none back
+        library.mallopt(-4, 0)  # M_MMAP_MAX in malloc.h: no block has a mapping of its own
+        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
 def start_kernel(parent: int) -> None:
-    """Be a kernel that Linux kills with its parent: its code may be deaf to signals."""
+    """Run a kernel that Linux kills with its parent, even if its code ignores other signals."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before we asked
+    if os.getppid() != parent:  # the parent had ended before
         sys.exit(1)
     keep_freed_memory()
-    if Path(sys.path[0]) == Path.cwd():  # ipykernel puts the present folder there by its own name
+    if Path(sys.path[0]) == Path.cwd():  # ipykernel adds the working folder itself
         del sys.path[0]
     from ipykernel.kernelapp import launch_new_instance
 

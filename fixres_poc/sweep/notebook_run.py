@@ -1,7 +1,7 @@
 """Notebook runs from their settings files, one after another in one kernel.
 
-The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `wanted` and `parameters`; what
-else lies in the folder stands in `run_state`. The notebook itself writes its outputs.
+The settings file runs/<sweep>/<run>/settings.json holds `notebook`, `wanted` and `parameters`;
+`run_state` describes the other files of the folder. The notebook itself writes its outputs.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock, Timeout
@@ -47,16 +47,16 @@ def run_job(
 ) -> dict[str, Failure]:
     """Run notebooks one after another in one kernel.
 
-    A failed notebook stops no other, but a training that failed stops the pairs after it.
+    After a failed notebook the others run, except the pairs of a training that failed.
 
     Args:
         settings_files: of the runs, a training before its pairs.
-        time_limit: most seconds for each notebook.
-        done: file to make once every run is done; runs that are done already are then left alone.
-        turn: 1 for the first try; later ones repeat only what was killed.
+        time_limit: of each notebook, in seconds.
+        done: file to create once every run is done; finished runs are then skipped.
+        turn: number of the try, from 1; later ones repeat only runs that were killed.
 
     Returns:
-        What went wrong, by name of the run.
+        The failures, by name of the run.
 
     Raises:
         InputError: a settings file cannot be used.
@@ -65,86 +65,93 @@ def run_job(
 
     runs = {file.resolve().parent: read_run(file) for file in settings_files}
     if done:
-        states = {folder: run_state.checked(run).status for folder, run in runs.items()}
-        runs = {folder: run for folder, run in runs.items() if states[folder] != "done"}
+        runs = {
+            folder: run for folder, run in runs.items() if run_state.checked(run).status != "done"
+        }
     notebooks = [NOTEBOOKS[run.notebook] for run in runs.values()]
     kernel = Kernel([notebook_path(run.notebook) for run in runs.values()])
-    failed: dict[str, Failure] = {}
-    with own_gpu(any(each.uses_gpu for each in notebooks)), contextlib.closing(kernel):
+    failures: dict[str, Failure] = {}
+    uses_gpu = any(notebook.uses_gpu for notebook in notebooks)
+    with own_gpu(uses_gpu), contextlib.closing(kernel):
         for folder, run in runs.items():
-            before = run_state.failure(folder) if turn > 1 else None
-            if before is None or before.kind == "killed":
-                before = _execute(folder, run, kernel, time_limit)
-            if before:
-                failed[run.name] = before
-                if run.notebook in [each.needs for each in notebooks]:
+            failure = run_state.failure(folder) if turn > 1 else None
+            if failure is None or failure.kind == "killed":
+                failure = _execute(folder, run, kernel, time_limit)
+            if failure:
+                failures[run.name] = failure
+                if run.notebook in [notebook.needs for notebook in notebooks]:
                     break
-    if done and not failed:
+    if done and not failures:
         done.touch()
-    return failed
+    return failures
 
 
 def _execute(folder: Path, run: Run, kernel: "Kernel", time_limit: int | None) -> Failure | None:
     variables = {"FIXRES_PROGRESS": str(run_state.begin(folder)), "FIXRES_HOME": str(home())}
-    notebook, executed, failed = notebook_path(run.notebook), folder / "notebook.ipynb", None
+    notebook = notebook_path(run.notebook)
+    executed = folder / "notebook.ipynb"
+    failure = None
     try:
         content = kernel.run(notebook, executed, run.parameters, variables, time_limit)
         run_state.record_notebook(folder, content)
     except KeyboardInterrupt:
-        # what still waits for the kernel is dropped, and asyncio must not show that it has died
+        # asyncio must not report the tasks that still wait for the dead kernel
         logging.getLogger("asyncio").disabled = True
         raise
     except Exception as error:
-        failed = _failure(error, time_limit)
-    with contextlib.suppress(OSError):  # where there is not even room for this, stderr has it
-        run_state.end(folder, failed)
-    return failed
+        failure = _failure(error, time_limit)
+    with contextlib.suppress(OSError):  # on a full disk stderr alone has the failure
+        run_state.end(folder, failure)
+    return failure
 
 
 def _failure(error: Exception, time_limit: int | None) -> Failure:
-    """What went wrong, without colours; of an error in the kernel only text is known."""
+    """The record of an exception, without colours; errors in the kernel arrive as text."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     parts = getattr(error, "traceback", None) or traceback.format_exception(error)
     trace = [printable(line) for line in ANSI.sub("", "\n".join(parts)).splitlines()]
     if any(DISK_FULL in line for line in trace):
-        said = f"a disk is full, {home()} or that of temporary files ({DISK_FULL})"
-        return Failure("input", said, trace)
+        message = f"a disk is full, {home()} or that of temporary files ({DISK_FULL})"
+        return Failure("input", message, trace)
     if isinstance(error, DeadKernelError):
-        said = "the notebook's process died; the usual cause is too little memory"
-        return Failure("killed", said, trace)
+        message = "the notebook's process died; the usual cause is too little memory"
+        return Failure("killed", message, trace)
     if isinstance(error, CellTimeoutError):
-        said = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
-        return Failure("error", said, trace)
-    name, text = getattr(error, "ename", None), getattr(error, "evalue", "")
-    if name is None:
-        name, text = type(error).__name__, str(error)
-    wrong_input = name == InputError.__name__  # the kernel sends names of classes
+        message = f"run_time_limit = {time_limit}: not done after {time_limit} s, so it was ended"
+        return Failure("error", message, trace)
+    name = getattr(error, "ename", type(error).__name__)  # the kernel sends names of classes
+    text = getattr(error, "evalue", str(error))
+    wrong_input = name == InputError.__name__
     message = " ".join(ANSI.sub("", text if wrong_input else f"{name}: {text}").split())
-    kind: Literal["input", "error"] = "input" if wrong_input else "error"
-    return Failure(kind, printable(message)[:LONGEST_MESSAGE] or name, trace)
+    message = printable(message)[:LONGEST_MESSAGE] or name
+    return Failure("input" if wrong_input else "error", message, trace)
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that may be used: $CUDA_VISIBLE_DEVICES, else all that the driver lists."""
+    """Names of the usable GPUs: those of $CUDA_VISIBLE_DEVICES, else all that the driver lists."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
     try:
-        listed = subprocess.check_output(["nvidia-smi", "-L"], text=True, timeout=30)
+        output = subprocess.check_output(["nvidia-smi", "-L"], text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(index) for index in range(len(re.findall(r"(?m)^GPU ", listed)))]
+    return re.findall(r"(?m)^GPU (\d+)", output)
 
 
 @contextlib.contextmanager
 def own_gpu(wanted: bool) -> Iterator[None]:
-    """Give this process one of several GPUs to itself; on a cluster a job has one only."""
+    """Reserve one of several GPUs for this process; a cluster's job sees only one.
+
+    Args:
+        wanted: False if the process uses no GPU.
+    """
     names = gpus() if wanted else []
     if len(names) < 2:
         yield
         return
-    job = os.environ.get("SLURM_JOB_ID", "")  # in which GPUs may be counted from 0 again
+    job = os.environ.get("SLURM_JOB_ID", "")  # each job may count its GPUs from 0
     while True:
         for name in names:
             plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
@@ -157,7 +164,7 @@ def own_gpu(wanted: bool) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Interrupt this process once its parent is gone: a killed sweep leaves nothing at work."""
+    """Interrupt this process when its parent ends, so that a killed sweep leaves no process."""
     parent = psutil.Process(os.getppid())
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""A sweep's report: tables, notebook 05 and all pages, made again only if something has changed."""
+"""A sweep's report: tables, notebook 05 and all pages, rendered again only after a change."""
 
 import functools
 import hashlib
@@ -29,43 +29,48 @@ log = logging.getLogger(__name__)
 
 
 def render(sweep: SweepSettings) -> Path:
-    """Collect the runs of a sweep and write its report, whatever exists; returns the report's page.
+    """Collect the runs of a sweep, finished or not, and write its report; returns its page.
 
     Raises:
         InputError: no run has left anything.
-        RuntimeError: notebook 05 failed; the pages are written nevertheless, as far as it came.
+        RuntimeError: notebook 05 failed; the pages are written, with the cells before the error.
     """
     from fixres_poc.analysis.collection import collect
     from fixres_poc.report import overview, sentences
 
-    collect(sweep, found := outcomes(sweep))
+    run_outcomes = outcomes(sweep)
+    collect(sweep, run_outcomes)
     sentences.write(sweep.name)
-    folder, digest = report_folder(sweep.name), made_from(sweep)
+    folder = report_folder(sweep.name)
+    work = sweep_folder(sweep.name)
+    digest = made_from(sweep)
     write_page = functools.partial(_write_page, sweep.name, library_hash(everything=True))
-    # while the notebook's kernel is at work, this process has nothing else to do
+    # write pages while the notebook's kernel is at work
     pool = ThreadPoolExecutor(1)
     try:
-        written = pool.map(write_page, found)
-        work, report = sweep_folder(sweep.name), f"reports/{sweep.name}"
-        message = _execute_results(work, report, sweep.run_time_limit)
-        linked = [each.run.name for each, page in zip(found, written, strict=True) if page]
+        written = pool.map(write_page, run_outcomes)
+        message = _execute_results(work, f"reports/{sweep.name}", sweep.run_time_limit)
+        linked = [
+            outcome.run.name for outcome, page in zip(run_outcomes, written, strict=True) if page
+        ]
     finally:
         pool.shutdown(cancel_futures=True)
     for page in (folder / "notebooks").glob("*.html"):
         if page.stem not in linked:
             page.unlink()
     overview.write()
-    return _write_index(folder, work, message, digest)  # last: with it the report counts as made
+    return _write_index(folder, work, message, digest)  # last: it marks the report as complete
 
 
-def _write_page(sweep: str, made_by: str, each: Outcome) -> bool:
-    """Whether the run has a page now; a failing page never affects others."""
+def _write_page(sweep: str, made_by: str, outcome: Outcome) -> bool:
+    """Write a run's page, and return whether there is one; a failure affects no other page."""
     from fixres_poc.report import pages
 
     try:
-        return pages.write_run_page(sweep, each, made_by)
-    except Exception as error:  # a notebook that was torn or edited can raise anything
-        log.warning(printable(f"no page for {each.run.name}: {type(error).__name__}: {error}"))
+        return pages.write_run_page(sweep, outcome, made_by)
+    except Exception as error:  # a damaged or edited notebook can raise anything
+        name = outcome.run.name
+        log.warning(printable(f"no page for {name}: {type(error).__name__}: {error}"))
         return False
 
 
@@ -80,7 +85,7 @@ def _execute_results(work: Path, report: str, time_limit: int | None = None) -> 
 
 
 def _write_index(folder: Path, work: Path, message: str, digest: str = "") -> Path:
-    """Write a report's page from what `_execute_results` left; raise if that failed."""
+    """Write a report's page from the notebook of `_execute_results`; raise if that failed."""
     from fixres_poc.report import pages
 
     index = pages.write_index(folder, work / "results" / "notebook.ipynb", message, digest)
@@ -90,17 +95,17 @@ def _write_index(folder: Path, work: Path, message: str, digest: str = "") -> Pa
 
 
 def rebuild(folder: Path) -> Path:
-    """Render index.html of a report again from the report's own tables; pages of runs stay.
+    """Render index.html of a report again from the report's tables; pages of runs stay.
 
     Raises:
         InputError: the folder has no tables of a report.
-        RuntimeError: notebook 05 failed; the page is written nevertheless, as far as it came.
+        RuntimeError: notebook 05 failed; the page is written, with the cells before the error.
     """
     from fixres_poc.report import sentences
 
     sentences.write(str(folder))
     work = sweep_folder(f"rebuilt-{folder.name}")
-    # without the name of the clone's folder, which the page would show
+    # relative: the page would show the path of the clone
     report = str(folder).removeprefix(f"{REPOSITORY}/")
     return _write_index(folder, work, _execute_results(work, report))
 
@@ -109,7 +114,7 @@ def publish(sweep: str) -> Path:
     """Copy a sweep's report to docs/reports, where reports are committed; replaces an earlier one.
 
     Raises:
-        InputError: the sweep has no report, or it takes more than 15 MB.
+        InputError: the sweep has no report, or the report is larger than 15 MB.
     """
     report, target = report_folder(sweep), PUBLISHED / sweep
     if not (report / "index.html").is_file():
@@ -124,7 +129,7 @@ def publish(sweep: str) -> Path:
 
 
 def render_if_changed(sweep: SweepSettings) -> Path:
-    """The report's page, rendered unless it names all that it would be made from now."""
+    """The report's page; rendered unless the stored digest of its inputs is up to date."""
     from fixres_poc.report import pages
 
     page = report_folder(sweep.name) / "index.html"
@@ -132,14 +137,14 @@ def render_if_changed(sweep: SweepSettings) -> Path:
 
 
 def made_from(sweep: SweepSettings) -> str:
-    """Digest of all that a sweep's report is made from."""
-    made = [run.folder / METRICS for run in sweep.runs()]
+    """Digest of all inputs of a sweep's report."""
+    metrics = [run.folder / METRICS for run in sweep.runs()]
     content = [
         __version__,
         library_hash(everything=True),
         file_digest(notebook_path(NOTEBOOK)),
         sweep.model_dump(mode="json"),
-        [file.exists() and file.stat().st_mtime_ns for file in made],
+        [file.exists() and file.stat().st_mtime_ns for file in metrics],
         failures(sweep),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
