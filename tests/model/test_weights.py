@@ -252,16 +252,16 @@ def test_what_a_file_says_of_its_classes(
     file = Path(save(tmp_path, {"class_to_idx": given, "model": {"a": torch.ones(1)}}))
     if expected is None:
         with pytest.raises(InputError, match=r"weights\.pth.*class_to_idx"):
-            weights.told(file)
+            weights.class_names(file)
     else:
-        assert weights.told(file) == expected
+        assert weights.class_names(file) == expected
 
 
 def test_metadata_of_safetensors_says_the_classes(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a.pt", metadata={"classes": "b,a"})
-    assert weights.told(tmp_path / "a.pt") == ["b", "a"]
+    assert weights.class_names(tmp_path / "a.pt") == ["b", "a"]
     save_file({"a": torch.ones(1)}, tmp_path / "a.pt")
-    assert weights.told(tmp_path / "a.pt") is None
+    assert weights.class_names(tmp_path / "a.pt") is None
 
 
 CASES: list[tuple[Any, ...]] = [
