@@ -137,7 +137,7 @@ def test_two_at_once_download_once(asked: list[str]) -> None:
 
 def test_a_folder_of_that_name_without_lists_is_left_alone(asked: list[str]) -> None:
     save_image(named_datasets.folder("stanford_dogs") / "Images" / "a" / "0.jpg", (1, 2, 3), seed=0)
-    with pytest.raises(InputError, match="stanford_dogs: there, but not whole"):
+    with pytest.raises(InputError, match="stanford_dogs: incomplete"):
         load_dataset(OFFICIAL)
     assert not asked
 
