@@ -76,8 +76,8 @@ class ImageDataset:
 
     def counts(self) -> dict[str, int]:
         """Number of images per split."""
-        splits = [*SPLITS, *self.test_parts[1:]]
-        return self.table["split"].value_counts().reindex(splits, fill_value=0).to_dict()
+        counts = self.table["split"].value_counts()
+        return {name: int(counts.get(name, 0)) for name in (*SPLITS, *self.test_parts[1:])}
 
     def without(self, names: Collection[str]) -> "ImageDataset":
         """The dataset without these images; the others keep their split.

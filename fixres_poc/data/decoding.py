@@ -123,7 +123,7 @@ def _cost(image: ImageFile, file: io.BufferedReader) -> int:
 def orientation(image: Image.Image) -> int:
     """An image's orientation in EXIF or XMP, 1 to 8; 1 if it is missing or unreadable."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF raises errors of many kinds; the pixels may still be good
         return 1
     return value if value in range(1, 9) else 1

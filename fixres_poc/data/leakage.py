@@ -8,7 +8,7 @@ sizes, compression and brightness, but not under crops and mirror images.
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -103,7 +103,8 @@ def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplica
     components = table["image"].groupby(connected_components(alike)[1])
     groups = tuple(tuple(images) for _, images in components if len(images) > 1)
     plain = int((~detailed).sum())
-    return NearDuplicates(*counts.tolist(), plain, tuple(listed), groups), twins
+    duplicates = NearDuplicates(*counts.tolist())
+    return replace(duplicates, plain=plain, listed=tuple(listed), groups=groups), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:
