@@ -1,1 +1,1 @@
-"""Images: which, from where, how they are decoded, transformed and loaded; leakage."""
+"""Images: datasets by folder and by name, decoding, transforms, loading and leakage."""

@@ -1,7 +1,7 @@
-"""Images of a dataset as one table: which, with what class, in which split. No torch in here.
+"""The images of a dataset as one table of images, classes and splits, without importing torch.
 
-Notebooks call `load_dataset`; a sweep calls `prepare_dataset` once, before any training: it draws
-what is drawn, decodes every image to find broken ones, and writes the table.
+Notebooks call `load_dataset`. A sweep calls `prepare_dataset` once before any training: it draws or
+downloads the images, decodes each one to find unreadable ones, and writes the table.
 """
 
 import csv
@@ -30,19 +30,18 @@ class ImageDataset:
     """The images of a dataset."""
 
     root: Path
-    classes: tuple[str, ...]  # names, sorted; a label is an index into it
-    # columns image (see `paths`), label (int), split (of `SPLITS`, or the extra part's name) and,
-    # from `load_dataset`, digest (of the image's bytes)
+    classes: tuple[str, ...]  # sorted names; a label is an index of this tuple
+    # columns image (see `paths`), label (int), split (one of `SPLITS`, or the extra part's name)
+    # and, from `load_dataset`, digest (of the image's bytes)
     table: pd.DataFrame
     extra: tuple[str, Path] | None = None  # name and folder of `extra_test`
-    # lines for the user: how folders were read, and what was skipped in them
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines for the user about layouts and skipped files
 
     @property
     def paths(self) -> list[Path]:
         """Files of the table's rows.
 
-        `image` is a path in `root`, of `extra` <its name>/<path in its folder>.
+        `image` is a path below `root`; for the part `extra`, its name and a path below its folder.
         """
         name, folder = self.extra or ("", self.root)
         return [
@@ -52,13 +51,13 @@ class ImageDataset:
 
     @property
     def from_extra(self) -> "pd.Series[bool]":
-        """Which rows are images of the folder of `extra_test`, be it for test or validation."""
-        beginning = f"{self.extra[0]}/" if self.extra else "//"  # as none begins
-        return self.table["image"].str.startswith(beginning)
+        """Which rows are images of the folder of `extra_test`, for test or for validation."""
+        prefix = f"{self.extra[0]}/" if self.extra else "//"  # no path begins with //
+        return self.table["image"].str.startswith(prefix)
 
     @property
     def test_parts(self) -> list[str]:
-        """Names of the parts that are tested on: "test", and the extra one if there is one."""
+        """Names of the test parts: "test", and the extra part if there is one."""
         return ["test", *sorted(set(self.table["split"]) - set(SPLITS))]
 
     def split(self, name: str) -> pd.DataFrame:
@@ -66,34 +65,34 @@ class ImageDataset:
         return self.table[self.table["split"] == name].reset_index(drop=True)
 
     def only(self, split: str, rows: slice = slice(None)) -> "ImageDataset":
-        """The images of one split, in order of path, or some of these rows."""
+        """The dataset with only one split, or some of its rows, in order of path."""
         return replace(self, table=self.split(split)[rows])
 
     def some(self, split: str, most: int, seed: int) -> "ImageDataset":
-        """At most `most` images of one split, drawn with the seed."""
+        """The dataset with at most `most` random images of one split."""
         rows = self.split(split)
-        drawn = rows.sample(min(most, len(rows)), random_state=seed)
-        return replace(self, table=drawn.sort_index())
+        sample = rows.sample(min(most, len(rows)), random_state=seed)
+        return replace(self, table=sample.sort_index())
 
     def counts(self) -> dict[str, int]:
         """Number of images per split."""
-        number = self.table["split"].value_counts()
-        return {name: int(number.get(name, 0)) for name in (*SPLITS, *self.test_parts[1:])}
+        counts = self.table["split"].value_counts()
+        return {name: int(counts.get(name, 0)) for name in (*SPLITS, *self.test_parts[1:])}
 
     def without(self, names: Collection[str]) -> "ImageDataset":
-        """All but these images; the others stay in their split.
+        """The dataset without these images; the others keep their split.
 
         Raises:
             InputError: a class would lose all of its images in one split.
         """
-        gone = self.table["image"].isin(list(names))
-        lost = gone.groupby([self.table["label"], self.table["split"]]).all()
-        for label, split in lost.index[lost]:
+        removed = self.table["image"].isin(list(names))
+        empty = removed.groupby([self.table["label"], self.table["split"]]).all()
+        for label, split in empty.index[empty]:
             raise InputError(f"class {self.classes[label]!r} has no readable image left in {split}")
-        return replace(self, table=self.table[~gone].reset_index(drop=True))
+        return replace(self, table=self.table[~removed].reset_index(drop=True))
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with any image: added, removed, renamed, replaced, moved."""
+        """16 hex digits that depend on the name, content, class and split of every image."""
         digest = hashlib.sha256()
         rows = self.table[["image", "label", "split", "digest"]].itertuples(index=False)
         for image, label, split, content in rows:
@@ -102,14 +101,14 @@ class ImageDataset:
 
 
 def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDataset:
-    """The images that the settings name, drawn or downloaded first where that is their way.
+    """Load the images that the settings name; draw or download them first if necessary.
 
     Args:
-        sweep: what its preparation left out as unreadable (`skip_unreadable`) is left out.
+        sweep: name of a sweep, whose unreadable images (`skip_unreadable`) are left out.
 
     Raises:
-        InputError: folder missing, empty, or with a class too small to split; a download that
-            failed.
+        InputError: the folder is missing or empty, a class is too small to split, or a download
+            fails.
     """
     root, rows, cut, notes = _listed(settings)
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
@@ -118,8 +117,8 @@ def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDatas
     if cut:
         train = table["split"] == "train"
         shares = image_folder.SHARES if "test" in cut else image_folder.VALIDATION
-        split = image_folder.stratify(table[train], shares, "train", root, settings.split_seed)
-        table.loc[train, "split"] = split
+        splits = image_folder.stratify(table[train], shares, "train", root, settings.split_seed)
+        table.loc[train, "split"] = splits
     if settings.dataset != "synthetic":
         table = image_folder.limit(table, settings.image_limit, settings.split_seed)
     table["label"], classes = pd.factorize(table["label"], sort=True)
@@ -127,7 +126,9 @@ def load_dataset(settings: DataSettings, sweep: str | None = None) -> ImageDatas
     data = ImageDataset(root, tuple(classes), table, notes=tuple(notes))
     if settings.extra_test:
         data = _with_extra(data, settings.extra_test, settings.split_seed)
-    return data.without(images_record(sweep).get("unreadable") or {}) if sweep else data
+    if sweep:
+        data = data.without(images_record(sweep).get("unreadable") or {})
+    return data
 
 
 def _listed(settings: DataSettings) -> image_folder.Listing:
@@ -139,78 +140,81 @@ def _listed(settings: DataSettings) -> image_folder.Listing:
 
 
 def _with_extra(data: ImageDataset, extra: ExtraTest, seed: int) -> ImageDataset:
-    """The dataset with a second test part, a share of which may be its validation part instead.
+    """Add a second test part, a share of which may replace the validation part.
 
     Raises:
-        InputError: as `class_folders`; a class too small to be shared; images of the dataset's own
-            that cannot be told from those of the part.
+        InputError: as `class_folders`; a class is too small to share, or the dataset has a folder
+            with the name of the part.
     """
-    more, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
+    part, unknown = class_folders(extra.folder, data.classes, "extra_test.folder")
     if unknown:
         names = ", ".join(unknown)
         log.warning(printable(f"{extra.folder}: left out, as there are no such classes: {names}"))
-    table = more.table.assign(
-        image=f"{extra.name}/" + more.table["image"],
-        split=extra.name,
-        digest=image_folder.digests(more.paths),
-    )
-    own, notes = data.table, data.notes + more.notes
-    if own["image"].str.startswith(f"{extra.name}/").any():
+    if data.table["image"].str.startswith(f"{extra.name}/").any():
         raise InputError(
             f"extra_test.name = {extra.name!r}: the dataset has a folder of that name; allowed is "
             "another name"
         )
+    rows = part.table.assign(
+        image=f"{extra.name}/" + part.table["image"],
+        split=extra.name,
+        digest=image_folder.digests(part.paths),
+    )
+    table = data.table
+    notes = data.notes + part.notes
     if extra.validation:
-        named = table.assign(label=[data.classes[label] for label in table["label"]])
+        named = rows.assign(label=[data.classes[label] for label in rows["label"]])
         shares = {"val": extra.validation}
-        table["split"] = image_folder.stratify(named, shares, extra.name, more.root, seed)
+        rows["split"] = image_folder.stratify(named, shares, extra.name, part.root, seed)
+        table = table[table["split"] != "val"]
         notes += (
-            f"{more.root}: {extra.validation:.0%} of it are the validation part; the dataset's"
+            f"{part.root}: {extra.validation:.0%} of it are the validation part; the dataset's"
             " own one is not used",
         )
-        own = own[own["split"] != "val"]
-    whole = pd.concat([own, table], ignore_index=True)
-    return replace(data, table=whole, extra=(extra.name, more.root), notes=notes)
+    table = pd.concat([table, rows], ignore_index=True)
+    return replace(data, table=table, extra=(extra.name, part.root), notes=notes)
 
 
 def class_folders(
     folder: str, classes: Sequence[str], key: str = "dataset"
 ) -> tuple[ImageDataset, list[str]]:
-    """All images of a folder of class folders, labelled by name with classes that are given.
+    """Load all images of a folder of class folders as test images of the given classes.
 
     Args:
-        key: what names the folder, for errors.
+        key: name of the setting, for errors.
 
     Returns:
-        The images, as test split, and the class folders that are none of the classes, which are
-        left out.
+        The images, and the names of class folders that are left out as unknown classes.
 
     Raises:
-        InputError: no such folder, no images, or none of the classes among them.
+        InputError: there is no such folder, or it has no images of the classes.
     """
     if not resolve(folder).is_dir():
         raise InputError(f"{key} = {folder!r}: no such folder")
-    root, found, skipped = image_folder.outer_folders(resolve(folder))
-    rows = [(name, label, "test") for label, own in found.items() for name in own]
-    table = pd.DataFrame(rows, columns=["image", "label", "split"])
-    table = table[table["label"].isin(list(classes))].sort_values("image")
-    if table.empty:
-        some = ", ".join(list(found)[:3])
+    root, folders, skipped = image_folder.outer_folders(resolve(folder))
+    unknown = [name for name in folders if name not in classes]
+    rows = [
+        (image, classes.index(name), "test")
+        for name, images in folders.items()
+        if name in classes
+        for image in images
+    ]
+    if not rows:
+        some = ", ".join(unknown[:3])
         raise InputError(
             f"{key} = {folder!r}: its folders ({some}) are none of the classes, "
             f"such as {classes[0]}"
         )
-    table["label"] = [classes.index(label) for label in table["label"]]
-    notes = tuple(image_folder.told(root, skipped))
-    unknown = [label for label in found if label not in classes]
+    table = pd.DataFrame(rows, columns=["image", "label", "split"]).sort_values("image")
+    notes = tuple(image_folder.skip_notes(root, skipped))
     return ImageDataset(root, tuple(classes), table, notes=notes), unknown
 
 
 def image_sizes(data: ImageDataset) -> pd.DataFrame:
-    """The table with width and height in px, from the headers of images.
+    """The table with width and height in px, from the headers of the images.
 
     Raises:
-        InputError: an image without a readable header, named.
+        InputError: a header is unreadable.
     """
     return _measured(data, decode=False)[0].table
 
@@ -218,88 +222,92 @@ def image_sizes(data: ImageDataset) -> pd.DataFrame:
 def _measured(
     data: ImageDataset, skip: bool = False, decode: bool = True
 ) -> tuple[ImageDataset, dict[str, str]]:
-    """The images that can be read, their table with their sizes, and the others with the reason."""
-    found = bar(decoding.measure(data.paths, decode), "checking images", len(data.table))
-    sizes = dict(zip(data.table["image"], found, strict=True))
-    broken = {name: size for name, size in sizes.items() if isinstance(size, str)}
-    if broken and not skip:
-        name, reason = next(iter(broken.items()))
-        file = data.paths[[*sizes].index(name)]
-        more = f", and {len(broken) - 1} more like it" if len(broken) > 1 else ""
+    """Readable images, with width and height in their table, and reasons of unreadable ones."""
+    measured = [*bar(decoding.measure(data.paths, decode), "checking images", len(data.table))]
+    named = zip(data.table["image"], measured, strict=True)
+    unreadable = {name: size for name, size in named if isinstance(size, str)}
+    if unreadable and not skip:
+        reason = next(iter(unreadable.values()))
+        file = data.paths[measured.index(reason)]
+        more = f", and {len(unreadable) - 1} more like it" if len(unreadable) > 1 else ""
         raise InputError(
             f"{file}: {reason}{more};"
             " repair or remove it, or let the sweep file say skip_unreadable: true"
         )
-    kept = data.without(broken)
-    widths, heights = zip(*(sizes[name] for name in kept.table["image"]), strict=True)
-    table = kept.table.assign(width=widths, height=heights)
-    return replace(kept, table=table), broken
+    readable = data.without(unreadable)
+    sizes = [size for size in measured if not isinstance(size, str)]
+    widths, heights = zip(*sizes, strict=True)
+    table = readable.table.assign(width=widths, height=heights)
+    return replace(readable, table=table), unreadable
 
 
 def object_boxes(
     settings: DataSettings, data: ImageDataset, most: int = 200
 ) -> pd.DataFrame | None:
-    """The objects' boxes of at most `most` randomly chosen images, of synthetic and Stanford Dogs.
+    """Boxes of the objects in at most `most` random images of synthetic or Stanford Dogs.
 
     Returns:
-        One row per object: image, left, top, right, bottom, width, height (of the image), px; None
-            without boxes.
+        One row per object: image, box (left, top, right, bottom), and width and height of the
+        image, in px; None for datasets without boxes.
 
     Raises:
-        InputError: an annotation that is missing or not readable.
+        InputError: an annotation is missing or unreadable.
     """
-    own = data.table.loc[~data.from_extra, "image"]
-    names = list(own.sample(min(most, len(own)), random_state=0))
+    images = data.table.loc[~data.from_extra, "image"]
+    names = list(images.sample(min(most, len(images)), random_state=0))
     if settings.dataset == "synthetic":
-        return pd.DataFrame(synthetic.boxes(settings.split_seed, names), columns=BOX)
-    if folder := named_datasets.annotations(data.root):
-        return pd.DataFrame(named_datasets.boxes(folder, names), columns=BOX)
-    return None
+        boxes = synthetic.boxes(settings.split_seed, names)
+    elif folder := named_datasets.annotations(data.root):
+        boxes = named_datasets.boxes(folder, names)
+    else:
+        return None
+    return pd.DataFrame(boxes, columns=BOX)
 
 
 def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool = False) -> str:
-    """List the images of a sweep, and check those that no earlier call has checked.
+    """List the images of a sweep, and decode each one unless an earlier call has done so.
 
-    What was skipped or left out is told each time.
+    Every call warns about skipped files and unreadable images.
 
     Args:
-        folder: gets images.csv (image, label, split, width, height), images.json (classes,
-            fingerprint, `parts`: those of the test parts, `unreadable`: name to reason, `notes`).
-        skip_unreadable: leave out what cannot be decoded. The split is made before, so that it
-            moves no other image.
+        folder: for images.csv (image, label, split, width, height) and images.json (classes,
+            fingerprint, fingerprints of the test `parts`, `unreadable`: name to reason).
+        skip_unreadable: leave out unreadable images. They leave after the split, so that all other
+            images keep their split.
 
     Returns:
         The fingerprint of the images.
 
     Raises:
-        InputError: as `load_dataset`, an image that cannot be decoded, or a class with no readable
-            image in a split.
+        InputError: as `load_dataset`; an image is unreadable, or a class has no readable image in a
+            split.
     """
-    listed, record = load_dataset(settings), folder / "images.json"
-    known = read_record(record, listed=str, fingerprint=str, unreadable=dict)
-    if known.get("listed") != listed.fingerprint() or (known["unreadable"] and not skip_unreadable):
-        known = _checked(listed, folder, skip_unreadable)
-    write_atomically(record, json.dumps(known | {"notes": listed.notes}, indent=1))
+    listed = load_dataset(settings)
+    file = folder / "images.json"
+    record = read_record(file, listed=str, fingerprint=str, unreadable=dict)
+    if record.get("listed") != listed.fingerprint() or (
+        record["unreadable"] and not skip_unreadable
+    ):
+        record = _checked(listed, folder, skip_unreadable)
+        write_atomically(file, json.dumps(record, indent=1))
     notes = list(listed.notes)
-    if broken := known["unreadable"]:
-        notes.append(
-            f"{listed.root}: {len(broken)} unreadable images are left out; {record} lists them"
-        )
+    if count := len(record["unreadable"]):
+        notes.append(f"{listed.root}: {count} unreadable images are left out; {file} lists them")
     for note in notes:
         log.warning(printable(note))
-    return str(known["fingerprint"])
+    return str(record["fingerprint"])
 
 
 def _checked(listed: ImageDataset, folder: Path, skip_unreadable: bool) -> dict[str, Any]:
-    """Decode every image and write images.csv; returns what images.json keeps."""
-    data, broken = _measured(listed, skip_unreadable)
-    # pandas leaves a lone \r unquoted
+    """Decode every image, write images.csv, and return the entries of images.json."""
+    data, unreadable = _measured(listed, skip_unreadable)
+    # QUOTE_NONNUMERIC, because pandas leaves a lone \r unquoted otherwise
     text = data.table.drop(columns="digest").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     write_atomically(folder / "images.csv", text)
     return {
         "listed": listed.fingerprint(),
         "fingerprint": data.fingerprint(),
         "classes": data.classes,
-        "unreadable": broken,
+        "unreadable": unreadable,
         "parts": {part: data.only(part).fingerprint() for part in data.test_parts},
     }

@@ -1,12 +1,12 @@
-"""Ten made-up dog breeds and the scenes they stand in, drawn with numpy from a random generator.
+"""Drawings of ten made-up dog breeds in front of random backdrops, with numpy.
 
-Breeds come in three builds; within a build they differ in the size and direction of the coat's
-markings alone, and all share their colours. A drawing is a pure function of (seed, split, label,
-index), the same on every machine to one grey level: every edge is a smooth ramp, so that the last
-bit of a float, which differs between processors, never moves a grey level by more than one.
+There are three builds. Breeds of one build differ only in the size and direction of the coat's
+markings, and all breeds share their colours. A drawing is a pure function of (seed, split, label,
+index), equal on all machines to one grey level: every edge is a smooth ramp, so that the last bit
+of a float, which differs between processors, changes a grey level by at most one.
 
-While they are drawn, images are float32 arrays (3, H, W) of 0..1. Points are complex numbers, x to
-the right and y downwards. A figure is a list of tapered capsules.
+The functions draw on float32 arrays (3, H, W) of 0..1. Points are complex numbers, x to the right
+and y downwards. A figure is a list of tapered capsules.
 """
 
 import cmath
@@ -35,12 +35,12 @@ class Part(NamedTuple):
 
 
 class Coat(NamedTuple):
-    """Markings: a sum of waves cut at a level, or, with `lines`, its contour lines."""
+    """Markings where a sum of waves exceeds a level or, with `lines`, along its contour lines."""
 
     scale: float  # mean wavelength in the figure's units
     angle: float = 0.0  # across the stripes, degrees, 0 along the body
-    spread: float = 360.0  # of the waves' directions, degrees: few give stripes, all give spots
-    level: float = 0.0  # value (standard normal) from which on the coat is marked
+    spread: float = 360.0  # of the waves' directions, degrees: small for stripes, 360 for spots
+    level: float = 0.0  # standard normal value; the coat is marked above it
     lines: bool = False
 
 
@@ -97,7 +97,7 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
     Args:
         seed: of the dataset.
         split: one of train, val and test.
-        label: the place in `BREEDS`, 0 to 9.
+        label: index of `BREEDS`, 0 to 9.
         index: number of the image in its split and class, from 0.
     """
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), label, index]))
@@ -120,13 +120,13 @@ def draw(seed: int, split: str, label: int, index: int) -> Drawing:
 
 
 def _colours(rng: np.random.Generator) -> np.ndarray:
-    """Ground and mark colour of a coat, (2, 3): white, grey or brown on its own dark."""
+    """Ground and mark colour of a coat, (2, 3): white, grey or brown, and a darker shade of it."""
     bright, warm = rng.uniform([[0.65], [0.15]], [[0.95], [0.4]]), rng.uniform(0, 0.5)
     return bright * (1 - warm * np.array([0, 0.4, 1])) + rng.uniform(-0.04, 0.04, (2, 3))
 
 
 def _backdrop(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Ground below a horizon, and what is behind it above: (3, H, W)."""
+    """Foreground below a horizon and background above it, (3, H, W)."""
     tints = rng.uniform(0.35, 0.85, (2, 1)) + rng.uniform(-0.15, 0.15, (2, 3))
     far, near = tints.astype(np.float32)[..., None, None]
     cells = {2.5: 0.25, 8: 0.3, 40: 0.3}  # px, and the weight of each
@@ -139,17 +139,17 @@ def _backdrop(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _chain(
     start: complex, angle: float, length: float, radii: tuple[float, ...], bend: float = 0
 ) -> list[Part]:
-    """Capsules in a row, each turned by `bend` degrees from the one before; 90 degrees are up."""
+    """Capsules in a row, each turned by `bend` degrees from the previous one; 90 degrees are up."""
     parts = list[Part]()
-    for first, last in pairwise(radii):
+    for start_radius, end_radius in pairwise(radii):
         end = start + cmath.rect(length / (len(radii) - 1), -math.radians(angle))
-        parts.append(Part(start, first, end, last))
+        parts.append(Part(start, start_radius, end, end_radius))
         start, angle = end, angle + bend
     return parts
 
 
 def _dog(build: Build, rng: np.random.Generator) -> list[Part]:
-    """A dog seen from its right side, its trunk at the origin, in a random pose and proportions."""
+    """A dog in right profile, with its trunk at the origin and random pose and proportions."""
     half, depth, leg = build[:3] * rng.uniform(0.9, 1.1, 3)
     legs = list[Part]()
     for x, bend in ((-half, -30), (half, 8)) * 2:
@@ -178,13 +178,13 @@ def _dog(build: Build, rng: np.random.Generator) -> list[Part]:
 def _place(
     dog: list[Part], rng: np.random.Generator, height: int, width: int
 ) -> tuple[complex, complex]:
-    """Origin and turn with a random size and tilt, the dog within the image."""
+    """Random origin and turn, with the whole dog inside the image."""
     turn = cmath.rect(1, rng.uniform(-0.17, 0.17))
     left, top, right, bottom = extent(moved(dog, 0, turn))
     share = 0.5 + 0.45 * math.sqrt(rng.random())
     zoom = share * min(height, width) / max(right - left, bottom - top)
     free = np.array([width - zoom * (right - left), height - zoom * (bottom - top)])
-    # as a photographer does: rather the middle than the rim
+    # the mean of two draws prefers the middle, as photographers do
     x, y = (rng.random((2, 2)).mean(axis=0) * free - zoom * np.array([left, top])).tolist()
     return complex(x, y), zoom * turn
 
@@ -193,8 +193,14 @@ def moved(parts: Sequence[Part], origin: complex, turn: complex) -> list[Part]:
     """Parts turned and enlarged by `turn`, then moved from 0 to `origin`."""
     scale = abs(turn)
     return [
-        Part(origin + turn * start, scale * first, origin + turn * end, scale * last, tone)
-        for start, first, end, last, tone in parts
+        Part(
+            origin + turn * part.start,
+            scale * part.start_radius,
+            origin + turn * part.end,
+            scale * part.end_radius,
+            part.tone,
+        )
+        for part in parts
     ]
 
 
@@ -207,7 +213,7 @@ def extent(parts: Sequence[Part]) -> list[float]:
 
 
 def ramp(values: Array) -> Array:
-    """From 0 where a value is -1 to 1 where it is 1."""
+    """Clip values to [-1, 1] and map them linearly to [0, 1]."""
     return np.clip(0.5 + 0.5 * values, 0, 1)
 
 
@@ -220,7 +226,7 @@ def noise(rng: np.random.Generator, height: int, width: int, cell_px: float) -> 
 
 
 def markings(rng: np.random.Generator, coat: Coat, points: Array) -> Array:
-    """How far the coat has the mark colour at points (H, W) of the figure, 0..1."""
+    """Share of the mark colour, 0..1, at points (H, W) of the figure."""
     angles = np.radians(coat.angle + coat.spread * rng.uniform(-0.5, 0.5, WAVES))
     waves = 2 * math.pi / coat.scale * rng.uniform(0.75, 1.25, WAVES) * np.exp(1j * angles)
     field = np.zeros(points.shape, np.float32)
@@ -242,13 +248,13 @@ def paint(
     """Paint a figure over an image, in place.
 
     Args:
-        parts: in the figure's units; some of it lies in the image.
+        parts: in the figure's units, at least partly inside the image.
         colours: (2, 3), of ground and markings, 0..1.
-        origin: where the figure's 0 lies, px.
+        origin: position of the figure's 0, px.
         turn: px per unit; its angle turns the figure.
 
     Returns:
-        Box (left, top, right, bottom) in pixels of what shows.
+        Box (left, top, right, bottom) of the visible pixels.
     """
     placed = moved(parts, origin, turn)
     left, top, right, bottom = _whole(extent(placed))
@@ -271,18 +277,18 @@ def paint(
 
 
 def _whole(box: Sequence[float]) -> tuple[int, int, int, int]:
-    """Whole pixels that hold a box (left, top, right, bottom), none left of 0 or above it."""
+    """Whole pixels around a box (left, top, right, bottom), clipped at 0."""
     left, top, right, bottom = (max(0, math.floor(edge)) for edge in box)
     return max(left - 1, 0), max(top - 1, 0), right + 2, bottom + 2
 
 
 def _add(part: Part, pixels: Array, light: complex, cover: Array, shade: Array) -> None:
-    """Put a part over cover and shade (H, W) at their pixels, in place."""
+    """Add a part to cover and shade (H, W) at their pixels, in place."""
     axis = part.end - part.start
-    off = pixels - part.start
-    along = np.clip((off * axis.conjugate()).real / max(abs(axis) ** 2, 1e-9), 0, 1)
-    off -= along * axis
+    offset = pixels - part.start
+    along = np.clip((offset * axis.conjugate()).real / max(abs(axis) ** 2, 1e-9), 0, 1)
+    offset -= along * axis
     radius = part.start_radius + along * (part.end_radius - part.start_radius)
-    solid = ramp(2 * (radius - np.abs(off)))
-    shade += solid * (part.tone * (0.8 + 0.3 * (off * light).real / radius) - shade)
+    solid = ramp(2 * (radius - np.abs(offset)))
+    shade += solid * (part.tone * (0.8 + 0.3 * (offset * light).real / radius) - shade)
     np.maximum(cover, solid, out=cover)

@@ -1,7 +1,7 @@
-"""A folder of class folders: which images it holds, of which class and split. No torch in here.
+"""Images of a folder of class folders, their classes and splits. This module does not import torch.
 
-Layouts: `<class>/<image>`, which is split here, or `<part>/<class>/<image>` with parts as `part`
-knows them. Either may lie one level down.
+Layouts: `<class>/<image>`, which is split here, or `<part>/<class>/<image>`; `part` lists the names
+of parts. Both may be one level deeper.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from fixres_poc.config.settings import NAMED_DATASETS, SPLITS
 from fixres_poc.data import decoding
 
 SHARES = {"test": 0.28, "val": 0.22}
-"""Of plain class folders: of 1,000 images validation gets the 200 that question 5 needs."""
+"""Shares of plain class folders: of 1,000 images, validation gets the 200 that question 5 needs."""
 VALIDATION = {"val": 0.15}
-"""Of a train part that has a test part beside it."""
+"""Share of the train part if the folder has a test part."""
 SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -46,8 +46,7 @@ PART = re.compile(
     "|(?P<val>val|valid|validation|dev|devel|development|eval|evaluation)"
     f"|(?P<test>test|testing|holdout|heldout)){AFFIX}"
 )
-# What desktops, NAS servers, archives and notebooks leave beside a user's files; hidden are also
-# names with a dot.
+# Files of desktops, NAS servers, archives and notebooks; `_kind` also skips hidden files.
 SYSTEM = re.compile(
     r"__MACOSX|__pycache__|@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|~snapshot"
     r"|\$RECYCLE\.BIN|System Volume Information|lost\+found|found\.\d+|Network Trash Folder"
@@ -62,49 +61,53 @@ class Listing(NamedTuple):
     """The images of a dataset before its split is complete."""
 
     root: Path
-    # image (path relative to the root, with /), class name, split
-    rows: list[tuple[str, str, str]]
+    rows: list[tuple[str, str, str]]  # image (path below the root), class name, split
     cut: Sequence[str]  # splits that are still to be cut from train
-    notes: list[str]  # lines for the user: how the folder was read, and what was skipped
+    notes: list[str]  # lines for the user about the layout and skipped files
 
 
 def stratify(
     images: pd.DataFrame, shares: Mapping[str, float], rest: str, root: Path, seed: int
 ) -> pd.Series:
-    """Cut splits from images, the same share of each class, and at least one image.
+    """Cut splits from images: the same share of each class, and at least one image of it.
 
-    Images with equal bytes stay on one side, and a new image moves no other class.
+    Images with equal bytes get the same split. A new image changes the split of its class alone.
 
     Args:
         images: columns label (class name) and digest (of the image's bytes).
-        shares: of the splits to cut; the others are in split `rest`.
+        shares: of the splits to cut.
+        rest: split of the remaining images.
+        root: folder of the images, for errors.
 
     Returns:
         The split of each row.
 
     Raises:
-        InputError: a class with too few different images.
+        InputError: a class has too few different images.
     """
     different = images.groupby("label")["digest"].nunique()
-    for label, number in different[different <= len(shares)].items():
+    for label, count in different[different <= len(shares)].items():
         raise InputError(
             f"class {label!r} of {str(root)!r} has too few different images to be split:"
-            f" {number}, at least {len(shares) + 1} are needed"
+            f" {count}, at least {len(shares) + 1} are needed"
         )
-    fresh = images.sort_values("label", kind="stable").drop_duplicates("digest").set_index("digest")
-    fresh["rank"] = [_rank(seed, digest) for digest in fresh.index]
-    ranks = fresh.sort_values("rank").groupby("label")["rank"]
-    place, size = ranks.cumcount(), ranks.transform("size")
-    side, start = pd.Series(rest, index=place.index), 0 * size
+    unique = images.sort_values("label", kind="stable").drop_duplicates("digest")
+    unique = unique.set_index("digest")
+    unique["rank"] = [_rank(seed, digest) for digest in unique.index]
+    ranks = unique.sort_values("rank").groupby("label")["rank"]
+    position = ranks.cumcount()
+    size = ranks.transform("size")
+    splits = pd.Series(rest, index=position.index)
+    start = 0 * size
     for split, share in shares.items():
         end = start + (share * size).round().clip(1, size - len(shares))
-        side[(place >= start) & (place < end)] = split
+        splits[(position >= start) & (position < end)] = split
         start = end
-    return images["digest"].map(side)
+    return images["digest"].map(splits)
 
 
 def limit(table: pd.DataFrame, most: int | None, seed: int) -> pd.DataFrame:
-    """At most about `most` rows, the same share of every class and split, at least one of each."""
+    """About `most` rows at most: the same share of each class and split, and at least one row."""
     if most is None or len(table) <= most:
         return table
     ranked = table.assign(rank=[_rank(seed, image) for image in table["image"]])
@@ -119,9 +122,9 @@ def _rank(seed: int, text: str) -> str:
 
 
 def digests(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of every file; of one that is too large for an image, such as a sparse one, its size.
+    """SHA-256 of every file, or the size of a file that is too large for an image.
 
-    Not cached by modification time, which copying tools preserve or renew.
+    There is no cache by modification time, because copying tools preserve or renew it.
     """
 
     def digest(path: Path) -> str:
@@ -136,55 +139,56 @@ def find(folder: Path) -> Listing:
     """List the images of a folder.
 
     Raises:
-        InputError: as `outer_folders`, fewer than two classes, or a layout that can be read in two
-            ways.
+        InputError: as `outer_folders`; there are fewer than two classes, or the layout is
+            ambiguous.
     """
-    top, held, skipped = outer_folders(folder)
-    total = sum(map(len, held.values()))
-    classes = {name: _class_folders(name, own) for name, own in held.items()}
-    parts = [name for name in held if part(name)]
+    top, folders, skipped = outer_folders(folder)
+    total = sum(map(len, folders.values()))
+    classes = {name: _class_folders(name, images) for name, images in folders.items()}
+    parts = [name for name in folders if part(name)]
     if len(parts) > 1 or any(len(classes[name]) > 1 for name in parts):
-        found = _presplit(top, classes)
-        for name in held.keys() - parts:
-            skipped[f"in {name}/, which is no known part"] = len(held[name])
-            total -= len(held[name])
+        listing = _presplit(top, classes)
+        for name in folders.keys() - parts:
+            skipped[f"in {name}/, which is no known part"] = len(folders[name])
+            total -= len(folders[name])
     else:
-        _refuse_unknown_parts(top, held, classes)
-        found = Listing(top, _rows("train", held), ("val", "test"), [])
-    if len({label for _, label, _ in found.rows}) < 2:
+        _refuse_unknown_parts(top, folders, classes)
+        listing = Listing(top, _rows("train", folders), ("val", "test"), [])
+    if len({label for _, label, _ in listing.rows}) < 2:
         raise InputError(
             f"dataset {str(folder)!r}: needs at least two class folders with images ({ALLOWED})"
         )
-    skipped["outside class folders"] += total - len(found.rows)
-    return found._replace(notes=found.notes + told(top, skipped))
+    skipped["outside class folders"] += total - len(listing.rows)
+    return listing._replace(notes=listing.notes + skip_notes(top, skipped))
 
 
 def _rows(split: str, classes: dict[str, list[str]]) -> list[tuple[str, str, str]]:
-    return [(image, label, split) for label, own in classes.items() for image in own]
+    return [(image, label, split) for label, images in classes.items() for image in images]
 
 
-def told(root: Path, skipped: Counter[str]) -> list[str]:
-    """One line about what was skipped in a folder, from reasons to numbers, if anything was."""
-    shown = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
-    line = f"{root}: skipped {skipped.total()} files and folders: {', '.join(shown)}"
-    return [line] if shown else []
+def skip_notes(root: Path, skipped: Counter[str]) -> list[str]:
+    """A line about skipped files, from counts by reason; empty if there are none."""
+    reasons = [f"{count} {reason}" for reason, count in (+skipped).most_common(MOST_REASONS)]
+    if not reasons:
+        return []
+    return [f"{root}: skipped {skipped.total()} files and folders: {', '.join(reasons)}"]
 
 
 def part(name: str) -> str | None:
-    """The part (train, val or test) that a folder's name such as "Training Set" means, or None."""
+    """The split (train, val or test) that a name such as "Training Set" means; None for others."""
     match = PART.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
     return match and match.lastgroup
 
 
 def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str]]:
-    """The images of a folder by the classes or parts in it, or in the only folder in it.
+    """The images of a folder by class or part; the only folder in it may hold these.
 
     Returns:
-        The folder of classes or parts, name of a class or part -> paths relative to it, and how
-        much was skipped, by reason.
+        The folder of classes or parts, name of a class or part -> paths below it, and counts of
+        skipped files by reason.
 
     Raises:
-        InputError: no such folder, or no images in its folders.
+        InputError: there is no such folder, or no image in its folders.
     """
     if not folder.is_dir():
         names = ", ".join(["synthetic", *NAMED_DATASETS])
@@ -194,54 +198,58 @@ def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str
     inner = _folders(folder)
     top = inner[0] if len(inner) == 1 and _folders(inner[0]) else folder
     images, skipped = walk(top)
-    found = _by_folder(images)
-    if not found:
+    by_folder = _by_folder(images)
+    if not by_folder:
         raise InputError(
             f"dataset {str(folder)!r}: no images found; it needs class folders with {ALLOWED} files"
         )
-    skipped["outside class folders"] = len(images) - sum(map(len, found.values()))
-    return top, found, skipped
+    skipped["outside class folders"] = len(images) - sum(map(len, by_folder.values()))
+    return top, by_folder, skipped
 
 
 def walk(top: Path) -> tuple[list[str], Counter[str]]:
-    """List a folder, however deep: the one place where folders of images are listed.
+    """List the images of a folder at any depth; all code lists folders of images with it.
 
-    Links to folders are followed, but no folder is read twice: neither in a circle, nor under two
-    names.
+    The function follows links to folders. It reads each folder once, even if links form a circle or
+    give it two names.
 
     Returns:
-        Images by their suffix, as paths relative to the folder, sorted; and how much was skipped,
-        by reason.
+        Files with a suffix of an image, as sorted paths below the folder, and counts of skipped
+        files by reason.
 
     Raises:
-        InputError: a folder that cannot be listed, or an image whose name is not UTF-8.
+        InputError: a folder cannot be listed, or the name of an image is not UTF-8.
     """
-    found, skipped, waiting = list[str](), Counter[str](), deque([""])
-    seen = {os.path.realpath(each) for each in top.resolve().parents}
-    while waiting:
-        place = waiting.popleft()
-        if (target := os.path.realpath(top / place)) in seen:
+    images = list[str]()
+    skipped = Counter[str]()
+    queue = deque([""])
+    visited = {os.path.realpath(parent) for parent in top.resolve().parents}
+    while queue:
+        prefix = queue.popleft()
+        if (target := os.path.realpath(top / prefix)) in visited:
             skipped["links to folders that are read already"] += 1
             continue
-        seen.add(target)
-        entries = _listing(top / place)
+        visited.add(target)
+        entries = _entries(top / prefix)
         skipped["empty folders"] += not entries
         for entry in entries:
-            name, kind = f"{place}{entry.name}", _kind(entry)
+            name = prefix + entry.name
+            kind = _kind(entry)
             if kind == IMAGE:
-                found.append(name)
+                images.append(name)
             elif kind == FOLDER:
-                waiting.appendleft(f"{name}/")
+                queue.appendleft(f"{name}/")
             elif kind == LINK:
-                waiting.append(f"{name}/")  # links last: a folder keeps its own name
+                queue.append(f"{name}/")  # last, so that a folder keeps its own name
             else:
                 skipped[kind] += 1
-    for wrong in (name for name in found if name != name.encode(errors="ignore").decode()):
-        raise InputError(f"{top}/{wrong}: its name is not UTF-8; rename it")
-    return sorted(found), skipped
+    for name in images:
+        if name != name.encode(errors="ignore").decode():
+            raise InputError(f"{top}/{name}: its name is not UTF-8; rename it")
+    return sorted(images), skipped
 
 
-def _listing(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -249,7 +257,7 @@ def _listing(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _listing(folder) if _kind(entry) in (FOLDER, LINK)]
+    return [Path(entry.path) for entry in _entries(folder) if _kind(entry) in (FOLDER, LINK)]
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -260,69 +268,74 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "left by other systems"
     if os.path.isdir(entry):
         return LINK if entry.is_symlink() else FOLDER
-    if not os.path.isfile(entry):  # also a link in a circle, or to where nothing may be read
+    if not os.path.isfile(entry):  # this includes circular links and unreadable targets
         return "broken links" if entry.is_symlink() else "no regular files"
     suffix = os.path.splitext(entry.name)[1].lower()
     return IMAGE if suffix in SUFFIXES else f"{suffix or 'without suffix'} (no image)"
 
 
 def _by_folder(names: Iterable[str], depth: int = 0) -> dict[str, list[str]]:
-    """Images by the folder at a depth of their path; those that lie higher are left out."""
-    found = defaultdict(list)
+    """Images by the folder at a depth of their path, without those in higher folders."""
+    by_folder = defaultdict(list)
     for name in names:
-        if len(parts := name.split("/", depth + 1)) > depth + 1:
-            found[parts[depth]].append(name)
-    return dict(found)
+        folders = name.split("/")[:-1]
+        if len(folders) > depth:
+            by_folder[folders[depth]].append(name)
+    return dict(by_folder)
 
 
 def _class_folders(name: str, names: list[str]) -> dict[str, list[str]]:
-    """Class folders in what may be a part; archives often hold training/training/<class>."""
-    found = _by_folder(names, 1)
-    return _by_folder(names, 2) if len(found) == 1 and part(*found) == part(name) else found
+    """Class folders in a possible part; archives often contain training/training/<class>."""
+    folders = _by_folder(names, 1)
+    if len(folders) == 1 and part(*folders) == part(name):
+        return _by_folder(names, 2)
+    return folders
 
 
 def _presplit(root: Path, classes: dict[str, dict[str, list[str]]]) -> Listing:
-    """List a folder that is split already; val is the test part where no test is there."""
-    where, folders = f"dataset {str(root)!r}", dict[str, str]()
-    for name, found in classes.items():
-        if meant := part(name):
-            if (other := folders.setdefault(meant, name)) != name:
+    """List a folder of parts; without a test part, the val part becomes the test part."""
+    dataset = f"dataset {str(root)!r}"
+    folders = dict[str, str]()  # split -> name of its folder
+    for name, class_folders in classes.items():
+        if split := part(name):
+            if (previous := folders.setdefault(split, name)) != name:
                 raise InputError(
-                    f"{where}: {other}/ and {name}/ both mean {meant}; join them or remove one"
+                    f"{dataset}: {previous}/ and {name}/ both mean {split}; join them or remove one"
                 )
-            if not found:
+            if not class_folders:
                 raise InputError(
-                    f"{where}: {name}/ is taken for its part {meant}, but holds no class folders"
+                    f"{dataset}: {name}/ is taken for its part {split}, but holds no class folders"
                 )
     if "train" not in folders or len(folders) == 1 < len(classes):
         raise InputError(
-            f"{where}: of {'/, '.join(classes)}/ some are parts of a split;"
+            f"{dataset}: of {'/, '.join(classes)}/ some are parts of a split;"
             " name parts train, val, test"
         )
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
-    train, cut = folders["train"], [split for split in SPLITS if split not in folders]
+    train = folders["train"]
     rows = []
     for split, name in folders.items():
         if unknown := sorted(classes[name].keys() - classes[train].keys()):
             raise InputError(f"class {unknown[0]!r} of {str(root / name)!r} has no images in train")
         rows += _rows(split, classes[name])
-    tested = f", test is {folders['test']}/" if "test" in folders else ""
-    notes = [f"{root}: {' and '.join(cut)} cut from {train}/{tested}"] if cut else []
+    cut = [split for split in SPLITS if split not in folders]
+    test = f", test is {folders['test']}/" if "test" in folders else ""
+    notes = [f"{root}: {' and '.join(cut)} cut from {train}/{test}"] if cut else []
     return Listing(root, rows, cut, notes)
 
 
 def _refuse_unknown_parts(
-    root: Path, held: dict[str, list[str]], classes: dict[str, dict[str, list[str]]]
+    root: Path, folders: dict[str, list[str]], classes: dict[str, dict[str, list[str]]]
 ) -> None:
-    """Refuse folders that hold the same folders: perhaps parts of unknown names, and no classes."""
-    count = Counter(inner for found in classes.values() for inner in found)
+    """Refuse folders with equal inner folders: they may be parts with unknown names."""
+    count = Counter(inner for inner_folders in classes.values() for inner in inner_folders)
     alike = []
-    for name, found in classes.items():
-        shared = [inner for inner in found if count[inner] > 1]
-        if len(shared) > 1 and sum(map(len, found.values())) == len(held[name]):
+    for name, inner_folders in classes.items():
+        shared = [inner for inner in inner_folders if count[inner] > 1]
+        if len(shared) > 1 and sum(map(len, inner_folders.values())) == len(folders[name]):
             alike.append(f"{name}/ ({', '.join(shared[:2])})")
-    if len(alike) > 1 and 2 * len(alike) >= len(held):
+    if len(alike) > 1 and 2 * len(alike) >= len(folders):
         raise InputError(
             f"dataset {str(root)!r}: {' and '.join(alike[:2])} hold the same folders:"
             " name parts train, val, test, or put all images of a class into one folder"

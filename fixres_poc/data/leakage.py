@@ -1,8 +1,8 @@
-"""Leakage between the parts of a dataset, and from ImageNet: by names, bytes and looks.
+"""Leakage between the parts of a dataset and from ImageNet, by names, bytes and appearance.
 
-Nearly equal images are found by a difference hash (dHash): whether the grey image, shrunk to
-17 x 16, gets brighter from each place to the next, 256 bits. It survives another size, compression
-or brightness, but neither crop nor mirror.
+A difference hash (dHash) of 256 bits finds nearly equal images: each bit tells whether the grey
+image, shrunk to 17 x 16, gets brighter from one pixel to the next. The hash is stable under other
+sizes, compression and brightness, but not under crops and mirror images.
 """
 
 import re
@@ -28,14 +28,13 @@ from fixres_poc.data.dataset import ImageDataset
 HASH_SIDE = 16
 BITS = HASH_SIDE**2
 NEAR_BITS = 10
-# px, 16 times 17 x 16; JPEGs decoded no smaller have a hash at most 5 bits from the full one's
+# px, 16 times 17 x 16; the hash of a JPEG decoded at this size or more differs in at most 5 bits
 DRAFT = (272, 256)
-# an image with fewer bits of one kind has too little in it to be told from others like it
-PLAIN_BITS = 26
+PLAIN_BITS = 26  # with fewer bits of one kind an image has too little detail for a comparison
 BLOCK = 512
 MOST_LISTED = 1000
-LONGEST_LINE = 10_000  # characters; a longer one is read in pieces
-NAMED_ALIKE = 0.05  # share of images with names like ImageNet's that may be chance
+LONGEST_LINE = 10_000  # characters; longer lines are read in pieces
+NAMED_ALIKE = 0.05  # share of images that may have names like ImageNet's by chance
 TRAINING_NAME = re.compile(r"n\d{8}_\d+")
 
 
@@ -43,12 +42,12 @@ def difference_hashes(data: ImageDataset) -> np.ndarray:
     """The dHash of every image, booleans (N, 256).
 
     Raises:
-        InputError: an image that cannot be decoded, named.
+        InputError: an image is unreadable.
     """
     with ThreadPoolExecutor(cores()) as pool:
-        found = pool.map(_difference_hash, data.paths)
-        hashes = list(bar(found, "looking for duplicates", len(data.table)))
-    return np.array(hashes).reshape(-1, BITS)
+        hashes = pool.map(_difference_hash, data.paths)
+        rows = list(bar(hashes, "looking for duplicates", len(data.table)))
+    return np.array(rows).reshape(-1, BITS)
 
 
 def _difference_hash(path: Path) -> np.ndarray:
@@ -59,60 +58,63 @@ def _difference_hash(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Numbers of pairs of images with different bytes whose hashes differ in at most 10 bits."""
+    """Counts of pairs of images with different bytes whose hashes differ in at most 10 bits."""
 
     pairs: int = 0
-    across_split: int = 0  # pairs that stand in two of train, val and test parts
-    across_classes: int = 0  # pairs that stand in two classes
-    plain: int = 0  # images without enough in them to be compared, such as those of one colour
-    # the pairs across the split or across classes, at most 1,000: two images and the number of bits
+    across_split: int = 0  # pairs in two of train, val and test parts
+    across_classes: int = 0  # pairs in two classes
+    plain: int = 0  # images with too little detail for a comparison, such as those of one colour
+    # pairs across the split or across classes, at most 1,000: two images and the differing bits
     listed: tuple[tuple[str, str, int], ...] = ()
-    # images of test parts that are equal or nearly equal to one another, maybe through others
+    # images of test parts that chains of equal or nearly equal pairs connect
     groups: tuple[tuple[str, ...], ...] = ()
 
 
 def near_duplicates(data: ImageDataset, hashes: np.ndarray) -> tuple[NearDuplicates, set[str]]:
-    """Compare every image with every other; pairs with equal bytes are left out.
+    """Compare all images with each other; pairs with equal bytes do not count.
+
+    Args:
+        hashes: of the images, booleans (N, 256).
 
     Returns:
-        What was found, and the images of test parts that have a near duplicate in train or val.
+        The counts, and the images of test parts that have a near duplicate in train or val.
     """
     ones = hashes.sum(axis=1)
-    rough = np.minimum(ones, BITS - ones) >= PLAIN_BITS
-    table = _with_tested(data)[rough].reset_index(drop=True)
-    numbers = np.zeros(3, dtype=int)
+    detailed = np.minimum(ones, BITS - ones) >= PLAIN_BITS
+    table = _with_tested(data)[detailed].reset_index(drop=True)
+    counts = np.zeros(3, dtype=int)
     listed: list[tuple[str, str, int]] = []
     twins: set[str] = set()
     alike = coo_array((len(table), len(table)), dtype=bool)
-    for pairs in _close(hashes[rough]):
+    for pairs in _close_pairs(hashes[detailed]):
         pairs = pairs.join(table, on="first").join(table.add_suffix("_second"), on="second")
         both = pairs[pairs["tested"] & pairs["tested_second"]]
-        places = (both["first"], both["second"])
-        alike += coo_array((np.ones(len(both), dtype=bool), places), shape=alike.shape)
+        indices = (both["first"], both["second"])
+        alike += coo_array((np.ones(len(both), dtype=bool), indices), shape=alike.shape)
         pairs = pairs[pairs["digest"] != pairs["digest_second"]]
         tested = pairs["tested"] & pairs["tested_second"]
         across_split = (pairs["split"] != pairs["split_second"]) & ~tested
         across_classes = pairs["label"] != pairs["label_second"]
-        numbers += [len(pairs), across_split.sum(), across_classes.sum()]
-        shown = pairs.loc[across_split | across_classes, ["image", "image_second", "bits"]]
-        listed += shown.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
+        counts += [len(pairs), across_split.sum(), across_classes.sum()]
+        doubtful = pairs.loc[across_split | across_classes, ["image", "image_second", "bits"]]
+        listed += doubtful.head(MOST_LISTED - len(listed)).itertuples(index=False, name=None)
         leaks = pairs[across_split]
         twins |= {*leaks["image"][leaks["tested"]], *leaks["image_second"][leaks["tested_second"]]}
-    names = table["image"].groupby(connected_components(alike)[1])
-    groups = tuple(tuple(images) for _, images in names if len(images) > 1)
-    counts = NearDuplicates(*numbers.tolist())
-    plain = int((~rough).sum())
-    return replace(counts, plain=plain, listed=tuple(listed), groups=groups), twins
+    components = table["image"].groupby(connected_components(alike)[1])
+    groups = tuple(tuple(images) for _, images in components if len(images) > 1)
+    plain = int((~detailed).sum())
+    duplicates = NearDuplicates(*counts.tolist())
+    return replace(duplicates, plain=plain, listed=tuple(listed), groups=groups), twins
 
 
 def _with_tested(data: ImageDataset) -> pd.DataFrame:
+    """The table with a column that marks the images of test parts."""
     return data.table.assign(tested=~data.table["split"].isin(["train", "val"]))
 
 
-def _close(hashes: np.ndarray) -> Iterator[pd.DataFrame]:
-    """Row numbers of close pairs, the first below the second, and the bits in which they differ."""
-    # Signs instead of bits make the comparison a matrix product: equal bits less unequal ones,
-    # exact in float32.
+def _close_pairs(hashes: np.ndarray) -> Iterator[pd.DataFrame]:
+    """Row numbers of close pairs, first < second, and the number of differing bits."""
+    # With signs for bits, a matrix product gives equal minus unequal bits, exactly in float32.
     signs = np.where(hashes, np.float32(1), np.float32(-1))
     for start in range(0, max(1, len(signs)), BLOCK):
         differing = (BITS - signs[start : start + BLOCK] @ signs[start:].T) / 2
@@ -123,23 +125,23 @@ def _close(hashes: np.ndarray) -> Iterator[pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What the audit found; shares are in [0, 1]."""
+    """Results of the audit; shares are in [0, 1]."""
 
-    # by part (val and test parts): share of the images that are ImageNet's training images by the
-    # given list, or whose names have the form of theirs, as Stanford Dogs' have
+    # by val and test part: share of images in the given list of ImageNet's training images or,
+    # without a list, with names of their form, as in Stanford Dogs
     in_imagenet: Mapping[str, float]
     by_list: bool = False
-    # by part: were images seen in pre-training on ImageNet? None: not known
+    # by part: whether pre-training on ImageNet has seen images of it; None: unknown
     flagged: Mapping[str, bool | None] = field(default_factory=dict)
     # images with equal bytes in more than one of train, val and test
     across_split: tuple[tuple[str, ...], ...] = ()
     across_classes: tuple[tuple[str, ...], ...] = ()  # images with equal bytes in several classes
     near: NearDuplicates = NearDuplicates()
-    # share of the images of all test parts with an equal or nearly equal image in train or val
+    # share of the images of all test parts that have an equal or nearly equal one in train or val
     twins: float = 0.0
 
     def summary(self) -> pd.DataFrame:
-        """One row per check and what it found."""
+        """One row per check, with its result."""
         how = "in the list" if self.by_list else "names"
         rows = {  # pandas cuts what is longer than 50 characters
             f"{part}: {how} of ImageNet's training images": f"{share:.1%}"
@@ -169,17 +171,19 @@ class Leakage:
         if warning:
             text = f"**Warning: leakage.** {warning}"
         labels = _same_images(len(self.across_classes), self.near.across_classes, "two classes")
-        return f"{text} **Doubtful labels.** {labels}" if labels else text
+        if labels:
+            text += f" **Doubtful labels.** {labels}"
+        return text
 
     def _seen(self) -> str:
-        known = [part for part, seen in self.flagged.items() if seen]
-        if not known:
+        parts = [part for part, seen in self.flagged.items() if seen]
+        if not parts:
             return ""
         shares = " and ".join(
-            f"{self.in_imagenet[part]:.1%} of the {part} images" for part in known
+            f"{self.in_imagenet[part]:.1%} of the {part} images" for part in parts
         )
         how = "are, by name, in the given list of" if self.by_list else "are named like"
-        chosen = " All choices are made on such images." if "val" in known else ""
+        chosen = " All choices are made on such images." if "val" in parts else ""
         return (
             f"{shares} {how} ImageNet *training* images."
             " A backbone pre-trained on ImageNet (and no other) has seen them with their labels:"
@@ -187,27 +191,27 @@ class Leakage:
         )
 
     def record(self) -> dict[str, Any]:
-        """The findings as JSON values, with the verdict; images by path."""
+        """The results and the verdict as JSON values."""
         return asdict(self) | {"verdict": self.verdict()}
 
 
 def _same_images(equal: int, near: int, where: str) -> str:
     counts = {"byte for byte equal": equal, "nearly equal": near}
-    found = " and ".join(f"{number} {how}" for how, number in counts.items() if number)
-    return f"The same images occur in {where}: {found}." if found else ""
+    text = " and ".join(f"{count} {how}" for how, count in counts.items() if count)
+    return f"The same images occur in {where}: {text}." if text else ""
 
 
 def check_leakage(
     data: ImageDataset, imagenet_list: str | None = None, drawn: bool = False
 ) -> Leakage:
-    """Check names, bytes and looks of a dataset; decodes every image once.
+    """Check names, bytes and appearance of a dataset's images; this decodes every image once.
 
     Args:
-        imagenet_list: a text file of ImageNet's training images (see `training_images`).
-        drawn: the dataset's own images were drawn here, so no network can have seen them.
+        imagenet_list: text file of ImageNet's training images (see `training_images`).
+        drawn: this project drew the dataset's own images, so no network has seen them.
 
     Raises:
-        InputError: as `training_images`; an image that cannot be decoded.
+        InputError: as `training_images`; an image is unreadable.
     """
     known = training_images(imagenet_list) if imagenet_list else None
     shares: dict[str, float] = {}
@@ -218,7 +222,9 @@ def check_leakage(
         seen = stems.isin(known) if known else stems.map(TRAINING_NAME.fullmatch).notna()
         shares[part] = float(seen.mean())
         checked = known is not None or (drawn and not rows.from_extra.any())
-        flagged[part] = shares[part] > (0 if known else NAMED_ALIKE) or (False if checked else None)
+        flagged[part] = False if checked else None
+        if shares[part] > (0 if known else NAMED_ALIKE):
+            flagged[part] = True
     near, twins = near_duplicates(data, difference_hashes(data))
     table = _with_tested(data)
     equal = table[table.duplicated("digest", keep=False)].groupby("digest", sort=False)
@@ -240,14 +246,13 @@ def check_leakage(
 
 
 def training_images(imagenet_list: str) -> set[str]:
-    """Names of ImageNet's training images in a list, without folders and suffix.
+    """Read names of ImageNet's training images, without folders and suffix, from a list.
 
-    The list is a text file with an image a line, as `n02088364_1234`, with or without folders and
-    suffix; what follows a space or a comma is passed over, so that ImageNet's own lists and
-    Kaggle's can be given.
+    The list is a text file with one image a line, such as `n02088364_1234`, with or without folders
+    and suffix. Text after a space or a comma is ignored, as in the lists of ImageNet and Kaggle.
 
     Raises:
-        InputError: no such file, or no name of that form in it.
+        InputError: the file is missing or unreadable, or has no name of that form.
     """
     file = resolve(imagenet_list)
     try:

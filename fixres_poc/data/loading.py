@@ -1,4 +1,4 @@
-"""Images of a table as batches of tensors."""
+"""Batches of tensors from the images of a dataset."""
 
 import functools
 import hashlib
@@ -19,35 +19,35 @@ from fixres_poc.data.transforms import Transform
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """One image as uint8 (3, H, W), in the form that `decoding.as_rgb` describes.
+    """Read an image as uint8 (3, H, W), converted by `decoding.as_rgb`.
 
     Raises:
-        InputError: the file is missing or cannot be decoded.
+        InputError: the file is missing or unreadable.
     """
     with decoding.opened(path) as image:
         return cast(torch.Tensor, F.pil_to_tensor(decoding.as_rgb(image)))
 
 
 class DecodedImages:
-    """Decoded images that stay in memory, for all epochs and test resolutions of one process.
+    """A cache of decoded images for all epochs and test resolutions of one process.
 
-    The first images that fit stay: dropping the least recently used one would drop every image just
-    before its next use, since each epoch reads all of them. A changed file is decoded again.
+    It keeps the first images that fit. Each epoch reads all images, so a cache that drops the least
+    recently used one would drop every image just before its next use. A changed file is read again.
     """
 
     def __init__(self, most_bytes: int) -> None:
-        """Keep at most so many bytes."""
+        """Create an empty cache of at most `most_bytes`."""
         self.images: dict[tuple[Path, int, int], torch.Tensor] = {}
         self.left_bytes = most_bytes
 
     def read(self, path: Path) -> torch.Tensor:
-        """One image, see `read_image`; nobody may change it in place."""
+        """An image as `read_image` returns it; do not change it in place."""
         status = path.stat()
         key = (path, status.st_mtime_ns, status.st_size)
         if key in self.images:
             return self.images[key]
         image = read_image(path)
-        # what a loader process keeps would end with its epoch
+        # a loader process ends with its epoch, so its cache would be lost
         if image.nbytes <= self.left_bytes and get_worker_info() is None:
             self.images[key] = image
             self.left_bytes -= image.nbytes
@@ -56,10 +56,10 @@ class DecodedImages:
 
 @functools.cache
 def decoded_images() -> DecodedImages:
-    """The decoded images of this process, FIXRES_IMAGE_CACHE_MIB of them, or 512 MiB.
+    """The cache of this process, of FIXRES_IMAGE_CACHE_MIB MiB, by default 512.
 
     Raises:
-        InputError: that is no number of MiB.
+        InputError: the variable is not a whole number.
     """
     size = os.environ.get("FIXRES_IMAGE_CACHE_MIB", "512")
     if not size.isdecimal():
@@ -68,22 +68,23 @@ def decoded_images() -> DecodedImages:
 
 
 class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
-    """Rows of an image table: (image (3, K, K), label, row number).
+    """The images of one split: (image (3, K, K), label, row number).
 
-    A random transform is a function of (seed, epoch, image), whatever the number of workers and the
-    order of images.
+    The result of a random transform depends on (seed, epoch, image), not on the number of workers
+    or the order of images.
     """
 
     def __init__(
         self, data: ImageDataset, split: str, transform: Transform, seed: int | None = None
     ) -> None:
-        """Keep the rows of one split; `seed` None stands for a transform that draws nothing."""
-        own = data.only(split)
-        self.table, self.paths = own.table, own.paths
-        self.names: list[str] = own.table["image"].tolist()
-        self.labels = torch.tensor(own.table["label"].to_numpy())
-        self._own, self._common = _divided(transform)
-        self.seed, self.epoch = seed, 0
+        """Select a split; `seed` is None for a transform without randomness."""
+        images = data.only(split)
+        self.table, self.paths = images.table, images.paths
+        self.names: list[str] = self.table["image"].tolist()
+        self.labels = torch.tensor(self.table["label"].to_numpy())
+        self._image_transform, self._batch_transform = _divided(transform)
+        self.seed = seed
+        self.epoch = 0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -95,40 +96,39 @@ class SplitImages(Dataset[tuple[torch.Tensor, int, int]]):
         return images[0], int(labels), int(rows)
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Read and transform a batch; what treats all values alike is done once for all of it."""
-        images = self._common(torch.stack([self._transformed(index) for index in rows]))
+        """Read and transform a batch; see `_divided`."""
+        images = self._batch_transform(torch.stack([self._transformed(index) for index in rows]))
         return images, self.labels[rows], torch.tensor(rows)
 
     def _transformed(self, index: int) -> torch.Tensor:
         image = decoded_images().read(self.paths[index])
         if self.seed is None:
-            return self._own(image)
+            return self._image_transform(image)
         key = hashlib.sha256(f"{self.seed}:{self.epoch}:{self.names[index]}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            # not torch.manual_seed, which keeps a stack trace of every call for GPUs that are not
-            # in use yet
+            # torch.manual_seed would store a stack trace of every call until CUDA is initialised
             torch.default_generator.manual_seed(int.from_bytes(key[:8], "little", signed=True))
-            return self._own(image)
+            return self._image_transform(image)
 
 
 def _divided(transform: Transform) -> tuple[Transform, Transform]:
-    """A transform's steps on single images, and trailing steps that treat all values alike."""
-    steps = list(getattr(transform, "transforms", [transform]))
-    common: list[Any] = [torch.as_tensor]
-    while steps and isinstance(steps[-1], v2.ToDtype | v2.Normalize):
-        step = steps.pop()
-        if isinstance(step, v2.Normalize):  # on a batch of our own
+    """Divide a transform into steps for single images and trailing steps for a whole batch."""
+    image_steps = list(getattr(transform, "transforms", [transform]))
+    batch_steps: list[Any] = [torch.as_tensor]
+    while image_steps and isinstance(image_steps[-1], v2.ToDtype | v2.Normalize):
+        step = image_steps.pop()
+        if isinstance(step, v2.Normalize):  # in place, since `torch.stack` has made a copy
             step = v2.Normalize(step.mean, step.std, inplace=True)
-        common.insert(0, step)
-    return v2.Compose([*steps, torch.as_tensor]), v2.Compose(common)
+        batch_steps.insert(0, step)
+    return v2.Compose([*image_steps, torch.as_tensor]), v2.Compose(batch_steps)
 
 
 def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
     """Row numbers of every batch of an epoch.
 
-    With a seed, for training, they are shuffled by (seed, epoch), else in order. For training the
-    sizes differ by one image at most (see `parts_of`): a last batch of a few images would count as
-    much as a full one, and its batch norm would be noise.
+    With a seed, for training, they are shuffled by (seed, epoch), and batch sizes differ by at most
+    one (see `parts_of`): a last batch of a few images would weigh as much as a full one, and its
+    batch statistics would be noise. Without a seed they are in order.
     """
     count = len(samples)
     if samples.seed is None:
@@ -141,28 +141,31 @@ def batches(samples: SplitImages, batch_size: int) -> list[list[int]]:
 
 
 def parts_of(images: int, most: int) -> int:
-    """Number of parts of about equal size, of `most` images each, that images are trained in.
+    """Number of training batches, or micro-batches, of about `most` images each.
 
-    None has one image alone, with which batch norm cannot train: it joins another part, which then
-    has `most` + 1 (2 images at a time, 13 in all: a part of 3 and five of 2). With `most` = 1 every
-    part has one image.
+    Batch norm cannot train on one image, so a single image joins another part, which then has
+    `most` + 1: 13 images, 2 at a time, give a part of 3 and five of 2. With `most` = 1 every part
+    has one image.
     """
-    return max(1, images if most == 1 else min(math.ceil(images / most), images // 2))
+    if most == 1:
+        return max(1, images)
+    return max(1, min(math.ceil(images / most), images // 2))
 
 
 def loader(
     samples: SplitImages, rows: list[list[int]], workers: int = 0, rank: int = 0, processes: int = 1
 ) -> DataLoader[tuple[torch.Tensor, int, int]]:
-    """Images (n, 3, K, K), labels (n,) and row numbers (n,) of batches.
+    """Load images (n, 3, K, K), labels (n,) and row numbers (n,) of the batches `rows`.
 
-    Process `rank` gets its part of each batch.
+    Of several processes each loads its share of every batch.
     """
+    shares = [
+        batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes]
+        for batch in rows
+    ]
     return DataLoader(
         samples,
-        batch_sampler=[
-            batch[len(batch) * rank // processes : len(batch) * (rank + 1) // processes]
-            for batch in rows
-        ],
+        batch_sampler=shares,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         collate_fn=tuple,  # the dataset makes whole batches

@@ -1,11 +1,11 @@
-"""Datasets by name: what is downloaded, with its checksums, and how it is laid out. No torch here.
+"""Datasets by name: downloads, checksums and layouts. Importing this module does not import torch.
 
-A dataset's archives go to data/<name>_archives/, which may be removed later, and its images to
-data/<name>/. Of Stanford Dogs that is what the archives hold: Images/<wnid>-<breed>/<id>.jpg,
-Annotation/<wnid>-<breed>/<id> and the official lists; a folder of the user's may have the same
-layout, or Kaggle's. For the others torchvision says where the archives are, which images belong to
-which official split, and their labels. It would extract without a filter, so that is done here,
-and the images are laid out as <split>/<class>/.
+Archives go to data/<name>_archives/, which may be removed later, and images to data/<name>/.
+Stanford Dogs keeps the layout of its archives: Images/<wnid>-<breed>/<id>.jpg,
+Annotation/<wnid>-<breed>/<id> and the official lists; a user's folder may have this layout or that
+of Kaggle. For the other datasets torchvision provides the official splits and labels. It extracts
+archives without a filter, so this module extracts them, and arranges the images as
+<split>/<class>/.
 """
 
 import json
@@ -54,28 +54,21 @@ class Source(NamedTuple):
     """A dataset that is downloaded by name."""
 
     files: Mapping[str, str]  # URL to checksum, as for `fetch`; torchvision publishes MD5
-    terms: str  # who made it, and on which terms it may be used
-    loader: str = ""  # its class in `torchvision.datasets`; "": the archives are used as they are
-    base: str = "."  # folder below its root in which that class looks for what is unpacked
+    terms: str  # authors and terms of use
+    loader: str = ""  # class in `torchvision.datasets`; "": keep the layout of the archives
+    base: str = "."  # folder below the root in which that class expects the unpacked files
+    # names of the splits, here and in torchvision
     splits: tuple[tuple[str, str], ...] = (("train", "train"), ("val", "val"), ("test", "test"))
-    banner: int = 0  # rows of text at the bottom of each image, px, that are cut off
+    banner: int = 0  # rows of text to cut off at the bottom of each image, px
 
 
+STANFORD_FILES = {
+    f"{STANFORD}images.tar": "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+    f"{STANFORD}annotation.tar": "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+    f"{STANFORD}lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+}
 SOURCES = {
-    "stanford_dogs": Source(
-        {
-            f"{STANFORD}images.tar": (
-                "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"
-            ),
-            f"{STANFORD}annotation.tar": (
-                "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd"
-            ),
-            f"{STANFORD}lists.tar": (
-                "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c"
-            ),
-        },
-        "ImageNet's terms: non-commercial research only",
-    ),
+    "stanford_dogs": Source(STANFORD_FILES, "ImageNet's terms: non-commercial research only"),
     "oxford_pets": Source(
         {
             f"{VGG}pets/data/images.tar.gz": "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
@@ -109,38 +102,39 @@ SOURCES = {
 
 
 def about(dataset: str) -> str:
-    """Terms of one of torchvision's datasets, and what is known about ImageNet in it."""
+    """Terms of one of torchvision's datasets and its overlap with ImageNet; "" for others."""
     source = SOURCES.get(dataset)
     return f"{source.terms} {OVERLAP}" if source and source.loader else ""
 
 
 def folder(dataset: str) -> Path:
-    """Where a named dataset lies, or the user's own."""
+    """Folder of a named dataset, or the user's folder of that path."""
     return home() / "data" / dataset if dataset in SOURCES else resolve(dataset)
 
 
 def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
-    """The file of a URL, downloaded unless it lies there; of several processes one works.
+    """Download a file unless the folder has it; of several processes only one downloads.
 
     Args:
-        url: ends in the file's name.
-        checksum: what the file's SHA-256 begins with, all of its 64 hex digits or fewer; "md5:"
-            before an MD5; "" where its maker publishes none.
-        terms: those of the file, for whoever has to fetch it by hand.
+        url: ends with the file's name.
+        checksum: first digits of the file's SHA-256, at most 64; with the prefix "md5:", of its
+            MD5; "" if the publisher gives none.
+        terms: of use, for a user who downloads the file by hand.
 
     Raises:
-        InputError: no answer, a wrong checksum, a full disk; it says which file to put where by
-            hand.
+        InputError: there is no answer, the checksum is wrong, or the disk is full; the message
+            explains how to add the file by hand.
     """
     name = url.rsplit("/", 1)[-1]
+    file = folder / name
     pooch.get_logger().setLevel("WARNING")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
-            if (folder / name).exists():
-                _check(folder / name, checksum, f"{folder / name}")
-            for torn in folder.glob("tmp*"):  # pooch's, of a download that was killed
-                torn.unlink()
+            if file.exists():
+                _check(file, checksum, str(file))
+            for partial_file in folder.glob("tmp*"):  # of pooch, from a killed download
+                partial_file.unlink()
             store = pooch.create(
                 folder, url.removesuffix(name), registry={name: None}, retry_if_failed=RETRIES
             )
@@ -154,15 +148,15 @@ def fetch(url: str, folder: Path, checksum: str, terms: str) -> Path:
 def _check(file: Path, checksum: str, source: str) -> None:
     algorithm, _, digits = checksum.rpartition(":")
     if not str(file_digest(file, algorithm or "sha256")).startswith(digits):
-        raise ValueError(f"{source}: wrong checksum, so cut or damaged; delete {file}")
+        raise ValueError(f"{source}: wrong checksum, so truncated or damaged; delete {file}")
 
 
 def _download(url: str, output_file: str, _: pooch.Pooch, checksum: str) -> None:
-    """Downloader for pooch, which itself takes no part of a hash and knows no limit."""
-    with requests.get(url, stream=True, timeout=30) as answer:  # seconds
-        answer.raise_for_status()
-        total = math.ceil(int(answer.headers.get("Content-Length", 0)) / CHUNK_BYTES) or None
-        chunks = answer.iter_content(CHUNK_BYTES)
+    """Downloader for pooch, whose own accepts only whole hashes and sets no size limit."""
+    with requests.get(url, stream=True, timeout=30) as response:  # seconds
+        response.raise_for_status()
+        total = math.ceil(int(response.headers.get("Content-Length", 0)) / CHUNK_BYTES) or None
+        chunks = response.iter_content(CHUNK_BYTES)
         with open(output_file, "wb") as file:
             for chunk in bar(chunks, f"downloading {url.rsplit('/', 1)[-1]}, MiB", total):
                 file.write(chunk)
@@ -172,15 +166,16 @@ def _download(url: str, output_file: str, _: pooch.Pooch, checksum: str) -> None
 
 
 def prepare(dataset: str) -> Path:
-    """The folder of a named dataset, downloaded, unpacked and laid out first, or the user's own.
+    """Install a named dataset unless it is present, and return its folder, or the user's folder.
 
-    It is there completely or not at all. Several processes may ask at once: one works.
+    The folder appears only when it is complete. Of several processes one installs.
 
     Raises:
-        InputError: as `fetch`; an archive that cannot be used; something else lies in the folder;
-            it cannot be written.
+        InputError: as `fetch`; an archive is unusable; the folder exists but is incomplete, or
+            cannot be written.
     """
-    source, target = SOURCES.get(dataset), folder(dataset)
+    source = SOURCES.get(dataset)
+    target = folder(dataset)
     if source is None:
         return target
     archives = target.with_name(f"{dataset}_archives")
@@ -190,7 +185,7 @@ def prepare(dataset: str) -> Path:
             if not target.exists():
                 _install(source, archives, target)
     if not (target.is_dir() if source.loader else lists(target)):
-        raise InputError(f"{target}: there, but not whole; add what is missing or remove it")
+        raise InputError(f"{target}: incomplete; add the missing files or remove the folder")
     return target
 
 
@@ -206,7 +201,7 @@ def _install(source: Source, archives: Path, target: Path) -> None:
                 shutil.copy(file, base)
             else:
                 _unpack(file, base)
-        os.replace(_laid_out(source, work) if source.loader else work, target)
+        os.replace(_arranged(source, work) if source.loader else work, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
@@ -214,7 +209,7 @@ def _install(source: Source, archives: Path, target: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive; nothing is written outside of the folder."""
+    """Unpack a tar archive, without writing outside the folder."""
     mode: Literal["r:", "r"] = "r:" if archive.suffix == ".tar" else "r"
     try:
         with tarfile.open(archive, mode) as tar:
@@ -225,27 +220,28 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from None
 
 
-def _laid_out(source: Source, work: Path) -> Path:
-    """Sort the unpacked images by split and class."""
+def _arranged(source: Source, work: Path) -> Path:
+    """Move the unpacked images to <split>/<class>/ in a new folder."""
     import torchvision.datasets
 
-    fresh = work / "laid_out"
+    arranged = work / "arranged"
     try:
-        for own, theirs in source.splits:
-            loaded: Any = getattr(torchvision.datasets, source.loader)(work, split=theirs)
-            images = getattr(loaded, "_images", None) or loaded._image_files  # noqa: SLF001
-            for image, label in zip(images, loaded._labels, strict=True):  # noqa: SLF001
-                place = fresh / own / loaded.classes[label].replace("/", "-").replace(" ", "_")
-                place.mkdir(parents=True, exist_ok=True)
+        for split, official in source.splits:
+            dataset: Any = getattr(torchvision.datasets, source.loader)(work, split=official)
+            files = getattr(dataset, "_images", None) or dataset._image_files  # noqa: SLF001
+            for image, label in zip(files, dataset._labels, strict=True):  # noqa: SLF001
+                name = dataset.classes[label].replace("/", "-").replace(" ", "_")
+                class_folder = arranged / split / name
+                class_folder.mkdir(parents=True, exist_ok=True)
                 if source.banner:
                     _cut_banner(Path(image), source.banner)
-                os.replace(image, place / Path(image).name)
+                os.replace(image, class_folder / Path(image).name)
     except Exception as error:  # damaged lists raise errors of many kinds
         raise InputError(
             f"{work.parent}: cannot be used as {source.loader} ({error});"
             " delete the archives there and run again to download them"
         ) from None
-    return fresh
+    return arranged
 
 
 def _cut_banner(file: Path, rows: int) -> None:
@@ -255,57 +251,62 @@ def _cut_banner(file: Path, rows: int) -> None:
 
 
 def images(folder: Path) -> Path:
-    """The folder of class folders in an official or Kaggle's layout; without one the folder."""
-    return _first(folder / "images" / "Images", folder / "Images") or folder
+    """Folder of class folders in the official or Kaggle's layout, otherwise the folder itself."""
+    return _existing(folder / "images" / "Images", folder / "Images") or folder
 
 
-def _first(*places: Path) -> Path | None:
-    return next((place for place in places if place.is_dir()), None)
+def _existing(*folders: Path) -> Path | None:
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def lists(folder: Path) -> Path | None:
-    """The folder with the official lists: the given one or its lists/; None where none are."""
-    places = (folder, folder / "lists")
-    whole = (each for each in places if all((each / name).is_file() for name in LISTS.values()))
-    return next(whole, None)
+    """Folder of the official lists, `folder` or its lists/; None without them."""
+    for candidate in (folder, folder / "lists"):
+        if all((candidate / name).is_file() for name in LISTS.values()):
+            return candidate
+    return None
 
 
 def find(folder: Path) -> image_folder.Listing:
-    """As `image_folder.find`, with the official train and test part where the lists are there.
+    """List the images of a folder as `image_folder.find`, with the official split if it has lists.
 
-    A validation part is then cut from train; the folder may hold some of the breeds only.
+    The lists have no validation part. The folder may hold a subset of the breeds.
 
     Raises:
-        InputError: as `image_folder.find`; an unreadable list; a listed image that is missing.
+        InputError: as `image_folder.find`; a list is unreadable, or a listed image is missing.
     """
-    root, place = images(folder), lists(folder)
-    if place is None:
+    root = images(folder)
+    lists_folder = lists(folder)
+    if lists_folder is None:
         return image_folder.find(root)
-    found, skipped = image_folder.walk(root)
-    names = {*found}
-    present = {name.split("/")[0] for name in names}
-    listed = [(name, split) for split, file in LISTS.items() for name in entries(place / file)]
-    rows = [
-        (name, breed, split) for name, split in listed if (breed := name.split("/")[0]) in present
-    ]
-    if missing := [root / name for name, *_ in rows if name not in names]:
+    files, skipped = image_folder.walk(root)
+    present = set(files)
+    breeds = {file.split("/")[0] for file in files}
+    rows = []
+    for split, list_name in LISTS.items():
+        for image in entries(lists_folder / list_name):
+            breed = image.split("/")[0]
+            if breed in breeds:
+                rows.append((image, breed, split))
+    listed = [image for image, *_ in rows]
+    if missing := [image for image in listed if image not in present]:
         others = f"{len(missing) - 1} more images of the official lists"
-        raise InputError(f"{missing[0]}: missing, as are {others}")
+        raise InputError(f"{root / missing[0]}: missing, as are {others}")
     if len({breed for _, breed, split in rows if split == "train"}) < 2:
         needed = f"two class folders of the official lists in {root}"
         raise InputError(f"dataset {str(folder)!r}: needs at least {needed}")
-    skipped["not in the official lists"] = len(names - {name for name, *_ in rows})
-    return image_folder.Listing(root, rows, ["val"], image_folder.told(root, skipped))
+    skipped["not in the official lists"] = len(present.difference(listed))
+    return image_folder.Listing(root, rows, ["val"], image_folder.skip_notes(root, skipped))
 
 
 def entries(file: Path) -> list[str]:
-    """Images of an official list as <breed>/<file>; its labels only number the class folders.
+    """Read the images of an official list as <breed>/<file>; its labels only number the folders.
 
     Raises:
-        InputError: not such a list, or an entry that is anything else, which could name any file of
-            the machine.
+        InputError: the file is no such list, or an entry has another form, which could point to any
+            file of the machine.
     """
-    # damaged files can crash the process that reads them
+    # in a process of its own, because damaged files can crash it
     command = [sys.executable, "-I", "-c", READ_LIST, str(file)]
     try:
         names: list[str] = json.loads(
@@ -319,19 +320,19 @@ def entries(file: Path) -> list[str]:
 
 
 def annotations(root: Path) -> Path | None:
-    """The folder of annotations beside a folder of class folders; None where there is none."""
-    return _first(root.parent / "Annotation", root.parents[1] / "annotations" / "Annotation")
+    """Folder of annotations beside a folder of class folders; None without one."""
+    return _existing(root.parent / "Annotation", root.parents[1] / "annotations" / "Annotation")
 
 
 def boxes(folder: Path, names: Sequence[str]) -> list[tuple[str | int, ...]]:
-    """The annotated dogs of images, from the folder of annotations.
+    """Read the boxes of the dogs in images from the folder of annotations.
 
     Returns:
-        For each dog its image, left, top, right, bottom (the box), width and height (of the
-        annotated image), in px.
+        One tuple per dog: image, left, top, right and bottom of its box, width and height of the
+        image, in px.
 
     Raises:
-        InputError: a missing or unreadable annotation, named.
+        InputError: an annotation is missing or unreadable.
     """
     rows: list[tuple[str | int, ...]] = []
     for name in names:

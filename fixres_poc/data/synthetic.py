@@ -1,7 +1,7 @@
-"""A synthetic dataset of ten made-up dog breeds, to study FixRes without any download.
+"""A synthetic dataset of ten made-up dog breeds, for FixRes without any download.
 
-An image is a pure function of (seed, split, label, index), drawn where it is missing; `drawing`
-says what it shows. Image sizes and class imbalance are those of Stanford Dogs. Labels count from 0.
+An image is a pure function of (seed, split, label, index), see `drawing`. Image sizes and class
+imbalance are those of Stanford Dogs. Labels count from 0.
 """
 
 import heapq
@@ -26,24 +26,24 @@ CLASSES = tuple(f"{number:02d}-{breed.name}" for number, breed in enumerate(BREE
 
 
 def counts(limit: int | None) -> Counter[tuple[str, int]]:
-    """Number of images of each (split, label) in a dataset of `limit` images, 1,600 for None.
+    """Number of images of each (split, label) in a dataset of `limit` images, by default 1,600.
 
-    Shares follow Webster's (Sainte-Laguë) method, which gives exactly `limit` and never takes an
-    image back when the limit grows. From 30 images on none is 0.
+    Webster's (Sainte-Laguë) method distributes exactly `limit` images, and a larger limit only adds
+    images. From 30 images on, all numbers are positive.
     """
     turns = heapq.merge(*(_turns(*cell) for cell in product(SHARES, range(len(BREEDS)))))
     return Counter((split, label) for _, split, label in islice(turns, limit or 1600))
 
 
 def _turns(split: str, label: int) -> Iterator[tuple[float, str, int]]:
-    """When each image of a cell is given, the least number first."""
+    """Keys that order the images of a cell among all cells; the smallest key comes first."""
     yield -math.inf, split, label
-    for given in count(1):
-        yield -SHARES[split] * BREEDS[label].images / (2 * given + 1), split, label
+    for index in count(1):
+        yield -SHARES[split] * BREEDS[label].images / (2 * index + 1), split, label
 
 
 def relative_path(split: str, label: int, index: int) -> str:
-    """Path of an image below `folder`, such as test/03-marbled_harrier/00012.jpg."""
+    """Path of an image below `folder`, for example test/03-marbled_harrier/00012.jpg."""
     return f"{split}/{CLASSES[label]}/{index:05d}.jpg"
 
 
@@ -57,17 +57,17 @@ def _drawing(seed: int, relative: str) -> Drawing:
     return draw(seed, split, CLASSES.index(name), int(file.removesuffix(".jpg")))
 
 
-def _there(path: Path) -> bool:
+def _is_drawn(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0  # a power cut may leave an empty file
 
 
 def prepare(seed: int, limit: int | None, workers: int | None = None) -> list[str]:
-    """Draw the images that are not on disk yet, as other processes may at once.
+    """Draw the images that are not on the disk yet; other processes may do the same.
 
     Args:
         seed: of the drawing, 0 or above.
-        limit: number of images, 1,600 for None.
-        workers: threads that draw, by default one a core.
+        limit: number of images, by default 1,600.
+        workers: number of threads, by default one a core.
 
     Returns:
         Paths of all images below `folder`, sorted.
@@ -78,10 +78,10 @@ def prepare(seed: int, limit: int | None, workers: int | None = None) -> list[st
         for cell, number in counts(limit).items()
         for index in range(number)
     )
-    missing = [relative for relative in wanted if not _there(root / relative)]
+    missing = [relative for relative in wanted if not _is_drawn(root / relative)]
 
     def store(relative: str) -> None:
-        if not _there(root / relative):  # another process may have been faster
+        if not _is_drawn(root / relative):  # another process may have drawn it
             with replacing(root / relative, lasting=False) as file:
                 Image.fromarray(_drawing(seed, relative).image).save(file, "JPEG", quality=92)
 
@@ -92,10 +92,11 @@ def prepare(seed: int, limit: int | None, workers: int | None = None) -> list[st
 
 
 def boxes(seed: int, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The dogs of images whose paths `prepare` gives; each image is drawn again, about 10 ms.
+    """Boxes of the dogs in images, by paths from `prepare`; this draws each image, in 10 ms.
 
     Returns:
-        For each image its name, left, top, right, bottom (the box), width and height, in px.
+        One tuple per image: name, left, top, right and bottom of the box, width and height of the
+        image, in px.
     """
-    drawn = [(name, _drawing(seed, name)) for name in names]
-    return [(name, *drawing.box, *drawing.image.shape[1::-1]) for name, drawing in drawn]
+    drawings = [(name, _drawing(seed, name)) for name in names]
+    return [(name, *drawing.box, *drawing.image.shape[1::-1]) for name, drawing in drawings]

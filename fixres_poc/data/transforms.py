@@ -1,8 +1,8 @@
-"""The transforms that FixRes was published with, on uint8 tensors.
+"""The published transforms of FixRes, on uint8 tensors.
 
-Written from the description in Touvron et al. 2019 and of the behaviour of the authors' code; every
-transform takes a PIL image or a uint8 tensor (3, H, W) and returns a normalised float tensor (3, K,
-K).
+The implementation follows the description in Touvron et al. 2019 and the behaviour of the authors'
+code. Every transform takes a PIL image or a uint8 tensor (3, H, W) and returns a normalised float
+tensor (3, K, K).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave values in [0, 1]
 HALF = (0.5, 0.5, 0.5)
 HALF_BACKBONES = ("pnasnet5large", "nasnetamobile", "efficientnet_lite0")
-# What is set to int(test_size / crop_pct): the short side, or the height, as in the authors' code:
-# narrow portraits are then padded with black, and the shifted crop may leave the image by a pixel.
+# The side that is resized to int(test_size / crop_pct). The authors' code resizes the height: it
+# then pads narrow portraits with black, and its shifted crop may leave the image by one pixel.
 Resize = Literal["short_side", "height"]
 Transform = Callable[[Any], torch.Tensor]
 
@@ -47,48 +47,40 @@ def get_transforms(
     Args:
         input_size, test_size: sides of the train and the test crop in px.
         kind: "full" adds ColorJitter(0.3, 0.3, 0.3) to `train`; "torch" adds none.
-        crop: False gives `val` (resize without crop) instead of `val_test` and `val_train`.
-        need: which of "train" and "val" to build.
-        backbone: without `mean_std`, 0.5 for `HALF_BACKBONES`, else ImageNet's.
+        crop: False returns "val" instead of "val_test" and "val_train".
+        backbone: without `mean_std`, mean and std are 0.5 for `HALF_BACKBONES`, else ImageNet's.
         interpolation, crop_pct, crop_scale: see `InterpolationMode` and `config.geometry`.
 
     Returns:
-        "train": random resized crop; "val_test": evaluation; "val_train": stage 2, test framing
-        with flip, slight jitter and sideways shift; "val" (crop=False): resized, nothing cut.
-
-    Raises:
-        KeyError: unknown kind.
+        "train": random resized crop. "val_test": evaluation. "val_train": stage 2, resized as for
+        evaluation, with a flip, slight jitter and a sideways shift. "val": resized, not cropped.
     """
-    how = InterpolationMode(interpolation)
+    mode = InterpolationMode(interpolation)
     steps: dict[str, list[Any]] = {}
     if "train" in need:
-        random_crop = v2.RandomResizedCrop(input_size, crop_scale, interpolation=how)
+        random_crop = v2.RandomResizedCrop(input_size, crop_scale, interpolation=mode)
         jitter = {"full": [v2.ColorJitter(0.3, 0.3, 0.3)], "torch": []}[kind]
         steps["train"] = [random_crop, v2.RandomHorizontalFlip(), *jitter]
-    if "val" in need:
-        framed = (test_size, crop_pct, resize, view, how)
-        steps |= _cropped(*framed) if crop else {"val": [_resize(test_size, resize, how)]}
+    if "val" in need and crop:
+        enlarge = _resize(resized_side(test_size, crop_pct), resize, mode)
+        steps["val_test"] = [enlarge, *_crops(test_size, view)]
+        steps["val_train"] = [enlarge, *_augmented_crop(test_size, resize)]
+    elif "val" in need:
+        steps["val"] = [_resize(test_size, resize, mode)]
     published = (HALF, HALF) if backbone in HALF_BACKBONES else (IMAGENET_MEAN, IMAGENET_STD)
     normalize = v2.Normalize(*(mean_std or published))
-    finish = [v2.ToDtype(torch.float32, scale=True), normalize]
-    return {name: v2.Compose([v2.ToImage(), *each, *finish]) for name, each in steps.items()}
+    last = [v2.ToDtype(torch.float32, scale=True), normalize]
+    return {name: v2.Compose([v2.ToImage(), *first, *last]) for name, first in steps.items()}
 
 
-def _cropped(
-    test_size: int, crop_pct: float, resize: Resize, view: View, how: InterpolationMode
-) -> dict[str, list[Any]]:
-    """Steps of evaluation and of stage 2, which crop alike resized images."""
-    enlarge = _resize(resized_side(test_size, crop_pct), resize, how)
-    augment = [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05)]
-    shifted = partial(shifted_crop, size=test_size, inside=resize == "short_side")
-    return {
-        "val_test": [enlarge, *_crops(test_size, view)],
-        "val_train": [enlarge, *augment, shifted],
-    }
+def _augmented_crop(size: int, resize: Resize) -> list[Callable[[Any], Any]]:
+    """Steps of stage 2 after the resize."""
+    shift = partial(shifted_crop, size=size, inside=resize == "short_side")
+    return [v2.RandomHorizontalFlip(), v2.ColorJitter(0.05, 0.05, 0.05), shift]
 
 
 def plain_transforms(train_size: int, test_size: int, **framing: Any) -> dict[str, Transform]:
-    """`get_transforms` for looking at: no colour jitter in `train`, values stay in [0, 1]."""
+    """`get_transforms` for display: without colour jitter in "train", and with values in [0, 1]."""
     return get_transforms(train_size, test_size, kind="torch", mean_std=PLAIN, **framing)
 
 
@@ -98,7 +90,7 @@ def as_array(image: torch.Tensor) -> np.ndarray:
 
 
 def _crops(size: int, view: View) -> list[Callable[[Any], Any]]:
-    """The centre, or the corners and the centre, or these and the mirror images of all."""
+    """Steps that crop the centre, the centre and the corners, or these and their mirror images."""
     if view == "center":
         return [v2.CenterCrop(size)]
     several = v2.FiveCrop(size) if view == "five_crop" else v2.TenCrop(size)
@@ -106,30 +98,30 @@ def _crops(size: int, view: View) -> list[Callable[[Any], Any]]:
 
 
 def _at_least(size: int, image: torch.Tensor) -> torch.Tensor:
-    """Pad with black to `size` px where a side is shorter, as CenterCrop does."""
+    """Pad shorter sides with black to `size` px, as CenterCrop does."""
     sides = [max(side, size) for side in F.get_size(image)]
     return cast(torch.Tensor, F.center_crop(image, sides))
 
 
-def _resize(side: int, mode: Resize, how: InterpolationMode) -> Callable[[Any], Any]:
-    if mode == "short_side":
-        return cast(Callable[[Any], Any], v2.Resize(side, how, antialias=True))
-    return partial(resize_height, height=side, interpolation=how)
+def _resize(side: int, resize: Resize, mode: InterpolationMode) -> Callable[[Any], Any]:
+    if resize == "short_side":
+        return cast(Callable[[Any], Any], v2.Resize(side, mode, antialias=True))
+    return partial(resize_height, height=side, interpolation=mode)
 
 
 def resize_height(
     image: Any, height: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
 ) -> Any:
-    """Resize to a height in px at the same aspect ratio, whatever the image's short side is."""
-    old_height, width = F.get_size(image)
-    own = max(1, int(height * width / old_height))  # truncated, as in the authors' code
-    return F.resize(image, [height, own], interpolation, antialias=True)
+    """Resize to a height in px with the same aspect ratio."""
+    old_height, old_width = F.get_size(image)
+    width = max(1, int(height * old_width / old_height))  # truncated, as in the authors' code
+    return F.resize(image, [height, width], interpolation, antialias=True)
 
 
 def shifted_crop(image: Any, size: int, inside: bool = True) -> Any:
-    """Crop of (size, size) px, vertically centred, what lies outside of the image black.
+    """Crop (size, size) px, centred vertically and shifted sideways; pixels outside are black.
 
-    Its left edge is at j ± U{0..j} with j = round((width - size) / 2), from torch's random state.
+    The left edge is at j ± U{0..j} with j = round((width - size) / 2), from torch's random state.
 
     Args:
         inside: False lets the crop leave the image by one pixel for (width - size) % 4 == 3.

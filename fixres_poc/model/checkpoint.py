@@ -1,6 +1,6 @@
-"""Checkpoints, and the files that others give as weights; damaged or dangerous ones are refused.
+"""Checkpoints of this project, and weights files from elsewhere, read without running their code.
 
-A checkpoint is a safetensors file with a record, such as settings, and a digest inside.
+A checkpoint is a safetensors file whose metadata hold a digest and a record, such as settings.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ from fixres_poc.config.files import replacing
 
 SAVE = "torch.save(network.state_dict(), 'weights.pt')"
 MOST_UNPACKED = 2  # times the file's size; torch.save stores tensors uncompressed
-# by the first bytes, or by "PK" and the names in an archive; empty for what torch.save writes
+# Pattern of the first bytes, or of "PK" and the names in an archive, to why the file is refused.
+# The reason is empty for files of torch.save.
 KINDS = {
     rb"^PK.*constants\.pkl": (
         f"TorchScript; convert it: {SAVE}, with network = torch.jit.load(file)"
@@ -31,7 +32,7 @@ KINDS = {
         "a program of torch.export; "
         "convert it: torch.save(torch.export.load(file).state_dict, 'weights.pt')"
     ),
-    # of now, and before torch 1.6
+    # since and before torch 1.6
     rb"^PK.*/data\.pkl|^\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.": "",
     rb"^PK.*\.npy|^\x80|^\x89HDF": (
         f"NumPy's, a plain pickle or HDF5; load it where it was made, and use {SAVE}"
@@ -39,7 +40,7 @@ KINDS = {
     rb"^PK|^\x1f\x8b|^BZh|^\xfd7zXZ|^\x28\xb5\x2f\xfd": "an archive, or compressed; unpack it",
     rb"^\s*<": "a web page, as of a failed download; download the file again",
     rb"^version https://git-lfs": "a pointer of Git LFS; fetch the file itself with `git lfs pull`",
-    rb"": "no weights file, or an empty one; allowed: safetensors, and what torch.save writes",
+    rb"": "no weights file, or an empty one; allowed: safetensors, and files of torch.save",
 }
 BESIDE_TENSORS = """
 argparse.Namespace types.SimpleNamespace uuid.UUID
@@ -54,7 +55,7 @@ pathlib._local.PurePosixPath pathlib._local.PureWindowsPath
 
 
 class _Inert:
-    """Stands for an object beside the tensors; keeps nothing of it, and does nothing."""
+    """Replaces an object beside the tensors; it holds no data and runs no code."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -62,44 +63,41 @@ class _Inert:
     __setstate__ = __init__
 
 
-HARMLESS: list[Any] = [(_Inert, name) for name in BESIDE_TENSORS.split()]
-HARMLESS += [
-    (lambda *_: {}, "collections.defaultdict"),
-    (lambda *_: [], "collections.deque"),
+HARMLESS: list[Any] = [
     np.ndarray,
     np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["All"]},
+    (lambda *_: {}, "collections.defaultdict"),
+    (lambda *_: [], "collections.deque"),
+    *((_Inert, name) for name in BESIDE_TENSORS.split()),
 ]
-HARMLESS += {type(np.dtype(code)) for code in np.typecodes["All"]}
-for each in (np.ones(1), np.float64()):  # arrays and scalars of NumPy 1 and 2
-    function: Any = each.__reduce__()[0]
-    HARMLESS += [
-        (function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")
-    ]
+for value in (np.ones(1), np.float64()):
+    function: Any = value.__reduce__()[0]
+    for core in ("core", "_core"):  # of NumPy 1 and 2
+        HARMLESS.append((function, f"numpy.{core}.multiarray.{function.__name__}"))
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """What a weights file holds by name: tensors on the CPU, metadata of safetensors as text.
+    """Entries of a weights file by name: tensors on the CPU, metadata of safetensors as text.
 
     Raises:
-        InputError: of another kind, damaged, much larger than it seems, or with objects that only
-            code can read.
+        InputError: the file is of another kind, damaged, or much larger when unpacked, or it holds
+            objects that only code can restore.
     """
     try:
         with path.open("rb") as file:
             head = file.read(99)
-        is_safetensors = (
-            head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
-        )
-        if is_safetensors:
-            texts, tensors = _safetensors(path)
-            return {**texts, **tensors}
-        content = _pickled(path, head)
+        header_bytes = int.from_bytes(head[:8], "little")
+        if head[8:9] == b"{" and header_bytes < path.stat().st_size:
+            metadata, tensors = _safetensors(path)
+            return {**metadata, **tensors}
+        content = _unpickled(path, head)
+        return content if isinstance(content, dict) else {}
     except InputError as error:
         raise InputError(f"weights {path.name}: {error}") from None
     except Exception as error:  # damaged files raise errors of many kinds
-        what = f"damaged, or cannot be read ({type(error).__name__}); copy or save it again"
-        raise InputError(f"weights {path.name}: {what}") from None
-    return content if isinstance(content, dict) else {}
+        reason = f"damaged, or cannot be read ({type(error).__name__}); copy or save it again"
+        raise InputError(f"weights {path.name}: {reason}") from None
 
 
 def _safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -109,53 +107,58 @@ def _safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         return file.metadata() or {}, tensors
 
 
-def _pickled(path: Path, head: bytes) -> Any:
-    unpacked = 0
+def _unpickled(path: Path, head: bytes) -> Any:
+    """Content of a file of torch.save that begins with `head`.
+
+    Raises:
+        InputError: the file is of another kind, compressed, or holds more than tensors.
+    """
+    unpacked_bytes = 0
     if head.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
             head = " ".join(["PK", *archive.namelist()]).encode()
-            unpacked = sum(each.file_size for each in archive.infolist())
-    if kind := next(kind for pattern, kind in KINDS.items() if re.search(pattern, head)):
-        raise InputError(kind)
-    if unpacked > MOST_UNPACKED * path.stat().st_size:
+            unpacked_bytes = sum(member.file_size for member in archive.infolist())
+    if reason := next(reason for pattern, reason in KINDS.items() if re.search(pattern, head)):
+        raise InputError(reason)
+    if unpacked_bytes > MOST_UNPACKED * path.stat().st_size:
         raise InputError(
-            f"{unpacked} bytes unpacked; allowed: archives as torch.save writes them, uncompressed"
+            f"{unpacked_bytes} bytes unpacked; allowed: uncompressed archives of torch.save"
         )
     try:
-        # of a path torch looks at the suffix
+        # an open file, because torch judges a path by its suffix
         with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
-        named = found[0] if found else "unknown"
+        match = re.search(r"(?:GLOBAL|operand|class) \S+", str(error))
+        name = match[0] if match else "unknown"
         raise InputError(
-            f"holds more than tensors, as a whole network does ({named}), and no code in it is "
+            f"holds more than tensors, as a whole network does ({name}), and no code in it is "
             f"run; save tensors only, where it was made: {SAVE}"
         ) from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, with a record as JSON; `load` checks both."""
-    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    stored = {"digest": digest(plain), **record}
-    metadata = {key: json.dumps(value) for key, value in stored.items()}
+    """Write a checkpoint atomically: tensors, their digest, and a record as JSON."""
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    entries = {"digest": digest(stored), **record}
+    metadata = {key: json.dumps(value) for key, value in entries.items()}
     with replacing(path) as file:
-        save_file(plain, file.name, metadata=metadata)
+        save_file(stored, file.name, metadata=metadata)
 
 
 def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read a checkpoint whose record agrees with `record` on all of its keys.
+    """Read a checkpoint whose record has all entries of `record`.
 
     Returns:
         The tensors on the CPU, and the whole stored record.
 
     Raises:
-        InputError: missing, truncated or damaged file, or a record that differs, the key and both
-            values named.
+        InputError: the file is missing or damaged, or an entry differs; the message names the key
+            and both values.
     """
     try:
-        texts, tensors = _safetensors(path)
-        stored = {key: json.loads(value) for key, value in texts.items()}
+        metadata, tensors = _safetensors(path)
+        stored = {key: json.loads(text) for key, text in metadata.items()}
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise InputError(
             f"checkpoint {path.name}: cannot be read ({str(error).splitlines()[0]})"
@@ -163,18 +166,15 @@ def load(path: Path, record: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor]
     for key, value in record.items():
         wanted = json.loads(json.dumps(value))
         if stored.get(key) != wanted:
-            raise InputError(
-                f"checkpoint {path.name}: made with {_difference(key, stored.get(key), wanted)}"
-            )
+            difference = _difference(key, stored.get(key), wanted)
+            raise InputError(f"checkpoint {path.name}: made with {difference}")
     if stored.pop("digest", None) != digest(tensors):
-        raise InputError(
-            f"checkpoint {path.name}: damaged, its tensors are not those that were written"
-        )
+        raise InputError(f"checkpoint {path.name}: damaged, its tensors have changed")
     return tensors, stored
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Digest of names, types, shapes and bits; safetensors itself has none."""
+    """SHA-256 of the tensors' names, types, shapes and bits; safetensors itself stores none."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
@@ -183,10 +183,11 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _difference(key: str, stored: Any, wanted: Any) -> str:
-    """What differs, in words; of two dictionaries the entries that do."""
+    """Describe a difference; of two dictionaries, the entries that differ."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
-        names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
         return "; ".join(
-            _difference(f"{key}.{name}", stored.get(name), wanted.get(name)) for name in names
+            _difference(f"{key}.{name}", stored.get(name), wanted.get(name))
+            for name in sorted({*stored, *wanted})
+            if stored.get(name) != wanted.get(name)
         )
     return f"{key} = {stored!r}, this run has {wanted!r}"

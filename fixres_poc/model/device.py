@@ -1,4 +1,4 @@
-"""The device that networks run on: precision, memory format, clock, loader processes, memory."""
+"""The device of a network: precision, memory format, clock, loader processes and memory."""
 
 import logging
 import resource
@@ -25,25 +25,25 @@ from fixres_poc.config.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 Maps = tuple[torch.Tensor, ...]
-# images at once on a CPU: the activations of a few stay in its caches
-FOR_CACHES = 8
+FOR_CACHES = 8  # images at once on a CPU, so that activations stay in its caches
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the memory of the device or of the machine did not suffice."""
+    """Whether an error means that the device or the machine ran out of memory."""
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 @dataclass
 class Portions:
-    """A frozen network that takes a batch in portions, halved for good if they do not fit.
+    """A frozen network that processes a batch in portions.
 
-    The portion's size changes no result.
+    If a portion does not fit into memory, this and all later ones get half the size. The size
+    changes no result.
 
     Attributes:
-        network: from images (N, 3, H, W) to tensors whose first dimension is N.
+        network: maps images (N, 3, H, W) to tensors whose first dimension is N.
         size: images at once; on a CPU `FOR_CACHES` at most.
-        device: where images are put.
+        device: the network's device.
     """
 
     network: Callable[[torch.Tensor], Maps]
@@ -56,18 +56,18 @@ class Portions:
             self.size = min(self.size, FOR_CACHES)
 
     def __call__(self, images: torch.Tensor) -> Maps:
-        """What the network gives for all images.
+        """The network's outputs for all images.
 
         Raises:
-            MemoryError, RuntimeError: not even one image fits, or an error of another kind.
+            MemoryError, RuntimeError: one image does not fit, or the network fails otherwise.
         """
         while True:
             try:
-                parts = [
-                    self.network(part.to(self.device, non_blocking=True))
-                    for part in torch.split(images, self.size)
+                outputs = [
+                    self.network(portion.to(self.device, non_blocking=True))
+                    for portion in torch.split(images, self.size)
                 ]
-                return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+                return tuple(map(torch.cat, zip(*outputs, strict=True)))
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.size == 1:
                     raise
@@ -77,19 +77,19 @@ class Portions:
 
 
 def spare_single_values(model: nn.Module) -> list[RemovableHandle]:
-    """Let batch norms in train mode take a single value per channel, in place.
+    """Let batch norms in train mode accept a single value per channel, in place.
 
-    One image has such values where maps are 1 px wide. They have no variance, so torch refuses to
-    normalise them: now running statistics are used, and stay as they are. For all other inputs
-    nothing changes.
+    One image has a single value per channel in maps of 1 x 1. It has no variance, so torch refuses
+    it. With these hooks the norm then applies its running statistics, and does not update them. For
+    all other inputs nothing changes.
 
     Returns:
-        The hooks that do so.
+        The hooks.
     """
     hooks = []
     for norm in filter(is_batch_norm, model.modules()):
         hooks.append(norm.register_forward_pre_hook(_pause_training))
-        # always: recomputation leaves a forward pass by an exception
+        # always_call: recomputation leaves a forward pass with an exception
         hooks.append(norm.register_forward_hook(_resume_training, always_call=True))
     return hooks
 
@@ -109,18 +109,21 @@ def _resume_training(norm: Any, *_: Any) -> None:
 
 
 def share_buffers(module: nn.Module, accelerator: Accelerator) -> None:
-    """Give all processes, which have seen other images, the first one's statistics, in place."""
+    """Copy the buffers of the first process to all others, in place.
+
+    They differ because each process trains on other images.
+    """
     if accelerator.num_processes > 1:
         for buffer in module.buffers():
             buffer.copy_(broadcast(buffer))
 
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-WIDE_GROUP = 16
+WIDE_GROUP = 16  # channels
 
 
 def accelerator_for(precision: str) -> Accelerator:
-    """The GPU where there is one, else the CPU, with a precision: "fp32", "bf16" or "fp16".
+    """The GPU, or the CPU of a machine without one, with precision "fp32", "bf16" or "fp16".
 
     Raises:
         InputError: fp16 without a GPU.
@@ -130,55 +133,54 @@ def accelerator_for(precision: str) -> Accelerator:
             "precision = 'fp16': needs a CUDA GPU, and none was found; allowed here: fp32, bf16"
         )
     AcceleratorState._reset_state(reset_partial_state=False)  # noqa: SLF001
-    # so that the schedule goes on by one a step, on any number
+    # with split_batches the schedule advances by one a step, for any number of processes
     loading = DataLoaderConfiguration(split_batches=True)
-    # others wait while one downloads or draws
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))
+    # the other processes wait while one downloads or draws
+    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=3))
     mixed = "no" if precision == "fp32" else precision
-    return Accelerator(mixed_precision=mixed, dataloader_config=loading, kwargs_handlers=[patient])
+    return Accelerator(mixed_precision=mixed, dataloader_config=loading, kwargs_handlers=[waiting])
 
 
 def now(accelerator: Accelerator) -> float:
-    """A clock in seconds, read once the device has done all that it was told to."""
+    """A clock in seconds, read after the device has finished its queue."""
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize(accelerator.device)
     return time.perf_counter()
 
 
 def workers() -> int:
-    """Loader processes: none on the CPU, where the network needs every core, else 8 at most."""
+    """Number of loader processes: 0 on a CPU, where the network needs all cores, else 8 at most."""
     return min(8, cores()) if torch.cuda.is_available() else 0
 
 
 def memory_format(
     model: nn.Module, settings: ModelSettings, accelerator: Accelerator
 ) -> torch.memory_format:
-    """The memory format of `settings.memory_format`; "auto" is the faster one.
+    """The memory format of `settings.memory_format`; "auto" chooses the faster one.
 
-    On a CPU that is channels_last: 1.5 times as fast for EfficientNet-Lite0. On a GPU channels_last
-    as well, but for networks whose grouped convolutions have `WIDE_GROUP` channels a group or more.
-    In timm's benchmark (AMP training, RTX 3090, 224 px;
-    results/benchmark-train-amp-{nhwc,nchw}-pt112-cu113-rtx3090.csv) channels_last against NCHW
-    gives, in images/s: EfficientNet-B5 114 and 94; ResNeXt-101 with groups of 4 channels in its
-    first stage 609 and 427, of 8: 313 and 276, of 16: 66 and 130, of 32: 21 and 63, of 48: 11 and
-    32; RegNetX-040, of 40: 442 and 625. RegNetZ-040, of 64, is an exception: 472 and 375.
+    On a CPU that is channels_last: 1.5 times as fast for EfficientNet-Lite0. On a GPU it is
+    channels_last too, except for networks whose grouped convolutions all have at least `WIDE_GROUP`
+    channels a group; depthwise convolutions do not count. In timm's benchmark (AMP training, RTX
+    3090, 224 px; results/benchmark-train-amp-{nhwc,nchw}-pt112-cu113-rtx3090.csv) channels_last and
+    NCHW reach, in images/s: EfficientNet-B5 114 and 94; ResNeXt-101 with groups of 4 channels in
+    its first stage 609 and 427, of 8: 313 and 276, of 16: 66 and 130, of 32: 21 and 63, of 48: 11
+    and 32; RegNetX-040, of 40: 442 and 625. RegNetZ-040, of 64, is an exception: 472 and 375.
     """
     if settings.memory_format != "auto":
         return FORMATS[settings.memory_format]
-    convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
-    grouped = [each for each in convolutions if 1 < each.groups < each.in_channels]
-    widths = [each.in_channels // each.groups for each in grouped]
-    # depthwise ones do not count
+    widths = [
+        layer.in_channels // layer.groups
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d) and 1 < layer.groups < layer.in_channels
+    ]
     wide = accelerator.device.type != "cpu" and min(widths, default=0) >= WIDE_GROUP
     return FORMATS["nchw" if wide else "channels_last"]
 
 
 def format_name(model: nn.Module) -> str:
-    """Name of the memory format that a network's weights have."""
-    for kernel in model.parameters():
-        if kernel.dim() == 4 and not kernel.is_contiguous():
-            return "channels_last"
-    return "nchw"
+    """Name of the memory format of a network's weights."""
+    kernels = (parameter for parameter in model.parameters() if parameter.dim() == 4)
+    return "nchw" if all(kernel.is_contiguous() for kernel in kernels) else "channels_last"
 
 
 def place(model: nn.Module, settings: ModelSettings, accelerator: Accelerator) -> nn.Module:
@@ -188,7 +190,7 @@ def place(model: nn.Module, settings: ModelSettings, accelerator: Accelerator) -
 
 
 def peak_memory_bytes() -> int:
-    """Highest memory so far: of tensors on the GPU, without one of this process (resident)."""
+    """Peak memory so far: of tensors on the GPU, or without one the resident set of the process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -203,11 +205,11 @@ def device_name() -> str | None:
 def recompute(model: nn.Module) -> None:
     """Turn on gradient checkpointing, in place: activations are recomputed, not stored.
 
-    Same results, less memory, a third more work. Batch norms count a batch once, although they see
-    it twice.
+    Results stay the same, memory shrinks, and work grows by a third. Batch norms see a batch twice,
+    and update their statistics once.
 
     Raises:
-        InputError: timm cannot do so for this network.
+        InputError: timm does not support it for this network.
     """
     try:
         cast(Any, model).set_grad_checkpointing()
@@ -222,13 +224,12 @@ def recompute(model: nn.Module) -> None:
 
 
 def _count_batch_once(momentum: Any, norm: Any, _: Any) -> None:
-    """Leave running statistics as they are in a recomputation: a forward within a backward pass.
+    """Keep running statistics in a recomputation, which is a forward pass inside a backward pass.
 
-    They are still handed in, since a recomputation must save the same tensors for backward. torch
-    has no public name for the question whether backward is running; its own checkpointing asks it
-    in the same way.
+    Momentum 0 keeps them, and the norm still saves the same tensors for backward. torch has no
+    public function that tells whether backward runs; its own checkpointing reads the same value.
     """
-    again = norm.training and torch._C._current_graph_task_id() != -1  # noqa: SLF001
-    norm.momentum = 0.0 if again else momentum
-    if again:
+    recomputing = norm.training and torch._C._current_graph_task_id() != -1  # noqa: SLF001
+    norm.momentum = 0.0 if recomputing else momentum
+    if recomputing:
         norm.num_batches_tracked.sub_(1)

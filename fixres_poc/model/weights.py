@@ -1,8 +1,8 @@
-"""Weights of a network from a file, loaded strictly. `weight_files` opens the file.
+"""Weights of a network from a file, loaded strictly; `checkpoint.contents` opens the file.
 
-A file may hold several sets of weights: averaged ones beside the plain ones, a teacher beside a
-student. Names may begin with those of wrappers: "module.", "_orig_mod.", "model.". A set is found
-by the names of the network's tensors.
+A file may hold several sets of weights, such as plain and averaged ones, or a teacher and a
+student. Wrappers add prefixes to names: "module.", "_orig_mod.", "model.". The names of the
+network's tensors identify a set.
 """
 
 import json
@@ -11,7 +11,6 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,18 @@ from fixres_poc.model.trunk import classifier
 log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
 USED: dict[Path, str] = {}
-"""SHA-256 of the files that this process trains from, by file: a run records what it has loaded."""
-NAMED, LONGEST = 3, 200  # names or lines in an error, and characters in each line
+"""SHA-256 of the weights files that this process loads; a run records it."""
+NAMED = 3  # names or lines in an error
+LONGEST = 200  # characters of each line in an error
 CLASS_ENTRIES = ("classes", "class_to_idx")
 AVERAGED = re.compile(
     r"(?<![a-z])(ema|swa|avg|averaged?|teacher|momentum|target|shadow)(?![a-z])", re.IGNORECASE
 )
-DEEPEST = 20  # dots in the name of a dictionary with weights
+DEEPEST = 20  # most dots in the name of a dictionary with weights
 
 
 def find_weights(path: str) -> Path:
-    """The file of the setting `weights`; a relative path is relative to the repository.
+    """Resolve the setting `weights`; a relative path starts at the repository.
 
     Raises:
         InputError: no such file.
@@ -48,9 +48,9 @@ def find_weights(path: str) -> Path:
 
 
 def fingerprint(path: str | None) -> str | None:
-    """SHA-256 of the file of the setting `weights`, None without one.
+    """SHA-256 of the file of the setting `weights`; None without one.
 
-    For this process the file may not change any more.
+    From then on `read` refuses the file in this process if its content has changed.
 
     Raises:
         InputError: no such file.
@@ -63,47 +63,42 @@ def fingerprint(path: str | None) -> str | None:
 
 
 def load_weights(model: nn.Module, path: Path, key: str | None = None) -> None:
-    """Load a file into a network, strictly but for its classifier.
+    """Load a file into a network, strictly except for the classifier.
 
-    The classifier stays new where the file has none, or one of another shape.
+    The network keeps its new classifier if the file has none or one of another shape.
 
     Raises:
         InputError: as `read` and `load_strictly`.
     """
-    own = model.state_dict()
-    given = read(path, key, model)
+    new = model.state_dict()
+    state = read(path, key, model)
     for name in classifier_names(model):
-        if name not in given or given[name].shape != own[name].shape:
-            given[name] = own[name]
-    load_strictly(model, given, path.name)
+        if name not in state or state[name].shape != new[name].shape:
+            state[name] = new[name]
+    load_strictly(model, state, path.name)
 
 
 def classifier_names(model: nn.Module) -> list[str]:
     """Names of the classifier's tensors in the network's state dict."""
     head = classifier(model)
-    return [
-        f"{place}.{name}"
-        for place, part in model.named_modules()
-        if part is head
-        for name in head.state_dict()
-    ]
+    prefixes = [f"{name}." for name, module in model.named_modules() if module is head]
+    return [name for prefix in prefixes for name in head.state_dict(prefix=prefix)]
 
 
-def load_strictly(model: nn.Module, given: State, name: str) -> None:
+def load_strictly(model: nn.Module, state: State, source: str) -> None:
     """Load tensors into a network, strictly; counters of batch norms may be missing.
 
     Args:
-        name: where they come from, for errors.
+        source: name of the file, for errors.
 
     Raises:
-        InputError: names or shapes that do not fit; the first few of the network and of the file
-            are named.
+        InputError: names or shapes do not fit; the message lists the first few.
     """
     try:
-        model.load_state_dict(given)
+        model.load_state_dict(state)
     except RuntimeError as error:
-        wrong = [textwrap.shorten(each, LONGEST) for each in str(error).split("\n\t")[1:]]
-        raise InputError(f"weights {name}: not of this backbone: {_first(wrong)}") from None
+        lines = [textwrap.shorten(line, LONGEST) for line in str(error).split("\n\t")[1:]]
+        raise InputError(f"weights {source}: not of this backbone: {_first(lines)}") from None
 
 
 def _first(names: Sequence[str]) -> str:
@@ -112,107 +107,109 @@ def _first(names: Sequence[str]) -> str:
 
 
 def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> State:
-    """One set of weights of a file by name, on the CPU, without the names of wrappers.
+    """One set of weights of a file, on the CPU, by name without the prefixes of wrappers.
 
-    Of averaged and plain weights the plain ones are taken, unless `key` says otherwise, and a
-    warning names the others.
+    Plain weights take precedence over averaged ones unless `key` chooses; a warning names the
+    others.
 
     Args:
-        key: dotted name of the set in the file, or what it begins with.
-        model: whose names to look for; None for all names of the file.
+        key: dotted name of the set in the file, or its first parts.
+        model: network whose tensor names identify the set; None keeps all names of the file.
 
     Raises:
-        InputError: as `contents`; the file was changed since `fingerprint` read it; no tensors, no
-            set of that name, or several from which to choose.
+        InputError: as `contents`; the file changed since `fingerprint` read it; it has no tensors,
+            no set of that name, or several such sets.
     """
-    name = f"weights {path.name}"
-    flat = _flat(contents(path))
+    source = f"weights {path.name}"
+    tensors = _flat(contents(path))
     if path in USED and USED[path] != file_digest(path):
-        raise InputError(f"{name}: changed since this run began; run it again, in a new kernel")
-    if not flat:
-        raise InputError(f"{name}: no state dict in it")
-    found = _sets(flat, model.state_dict() if model else ())
-    under = [each for each in found if key is None or f"{each}.".startswith(f"{key}.")]
-    if not under:
-        allowed = ", ".join(found)
-        raise InputError(f"{name}: weights_key = {key!r}: no such weights; allowed: {allowed}")
-    chosen, *more = [each for each in under if not AVERAGED.search(each)] or under
-    if more:
-        choice = ", ".join([chosen, *more])
-        raise InputError(f"{name}: several sets of weights; choose one by weights_key: {choice}")
-    if others := [each for each in under if each != chosen]:
-        log.warning("%s: %s taken; others, by weights_key: %s", name, chosen, ", ".join(others))
-    for each, tensor in found[chosen].items():
+        raise InputError(f"{source}: changed since this run began; run it again, in a new kernel")
+    if not tensors:
+        raise InputError(f"{source}: no state dict in it")
+    sets = _sets(tensors, model.state_dict() if model else ())
+    keys = [name for name in sets if key is None or f"{name}.".startswith(f"{key}.")]
+    if not keys:
+        allowed = ", ".join(sets)
+        raise InputError(f"{source}: weights_key = {key!r}: no such weights; allowed: {allowed}")
+    plain = [name for name in keys if not AVERAGED.search(name)] or keys
+    if len(plain) > 1:
+        choice = ", ".join(plain)
+        raise InputError(f"{source}: several sets of weights; choose one by weights_key: {choice}")
+    if others := ", ".join(name for name in keys if name not in plain):
+        log.warning("%s: %s loaded; others, by weights_key: %s", source, plain[0], others)
+    state = sets[plain[0]]
+    for name, tensor in state.items():
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
-            raise InputError(f"{name}: {each} {list(tensor.shape)} is larger than the file")
-    return found[chosen]
+            raise InputError(f"{source}: {name} {list(tensor.shape)} is larger than the file")
+    return state
 
 
 def _flat(content: dict[Any, Any], place: str = "") -> State:
     """All tensors in nested dictionaries by dotted name, except those of optimizers.
 
-    The dictionaries are emptied, so that each one is read once, however often others refer to it.
+    The function empties the dictionaries: many may refer to the same one, which is read once.
     """
-    found = State()
+    tensors = State()
     for key in [*content]:
         value = content.pop(key, None)
         if not isinstance(key, str) or key.startswith("optim") or place.count(".") > DEEPEST:
             continue
         if isinstance(value, torch.Tensor):
-            found[place + key] = value
+            tensors[place + key] = value
         elif isinstance(value, dict):
-            found |= _flat(value, f"{place}{key}.")
-    return found
+            tensors |= _flat(value, f"{place}{key}.")
+    return tensors
 
 
-def _sets(flat: State, own: Iterable[str]) -> dict[str, State]:
+def _sets(tensors: State, network_names: Iterable[str]) -> dict[str, State]:
     """Sets of tensors by the prefix of their names.
 
-    Those with most of a network's names, or else the best one.
+    A set has more than half of the network's names; without such a set, the most names.
     """
-    known = {name for name in own if not name.endswith("num_batches_tracked")}
+    known = {name for name in network_names if not name.endswith("num_batches_tracked")}
     hits: Counter[str] = Counter()
-    for name in flat:
+    for name in tensors:
         parts = name.split(".")
-        ends = (".".join(parts[start:]) for start in range(len(parts)))
-        hits.update(name.removesuffix(end) for end in ends if end in known)
-    good = [start for start, count in hits.items() if 2 * count > len(known)]
-    good = good or [start for start, _ in hits.most_common(1)] or [""]
-    found: dict[str, State] = {}
-    for start in sorted(good, key=len, reverse=True):  # one may lie within another
-        names = [name for name in flat if name.startswith(start)]
-        found[start.removesuffix(".")] = {
-            name.removeprefix(start): flat.pop(name) for name in names
-        }
-    return found
+        suffixes = (".".join(parts[start:]) for start in range(len(parts)))
+        hits.update(name.removesuffix(suffix) for suffix in suffixes if suffix in known)
+    prefixes = [prefix for prefix, count in hits.items() if 2 * count > len(known)]
+    prefixes = prefixes or [prefix for prefix, _ in hits.most_common(1)] or [""]
+    sets: dict[str, State] = {}
+    for prefix in sorted(prefixes, key=len, reverse=True):  # a set may contain another one
+        names = [name for name in tensors if name.startswith(prefix)]
+        state = {name.removeprefix(prefix): tensors.pop(name) for name in names}
+        sets[prefix.removesuffix(".")] = state
+    return sets
 
 
-def told(file: Path) -> list[str] | None:
-    """What a file says of its classes, in its entry `classes` or torchvision's `class_to_idx`.
+def class_names(file: Path) -> list[str] | None:
+    """Names in a file's entry `classes` or torchvision's `class_to_idx`, in the order of outputs.
 
-    That is a list, an array, a dictionary between names and indices, either way round, or text:
-    JSON, or names between commas.
+    The entry is a list, an array, a dictionary from names to indices or from indices to names, or
+    text: JSON, or names between commas.
+
+    Returns:
+        The names; None if the file has no such entry.
 
     Raises:
-        InputError: as `contents`; the order is not clear, a name is no text or number, or stands
-            twice.
+        InputError: as `contents`; the order is unclear, a name is neither text nor a number, or two
+            names are equal.
     """
     content = contents(file)
     for entry in CLASS_ENTRIES:
         if content.get(entry) is not None:
-            names: list[str] = []
-            with suppress(TypeError, ValueError, RecursionError):
-                names = _names(content[entry])
-            if not names or len(set(names)) < len(names):
+            try:
+                return _names(content[entry])
+            except (LookupError, TypeError, ValueError, RecursionError):
                 raise InputError(
                     f"weights {file.name}, its entry {entry!r}: no list of different names in "
                     "order; give the classes (in a sweep file's trained, or by --classes)"
-                )
-            return names
+                ) from None
     return None
 
 
 def _names(value: Any) -> list[str]:
+    """Names in order; LookupError, TypeError or ValueError if the value is no such list."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, str) and value[:1] in "[{":
@@ -221,39 +218,44 @@ def _names(value: Any) -> list[str]:
         value = re.split(r"\s*[,\n]\s*", value.strip())
     if isinstance(value, Mapping):
         value = _in_order(value)
-    known = isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value)
-    return [str(each) for each in value] if known else []
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    names = [str(name) for name in value if isinstance(name, str | int)]
+    if not value or len(set(names)) < len(value):
+        raise ValueError
+    return names
 
 
-def _in_order(names: Mapping[Any, Any]) -> list[Any] | None:
-    """Names in the order of their indices, None where these are not 0, 1 and so on."""
-    if all(isinstance(value, str) for value in names.values()):
-        names = {name: int(index) for index, name in names.items()}
-    ordered = sorted(names, key=names.__getitem__)
-    return ordered if [names[name] for name in ordered] == list(range(len(ordered))) else None
+def _in_order(classes: Mapping[Any, Any]) -> list[Any]:
+    """Names in the order of their indices; KeyError if these are not 0, 1 and so on."""
+    by_index = {index: name for name, index in classes.items()}
+    if all(isinstance(name, str) for name in classes.values()):
+        by_index = {int(index): name for index, name in classes.items()}
+    return [by_index[index] for index in range(len(classes))]
 
 
 def outputs_of(
     classes: Sequence[str], names: Sequence[str] | None, outputs: int, source: str
 ) -> list[int]:
-    """The network's output for each class of a dataset.
+    """Index of the network's output for each class of a dataset.
 
     Args:
-        names: of the network's outputs, in order; None where they are `classes`.
-        outputs: how many it has.
-        source: where the network and `names` come from, for errors.
+        names: of the network's outputs, in order; None if they are `classes`.
+        outputs: number of the network's outputs.
+        source: origin of the network and of `names`, for errors.
 
     Raises:
-        InputError: another number of classes, or other ones.
+        InputError: the number or the names of the classes differ.
     """
     if outputs != len(classes):
         raise InputError(
             f"{source}: its classifier has {outputs} classes, the dataset has {len(classes)}"
         )
-    places = {name: place for place, name in enumerate(names or classes)}
-    if other := sorted(places.keys() - set(classes)) or sorted(set(classes) - places.keys()):
-        where = "the dataset" if other[0] in classes else "its list of classes"
+    indices = {name: index for index, name in enumerate(names or classes)}
+    if unshared := sorted(indices.keys() - classes) or sorted(set(classes) - indices.keys()):
+        where = "the dataset" if unshared[0] in classes else "its list of classes"
         raise InputError(
-            f"{source}: class {other[0]!r} is in {where} alone; the dataset has {_first(classes)}"
+            f"{source}: class {unshared[0]!r} is in {where} alone; "
+            f"the dataset has {_first(classes)}"
         )
-    return [places[name] for name in classes]
+    return [indices[name] for name in classes]

@@ -1,8 +1,7 @@
 """Folders of images: their layouts, their split, what is skipped, and what is refused."""
 
-import json
 import shutil
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import pytest
@@ -153,10 +152,12 @@ def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
     assert limited.table.groupby("label").size().nunique() == 1
 
 
-def test_what_is_passed_over_is_told(colour_folder: Path, tmp_path: Path) -> None:
+def test_what_is_passed_over_is_told(
+    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
     for name in ("a.txt", "b.TXT", "c", ".hidden"):
         (colour_folder / "red" / name).touch()
     prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
-    (note,) = json.loads((tmp_path / "run" / "images.json").read_text())["notes"]
+    (note,) = caplog.messages
     assert all(told in note for told in ("2 .txt", "1 without suffix", "1 hidden"))

@@ -131,7 +131,7 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path: Path, how: str) -
 
 def test_a_folder_of_that_name_without_lists_is_left_alone(asked: list[str]) -> None:
     save_image(named_datasets.folder("stanford_dogs") / "Images" / "a" / "0.jpg", (1, 2, 3), seed=0)
-    with pytest.raises(InputError, match="stanford_dogs: there, but not whole"):
+    with pytest.raises(InputError, match="stanford_dogs: incomplete"):
         load_dataset(OFFICIAL)
     assert not asked
 

@@ -29,7 +29,7 @@ from fixres_poc.method import stage1
 from fixres_poc.method.adaptations import adapt_pair, predict_pair
 from fixres_poc.model import checkpoint
 from fixres_poc.model.device import accelerator_for
-from fixres_poc.model.weights import USED, told
+from fixres_poc.model.weights import USED, class_names
 
 NAMES = ("blue", "green", "red")
 ORDER = ("red", "blue", "green")
@@ -94,7 +94,7 @@ def test_what_comes_back_is_a_plain_timm_network(
         assert framed.shape == (1, 3, 64, 64)
         assert torch.equal(plain(framed), adapted.model(framed))
         assert int(plain(framed).argmax()) == ORDER.index("red")
-    assert told(file) == list(ORDER)
+    assert class_names(file) == list(ORDER)
     with pytest.raises(InputError, match=r"adapted\.pt.*\.safetensors"):
         adapted.save(tmp_path / "adapted.pt")
 

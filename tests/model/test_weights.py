@@ -252,15 +252,15 @@ def test_what_a_file_says_of_its_classes(
     file = Path(save(tmp_path, {"class_to_idx": given, "model": {"a": torch.ones(1)}}))
     if expected is None:
         with pytest.raises(InputError, match=r"weights\.pth.*class_to_idx"):
-            weights.told(file)
+            weights.class_names(file)
     else:
-        assert weights.told(file) == expected
+        assert weights.class_names(file) == expected
 
 
 def test_metadata_of_safetensors_says_the_classes(tmp_path: Path) -> None:
     for metadata, classes in (({"classes": "b,a"}, ["b", "a"]), (None, None)):
         save_file({"a": torch.ones(1)}, tmp_path / "a.pt", metadata)
-        assert weights.told(tmp_path / "a.pt") == classes
+        assert weights.class_names(tmp_path / "a.pt") == classes
 
 
 def test_outputs_are_found_by_name() -> None:
