@@ -1,35 +1,24 @@
 """What of a notebook comes into its page, and in which form."""
 
-from typing import Any
-
-from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from paged import code, display, page, printed, text
 
 from fixres_poc.report import pages
 
 
 def test_checks_and_sections_that_do_not_apply_are_left_out() -> None:
-    def cell(text: str, tag: str = "", shown: str = "") -> Any:
-        made = new_code_cell(text) if shown or text == "code" else new_markdown_cell(text)  # type: ignore[no-untyped-call]
-        made.metadata["tags"] = [tag] if tag else []
-        if shown:
-            made.outputs = [new_output("stream", name="stdout", text=shown)]  # type: ignore[no-untyped-call]
-        return made
-
-    cells = [cell("# Title"), cell("## Boxes", "optional"), cell("code", "optional")]
-    cells += [
-        cell("## Pairs", "optional"),
-        cell("code", "optional", "two pairs"),
-        cell("the first", "optional"),
-    ]
-    cells += [
-        cell("code", "optional"),
-        cell("## Check", "check"),
-        cell("code", "check", "the band holds"),
-        cell("code"),
-    ]
-    html = BeautifulSoup(pages.render_content(new_notebook(cells=cells), {}), "html.parser")  # type: ignore[no-untyped-call]
-    assert [each.text.removesuffix("#") for each in html("h2")] == ["Pairs"]
+    html = page(
+        text("# Title"),
+        text("## Boxes", "optional"),
+        code("code", "optional"),
+        text("## Pairs", "optional"),
+        code("code", "optional", outputs=[printed("two pairs")]),
+        text("the first", "optional"),
+        code("code", "optional"),
+        text("## Check", "check"),
+        code("code", "check", outputs=[printed("the band holds")]),
+        code("code"),
+    )
+    assert [heading.text.removesuffix("#") for heading in html("h2")] == ["Pairs"]
     assert [link.text for link in html.select("nav.rail a")] == ["Pairs"]
     assert "two pairs" in html.text
     assert not [words for words in ("Boxes", "the first", "band") if words in html.text]
@@ -44,20 +33,21 @@ def test_tables_scroll_and_keep_no_style_text() -> None:
 
 
 def test_the_first_screen_is_one_block_with_the_title_of_its_own() -> None:
-    def cell(shown: str, *tags: str) -> Any:
-        made = new_code_cell("x", metadata={"tags": [*tags]})  # type: ignore[no-untyped-call]
-        made.outputs = [new_output("display_data", {"text/html": shown})]  # type: ignore[no-untyped-call]
-        return made
-
-    cells = [new_markdown_cell("# Plain", metadata={"tags": ["navigation"]}), cell("<p>0</p>")]  # type: ignore[no-untyped-call]
-    cells += [cell("<h1>Does it? Yes</h1>", "first"), cell("<p>1</p>", "first")]
-    cells += [new_markdown_cell("## Why"), cell("<p>2</p>")]  # type: ignore[no-untyped-call]
-    html = BeautifulSoup(pages.render_content(new_notebook(cells=cells), {}), "html.parser")  # type: ignore[no-untyped-call]
+    plain, title, one, two = (
+        [display({"text/html": html})]
+        for html in ("<p>0</p>", "<h1>Does it? Yes</h1>", "<p>1</p>", "<p>2</p>")
+    )
+    html = page(
+        text("# Plain", "navigation"),
+        code("x", outputs=plain),
+        code("x", "first", outputs=title),
+        code("x", "first", outputs=one),
+        text("## Why"),
+        code("x", outputs=two),
+    )
     assert html.title is not None
     assert html.title.text == "Does it? Yes"
     (first,) = html.select("main > div.first")
-    assert [each.text for each in first.select("div.output")] == ["Does it? Yes", "1"]
-    after = first.find_next_sibling()
-    assert after is not None
-    assert after["class"] == ["contents"]
+    assert [shown.text for shown in first.select("div.output")] == ["Does it? Yes", "1"]
+    assert first.find_next_sibling() == html.select("div.first + .contents")[0]
     assert len(html.select("#show-code")) == 1
