@@ -27,6 +27,11 @@ def inside(figure: Figure, texts: Sequence[Text]) -> bool:
     return all(box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
 
 
+def readable(figure: Figure, texts: Sequence[Text]) -> bool:
+    """Whether the texts lie in the figure and touch none of one another."""
+    return inside(figure, texts) and apart(texts)
+
+
 GRID = CLAIM | {(96, 160): same(0.30) | {"head_bn": 0.66}}
 
 
@@ -36,4 +41,12 @@ def answered(**values: Any) -> tuple[Results, dict[str, Any]]:
 
 
 def xs(line: Any) -> list[float]:
-    return [float(x) for x in np.atleast_1d(line.get_xdata())]
+    return np.atleast_1d(line.get_xdata()).astype(float).tolist()  # type: ignore[no-any-return]
+
+
+def ys(line: Any) -> list[float]:
+    return np.atleast_1d(line.get_ydata()).astype(float).tolist()  # type: ignore[no-any-return]
+
+
+def words(texts: Sequence[Text]) -> list[str]:
+    return [text.get_text() for text in texts]
