@@ -5,13 +5,11 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from made_up import CLAIM, grid, same
+from made_up import CLAIM, decided, grid, same
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.results import Results
-from fixres_poc.report.sentences import told
 
 
 def apart(texts: Sequence[Text]) -> bool:
@@ -37,7 +35,7 @@ GRID = CLAIM | {(96, 160): same(0.30) | {"head_bn": 0.66}}
 
 def answered(**values: Any) -> tuple[Results, dict[str, Any]]:
     found = grid(GRID, GRID, epochs=9, **values)
-    return found, told(decide(found))
+    return found, decided(found)
 
 
 def xs(line: Any) -> list[float]:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.collection import collect
 from fixres_poc.analysis.comparisons import Row
@@ -23,6 +25,7 @@ from fixres_poc.config.settings import ADAPTED, CONTROL, TrainSettings, several
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.method.epochs import number_of_epochs
+from fixres_poc.report import sentences
 
 PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
 ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn"]
@@ -193,6 +196,17 @@ def told(at_96: Top1, at_128: Top1 | None, *seed1: Top1 | None, **values: Any) -
     """A `grid` trained at 96 px, tested at 96 and 128 px; `seed1` is a second training."""
     pairs, trainings = [(96, 96), (96, 128)], [(at_96, at_128), *([seed1] if seed1 else [])]
     return grid(*(dict(zip(pairs, each, strict=True)) for each in trainings), **values)
+
+
+def with_facts(found: Results, settings: Mapping[str, Any] | None = None, **facts: Any) -> Results:
+    """The results with other settings and other facts in sweep.json."""
+    facts["settings"] = found.sweep["settings"] | (settings or {})
+    return replace(found, sweep=found.sweep | facts)
+
+
+def decided(found: Results) -> dict[str, Any]:
+    """What answers.json says of the results."""
+    return sentences.told(decide(found))
 
 
 def row(verdict: str, flops: float = 0.5, cell: Cell | None = None) -> Row:

@@ -1,7 +1,6 @@
 """Reports of made-up outcomes: title, sentences, chips, tables, figures and picker agree."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,14 +9,12 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from IPython.display import HTML
-from made_up import CLAIM, grid, same
+from made_up import CLAIM, decided, grid, same, with_facts
 from paged import code, display, page
 
-from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.cells import cell_of
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.files import REPOSITORY
-from fixres_poc.report import sentences
 
 CROPS: dict[str, Any] = {"crop_pct": [0.75, 0.875], "equal_flops": same(0.5), "epochs": 9}
 AT_CROP = CLAIM | {(112, 112): same(0.66) | {"none@0.75": 0.8, "head_bn@0.75": 0.8}}
@@ -25,15 +22,12 @@ LARGER = CLAIM | {(112, 112): same(0.9)}
 
 
 def leaking() -> Results:
-    found = grid(CLAIM, photos=0.5, **CROPS)
     leakage = {"flagged": {"test": True, "val": True}, "verdict": "**Leakage.**"}
-    return replace(found, sweep=found.sweep | {"leakage": leakage})
+    return with_facts(grid(CLAIM, photos=0.5, **CROPS), leakage=leakage)
 
 
 def elsewhere() -> Results:
-    found = grid(CLAIM, CLAIM)
-    settings = found.sweep["settings"] | {"head_start": "file"}
-    return replace(found, sweep=found.sweep | {"settings": settings})
+    return with_facts(grid(CLAIM, CLAIM), {"head_start": "file"})
 
 
 def told(*seeds: Any, **values: Any) -> Callable[[], Results]:
@@ -57,7 +51,7 @@ OUTCOMES: dict[str, tuple[Callable[[], Results], str]] = {
 def rendered(name: str, last: str) -> tuple[dict[str, Any], BeautifulSoup]:
     """An outcome's answers, and the page of notebook 05 run on them up to a cell with this text."""
     found = OUTCOMES[name][0]()
-    answers = sentences.told(decide(found))
+    answers = decided(found)
     file = REPOSITORY / "notebooks/05_results.ipynb"
     notebook = nbformat.read(file, as_version=4)  # type: ignore[no-untyped-call]
     imports, _, *cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

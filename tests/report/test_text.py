@@ -1,17 +1,8 @@
 """What the report says around its answers."""
 
-from dataclasses import replace
-from typing import Any
+from made_up import CLAIM, decided, grid, same, told, with_facts
 
-from made_up import CLAIM, grid, same, told
-
-from fixres_poc.analysis.answers import decide
-from fixres_poc.analysis.results import Results
-from fixres_poc.report import sentences, text
-
-
-def decided(found: Results) -> dict[str, Any]:
-    return sentences.told(decide(found))
+from fixres_poc.report import text
 
 
 def test_a_stage_1_that_did_nothing_is_said_beside_the_sentences() -> None:
@@ -21,11 +12,10 @@ def test_a_stage_1_that_did_nothing_is_said_beside_the_sentences() -> None:
 
 def test_what_came_from_data_is_escaped() -> None:
     found = grid(CLAIM)
-    evil = found.sweep["settings"] | {"dataset": "<script>x", "backbone": "<b>"}
-    found = replace(found, sweep=found.sweep | {"settings": evil})
-    answers = decided(grid(CLAIM)) | {"title": "<script>"}
-    assert "<script>" not in text.head(found, answers)
-    assert "<b>" not in text.head(found, answers)
+    evil = with_facts(found, {"dataset": "<script>x", "backbone": "<b>"})
+    head = text.head(evil, decided(found) | {"title": "<script>"})
+    assert "<script>" not in head
+    assert "<b>" not in head
 
 
 def test_trust_names_seeds_stability_leaks_and_what_is_missing() -> None:
@@ -33,11 +23,9 @@ def test_trust_names_seeds_stability_leaks_and_what_is_missing() -> None:
     one = text.trust(missing, decided(missing))
     assert "The spread between trainings is not known" in one
     assert "1 of 5 pairs (with probes) lack results of some" in one
-    found = grid(CLAIM, CLAIM)
-    near = {"listed": [["a_1.jpg", "b_2.jpg", 2]]}
-    found = replace(found, sweep=found.sweep | {"leakage": {"verdict": "Look!", "near": near}})
-    answers = decided(found)
-    two = text.trust(found, answers)
+    leakage = {"verdict": "Look!", "near": {"listed": [["a_1.jpg", "b_2.jpg", 2]]}}
+    found = with_facts(grid(CLAIM, CLAIM), leakage=leakage)
+    two = text.trust(found, decided(found))
     assert "2 seeds of training. Accuracies are means over them" in two
     assert "Look! Near duplicates, for example: `a_1.jpg` and `b_2.jpg`." in two
     assert "Question 2: a true difference of" in two
@@ -46,19 +34,17 @@ def test_trust_names_seeds_stability_leaks_and_what_is_missing() -> None:
 def test_the_smallest_detectable_difference_is_that_of_the_rows_that_decide() -> None:
     found = grid(CLAIM, CLAIM)
     answers = decided(found)
-    rows = [row for row in answers["answers"][1]["rows"] if row["decides"]]
-    assert text.power(answers)[2] == rows[0]["detectable"]
-    assert (
-        f"{min(text.power(answers).values()) * 100:.1f} points"
-        in text.chips(found, answers)["Power"]
-    )
+    first, *_ = [row for row in answers["answers"][1]["rows"] if row["decides"]]
+    power = text.power(answers)
+    assert power[2] == first["detectable"]
+    assert f"{min(power.values()) * 100:.1f} points" in text.chips(found, answers)["Power"]
 
 
 def test_beside_the_arm_to_use_stand_the_best_and_common_practice() -> None:
-    top1 = {(96, 96): same(0.70), (96, 128): same(0.80), (96, 160): same(0.805)}
-    words = text.budget(decided(grid(top1)))
-    assert (
-        "validation's best, 96 \N{RIGHTWARDS ARROW} 160 px, unadapted, is within its error" in words
+    words = text.budget(
+        decided(grid({(96, 96): same(0.7), (96, 128): same(0.8), (96, 160): same(0.805)}))
     )
+    best = "validation's best, 96 \N{RIGHTWARDS ARROW} 160 px, unadapted, is within its error"
+    assert best in words
     assert "has +0.5 points" in words
     assert "the recommended arm gains +10.0 points" in words
