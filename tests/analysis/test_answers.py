@@ -1,11 +1,10 @@
 """Verdicts of a decision: precedences, the leading part, and answers.json."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from made_up import CLAIM, grid, row, same
+from made_up import CLAIM, grid, row, same, with_facts
 
 from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.comparisons import Comparison
@@ -48,24 +47,23 @@ def test_short_references_do_not_make_a_training_brief() -> None:
     ],
 )
 def test_leading_part(flagged: dict[str, Any], photos: int, leading: str) -> None:
-    found = grid(CLAIM, photos=1)
-    facts = {"leakage": {"flagged": flagged}, "images": {"test": 400, "photos": photos}}
-    assert leading_part(replace(found, sweep=found.sweep | facts)) == leading
+    images = {"test": 400, "photos": photos}
+    found = with_facts(grid(CLAIM, photos=1), leakage={"flagged": flagged}, images=images)
+    assert leading_part(found) == leading
 
 
 def test_answers_json_has_the_agreed_shape() -> None:
     content = json.loads(json.dumps(decide(grid(CLAIM, epochs=9)).as_json(), allow_nan=False))
-    assert content["schema"] == 1
-    assert content["leading_part"] == "test"
-    assert [each["id"] for each in content["answers"]] == [1, 2, 3, 4, 5]
-    assert content["answers"][3]["asked"] == "one crop_pct"
-    assert content["answers"][1]["asked"] is True
-    first = content["answers"][1]["rows"][0]
+    answers = content["answers"]
+    assert (content["schema"], content["leading_part"]) == (1, "test")
+    assert [answer["id"] for answer in answers] == [1, 2, 3, 4, 5]
+    assert (answers[1]["asked"], answers[3]["asked"]) == (True, "one crop_pct")
+    first = answers[1]["rows"][0]
     assert first["reference"]["adaptation"] == "none"
-    assert first["estimate"] == pytest.approx(0.04)
-    assert first["low"] < first["estimate"] < first["high"]
-    assert (first["primary"], first["k"], first["level"]) == (True, 1, 0.95)
-    assert [each["pick"] for each in content["answers"][4]["arms"]].count("use") == 1
+    expected = {"primary": True, "k": 1, "level": 0.95, "estimate": pytest.approx(0.04)}
+    assert first | expected == first
+    assert first["low"] < 0.04 < first["high"]
+    assert [arm["pick"] for arm in answers[4]["arms"]].count("use") == 1
 
 
 def test_a_stage_1_that_predicts_as_the_probe_did_nothing() -> None:
