@@ -1,10 +1,9 @@
 """Training costs, counted by hand."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from made_up import VAL, grid
+from made_up import VAL, grid, with_facts
 
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.results import Results, training_cost
@@ -34,7 +33,6 @@ def test_training_cost_by_hand(trained: Results, train_size: int) -> None:
 
 def test_what_is_not_trained_costs_its_probe_alone(trained: Results) -> None:
     """A network of a file has no stage 1; the probe is one pass of the train part."""
-    own = trained.sweep["settings"] | {"head_start": "file"}
-    given = replace(trained, sweep=trained.sweep | {"settings": own})
+    given = with_facts(trained, {"head_start": "file"})
     assert training_cost(given, Cell(64, 96, "none"))[0] == 0
     assert training_cost(trained, trained.once("probe", 96)) == (300 * forward(96), 0)

@@ -4,56 +4,41 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import CLAIM, grid
+from made_up import CLAIM, grid, with_facts
 
-from fixres_poc.analysis import collection
 from fixres_poc.analysis.answers import decide, primary_rows, variants
 from fixres_poc.analysis.questions import Plan, answers
 from fixres_poc.analysis.results import Results
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import SPLITS
-from fixres_poc.config.sweep_settings import SweepSettings
-from fixres_poc.config.validation import validate
 
 
 @pytest.fixture
 def claim() -> Results:
     """Of 400 test images 240 to 280 are right, the same ones first."""
     results = grid(CLAIM)
-    images = (
-        results.predictions[["image", "split"]]
-        .astype("str")
-        .drop_duplicates()
-        .assign(looked_at=False)
-    )
-    return replace(results, images=images, sweep=results.sweep | {"leakage": None})
-
-
-def test_nothing_is_shown_where_nothing_applies(claim: Results) -> None:
-    assert primary_rows(claim, decide(claim).as_json()).empty
+    images = results.predictions[["image", "split"]].astype("str").drop_duplicates()
+    return replace(with_facts(results, leakage=None), images=images.assign(looked_at=False))
 
 
 def test_images_that_were_looked_at_are_left_out(claim: Results) -> None:
     """Adapted 280 against 264 of 400, and of the first 300: +4.0 and +5.3 points."""
     seen = (claim.images["split"] == "test") & (claim.images["image"] >= "test/300")
+    assert primary_rows(claim, decide(claim).as_json()).empty
     claim = replace(claim, images=claim.images.assign(looked_at=seen))
     shown = primary_rows(claim, decide(claim).as_json())
     assert list(shown)[1:] == ["all", "the 300 not looked at before"]
-    row = shown[shown["question"].str.startswith("2")].iloc[0]
-    assert row.iloc[1].startswith("+4.0 (")
-    assert row.iloc[2].startswith("+5.3 (")
-    assert row.iloc[2].endswith(", better")
+    _, every, unseen = shown[shown["question"].str.startswith("2")].iloc[0]
+    assert every.startswith("+4.0 (")
+    assert unseen.startswith("+5.3 (")
+    assert unseen.endswith(", better")
 
 
 def test_intervals_over_groups_are_those_of_as_many_images(claim: Results) -> None:
     """Equal images two by two: half the images, 1.41 times the width but for two added images."""
     twins = [[f"test/{2 * i:03}", f"test/{2 * i + 1:03}"] for i in range(200)]
-    grouped = replace(claim, sweep=claim.sweep | {"leakage": {"near": {"groups": twins}}})
-    (name, own), *none = variants(grouped).items()
+    (name, own), *none = variants(with_facts(claim, leakage={"near": {"groups": twins}})).items()
     assert (name, none) == ("200 groups of near duplicates", [])
-    one, two = (answers(Plan(each))[1].primary for each in (claim, own))
-    assert one
-    assert two
+    one, two = (answers(Plan(results))[1].comparisons[0] for results in (claim, own))
     for plain, wide in zip(one.rows, two.rows, strict=True):
         assert wide.difference.estimate == pytest.approx(plain.difference.estimate)
         assert wide.difference.error / plain.difference.error == pytest.approx(2**0.5, abs=0.1)
@@ -62,12 +47,11 @@ def test_intervals_over_groups_are_those_of_as_many_images(claim: Results) -> No
 def test_the_list_of_a_sweep_marks_images(tmp_path: Path) -> None:
     listed = tmp_path / "seen.txt"
     listed.write_text("1.jpg\n", encoding="utf-8")
-    results = grid(CLAIM, looked_at=str(listed))
-    assert dict(zip(results.images["split"], results.images["looked_at"], strict=True)) == dict(
-        zip(SPLITS, [False, True, False], strict=True)
-    )
-    keys = {"name": "told", "dataset": "synthetic", "pairs": [[64, 96]]}
-    keys["looked_at"] = str(tmp_path / "none.txt")
-    sweep = validate(SweepSettings, keys, "test")
+    images = grid(CLAIM, looked_at=str(listed)).images
+    assert images.set_index("split")["looked_at"].to_dict() == {
+        "train": False,
+        "val": True,
+        "test": False,
+    }
     with pytest.raises(InputError, match=r"looked_at = '.*none.txt': cannot be read"):
-        collection.looked_at(sweep)
+        grid(CLAIM, looked_at=str(tmp_path / "none.txt"))

@@ -22,11 +22,8 @@ def recommended(*top1: float, **values: Any) -> Recommendation:
 @pytest.mark.parametrize(
     ("top1", "delta", "used"),
     [
-        (
-            (0.700, 0.800, 0.805),
-            1,
-            128,
-        ),  # one of 200 validation images: within an error and a point
+        # one of 200 validation images: within an error and a point
+        ((0.700, 0.800, 0.805), 1, 128),
         ((0.700, 0.800, 0.815), 1, 160),  # three of them: more than a point
         ((0.805, 0.805, 0.805), 1, 96),
         # the standard error of one image is about 0.7 points, the gap 0.5 or 1.0
@@ -62,11 +59,8 @@ def test_what_the_cheaper_choice_costs_and_gains_over_common_practice() -> None:
 
 
 def test_each_test_resolution_has_its_pick() -> None:
-    arms = recommended(0.700, 0.800, 0.900).arms
-    picked = arms[arms["pick"] != ""]
-    picks = {
-        cell.test_size: pick for cell, pick in zip(picked["cell"], picked["pick"], strict=True)
-    }
+    rows = recommended(0.700, 0.800, 0.900).arms.to_dict("records")
+    picks = {row["cell"].test_size: row["pick"] for row in rows if row["pick"]}
     assert picks == dict.fromkeys([96, 128, 224], "at this resolution") | {160: "use"}
 
 

@@ -61,6 +61,7 @@ def test_another_test_part_has_its_own_accuracies_and_the_same_choice() -> None:
         assert difference
         assert difference.estimate == pytest.approx(gain)
         assert results.choose() == larger
+        assert len(results.test_predictions(larger)) == images
 
 
 def test_the_path_adds_up_to_the_whole_gain(found: Results) -> None:
