@@ -50,9 +50,10 @@ def test_a_forest_plot_of_many_rows_keeps_the_primary_ones(monkeypatch: pytest.M
 
 def test_what_lies_off_a_forest_plot_is_an_arrow_at_its_edge() -> None:
     row = {"estimate": 0.01, "low": -0.01, "high": 0.03, "delta": 0.01, "verdict": "can't tell"}
-    far = row | {"estimate": -0.5, "low": -0.6, "high": -0.4, "primary": False}
-    rows = {(2, str(n)): {"test": row | {"primary": n == 0}} for n in range(20)}
-    axis = answers.forest_of(rows | {(2, "far"): {"test": far}}, "test", {2: "x"}).axes[0]
+    row["primary"] = True
+    rows = {(2, str(n)): {"test": row} for n in range(20)}
+    rows[2, "far"] = {"test": row | {"estimate": -0.5, "low": -0.6, "high": -0.4, "primary": False}}
+    (axis,) = answers.forest_of(rows, "test", {2: "x"}).axes
     (arrow,) = [line for line in axis.lines if line.get_marker() == "<"]
     assert xs(arrow) == [axis.get_xlim()[0]]
 

@@ -12,7 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from paged import PARAMETERS, code, display, notebook, printed, raised, text
+from paged import PARAMETERS, code, display, notebook, page, printed, raised, text
 from PIL import Image
 
 from fixres_poc.config import run_state
@@ -78,8 +78,8 @@ def drawn(image: Any = NOISE, **metadata: Any) -> dict[str, Any]:
     return display({"image/png": base64.b64encode(content.getvalue()).decode()}, **metadata)
 
 
-def parsed(page: Path | str) -> BeautifulSoup:
-    html = page if isinstance(page, str) else page.read_text(encoding="utf-8")
+def parsed(made: Path | str) -> BeautifulSoup:
+    html = made if isinstance(made, str) else made.read_text(encoding="utf-8")
     return BeautifulSoup(html, "html.parser")
 
 
@@ -133,9 +133,9 @@ def test_a_run_page_is_made_again_only_if_something_of_it_changed(
     made: list[str] = []
     plain = pages.render
 
-    def render(notebook: Path, page: dict[str, Any]) -> str:
-        made.append(notebook.parent.name)
-        return plain(notebook, page)
+    def render(file: Path, shown: dict[str, Any]) -> str:
+        made.append(file.parent.name)
+        return plain(file, shown)
 
     monkeypatch.setattr(pages, "render", render)
 
@@ -229,3 +229,51 @@ def test_a_folder_named_like_a_tag_changes_nothing_of_the_page(tmp_path: Path, f
         file.with_name("settings.json").write_text(content)
         made.append(pages.render(file, {"error": f"{folder}x"}))
     assert made[0] == made[1]
+
+
+def test_checks_and_sections_that_do_not_apply_are_left_out() -> None:
+    html = page(
+        text("# Title"),
+        text("## Boxes", "optional"),
+        code("code", "optional"),
+        text("## Pairs", "optional"),
+        code("code", "optional", outputs=[printed("two pairs")]),
+        text("the first", "optional"),
+        code("code", "optional"),
+        text("## Check", "check"),
+        code("code", "check", outputs=[printed("the band holds")]),
+        code("code"),
+    )
+    assert [heading.text.removesuffix("#") for heading in html("h2")] == ["Pairs"]
+    assert [link.text for link in html.select("nav.rail a")] == ["Pairs"]
+    assert "two pairs" in html.text
+    assert not [words for words in ("Boxes", "the first", "band") if words in html.text]
+    assert len(html.select("div.code")) == 2
+
+
+def test_tables_scroll_and_keep_no_style_text() -> None:
+    cleaned = pages.clean("<style scoped>td {color: red}</style><table><tr><th>a</th></tr></table>")
+    assert cleaned.startswith('<div class="scroll"><table>')
+    assert '<th scope="row">a</th>' in cleaned
+    assert "color" not in cleaned
+
+
+def test_the_first_screen_is_one_block_with_the_title_of_its_own() -> None:
+    plain, title, one, two = (
+        [display({"text/html": html})]
+        for html in ("<p>0</p>", "<h1>Does it? Yes</h1>", "<p>1</p>", "<p>2</p>")
+    )
+    html = page(
+        text("# Plain", "navigation"),
+        code("x", outputs=plain),
+        code("x", "first", outputs=title),
+        code("x", "first", outputs=one),
+        text("## Why"),
+        code("x", outputs=two),
+    )
+    assert html.title is not None
+    assert html.title.text == "Does it? Yes"
+    (first,) = html.select("main > div.first")
+    assert [shown.text for shown in first.select("div.output")] == ["Does it? Yes", "1"]
+    assert first.find_next_sibling() == html.select("div.first + .contents")[0]
+    assert len(html.select("#show-code")) == 1
