@@ -100,7 +100,8 @@ def test_findings_come_first_and_files_are_written_last_out_of_a_page_s_sight(st
 
 @pytest.mark.parametrize("stem", OWN)
 def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
-    (contents,) = cells(stem, tag="navigation")
+    contents, *_ = cells(stem, tag="navigation")
+    assert contents.source.startswith("**Contents.**")
     targets = re.findall(r"\]\(([^)]+)\)", contents.source)
     written = "\n".join(cell.source for cell in cells(stem, "markdown"))
     headings = re.findall(r"^##+ (.+)$", written, re.MULTILINE)
