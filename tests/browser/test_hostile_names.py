@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -41,13 +40,10 @@ def predictions(data: ImageDataset, adaptation: str, wrong: int, size: int = 64)
     """Every image is right, but for number `wrong` of each class, taken for the next class."""
     table = data.table[data.table["split"] != "train"]
     missed = table.groupby(["label", "split"]).cumcount() == wrong
-    made: dict[str, Any] = {
-        f"top{place + 1}": (table["label"] + place + missed) % len(data.classes)
-        for place in range(5)
-    }
-    cell: dict[str, Any] = {"adaptation": adaptation, "view": "center", "test_size": size}
-    cell["crop_pct"] = 0.875
-    return table[["image", "split"]].assign(**made, **cell, target=table["label"], probability=0.75)
+    made = table[["image", "split"]].assign(target=table["label"], probability=0.75, view="center")
+    for place in range(5):
+        made[f"top{place + 1}"] = (table["label"] + place + missed) % len(data.classes)
+    return made.assign(adaptation=adaptation, test_size=size, crop_pct=0.875)
 
 
 @pytest.fixture

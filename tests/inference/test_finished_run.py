@@ -54,14 +54,22 @@ def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
     assert several != pytest.approx(one, abs=1e-4)
 
 
-def test_accuracies_are_those_that_the_run_stored(pair: Path) -> None:
+def test_accuracies_are_those_that_the_run_stored_on_its_own_images_and_sizes(pair: Path) -> None:
     run = finished_run.load(pair)
     stored = {each["adaptation"]: each for each in run.metrics["accuracies"]}
     keys = "top1", "top1_low", "top1_high", "top5", "macro_accuracy"
-    for row in run.accuracies(run.data(), "test").to_dict("records"):
+    data = run.data()
+    for row in run.accuracies(data, "test").to_dict("records"):
         own = stored[row["adaptation"]]
         assert [row[key] for key in keys] == pytest.approx([own[key] for key in keys])
         assert row["images"] == own["n_test"]
+    run.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    with pytest.raises(InputError, match="64 px"):
+        run.accuracies(data, "test", size=64)
+    for digest in ("f" * 16, None):
+        run.metrics["used"]["data"] = digest
+        with pytest.raises(InputError, match="the images have changed since train48_test64_seed0"):
+            run.data()
 
 
 def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
@@ -120,21 +128,6 @@ def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -
         shutil.rmtree(other / name)
     with pytest.raises(InputError, match=r"\(a_grey\) are none of the classes, such as blue"):
         class_folders(str(other), run.classes)
-
-
-def test_a_size_that_the_network_does_not_take_is_refused(pair: Path) -> None:
-    run = finished_run.load(pair)
-    run.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
-    with pytest.raises(InputError, match="64 px"):
-        run.accuracies(run.data(), "test", size=64)
-
-
-def test_changed_images_are_noticed(pair: Path) -> None:
-    run = finished_run.load(pair)
-    for data in ("f" * 16, None):
-        run.metrics["used"]["data"] = data
-        with pytest.raises(InputError, match="the images have changed since train48_test64_seed0"):
-            run.data()
 
 
 def test_tails_of_another_training_are_refused(pair: Path) -> None:
