@@ -39,11 +39,11 @@ def answered(**values: Any) -> tuple[Results, dict[str, Any]]:
 
 
 def xs(line: Any) -> list[float]:
-    return np.atleast_1d(line.get_xdata()).astype(float).tolist()  # type: ignore[no-any-return]
+    return [float(x) for x in np.atleast_1d(line.get_xdata())]
 
 
 def ys(line: Any) -> list[float]:
-    return np.atleast_1d(line.get_ydata()).astype(float).tolist()  # type: ignore[no-any-return]
+    return [float(y) for y in np.atleast_1d(line.get_ydata())]
 
 
 def words(texts: Sequence[Text]) -> list[str]:

@@ -166,13 +166,14 @@ def test_each_arm_has_the_framing_that_is_best_on_validation_over_seeds() -> Non
     crops = 0.875, 0.71, 1.0
     keys = {"crop_pct": list(crops), "seeds": [0, 1], "crop_scale": [0.5, 1.0]}
     sweep = validate(SweepSettings, KEYS | keys | {"pairs": [[96, 128], [96, 96]]}, "test")
-    right = {  # of validation in each framing, with seed 0 and with seed 1
+    right: dict[str, list[Any]] = {  # of validation in each framing, with seed 0 and with seed 1
         "none": [(10, 12), (13, 8), (11, 11)],  # 0.71 is the best with one seed; 1.0 is as good
         "head": [(10, 10), (12, 12), (9, 9)],
         "control_head": [(9, 9), (9, 9), (15, 15)],  # its arm chooses, not it
     }
+    probe: dict[str, list[Any]] = {"probe": [(9,), (9,), (8,)]}
     for run, seed, hits in (
-        ("baseline", 0, {"probe": [(9,), (9,), (8,)]}),
+        ("baseline", 0, probe),
         ("train96_test128_seed0", 0, right),
         ("train96_test128_seed1", 1, right),
     ):

@@ -94,7 +94,7 @@ def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
     """The first of the rows, the cheapest first, within what the rule allows below the best."""
     assert page.locator("tr.picked td").first.inner_text() == "use"
     names = ["images/s", "val top-1 %", "allowed"]
-    arms = pd.DataFrame({name: map(float, column(page, ".frontier", name)) for name in names})
+    arms = pd.DataFrame({name: column(page, ".frontier", name) for name in names}).astype(float)
     arms["arm"] = column(page, ".frontier", "arm")
     least = arms["images/s"].median()
     page.get_by_label("At least").fill(str(least))

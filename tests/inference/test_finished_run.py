@@ -32,7 +32,7 @@ def answered(folder: Path) -> dict[tuple[str, float], list[float]]:
     """Probabilities of a run's first guesses on test, held against what it has stored."""
     run, stored = finished_run.load(folder), pd.read_parquet(folder / "predictions.parquet")
     probabilities = {}
-    own = stored[stored["split"] == "test"].astype({"adaptation": str, "crop_pct": float})
+    own: Any = stored[stored["split"] == "test"].astype({"adaptation": str, "crop_pct": float})
     for (name, crop_pct), rows in own.groupby(["adaptation", "crop_pct"]):
         files = [Path(run.settings.dataset) / image for image in rows["image"]]
         answers = run.framed(crop_pct).classify(files, name)

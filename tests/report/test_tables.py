@@ -74,14 +74,14 @@ def test_every_comparison_is_a_row_with_its_level() -> None:
 def test_arms_say_what_to_use_and_speeds_that_scatter_are_not_given() -> None:
     found = grid(CLAIM)
     table = tables.arms(decided(found)).set_index("arm")
-    used = table.loc["96 \N{RIGHTWARDS ARROW} 112 px, adapted"]
+    used: Any = table.loc["96 \N{RIGHTWARDS ARROW} 112 px, adapted"]
     assert used[["pick", "points below the best"]].tolist() == ["use", "0.0"]
     assert float(used["allowed"]) <= 1.0
     assert float(used["images/s"]) == pytest.approx(3e6 / 112**2, abs=0.5)
     slow = found.table["train_size"].fillna(0) == 112
     speeds: Any = found.table["eval_images_per_second"] / np.where(slow, 1.6, 1)
     rows = found.table.assign(eval_images_per_second=speeds)
-    given = tables.arms(decided(replace(found, table=rows))).set_index("arm")["images/s"]
+    given: Any = tables.arms(decided(replace(found, table=rows))).set_index("arm")["images/s"]
     unsure = given.index.str.contains("112 px") & ~given.index.str.contains("probe")
     assert set(given[unsure]) == {"n/a"}
     assert "n/a" not in set(given[given.index.str.startswith("96 px")])
