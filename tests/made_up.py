@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.collection import collect
 from fixres_poc.analysis.comparisons import Row
@@ -19,16 +21,17 @@ from fixres_poc.config.errors import Failure
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.geometry import CROP_PCT
 from fixres_poc.config.notebooks import NOTEBOOKS
-from fixres_poc.config.settings import ADAPTED, CONTROL, TrainSettings, several
+from fixres_poc.config.settings import ADAPTED, CONTROL, SPLITS, TrainSettings, several
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.method.epochs import number_of_epochs
+from fixres_poc.report import sentences
 
-PARTS = {"train": 0.5, "val": 0.1, "test": 0.4}
 ADAPTATIONS = ["none", "head", "head_bn_stats", "head_bn"]
 SHOWN = ("02_baseline", "04_fixres")
 TESTED = ("val", "test", "photos")
 VAL, TEST, PHOTOS = IMAGES = 200, 400, 200
+COUNTS = {"train": 300, "val": VAL, "test": TEST, "photos": PHOTOS}
 Top1 = dict[str, float]
 CLAIM: dict[tuple[int, int], Top1 | None] = {
     (96, 96): dict.fromkeys(ADAPTATIONS, 0.60),
@@ -55,13 +58,11 @@ def predictions(
     """
     number = np.concatenate([np.arange(count) for count in images])
     split, hit = np.repeat(TESTED[: len(images)], images), number < np.repeat(right, images)
-    table = pd.DataFrame({name: np.full(len(number), -1) for name in TOP}).assign(
-        top1=hit * 1, top2=1 - hit
-    )
     names = [f"{part}/{i:03}" for part, i in zip(split, number, strict=True)]
-    cell: dict[str, Any] = {"test_size": test_size, "adaptation": adaptation, "view": "center"}
-    cell |= {"crop_pct": crop_pct}
-    return table.assign(image=names, split=split, **cell, target=1, probability=0.123456)
+    table = pd.DataFrame({"image": names, "split": split, "target": 1, "probability": 0.123456})
+    table = table.assign(adaptation=adaptation, test_size=test_size, crop_pct=crop_pct)
+    table[TOP] = -1
+    return table.assign(view="center", top1=hit * 1, top2=1 - hit)
 
 
 def write(sweep: SweepSettings, name: str, metrics: Metrics, *tables: pd.DataFrame) -> None:
@@ -91,20 +92,17 @@ def named(run: Run) -> list[str]:
 
 def measured(run: Run, classes: list[str], images: dict[str, int]) -> Metrics:
     """What a run has measured: 3e6 pixels/s; 4 s for the probe, 30 s to train, 5 s to adapt."""
-    given, facts = run.parameters, dict[str, Any]()
-    sizes = {str(size): size for size in given.get("test_sizes", [])} | {
-        "center": given.get("test_size", 224)
-    }
-    epochs = given.get("adapt_epochs", 2)
-    one = {"learning_rate": 0.01, "affine_factor": 1.0, "epochs": epochs}
-    chosen = dict.fromkeys(ADAPTED, one)
-    facts["choices"] = {"adapt": chosen}
+    given = run.parameters
+    one = {"learning_rate": 0.01, "affine_factor": 1.0, "epochs": given.get("adapt_epochs", 2)}
+    facts: dict[str, Any] = {"choices": {"adapt": dict.fromkeys(ADAPTED, one)}}
     facts["seconds"] = {"adapt": dict.fromkeys(given.get("adaptations", ADAPTED), 5.0)}
     if run.notebook == "03_train":
-        facts = {"choices": {"learning_rate": 0.01, "batch_norm": "train", "adapt": chosen}}
+        facts["choices"] |= {"learning_rate": 0.01, "batch_norm": "train"}
         facts["epochs"] = number_of_epochs(TrainSettings(**given), images)
         facts["steps"] = 250 * facts["epochs"]
         facts["seconds"] = {"probe": 4.0, "train": 30.0, "adapt": dict.fromkeys(ADAPTED, 5.0)}
+    sizes = {"center": given.get("test_size", 224)}
+    sizes |= {str(size): size for size in given.get("test_sizes", [])}
     speed = {key: 3e6 / size**2 for key, size in sizes.items()}
     return Metrics(classes=classes, images=images, eval_images_per_second=speed, **facts)
 
@@ -135,64 +133,59 @@ def grid(
             long a training has.
         values: further settings of the sweep.
     """
-    keys: dict[str, Any] = {
+    settings = {
         "name": "told",
         "dataset": "synthetic",
         "pairs": list(seeds[0]),
         "adaptations": ADAPTATIONS,
         "epochs": 4,
-    }
-    keys |= {
         "seeds": list(range(len(seeds))),
         "extra_test": {"name": "photos", "folder": "x"} if photos else None,
     }
-    sweep, shares = (
-        validate(SweepSettings, keys | values, "test"),
-        [1, 1, photos][: 3 if photos else 2],
-    )
-    table = pd.DataFrame({"image": [f"{i}.jpg" for i in range(3)], "label": 0, "split": [*PARTS]})
-    listed = table.assign(width=500, height=400).to_csv(index=False)
-    write_atomically(run_folder("told", "images.csv"), listed)
-    counts = dict(zip(TESTED, IMAGES, strict=True)) | {"train": 300}
+    sweep = validate(SweepSettings, settings | values, "test")
+    shares = [1, 1, photos] if photos else [1, 1]
+    listed = pd.DataFrame({"image": ["0.jpg", "1.jpg", "2.jpg"], "split": SPLITS, "label": 0})
+    listed = listed.assign(width=500, height=400)
+    write_atomically(run_folder("told", "images.csv"), listed.to_csv(index=False))
     for run in sweep.runs()[1:]:
         given, top1 = run.parameters, {"probe": 0.5} | (once or {})
         if run.notebook == "04_fixres":
-            found = seeds[sweep.seeds.index(given["seed"])][given["train_size"], given["test_size"]]
-            if found is None:
+            own = seeds[sweep.seeds.index(given["seed"])][given["train_size"], given["test_size"]]
+            if own is None:
                 write_error("told", run.name, "OutOfMemoryError: <b>full</b>\n")
                 continue
-            if given["equal_flops"] and equal_flops:
-                found = equal_flops
-            top1 = {name: found.get(name, found["none"]) for name in named(run)}
-            top1 |= {name: value for name, value in found.items() if "@" in name}
-        sizes, crops = (
-            given.get("test_sizes") or [given.get("test_size", 0)],
-            several(given.get("crop_pct", 0)),
-        )
+            if given["equal_flops"]:
+                own = equal_flops or own
+            top1 = {name: own.get(name, own["none"]) for name in named(run)}
+            top1 |= {name: value for name, value in own.items() if "@" in name}
+        sizes = given.get("test_sizes") or [given.get("test_size", 0)]
         names = [name for name in top1 if "@" not in name]
-        tables = [
-            _rows(name, top1.get(f"{name}@{crop}", top1[name]), shares, size).assign(crop_pct=crop)
-            for size, name, crop in product(sizes, names, crops)
-        ]
-        write(
-            sweep,
-            run.name,
-            measured(run, ["a", "b"], counts),
-            *(tables if run.notebook in SHOWN else []),
-        )
+        tables = []
+        for size, name, crop in product(sizes, names, several(given.get("crop_pct", 0))):
+            value = top1.get(f"{name}@{crop}", top1[name])
+            images = IMAGES[: len(shares)]
+            right = [round(n * value * share) for n, share in zip(images, shares, strict=True)]
+            tables.append(predictions(name, right, images, size, crop))
+        shown = tables if run.notebook in SHOWN else []
+        write(sweep, run.name, measured(run, ["a", "b"], COUNTS), *shown)
     return loaded(sweep)
-
-
-def _rows(adaptation: str, top1: float, shares: Sequence[float], test_size: int) -> pd.DataFrame:
-    images = IMAGES[: len(shares)]
-    right = [round(count * top1 * share) for count, share in zip(images, shares, strict=True)]
-    return predictions(adaptation, right, images, test_size)
 
 
 def told(at_96: Top1, at_128: Top1 | None, *seed1: Top1 | None, **values: Any) -> Results:
     """A `grid` trained at 96 px, tested at 96 and 128 px; `seed1` is a second training."""
     pairs, trainings = [(96, 96), (96, 128)], [(at_96, at_128), *([seed1] if seed1 else [])]
     return grid(*(dict(zip(pairs, each, strict=True)) for each in trainings), **values)
+
+
+def with_facts(found: Results, settings: Mapping[str, Any] | None = None, **facts: Any) -> Results:
+    """The results with other settings and other facts in sweep.json."""
+    facts["settings"] = found.sweep["settings"] | (settings or {})
+    return replace(found, sweep=found.sweep | facts)
+
+
+def decided(found: Results) -> dict[str, Any]:
+    """What answers.json says of the results."""
+    return sentences.told(decide(found))
 
 
 def row(verdict: str, flops: float = 0.5, cell: Cell | None = None) -> Row:

@@ -45,13 +45,15 @@ def file_of(module: str) -> Path:
 
 def imported(code: ast.AST) -> set[str]:
     """Modules of the library that a piece of code imports, wherever in it, such as data.loading."""
-    names: set[str] = set()
+    names = set[str]()
     for node in ast.walk(code):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fixres_poc."):
-            within = str(node.module).removeprefix("fixres_poc.")
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        assert not node.level, "relative import"
+        top, _, within = str(node.module).partition(".")
+        if top == "fixres_poc" and within:
             both = {f"{within}.{alias.name}" for alias in node.names}
-            names |= {each for each in both if file_of(each).exists()} or {within}
-        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
+            names |= {name for name in both if file_of(name).exists()} or {within}
     return names
 
 
@@ -83,11 +85,11 @@ def test_modules_and_functions_are_short(module: str) -> None:
 
 
 def test_notebooks_meet_a_small_library() -> None:
-    met: set[str] = set()
+    met = set[str]()
     for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
-            met |= imported(ast.parse(source))
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                met |= imported(ast.parse("".join(cell["source"])))
     assert len(met) <= NOTEBOOK_MODULES
     assert {"data", "model", "method"} <= {module.split(".")[0] for module in met}
 

@@ -24,23 +24,16 @@ from fixres_poc.report import pages
 FOLDER = REPOSITORY / "notebooks"
 FILES = sorted(FOLDER.glob("*.ipynb"))
 MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
-GROUPS = ["Choose", "Training", "Adaptation", "Set by sweeps: leave"]
 FINDINGS, RECORD = "## What this shows", "record"
 OWN = [stem for stem in NOTEBOOKS if stem != "05_results"]  # the report has an order of its own
 LOCAL = re.compile(r"/home/|/root/|/work/|/tmp/|site-packages|it/s\]|widget-view")
 
 
-def cells(stem: str, kind: str) -> list[Any]:
-    notebook = nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
-
-
-def tagged(cell: Any, tag: str) -> bool:
-    return tag in cell.metadata.get("tags", [])
-
-
-def is_parameters(cell: Any) -> bool:
-    return tagged(cell, "parameters")
+def cells(stem: str, *kinds: str, tag: str = "") -> list[Any]:
+    """A notebook's cells of these kinds, with this tag."""
+    every = nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
+    every = [cell for cell in every if cell.cell_type in (kinds or ("code", "markdown"))]
+    return [cell for cell in every if not tag or tag in cell.metadata.get("tags", [])]
 
 
 def test_the_numbered_notebooks_are_all_there() -> None:
@@ -54,26 +47,24 @@ def test_notebook_is_short_and_explains_itself(stem: str) -> None:
     assert len(text) >= len(code)
     assert text[0].source.startswith("# ")
     assert "Reading time" in text[0].source
+    long = [code[0], *cells(stem, tag="parameters")]  # imports, parameters
     for cell in code:
-        most = 42 if is_parameters(cell) or cell is code[0] else 15  # parameters, and imports
-        assert len(cell.source.splitlines()) <= most, cell.source
-        tree = ast.parse(MAGIC.sub("", cell.source))
-        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        assert all((node.end_lineno or 0) - node.lineno < 5 for node in functions)
+        assert len(cell.source.splitlines()) <= (42 if cell in long else 15), cell.source
+        for node in ast.walk(ast.parse(MAGIC.sub("", cell.source))):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 5
 
 
 @pytest.mark.parametrize("stem", NOTEBOOKS)
 def test_parameters_are_commented_literals_and_all_that_a_sweep_sets(stem: str) -> None:
     model = NOTEBOOKS[stem].settings
-    (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
-    values = {}
+    (cell,) = cells(stem, tag="parameters")
     lines = [line for line in cell.source.splitlines() if not line.startswith("# ")]  # groups
-    for line, node in zip(lines, ast.parse(cell.source).body, strict=True):
-        assert isinstance(node, ast.Assign)
-        assert isinstance(node.targets[0], ast.Name)
-        assert "  # " in line, line
-        values[node.targets[0].id] = ast.literal_eval(node.value)
+    values = {}
+    for line in lines:
+        name, value, _ = re.split(" = |  # ", line, maxsplit=2)
+        values[name] = ast.literal_eval(value)
     assert values.keys() == model.model_fields.keys()
     validate(model, values, stem)
 
@@ -83,70 +74,42 @@ def test_outputs_are_stored_and_hold_nothing_of_this_machine(stem: str) -> None:
     assert (FOLDER / f"{stem}.ipynb").stat().st_size < 1_000_000
     for cell in cells(stem, "code"):
         assert cell.execution_count is not None, cell.source
-        kinds: list[str] = []
-        for output in cell.outputs:
-            assert output.output_type != "error"
-            assert output.get("name") != "stderr", output.text
-            data = output.get("data", {})
-            kinds += data
-            texts = [text for kind, text in data.items() if not kind.startswith("image/")]
-            assert not LOCAL.search(json.dumps(texts) + output.get("text", ""))
-        shown = [kind for kind in kinds if kind in ("image/png", "image/svg+xml", "text/html")]
+        kinds = [out.get("name", out.output_type) for out in cell.outputs]
+        assert not {"error", "stderr"} & {*kinds}, cell.source
+        data = [item for out in cell.outputs for item in out.get("data", {}).items()]
+        texts = [text for kind, text in data if not kind.startswith("image/")]
+        texts += [out.get("text", "") for out in cell.outputs]
+        assert not LOCAL.search(json.dumps(texts))
+        shown = [kind for kind, _ in data if kind in ("image/png", "image/svg+xml", "text/html")]
         assert len(shown) <= 1, cell.source
 
 
 @pytest.mark.parametrize("stem", OWN)
 def test_findings_come_first_and_files_are_written_last_out_of_a_page_s_sight(stem: str) -> None:
-    texts, code = cells(stem, "markdown"), cells(stem, "code")
-    everything = nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
-    (start,) = [place for place, cell in enumerate(everything) if cell.source == FINDINGS]
-    (shown,) = everything[start + 1].outputs
+    every, code = cells(stem), cells(stem, "code")
+    (start,) = [place for place, cell in enumerate(every) if cell.source == FINDINGS]
+    (shown,) = every[start + 1].outputs
     assert shown.data["text/markdown"].count("- ") >= 3
-    results = [cell for cell in everything[:start] if cell.get("outputs")]
-    assert not [out for cell in results for out in cell.outputs if "data" in out]
+    outputs = [out for cell in every[:start] for out in cell.get("outputs", ())]
+    assert not [out for out in outputs if "data" in out]
     assert [cell for cell in code if "record_run(" in cell.source] == code[-1:]
-    assert [cell for cell in [*texts, *code] if tagged(cell, RECORD)] == [texts[-1], code[-1]]
+    assert cells(stem, tag=RECORD) == [cells(stem, "markdown")[-1], code[-1]]
     assert RECORD in pages.LEFT_OUT
     assert not code[-1].outputs
 
 
 @pytest.mark.parametrize("stem", OWN)
-def test_parameters_stand_in_groups_and_the_first_are_a_reader_s(stem: str) -> None:
-    (cell,) = [cell for cell in cells(stem, "code") if is_parameters(cell)]
-    groups = re.findall(r"^# (.+)$", cell.source, re.MULTILINE)
-    known = [name for name in GROUPS for group in groups if group.startswith(name)]
-    assert cell.source.startswith("# Choose\n")
-    assert len(known) == len(groups)
-    assert known[-1] == GROUPS[-1]
-    assert 'sweep = "notebooks"' in cell.source.partition(GROUPS[-1])[2]
-
-
-@pytest.mark.parametrize("stem", OWN)
-def test_tables_have_plain_headings(stem: str) -> None:
-    shown = [
-        output.data["text/html"]
-        for cell in cells(stem, "code")
-        for output in cell.outputs
-        if "text/html" in output.get("data", {})
-    ]
-    heads = [head for html in shown for head in re.findall(r"<th[^>]*>([^<]*)</th>", html)]
-    assert heads
-    assert not [head for head in heads if "_" in head]
-
-
-@pytest.mark.parametrize("stem", OWN)
 def test_contents_and_neighbours_lead_somewhere(stem: str) -> None:
-    texts = cells(stem, "markdown")
-    (contents,) = [cell for cell in texts if cell.source.startswith("**Contents.**")]
-    assert tagged(contents, "navigation")
+    contents, *_ = cells(stem, tag="navigation")
+    assert contents.source.startswith("**Contents.**")
     targets = re.findall(r"\]\(([^)]+)\)", contents.source)
-    written = "\n".join(cell.source for cell in texts)
+    written = "\n".join(cell.source for cell in cells(stem, "markdown"))
     headings = re.findall(r"^##+ (.+)$", written, re.MULTILINE)
     anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
+    order, files = list(NOTEBOOKS).index(stem), [file.name for file in FILES]
+    neighbours = files[max(order - 1, 0) : order] + files[order + 1 : order + 2]
     assert "#What-this-shows" in targets
-    assert set(targets) <= anchors | {file.name for file in FILES}
-    order = list(NOTEBOOKS).index(stem)
-    neighbours = [FILES[each].name for each in (order - 1, order + 1) if each >= 0]
+    assert set(targets) <= anchors | {*files}
     assert [target for target in targets if target.endswith(".ipynb")] == neighbours
 
 

@@ -69,14 +69,11 @@ def add_needed(lines: list[str], extras: tuple[str, ...], found: set[str]) -> No
 
 def test_conda_environment_is_in_step_with_pyproject() -> None:
     *conda, pip = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
-    ranges = {
-        name: str(each.specifier) for name, each in requirements(conda).items() if each.specifier
-    }
-    wanted = {
-        "pytorch": str(EVERY["torch"].specifier),
-        "torchvision": str(EVERY["torchvision"].specifier),
-    }
-    assert ranges == wanted | {"python": PROJECT["requires-python"]}
+    ranges = {name: str(own.specifier) for name, own in requirements(conda).items()}
+    wanted = {name: str(EVERY[name].specifier) for name in ("torch", "torchvision")}
+    wanted["pytorch"] = wanted.pop("torch")
+    wanted["python"] = PROJECT["requires-python"]
+    assert {name: own for name, own in ranges.items() if own} == wanted
     assert pip == {"pip": ["-e .[dev]"]}
 
 
@@ -103,19 +100,20 @@ def test_constraints_cover_all_that_is_installed_for_the_project() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    names: set[str] = set()
+    modules = set[str]()
     for file in (REPOSITORY / "fixres_poc").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names.add(node.module.split(".")[0])
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules.add(str(node.module))
+    names = {module.split(".")[0] for module in modules}
     owners, declared = metadata.packages_distributions(), (RUNTIME | OPTIONAL).keys()
     third_party = names - set(sys.stdlib_module_names) - {"fixres_poc"}
     assert not {
-        n
-        for n in third_party
-        if not {canonicalize_name(each) for each in owners.get(n, [])} & declared
+        name
+        for name in third_party
+        if declared.isdisjoint(map(canonicalize_name, owners.get(name, [])))
     }
 
 

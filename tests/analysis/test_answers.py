@@ -1,16 +1,18 @@
-"""Verdicts of a decision: precedences, the leading part, and answers.json."""
+"""Verdicts of a decision, answers.json, and primary rows on fewer and on groups of images."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import CLAIM, grid, row, same
+from made_up import CLAIM, grid, row, with_facts
 
-from fixres_poc.analysis.answers import decide
+from fixres_poc.analysis.answers import decide, primary_rows, variants
 from fixres_poc.analysis.comparisons import Comparison
-from fixres_poc.analysis.questions import Answer, did_nothing, fewest_steps
-from fixres_poc.analysis.results import leading_part
+from fixres_poc.analysis.questions import Answer, Plan, answers, fewest_steps
+from fixres_poc.analysis.results import Results, leading_part
+from fixres_poc.config.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -48,29 +50,23 @@ def test_short_references_do_not_make_a_training_brief() -> None:
     ],
 )
 def test_leading_part(flagged: dict[str, Any], photos: int, leading: str) -> None:
-    found = grid(CLAIM, photos=1)
-    facts = {"leakage": {"flagged": flagged}, "images": {"test": 400, "photos": photos}}
-    assert leading_part(replace(found, sweep=found.sweep | facts)) == leading
+    images = {"test": 400, "photos": photos}
+    found = with_facts(grid(CLAIM, photos=1), leakage={"flagged": flagged}, images=images)
+    assert leading_part(found) == leading
 
 
 def test_answers_json_has_the_agreed_shape() -> None:
     content = json.loads(json.dumps(decide(grid(CLAIM, epochs=9)).as_json(), allow_nan=False))
-    assert content["schema"] == 1
-    assert content["leading_part"] == "test"
-    assert [each["id"] for each in content["answers"]] == [1, 2, 3, 4, 5]
-    assert content["answers"][3]["asked"] == "one crop_pct"
-    assert content["answers"][1]["asked"] is True
-    first = content["answers"][1]["rows"][0]
+    given = content["answers"]
+    assert (content["schema"], content["leading_part"]) == (1, "test")
+    assert [answer["id"] for answer in given] == [1, 2, 3, 4, 5]
+    assert (given[1]["asked"], given[3]["asked"]) == (True, "one crop_pct")
+    first = given[1]["rows"][0]
     assert first["reference"]["adaptation"] == "none"
-    assert first["estimate"] == pytest.approx(0.04)
-    assert first["low"] < first["estimate"] < first["high"]
-    assert (first["primary"], first["k"], first["level"]) == (True, 1, 0.95)
-    assert [each["pick"] for each in content["answers"][4]["arms"]].count("use") == 1
-
-
-def test_a_stage_1_that_predicts_as_the_probe_did_nothing() -> None:
-    found = grid({(96, 96): same(0.5), (112, 112): same(0.6)})
-    assert did_nothing(found) == [96]
+    expected = {"primary": True, "k": 1, "level": 0.95, "estimate": pytest.approx(0.04)}
+    assert first | expected == first
+    assert first["low"] < 0.04 < first["high"]
+    assert [arm["pick"] for arm in given[4]["arms"]].count("use") == 1
 
 
 def test_rows_on_other_parts_stand_beside_those_on_the_leading_one() -> None:
@@ -80,3 +76,48 @@ def test_rows_on_other_parts_stand_beside_those_on_the_leading_one() -> None:
     decides = [(row["part"], row["estimate"]) for row in claim["rows"] if row["decides"]]
     assert decides == [("test", pytest.approx(0.04)), ("photos", pytest.approx(0.02))]
     assert set(content["answers"][4]["accuracy"]) == {"test", "photos"}
+
+
+@pytest.fixture
+def claim() -> Results:
+    """Of 400 test images 240 to 280 are right, the same ones first."""
+    results = grid(CLAIM)
+    images = results.predictions[["image", "split"]].astype("str").drop_duplicates()
+    return replace(with_facts(results, leakage=None), images=images.assign(looked_at=False))
+
+
+def test_images_that_were_looked_at_are_left_out(claim: Results) -> None:
+    """Adapted 280 against 264 of 400, and of the first 300: +4.0 and +5.3 points."""
+    seen = (claim.images["split"] == "test") & (claim.images["image"] >= "test/300")
+    assert primary_rows(claim, decide(claim).as_json()).empty
+    claim = replace(claim, images=claim.images.assign(looked_at=seen))
+    shown = primary_rows(claim, decide(claim).as_json())
+    assert list(shown)[1:] == ["all", "the 300 not looked at before"]
+    _, every, unseen = shown[shown["question"].str.startswith("2")].iloc[0]
+    assert every.startswith("+4.0 (")
+    assert unseen.startswith("+5.3 (")
+    assert unseen.endswith(", better")
+
+
+def test_intervals_over_groups_are_those_of_as_many_images(claim: Results) -> None:
+    """Equal images two by two: half the images, 1.41 times the width but for two added images."""
+    twins = [[f"test/{2 * i:03}", f"test/{2 * i + 1:03}"] for i in range(200)]
+    (name, own), *none = variants(with_facts(claim, leakage={"near": {"groups": twins}})).items()
+    assert (name, none) == ("200 groups of near duplicates", [])
+    one, two = (answers(Plan(results))[1].comparisons[0] for results in (claim, own))
+    for plain, wide in zip(one.rows, two.rows, strict=True):
+        assert wide.difference.estimate == pytest.approx(plain.difference.estimate)
+        assert wide.difference.error / plain.difference.error == pytest.approx(2**0.5, abs=0.1)
+
+
+def test_the_list_of_a_sweep_marks_images(tmp_path: Path) -> None:
+    listed = tmp_path / "seen.txt"
+    listed.write_text("1.jpg\n", encoding="utf-8")
+    images = grid(CLAIM, looked_at=str(listed)).images
+    assert images.set_index("split")["looked_at"].to_dict() == {
+        "train": False,
+        "val": True,
+        "test": False,
+    }
+    with pytest.raises(InputError, match=r"looked_at = '.*none.txt': cannot be read"):
+        grid(CLAIM, looked_at=str(tmp_path / "none.txt"))

@@ -13,49 +13,38 @@ from fixres_poc.analysis.statistics import paired_gains
 OWN, LARGER = Cell(96, 96, "none"), Cell(96, 128, "none")
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [
-        (0.001, 0.02, "better"),
-        (0.0, 0.02, "as good"),
-        (-0.009, 0.02, "as good"),
-        (-0.009, -0.001, "as good"),
-        (-0.02, -0.001, "worse"),
-        (-0.02, 0.001, "can't tell"),
-        (-0.01, 0.01, "can't tell"),
-        (math.nan, math.nan, "not run"),
-    ],
-)
-def test_verdicts_in_the_order_of_the_protocol(low: float, high: float, verdict: str) -> None:
-    assert verdict_of([Bounds(low, high, 0.01)]) == verdict
+NOT_RUN = math.nan, math.nan
+VERDICTS = [  # of intervals against each reference, in the order of the protocol
+    ([(0.001, 0.02)], "better"),
+    ([(0.0, 0.02)], "as good"),
+    ([(-0.009, 0.02)], "as good"),
+    ([(-0.009, -0.001)], "as good"),
+    ([(-0.02, -0.001)], "worse"),
+    ([(-0.02, 0.001)], "can't tell"),
+    ([(-0.01, 0.01)], "can't tell"),
+    ([NOT_RUN], "not run"),
+    # not by the smaller estimate: here the first one's never decides
+    ([(0.01, 0.02), (0.01, 0.02)], "better"),
+    ([(0.01, 0.02), (-0.005, 0.02)], "as good"),
+    ([(0.01, 0.02), (-0.02, 0.02)], "can't tell"),
+    ([(0.01, 0.02), (-0.03, -0.01)], "worse"),
+    ([(0.01, 0.02), NOT_RUN], "not run"),
+]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "verdict"),
-    [
-        ((0.01, 0.02), (0.01, 0.02), "better"),
-        ((0.01, 0.02), (-0.005, 0.02), "as good"),
-        ((0.01, 0.02), (-0.02, 0.02), "can't tell"),
-        ((0.01, 0.02), (-0.03, -0.01), "worse"),
-        ((0.01, 0.02), (math.nan, math.nan), "not run"),
-    ],
-)
-def test_two_references_are_answered_by_both_bounds(
-    one: tuple[float, float], other: tuple[float, float], verdict: str
-) -> None:
-    """Not by the smaller estimate: here the first one's never decides."""
-    for pair in ((one, other), (other, one)):
-        assert verdict_of([Bounds(*each, 0.01) for each in pair]) == verdict
+@pytest.mark.parametrize(("intervals", "verdict"), VERDICTS)
+def test_verdicts_follow_the_bounds(intervals: list[tuple[float, float]], verdict: str) -> None:
+    for given in (intervals, intervals[::-1]):
+        assert verdict_of([Bounds(*ends, 0.01) for ends in given]) == verdict
 
 
 def test_the_primary_row_has_95_percent_and_others_share_5_unfinished_ones_counted() -> None:
     results = grid({(96, 96): same(0.60), (96, 128): same(0.65), (96, 160): None})
     missing = Cell(96, 160, "none")
     found = compared(results, [(each, [OWN]) for each in (LARGER, missing, OWN)], LARGER, 3)
-    assert [each.primary for each in found] == [True, False, False]
-    assert [each.rows[0].level for each in found] == pytest.approx(
-        [0.95, 1 - 0.05 / 3, 1 - 0.05 / 3]
-    )
+    assert [comparison.primary for comparison in found] == [True, False, False]
+    levels = [comparison.rows[0].level for comparison in found]
+    assert levels == pytest.approx([0.95, 1 - 0.05 / 3, 1 - 0.05 / 3])
     assert found[1].verdict == "not run"
     low, high, _ = found[0].rows[0].bounds
     assert (low, high) == found[0].rows[0].difference[1:3]
@@ -77,14 +66,14 @@ def test_cost_is_a_ratio_of_both_trainings() -> None:
 def test_the_spread_between_trainings_is_pooled_over_rows_that_are_not_far_above_it() -> None:
     """Mean squares 2, 1 and 0: pooled 1, so the first keeps its own and its two degrees."""
     zeros = np.zeros((3, 400), dtype=bool)
-    wide, middle, still = zeros.copy(), zeros.copy(), zeros.copy()
-    wide[1, :40] = wide[2, :80] = True
-    middle[0, :12] = middle[1, :40] = middle[2, :68] = True
-    still[:, :40] = True
+    wide, middle, still = (
+        np.arange(400) < np.array(right)[:, None]
+        for right in ([0, 40, 80], [12, 40, 68], [40, 40, 40])
+    )
     alone = [paired_gains([(row, zeros)])[0] for row in (wide, middle, still)]
     rows = paired_gains([(wide, zeros), (middle, zeros), (still, zeros)])
-    assert [each.estimate for each in rows] == pytest.approx([0.1] * 3)
+    assert [row.estimate for row in rows] == pytest.approx([0.1] * 3)
     assert rows[0] == alone[0]
     assert rows[2].error > alone[2].error
-    assert [each.freedom for each in alone[:2]] == pytest.approx([2, 2], abs=0.1)
-    assert rows[1].freedom == pytest.approx(6, abs=0.3)
+    freedom = [alone[0].freedom, alone[1].freedom, rows[1].freedom]
+    assert freedom == pytest.approx([2, 2, 6], abs=0.2)

@@ -61,7 +61,7 @@ def test_without_pre_training_the_mechanism_is_there() -> None:
     matched = results.difference(plain, plain._replace(test_size=64))
     repaired = results.difference(adapted, adapted._replace(adaptation="control_head_bn"))
     for found in (matched, repaired):
-        assert found is not None
+        assert found
         print(found.points(), found.seeds)
         assert found.low > 0
 
@@ -71,7 +71,7 @@ def test_without_random_crops_the_matched_size_is_no_gain() -> None:
     for size in (48, 80):
         plain = Cell(64, size, "none")
         found = results.difference(plain, plain._replace(test_size=64))
-        assert found is not None
+        assert found
         print(size, found.points(), found.seeds)
         assert found.low <= 0
 
@@ -97,8 +97,7 @@ def test_arms_that_are_swapped_at_random_are_rarely_told_apart(name: str, questi
 def test_disjoint_groups_of_trainings_of_one_arm_are_rarely_told_apart() -> None:
     results, rng = committed("from_scratch"), np.random.default_rng(0)
     (comparison,) = (each for each, _ in rows_of(results, 3) if each.primary)
-    trainings = results.hits(comparison.cell).values()
-    hits = np.stack([each.to_numpy() for each in trainings])
+    hits = np.stack(list(results.hits(comparison.cell).values()))
     told = 0
     for _ in range(DRAWS):
         order = rng.permutation(len(hits))

@@ -30,15 +30,26 @@ def shown(answer: Answer) -> list[tuple[str, list[str]]]:
     ]
 
 
-def test_rows_of_training_are_each_r_at_itself_and_adapted_at_its_matched_size() -> None:
+def test_training_claim_and_adaptation_have_the_rows_of_the_protocol() -> None:
+    """Each r at itself and adapted at its matched size; claims where the test size was trained."""
     results = grid(GRID, once={"zero_shot": 0.4})
     assert Plan(results).matched == {96: 112, 112: 128}
-    assert shown(asked(results)[1]) == [
+    training, claim, adaptation = (asked(results)[number] for number in (1, 2, 3))
+    assert shown(training) == [
         ("96/96 none", ["96 probe", "96 zero_shot"]),
         ("112/112 none", ["112 probe", "112 zero_shot"]),
         ("96/112 head_bn", ["112 probe", "112 zero_shot"]),
         ("112/128 head_bn", ["128 probe", "128 zero_shot"]),
     ]
+    assert shown(claim) == [("96/112 head_bn", ["112/112 none", "112/112 head_bn"])]
+    assert claim.comparisons[0].primary
+    assert shown(adaptation) == [
+        ("96/112 head_bn", ["96/112 none", "96/112 control_head_bn"]),
+        ("112/128 head_bn", ["112/128 none", "112/128 control_head_bn"]),
+    ]
+    first, second = adaptation.comparisons
+    assert [row.difference.estimate for row in first.rows] == pytest.approx([0.05, 0.04])
+    assert (first.primary, second.primary) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -58,24 +69,6 @@ def test_the_matched_resolution_is_the_larger_one_nearest_to_ratio_1(
     table = pd.concat([own.assign(train_size=96), other]).assign(crop_pct=0.875)
     found = Plan(replace(grid({(96, 96): same(0.6)}), table=table)).matched
     assert found == {64: 112} | ({96: expected} if expected else {})
-
-
-def test_claims_are_pairs_whose_test_size_was_trained_at_against_plain_and_adapted() -> None:
-    results = grid(GRID)
-    assert shown(asked(results)[2]) == [("96/112 head_bn", ["112/112 none", "112/112 head_bn"])]
-    assert asked(results)[2].comparisons[0].primary
-
-
-def test_adaptation_is_held_against_none_and_its_control_at_the_matched_size() -> None:
-    found = asked(grid(GRID))[3]
-    assert shown(found) == [
-        ("96/112 head_bn", ["96/112 none", "96/112 control_head_bn"]),
-        ("112/128 head_bn", ["112/128 none", "112/128 control_head_bn"]),
-    ]
-    assert [row.difference.estimate for row in found.comparisons[0].rows] == pytest.approx(
-        [0.05, 0.04]
-    )
-    assert [each.primary for each in found.comparisons] == [True, False]
 
 
 def test_the_cheaper_remedy_has_each_arm_at_its_own_crop() -> None:
@@ -98,29 +91,25 @@ def test_the_cheaper_remedy_has_each_arm_at_its_own_crop() -> None:
 def test_primary_pair_is_the_named_one(values: dict[str, Any], size: int) -> None:
     top1 = GRID | {(64, 112): same(0.5), (64, 64): same(0.5)}
     primary = asked(grid(top1, **values))[2].primary
-    assert primary is not None
+    assert primary
     assert primary.cell == Cell(size, 112, "head_bn")
 
 
 @pytest.mark.parametrize(
-    ("values", "number", "reason"),
+    ("top1", "values", "number", "reason"),
     [
-        ({"adaptations": ["none"]}, 2, "no adaptation"),
-        ({"pretrained": False}, 1, "no pre-trained weights"),
-        ({}, 4, "one crop_pct"),
+        (GRID, {"adaptations": ["none"]}, 2, "no adaptation"),
+        (GRID, {"pretrained": False}, 1, "no pre-trained weights"),
+        (GRID, {}, 4, "one crop_pct"),
+        ({(96, 96): same(0.6), (96, 112): same(0.7)}, {}, 2, "smaller train resolution"),
     ],
 )
-def test_what_is_not_asked_has_its_reason(values: dict[str, Any], number: int, reason: str) -> None:
-    found = asked(grid(GRID, **values))[number]
+def test_what_is_not_asked_has_its_reason(
+    top1: Any, values: dict[str, Any], number: int, reason: str
+) -> None:
+    found = asked(grid(top1, **values))[number]
     assert reason in found.why_not
     assert not found.comparisons
-
-
-def test_one_train_size_asks_no_claim() -> None:
-    found = asked(grid({(96, 96): same(0.6), (96, 112): same(0.7)}))
-    assert "smaller train resolution" in found[2].why_not
-    assert found[3].primary is not None
-    assert found[3].primary.cell == Cell(96, 112, "head_bn")
 
 
 @pytest.mark.parametrize(
@@ -130,17 +119,13 @@ def test_cheaper_needs_that_train_is_test_at_equal_flops_is_not_better(
     short: float, cost: str
 ) -> None:
     claim = asked(grid(GRID, equal_flops=same(short), epochs=4))[2]
-    assert [each.cell.adaptation for each in claim.equal_flops] == [
-        "equal_flops_none",
-        "equal_flops_head_bn",
-    ]
-    assert claim.primary_verdict == "better"
-    assert claim.cost == cost
+    names = [short.cell.adaptation for short in claim.equal_flops]
+    assert names == ["equal_flops_none", "equal_flops_head_bn"]
+    assert (claim.primary_verdict, claim.cost) == ("better", cost)
 
 
 def test_a_claim_that_costs_more_is_dearer() -> None:
     """One epoch at 96 px and 40 of the tail at 112 px, against one at 112 px."""
-    results = grid(GRID, epochs=1, adapt_epochs=40)
-    claim = asked(results)[2]
+    claim = asked(grid(GRID, epochs=1, adapt_epochs=40))[2]
     assert claim.cost == "dearer"
     assert claim.flops_ratio > 5

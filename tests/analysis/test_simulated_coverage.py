@@ -68,15 +68,6 @@ def intervals(seeds: int, images: int, spread: float, truth: float = 0.0) -> lis
     return [paired_gain(table > 0, table < 0) for table in sweeps(seeds, images, spread, truth)]
 
 
-def test_simulated_images_are_as_described() -> None:
-    """About 3.3 % disagreements a training, on images that are largely the same ones in another."""
-    tables = np.concatenate(list(itertools.islice(sweeps(3, 8580, 0), 100)), axis=1)
-    disagree = tables != 0
-    assert disagree.mean() == pytest.approx(DISCORDANT, rel=0.03)
-    assert tables.mean() == pytest.approx(0, abs=1e-3)
-    assert np.corrcoef(disagree)[0, 1] == pytest.approx(ALIKE, abs=0.02)
-
-
 @pytest.mark.parametrize("spread", [0, 0.006, 0.013, 0.025])
 @pytest.mark.parametrize("images", [540, 8580])
 @pytest.mark.parametrize("seeds", [3, 5])

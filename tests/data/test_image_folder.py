@@ -1,7 +1,7 @@
 """Folders of images: their layouts, their split, what is skipped, and what is refused."""
 
 import shutil
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 
 import pytest

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,29 +28,48 @@ def pair() -> Path:
     return small_run.make()
 
 
+def answered(folder: Path) -> dict[tuple[str, float], list[float]]:
+    """Probabilities of a run's first guesses on test, held against what it has stored."""
+    run, stored = finished_run.load(folder), pd.read_parquet(folder / "predictions.parquet")
+    probabilities = {}
+    own: Any = stored[stored["split"] == "test"].astype({"adaptation": str, "crop_pct": float})
+    for (name, crop_pct), rows in own.groupby(["adaptation", "crop_pct"]):
+        files = [Path(run.settings.dataset) / image for image in rows["image"]]
+        answers = run.framed(crop_pct).classify(files, name)
+        firsts = [next(iter(answer["classes"].items())) for answer in answers]
+        labels, best = zip(*firsts, strict=True)
+        assert [run.classes.index(label) for label in labels] == rows["top1"].tolist()
+        np.testing.assert_allclose(best, rows["probability"], atol=1e-4)
+        probabilities[name, crop_pct] = best
+    return probabilities
+
+
 def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
     run = finished_run.load(pair)
-    colour_folder = Path(run.settings.dataset)
     assert list(run.tails) == ["none", "equalised", *ADAPTED, *(CONTROL + name for name in ADAPTED)]
-    stored = pd.read_parquet(pair / "predictions.parquet")
-    for name, rows in stored[stored["split"] == "test"].groupby("adaptation", observed=True):
-        answers = run.classify([colour_folder / each for each in rows["image"]], str(name))
-        best = [next(iter(answer["classes"].items())) for answer in answers]
-        assert [run.classes.index(label) for label, _ in best] == rows["top1"].tolist()
-        np.testing.assert_allclose([p for _, p in best], rows["probability"], atol=1e-4)
-    image = colour_folder / "red" / "00.png"
+    assert {name for name, _ in answered(pair)} == {*run.tails}
+    image = Path(run.settings.dataset) / "red" / "00.png"
     several, one = (run.classify([image], "none", view)[0]["classes"] for view in VIEWS)
     assert sum(several.values()) == pytest.approx(1, abs=1e-5)
     assert several != pytest.approx(one, abs=1e-4)
 
 
-def test_accuracies_are_those_that_the_run_stored(pair: Path) -> None:
+def test_accuracies_are_those_that_the_run_stored_on_its_own_images_and_sizes(pair: Path) -> None:
     run = finished_run.load(pair)
     stored = {each["adaptation"]: each for each in run.metrics["accuracies"]}
-    for row in run.accuracies(run.data(), "test").to_dict("records"):
-        for key in ("top1", "top1_low", "top1_high", "top5", "macro_accuracy"):
-            assert row[key] == pytest.approx(stored[row["adaptation"]][key])
-        assert row["images"] == stored[row["adaptation"]]["n_test"]
+    keys = "top1", "top1_low", "top1_high", "top5", "macro_accuracy"
+    data = run.data()
+    for row in run.accuracies(data, "test").to_dict("records"):
+        own = stored[row["adaptation"]]
+        assert [row[key] for key in keys] == pytest.approx([own[key] for key in keys])
+        assert row["images"] == own["n_test"]
+    run.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    with pytest.raises(InputError, match="64 px"):
+        run.accuracies(data, "test", size=64)
+    for digest in ("f" * 16, None):
+        run.metrics["used"]["data"] = digest
+        with pytest.raises(InputError, match="the images have changed since train48_test64_seed0"):
+            run.data()
 
 
 def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
@@ -62,10 +82,8 @@ def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
 def test_what_has_no_image_in_it_is_told(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     answers = finished_run.load(pair).classify([tmp_path / "empty", tmp_path / "none.png"], "none")
-    assert [answer["error"].split(": ")[0] for answer in answers] == [
-        answer["image"] for answer in answers
-    ]
     assert len(answers) == 2
+    assert all(answer["error"].startswith(f"{answer['image']}: ") for answer in answers)
 
 
 def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
@@ -90,9 +108,7 @@ def test_the_arm_that_the_report_recommends_is_used(pair: Path) -> None:
         file.write_text(json.dumps(content), encoding="utf-8")
         run, used, view = finished_run.load_best(None, "tiny")
         assert (run.folder, used, view) == (pair, adaptation, "center")
-
-
-def test_nothing_finished_is_said() -> None:
+    shutil.rmtree(file.parent)
     with pytest.raises(InputError, match=r"no sweep in .* has a report"):
         finished_run.load_best(None, None)
 
@@ -108,25 +124,10 @@ def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -
     assert [run.classes[label] for label in data.table["label"]] == ["blue", "red"]
     assert data.table["image"].tolist() == ["blue/x.png", "red/x.png"]
     assert set(run.accuracies(data, "test")["images"]) == {2}
-    shutil.rmtree(other / "red")
-    shutil.rmtree(other / "blue")
+    for name in ("red", "blue"):
+        shutil.rmtree(other / name)
     with pytest.raises(InputError, match=r"\(a_grey\) are none of the classes, such as blue"):
         class_folders(str(other), run.classes)
-
-
-def test_a_size_that_the_network_does_not_take_is_refused(pair: Path) -> None:
-    run = finished_run.load(pair)
-    run.model = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
-    with pytest.raises(InputError, match="64 px"):
-        run.accuracies(run.data(), "test", size=64)
-
-
-def test_changed_images_are_noticed(pair: Path) -> None:
-    run = finished_run.load(pair)
-    for data in ("f" * 16, None):
-        run.metrics["used"]["data"] = data
-        with pytest.raises(InputError, match="the images have changed since train48_test64_seed0"):
-            run.data()
 
 
 def test_tails_of_another_training_are_refused(pair: Path) -> None:
@@ -140,11 +141,11 @@ def test_tails_of_another_training_are_refused(pair: Path) -> None:
 
 def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
     metrics = json.loads((pair / "metrics.json").read_text())
-    other = {
+    other: dict[str, dict[str, Any]] = {
         "made with classes = ": {"classes": ["blue", "green", "pink"]},
         "no finished .*metrics.json is damaged": {"settings": []},
+        "made with images = ": {"used": {"data": "f" * 16}},
     }
-    other["made with images = "] = {"used": {"data": "f" * 16}}
     for named, values in other.items():
         (pair / "metrics.json").write_text(json.dumps(metrics | values))
         with pytest.raises(InputError, match=named):
@@ -156,18 +157,10 @@ def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
 
 def test_each_framing_answers_as_the_run_did_with_tails_of_its_own() -> None:
     pair = small_run.make(framed=True)
-    run, stored = finished_run.load(pair), pd.read_parquet(pair / "predictions.parquet")
-    assert run.settings.crop_pct == 0.875
-    own = stored[(stored["split"] == "test") & stored["adaptation"].isin(["none", "head_bn"])]
-    answered = []
-    for (name, value), rows in own.groupby(["adaptation", "crop_pct"], observed=True):
-        files = [Path(run.settings.dataset) / each for each in rows["image"]]
-        answers = run.framed(float(str(value))).classify(files, str(name))
-        best = [max(answer["classes"].values()) for answer in answers]
-        np.testing.assert_allclose(best, rows["probability"], atol=1e-4)
-        answered.append(best)
-    assert len(answered) == 4
-    assert not np.allclose(answered[0], answered[1], atol=1e-3)
+    assert finished_run.load(pair).settings.crop_pct == 0.875
+    probabilities = answered(pair)
+    usual, whole = (probabilities["head_bn", crop_pct] for crop_pct in (0.875, 1.0))
+    assert not np.allclose(usual, whole, atol=1e-3)
 
 
 def test_what_is_used_is_framed_as_validation_prefers() -> None:

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from conftest import save_colours
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -21,7 +20,7 @@ from fixres_poc.analysis.record import summarise
 from fixres_poc.cli.runs import read_classes
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import REPOSITORY
-from fixres_poc.config.settings import PairSettings, TrainSettings
+from fixres_poc.config.settings import TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.inference import own_network
 from fixres_poc.inference.own_network import adapt
@@ -34,12 +33,6 @@ from fixres_poc.model.weights import USED, class_names
 NAMES = ("blue", "green", "red")
 ORDER = ("red", "blue", "green")
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-@pytest.fixture(scope="module")
-def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests, so that each network is trained once."""
-    return save_colours(tmp_path_factory.mktemp("own") / "colours")
 
 
 def pixels(file: Path, size: int) -> torch.Tensor:
@@ -66,46 +59,48 @@ def trained(folder: Path, architecture: str, order: tuple[str, ...] = NAMES) -> 
     return model.eval()  # type: ignore[no-any-return]
 
 
-def adapted_by(given: nn.Module, folder: Path, **more: Any) -> own_network.Adapted:
-    return adapt(given, folder, 48, 64, mean_std=HALVES, batch_size=6, **more)
+def adapted_by(
+    given: nn.Module, folder: Path, train: int = 48, test: int = 64, **more: Any
+) -> own_network.Adapted:
+    return adapt(given, folder, train, test, mean_std=HALVES, batch_size=6, **more)
 
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "test_resnet"])
 def test_what_comes_back_is_a_plain_timm_network(
-    colour_folder: Path, architecture: str, tmp_path: Path
+    colours: Path, architecture: str, tmp_path: Path
 ) -> None:
-    given = trained(colour_folder, architecture, ORDER)
+    given = trained(colours, architecture, ORDER)
     before = {key: value.clone() for key, value in given.state_dict().items()}
-    adapted = adapted_by(given, colour_folder, classes=ORDER)
-    assert all(torch.equal(value, before[key]) for key, value in given.state_dict().items())
+    adapted = adapted_by(given, colours, classes=ORDER)
+    torch.testing.assert_close(dict(given.state_dict()), before, rtol=0, atol=0)
     top1 = adapted.accuracies.set_index("adaptation")["top1"]
     assert list(top1.index) == ["none", "head_bn", "control_head_bn"]
     for row in adapted.gains.to_dict("records"):
         assert row["gain"] == pytest.approx(top1[row["adaptation"]] - top1[row["against"]])
-    assert adapted.classes == ORDER
     assert "its own resolution" in adapted.summary
     assert "near chance" not in adapted.summary
     file = tmp_path / "adapted.safetensors"
     adapted.save(file)
+    assert class_names(file) == list(adapted.classes) == list(ORDER)
     plain: Any = timm.create_model(architecture, num_classes=3).eval()
     plain.load_state_dict(load_file(file))
-    with torch.inference_mode(), Image.open(colour_folder / "red" / "00.png") as image:
+    with torch.inference_mode(), Image.open(colours / "red" / "00.png") as image:
         framed = adapted.transform(image)[None]
+        answers = plain(framed)
         assert framed.shape == (1, 3, 64, 64)
-        assert torch.equal(plain(framed), adapted.model(framed))
-        assert int(plain(framed).argmax()) == ORDER.index("red")
-    assert class_names(file) == list(ORDER)
+        assert torch.equal(answers, adapted.model(framed))
+        assert int(answers.argmax()) == ORDER.index("red")
     with pytest.raises(InputError, match=r"adapted\.pt.*\.safetensors"):
         adapted.save(tmp_path / "adapted.pt")
 
 
-def test_it_is_the_pair_of_a_sweep_with_trained(colour_folder: Path, tmp_path: Path) -> None:
+def test_it_is_the_pair_of_a_sweep_with_trained(colours: Path, tmp_path: Path) -> None:
     """The same settings through notebook 03's and 04's calls give the same predictions."""
-    given, file = trained(colour_folder, "test_resnet", ORDER), tmp_path / "own.pt"
+    given, file = trained(colours, "test_resnet", ORDER), tmp_path / "own.pt"
     torch.save(given.state_dict(), file)
-    adapted = adapted_by(given, colour_folder, classes=ORDER)
-    values = adapted.settings.model_dump() | {"weights": str(file)}
-    pair, accelerator = PairSettings(**values), accelerator_for("fp32")
+    adapted = adapted_by(given, colours, classes=ORDER)
+    pair = adapted.settings.model_copy(update={"weights": str(file)})
+    accelerator = accelerator_for("fp32")
     data = load_dataset(pair)
     start = stage1.train_or_load(pair.train_settings(), data, accelerator)
     done = adapt_pair(start, data, pair, accelerator)
@@ -114,20 +109,20 @@ def test_it_is_the_pair_of_a_sweep_with_trained(colour_folder: Path, tmp_path: P
 
 
 def test_without_a_last_batch_norm_the_head_is_adapted(
-    colour_folder: Path, caplog: pytest.LogCaptureFixture
+    colours: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = timm.create_model("test_convnext", num_classes=3)
-    found = adapted_by(given, colour_folder, adapt_epochs=1).accuracies
+    found = adapted_by(given, colours, adapt_epochs=1).accuracies
     assert found["adaptation"].tolist() == ["none", "head", "control_head"]
     assert "timm:test_convnext: no last batch norm is known, so head is adapted" in caplog.text
 
 
-def test_classes_in_another_order_are_near_chance(colour_folder: Path) -> None:
-    given = trained(colour_folder, "test_resnet", ORDER)
-    assert "near chance" in adapted_by(given, colour_folder, adapt_epochs=1).summary
+def test_classes_in_another_order_are_near_chance(colours: Path) -> None:
+    given = trained(colours, "test_resnet", ORDER)
+    assert "near chance" in adapted_by(given, colours, adapt_epochs=1).summary
 
 
-def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
+def test_what_cannot_be_adapted_is_one_line(colours: Path) -> None:
     two, three = (timm.create_model("test_resnet", num_classes=count) for count in (2, 3))
     fixed = timm.create_model("vit_tiny_patch16_224", num_classes=3)
     changed = timm.create_model("test_resnet", num_classes=3, act_layer=nn.SiLU)
@@ -142,55 +137,53 @@ def test_what_cannot_be_adapted_is_one_line(colour_folder: Path) -> None:
     ]
     for network, more, message in cases:
         with pytest.raises(InputError, match=message):
-            adapt(network, colour_folder, 48, 64, **more)
+            adapt(network, colours, 48, 64, **more)
 
 
-SIZES = ["--train-size", "48", "--test-size", "64"]
+def command(*given: object) -> tuple[int, str]:
+    """What `fixres-poc adapt` returns and says."""
+    arguments = ["adapt", *map(str, given), "--train-size", "48", "--test-size", "64"]
+    done = CliRunner().invoke(cli.app, arguments)
+    return done.exit_code, done.output
 
 
 def test_the_command_says_what_it_gains_and_leaves_the_network(
-    colour_folder: Path, tmp_path: Path
+    colours: Path, tmp_path: Path
 ) -> None:
     weights, names, output = (tmp_path / name for name in ("own.pt", "names.txt", "o.safetensors"))
-    given = trained(colour_folder, "test_efficientnet", ORDER)
+    given = trained(colours, "test_efficientnet", ORDER)
     torch.save({"state_dict": given.state_dict()}, weights)
     names.write_text("\n".join(ORDER) + "\n")
     mean, std = ([name, "0.5", "0.5", "0.5"] for name in ("--mean", "--std"))
-
-    def told(architecture: str, *options: str) -> tuple[int, str]:
-        arguments = ["adapt", str(weights), architecture, str(colour_folder), *SIZES, *options]
-        done = CliRunner().invoke(cli.app, arguments)
-        return done.exit_code, done.output
-
-    files = ["--classes", str(names), "--output", str(output)]
-    code, said = told("test_efficientnet", *mean, *std, *files)
+    files = ["--classes", names, "--output", output]
+    code, said = command(weights, "test_efficientnet", colours, *mean, *std, *files)
     assert (code, "Validation prefers" in said, "near chance" in said) == (0, True, False), said
     given.load_state_dict(load_file(output))
-    code, said = told("test_resnet", *mean, *std)
+    code, said = command(weights, "test_resnet", colours, *mean, *std)
     assert (code, "not of this backbone" in said) == (2, True)
-    code, said = told("test_efficientnet", *mean)
+    code, said = command(weights, "test_efficientnet", colours, *mean)
     assert (code, "give both, or neither" in said) == (2, True)
 
 
-WRONG = {  # an option, and what the error names
-    "suffix": (["--output", "{}/out.pt"], r"out\.pt.*\.safetensors"),
-    "classes": (["--classes", "{}/names.txt"], r"own\.pt, class_order: .*'violet'"),
-    "no file of classes": (["--classes", "{}/none.txt"], r"classes = .*none\.txt"),
-    "no key": (["--weights-key", "model_emma"], r"own\.pt.*'model_emma'.*model_ema"),
-}
-
-
-@pytest.mark.parametrize(("option", "named"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("output", "out.pt", r"out\.pt.*\.safetensors"),
+        ("classes", "names.txt", r"own\.pt, class_order: .*'violet'"),
+        ("classes", "none.txt", r"classes = .*none\.txt"),
+        ("weights-key", "model_emma", r"own\.pt.*'model_emma'.*model_ema"),
+    ],
+)
 def test_wrong_options_are_told_apart(
-    colour_folder: Path, tmp_path: Path, option: list[str], named: str
+    colours: Path, tmp_path: Path, option: str, value: str, named: str
 ) -> None:
-    state = timm.create_model("test_resnet", num_classes=3).state_dict()
-    torch.save({"model": state, "model_ema": dict(state)}, tmp_path / "own.pt")
+    file, state = tmp_path / "own.pt", timm.create_model("test_resnet", num_classes=3).state_dict()
+    torch.save({"model": state, "model_ema": dict(state)}, file)
     (tmp_path / "names.txt").write_text("violet\nred\ngreen")
-    arguments = ["adapt", f"{tmp_path}/own.pt", "test_resnet", str(colour_folder), *SIZES]
-    done = CliRunner().invoke(cli.app, [*arguments, *(each.format(tmp_path) for each in option)])
-    assert (done.exit_code, done.output.count("\n")) == (2, 1)
-    assert re.search(named, done.output)
+    given = tmp_path / value if "." in value else value
+    code, said = command(file, "test_resnet", colours, f"--{option}", given)
+    assert (code, said.count("\n")) == (2, 1)
+    assert re.search(named, said)
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
@@ -215,12 +208,10 @@ def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:
     return stage1.train_or_load(settings, load_dataset(settings), accelerator_for("fp32"))
 
 
-def test_stage_1_is_read_in_whatever_order_its_classes_are(
-    colour_folder: Path, tmp_path: Path
-) -> None:
-    state, file = trained(colour_folder, "test_resnet", ORDER).state_dict(), tmp_path / "own.pt"
+def test_stage_1_is_read_in_whatever_order_its_classes_are(colours: Path, tmp_path: Path) -> None:
+    state, file = trained(colours, "test_resnet", ORDER).state_dict(), tmp_path / "own.pt"
     torch.save(state, file)
-    read = read_as_stage_1(colour_folder, file, class_order=ORDER)
+    read = read_as_stage_1(colours, file, class_order=ORDER)
     assert read.val_top1 > 0.8
     assert read.history["epoch"].tolist() == [0]
     assert set(read.controls) == {"head_bn"}
@@ -228,35 +219,31 @@ def test_stage_1_is_read_in_whatever_order_its_classes_are(
     torch.testing.assert_close(dict(read.model.state_dict()), dict(expected), rtol=0, atol=0)
     indices = {name: ORDER.index(name) for name in NAMES}
     torch.save({"model": state, "class_to_idx": indices}, file)
-    assert read_as_stage_1(colour_folder, file).val_top1 > 0.8, "the file says so itself"
+    assert read_as_stage_1(colours, file).val_top1 > 0.8, "the file says so itself"
 
 
 def test_the_page_shows_what_works(
-    colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (code,) = re.findall(
         "```python\n(.*?)```", (REPOSITORY / "docs" / "own_network.md").read_text(), re.DOTALL
     )
     monkeypatch.chdir(tmp_path)
-    torch.save(trained(colour_folder, "test_resnet").state_dict(), "birds.pt")
-    for shown, here in {
-        "resnet50": "test_resnet",
-        "200": "3",
-        "/my/birds": str(colour_folder),
-    }.items():
-        code = code.replace(shown, here)
-    code = code.replace("train_size=224, test_size=288", "train_size=48, test_size=64")
-    with Image.open(next(colour_folder.rglob("*.png"))) as image:
+    torch.save(trained(colours, "test_resnet").state_dict(), "birds.pt")
+    here = {"resnet50": "test_resnet", "200": "3", "/my/birds": str(colours)}
+    here |= {"train_size=224, test_size=288": "train_size=48, test_size=64"}
+    for shown, own in here.items():
+        code = code.replace(shown, own)
+    with Image.open(next(colours.rglob("*.png"))) as image:
         names: dict[str, Any] = {"image": image}
         exec(code, names)
     assert names["probabilities"].sum().item() == pytest.approx(1, abs=1e-4)
     assert names["probabilities"].shape == (1, 3)
 
 
-def test_validation_chooses_its_framing(colour_folder: Path, tmp_path: Path) -> None:
-    given = trained(colour_folder, "test_resnet", ORDER)
-    more: dict[str, Any] = {"classes": ORDER, "mean_std": HALVES, "batch_size": 6}
-    adapted = adapt(given, colour_folder, 32, 48, crop_pct=[0.875, 1.0], **more)
+def test_validation_chooses_its_framing(colours: Path, tmp_path: Path) -> None:
+    given = trained(colours, "test_resnet", ORDER)
+    adapted = adapted_by(given, colours, 32, 48, classes=ORDER, crop_pct=[0.875, 1.0])
     assert set(adapted.accuracies["crop_pct"]) == {0.875, 1.0}
     own = adapted.settings.crop_pct
     rows = adapted.accuracies.query("adaptation == @adapted.adaptation and crop_pct == @own")

@@ -3,49 +3,42 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_run
 from bs4 import BeautifulSoup
-from made_up import grid, same
+from made_up import decided, grid, same, with_facts
 
-from fixres_poc.analysis.answers import decide
 from fixres_poc.analysis.cells import cell_of
 from fixres_poc.analysis.results import Results, load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.report import overview, sentences
-from fixres_poc.report.sentences import told
+
+LINK = r'<td><a href="(\w+)/index.html">'
 
 
 def test_a_line_says_what_the_report_says() -> None:
     found = grid({(64, 80): same(0.7), (64, 64): same(0.6), (80, 80): same(0.9)}, photos=0.5)
-    flagged = {"leakage": {"flagged": {"test": True}}}
-    answers = told(decide(replace(found, sweep=found.sweep | flagged)))
+    answers = decided(with_facts(found, leakage={"flagged": {"test": True}}))
     said = overview.line(answers, found.sweep)
-    assert said["answer"] == answers["title"]
-    assert said["claim"] == answers["answers"][1]["verdict"] == "worse"
-    assert said["use"] == cell_of(answers["answers"][4]["use"]).named()
+    use = cell_of(answers["answers"][4]["use"]).named()
+    expected = {"answer": answers["title"], "claim": "worse", "use": use, "on": "200 photos images"}
+    assert {key: said[key] for key in expected} == expected
     assert said["top-1"].startswith("45.0 % (")
-    assert said["on"] == "200 photos images"
 
 
 def test_every_report_has_its_line_and_link(own_home: Path) -> None:
     small_run.make()
-    sentences.write("tiny")
     reports = own_home / "reports"
     shutil.copytree(reports / "tiny", reports / "older")
-    sweep = json.loads((reports / "older/sweep.json").read_text())
-    settings = sweep["settings"] | {"dataset": "<b>&"}
-    content = json.dumps(sweep | {"date": "2000-01-01", "settings": settings})
-    (reports / "older/sweep.json").write_text(content)
+    file = reports / "older/sweep.json"
+    sweep = json.loads(file.read_text())
+    sweep |= {"date": "2000-01-01", "settings": sweep["settings"] | {"dataset": "<b>&"}}
+    file.write_text(json.dumps(sweep))
     text = overview.write().read_text(encoding="utf-8")
-    assert re.findall(r'<td><a href="(\w+)/index.html">(\w+)</a></td>', text) == [
-        ("tiny", "tiny"),
-        ("older", "older"),
-    ]
+    assert re.findall(LINK + r"(\w+)</a></td>", text) == [("tiny", "tiny"), ("older", "older")]
     assert "<b>&" not in text
     assert str(own_home) not in text
 
@@ -57,13 +50,11 @@ def test_a_line_of_another_version_is_left_out(
     own_home: Path, caplog: pytest.LogCaptureFixture, content: Any
 ) -> None:
     small_run.make()
-    sentences.write("tiny")
     other = own_home / "reports/other/answers.json"
     other.parent.mkdir()
-    (other.parent / "sweep.json").write_bytes((own_home / "reports/tiny/sweep.json").read_bytes())
+    shutil.copy(own_home / "reports/tiny/sweep.json", other.parent)
     other.mkdir() if content is None else other.write_bytes(content)
-    text = overview.write().read_text(encoding="utf-8")
-    assert re.findall(r'<td><a href="(\w+)/index.html">', text) == ["tiny"]
+    assert re.findall(LINK, overview.write().read_text(encoding="utf-8")) == ["tiny"]
     assert str(other) in caplog.text
 
 
@@ -76,11 +67,6 @@ def test_tables_of_another_version_are_one_line(own_home: Path, lost: str) -> No
         load_results("tiny")
 
 
-def digests(found: Results, **parts: str) -> Results:
-    """The results with a digest of each test part."""
-    return replace(found, sweep=found.sweep | {"parts": parts})
-
-
 def reported(name: str, home: Path, found: Results) -> None:
     """The report that `grid` left last, under another name and with these facts."""
     folder = shutil.copytree(home / "reports/told", home / "reports" / name)
@@ -91,21 +77,15 @@ def reported(name: str, home: Path, found: Results) -> None:
 def both(*found: Results) -> dict[tuple[int, str], dict[str, Any]]:
     """Rows of the paired difference of two sweeps, b against a."""
     every = dict(zip("ab", found, strict=True))
-    return overview.differences(every, {name: told(decide(each)) for name, each in every.items()})
+    return overview.differences(every, {name: decided(own) for name, own in every.items()})
 
 
 SEVENTY, EIGHTY = ({(64, 64): same(0.6), (64, 96): same(top1)} for top1 in (0.7, 0.8))
 
 
 def test_networks_are_compared_on_the_same_images(own_home: Path) -> None:
-    every = []
     for name, top1 in (("a", SEVENTY), ("b", EIGHTY)):
-        every.append(digests(grid(top1), test="x"))
-        reported(name, own_home, every[-1])
-    ((key, parts),) = both(*every).items()
-    assert key == (0, "b against a (test)")
-    assert parts["both"]["estimate"] == pytest.approx(0.1)
-    assert parts["both"]["verdict"] == "better"
+        reported(name, own_home, with_facts(grid(top1), parts={"test": "x"}))
     page = overview.compare(["a", "b"])
     html = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     assert page.name == "compare-a-b.html"
@@ -120,28 +100,24 @@ def test_images_of_the_same_names_are_not_taken_for_the_same(
     own_home: Path, parts: dict[str, str]
 ) -> None:
     found = grid(SEVENTY)
-    reported("a", own_home, digests(found, test="x"))
-    reported("c", own_home, digests(found, **parts))
+    reported("a", own_home, with_facts(found, parts={"test": "x"}))
+    reported("c", own_home, with_facts(found, parts=parts))
     text = overview.compare(["a", "c"]).read_text(encoding="utf-8")
     assert "FixRes pays in 0 of 2 sweeps" in text
     assert "Differences on the same images" not in text
 
 
-def test_only_the_test_parts_that_two_sweeps_share_are_compared() -> None:
-    found = grid(SEVENTY, photos=0.5)
-    rows = both(digests(found, test="x", photos="y"), digests(found, test="z", photos="y"))
-    assert list(rows) == [(0, "b against a (photos)")]
-
-
-def test_several_seeds_are_compared_seed_by_seed() -> None:
-    found, better = (digests(grid(each, each), test="x") for each in (SEVENTY, EIGHTY))
-    ((_, parts),) = both(found, better).items()
-    assert parts["both"]["estimate"] == pytest.approx(0.1)
-    assert parts["both"]["seeds"] == 2
+def test_shared_test_parts_alone_are_compared_seed_by_seed() -> None:
+    one, other = (
+        with_facts(grid(top1, top1, photos=0.5), parts={"test": test, "photos": "y"})
+        for top1, test in ((SEVENTY, "x"), (EIGHTY, "z"))
+    )
+    (((place, label), parts),) = both(one, other).items()
+    assert (place, label, parts["both"]["seeds"]) == (0, "b against a (photos)", 2)
+    assert parts["both"]["estimate"] == pytest.approx(0.05)
 
 
 def test_a_comparison_needs_two_reports() -> None:
-    with pytest.raises(InputError, match="needs two or more"):
-        overview.compare(["a", "a"])
-    with pytest.raises(InputError, match="no results in"):
-        overview.compare(["a", "b"])
+    for names, message in ((["a", "a"], "needs two or more"), (["a", "b"], "no results in")):
+        with pytest.raises(InputError, match=message):
+            overview.compare(names)
