@@ -28,12 +28,11 @@ from fixres_poc.config.files import (
     write_atomically,
 )
 from fixres_poc.config.geometry import usual_crop_pct
+from fixres_poc.config.notebooks import PREDICTIONS
 from fixres_poc.config.run_state import Outcome, images_record
 from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, SPLITS, several
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
-
-PREDICTIONS = "predictions.parquet"
 
 
 def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
@@ -49,7 +48,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     Raises:
         InputError: no run has finished or failed.
     """
-    if all(run.status in ("missing", "waiting") for run in done):
+    if all(outcome.status in ("missing", "waiting") for outcome in done):
         raise InputError(
             f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report"
         )
@@ -118,7 +117,7 @@ def _planned(parameters: Mapping[str, Any]) -> pd.DataFrame:
 def _rows(
     outcome: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """A run's rows of results.csv; None: it left no predictions."""
+    """A run's rows of results.csv; `predictions` is None if it left none."""
     run = outcome.run
     training = outcomes[run.needs[0]] if run.needs else outcome
     rows = _planned(run.parameters) if predictions is None else summarise(predictions)

@@ -25,6 +25,7 @@ from fixres_poc.analysis.statistics import (
     wilson_interval,
 )
 from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.notebooks import METRICS, PREDICTIONS
 from fixres_poc.config.provenance import LIBRARY, environment
 from fixres_poc.config.settings import EQUAL_FLOPS, RunSettings, Settings
 from fixres_poc.data.dataset import ImageDataset
@@ -133,14 +134,14 @@ def write_run(
             predictions["adaptation"] = EQUAL_FLOPS + predictions["adaptation"]
         predictions = predictions[list(TYPES)].round({"probability": 4}).astype(TYPES)
         packed = parquet(predictions)
-        write_atomically(folder / "predictions.parquet", packed)
+        write_atomically(folder / PREDICTIONS, packed)
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
         content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
     measured = {key: value for key, value in asdict(metrics).items() if value is not None}
     content["used"] = _used(settings) | {
         key: measured.pop(key) for key in ("data", "checkpoint") if key in measured
     }
-    write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
+    write_atomically(folder / METRICS, json.dumps(content | measured, indent=1))
 
 
 def _used(settings: Settings) -> dict[str, str]:

@@ -37,6 +37,7 @@ from fixres_poc.analysis.statistics import (
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
 from fixres_poc.config.geometry import usual_crop_pct
+from fixres_poc.config.notebooks import PREDICTIONS
 from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, stage1_passes
 
 MEANS = [
@@ -101,10 +102,10 @@ class Results:
         rows = self.predictions[self.predictions["split"] == self.part].astype({"image": str})
         hits = rows.assign(correct=rows["target"] == rows["top1"]).set_index("image")
         by_cell: dict[Cell, dict[int, pd.Series[bool]]] = {}
-        for key, rows in hits.groupby([*GRID, "seed"], observed=True, dropna=False):
+        for key, group in hits.groupby([*GRID, "seed"], observed=True, dropna=False):
             *values, seed = cast(tuple[Any, ...], key)
             cell = cell_of(dict(zip(GRID, values, strict=True)))
-            correct = rows["correct"]
+            correct = group["correct"]
             if self.groups is not None:
                 correct = by_group(correct, self.groups)
             by_cell.setdefault(cell, {})[seed] = correct
@@ -250,7 +251,7 @@ def load_results(report: str) -> Results:
             raise LookupError(f"sweep.json lacks {', '.join(sorted(absent))}")
         return Results(
             table=table[COLUMNS].assign(error=table["error"].map(unguarded)),
-            predictions=pd.read_parquet(folder / "predictions.parquet", columns=[*TYPES]),
+            predictions=pd.read_parquet(folder / PREDICTIONS, columns=[*TYPES]),
             images=listed.assign(image=listed[IMAGE_COLUMNS]["image"].map(unguarded)),
             sweep=sweep,
         )
