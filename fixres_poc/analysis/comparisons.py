@@ -85,9 +85,12 @@ class Row:
             "seconds_ratio": self.cost_ratio[1],
             "detectable": self.difference.detectable(),
         }
-        known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        cells = {**self.cell._asdict(), "reference": self.reference._asdict()}
-        return {**cells, "verdict": self.verdict, **known}
+        return {
+            **self.cell._asdict(),
+            "reference": self.reference._asdict(),
+            "verdict": self.verdict,
+            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def largest_unimportant(validation: Results, reference: Cell) -> float:
 
 def _cost_ratio(results: Results, cell: Cell, reference: Cell) -> tuple[float, float]:
     costs = zip(training_cost(results, cell), training_cost(results, reference), strict=True)
-    flops, seconds = (own / other if other else math.nan for own, other in costs)
+    flops, seconds = (cost / base if base else math.nan for cost, base in costs)
     return flops, seconds
 
 

@@ -83,9 +83,9 @@ class Plan:
         ]
         if self.adapted:
             cells += [self.cell(*pair, self.adapted) for pair in self.matched.items()]
-        untrained = [name for name in ("probe", "zero_shot") if self.results.knows_all(name)]
+        results = self.results
         return [
-            (cell, [self.results.once(name, cell.test_size) for name in untrained])
+            (cell, [results.once(name, cell.test_size) for name in results.untrained])
             for cell in cells
         ]
 

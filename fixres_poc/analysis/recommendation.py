@@ -87,15 +87,13 @@ def recommend(results: Results, adapted: str) -> Recommendation:
 def _arms(results: Results, adapted: str) -> pd.DataFrame:
     """Every arm at its chosen crop_pct, cheapest first."""
     cells = results.cells
-    untrained = [name for name in ("probe", "zero_shot") if results.knows_all(name)]
-    competing = cells["adaptation"].isin(["none", adapted, *untrained])
+    competing = cells["adaptation"].isin(["none", adapted, *results.untrained])
     arms = cells[cells["crop_pct_chosen"] & competing]
     arms = arms[arms["seeds"] > 0].reset_index(drop=True)
     if arms.empty:
         return arms
-    cells_of_arms = keys(arms)
-    training = [training_cost(results, cell)[0] for cell in cells_of_arms]
-    arms = arms.assign(cell=pd.Series(cells_of_arms, dtype=object), training_flops=training)
+    arms["cell"] = keys(arms)
+    arms["training_flops"] = [training_cost(results, cell)[0] for cell in arms["cell"]]
     one_crop = arms["test_size"].astype(str).map(results.sweep["image_flops"])
     arms["flops"] = one_crop * arms["view"].map(CROPS)
     timing = ["test_size", "view"]

@@ -126,11 +126,13 @@ class Results:
         same_arm = (other for other in chosen if other._replace(crop_pct=cell.crop_pct) == cell)
         return next(same_arm, cell)
 
-    def knows_all(self, name: str) -> bool:
-        """Whether "probe" or "zero_shot" was run, and on all images of the test part."""
+    @property
+    def untrained(self) -> list[str]:
+        """Which of "probe" and "zero_shot" were run, and on all images of the test part."""
         tested = self.table[self.table["test_part"] == "test"]
-        counts = tested.loc[tested["adaptation"] == name, "n_test"]
-        return len(counts) > 0 and bool((counts.dropna() == tested["n_test"].max()).all())
+        partly = tested.loc[tested["n_test"] < tested["n_test"].max(), "adaptation"]
+        names = set(tested["adaptation"]) - set(partly)
+        return [name for name in ("probe", "zero_shot") if name in names]
 
     @cached_property
     def cells(self) -> pd.DataFrame:

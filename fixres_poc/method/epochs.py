@@ -126,9 +126,8 @@ def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
     """
     if settings.head_start == "file":
         return 0
-    epochs = settings.epochs
-    if epochs == "auto":
-        epochs = math.ceil(ENOUGH_STEPS / parts_of(counts["train"], settings.batch_size))
+    enough = math.ceil(ENOUGH_STEPS / parts_of(counts["train"], settings.batch_size))
+    epochs = enough if settings.epochs == "auto" else settings.epochs
     if settings.equal_flops is None:
         return epochs
     share = (settings.equal_flops / settings.train_size) ** 2

@@ -30,14 +30,14 @@ def distributions(
         Features (N, D) by name: "train crops, 128 px", as in training, then "test framing, 128 px"
         and "test framing, 160 px", one of the two if the sizes are equal.
     """
-    some = data.some("train", IMAGES, settings.split_seed)
+    images = data.some("train", IMAGES, settings.split_seed)
     size = settings.train_size
-    crops = features(model, some, "train", settings, size, accelerator, "train")
+    crops = features(model, images, "train", settings, size, accelerator, "train")
     activations = {f"train crops, {size} px": crops}
     for size in (settings.train_size, settings.test_size):
         name = f"test framing, {size} px"
         if name not in activations:
-            activations[name] = features(model, some, "train", settings, size, accelerator)
+            activations[name] = features(model, images, "train", settings, size, accelerator)
     return activations
 
 
@@ -68,8 +68,8 @@ def frechet(values: np.ndarray) -> tuple[float, float]:
     from scipy.stats import genextreme  # a slow import
 
     active = values[values != 0]
-    some = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
-    _, location, scale = genextreme.fit(some, f0=-0.3)  # scipy's shape has the other sign
+    sample = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
+    _, location, scale = genextreme.fit(sample, f0=-0.3)  # scipy's shape has the other sign
     return float(location), float(scale)
 
 

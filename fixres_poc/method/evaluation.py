@@ -190,6 +190,6 @@ def prediction_table(
     )
     table["target"] = rows["label"].astype("int16")
     for rank in range(5):
-        known = rank < order.shape[1]
-        table[f"top{rank + 1}"] = order[:, rank].astype("int16") if known else np.int16(-1)
+        exists = rank < order.shape[1]
+        table[f"top{rank + 1}"] = order[:, rank].astype("int16") if exists else np.int16(-1)
     return table.assign(probability=probabilities.max(axis=1).astype("float32"))

@@ -102,23 +102,23 @@ def predict_zero_shot(settings: BaselineSettings, data: ImageDataset) -> ZeroSho
     count = len(data.classes)
     names = cast(list[str], ImageNetInfo("imagenet-1k").label_descriptions())
     named = {data.classes[label]: names[index].split(",")[0] for label, index in mapped.items()}
-    known = replace(data, table=data.table[data.table["label"].isin(list(mapped))])
+    subset = replace(data, table=data.table[data.table["label"].isin(list(mapped))])
     obstacle = ""
     if not has_imagenet_classifier(settings):
         file = settings.weights or settings.backbone
         obstacle = f"the classifier of {file} is not known to be that of ImageNet's classes"
-    elif known.split("test")["label"].nunique() < 2:
+    elif subset.split("test")["label"].nunique() < 2:
         obstacle = "fewer than 2 classes with test images are ImageNet's by name"
     if obstacle:
-        empty = prediction_table(known.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
+        empty = prediction_table(subset.table.iloc[:0], "zero_shot", np.empty((0, 1)), 0)
         return ZeroShot(empty, named, count, obstacle=obstacle)
     accelerator = accelerator_for(settings.precision)
     model = place(create(settings.backbone), settings, accelerator)
     tail = Tail(model)
     tail.classifier = Restricted(tail.classifier, mapped, count)
-    splits = [split for split in ("val", *known.test_parts) if len(known.split(split))]
+    splits = [split for split in ("val", *subset.test_parts) if len(subset.split(split))]
     done = [
-        predict(model, {"zero_shot": tail}, known, split, framing, size, accelerator)
+        predict(model, {"zero_shot": tail}, subset, split, framing, size, accelerator)
         for size in settings.test_sizes
         for framing in framings(settings, data, size)[0].values()
         for split in splits

@@ -106,4 +106,4 @@ def test_a_larger_second_part_does_not_hide_the_probe() -> None:
     table = results.table.assign(
         n_test=results.table["n_test"].mask(results.table["test_part"] == "photos", 5000)
     )
-    assert replace(results, table=table).knows_all("probe")
+    assert replace(results, table=table).untrained == ["probe"]
