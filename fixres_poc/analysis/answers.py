@@ -41,7 +41,7 @@ class Decision:
 
     def as_json(self) -> dict[str, Any]:
         """The content of answers.json (schema 1) without its sentences; None: not known."""
-        parts = {self.results.part: self.answers} | dict(self.elsewhere)
+        parts = {self.results.part: self.answers, **self.elsewhere}
         entries = [
             {
                 "id": answer.number,

@@ -70,11 +70,10 @@ class Cell(NamedTuple):
             return f"{WORDS[name]} at {self.test_size} px{crop}"
         short = ", cut to equal FLOPs" if name != self.adaptation else ""
         view = "" if self.view == "center" else f", {self.view}"
-        if self.train_size == self.test_size:
-            arm = "" if name == "none" else f", {WORDS.get(name, name)}"
-            return f"{self.train_size} px{arm}{short}{view}{crop}"
-        sizes = f"{self.train_size} \N{RIGHTWARDS ARROW} {self.test_size} px"
-        return f"{sizes}, {WORDS.get(name, name)}{short}{view}{crop}"
+        same_size = self.train_size == self.test_size
+        sizes = "" if same_size else f"{self.train_size} \N{RIGHTWARDS ARROW} "
+        arm = "" if same_size and name == "none" else f", {WORDS.get(name, name)}"
+        return f"{sizes}{self.test_size} px{arm}{short}{view}{crop}"
 
     def against(self, other: "Cell") -> str:
         """A comparison in words, such as '96 \N{RIGHTWARDS ARROW} 120, adapted, against 120'."""
@@ -99,7 +98,7 @@ def keys(table: pd.DataFrame) -> list[Cell]:
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
-"""Beginnings of what a spreadsheet takes for a formula, and the mark that prevents it."""
+"""Characters that begin a formula in a spreadsheet, and the mark that prevents it."""
 
 
 def guarded(text: str) -> str:

@@ -138,7 +138,6 @@ def _rows(
         adapt_seconds=rows["adaptation"].map(adapt_s),
         status=outcome.status,
         error=error,
-        crop_pct_chosen=True,
     )
     return table.reindex(columns=COLUMNS)
 
