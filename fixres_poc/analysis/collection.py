@@ -42,8 +42,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         done: outcome of each of its runs, from `run_state.outcomes`.
 
     Returns:
-        The table of results.csv: `COLUMNS`, one row per cell and test part, including cells of
-        failed and missing runs.
+        The table of results.csv: a row per cell and test part, of failed and missing runs too.
 
     Raises:
         InputError: no run has finished or failed.

@@ -146,8 +146,8 @@ def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
     the mean has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007).
     A is pooled over the rows, with the degrees of freedom of all of them, except for rows above
     `POOLED`. A + B - E is at least two thirds of B, and t has the degrees of freedom of
-    Satterthwaite (1946) for the larger of A and those two thirds; both follow from simulations
-    (tests/analysis). Two images are added here as well.
+    Satterthwaite (1946) for the larger of A and those two thirds (simulated in tests/analysis). Two
+    images are added here as well.
 
     Args:
         rows: correctness by the first and by the second classifier: (2, N) booleans of one
@@ -176,9 +176,8 @@ def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
         else:
             between = square if square[0] > POOLED * pooled[0] else pooled
             centre, error, degrees = _over_seeds(gain, least=-1, between=between)
-        bounds = _bounds(centre, error, degrees)
-        mean = float(gain.mean())
-        differences.append(Difference(mean, *bounds, error, degrees, centre, len(gain)))
+        interval = (*_bounds(centre, error, degrees), error, degrees, centre)
+        differences.append(Difference(float(gain.mean()), *interval, len(gain)))
     return differences
 
 

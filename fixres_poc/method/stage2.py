@@ -118,14 +118,13 @@ def adapt_tails(
     variants: Mapping[str, Variant],
     accelerator: Accelerator,
 ) -> AdaptedTails:
-    """Adapt one tail per variant; they share the images and the frozen trunk.
+    """Adapt one tail per variant, by its name; they share the images and the frozen trunk.
 
     The optimizer is SGD with the paper's momentum and weight decay and a cosine schedule to zero.
     Images are crops of `size` px of the train split, in stage 2's framing.
 
     Args:
         model: after stage 1, in eval mode; it is not changed.
-        variants: by name of the tail.
 
     Raises:
         ValueError: the model is in train mode.
@@ -133,11 +132,11 @@ def adapt_tails(
     transform = transforms_for(settings, size, size)["val_train"]
     samples = SplitImages(data, "train", transform, settings.seed)
     steps = len(batches(samples, settings.batch_size))
-    trainings = {
+    tasks = {
         name: _TailTraining(model, variant, steps, settings, accelerator)
         for name, variant in variants.items()
     }
-    tails = nn.ModuleList(training.tail for training in trainings.values())
+    tails = nn.ModuleList(task.tail for task in tasks.values())
     hooks = spare_single_values(tails)  # one of several processes may get a single image
     trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
     last = max(variant.epochs for variant in variants.values())
@@ -145,9 +144,7 @@ def adapt_tails(
     with without_gradients(model):
         for epoch in range(1, last + 1):
             samples.epoch = epoch
-            active = [
-                training for training in trainings.values() if epoch <= training.variant.epochs
-            ]
+            active = [task for task in tasks.values() if epoch <= task.variant.epochs]
             title = f"adapt at {size} px, epoch {epoch}/{last}"
             parts = loaded(samples, settings.batch_size, title, *processes)
             _adapt_for_an_epoch(active, trunk, parts, accelerator)
@@ -155,8 +152,8 @@ def adapt_tails(
         hook.remove()
     share_buffers(tails.requires_grad_(False).eval(), accelerator)
     return AdaptedTails(
-        {name: training.tail for name, training in trainings.items()},
-        {name: training.seconds for name, training in trainings.items()},
+        {name: task.tail for name, task in tasks.items()},
+        {name: task.seconds for name, task in tasks.items()},
     )
 
 
@@ -210,7 +207,7 @@ class _TailTraining:
 
 
 def _adapt_for_an_epoch(
-    trainings: Sequence[_TailTraining],
+    tasks: Sequence[_TailTraining],
     trunk: Callable[[torch.Tensor], Maps],
     parts: Iterable[tuple[torch.Tensor, torch.Tensor, int]],
     accelerator: Accelerator,
@@ -221,10 +218,10 @@ def _adapt_for_an_epoch(
         with accelerator.autocast():
             maps = trunk(images)
         shared = now(accelerator) - mark
-        for training in trainings:
+        for task in tasks:
             mark = now(accelerator)
-            training.step(maps, labels, batch)
-            training.seconds += shared + now(accelerator) - mark
+            task.step(maps, labels, batch)
+            task.seconds += shared + now(accelerator) - mark
         mark = now(accelerator)
 
 
