@@ -29,7 +29,7 @@ TEXT = ["image", "split", "adaptation", "view", "test_part", "status", "error"]
 KEY = ["train_size", "test_size", "adaptation", "seed", "view", "crop_pct"]
 GRID = ["train_size", "test_size", "adaptation", "view", "crop_pct"]
 PAIR = ["train_size", "test_size"]
-# of equals on validation the smaller is preferred, in this order
+# where validation accuracies are equal, the smaller value wins, in this order
 TIES = ["test_size", "crops", "rank", "train_size"]
 CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn", "conv_head_bn")
 """Adaptations that may be chosen, the simplest first."""
@@ -38,14 +38,14 @@ CANDIDATES = ("none", "equalised", "bn_stats", "head", "head_bn_stats", "head_bn
 WORDS = {"none": "unadapted", "head_bn": "adapted", "probe": "linear probe"}
 WORDS |= {"zero_shot": "zero-shot", "head": "adapted (head)"}
 WORDS |= {CONTROL + name: "its control" for name in ("head_bn", "head")}
-"""One name for each arm that the questions are about; others go by their own."""
+"""Names in the report of the arms that the questions are about; others keep their own."""
 
 
 class Cell(NamedTuple):
-    """Where a classifier's predictions stand in the grid; sizes in px, `crop_pct` as in timm.
+    """A place in the grid, for all seeds; sizes in px, `crop_pct` as in timm.
 
     The linear probe and zero-shot are not trained at a resolution, and run once for all seeds:
-    their `train_size` is None. A cell stands for all seeds.
+    their `train_size` is None.
     """
 
     train_size: int | None
@@ -55,14 +55,14 @@ class Cell(NamedTuple):
     crop_pct: float = CROP_PCT
 
     def same_size(self) -> "Cell":
-        """The same training at test = train, without adaptation, on one crop framed alike."""
+        """The same training at test = train, unadapted, on one crop of the same `crop_pct`."""
         return self._replace(test_size=self.train_size or 0, adaptation="none", view="center")
 
     def named(self, framing: bool = True) -> str:
         """The cell in words, such as '96 \N{RIGHTWARDS ARROW} 120 px, adapted'.
 
         Args:
-            framing: name a `crop_pct` that is not the usual one.
+            framing: whether to name a `crop_pct` that is not the usual one.
         """
         crop = f", crop_pct {self.crop_pct:g}" if framing and self.crop_pct != CROP_PCT else ""
         name = self.adaptation.removeprefix(EQUAL_FLOPS)
@@ -70,27 +70,26 @@ class Cell(NamedTuple):
             return f"{WORDS[name]} at {self.test_size} px{crop}"
         short = ", cut to equal FLOPs" if name != self.adaptation else ""
         view = "" if self.view == "center" else f", {self.view}"
-        if self.train_size == self.test_size:
-            arm = "" if name == "none" else f", {WORDS.get(name, name)}"
-            return f"{self.train_size} px{arm}{short}{view}{crop}"
-        sizes = f"{self.train_size} \N{RIGHTWARDS ARROW} {self.test_size} px"
-        return f"{sizes}, {WORDS.get(name, name)}{short}{view}{crop}"
+        same_size = self.train_size == self.test_size
+        sizes = "" if same_size else f"{self.train_size} \N{RIGHTWARDS ARROW} "
+        arm = "" if same_size and name == "none" else f", {WORDS.get(name, name)}"
+        return f"{sizes}{self.test_size} px{arm}{short}{view}{crop}"
 
     def against(self, other: "Cell") -> str:
         """A comparison in words, such as '96 \N{RIGHTWARDS ARROW} 120, adapted, against 120'."""
-        there = other.named(framing=False)
+        reference = other.named(framing=False)
         if self[:2] == other[:2] or other.train_size is None:
-            there = WORDS.get(other.adaptation, other.adaptation)
-        crops = dict.fromkeys(f"{each.crop_pct:g}" for each in (self, other))
+            reference = WORDS.get(other.adaptation, other.adaptation)
+        values = dict.fromkeys(f"{cell.crop_pct:g}" for cell in (self, other))
         usual = self.crop_pct == other.crop_pct == CROP_PCT
-        framing = "" if usual else f" ({', '.join(crops)})"
-        return f"{self.named(framing=False)}, against {there}{framing}".replace(" px", "")
+        crops = "" if usual else f" ({', '.join(values)})"
+        return f"{self.named(framing=False)}, against {reference}{crops}".replace(" px", "")
 
 
-def cell_of(found: "Mapping[Any, Any] | pd.Series[Any]") -> Cell:
-    """The cell that these columns name, among others."""
-    train, test, *rest = (found[name] for name in GRID)
-    return Cell(None if pd.isna(train) else int(train), int(test), *rest)
+def cell_of(row: "Mapping[Any, Any] | pd.Series[Any]") -> Cell:
+    """The cell of a row that has, among others, the columns `GRID`."""
+    train, test, *others = (row[name] for name in GRID)
+    return Cell(None if pd.isna(train) else int(train), int(test), *others)
 
 
 def keys(table: pd.DataFrame) -> list[Cell]:
@@ -99,16 +98,16 @@ def keys(table: pd.DataFrame) -> list[Cell]:
 
 
 UNSAFE = ("=", "+", "-", "@", "\t", "\r", "'")
-"""What a spreadsheet takes for the beginning of a formula, and the mark that prevents it."""
+"""Characters that begin a formula in a spreadsheet, and the mark that prevents it."""
 
 
 def guarded(text: str) -> str:
-    """The text as a cell of a shared CSV file, in which no spreadsheet sees a formula."""
+    """The text for a shared CSV file, marked if a spreadsheet would take it for a formula."""
     return f"'{text}" if text.startswith(UNSAFE) else text
 
 
 def unguarded(text: str) -> str:
-    """The text that `guarded` has marked."""
+    """The text without the mark of `guarded`."""
     return text.removeprefix("'")
 
 
@@ -130,5 +129,5 @@ def read_table(file: Path) -> pd.DataFrame:
 
 
 def same_images(*hits: "pd.Series[bool]") -> NDArray[np.bool_]:
-    """Correctness (R, N) of R classifiers on the N images that all of them have, in one order."""
+    """Correctness (R, N) of R classifiers on the N images that all of them have, in equal order."""
     return pd.concat(hits, axis=1, join="inner").to_numpy().T

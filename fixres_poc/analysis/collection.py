@@ -1,7 +1,7 @@
 """From a sweep's runs to the tables of its report.
 
 `collect` writes results.csv, predictions.parquet, images.csv and sweep.json into reports/<sweep>/;
-`results` reads these four, without the runs. Accuracies are fractions on a test part unless named
+`results` reads these four files, not the runs. Accuracies are fractions on a test part unless named
 val.
 """
 
@@ -28,54 +28,53 @@ from fixres_poc.config.files import (
     write_atomically,
 )
 from fixres_poc.config.geometry import usual_crop_pct
+from fixres_poc.config.notebooks import PREDICTIONS
 from fixres_poc.config.run_state import Outcome, images_record
 from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, SPLITS, several
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
-
-PREDICTIONS = "predictions.parquet"
 
 
 def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     """Write results.csv, predictions.parquet, images.csv and sweep.json into reports/<sweep>/.
 
     Args:
-        done: what each of its runs left, from `run_state.outcomes`.
+        done: outcome of each of its runs, from `run_state.outcomes`.
 
     Returns:
-        The table of results.csv: `COLUMNS`, one row per cell and test part, cells of failed and
-        missing runs included.
+        The table of results.csv: a row per cell and test part, of failed and missing runs too.
 
     Raises:
-        InputError: no run has left anything, so there is nothing to report.
+        InputError: no run has finished or failed.
     """
-    if all(each.status in ("missing", "waiting") for each in done):
+    if all(outcome.status in ("missing", "waiting") for outcome in done):
         raise InputError(
             f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report"
         )
-    outcomes = {each.run.name: each for each in done}
-    shown = [each for each in done if each.run.notebook in ("02_baseline", "04_fixres")]
-    tables = {
-        each.run.name: pd.read_parquet(run_folder(sweep.name, each.run.name) / PREDICTIONS)
-        for each in shown
-        if each.status == "done"
+    outcomes = {outcome.run.name: outcome for outcome in done}
+    shown = [outcome for outcome in done if outcome.run.notebook in ("02_baseline", "04_fixres")]
+    predictions = {
+        outcome.run.name: pd.read_parquet(run_folder(sweep.name, outcome.run.name) / PREDICTIONS)
+        for outcome in shown
+        if outcome.status == "done"
     }
-    every = pd.concat([*tables.values()] or [pd.DataFrame(columns=[*TYPES])])
-    parts = [_rows(each, outcomes, tables.get(each.run.name)) for each in shown]
+    rows = [_rows(outcome, outcomes, predictions.get(outcome.run.name)) for outcome in shown]
     usual = usual_crop_pct(sweep.crop_pct)
-    table = _with_choices(pd.concat(parts, ignore_index=True).astype(COUNTS | MEASURED), usual)
-    predictions = _without_rejected(every.astype(TYPES), table, usual)
+    table = _with_choices(pd.concat(rows, ignore_index=True).astype(COUNTS | MEASURED), usual)
+    predicted = pd.concat([*predictions.values()] or [pd.DataFrame(columns=[*TYPES])])
+    predicted = _without_rejected(predicted.astype(TYPES), table, usual)
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
-        listed, seen = read_table(images), looked_at(sweep)
+        listed = read_table(images)
+        seen = looked_at(sweep)
         listed["looked_at"] = [PurePath(image).name in seen for image in listed["image"]]
         table = _with_ratios(table, listed, sweep)
         listed["image"] = listed["image"].map(guarded)
         # pandas leaves a lone \r unquoted
         text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
         write_atomically(folder / "images.csv", text)
-    write_atomically(folder / PREDICTIONS, parquet(predictions))
-    private = named_paths(sweep.model_dump())  # the report may be passed on
+    write_atomically(folder / PREDICTIONS, parquet(predicted))
+    private = named_paths(sweep.model_dump())  # a report may be published
     summary = impersonal(_summary(sweep, done, table), *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))
     safe = table.assign(error=list(map(guarded, impersonal(list(table["error"]), *private))))
@@ -97,43 +96,47 @@ def looked_at(sweep: SweepSettings) -> set[str]:
         raise InputError(f"looked_at = {sweep.looked_at!r}: cannot be read ({error})") from None
 
 
-def _wanted(given: Mapping[str, Any]) -> pd.DataFrame:
+def _planned(parameters: Mapping[str, Any]) -> pd.DataFrame:
     """Rows of a run that left no predictions, by its parameters."""
-    sizes, values = given.get("test_sizes") or [given["test_size"]], several(given["crop_pct"])
-    names = list(given.get("adaptations", ["probe"]))
-    if given.get("train_size") not in (None, *sizes):
+    sizes = parameters.get("test_sizes") or [parameters["test_size"]]
+    names = list(parameters.get("adaptations", ["probe"]))
+    if parameters.get("train_size") not in (None, *sizes):
         names += [CONTROL + name for name in names if name in ADAPTED]
-    if given.get("equal_flops"):
+    if parameters.get("equal_flops"):
         names = [EQUAL_FLOPS + name for name in names]
-    cells = product(sizes, names, given.get("views", ["center"]), values)
+    crops = parameters["crop_pct"]
+    cells = product(sizes, names, parameters.get("views", ["center"]), several(crops))
     rows = pd.DataFrame(cells, columns=["test_size", "adaptation", "view", "crop_pct"])
-    tried = rows["test_size"].isin(given.get("crop_pct_sizes") or sizes)
-    rows = rows[tried | (rows["crop_pct"] == usual_crop_pct(given["crop_pct"]))]
-    return rows.assign(train_size=given.get("train_size"), seed=given["seed"], test_part="test")
+    tried = rows["test_size"].isin(parameters.get("crop_pct_sizes") or sizes)
+    rows = rows[tried | (rows["crop_pct"] == usual_crop_pct(crops))]
+    train_size, seed = parameters.get("train_size"), parameters["seed"]
+    return rows.assign(train_size=train_size, seed=seed, test_part="test")
 
 
 def _rows(
-    each: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None
+    outcome: Outcome, outcomes: Mapping[str, Outcome], predictions: pd.DataFrame | None
 ) -> pd.DataFrame:
-    training = outcomes[each.run.needs[0]] if each.run.needs else each
-    rows = _wanted(each.run.parameters) if predictions is None else summarise(predictions)
-    error = each.error
-    if each.status in ("missing", "waiting") and training.status == "failed":
+    """A run's rows of results.csv; `predictions` is None if it left none."""
+    run = outcome.run
+    training = outcomes[run.needs[0]] if run.needs else outcome
+    rows = _planned(run.parameters) if predictions is None else summarise(predictions)
+    error = outcome.error
+    if outcome.status in ("missing", "waiting") and training.status == "failed":
         error = f"{training.run.name} failed: {training.error}"
-    adapted, controls = (run.get("seconds", "adapt") or {} for run in (each, training))
-    seconds = adapted | {CONTROL + name: s for name, s in controls.items()}
-    trained = pd.Series([training.get("seconds", name) for name in ("probe", "train")], dtype=float)
-    speeds = rows["view"] if each.run.needs else rows["test_size"].astype(str)
-    speeds = speeds.map(each.get("eval_images_per_second") or {})
+    controls = training.get("seconds", "adapt") or {}
+    adapt_s = outcome.get("seconds", "adapt") or {}
+    adapt_s = adapt_s | {CONTROL + name: seconds for name, seconds in controls.items()}
+    train_s = pd.Series([training.get("seconds", name) for name in ("probe", "train")], dtype=float)
+    timed_by = rows["view"] if run.needs else rows["test_size"].astype(str)
+    speeds = timed_by.map(outcome.get("eval_images_per_second") or {})
     table = rows.assign(
-        # zero_shot was not timed: a probe's run has the probe's speeds
+        # zero_shot is not timed: the speeds of its run are the probe's
         eval_images_per_second=speeds.mask(rows["adaptation"] == "zero_shot"),
-        peak_memory_bytes=each.get("peak_memory_bytes"),
-        train_seconds=trained.sum(min_count=1),
-        adapt_seconds=rows["adaptation"].map(seconds),
-        status=each.status,
+        peak_memory_bytes=outcome.get("peak_memory_bytes"),
+        train_seconds=train_s.sum(min_count=1),
+        adapt_seconds=rows["adaptation"].map(adapt_s),
+        status=outcome.status,
         error=error,
-        crop_pct_chosen=True,
     )
     return table.reindex(columns=COLUMNS)
 
@@ -141,8 +144,8 @@ def _rows(
 def _with_choices(table: pd.DataFrame, usual: float) -> pd.DataFrame:
     """Add crop_pct_chosen: the value with an arm's best mean over seeds on validation.
 
-    Ties go to `usual`, then to the nearest to it, then to the smaller. A control has the value of
-    the arm that it controls; an arm that was not run has `usual`.
+    Ties go to `usual`, then to the value nearest to it, then to the smaller value. A control has
+    the value of its arm; an arm that was not run has `usual`.
     """
     control = table["adaptation"].str.startswith(CONTROL)
     names = table["adaptation"].str.removeprefix(CONTROL)
@@ -157,36 +160,36 @@ def _with_choices(table: pd.DataFrame, usual: float) -> pd.DataFrame:
 
 
 def _without_rejected(predictions: pd.DataFrame, table: pd.DataFrame, usual: float) -> pd.DataFrame:
-    """In order, without validation rows of a crop_pct that is neither chosen nor `usual`."""
+    """Sorted, without validation rows of a crop_pct that is neither chosen nor `usual`."""
     ordered = predictions.sort_values(["split", "image", *KEY], ignore_index=True)
     tried = ordered[(ordered["split"] == "val") & (ordered["crop_pct"] != usual)]
-    own, chosen = (
+    tried_cells, chosen_cells = (
         pd.MultiIndex.from_frame(rows[KEY].astype("str"))
         for rows in (tried, table[table["crop_pct_chosen"]])
     )
-    return ordered.drop(index=tried.index[~own.isin(chosen)])
+    return ordered.drop(index=tried.index[~tried_cells.isin(chosen_cells)])
 
 
 def _with_ratios(table: pd.DataFrame, images: pd.DataFrame, sweep: SweepSettings) -> pd.DataFrame:
-    """Add size_ratio: mean of ratios over crops of these images; 1 for probe and zero-shot.
+    """Add size_ratio, the mean ratio over crops of these images; 1 for probe and zero-shot.
 
-    These two see no random crop: what they were fitted on was framed as in the test.
+    Probe and zero-shot see no random crop: their train images are framed as in the test.
     """
     crops = sample_crops(images[images["split"].isin(SPLITS)], crop_scale=sweep.crop_scale)
     pairs = list(table[PAIR].dropna().drop_duplicates().itertuples(index=False, name=None))
     ratios = pd.concat(
-        pair_ratios(crops, pairs, sweep.resize, value).assign(crop_pct=value)
-        for value in table["crop_pct"].unique()
+        pair_ratios(crops, pairs, sweep.resize, crop_pct).assign(crop_pct=crop_pct)
+        for crop_pct in table["crop_pct"].unique()
     ).rename(columns={"mean_of_ratios": "size_ratio"})
-    place = [*PAIR, "crop_pct"]
-    own = table.drop(columns="size_ratio").astype({"test_size": "Int64"})
-    found = own.merge(ratios[[*place, "size_ratio"]], "left", place)[COLUMNS]
-    return found.assign(size_ratio=found["size_ratio"].mask(found["train_size"].isna(), 1.0))
+    on = [*PAIR, "crop_pct"]
+    table = table.drop(columns="size_ratio").astype({"test_size": "Int64"})
+    table = table.merge(ratios[[*on, "size_ratio"]], "left", on)[COLUMNS]
+    return table.assign(size_ratio=table["size_ratio"].mask(table["train_size"].isna(), 1.0))
 
 
 def _flops(backbone: str, classes: int, table: pd.DataFrame) -> dict[str, int]:
-    """FLOPs of one crop by resolution (px), so that who reads the tables needs no torch."""
-    from fixres_poc.model.memory_plan import parameters_and_flops  # here, since it brings in torch
+    """FLOPs of one crop by resolution (px), so that readers of the tables need no torch."""
+    from fixres_poc.model.memory_plan import parameters_and_flops  # imports torch
 
     sizes = sorted({*table["train_size"].dropna(), *table["test_size"]}) if classes else ()
     return {str(size): parameters_and_flops(backbone, classes, int(size))[1] for size in sizes}
@@ -195,30 +198,30 @@ def _flops(backbone: str, classes: int, table: pd.DataFrame) -> dict[str, int]:
 def _summary(
     sweep: SweepSettings, outcomes: Collection[Outcome], table: pd.DataFrame
 ) -> dict[str, Any]:
+    """The content of sweep.json."""
     parameters = ("train_size", "test_size", "seed")
     measured = ("wall_seconds", "activations", "choices", "epochs", "steps")
     runs = [
         {
-            "name": each.run.name,
-            "notebook": each.run.notebook,
-            "status": each.status,
-            "error": each.error,
-            "equal_flops": bool(each.run.parameters.get("equal_flops")),
-            **{key: each.run.parameters.get(key) for key in parameters},
-            **{key: each.get(key) for key in measured},
+            "name": outcome.run.name,
+            "notebook": outcome.run.notebook,
+            "status": outcome.status,
+            "error": outcome.error,
+            "equal_flops": bool(outcome.run.parameters.get("equal_flops")),
+            **{key: outcome.run.parameters.get(key) for key in parameters},
+            **{key: outcome.get(key) for key in measured},
         }
-        for each in outcomes
+        for outcome in outcomes
     ]
-    facts = ("versions", "hardware", "classes", "images", "leakage", "zero_shot")
-    known = {
-        key: next((each.get(key) for each in outcomes if each.get(key)), None) for key in facts
+    facts = {
+        key: next(filter(None, (outcome.get(key) for outcome in outcomes)), None)
+        for key in ("versions", "hardware", "classes", "images", "leakage", "zero_shot")
     }
-    if known["leakage"] and known["zero_shot"]:  # one warning, wherever the report gives it
-        known["leakage"] = known["leakage"] | {
-            "verdict": f"{known['leakage']['verdict']} {known['zero_shot']}"
-        }
-    known |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
-    known["image_flops"] = _flops(sweep.backbone, len(known["classes"] or ()), table)
-    known["date"] = datetime.now(UTC).date().isoformat()
+    if facts["leakage"] and facts["zero_shot"]:  # the report gives both as one warning
+        verdict = f"{facts['leakage']['verdict']} {facts['zero_shot']}"
+        facts["leakage"] = facts["leakage"] | {"verdict": verdict}
+    facts |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
+    facts["image_flops"] = _flops(sweep.backbone, len(facts["classes"] or ()), table)
+    facts["date"] = datetime.now(UTC).date().isoformat()
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}
-    return {"settings": settings, "runs": runs, **known}
+    return {"settings": settings, "runs": runs, **facts}

@@ -1,6 +1,7 @@
-"""Classifiers held against others on the same images: rows and verdicts, steps, test sizes.
+"""Comparisons of classifiers on the same images: rows and verdicts, steps, test sizes.
 
-docs/design/evaluation_protocol.md fixes level, delta and order of the verdicts. Fractions.
+docs/design/evaluation_protocol.md fixes level, delta and order of the verdicts. Accuracies and
+differences are fractions.
 """
 
 import math
@@ -31,17 +32,18 @@ class Bounds(NamedTuple):
 
 
 def verdict_of(bounds: Sequence[Bounds]) -> Verdict:
-    """The verdict against all references: by both bounds, in the protocol's order.
+    """The verdict against all references, in the protocol's order.
 
-    Bounds that are nan stand for what was not run.
+    Args:
+        bounds: of each reference; nan if it or the cell was not run.
     """
-    if not bounds or any(math.isnan(each.low) for each in bounds):
+    if not bounds or any(math.isnan(interval.low) for interval in bounds):
         return "not run"
-    if all(each.low > 0 for each in bounds):
+    if all(interval.low > 0 for interval in bounds):
         return "better"
-    if all(each.low > -each.delta for each in bounds):
+    if all(interval.low > -interval.delta for interval in bounds):
         return "as good"
-    return "worse" if any(each.high < 0 for each in bounds) else "can't tell"
+    return "worse" if any(interval.high < 0 for interval in bounds) else "can't tell"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Row:
     """A cell against one reference.
 
     Attributes:
-        difference: the cell's accuracy minus the reference's; nan where one of them was not run.
-        level: of the interval: 0.95 for the primary row, else 1 - 0.05 / planned rows.
+        difference: the cell's accuracy minus the reference's; nan if one of them was not run.
+        level: of the interval, 0.95 for the primary row, else 1 - 0.05 / planned rows.
         delta: the largest difference that does not matter.
-        cost_ratio: training cost of the cell over the reference's, in FLOPs and in seconds; nan
-            where it is not known.
+        cost_ratio: training cost of the cell over the reference's, in FLOPs and in seconds; nan if
+            unknown.
     """
 
     cell: Cell
@@ -74,7 +76,7 @@ class Row:
         return verdict_of([self.bounds])
 
     def as_json(self) -> dict[str, Any]:
-        """Cell, reference and numbers for answers.json; None for what is not known."""
+        """Cell, reference and numbers for answers.json; unknown numbers are None."""
         numbers = {
             "estimate": self.difference.estimate,
             **self.bounds._asdict(),
@@ -83,9 +85,12 @@ class Row:
             "seconds_ratio": self.cost_ratio[1],
             "detectable": self.difference.detectable(),
         }
-        known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        cells = {**self.cell._asdict(), "reference": self.reference._asdict()}
-        return {**cells, "verdict": self.verdict, **known}
+        return {
+            **self.cell._asdict(),
+            "reference": self.reference._asdict(),
+            "verdict": self.verdict,
+            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Comparison:
 
     @property
     def cell(self) -> Cell:
-        """What is compared."""
+        """The cell that is compared with its references."""
         return self.rows[0].cell
 
     @property
@@ -108,13 +113,15 @@ class Comparison:
     @property
     def deciding(self) -> Row:
         """The row that decides the verdict: that of the least favourable bound."""
-        bound = "high" if self.verdict == "worse" else "low"
-        slack = 0.0 if self.verdict in ("better", "worse") else 1.0
-        return min(self.rows, key=lambda row: getattr(row.bounds, bound) + slack * row.delta)
+        if self.verdict == "worse":
+            return min(self.rows, key=lambda row: row.bounds.high)
+        if self.verdict == "better":
+            return min(self.rows, key=lambda row: row.bounds.low)
+        return min(self.rows, key=lambda row: row.bounds.low + row.delta)
 
     @property
     def below_delta(self) -> bool:
-        """Whether a gain of delta or more over one of the references is excluded."""
+        """Whether an interval excludes a gain of delta or more over one of the references."""
         return any(row.bounds.high < row.delta for row in self.rows)
 
     @property
@@ -130,29 +137,31 @@ def compared(
     planned: int,
     with_cost: bool = False,
 ) -> tuple[Comparison, ...]:
-    """Every cell against its references on `results.part`; what was not run is nan.
+    """Every cell against its references on `results.part`.
 
     The spread between trainings is pooled over the rows with the same kind of reference.
 
     Args:
-        asked: the planned cells, each with its references: the same number for all.
+        asked: the planned cells, each with its references, in the same order of kinds for all.
         primary: the cell whose row has the level 0.95.
-        planned: number of the question's rows, of which the others share 5 %.
+        planned: number of the question's rows; those other than the primary one share 5 %.
     """
+    cells = [cell for cell, _ in asked]
     kinds = []
     for references in zip(*(references for _, references in asked), strict=True):
-        pairs = [(cell, other) for (cell, _), other in zip(asked, references, strict=True)]
-        hits = [results.paired_hits(*pair) for pair in pairs]
-        known = iter(paired_gains([each for each in hits if each is not None]))
+        pairs = list(zip(cells, references, strict=True))
+        hits = {pair: results.paired_hits(*pair) for pair in pairs}
+        ran = {pair: correct for pair, correct in hits.items() if correct is not None}
+        gains = dict(zip(ran, paired_gains(list(ran.values())), strict=True))
         rows = []
-        for pair, each in zip(pairs, hits, strict=True):
-            difference = Difference() if each is None else next(known)
-            level = LEVEL if pair[0] == primary else 1 - 0.05 / planned
-            delta = largest_unimportant(results.validation, pair[1])
-            ratio = _cost_ratio(results, *pair) if with_cost else (math.nan, math.nan)
-            rows.append(Row(*pair, difference, level, delta, ratio))
+        for cell, reference in pairs:
+            difference = gains.get((cell, reference), Difference())
+            level = LEVEL if cell == primary else 1 - 0.05 / planned
+            delta = largest_unimportant(results.validation, reference)
+            ratio = _cost_ratio(results, cell, reference) if with_cost else (math.nan, math.nan)
+            rows.append(Row(cell, reference, difference, level, delta, ratio))
         kinds.append(rows)
-    return tuple(Comparison(own, own[0].cell == primary) for own in zip(*kinds, strict=True))
+    return tuple(Comparison(rows, rows[0].cell == primary) for rows in zip(*kinds, strict=True))
 
 
 def largest_unimportant(validation: Results, reference: Cell) -> float:
@@ -162,8 +171,8 @@ def largest_unimportant(validation: Results, reference: Cell) -> float:
 
 
 def _cost_ratio(results: Results, cell: Cell, reference: Cell) -> tuple[float, float]:
-    own, other = training_cost(results, cell), training_cost(results, reference)
-    flops, seconds = (a / b if b else math.nan for a, b in zip(own, other, strict=True))
+    costs = zip(training_cost(results, cell), training_cost(results, reference), strict=True)
+    flops, seconds = (cost / base if base else math.nan for cost, base in costs)
     return flops, seconds
 
 
@@ -172,10 +181,10 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
 
     Returns:
         One row per step: step, top1, against (the last step before it that was run), gain, gain_low
-        and gain_high (paired, 95 %); nan where a step was not run. Over several seeds these are
-        means.
+        and gain_high (paired, 95 %); nan if a step was not run. Several seeds give means.
     """
-    start, (train, test, adaptation, view, _) = chosen.same_size(), chosen
+    train, test, adaptation, view, _ = chosen
+    start = chosen.same_size()
     one_crop = chosen._replace(view="center")
     plain = one_crop._replace(adaptation="none")
     steps = {
@@ -186,11 +195,13 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
         f"adapted at {test}": one_crop,
         f"{view} instead of one crop": chosen,
     }
-    planned, path = {start, plain, *keys(results.table)}, dict[Cell, str]()
+    planned = {start, plain, *keys(results.table)}
+    path = dict[Cell, str]()
     for step, cell in steps.items():
         if cell in planned:
-            path.setdefault(cell, step)  # of two steps to one cell the second changes nothing
-    rows, last = [], next(iter(path))
+            path.setdefault(cell, step)  # a second step to the same cell changes nothing
+    rows = []
+    last = next(iter(path))
     for cell, step in path.items():
         row: list[Any] = [step, results.accuracy(cell).estimate]
         if gain := results.difference(cell, last):
@@ -204,20 +215,19 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
 def best_sizes(results: Results) -> list[tuple[Any, Any, Difference | None]]:
     """By train resolution the test resolution of equal apparent size, and the best one.
 
-    Unadapted, in the usual crop. Adapted networks are not judged: the paper's own adapted optimum
-    lies above the ratio 1.
+    Networks are unadapted, in the usual crop: the paper's adapted optimum lies above the ratio 1.
 
     Returns:
         For each train resolution the row of `Results.usual` whose mean ratio of apparent sizes is
         nearest to 1, the row that is best on validation, and the second one's accuracy minus the
-        first one's; None where they are one.
+        first one's; None if they are the same row.
     """
     cells = results.usual
     ran = cells[(cells["seeds"] > 0) & (cells["adaptation"] == "none")]
-    found = []
+    sizes = []
     for _, rows in ran.groupby("train_size"):
         distance = np.log(rows["size_ratio"].to_numpy(dtype=float))
         near = rows.iloc[int(np.abs(distance).argmin())]
         best = rows.iloc[int(rows["val_top1"].argmax())]
-        found.append((near, best, results.difference(cell_of(best), cell_of(near))))
-    return found
+        sizes.append((near, best, results.difference(cell_of(best), cell_of(near))))
+    return sizes

@@ -1,7 +1,7 @@
 """The first four questions of a report: what is compared, and the verdict of each.
 
-docs/design/evaluation_protocol.md fixes rows, primary row and verdicts; the fifth question is
-`recommendation`'s. Sizes are in px.
+docs/design/evaluation_protocol.md fixes rows, primary row and verdicts. `recommendation` answers
+the fifth question. Sizes are in px.
 """
 
 import math
@@ -21,72 +21,76 @@ from fixres_poc.config.settings import CONTROL, ENOUGH_STEPS, EQUAL_FLOPS
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
 UNCHECKED = "cheaper at equal epochs, unchecked at equal FLOPs"
 MOST_OFF = 0.1
-"""How far the ratio of apparent sizes at the matched test resolution may be from 1."""
+"""Largest distance from 1 of the ratio of apparent sizes at the matched test resolution."""
 SAME_AS_PROBE = 0.99
-"""Share of equal predictions on validation from which stage 1 did nothing."""
+"""Share of equal predictions on validation from which stage 1 counts as without effect."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the sweep asks, before any result: cells and their references, by question."""
+    """Cells and their references by question, known before any result."""
 
     results: Results
 
     @cached_property
     def adapted(self) -> str:
-        """The primary adaptation, the paper's: `head_bn`, else `head`; "" where neither was run."""
+        """The primary adaptation, the paper's: `head_bn`, else `head`; "" if neither is planned."""
         names = set(self.results.table["adaptation"])
         return next((name for name in ("head_bn", "head") if name in names), "")
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
         """All (train resolution, test resolution) of the sweep."""
-        given = self.results.settings
-        grid = given["pairs"] or product(given["train_sizes"], given["test_sizes"])
+        settings = self.results.settings
+        grid = settings["pairs"] or product(settings["train_sizes"], settings["test_sizes"])
         return [(train, test) for train, test in grid]
 
     @cached_property
     def matched(self) -> dict[int, int]:
         """By train resolution the matched test resolution, where the grid has one.
 
-        Of the larger test resolutions the one with the least |log(mean of ratios)| of apparent
-        sizes, in the usual crop, if within 10 % of 1.
+        It is the larger test resolution whose mean ratio of apparent sizes in the usual crop has
+        the least |log|, if within 10 % of 1.
         """
         table = self.results.table
         near = table[(table["size_ratio"] - 1).abs() <= MOST_OFF]
         near = near[(near["crop_pct"] == self.results.usual_crop) & near["train_size"].notna()]
-        near = near[near["test_size"] > near["train_size"]].sort_values(["train_size", "test_size"])
-        distance = np.log(near["size_ratio"].to_numpy(dtype=float))
-        best = near.assign(off=np.abs(distance)).sort_values("off", kind="stable")
-        sizes = best.drop_duplicates("train_size").sort_values("train_size")[PAIR].to_numpy()
-        return {int(train): int(test) for train, test in sizes}
+        near = near[near["test_size"] > near["train_size"]]
+        distance = np.abs(np.log(near["size_ratio"].to_numpy(dtype=float)))
+        order = ["train_size", "distance", "test_size"]
+        nearest = near.assign(distance=distance).sort_values(order).drop_duplicates("train_size")
+        return {int(train): int(test) for train, test in nearest[PAIR].to_numpy()}
 
     def cell(self, train: int, test: int, adaptation: str, own_crop: bool = False) -> Cell:
-        """A trained cell in one centre crop: the usual one, or that chosen for this cell."""
+        """A trained cell in a centre crop: the usual one, or the one chosen for its arm."""
         results = self.results
         cell = Cell(train, test, adaptation, crop_pct=results.usual_crop)
         return results.at_chosen_crop(cell) if own_crop else cell
 
     @property
     def claims(self) -> list[tuple[int, int]]:
-        """Pairs of a smaller train resolution, at a test resolution that was trained at too."""
-        every = set(self.pairs)
+        """Pairs with a smaller train resolution whose test resolution is trained at too."""
         return [
-            (train, test) for train, test in self.pairs if train < test and (test, test) in every
+            (train, test)
+            for train, test in self.pairs
+            if train < test and (test, test) in self.pairs
         ]
 
     def training(self) -> Asked:
-        """Question 1: each r at R = r and, adapted, at its matched R, against what needs none."""
-        ways = [(train, test, "none") for train, test in sorted(self.pairs) if train == test]
-        ways += [(*pair, self.adapted) for pair in self.matched.items() if self.adapted]
-        untrained = [name for name in ("probe", "zero_shot") if self.results.knows_all(name)]
+        """Question 1: each r at R = r and, adapted, at its matched R, against no training."""
+        cells = [
+            self.cell(train, test, "none") for train, test in sorted(self.pairs) if train == test
+        ]
+        if self.adapted:
+            cells += [self.cell(*pair, self.adapted) for pair in self.matched.items()]
+        results = self.results
         return [
-            (self.cell(*way), [self.results.once(name, way[1]) for name in untrained])
-            for way in ways
+            (cell, [results.once(name, cell.test_size) for name in results.untrained])
+            for cell in cells
         ]
 
     def claim(self, own_crop: bool = False) -> Asked:
-        """Question 2: trained smaller and adapted against train = test, plain and adapted."""
+        """Question 2: trained smaller and adapted, against train = test, plain and adapted."""
         return [
             (
                 self.cell(train, test, self.adapted, own_crop),
@@ -96,7 +100,7 @@ class Plan:
         ]
 
     def adaptation(self) -> Asked:
-        """Question 3: adapted at the matched R, against none there and against its control."""
+        """Question 3: adapted at the matched R, against unadapted there and against its control."""
         names = ("none", CONTROL + self.adapted)
         return [
             (self.cell(train, test, self.adapted), [self.cell(train, test, name) for name in names])
@@ -104,18 +108,18 @@ class Plan:
         ]
 
     def repair(self) -> Asked:
-        """Of question 4: adapted against none at the matched R, each cell at its own crop_pct."""
+        """Of question 4: adapted against unadapted at the matched R, each at its own crop_pct."""
         return [
             (self.cell(*pair, self.adapted, True), [self.cell(*pair, "none", True)])
             for pair in self.matched.items()
         ]
 
     def why_not(self, question: int) -> str:
-        """Why a question is not asked; "" where it is."""
-        given = self.results.settings
-        if question in (1, 2) and given["head_start"] == "file":
+        """Why a question is not asked; "" if it is."""
+        settings = self.results.settings
+        if question in (1, 2) and settings["head_start"] == "file":
             return "the network was trained elsewhere"
-        if question == 1 and not given["pretrained"]:
+        if question == 1 and not settings["pretrained"]:
             return "the network has no pre-trained weights, so there is no probe"
         if not self.adapted and question > 1:
             return "no adaptation was asked for"
@@ -123,34 +127,35 @@ class Plan:
             return "no pair has both a smaller train resolution and train = test beside it"
         if question == 3 and not self.matched:
             return "no test resolution of the grid matches the apparent size of training"
-        if question == 4 and not isinstance(given["crop_pct"], list):
+        if question == 4 and not isinstance(settings["crop_pct"], list):
             return "one crop_pct"
         if question == 4 and not (self.claims or self.matched):
             return "no pair to try it at"
         return ""
 
     def primary_cell(self, asked: Asked, question: int) -> Cell | None:
-        """The cell of the question's primary row: of the sweep's primary pair, or nearest to it."""
+        """The cell of the primary row: that of the sweep's primary pair, or the nearest to it."""
         cells = [cell for cell, _ in asked]
         largest = max((cell.train_size or 0 for cell in cells), default=0)
         train, test = self.results.settings["primary"] or (largest, 0)
 
         def distance(cell: Cell) -> tuple[bool, bool, bool]:
-            at_home = question == 1 and cell[:2] == (test, test)
-            return cell[:2] != (train, test), not at_home, cell.train_size != train
+            same_size = question == 1 and cell[:2] == (test, test)
+            return cell[:2] != (train, test), not same_size, cell.train_size != train
 
         return min(cells, key=distance, default=None)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The comparisons of one question on one test part, and what follows.
+    """The comparisons of one question on one test part, and their verdict.
 
     Attributes:
         number: 1 to 4.
         steps: fewest optimizer steps of a stage 1.
-        why_not: why it is not asked, else "".
-        equal_flops: of question 2 train = test, cut to the FLOPs of the primary row, against that.
+        why_not: why the question is not asked, else "".
+        equal_flops: of questions 2 and 4, train = test, cut to the training FLOPs of the primary
+            cell, against that cell.
     """
 
     number: int
@@ -161,13 +166,13 @@ class Answer:
 
     @property
     def primary(self) -> Comparison | None:
-        """The row that alone enters title and sentences; None until it was run."""
-        ran = (each for each in self.comparisons if each.verdict != "not run")
-        return next((each for each in ran if each.primary), None)
+        """The comparison that title and sentences are about; None until it was run."""
+        primary = (row for row in self.comparisons if row.primary and row.verdict != "not run")
+        return next(primary, None)
 
     @property
     def primary_verdict(self) -> Verdict:
-        """Of the primary row."""
+        """The verdict of the primary row."""
         return self.primary.verdict if self.primary else "not run"
 
     @property
@@ -191,35 +196,39 @@ class Answer:
         return f"against none: {plain}; against its control: {control}"
 
     def _training(self) -> str:
-        """Of question 1, in the protocol's order of precedence."""
-        rows = self.comparisons
-        if {each.verdict for each in rows} <= {"not run"}:
+        """The verdict of question 1, in the protocol's order of precedence."""
+        verdicts = {row.verdict for row in self.comparisons}
+        if verdicts <= {"not run"}:
             return "not run"
-        gains = any(each.verdict == "better" for each in rows)
+        gains = "better" in verdicts
         if not gains and self.steps < ENOUGH_STEPS:
             return "trained too briefly"
-        if all(each.below_delta for each in rows):
+        if all(row.below_delta for row in self.comparisons):
             return "gains less than delta"
         return "pays" if gains else "not decided"
 
     def rows_as_json(self, part: str) -> list[dict[str, Any]]:
-        """All rows on a test part for answers.json: `decides` is the verdict's, of the primary."""
+        """All rows for answers.json; `decides` marks the row that decides the primary verdict.
+
+        Args:
+            part: name of the test part.
+        """
         return [
             {
                 "part": part,
-                "primary": one.primary,
-                "decides": one.primary and row is one.deciding,
+                "primary": comparison.primary,
+                "decides": comparison.primary and row is comparison.deciding,
                 "k": len(group),
                 **row.as_json(),
             }
             for group in (self.comparisons, self.equal_flops)
-            for one in group
-            for row in one.rows
+            for comparison in group
+            for row in comparison.rows
         ]
 
     @property
     def holds(self) -> bool | None:
-        """Of question 2 or 4: not worse and cheaper; None where it is not asked."""
+        """Of question 2 or 4: whether it is not worse and cheaper; None if not asked."""
         return None if self.why_not else self.not_worse and self.cost == "cheaper"
 
     @property
@@ -235,7 +244,7 @@ class Answer:
             return "unknown"
         if self.flops_ratio > ENOUGH_CHEAPER:
             return "dearer"
-        verdicts = [each.verdict for each in self.equal_flops]
+        verdicts = [row.verdict for row in self.equal_flops]
         if "better" in verdicts:
             return "cheaper only at equal epochs"
         return "cheaper" if verdicts and "not run" not in verdicts else UNCHECKED
@@ -243,24 +252,27 @@ class Answer:
 
 def answers(plan: Plan) -> list[Answer]:
     """Questions 1 to 4 on the part that the plan's results are about."""
-    trained_here = plan.results.settings["head_start"] != "file"
+    results = plan.results
+    trained_here = results.settings["head_start"] != "file"
     remedies = [plan.claim(own_crop=True) if trained_here else [], plan.repair()]
-    asked = [[plan.training()], [plan.claim()], [plan.adaptation()], remedies]
-    found = []
-    for number, lists in enumerate(asked, 1):
+    questions = [[plan.training()], [plan.claim()], [plan.adaptation()], remedies]
+    answered = []
+    for number, lists in enumerate(questions, 1):
         if reason := plan.why_not(number):
-            found.append(Answer(number, why_not=reason))
+            answered.append(Answer(number, why_not=reason))
             continue
-        first = next(filter(None, lists), [])
-        primary, planned = plan.primary_cell(first, number), sum(map(len, lists))
+        with_cost = number in (2, 4)
+        planned = sum(map(len, lists))
+        asked = next(filter(None, lists), [])
+        primary = plan.primary_cell(asked, number)
         comparisons: list[Comparison] = []
-        for rows in lists:  # of one kind of reference each
-            of_these = primary if rows is first else None
-            comparisons += compared(plan.results, rows, of_these, planned, number in (2, 4))
-        reference = _equal_flops(plan, primary, number == 4) if number in (2, 4) else ()
-        steps = fewest_steps(plan.results)
-        found.append(Answer(number, tuple(comparisons), steps, equal_flops=reference))
-    return found
+        for rows in lists:  # each with its own kinds of references
+            own_primary = primary if rows is asked else None
+            comparisons += compared(results, rows, own_primary, planned, with_cost)
+        short = _equal_flops(plan, primary, number == 4) if with_cost else ()
+        steps = fewest_steps(results)
+        answered.append(Answer(number, tuple(comparisons), steps, equal_flops=short))
+    return answered
 
 
 def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comparison, ...]:
@@ -270,26 +282,27 @@ def _equal_flops(plan: Plan, primary: Cell | None, own_crop: bool) -> tuple[Comp
     size = primary.test_size
     planned = set(plan.results.table["adaptation"])
     names = [EQUAL_FLOPS + name for name in ("none", plan.adapted)]
-    short = [
+    asked = [
         (plan.cell(size, size, name, own_crop), [primary]) for name in names if name in planned
     ]
-    return compared(plan.results, short, None, len(short), with_cost=True)
+    return compared(plan.results, asked, None, len(asked), with_cost=True)
 
 
 def fewest_steps(results: Results) -> float:
-    """The fewest optimizer steps of a stage 1; infinite where it is not known."""
+    """The fewest optimizer steps of a stage 1; infinite if unknown."""
     runs = results.sweep["runs"]
     steps = [run["steps"] for run in runs if run["steps"] and not run["equal_flops"]]
     return min(steps, default=math.inf)
 
 
 def did_nothing(results: Results) -> list[int]:
-    """Train resolutions whose stage 1 predicts on validation what the probe does, on 99 % of it."""
-    rows, image = results.predictions, ["test_size", "image"]
+    """Train resolutions whose stage 1 predicts as the probe does on 99 % of validation."""
+    rows = results.predictions
     rows = rows[(rows["split"] == "val") & (rows["view"] == "center")]
     rows = rows[rows["crop_pct"] == results.usual_crop]
+    image = ["test_size", "image"]
     probes = rows[rows["adaptation"] == "probe"].set_index(image)["top1"].rename("probe")
-    own = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
-    own = own.join(probes, on=image)
-    shares = (own["top1"] == own["probe"]).groupby(own["train_size"]).mean()
+    trained = rows[(rows["adaptation"] == "none") & (rows["train_size"] == rows["test_size"])]
+    trained = trained.join(probes, on=image)
+    shares = (trained["top1"] == trained["probe"]).groupby(trained["train_size"]).mean()
     return [int(size) for size in shares.index[shares >= SAME_AS_PROBE]]

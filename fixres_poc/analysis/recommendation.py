@@ -1,9 +1,9 @@
 """Question 5: which arm to use at a budget, by the one-standard-error rule.
 
-Of all arms the cheapest one (inference FLOPs, then training FLOPs; ties to the better validation,
-then to the smaller train resolution) whose mean loss on validation against the best arm is at most
-the standard error of that paired difference, and at most delta. Source of the rule: Breiman,
-Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3.
+The rule takes the cheapest arm whose mean loss on validation against the best arm is at most the
+standard error of that paired difference, and at most delta. Cheapest is by inference FLOPs, then by
+training FLOPs; ties go to the better validation, then to the smaller train resolution. Source:
+Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section 3.4.3.
 """
 
 import functools
@@ -19,10 +19,10 @@ from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.settings import CROPS
 
 FEWEST_IMAGES = 200
-"""Validation images below which arms are listed and none is recommended."""
+"""With fewer validation images no arm is recommended."""
 DRAWS = 1000
 MOST_SCATTER = 1.5
-"""Ratio of single timings of one size from which a speed is not given; FLOPs are."""
+"""Largest ratio of single timings of one size at which a speed is given."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,15 @@ class Recommendation:
     Attributes:
         arms: one row per arm, cheapest first: the columns of `Results.cells`, and cell, flops (of
             an image), training_flops, images_per_second (the median of its test resolution and
-            view; nan where single timings differ by more than half), gap (loss on validation
-            against the best arm), allowed (the largest gap that the rule lets pass), pick ("use",
-            "at this resolution" or "") and share (of the bootstrap draws of validation that pick
-            the arm).
-        use: the cheapest arm that the rule lets pass; None where none is recommended.
+            view; nan if single timings differ by more than half), gap (loss on validation against
+            the best arm), allowed (the largest gap within the rule), pick ("use", "at this
+            resolution" or "") and share (of the bootstrap draws of validation that pick the arm).
+        use: the cheapest arm within the rule; None if none is recommended.
         best: the arm with the highest accuracy on validation.
         price: accuracy of the best arm minus that of the recommended one, on the test part.
-        common: accuracy of the recommended arm minus that of common practice there: the largest
-            train resolution tested at itself, unadapted, in the usual crop.
-        why_not: why none is recommended, else "".
+        common: accuracy of the recommended arm minus that of common practice, on the test part:
+            the largest train resolution tested at itself, unadapted, in the usual crop.
+        why_not: why no arm is recommended, else "".
     """
 
     arms: pd.DataFrame
@@ -53,15 +52,15 @@ class Recommendation:
 
     @property
     def share(self) -> float:
-        """Share of bootstrap draws of validation that pick the recommended arm; 0 where none is."""
+        """Share of bootstrap draws of validation that pick the recommended arm; 0 if none is."""
         return float(sum(self.arms["share"][self.arms["pick"] == "use"])) if self.use else 0.0
 
 
 def recommend(results: Results, adapted: str) -> Recommendation:
-    """The answer to question 5 on `results.part`; the choice is made on validation alone.
+    """The answer to question 5, chosen on validation and compared on `results.part`.
 
     Args:
-        adapted: the primary adaptation; ablations do not compete.
+        adapted: the primary adaptation; the others do not compete.
     """
     arms = _arms(results, adapted)
     if arms.empty:
@@ -69,45 +68,38 @@ def recommend(results: Results, adapted: str) -> Recommendation:
     rule = _Rule(results.validation, list(arms["cell"]))
     use, best = rule.pick(rule.accuracies)
     picks = pd.Series("", index=arms.index)
-    for _, own in arms.groupby("test_size"):
-        among = np.where(arms.index.isin(own.index), rule.accuracies, -1.0)
-        picks[rule.pick(among)[0]] = "at this resolution"
+    for size in arms["test_size"].unique():
+        accuracies = np.where(arms["test_size"] == size, rule.accuracies, -1.0)
+        picks[rule.pick(accuracies)[0]] = "at this resolution"
     picks[use] = "use"
     arms["gap"] = rule.accuracies[best] - rule.accuracies
     arms["allowed"] = rule.allowed(best)
     arms["share"] = rule.shares()
-    few = arms["n_val"].max() < FEWEST_IMAGES
-    cell, top = arms["cell"][use], arms["cell"][best]
-    if few:
+    used, top = arms["cell"][[use, best]]
+    if arms["n_val"].max() < FEWEST_IMAGES:
         why = f"fewer than {FEWEST_IMAGES} validation images"
         return Recommendation(arms.assign(pick=""), best=top, why_not=why)
-    return Recommendation(
-        arms.assign(pick=picks),
-        cell,
-        top,
-        results.difference(top, cell),
-        _over_common_practice(results, cell),
-    )
+    price = results.difference(top, used)
+    common = _over_common_practice(results, used)
+    return Recommendation(arms.assign(pick=picks), used, top, price, common)
 
 
 def _arms(results: Results, adapted: str) -> pd.DataFrame:
     """Every arm at its chosen crop_pct, cheapest first."""
     cells = results.cells
-    untrained = [name for name in ("probe", "zero_shot") if results.knows_all(name)]
-    competing = cells["adaptation"].isin(["none", adapted, *untrained])
+    competing = cells["adaptation"].isin(["none", adapted, *results.untrained])
     arms = cells[cells["crop_pct_chosen"] & competing]
     arms = arms[arms["seeds"] > 0].reset_index(drop=True)
     if arms.empty:
         return arms
-    cell = keys(arms)
-    training = [training_cost(results, each)[0] for each in cell]
-    arms = arms.assign(cell=pd.Series(cell, dtype=object), training_flops=training)
+    arms["cell"] = keys(arms)
+    arms["training_flops"] = [training_cost(results, cell)[0] for cell in arms["cell"]]
     one_crop = arms["test_size"].astype(str).map(results.sweep["image_flops"])
     arms["flops"] = one_crop * arms["view"].map(CROPS)
-    place = ["test_size", "view"]
-    timed = results.table.groupby(place)["eval_images_per_second"].agg(["median", "min", "max"])
+    timing = ["test_size", "view"]
+    timed = results.table.groupby(timing)["eval_images_per_second"].agg(["median", "min", "max"])
     steady = timed["median"].where(timed["max"] <= MOST_SCATTER * timed["min"])
-    arms = arms.join(steady.rename("images_per_second"), on=place)
+    arms = arms.join(steady.rename("images_per_second"), on=timing)
     order = ["flops", "training_flops", "val_top1", "train_size"]
     rising = [True, True, False, True]
     by_cost: pd.DataFrame = arms.sort_values(order, ascending=rising, na_position="first")
@@ -118,28 +110,29 @@ class _Rule:
     """The rule on the validation images of arms that are sorted by cost."""
 
     def __init__(self, validation: Results, cells: list[Cell]) -> None:
-        self.validation, self.cells = validation, cells
-        self.allowed = functools.cache(self._allowed)  # for each draw that this arm is best in
+        self.validation = validation
+        self.cells = cells
+        self.allowed = functools.cache(self._allowed)  # many draws have the same best arm
         hits = [pd.concat(validation.hits(cell).values(), axis=1).mean(axis=1) for cell in cells]
         # (N, K): share of the trainings of each of K arms that are right on each of N images
         self.hits = pd.concat(hits, axis=1, join="inner").to_numpy()
         self.accuracies = self.hits.mean(axis=0)
 
     def _allowed(self, best: int) -> np.ndarray:
-        """By how much an arm's accuracy may be below that of the arm with this number, (K,)."""
+        """Largest loss (K,) of each arm against the arm with the number `best`."""
         pairs = [self.validation.paired_hits(self.cells[best], cell) for cell in self.cells]
         errors = [0.0 if pair is None else paired_gain(*pair).error for pair in pairs]
-        most = largest_unimportant(self.validation, self.cells[best])
-        return np.minimum(errors, most)
+        delta = largest_unimportant(self.validation, self.cells[best])
+        return np.minimum(errors, delta)
 
     def pick(self, accuracies: np.ndarray) -> tuple[int, int]:
-        """Numbers of the arm to use and of the best one, by accuracies (K,) on validation."""
+        """Numbers of the arm to use and of the best arm, by accuracies (K,) on validation."""
         best = int(accuracies.round(9).argmax())  # the cheapest of equals
-        passed = accuracies[best] - accuracies <= self.allowed(best) + 1e-9
-        return int(passed.argmax()), best
+        within_rule = accuracies[best] - accuracies <= self.allowed(best) + 1e-9
+        return int(within_rule.argmax()), best
 
     def shares(self) -> np.ndarray:
-        """How often a bootstrap of the validation images picks each arm, (K,)."""
+        """Share of bootstrap draws of the validation images that pick each arm, (K,)."""
         images = len(self.hits)
         weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS)
         picks = [self.pick(accuracies)[0] for accuracies in weights @ self.hits / images]

@@ -1,8 +1,8 @@
 """What one run leaves behind: predictions, metrics, versions and hardware.
 
 A run's folder holds `predictions.parquet` (one row per image x test resolution x adaptation x view
-x crop_pct) and, written last, `metrics.json`. Accuracies are fractions, top-1 unless said
-otherwise, on a test part unless named val.
+x crop_pct) and, written last, `metrics.json`. Accuracies are top-1, as fractions, on a test part
+unless named otherwise.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from fixres_poc.analysis.statistics import (
     wilson_interval,
 )
 from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.notebooks import METRICS, PREDICTIONS
 from fixres_poc.config.provenance import LIBRARY, environment
 from fixres_poc.config.settings import EQUAL_FLOPS, RunSettings, Settings
 from fixres_poc.data.dataset import ImageDataset
@@ -45,7 +46,7 @@ TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What a notebook measured, for metrics.json; None is not written."""
+    """Measurements of a notebook, for metrics.json; fields that are None are not written."""
 
     classes: Sequence[str] | None = None  # names, in the order of the labels
     images: Mapping[str, int] | None = None  # number per split
@@ -54,19 +55,19 @@ class Metrics:
     # by view; of the linear probe by test resolution
     eval_images_per_second: Mapping[str, float] | None = None
     peak_memory_bytes: int | None = None
-    images_at_once: int | None = None  # that passed the frozen network
-    memory: Mapping[str, Any] | None = None  # how a batch of stage 1 was made to fit
+    images_at_once: int | None = None  # in the frozen network
+    memory: Mapping[str, Any] | None = None  # of `epochs.memory_facts`
     history: Mapping[str, list[Any]] | None = None  # of stage 1, by column
     epochs: int | None = None  # of stage 1
     steps: int | None = None  # of the optimizer, in stage 1
-    # a mapping or dataclass: what was chosen on validation, from what the settings list
+    # a mapping or dataclass: choices on validation among the values of the settings
     choices: Any = None
-    # what it was chosen from, with validation accuracies
+    # the alternatives, with validation accuracies
     tried: Mapping[str, list[Any]] | None = None
-    zero_shot: str | None = None  # what the pre-trained classifier knew of the classes, in words
-    left_out: Sequence[str] | None = None  # of crop_pct: lines on what was not tried
+    zero_shot: str | None = None  # sentence on the classes that the pre-trained classifier has
+    left_out: Sequence[str] | None = None  # lines on values of crop_pct that were not tried
     leakage: Mapping[str, Any] | None = None  # findings of the leakage check
-    activations: list[dict[str, Any]] | None = None  # what enters the classifier, by framing
+    activations: list[dict[str, Any]] | None = None  # rows of `equalise.summary`, by framing
     parameters: int | None = None  # of the backbone
     published: int | None = None  # number of published networks shown
     data: str | None = None  # fingerprint of the images that were read
@@ -79,22 +80,22 @@ def record_run(
     predictions: pd.DataFrame | None = None,
     **measured: Any,
 ) -> None:
-    """Write a notebook's results into its run's folder, with data, GPU and peak memory filled in.
+    """Write a notebook's results into its run's folder, with data, GPU and peak memory.
 
     Args:
-        measured: fields of `Metrics`; tables are kept by column.
+        measured: fields of `Metrics`; tables are written by column.
 
     Raises:
         TypeError: `Metrics` has no such field.
     """
-    # here, since it brings in torch
+    # imports torch
     from fixres_poc.model.device import device_name, peak_memory_bytes
 
     if data is not None:
         measured |= {"data": data.fingerprint(), "classes": data.classes, "images": data.counts()}
-    measured = {
-        k: v.to_dict("list") if isinstance(v, pd.DataFrame) else v for k, v in measured.items()
-    }
+    for name, value in measured.items():
+        if isinstance(value, pd.DataFrame):
+            measured[name] = value.to_dict("list")
     metrics = Metrics(**measured, peak_memory_bytes=peak_memory_bytes())
     folder = run_folder(settings.sweep, settings.run_name)  # type: ignore[attr-defined]  # every notebook's has one
     write_run(folder, settings, metrics, predictions, device_name())
@@ -113,48 +114,48 @@ def write_run(
         predictions: columns image, split (val, test, or the extra test part's name), test_size
             (px), adaptation, view, crop_pct, target, top1..top5 (class indices, -1 where there are
             fewer than 5 classes) and probability (of top1). The file also has the settings' seed
-            and train_size (px), which is empty for a notebook that does not train at a resolution.
+            and train_size (px; empty for a notebook that does not train at a resolution).
         gpu: name of the accelerator.
 
     Raises:
         KeyError: the predictions lack a column.
-        ValueError: there are train images among them.
+        ValueError: the predictions include train images.
     """
     content: dict[str, Any] = {"settings": settings.model_dump(mode="json")} | environment(gpu)
-    # a sweep's kernel has it
+    # a sweep's kernel sets it
     begun = float(os.environ.get("FIXRES_BEGUN") or psutil.Process().create_time())
     content["wall_seconds"] = time.time() - begun
     if predictions is not None:
         if "train" in set(predictions["split"]):
             raise ValueError("split 'train': only val and test parts are predicted")
-        given = content["settings"]
-        predictions = predictions.assign(train_size=given.get("train_size"), seed=given["seed"])
-        if given.get("equal_flops"):
+        values = content["settings"]
+        predictions = predictions.assign(train_size=values.get("train_size"), seed=values["seed"])
+        if values.get("equal_flops"):
             predictions["adaptation"] = EQUAL_FLOPS + predictions["adaptation"]
         predictions = predictions[list(TYPES)].round({"probability": 4}).astype(TYPES)
         packed = parquet(predictions)
-        write_atomically(folder / "predictions.parquet", packed)
+        write_atomically(folder / PREDICTIONS, packed)
         content["predictions_sha256"] = hashlib.sha256(packed).hexdigest()
         content["accuracies"] = json.loads(summarise(predictions).to_json(orient="records") or "[]")
     measured = {key: value for key, value in asdict(metrics).items() if value is not None}
     content["used"] = _used(settings) | {
         key: measured.pop(key) for key in ("data", "checkpoint") if key in measured
     }
-    write_atomically(folder / "metrics.json", json.dumps(content | measured, indent=1))
+    write_atomically(folder / METRICS, json.dumps(content | measured, indent=1))
 
 
 def _used(settings: Settings) -> dict[str, str]:
-    """Digests of what this process has used; whoever runs the notebook adds that of its code."""
+    """Digests of library and weights; the caller of the notebook adds that of its code."""
     used = {"library": LIBRARY}
     if path := getattr(settings, "weights", None):
-        from fixres_poc.model.weights import fingerprint  # here, since it brings in torch
+        from fixres_poc.model.weights import fingerprint  # imports torch
 
         used["weights"] = str(fingerprint(path))
     return used
 
 
 def parquet(table: pd.DataFrame) -> bytes:
-    """The table as a Parquet file, packed as small as it gets."""
+    """The table as a Parquet file, in the strongest compression."""
     buffer = BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd", compression_level=19)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
 """The results of a sweep from its report's tables: choices on validation, comparisons on test.
 
-Accuracies are fractions on that part unless named val. The choices never use a test part.
+Accuracies are fractions on a test part unless named val. No choice uses a test part.
 """
 
 import json
@@ -37,6 +37,7 @@ from fixres_poc.analysis.statistics import (
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
 from fixres_poc.config.geometry import usual_crop_pct
+from fixres_poc.config.notebooks import PREDICTIONS
 from fixres_poc.config.settings import CROPS, EQUAL_FLOPS, stage1_passes
 
 MEANS = [
@@ -50,21 +51,14 @@ Hits = Mapping[int, "pd.Series[bool]"]
 def paired(first: Hits, second: Hits) -> NDArray[np.bool_] | None:
     """Correctness (2, S, N) of two classifiers on the S seeds and N images that both have.
 
-    None where they share no seed.
+    Returns:
+        None where they share no seed.
     """
     seeds = sorted(set(first) & set(second))
     if not seeds:
         return None
-    hits = same_images(*(side[seed] for side in (first, second) for seed in seeds))
+    hits = same_images(*(classifier[seed] for classifier in (first, second) for seed in seeds))
     return hits.reshape(2, len(seeds), -1)
-
-
-def _joint_status(status: "pd.Series[str]") -> str:
-    return (
-        status.iloc[0]
-        if status.nunique() == 1
-        else f"{(status == 'done').sum()} of {len(status)} done"
-    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class Results:
 
     Attributes:
         part: the test part that accuracies and differences are about.
-        groups: group by image, where intervals are about groups of images (`statistics.by_group`).
+        groups: group by image, for intervals over groups (`statistics.by_group`).
     """
 
     table: pd.DataFrame
@@ -104,18 +98,18 @@ class Results:
 
     @cached_property
     def _correct(self) -> dict[Cell, dict[int, "pd.Series[bool]"]]:
-        """Which images of the part each cell classifies correctly, by seed."""
+        """Correctness on the part, by cell and seed."""
         rows = self.predictions[self.predictions["split"] == self.part].astype({"image": str})
         hits = rows.assign(correct=rows["target"] == rows["top1"]).set_index("image")
-        found: dict[Cell, dict[int, pd.Series[bool]]] = {}
+        by_cell: dict[Cell, dict[int, pd.Series[bool]]] = {}
         for key, group in hits.groupby([*GRID, "seed"], observed=True, dropna=False):
-            *place, seed = cast(tuple[Any, ...], key)
-            cell = cell_of(dict(zip(GRID, place, strict=True)))
+            *values, seed = cast(tuple[Any, ...], key)
+            cell = cell_of(dict(zip(GRID, values, strict=True)))
             correct = group["correct"]
-            found.setdefault(cell, {})[seed] = (
-                correct if self.groups is None else by_group(correct, self.groups)
-            )
-        return found
+            if self.groups is not None:
+                correct = by_group(correct, self.groups)
+            by_cell.setdefault(cell, {})[seed] = correct
+        return by_cell
 
     def once(self, name: str, test_size: int) -> Cell:
         """The cell of "probe" or "zero_shot", which have no train resolution."""
@@ -127,76 +121,81 @@ class Results:
         return usual_crop_pct(self.settings["crop_pct"])
 
     def at_chosen_crop(self, cell: Cell) -> Cell:
-        """The cell at the crop_pct that validation chose for its arm; as it is where none was."""
+        """The cell at the crop_pct that validation chose for its arm; unchanged if none was."""
         chosen = keys(self.table[self.table["crop_pct_chosen"]])
-        own = (each for each in chosen if each._replace(crop_pct=cell.crop_pct) == cell)
-        return next(own, cell)
+        same_arm = (other for other in chosen if other._replace(crop_pct=cell.crop_pct) == cell)
+        return next(same_arm, cell)
 
-    def knows_all(self, name: str) -> bool:
-        """Whether "probe" or "zero_shot" was run, and on all images of the test part."""
-        own = self.table[(self.table["adaptation"] == name) & (self.table["test_part"] == "test")]
-        most = self.table.loc[self.table["test_part"] == "test", "n_test"].max()
-        return len(own) > 0 and bool((own["n_test"].dropna() == most).all())
+    @property
+    def untrained(self) -> list[str]:
+        """Which of "probe" and "zero_shot" were run, and on all images of the test part."""
+        tested = self.table[self.table["test_part"] == "test"]
+        partly = tested.loc[tested["n_test"] < tested["n_test"].max(), "adaptation"]
+        names = set(tested["adaptation"]) - set(partly)
+        return [name for name in ("probe", "zero_shot") if name in names]
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """Rows of `table` about `part`, one for all seeds of a cell; `seeds` is how many finished.
 
-        Where there is more than one seed, numbers are means over those that ran, `seed` is the
-        first of them, top-1 has the interval of `accuracy`, p-values are missing, and the status
-        says how many ran.
+        If there are several seeds, numbers are means over those that finished, `seed` is the first
+        of them, top-1 has the interval of `accuracy`, and the status says how many finished.
         """
-        own = self.table[(self.table["test_part"] == self.part) | (self.table["status"] != "done")]
-        table = own.reset_index(drop=True)
-        ok = table["status"] == "done"
-        table = table.assign(seeds=ok.astype(int), test_part=self.part)
+        done = self.table["status"] == "done"
+        table = self.table.assign(seeds=done.astype(int))
+        table = table[(table["test_part"] == self.part) | ~done]
+        table = table.reset_index(drop=True).assign(test_part=self.part)
         if not table.duplicated(GRID).any():
             return table
-        groups = table.assign(seed=table["seed"].where(ok)).groupby(
+
+        def joint_status(status: "pd.Series[str]") -> str:
+            counts = f"{(status == 'done').sum()} of {len(status)} done"
+            return status.iloc[0] if status.nunique() == 1 else counts
+
+        groups = table.assign(seed=table["seed"].where(table["seeds"] > 0)).groupby(
             GRID, sort=False, as_index=False, dropna=False
         )
-        joint = dict.fromkeys(["seed", "test_part", "crop_pct_chosen"], "first") | dict.fromkeys(
-            MEANS, "mean"
-        )
-        cells = groups.agg(joint | {"seeds": "sum", "status": _joint_status})
+        firsts = dict.fromkeys(["seed", "test_part", "crop_pct_chosen"], "first")
+        means = dict.fromkeys(MEANS, "mean")
+        cells = groups.agg(firsts | means | {"seeds": "sum", "status": joint_status})
         cells["seed"] = cells["seed"].fillna(self.settings["seeds"][0]).astype(int)
-        found = [self.accuracy(cell) for cell in keys(cells)]
-        cells["top1_low"] = [each.low for each in found]
-        cells["top1_high"] = [each.high for each in found]
+        accuracies = [self.accuracy(cell) for cell in keys(cells)]
+        cells["top1_low"] = [accuracy.low for accuracy in accuracies]
+        cells["top1_high"] = [accuracy.high for accuracy in accuracies]
         return cells.reindex(columns=[*COLUMNS, "seeds"])
 
     @property
     def usual(self) -> pd.DataFrame:
         """The rows of `cells` in one usual centre crop, without the reference at equal FLOPs."""
         cells = self.cells
-        same = (cells["view"] == "center") & (cells["crop_pct"] == self.usual_crop)
-        return cells[same & ~cells["adaptation"].str.startswith(EQUAL_FLOPS)]
+        usual = (cells["view"] == "center") & (cells["crop_pct"] == self.usual_crop)
+        return cells[usual & ~cells["adaptation"].str.startswith(EQUAL_FLOPS)]
 
     def hits(self, cell: Cell) -> Hits:
-        """Correctness of a cell at each seed at which it was run to its end."""
+        """Correctness of a cell, by the seeds whose run finished."""
         return self._correct.get(cell, {})
 
     def _against(self, cell: Cell) -> Hits:
-        """`hits`; what ran once for all seeds counts for each."""
-        found = self.hits(cell)
+        """`hits`; those of a cell that runs once for all seeds count for each seed."""
+        hits = self.hits(cell)
         if cell.train_size is not None:
-            return found
-        return {seed: hits for hits in found.values() for seed in self.settings["seeds"]}
+            return hits
+        return {seed: correct for correct in hits.values() for seed in self.settings["seeds"]}
 
     def accuracy(self, cell: Cell) -> Accuracy:
-        """Mean accuracy over the cell's seeds; nan where it was not run."""
+        """Mean accuracy over the cell's seeds; nan if it was not run."""
         hits = self.hits(cell).values()
         return mean_accuracy(same_images(*hits)) if hits else Accuracy()
 
     def paired_hits(self, first: Cell, second: Cell) -> NDArray[np.bool_] | None:
-        """`paired` correctness of two cells on `part`; None where one of them was not run."""
+        """`paired` correctness of two cells on `part`; None if one of them was not run."""
         return paired(self._against(first), self._against(second))
 
     def difference(self, first: Cell, second: Cell) -> Difference | None:
         """Accuracy of the first cell minus the second's, on the images and seeds that both have.
 
         Returns:
-            `paired_gain`; None where the cells are one, or share no seed.
+            `paired_gain`; None if the cells are equal, or share no seed.
         """
         hits = None if first == second else self.paired_hits(first, second)
         return None if hits is None else paired_gain(*hits)
@@ -205,11 +204,11 @@ class Results:
         """The trained cell with the best validation accuracy (mean over seeds), for predictions.
 
         Ties go to the smaller test size, then to fewer crops, to the simpler adaptation, to the
-        smaller train size. The probe, controls and full fine-tuning are no candidates, nor are
-        cells that ran with fewer seeds than others.
+        smaller train size. The probe, controls, full fine-tuning and cells that finished with fewer
+        seeds than others do not compete.
 
         Raises:
-            InputError: no pair was run to its end.
+            InputError: no pair has finished.
         """
         rows = self.cells[self.cells["adaptation"].isin(CANDIDATES) & (self.cells["seeds"] > 0)]
         rows = rows[rows["crop_pct_chosen"]]
@@ -229,7 +228,7 @@ class Results:
         return self.cells.iloc[keys(self.cells).index(cell)]
 
     def test_predictions(self, cell: Cell) -> pd.DataFrame:
-        """What a cell of the sweep's first seed predicts for the part's images; maybe nothing."""
+        """Predictions of a cell at the sweep's first seed for the part; empty if it did not run."""
         rows = self.predictions[self.predictions["split"] == self.part]
         for name, value in {**cell._asdict(), "seed": self.settings["seeds"][0]}.items():
             rows = rows[rows[name].isna() if value is None else rows[name] == value]
@@ -240,7 +239,7 @@ def load_results(report: str) -> Results:
     """Read the tables of a sweep's report, or of those in a folder (see `files.report_folder`).
 
     Raises:
-        InputError: there are none, or they are damaged or of another version.
+        InputError: they are absent, damaged or of another version.
     """
     folder = report_folder(report)
     if not (folder / "results.csv").exists():
@@ -250,12 +249,13 @@ def load_results(report: str) -> Results:
     table = read_table(folder / "results.csv")
     try:
         sweep = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        if absent := {"settings", "runs", "classes", "images", "versions"} - set(sweep):
+            raise LookupError(f"sweep.json lacks {', '.join(sorted(absent))}")
         return Results(
             table=table[COLUMNS].assign(error=table["error"].map(unguarded)),
-            predictions=pd.read_parquet(folder / "predictions.parquet", columns=[*TYPES]),
+            predictions=pd.read_parquet(folder / PREDICTIONS, columns=[*TYPES]),
             images=listed.assign(image=listed[IMAGE_COLUMNS]["image"].map(unguarded)),
-            sweep=sweep
-            | {key: sweep[key] for key in ("settings", "runs", "classes", "images", "versions")},
+            sweep=sweep,
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
@@ -264,7 +264,7 @@ def load_results(report: str) -> Results:
 
 
 def leading_part(results: Results) -> str:
-    """The test part that is not flagged for leakage; of both or neither the larger one."""
+    """The test part without a leakage flag; if that leaves several, the largest."""
     flagged = (results.sweep.get("leakage") or {}).get("flagged") or {}
     clean = [part for part in results.parts if not flagged.get(part)]
     counts = results.sweep["images"]
@@ -272,29 +272,32 @@ def leading_part(results: Results) -> str:
 
 
 def training_cost(results: Results, cell: Cell) -> tuple[float, float]:
-    """FLOPs of a cell's training, and its seconds.
+    """FLOPs and seconds of a cell's training.
 
-    Of a trained cell: the probe that stage 1 starts from, stage 1 and stage 2, the chosen recipes
-    alone; of the probe one forward pass of the train part. Reading of images is not counted (in
-    FLOPs). nan where it is not known; 0 for zero-shot.
+    A trained cell costs the probe that stage 1 starts from, stage 1 and stage 2, with the chosen
+    recipes alone. The linear probe costs one forward pass of the train part, zero-shot nothing.
+    Reading images takes no FLOPs. Unknown values are nan.
     """
-    flops, counts, row = results.sweep["image_flops"], results.sweep["images"], results.row(cell)
-    tested, start = counts["train"] * flops[str(cell.test_size)], results.settings["head_start"]
+    flops = results.sweep["image_flops"]
+    counts = results.sweep["images"]
+    epoch_of_stage_2 = counts["train"] * flops[str(cell.test_size)]
     if cell.train_size is None:
-        return tested * (cell.adaptation == "probe"), 0.0
+        return epoch_of_stage_2 * (cell.adaptation == "probe"), 0.0
+    row = results.row(cell)
     name = cell.adaptation.removeprefix(EQUAL_FLOPS)
-    seconds = row["train_seconds"] + (row["adapt_seconds"] if name != "none" else 0.0)
-    place = ("done", cell.train_size, name != cell.adaptation)
+    seconds = float(row["train_seconds"] + (row["adapt_seconds"] if name != "none" else 0.0))
+    recipe = ("done", cell.train_size, name != cell.adaptation)
     done = [
         run
         for run in results.sweep["runs"]
-        if (run["status"], run["train_size"], run["equal_flops"]) == place
+        if (run["status"], run["train_size"], run["equal_flops"]) == recipe
     ]
-    # a training's own run has no test resolution
-    own = {run["test_size"]: run for run in reversed(done)}  # of several seeds the first
-    if None not in own:
-        return float("nan"), float(seconds)
-    passed = stage1_passes(start, own[None]["epochs"] if start != "file" else 0, counts)
-    choices = own.get(cell.test_size, {}).get("choices") or {}
+    # the run of the training itself has no test resolution; of several seeds the first counts
+    runs = {run["test_size"]: run for run in reversed(done)}
+    if None not in runs:
+        return float("nan"), seconds
+    start = results.settings["head_start"]
+    passes = stage1_passes(start, runs[None]["epochs"] if start != "file" else 0, counts)
+    choices = runs.get(cell.test_size, {}).get("choices") or {}
     epochs = choices.get("adapt", {}).get(name, {"epochs": 0})["epochs"]
-    return passed * flops[str(cell.train_size)] + epochs * tested, float(seconds)
+    return passes * flops[str(cell.train_size)] + epochs * epoch_of_stage_2, seconds

@@ -1,8 +1,8 @@
 """Accuracies with intervals, and paired comparisons of two classifiers on the same images.
 
 Accuracies, probabilities and differences are fractions. `correct`, `first` and `second` are
-booleans of shape (N,): was the image classified correctly? Two classifiers' arrays are aligned,
-image by image.
+booleans of shape (N,): whether the image was classified correctly. Two classifiers' arrays list
+the images in the same order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-# of the variance between images: what `paired_gain` takes for the whole at least
 POOLED = 1.5
 """A row keeps its own mean square between trainings above this multiple of the pooled one.
 
-Pooled, a row of that kind would be covered in 81 % of simulated sweeps, for 95 %."""
+Pooled, the 95 % interval of such a row covers the truth in 81 % of simulated sweeps."""
 LEAST_SHARE = 2 / 3
+"""Least variance of a mean over trainings, as a share of the variance between images."""
 
 
 class Accuracy(NamedTuple):
@@ -30,10 +30,10 @@ class Accuracy(NamedTuple):
     high: float = nan
 
     def percent(self, brief: bool = False) -> str:
-        """The accuracy in words, such as '81.2 % (95 % interval 77.9 to 84.1)'.
+        """The accuracy as text, such as '81.2 % (95 % interval 77.9 to 84.1)'.
 
         Args:
-            brief: '81.2 % (77.9 to 84.1)', for tables.
+            brief: for tables, '81.2 % (77.9 to 84.1)'.
         """
         top1, low, high = (f"{value * 100:.1f}" for value in self)
         return f"{top1} % ({'' if brief else '95 % interval '}{low} to {high})"
@@ -43,8 +43,8 @@ class Difference(NamedTuple):
     """A difference of two accuracies and its 95 % interval, all in [-1, 1].
 
     `error` is the standard error (nan: not known), `freedom` its degrees of freedom. The interval
-    lies about `centre`, which the added images of `paired_gain` draw towards 0. `seeds` is the
-    number of trainings that it is a mean of.
+    is symmetric about `centre`: the estimate, drawn towards 0 by the images that `paired_gains`
+    adds. `seeds` is the number of trainings behind the mean.
     """
 
     estimate: float = nan
@@ -56,38 +56,38 @@ class Difference(NamedTuple):
     seeds: int = 1
 
     def at(self, level: float) -> tuple[float, float]:
-        """Bounds of the interval of another level, such as 0.9; nan without `error`."""
+        """Bounds of the interval at a level, such as 0.9; nan without `error`."""
         return _bounds(self.centre, self.error, self.freedom, level)
 
     def detectable(self) -> float:
         """Smallest true difference that is detected with a power of 0.8, at most 1.
 
-        nan without `error`, which it takes for exact. With 3 to 5 trainings that is uncertain, and
-        a power of 0.8 may be one of 0.6.
+        nan without `error`. `error` is taken for exact: with 3 to 5 trainings it is uncertain, and
+        the power may be as low as 0.6.
         """
         return float(np.minimum(stdtrit(self.freedom, [0.975, 0.8]).sum() * self.error, 1.0))
 
     def points(self, brief: bool = False) -> str:
-        """The difference in points, such as '+1.2 points (95 % interval −0.3 to 2.7)'.
+        """The difference as text, such as '+1.2 points (95 % interval −0.3 to 2.7)'.
 
         Args:
-            brief: '+1.2 (−0.3 to 2.7)', for tables and figures.
+            brief: for tables and figures, '+1.2 (−0.3 to 2.7)'.
         """
-        unit, interval = ("", "") if brief else (" points", "95 % interval ")
-        # + 0.0 makes of a rounded minus zero a zero
+        # + 0.0 turns minus zero into zero
         gain, low, high = (round(value * 100, 1) + 0.0 for value in self[:3])
-        text = f"{gain:+.1f}{unit} ({interval}{low:.1f} to {high:.1f})"
-        return text.replace("-", "\N{MINUS SIGN}")
+        interval = f"{low:.1f} to {high:.1f}"
+        text = f"({interval})" if brief else f"points (95 % interval {interval})"
+        return f"{gain:+.1f} {text}".replace("-", "\N{MINUS SIGN}")
 
     def told(self, gain: str, loss: str, neither: str) -> str:
-        """One of three texts: by an interval above 0, one below 0, or one that includes it."""
+        """The text for an interval above 0, below 0, or that includes 0."""
         return gain if self.low > 0 else loss if self.high < 0 else neither
 
 
 def _bounds(
     centre: float, error: float, freedom: float, level: float = 0.95, least: float = -1.0
 ) -> tuple[float, float]:
-    """An interval of Student's t, cut off at `least` and 1."""
+    """An interval of Student's t, clipped to [least, 1]."""
     margin = float(stdtrit(freedom, (1 + level) / 2)) * error
     low, high = np.clip([centre - margin, centre + margin], least, 1.0)
     return float(low), float(high)
@@ -104,19 +104,21 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
         Lower and upper bound, in [0, 1].
 
     Raises:
-        ValueError: `correct` is not within 0 and `total`, as scipy says.
+        ValueError: `correct` is not within 0 and `total`.
     """
     if total == 0:
         return nan, nan
-    from scipy.stats import binomtest  # here, since importing it takes a second
+    from scipy.stats import binomtest  # a slow import
 
-    test = binomtest(correct, total, correct / total)  # at this p the unused p-value costs nothing
+    test = binomtest(correct, total, correct / total)  # with this p the unused p-value is cheap
     low, high = test.proportion_ci(method="wilson")
     return float(low), float(high)
 
 
 def mean_accuracy(correct: ArrayLike) -> Accuracy:
-    """Mean accuracy over trainings, with Wilson's interval for one, else that of `paired_gain`.
+    """Mean accuracy over trainings, with its interval.
+
+    Wilson's interval for one training, that of `paired_gains` for several.
 
     Args:
         correct: (S, N) booleans.
@@ -128,26 +130,24 @@ def mean_accuracy(correct: ArrayLike) -> Accuracy:
 
 
 def paired_gain(first: ArrayLike, second: ArrayLike) -> Difference:
-    """Accuracy of the first classifier minus that of the second, on the same images.
-
-    As `paired_gains` of one row.
-    """
+    """`paired_gains` of one row: accuracy of the first classifier minus that of the second."""
     return paired_gains([np.stack([first, second])])[0]
 
 
 def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
     """Accuracies of first classifiers minus those of second ones, on the same images.
 
-    Of one training it has the Bonett-Price interval: Wald's after one image was added to each of
-    the two kinds of disagreement (Bonett and Price, 2012). It is centred closer to 0 than the
+    A row of one training has the Bonett-Price interval: Wald's, after one image is added to each of
+    the two kinds of disagreement (Bonett and Price, 2012). Its centre is closer to 0 than the
     estimate, which is the plain difference.
 
-    Over S trainings the interval is for other trainings and other images. Both are crossed random
-    effects: with the mean squares A between trainings, B between images and E of the rest, the mean
-    has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007). A is
-    pooled over the rows, with the degrees of freedom of all of them, but for rows above `POOLED`.
-    A + B - E is at least two thirds of B, and t has the degrees of freedom of Satterthwaite (1946)
-    for the larger of A and those two thirds: by simulations (tests/analysis). Two images are added.
+    A row of S trainings has an interval for other trainings and other images, which are crossed
+    random effects. With the mean squares A between trainings, B between images and E of the rest,
+    the mean has the variance (A + B - E) / (S N) (Searle, Casella and McCulloch, 1992; Owen, 2007).
+    A is pooled over the rows, with the degrees of freedom of all of them, except for rows above
+    `POOLED`. A + B - E is at least two thirds of B, and t has the degrees of freedom of
+    Satterthwaite (1946) for the larger of A and those two thirds (simulated in tests/analysis). Two
+    images are added here as well.
 
     Args:
         rows: correctness by the first and by the second classifier: (2, N) booleans of one
@@ -157,39 +157,39 @@ def paired_gains(rows: Sequence[ArrayLike]) -> list[Difference]:
         A difference for each row.
 
     Raises:
-        ValueError: there are no images, or, as numpy says, the two differ in shape.
+        ValueError: there are no images, or the two classifiers' arrays differ in shape.
     """
     hits = [np.asarray(row, dtype=np.float64) for row in rows]
     gains = [np.atleast_2d(first - second) for first, second in hits]
-    if not all(each.size for each in gains):
+    if not all(gain.size for gain in gains):
         raise ValueError("no images to compare on")
-    alone = [(_between_trainings(each), len(each) - 1) for each in gains]
-    freedom = max(sum(degrees for _, degrees in alone), 1)
-    pooled = (sum(square * degrees for square, degrees in alone) / freedom, freedom)
-    found = []
-    for each, its_own in zip(gains, alone, strict=True):
-        if len(each) == 1:
-            images = each.size + 2
-            centre = float(each.sum()) / images
-            variance = float((each**2).sum() + 2) / images - centre**2
-            own = (centre, (variance / images) ** 0.5, inf)
+    squares = [(_between_trainings(gain), len(gain) - 1) for gain in gains]
+    freedom = max(sum(degrees for _, degrees in squares), 1)
+    pooled = (sum(square * degrees for square, degrees in squares) / freedom, freedom)
+    differences = []
+    for gain, square in zip(gains, squares, strict=True):
+        if len(gain) == 1:
+            images = gain.size + 2
+            centre = float(gain.sum()) / images
+            variance = float((gain**2).sum() + 2) / images - centre**2
+            error, degrees = (variance / images) ** 0.5, inf
         else:
-            between = its_own if its_own[0] > POOLED * pooled[0] else pooled
-            own = _over_seeds(each, least=-1, between=between)
-        gain, (centre, error, degrees) = float(each.mean()), own
-        found.append(Difference(gain, *_bounds(*own), error, degrees, centre, len(each)))
-    return found
+            between = square if square[0] > POOLED * pooled[0] else pooled
+            centre, error, degrees = _over_seeds(gain, least=-1, between=between)
+        interval = (*_bounds(centre, error, degrees), error, degrees, centre)
+        differences.append(Difference(float(gain.mean()), *interval, len(gain)))
+    return differences
 
 
 def by_group(values: "pd.Series[Any]", groups: Mapping[str, str]) -> "pd.Series[Any]":
     """A value for each group of images, with the mean of all images, for intervals over groups.
 
-    That of a group is its sum over the images of their deviation from the mean, scaled: the
-    linearized estimator of a mean from samples of groups (Cochran, Sampling Techniques, 1977,
+    A group's value is the mean plus the scaled sum of its images' deviations from the mean: the
+    linearized estimator of a mean from a sample of groups (Cochran, Sampling Techniques, 1977,
     section 2.11).
 
     Args:
-        values: of each image.
+        values: by image.
         groups: group by image; any other image is a group of its own.
     """
     mean = values.mean()
@@ -198,7 +198,7 @@ def by_group(values: "pd.Series[Any]", groups: Mapping[str, str]) -> "pd.Series[
 
 
 def _between_trainings(values: NDArray[np.float64]) -> float:
-    """Mean square between trainings of values (S, N); 0 of one training."""
+    """Mean square between trainings of values (S, N); 0 if S is 1."""
     means = values.mean(axis=1)
     return values.shape[1] * float(means.var(ddof=1)) if len(values) > 1 else 0.0
 
@@ -211,7 +211,8 @@ def _over_seeds(
     Args:
         between: mean square between trainings and its degrees of freedom; None: of these values.
     """
-    (seeds, images), mean = values.shape, float(values.mean())
+    seeds, images = values.shape
+    mean = float(values.mean())
     by_training, spare = between or (_between_trainings(values), max(seeds - 1, 1))
     centre = (images * mean + least + 1) / (images + 2)
     ends = (least - centre) ** 2 + (1 - centre) ** 2
@@ -227,12 +228,10 @@ def _over_seeds(
 
 
 def of_one_training(correct: ArrayLike) -> Accuracy:
-    """Mean accuracy with the 95 % interval in which another single training is expected.
-
-    A prediction interval: on other images, of one training, given the mean of S.
+    """Mean accuracy with the 95 % prediction interval of one more training, on other images.
 
     Args:
-        correct: (S, N) booleans; of one training the spread between trainings is not known, and the
+        correct: (S, N) booleans. If S is 1, the spread between trainings is unknown, and the
             interval is that of `mean_accuracy`.
     """
     hits = np.asarray(correct, dtype=np.float64)
@@ -251,7 +250,6 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> flo
 
     Args:
         confidence: probability of the predicted class, (N,), in [0, 1].
-        correct: was it right? (N,) booleans.
 
     Returns:
         The error in [0, 1]; nan where there are no images.
@@ -267,16 +265,17 @@ def reliability(
     """Confidence and accuracy in bins of equal width on [0, 1], each closed on the right.
 
     Args:
-        equal_counts: bins hold equally many images instead.
+        equal_counts: use bins of equally many images instead.
 
     Returns:
-        Columns confidence and accuracy (means over the bin), images (number); bins with images.
+        A row per bin that has images: confidence and accuracy (means), images (number).
     """
-    p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    which = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
+    p = np.asarray(confidence, dtype=np.float64)
+    hits = np.asarray(correct, dtype=np.float64)
+    bin_of = np.clip(np.ceil(p * bins) - 1, 0, bins - 1)
     if equal_counts:
-        which = p.argsort(kind="stable").argsort() * min(bins, len(p)) // max(len(p), 1)
-    table = pd.DataFrame({"confidence": p, "accuracy": hit, "images": 1}).groupby(which)
+        bin_of = p.argsort(kind="stable").argsort() * min(bins, len(p)) // max(len(p), 1)
+    table = pd.DataFrame({"confidence": p, "accuracy": hits, "images": 1}).groupby(bin_of)
     means = table.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
     return means.reset_index(drop=True)
 
@@ -295,7 +294,7 @@ def macro_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
 def confused_pairs(
     targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Ordered pairs of classes by how many images of the one are taken for the other.
+    """Pairs of classes by how many images of the first are taken for the second.
 
     Returns:
         Columns target, predicted (names), images (number) and share (of the target's images).
@@ -309,5 +308,5 @@ def confused_pairs(
     )
     wrong = table[table["target"] != table["predicted"]]
     pairs = wrong.value_counts().rename("images").reset_index()
-    every = table["target"].value_counts()
-    return pairs.assign(share=pairs["images"] / pairs["target"].map(every).astype(float))
+    counts = table["target"].value_counts()
+    return pairs.assign(share=pairs["images"] / pairs["target"].map(counts).astype(float))

@@ -1,1 +1,1 @@
-"""FixRes itself: stage 1, stage 2, the adaptations, and what they are compared with."""
+"""FixRes itself: stage 1, stage 2, the adaptations, and their baselines."""

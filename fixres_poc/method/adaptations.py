@@ -1,9 +1,9 @@
-"""Stage 2 of one pair of sizes: all adaptations that are asked for, and how each classifies.
+"""Stage 2 of one pair of sizes: all adaptations of the settings, and their predictions.
 
-Besides the tails of `stage2` and their controls, adapted by the training run at the train
+Besides the tails of `stage2` and their controls, which the training run adapts at the train
 resolution, there are: `none`; `equalised`, which maps the activations back without training; and
-`full`, the upper reference, all weights fine-tuned at the test resolution with stage 2's framing,
-and epochs and rate of `head_bn` (without it, the first ones listed).
+`full`, the upper reference, which fine-tunes all weights at the test resolution with stage 2's
+framing, and epochs and rate of `head_bn` (without it, the first ones listed).
 """
 
 import itertools
@@ -34,14 +34,14 @@ TAILS = "adapted_{:g}.safetensors"
 
 @dataclass
 class AdaptedPair(stage2.AdaptedTails):
-    """What the adaptations of a pair give.
+    """All adaptations of a pair.
 
     Attributes:
-        tails: by adaptation, in the settings' order, then controls; on the trunk of stage 1, but
-            `full`.
-        tried: at test = train the training has it.
+        tails: by adaptation, in the settings' order, then controls; all but `full` on the trunk of
+            stage 1.
+        tried: empty at test = train, where the training has it.
         full: the network of `full`.
-        activations: of `equalise.distributions`, for `equalised`.
+        activations: from `equalise.distributions`, for `equalised`.
     """
 
     full: nn.Module | None = None
@@ -53,42 +53,44 @@ class AdaptedPair(stage2.AdaptedTails):
         return {name: tail for name, tail in self.tails.items() if name != "full"}
 
     def entering(self) -> pd.DataFrame:
-        """What enters the classifier, see `equalise.summary`; empty without `equalised`."""
+        """The `equalise.summary` of what enters the classifier; empty without `equalised`."""
         return equalise.summary(self.activations) if self.activations else pd.DataFrame()
 
 
 def adapt_framings(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> tuple[dict[float, AdaptedPair], str]:
-    """`adapt_pair` in each framing of `evaluation.framings`, by crop_pct; its line on the others.
+    """`adapt_pair` in each framing of `evaluation.framings`, by crop_pct, and that function's line.
 
-    Each tail is adapted in the framing that it is tested in, and so is each control.
+    Each tail and each control is adapted in the framing that it is tested in.
     """
     framed, left_out = framings(settings, data, settings.test_size)
-    found = dict[float, AdaptedPair]()
-    for value, own in framed.items():
-        if found:  # the training has the controls of the usual framing, which comes first
-            size = own.train_size
-            done = stage2.adapt_best(trained.model, data, own, size, own.adapted, accelerator)
+    model, size = trained.model, settings.train_size
+    pairs = dict[float, AdaptedPair]()
+    for crop_pct, framing in framed.items():
+        if pairs:  # the training has the controls of the usual framing, which comes first
+            done = stage2.adapt_best(model, data, framing, size, framing.adapted, accelerator)
             choices = replace(trained.choices, adapt=done.choices)
             seconds = {"adapt": done.seconds}
             trained = replace(trained, controls=done.tails, choices=choices, seconds=seconds)
-        found[value] = adapt_pair(trained, data, own, accelerator)
-    return found, left_out
+        pairs[crop_pct] = adapt_pair(trained, data, framing, accelerator)
+    return pairs, left_out
 
 
 def adapt_pair(
     trained: Trained, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> AdaptedPair:
-    """Every adaptation that a pair asks for.
+    """Every adaptation of a pair's settings.
 
     Raises:
         InputError: an adaptation that the network cannot have.
     """
-    model, size, wanted = trained.model, settings.test_size, list[str](settings.adaptations)
-    if size == settings.train_size:  # the same steps from the same random state as the controls
-        seconds, choices = trained.seconds["adapt"], trained.choices.adapt
-        adapted = AdaptedPair(dict(trained.controls), dict(seconds), choices)
+    model = trained.model
+    size = settings.test_size
+    wanted = list[str](settings.adaptations)
+    if size == settings.train_size:  # controls have the same steps from the same random state
+        seconds = dict(trained.seconds["adapt"])
+        adapted = AdaptedPair(dict(trained.controls), seconds, trained.choices.adapt)
     else:
         done = stage2.adapt_best(model, data, settings, size, settings.adapted, accelerator)
         adapted = AdaptedPair(**vars(done))
@@ -98,16 +100,14 @@ def adapt_pair(
     if "equalised" in wanted:
         start = now(accelerator)
         adapted.activations = equalise.distributions(model, data, settings, accelerator)
-        # two where test resolution = train resolution
-        seen, *_, given = adapted.activations.values()
-        adapted.tails["equalised"] = equalise.equalise(model, seen, given)
+        in_training, *_, in_test = adapted.activations.values()
+        adapted.tails["equalised"] = equalise.equalise(model, in_training, in_test)
         adapted.seconds["equalised"] = now(accelerator) - start
     if "full" in wanted:
-        way = adapted.choices.get("head_bn") or stage2.Variant(
-            "head_bn", **settings.grid("head_bn")[0]
-        )
+        chosen = adapted.choices.get("head_bn")
+        variant = chosen or stage2.Variant("head_bn", **settings.grid("head_bn")[0])
         norm = trained.choices.batch_norm
-        recipe = Recipe(size, "val_train", way.epochs, way.learning_rate, norm)
+        recipe = Recipe(size, "val_train", variant.epochs, variant.learning_rate, norm)
         full = train(settings.train_settings(), recipe, data, accelerator, start=model)
         adapted.full, adapted.tails["full"] = full.model, Tail(full.model)
         adapted.seconds["full"] = float(full.history["seconds"].sum())
@@ -117,14 +117,14 @@ def adapt_pair(
 
 @dataclass(frozen=True)
 class PairPredictions:
-    """What `predict_pair` gives.
+    """Predictions of all adaptations of a pair.
 
     Attributes:
-        table: one row per image, adaptation and view (see `evaluation.Predictions`), of val and
-            test parts.
-        seconds: for all of it.
-        images_per_second: of test images by view, all adaptations of one trunk together.
-        at_once: images that passed at once, as in `evaluation.Predictions`.
+        table: one row per image, adaptation and view, of val and test parts; columns as in
+            `evaluation.Predictions`.
+        seconds: in all.
+        images_per_second: on "test", by view; all adaptations of one trunk together.
+        at_once: images in the network at once, as in `evaluation.Predictions`.
     """
 
     table: pd.DataFrame
@@ -144,51 +144,48 @@ def predict_pair(
     networks = [(model, adapted.on_stage_1)] if adapted.on_stage_1 else []
     if adapted.full is not None:
         networks.append((adapted.full, {"full": adapted.tails["full"]}))
-    parts = ["val", *data.test_parts[1:], "test"]  # the last one gives the speed
+    splits = ["val", *data.test_parts[1:], "test"]  # the last one gives the speed
     size = settings.test_size
-    found: list[Predictions] = []
+    done: list[Predictions] = []
     speed: dict[str, float] = {}
     for view, (network, tails) in itertools.product(settings.views, networks):
-        for split in parts:
-            found.append(predict(network, tails, data, split, settings, size, accelerator, view))
-        speed.setdefault(view, found[-1].images_per_second)
+        for split in splits:
+            done.append(predict(network, tails, data, split, settings, size, accelerator, view))
+        speed.setdefault(view, done[-1].images_per_second)
     return PairPredictions(
-        pd.concat([each.table for each in found], ignore_index=True),
-        sum(each.seconds for each in found),
+        pd.concat([predictions.table for predictions in done], ignore_index=True),
+        sum(predictions.seconds for predictions in done),
         speed,
-        min(each.at_once for each in found),
+        min(predictions.at_once for predictions in done),
     )
 
 
 def adaptation_costs(model: nn.Module, adapted: AdaptedPair) -> pd.DataFrame:
-    """What each adaptation costs, done alone, and how far it moves the last batch norm's weights.
+    """Cost of each adaptation alone, and how far it moves the last batch norm's weights.
 
     Returns:
-        Columns adaptation, learning_rate, affine_factor and epochs (as chosen; nan where nothing is
-        trained), seconds and moved (see `stage2.moved`). Controls, which cost nothing here, are
-        left out.
+        Columns adaptation, learning_rate, affine_factor and epochs (as chosen; nan if nothing is
+        trained), seconds and moved (see `stage2.moved`), without the controls, which cost nothing
+        here.
     """
-    rows = [
-        {
-            "adaptation": name,
-            **(vars(adapted.choices[name]) if name in adapted.choices else {}),
-            "seconds": adapted.seconds.get(name, 0.0),
-            "moved": stage2.moved(model, tail),
-        }
-        for name, tail in adapted.tails.items()
-        if not name.startswith(CONTROL)
-    ]
+    rows = []
+    for name, tail in adapted.tails.items():
+        if not name.startswith(CONTROL):
+            chosen = vars(adapted.choices[name]) if name in adapted.choices else {}
+            seconds = adapted.seconds.get(name, 0.0)
+            moved = stage2.moved(model, tail)
+            rows.append({**chosen, "adaptation": name, "seconds": seconds, "moved": moved})
     names = ("adaptation", "learning_rate", "affine_factor", "epochs", "seconds", "moved")
     return pd.DataFrame(rows, columns=names)
 
 
 def changed_tensors(model: nn.Module, tail: Tail) -> list[str]:
     """Names of a tail's parameters and buffers that differ from the model's, or are new."""
-    own = Tail(model).state_dict()
+    before = Tail(model).state_dict()
     return [
         name
         for name, value in tail.state_dict().items()
-        if name not in own or not torch.equal(value, own[name])
+        if name not in before or not torch.equal(value, before[name])
     ]
 
 
@@ -199,10 +196,10 @@ def save_tails(
     settings: PairSettings,
     classes: Sequence[str],
 ) -> None:
-    """Keep the tails of a pair in one framing, as `<adaptation>.<parameter>`; not that of `full`.
+    """Write the tails of a pair in one framing, but for `full`, to adapted_<crop_pct>.safetensors.
 
-    The file is `adapted_<crop_pct>.safetensors`. With them go settings, classes and the digest of
-    the network of stage 1, whose trunk they belong to.
+    Tensors are named `<adaptation>.<parameter>`. The record has settings, classes and the digest of
+    the network of stage 1, whose trunk the tails belong to.
     """
     record: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),

@@ -1,7 +1,7 @@
-"""How large objects appear at train and at test time, by crops that the transforms draw.
+"""Apparent sizes of objects at train and at test time, from crops that the transforms draw.
 
-Sizes are in pixels. `config.geometry` has the formulas for square images, and says what `crop_pct`
-and `crop_scale` are. Source: Touvron et al., 2019, section 3.1.
+Sizes are in pixels. `config.geometry` has the formulas for square images, and explains `crop_pct`
+and `crop_scale`. Source: Touvron et al., 2019, section 3.1.
 """
 
 import functools
@@ -29,31 +29,30 @@ def sample_crops(
     """
     sizes = images[["width", "height"]].to_numpy()
     rows = np.resize(np.random.default_rng(0).permutation(len(sizes)), draws)
-    sides = np.sqrt(_crop_areas(tuple(crop_scale), *sizes[rows].ravel().tolist()))
+    sides = np.sqrt(_crop_areas(tuple(crop_scale), tuple(map(tuple, sizes[rows].tolist()))))
     return pd.DataFrame(
         {"row": rows, "width": sizes[rows, 0], "height": sizes[rows, 1], "crop_side": sides}
     )
 
 
 @functools.cache
-def _crop_areas(crop_scale: tuple[float, float], *sizes: int) -> tuple[int, ...]:
-    """Areas, px, of one train crop each of images whose widths and heights alternate."""
+def _crop_areas(
+    crop_scale: tuple[float, float], sizes: tuple[tuple[int, ...], ...]
+) -> tuple[int, ...]:
+    """Areas, in pixels, of a train crop of each image, by widths and heights."""
     train = get_transforms(need=["train"], crop_scale=crop_scale)["train"]
-    crop = cast(Any, train).transforms[1]  # what follows ToImage
+    crop = cast(Any, train).transforms[1]  # after ToImage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        images = [
-            torch.empty((1, h, w), device="meta")
-            for w, h in zip(sizes[::2], sizes[1::2], strict=True)
-        ]
-        drawn = [crop.make_params([image]) for image in images]
-    return tuple(each["width"] * each["height"] for each in drawn)
+        images = [torch.empty((1, height, width), device="meta") for width, height in sizes]
+        crops = [crop.make_params([image]) for image in images]
+    return tuple(params["width"] * params["height"] for params in crops)
 
 
 def enlargement_at_test(
     images: pd.DataFrame, test_size: int, resize: Resize = "short_side", crop_pct: float = CROP_PCT
 ) -> np.ndarray:
-    """Enlargement of each image in the test framing (N,), sides truncated as its Resize does."""
+    """Enlargement (N,) of each image in the test framing, with sides truncated as in its Resize."""
     sizes = images[["width", "height"]].to_numpy()
     fixed = sizes.min(axis=1) if resize == "short_side" else sizes[:, 1]
     resized = np.maximum(resized_side(test_size, crop_pct) * sizes // fixed[:, None], 1)
@@ -92,16 +91,16 @@ def neutral_test_sizes(
     resize: Resize = "short_side",
     crop_pct: float = CROP_PCT,
 ) -> pd.DataFrame:
-    """The test resolutions at which objects look as large as in training: the predicted best ones.
+    """The predicted best test resolutions, at which objects look as large as in training.
 
-    The interval is about the average over images like these: it joins the 95 % bootstrap intervals
-    (images drawn again 300 times with all their crops) of the two definitions, and is mostly the
-    distance between these. It is not where the accuracy's best size must lie: single crops scatter
-    by a quarter around the mean, so no size suits all of them.
+    The interval is for the average over images like these. It joins the 95 % bootstrap intervals
+    of both definitions (300 draws of images, with all their crops), and is mostly the distance
+    between them. It does not bound the size of best accuracy: single crops scatter by a quarter
+    around the mean, so no size suits all of them.
 
     Returns:
         One row per train resolution: train_size, mean_of_ratios and ratio_of_means (the test
-        resolution, px, at which that statistic is 1), low and high.
+        resolution at which that statistic is 1), low and high.
     """
     counts = np.bincount(crops["row"]).astype(np.float64)
     images = np.flatnonzero(counts)
@@ -112,13 +111,13 @@ def neutral_test_sizes(
     side = crops["crop_side"].to_numpy()
     rows = []
     for train_size in train_sizes:
-        # the resized side is a whole number, so not quite linear
-        near = round(neutral_test_size(train_size))
-        scale = enlargement_at_test(crops, near, resize, crop_pct) / near
-        values = [
-            np.bincount(crops["row"], each)[images] for each in (scale * side, scale, 1 / side)
-        ]
-        both, test, train = (weights @ value for value in values)
+        # the scale is that of a size nearby: whole pixels make it slightly non-linear
+        nearby = round(neutral_test_size(train_size))
+        scale = enlargement_at_test(crops, nearby, resize, crop_pct) / nearby
+        both, test, train = (
+            weights @ np.bincount(crops["row"], values)[images]
+            for values in (scale * side, scale, 1 / side)
+        )
         by_ratio = train_size * (weights @ counts[images]) / both
         by_mean = train_size * train / test
         ends = np.quantile([by_ratio[1:], by_mean[1:]], [0.025, 0.975], axis=1)
@@ -137,7 +136,10 @@ def predicted_object_sizes(
     crop_pct: float = CROP_PCT,
     crop_scale: tuple[float, float] = CROP_SCALE,
 ) -> pd.DataFrame:
-    """Apparent sizes predicted from image sizes and boxes.
+    """Apparent sizes of boxes, predicted for random train crops and for the test framing.
+
+    Args:
+        boxes: width and height of each image; left, top, right and bottom of its box, px.
 
     Returns:
         Columns train_px and test_px, one row per draw.

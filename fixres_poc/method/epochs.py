@@ -1,9 +1,8 @@
-"""Epochs that train all weights: with any memory the same steps, and resumable.
+"""Resumable epochs that train all weights, with the same steps whatever the memory.
 
-A step's batch is that of the settings, on any number of processes. Where it does not fit at once,
-gradients of parts are added up. Only a batch norm in train mode sees the difference: it normalises
-its own part. A frozen one does not. No batch has one image alone. A part of a batch may, where
-memory or several processes ask for it.
+A step has the batch size of the settings, on any number of processes. If a batch does not fit into
+memory, gradients of its parts are added up. This changes the result only for batch norms in train
+mode, which normalise each part alone. No batch has a single image; a part of a batch may.
 """
 
 import json
@@ -53,13 +52,13 @@ class Recipe:
     """How all weights of a network are fine-tuned."""
 
     size: int  # side of the crop in px, in training and on validation
-    framing: Literal["train", "val_train"]  # of the train images: random crops, or that of stage 2
+    framing: Literal["train", "val_train"]  # of the train images: random crops, or as in stage 2
     epochs: int
     learning_rate: float  # of the classifier, the highest of the one-cycle schedule
-    # frozen: it normalises with its running statistics, which stay as they are
+    # frozen: normalise with the running statistics, and leave these unchanged
     batch_norm: BatchNorm = "train"
     optimizer: Literal["adamw", "sgd"] = "sgd"
-    trunk_factor: float = 1.0  # rate of all other weights over the classifier's
+    trunk_factor: float = 1.0  # learning rate of all other weights over the classifier's
 
 
 @dataclass
@@ -68,7 +67,7 @@ class State:
 
     recipe: Recipe
     model: nn.Module
-    network: nn.Module  # the model, or its wrapper that adds up gradients over several processes
+    network: nn.Module  # the model, or its wrapper that averages gradients over processes
     optimizer: AcceleratedOptimizer
     schedule: AcceleratedScheduler
     plan: StepPlan
@@ -78,28 +77,28 @@ class State:
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a training is kept after each epoch, and the record that it belongs to."""
+    """The file that keeps a training after each epoch, and the record that it belongs to."""
 
     file: Path
     record: Mapping[str, Any]
 
     def keep(self, state: State, accelerator: Accelerator) -> None:
-        """Write the state, wholly or not at all; tensors, numbers and strings only."""
+        """Write the state atomically, as tensors, numbers and strings."""
         content = {key: part.state_dict() for key, part in _parts(state, accelerator).items()}
         content |= {"record": json.dumps(self.record), "rows": state.rows}
-        with replacing(self.file) as opened:  # by path, torch would not say that the disk is full
+        with replacing(self.file) as opened:  # given a path, torch does not report a full disk
             torch.save(content, opened)
 
     def resume(self, state: State, accelerator: Accelerator) -> None:
-        """Go on where the file's training stopped, if it is there, whole and of this record."""
+        """Load the state from the file, if that is present, undamaged and of this record."""
         try:
-            # torch itself reads a flipped bit as another weight
+            # torch does not check sums: it reads a flipped bit as another weight
             if zipfile.ZipFile(self.file).testzip():
                 return
             content = torch.load(self.file, map_location="cpu", weights_only=True)
             if content["record"] != json.dumps(self.record):
                 return
-        except Exception:  # absent, or damaged in one of many ways
+        except Exception:  # an absent or damaged file raises many types
             return
         for key, part in _parts(state, accelerator).items():
             part.load_state_dict(content[key])
@@ -107,18 +106,20 @@ class Saved:
 
 
 def _parts(state: State, accelerator: Accelerator) -> dict[str, Any]:
-    """All that a training goes on from; there is a scaler in fp16 alone."""
+    """The parts of a training that have a state, by name."""
     parts = {"model": state.model, "optimizer": state.optimizer, "schedule": state.schedule}
-    return parts | ({"scaler": accelerator.scaler} if accelerator.scaler is not None else {})
+    if accelerator.scaler is not None:  # in fp16
+        parts["scaler"] = accelerator.scaler
+    return parts
 
 
 def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
-    """Epochs of stage 1; 0 where a network is used as it is.
+    """Epochs of stage 1; 0 if a network of a file replaces it.
 
-    `auto` gives `ENOUGH_STEPS` steps or a little more. With `equal_flops` they are cut, to 1 at
-    least, so that probe and stage 1 cost no more than probe, stage 1 and stage 2 of that smaller
-    train resolution at the same test resolution. An epoch of stage 2 costs one forward pass of the
-    train part, for stage 1 see `stage1_passes`.
+    `auto` gives `ENOUGH_STEPS` steps or a little more. `equal_flops` cuts the epochs, to 1 at
+    least: probe and stage 1 then cost no more than probe, stage 1 and stage 2 of that smaller train
+    resolution at the same test resolution. An epoch of stage 2 costs one forward pass of the train
+    part, for stage 1 see `stage1_passes`.
 
     Args:
         counts: images by split.
@@ -130,12 +131,12 @@ def number_of_epochs(settings: TrainSettings, counts: Mapping[str, int]) -> int:
     if settings.equal_flops is None:
         return epochs
     share = (settings.equal_flops / settings.train_size) ** 2
-    probe, first, whole = (
-        stage1_passes(settings.head_start, done, counts) for done in (0, 1, epochs)
+    probe, one_epoch, all_epochs = (
+        stage1_passes(settings.head_start, number, counts) for number in (0, 1, epochs)
     )
     adapt = max(several(settings.adapt_epochs)) * counts["train"]
-    budget = share * whole + adapt - probe
-    return min(epochs, max(1, int(budget / (first - probe))))
+    budget = share * all_epochs + adapt - probe
+    return min(epochs, max(1, int(budget / (one_epoch - probe))))
 
 
 def fine_tune(
@@ -147,10 +148,13 @@ def fine_tune(
     saved: Saved | None = None,
     start: nn.Module | None = None,
 ) -> State:
-    """Train by one plan, on from what is saved, else from `start`; the model is in eval mode then.
+    """Train by one plan, from the saved state if there is one, else from `start`.
 
-    One-cycle schedule, label smoothing. The last epoch is used: an annealed schedule ends at
-    its best, and the best of many on validation would flatter.
+    The schedule is one-cycle, the loss has label smoothing. The last epoch is used: an annealed
+    schedule ends at its best, and the best epoch on validation would be biased upwards.
+
+    Returns:
+        The training after its last epoch, with the model in eval mode.
     """
     try:
         state = begin(recipe, settings, data, accelerator, plan, start)
@@ -161,7 +165,7 @@ def fine_tune(
         for epoch in range(1 + len(state.rows), recipe.epochs + 1):
             begun = time.perf_counter()
             samples.epoch = epoch
-            # no epoch depends on another
+            # each epoch has its own seed, so that a resumed training equals one without a break
             set_seed((settings.seed * 1_000_003 + epoch) % 2**31, device_specific=True)
             loss = run_epoch(state, samples, settings, accelerator)
             row = {
@@ -178,7 +182,7 @@ def fine_tune(
         state.model.eval().zero_grad(set_to_none=True)
         return state
     finally:
-        # it keeps the optimizer, and with it weights, gradients and momentum
+        # the accelerator refers to the optimizer, and so to weights, gradients and momentum
         accelerator.free_memory()
 
 
@@ -192,7 +196,8 @@ def begin(
 ) -> State:
     """A training before its first epoch.
 
-    It starts from the weights of `start`; None for pre-trained or, as set, random ones.
+    Args:
+        start: network with the first weights; None: pre-trained or random ones, by the settings.
     """
     set_seed(settings.seed)
     model = create(
@@ -220,12 +225,11 @@ def begin(
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    rate, head = recipe.learning_rate, dict.fromkeys(classifier(model).parameters())
-    trunk = [each for each in model.parameters() if each not in head]
-    groups = [
-        {"params": trunk, "lr": rate * recipe.trunk_factor},
-        {"params": list(head), "lr": rate},
-    ]
+    rate = recipe.learning_rate
+    head = list(classifier(model).parameters())
+    in_head = set(head)
+    trunk = [parameter for parameter in model.parameters() if parameter not in in_head]
+    groups = [{"params": trunk, "lr": rate * recipe.trunk_factor}, {"params": head, "lr": rate}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=ADAMW_DECAY, fused=True)
     return torch.optim.SGD(
@@ -234,13 +238,14 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def memory_facts(state: State, settings: TrainSettings, accelerator: Accelerator) -> dict[str, Any]:
-    """How a batch was made to fit, for metrics.json."""
-    part, note = state.plan.micro_batch_size, None
-    if state.recipe.batch_norm == "train" and part < settings.batch_size:
-        note = f"batch norm saw {part} images at a time"
+    """How a batch fits into memory, for metrics.json."""
+    at_once = state.plan.micro_batch_size
+    note = None
+    if state.recipe.batch_norm == "train" and at_once < settings.batch_size:
+        note = f"batch norm saw {at_once} images at a time"
     return {
         "batch_size": settings.batch_size,
-        "micro_batch_size": part,
+        "micro_batch_size": at_once,
         "processes": accelerator.num_processes,
         "gradient_checkpointing": state.plan.gradient_checkpointing,
         "memory_format": format_name(state.model),
@@ -250,7 +255,7 @@ def memory_facts(state: State, settings: TrainSettings, accelerator: Accelerator
 
 
 def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
-    """Train mode, but `frozen` batch norms use their running statistics, which stay."""
+    """Put the model into train mode, but `frozen` batch norms into eval mode."""
     model.train()
     if batch_norm == "frozen":
         for norm in filter(is_batch_norm, model.modules()):
@@ -260,7 +265,7 @@ def train_mode(model: nn.Module, batch_norm: BatchNorm) -> None:
 def run_epoch(
     state: State, samples: SplitImages, settings: TrainSettings, accelerator: Accelerator
 ) -> float:
-    """One pass over the train split; changes the state and returns the mean loss."""
+    """One pass over the train split, which changes the state; returns the mean loss."""
     train_mode(state.model, state.recipe.batch_norm)
     total = torch.zeros((), device=accelerator.device)
     title = f"epoch {samples.epoch}/{state.recipe.epochs}"
@@ -281,8 +286,12 @@ def step(
 ) -> torch.Tensor:
     """One step of the optimizer with the mean loss over the whole batch; changes the state.
 
-    This process has images (n, 3, H, W) and labels (n,) out of the `batch` images of all processes.
-    What the micro-batches of the state's plan give is added up.
+    Gradients of the micro-batches of the state's plan are added up.
+
+    Args:
+        images: this process' part of the batch, (n, 3, H, W).
+        labels: (n,).
+        batch: number of images of all processes.
 
     Returns:
         The sum of the losses of the n images, without gradient.
@@ -292,7 +301,7 @@ def step(
     pieces = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
     total = torch.zeros((), device=accelerator.device)
     for left, (part, targets) in zip(reversed(range(parts)), pieces, strict=True):
-        # processes add up their gradients after the last part
+        # processes exchange their gradients after the last part
         with accelerator.no_sync(state.network) if left else nullcontext():
             with accelerator.autocast():
                 logits = state.network(part.to(accelerator.device, non_blocking=True))
@@ -313,10 +322,11 @@ def val_top1(
     data: ImageDataset,
     accelerator: Accelerator,
 ) -> float:
-    """Top-1 accuracy on validation, with test framing at `size` px; each process has its part."""
-    own = data.only("val", slice(accelerator.process_index, None, accelerator.num_processes))
+    """Top-1 accuracy on validation, in test framing at `size` px, shared among all processes."""
+    part = data.only("val", slice(accelerator.process_index, None, accelerator.num_processes))
     hits = torch.tensor(0, device=accelerator.device)
-    if own.counts()["val"]:
-        table = predict(model, {"none": Tail(model)}, own, "val", settings, size, accelerator).table
+    if part.counts()["val"]:
+        tails = {"none": Tail(model)}
+        table = predict(model, tails, part, "val", settings, size, accelerator).table
         hits += int((table["top1"] == table["target"]).sum())
     return int(accelerator.reduce(hits, "sum")) / data.counts()["val"]

@@ -1,4 +1,4 @@
-"""The activations that enter the classifier, and `equalised`: mapped back to those of training.
+"""Activations that enter the classifier, and `equalised`, which maps them back to training's.
 
 Nothing is trained. Source: Touvron et al. 2019, section 4.
 """
@@ -24,59 +24,60 @@ VALUES = 20_000
 def distributions(
     model: nn.Module, data: ImageDataset, settings: PairSettings, accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
-    """Pooled features of at most 200 train images, as the classifier sees them.
+    """Pooled features, which enter the classifier, of at most 200 train images.
 
     Returns:
-        Features (N, D) by name: "train crops, 128 px", as in training, and as framed in the test at
-        both sizes, "test framing, 128 px" and "test framing, 160 px".
+        Features (N, D) by name: "train crops, 128 px", as in training, then "test framing, 128 px"
+        and "test framing, 160 px", one of the two if the sizes are equal.
     """
-    some, size = data.some("train", IMAGES, settings.split_seed), settings.train_size
-    crops = features(model, some, "train", settings, size, accelerator, "train")
-    found = {f"train crops, {size} px": crops}
-    for size in dict.fromkeys((settings.train_size, settings.test_size)):
-        framed = features(model, some, "train", settings, size, accelerator)
-        found[f"test framing, {size} px"] = framed
-    return found
+    images = data.some("train", IMAGES, settings.split_seed)
+    size = settings.train_size
+    crops = features(model, images, "train", settings, size, accelerator, "train")
+    activations = {f"train crops, {size} px": crops}
+    for size in (settings.train_size, settings.test_size):
+        name = f"test framing, {size} px"
+        if name not in activations:
+            activations[name] = features(model, images, "train", settings, size, accelerator)
+    return activations
 
 
-def summary(found: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row per distribution of `distributions`, held against the first.
+def summary(activations: dict[str, np.ndarray]) -> pd.DataFrame:
+    """One row per distribution of `distributions`, compared with the first.
 
     Returns:
-        Columns images (its name), mean, std, near_zero (share of values below 1 % of the first's
-        mean) and large (share above the first's 99th percentile).
+        Columns images (its name), mean, std, near_zero (share of values of at most 1 % of the
+        first's mean) and large (share above the first's 99th percentile).
     """
-    first = next(iter(found.values()))
-    zero, large = 0.01 * float(first.mean()), float(np.quantile(first, 0.99))
+    reference = next(iter(activations.values()))
+    small = 0.01 * float(reference.mean())
+    large = float(np.quantile(reference, 0.99))
     rows = []
-    for name, each in found.items():
-        shares = (np.abs(each) <= zero).mean(), (each > large).mean()
-        rows.append((name, *map(float, (each.mean(), each.std(), *shares))))
+    for name, values in activations.items():
+        shares = (np.abs(values) <= small).mean(), (values > large).mean()
+        rows.append((name, *map(float, (values.mean(), values.std(), *shares))))
     return pd.DataFrame(rows, columns=["images", "mean", "std", "near_zero", "large"])
 
 
 def frechet(values: np.ndarray) -> tuple[float, float]:
-    """Location and scale of a Fréchet distribution with shape 0.3, fitted to non-zero values.
+    """Location and scale of a Fréchet distribution with shape 0.3, by maximum likelihood.
 
-    It is the maximum-likelihood fit.
-
-    A mean of maps after a ReLU is exactly 0 where nothing was active: for EfficientNet-Lite0 most
-    of them are. No distribution with a density gives such a share, so it is left out. At most
-    20,000 values, evenly spread, are used.
+    The fit leaves out zeros: a mean of maps after a ReLU is exactly 0 if nothing was active, which
+    is true of most in EfficientNet-Lite0, and no distribution with a density has such a share. It
+    uses at most 20,000 values, evenly spread.
     """
-    from scipy.stats import genextreme  # a second of processor time, and most commands fit nothing
+    from scipy.stats import genextreme  # a slow import
 
     active = values[values != 0]
-    some = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
-    _, location, scale = genextreme.fit(some, f0=-0.3)  # scipy's shape has the other sign
+    sample = active[:: max(1, math.ceil(len(active) / VALUES))].astype("float64")
+    _, location, scale = genextreme.fit(sample, f0=-0.3)  # scipy's shape has the other sign
     return float(location), float(scale)
 
 
 class Equalised(nn.Linear):
-    """A linear classifier behind a map of features back to the distribution of training.
+    """A linear classifier of features that are first mapped back to the distribution of training.
 
     Between two Fréchet distributions of one shape the map is a line, the same for all features.
-    What is 0 stays 0.
+    Zeros stay zeros.
     """
 
     def __init__(self, linear: nn.Linear, slope: float, shift: float, least: float) -> None:
@@ -94,12 +95,12 @@ class Equalised(nn.Linear):
         return super().forward(torch.where(features == 0, features, mapped.to(features.dtype)))
 
 
-def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
-    """A tail that maps features distributed like `given` to the distribution of `seen`.
+def equalise(model: nn.Module, in_training: np.ndarray, in_test: np.ndarray) -> Tail:
+    """A tail that maps features distributed like `in_test` to the distribution of `in_training`.
 
     Args:
-        seen: pooled features of what the classifier was trained on, (N, D).
-        given: pooled features at the test resolution, (M, D).
+        in_training: pooled features as the classifier was trained on, (N, D).
+        in_test: pooled features at the test resolution, (M, D).
 
     Raises:
         InputError: the classifier is not a linear layer.
@@ -109,9 +110,9 @@ def equalise(model: nn.Module, seen: np.ndarray, given: np.ndarray) -> Tail:
         raise InputError(
             "adaptation 'equalised': only for networks whose classifier is a linear layer"
         )
-    location, scale = frechet(seen)
-    own_location, own_scale = frechet(given)
-    slope = scale / own_scale
-    shift = location - slope * own_location
-    tail.classifier = Equalised(tail.classifier, slope, shift, float(seen.min()))
+    location, scale = frechet(in_training)
+    test_location, test_scale = frechet(in_test)
+    slope = scale / test_scale
+    shift = location - slope * test_location
+    tail.classifier = Equalised(tail.classifier, slope, shift, float(in_training.min()))
     return tail

@@ -1,4 +1,4 @@
-"""The linear probe: frozen features and a logistic regression. Stage 1 may start from it."""
+"""The linear probe, a logistic regression on frozen features. Stage 1 may start from it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,11 @@ from fixres_poc.model.device import Portions, accelerator_for, place
 from fixres_poc.model.trunk import Tail, classifier, fold_batch_norms
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Inverse penalties C that are tried."""
+"""Inverse penalties C to choose from."""
 PLACES = {"sweep", "show_images", "dataset", "image_limit", "weights", "extra_test", "test_sizes"}
-# controls that a checkpoint lacks are added
+# controls that a checkpoint lacks are added to it
 PLACES |= {"crop_pct_sizes", "adaptations"}
-"""Settings that a checkpoint does not depend on: the images and weights behind them count."""
+"""Settings that a checkpoint does not depend on; it depends on the images and weights they name."""
 
 
 def features(
@@ -54,13 +54,13 @@ def features(
 ) -> np.ndarray:
     """Pooled features (N, D) of one split, of crops of `size` px.
 
-    They are in order of path for the framing "val_test" alone. The model is left in eval mode.
+    Only with the framing "val_test" they are in the order of paths. The model is left in eval mode.
     """
     transform = transforms_for(settings, size, size)[framing]
     seed = None if framing == "val_test" else settings.split_seed
     samples = SplitImages(data, split, transform, seed)
-    tail, network = Tail(model.eval()), fold_batch_norms(model, size)
-    trunk = Portions(network, settings.batch_size, accelerator.device)
+    tail = Tail(model.eval())
+    trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
     batches = loaded(samples, settings.batch_size, f"features of {split} at {size} px")
     with torch.inference_mode(), accelerator.autocast():
         parts = [tail.pooled(*trunk(images)).float().cpu() for images, _, _ in batches]
@@ -70,13 +70,11 @@ def features(
 def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> tuple[Any, list[dict[str, Any]]]:
     """Logistic regression on features (N, D) of "train", its penalty chosen on those of "val".
 
-    Every class has train images: a dataset without them is refused.
-
     Returns:
-        sklearn's pipeline of a scaler and a logistic regression with the chosen C, and a row per C
-        that was tried: C, val_top1.
+        sklearn's pipeline of a scaler and a logistic regression with the chosen C, and a row per C:
+        C, val_top1.
     """
-    from sklearn.linear_model import LogisticRegression  # here, since most commands fit nothing
+    from sklearn.linear_model import LogisticRegression  # a slow import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -90,11 +88,11 @@ def fit_probe(x: Mapping[str, np.ndarray], data: ImageDataset) -> tuple[Any, lis
 
 @torch.no_grad()
 def put_into(head: nn.Linear, probe: Any) -> None:
-    """Let a linear layer give the logits of a probe of `fit_probe`, in place."""
+    """Set a linear layer's weights, so that it computes the logits of a probe of `fit_probe`."""
     scaler, regression = probe
     weight = regression.coef_ / scaler.scale_
     bias = regression.intercept_ - weight @ scaler.mean_
-    if len(weight) == 1:  # of two classes it has one logit
+    if len(weight) == 1:  # for two classes the probe has one logit
         weight = np.concatenate([-weight, weight]) / 2
         bias = np.concatenate([-bias, bias]) / 2
     head.weight.copy_(torch.as_tensor(weight))
@@ -105,7 +103,7 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
     """The network of the weights file with its own classifier, for these classes in this order.
 
     Raises:
-        InputError: see `trained_elsewhere`; another number of classes, or other ones.
+        InputError: see `trained_elsewhere`; or the classes differ.
     """
     model, names, source = trained_elsewhere(
         settings.backbone, cast(str, settings.weights), settings.weights_key, settings.class_order
@@ -119,15 +117,15 @@ def from_file(settings: MethodSettings, classes: Sequence[str]) -> nn.Module:
 def head_started(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator
 ) -> tuple[nn.Module | None, list[dict[str, Any]]]:
-    """The network that stage 1 starts from, and a row per penalty of the probe that was tried.
+    """The network that stage 1 starts from, and a row per penalty of its probe.
 
-    That is the pre-trained one with the linear probe of the train resolution as its classifier:
-    linear probing before fine-tuning keeps features from being distorted by a random classifier
-    (Kumar et al. 2022, arXiv 2202.10054). With `head_start: random` it is None; with `file` it is
-    the network of the weights file.
+    With `head_start: probe` it is the pre-trained network with the linear probe of the train
+    resolution as its classifier: a random classifier would distort the features in fine-tuning
+    (Kumar et al. 2022, arXiv 2202.10054). With `random` it is None, with `file` the network of the
+    weights file.
 
     Raises:
-        InputError: the classifier is not a linear layer.
+        InputError: the probe cannot replace the classifier, which is not a linear layer.
     """
     if settings.head_start == "random":
         return None, []
@@ -158,7 +156,7 @@ def lasting(settings: ModelSettings) -> dict[str, Any]:
 
 
 def ingredients(settings: ModelSettings, data: ImageDataset) -> dict[str, Any]:
-    """What a checkpoint is made from; with another record it is not used again."""
+    """Record of what a checkpoint is made from; a checkpoint with another record is not used."""
     return {
         "settings": lasting(settings),
         "weights": weights.fingerprint(settings.weights),
@@ -175,9 +173,9 @@ class Probes:
     Attributes:
         predictions: on val and every test part.
         choices: one row per size, framing and penalty: test_size, crop_pct, C, val_top1, chosen.
-        seconds: of extracting features and of fitting.
-        images_per_second: by test resolution, as text, in the usual framing.
-        left_out: lines on values of crop_pct that were not tried, of `framings`.
+        seconds: "features" (extraction) and "fit".
+        images_per_second: by test resolution (a string), in the usual framing.
+        left_out: lines of `framings` on values of crop_pct that were not tried.
     """
 
     predictions: pd.DataFrame
@@ -188,29 +186,31 @@ class Probes:
 
 
 def train_probes(settings: BaselineSettings, data: ImageDataset) -> Probes:
-    """Frozen pre-trained features and logistic regression, at each of the settings' sizes alike.
+    """A linear probe at each of the settings' sizes, in each framing.
 
-    Each is kept in the run's folder, so that one more test resolution or framing costs no more than
-    that.
+    Each is kept in the run's folder, so that another run with more sizes adds only these.
     """
     accelerator = accelerator_for(settings.precision)
     model = create(settings.backbone, weights=settings.weights, weights_key=settings.weights_key)
     model = place(model, settings, accelerator)
-    tables, facts, speed, left_out = [], list[dict[str, Any]](), dict[str, float](), list[str]()
+    tables = []
+    probes: list[dict[str, Any]] = []
+    speed: dict[str, float] = {}
+    left_out: list[str] = []
     for size in settings.test_sizes:
         framed, line = framings(settings, data, size)
         left_out += [line] if line else []
-        for value, own in framed.items():
-            probabilities, known = _probe_of_size(own, data, size, model, accelerator)
-            facts.append(known)
-            speed.setdefault(str(size), known["images_per_second"])
-            for part, found in probabilities.items():
-                cell = ("probe", found.numpy(), size, "center", value)
-                tables.append(prediction_table(data.split(part), *cell))
+        for crop_pct, framing in framed.items():
+            by_part, facts = _probe_of_size(framing, data, size, model, accelerator)
+            probes.append(facts)
+            speed.setdefault(str(size), facts["images_per_second"])
+            for part, probabilities in by_part.items():
+                rows, values = data.split(part), probabilities.numpy()
+                tables.append(prediction_table(rows, "probe", values, size, crop_pct=crop_pct))
     return Probes(
         pd.concat(tables, ignore_index=True),
-        pd.DataFrame([row for known in facts for row in known["choices"]]),
-        {name: sum(known["seconds"][name] for known in facts) for name in ("features", "fit")},
+        pd.DataFrame([row for facts in probes for row in facts["choices"]]),
+        {name: sum(facts["seconds"][name] for facts in probes) for name in ("features", "fit")},
         speed,
         left_out,
     )
@@ -223,7 +223,7 @@ def _probe_of_size(
     model: nn.Module,
     accelerator: Accelerator,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Probabilities (N, C) of a size's probe by part, and facts; from the cache if it has them."""
+    """Probabilities (N, C) of a size's probe by part, and measurements; from the cache if there."""
     name = f"probe_{size}_{settings.crop_pct}.safetensors"
     file = run_folder(settings.sweep, settings.run_name) / name
     record = ingredients(settings, data)
@@ -238,13 +238,12 @@ def _probe_of_size(
     }
     extracted = time.perf_counter()
     probe, tried = fit_probe(x, data)
-    found = {part: torch.as_tensor(probe.predict_proba(x[part])) for part in tested}
-    where = {"test_size": size, "crop_pct": settings.crop_pct}
-    choices = [{**where, **row, "chosen": row["C"] == probe[-1].C} for row in tried]
+    probabilities = {part: torch.as_tensor(probe.predict_proba(x[part])) for part in tested}
+    cell = {"test_size": size, "crop_pct": settings.crop_pct}
     facts = {
-        "choices": choices,
+        "choices": [{**cell, **row, "chosen": row["C"] == probe[-1].C} for row in tried],
         "images_per_second": sum(map(len, x.values())) / (extracted - start),
         "seconds": {"features": extracted - start, "fit": time.perf_counter() - extracted},
     }
-    checkpoint.save(file, found, record | facts)
-    return found, facts
+    checkpoint.save(file, probabilities, record | facts)
+    return probabilities, facts

@@ -1,6 +1,5 @@
-"""Stage 1: fine-tune the network at the train resolution; all its pairs share the checkpoint."""
+"""Stage 1: fine-tune the network at the train resolution. All pairs of it share the checkpoint."""
 
-import itertools
 import logging
 import math
 import time
@@ -41,9 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen on validation for a train resolution, from what the settings list."""
+    """Choices on validation for a train resolution, among the values of the settings."""
 
-    learning_rate: float  # of stage 1; 0 without stage 1, see `head_start: file`
+    learning_rate: float  # of stage 1; 0 with `head_start: file`
     batch_norm: BatchNorm  # of stage 1, frozen or in train mode
     # of the controls, by adaptation
     adapt: dict[str, Variant] = field(default_factory=dict)
@@ -51,30 +50,30 @@ class Choices:
 
 CHOICES = TypeAdapter(Choices)
 STORED = ("seconds", "memory", "tried")
-"""Fields of `Trained` that a checkpoint's record has as they are."""
+"""Fields of `Trained` that go into a checkpoint's record unchanged."""
 
 
 @dataclass
 class Trained:
     """A fine-tuned network.
 
-    The history has one row per epoch: epoch (from 1; 0 alone where nothing is trained), steps (of
+    The history has one row per epoch: epoch (from 1; a single 0 if nothing is trained), steps (of
     the optimizer, so far), loss (mean over the epoch), val_top1 (at the train resolution),
-    micro_batch_size (images that passed at once), seconds.
+    micro_batch_size (images at once), seconds.
     """
 
     model: nn.Module  # in eval mode, on its device, with the weights of the last epoch
     history: pd.DataFrame
     choices: Choices
-    # how a batch was made to fit, for metrics.json
+    # of `epochs.memory_facts`, and the failed plans
     memory: dict[str, Any] = field(default_factory=dict)
     # by adaptation, adapted at the train resolution
     controls: dict[str, Tail] = field(default_factory=dict)
-    # what was tried, in rows: "probe": penalties, "stage1": recipes, "stage2": variants of controls
+    # rows of candidates: "probe": penalties, "stage1": recipes, "stage2": variants of controls
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     # "probe", "train" (the chosen recipe), "tuning", "adapt" (by adaptation)
     seconds: dict[str, Any] = field(default_factory=dict)
-    digest: str | None = None  # SHA-256 of its checkpoint, once that was read or written
+    digest: str | None = None  # SHA-256 of its checkpoint, once read or written
 
     @property
     def val_top1(self) -> float:
@@ -90,7 +89,7 @@ class Trained:
 def train_or_load(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator | None = None
 ) -> Trained:
-    """The training of a train resolution and seed: from its checkpoint, else done now and kept.
+    """Load the training of a train resolution and seed from its checkpoint, or train and save it.
 
     Controls that the checkpoint lacks are added to it.
     """
@@ -101,7 +100,7 @@ def train_or_load(
     try:
         if path.is_file():
             trained = restore(path, record, settings, accelerator)
-    except InputError as error:  # a checkpoint of other settings or images, or a damaged one
+    except InputError as error:  # damaged, or of other settings or images
         log.warning("%s; training again", error)
     if trained is None or _lacking(trained, settings):
         trained = train_with_controls(settings, data, accelerator, trained)
@@ -112,27 +111,27 @@ def train_or_load(
 
 
 def _keep(trained: Trained, path: Path, record: Mapping[str, Any]) -> None:
-    """Write the checkpoint of a training, and remove what was kept of it after each epoch."""
-    done = {key: getattr(trained, key) for key in STORED}
-    done["history"] = trained.history.to_dict("list")
-    done["choices"] = asdict(trained.choices)
-    checkpoint.save(path, _modules(trained).state_dict(), {**record, **done})
+    """Write the checkpoint of a training, and remove its states after single epochs."""
+    fields = {key: getattr(trained, key) for key in STORED}
+    fields["history"] = trained.history.to_dict("list")
+    fields["choices"] = asdict(trained.choices)
+    checkpoint.save(path, _modules(trained).state_dict(), {**record, **fields})
     trained.digest = file_digest(path)
     for state in path.parent.glob(STATE.format("*")):
         state.unlink()
 
 
 def _modules(trained: Trained) -> nn.ModuleDict:
-    """The network and its controls, under the names that a checkpoint has for them."""
+    """The network and its controls, under their names in a checkpoint."""
     controls = {CONTROL + name: tail for name, tail in trained.controls.items()}
     return nn.ModuleDict({"model": trained.model, **controls})
 
 
 def load_training(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
-    """The training of a train resolution and seed, from the checkpoint that notebook 03 left.
+    """Load the training of a train resolution and seed from the checkpoint of notebook 03.
 
     Raises:
-        InputError: there is none, a damaged one, or one of other settings, images or code.
+        InputError: the checkpoint is absent, damaged, or of other settings, images or code.
     """
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
     try:
@@ -156,10 +155,13 @@ def train_with_controls(
     accelerator: Accelerator,
     trained: Trained | None = None,
 ) -> Trained:
-    """Train with each recipe of the settings, keep what validation prefers, and adapt its controls.
+    """Train with each recipe of the settings, keep the best on validation, and adapt its controls.
 
-    The recipe is that of the training `settings.tuned_by`, where that is named. Stage 2's rates are
-    chosen by each training. To `trained`, if it is given, the controls that it lacks are added.
+    With `settings.tuned_by` the recipe is the one of that training. Each training chooses stage 2's
+    rates for itself.
+
+    Args:
+        trained: add only the controls that this training lacks.
     """
     trained = trained or _stage_1(settings, data, accelerator)
     names, size = _lacking(trained, settings), settings.train_size
@@ -173,7 +175,7 @@ def train_with_controls(
 
 
 def _stage_1(settings: TrainSettings, data: ImageDataset, accelerator: Accelerator) -> Trained:
-    """The best recipe's training, on its device; the network of a file as it is."""
+    """The training with the best recipe, on its device; or the network of `head_start: file`."""
     begun = time.perf_counter()
     start, probes = head_started(settings, data, accelerator)
     probe_s = time.perf_counter() - begun
@@ -195,8 +197,9 @@ def _as_it_is(
     memory = {"batch_size": settings.batch_size, "micro_batch_size": 0, "out_of_memory": []}
     memory["note"] = "nothing was trained"
     norms: tuple[BatchNorm, ...] = several(settings.batch_norm)
-    history, choices = pd.DataFrame([row]), Choices(0.0, norms[0])
+    choices = Choices(0.0, norms[0])
     seconds = {"train": 0.0, "tuning": 0.0}
+    history = pd.DataFrame([row])
     return Trained(model, history, choices, memory, tried={"stage1": []}, seconds=seconds)
 
 
@@ -204,35 +207,39 @@ def _train_recipes(
     settings: TrainSettings, data: ImageDataset, accelerator: Accelerator, start: nn.Module | None
 ) -> Trained:
     """The best of the trainings with each rate and batch norm mode, smaller rates first."""
-    lists = settings if settings.tuned_by is None else _choices_of(settings)
+    values = settings if settings.tuned_by is None else _choices_of_tuning(settings)
     folder = run_folder(settings.sweep, settings.run_name)
     if start is not None:
-        start.cpu()  # a card holds one network at a time
+        start.cpu()  # a GPU holds one network at a time
+    epochs = number_of_epochs(settings, data.counts())
     shared = {key: getattr(settings, key) for key in ("optimizer", "trunk_factor")}
-    epochs, seconds = number_of_epochs(settings, data.counts()), []
+    seconds = []
 
-    def trial(values: Mapping[str, Any]) -> tuple[float, Trained]:
-        recipe = Recipe(settings.train_size, "train", epochs, **values, **shared)
+    def trial(candidate: Mapping[str, Any]) -> tuple[float, Trained]:
+        recipe = Recipe(settings.train_size, "train", epochs, **candidate, **shared)
         state = folder / STATE.format(f"{recipe.learning_rate:g}_{recipe.batch_norm}")
         trained = train(settings, recipe, data, accelerator, state, start)
         trained.model.cpu()
         seconds.append(float(trained.history["seconds"].sum()))
         return trained.val_top1, trained
 
-    ways = itertools.product(sorted(several(lists.learning_rate)), several(lists.batch_norm))
-    candidates = [{"learning_rate": rate, "batch_norm": norm} for rate, norm in ways]
+    candidates = [
+        {"learning_rate": rate, "batch_norm": norm}
+        for rate in sorted(several(values.learning_rate))
+        for norm in several(values.batch_norm)
+    ]
     best, tried = choose_on_validation(candidates, trial)
     best.tried["stage1"] = tried
-    own = float(best.history["seconds"].sum())
-    best.seconds = {"train": own, "tuning": sum(seconds) - own}
+    best_s = float(best.history["seconds"].sum())
+    best.seconds = {"train": best_s, "tuning": sum(seconds) - best_s}
     return best
 
 
-def _choices_of(settings: TrainSettings) -> Choices:
-    """What the training of the seed `tuned_by` has chosen."""
-    first = settings.model_copy(update={"seed": settings.tuned_by, "tuned_by": None})
-    path = run_folder(settings.sweep, first.run_name) / CHECKPOINT
-    _, stored = checkpoint.load(path, {"settings": lasting(first)})
+def _choices_of_tuning(settings: TrainSettings) -> Choices:
+    """The choices of the training with the seed `tuned_by`."""
+    tuning = settings.model_copy(update={"seed": settings.tuned_by, "tuned_by": None})
+    path = run_folder(settings.sweep, tuning.run_name) / CHECKPOINT
+    _, stored = checkpoint.load(path, {"settings": lasting(tuning)})
     return CHOICES.validate_python(stored["choices"])
 
 
@@ -242,20 +249,19 @@ def restore(
     """A training from its checkpoint.
 
     Args:
-        record: `classes`, and what else must agree with what the checkpoint was made from, see
-            `ingredients`.
+        record: `classes`, and other entries of `ingredients` that must agree with the checkpoint's.
 
     Raises:
-        InputError: no checkpoint, a damaged one, or one that differs.
+        InputError: the checkpoint is absent or damaged, or its record differs.
     """
     tensors, stored = checkpoint.load(path, record)
     model = create(settings.backbone, len(record["classes"]), pretrained=False)
     model = place(model.eval(), settings, accelerator)
     choices = CHOICES.validate_python(stored["choices"])
     controls = {name: tail_for(model, name).requires_grad_(False).eval() for name in choices.adapt}
-    known = {key: stored[key] for key in STORED} | {"digest": file_digest(path)}
+    fields = {key: stored[key] for key in STORED} | {"digest": file_digest(path)}
     history = pd.DataFrame(stored["history"])
-    trained = Trained(model, history, choices, controls=controls, **known)
+    trained = Trained(model, history, choices, controls=controls, **fields)
     _modules(trained).load_state_dict(tensors)
     return trained
 
@@ -268,21 +274,23 @@ def train(
     state_file: Path | None = None,
     start: nn.Module | None = None,
 ) -> Trained:
-    """Fine-tune all weights, the same batch with fewer images at once whenever memory runs out.
+    """Fine-tune all weights, with fewer images of a batch at once whenever memory runs out.
 
-    The plans of `memory_plan.step_plans` are tried in order. A killed training goes on from
-    `state_file`, where its state is kept after each epoch. It starts with the weights of `start`,
-    or with the pre-trained ones.
+    The plans of `memory_plan.step_plans` are tried in order.
+
+    Args:
+        state_file: keeps the state after each epoch; a killed training resumes from it.
+        start: see `epochs.begin`.
 
     Raises:
-        InputError: not even one image at once fits, or of several processes one ran out of memory.
+        InputError: a single image does not fit, or one of several processes ran out of memory.
     """
     saved = Saved(state_file, ingredients(settings, data)) if state_file else None
     share = math.ceil(settings.batch_size / accelerator.num_processes)
-    own = settings.model_copy(update={"batch_size": share})
+    of_process = settings.model_copy(update={"batch_size": share})
     failures: list[str] = []
     budget = memory_plan.budget_bytes()
-    for plan in memory_plan.step_plans(own, recipe.size, len(data.classes), budget):
+    for plan in memory_plan.step_plans(of_process, recipe.size, len(data.classes), budget):
         try:
             state = fine_tune(plan, recipe, settings, data, accelerator, saved, start)
             memory = memory_facts(state, settings, accelerator) | {"out_of_memory": failures}

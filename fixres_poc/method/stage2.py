@@ -1,18 +1,18 @@
 """Stage 2: fine-tune the last layers at the test resolution, with test framing.
 
-| name | classifier | last batch norm's running statistics | its affine weights | where from |
+| name | classifier | last batch norm's running statistics | its affine weights | source |
 |---|---|---|---|---|
-| `bn_stats` | frozen | re-estimated | frozen | no gradient: what is mere repair of statistics |
+| `bn_stats` | frozen | re-estimated | frozen | no gradient: the share of repaired statistics |
 | `head` | trained | frozen | frozen | ablation in Touvron et al. 2019 |
 | `head_bn_stats` | trained | re-estimated | frozen | the authors' code for ResNet and ResNeXt |
-| `head_bn` | trained | re-estimated or kept | trained | what the paper says |
+| `head_bn` | trained | re-estimated or kept | trained | the paper |
 | `conv_head_bn` | with `conv_head` | the same | trained | the authors' code for EfficientNets |
 
-The paper re-estimates, as its stage 1 does; after a stage 1 that keeps the statistics of another
-dataset, new ones change more than the resolution does (docs/design/method.md). This, rates, epochs
-and the factor of the affine weights' rate are chosen on validation, by each tail where it is used
-(`adapt_best`). Each has a control, `control_head` and so on: the same at the
-*train* size, so that what is owed to the test size can be told from what more training gives.
+The paper re-estimates statistics, as its stage 1 does. After a stage 1 that keeps the statistics of
+another dataset, new ones change more than the resolution does (docs/design/method.md). Each tail
+chooses this, rates, epochs and the factor of the affine weights' rate on validation, at the size
+that it is used at (`adapt_best`). Each adaptation has a control, `control_head` and so on: the same
+at the *train* size, which separates the effect of the test size from that of more training.
 """
 
 import time
@@ -41,12 +41,12 @@ class Variant:
     """One way to adapt a tail."""
 
     adaptation: str  # one of `ADAPTED`
-    # at the first step; it falls to 0 along a cosine. Without meaning for `bn_stats`
+    # at the first step of a cosine schedule to 0; `bn_stats` does not use it
     learning_rate: float
     epochs: int
-    # the affine weights' rate over `learning_rate`; None where they are not trained
+    # learning rate of the affine weights over `learning_rate`; None if they are not trained
     affine_factor: float | None = None
-    # "frozen": the last batch norm keeps its statistics, as it did in such a stage 1
+    # "frozen": the last batch norm keeps its statistics, as in a stage 1 of that mode
     batch_norm: BatchNorm | None = None
 
 
@@ -56,10 +56,10 @@ class AdaptedTails:
 
     Attributes:
         tails: by name.
-        seconds: what each would have cost alone, trunk included; none for what is not trained.
-        choices: by adaptation, what validation prefers at the size that they are used at.
-        tried: what was chosen from, see `adapt_best`.
-        tuning_s: seconds for what was not chosen.
+        seconds: by name, for each alone, including the trunk; only for trained ones.
+        choices: by adaptation, the best variant on validation at the size of use.
+        tried: a row per candidate, see `adapt_best`.
+        tuning_s: seconds spent on candidates that were not chosen.
     """
 
     tails: dict[str, Tail] = field(default_factory=dict)
@@ -75,8 +75,9 @@ def tail_for(model: nn.Module, adaptation: str) -> Tail:
     Raises:
         InputError: the network has no such tail.
     """
-    tail = Tail(model, adaptation.endswith("conv_head_bn"))
-    if adaptation.endswith("conv_head_bn") and tail.conv_head is None:
+    with_conv_head = adaptation.endswith("conv_head_bn")
+    tail = Tail(model, with_conv_head)
+    if with_conv_head and tail.conv_head is None:
         raise InputError("adaptation 'conv_head_bn': for EfficientNets alone; use 'head_bn'")
     return tail
 
@@ -94,7 +95,7 @@ def unfreeze(
         The trainable parameters.
 
     Raises:
-        InputError: one of the last batch norm for a network where it is not known.
+        InputError: the adaptation needs the last batch norm, which is not known for the network.
     """
     tail.requires_grad_(False).eval()
     tail.classifier.requires_grad_(adaptation != "bn_stats")
@@ -119,11 +120,11 @@ def adapt_tails(
 ) -> AdaptedTails:
     """Adapt one tail per variant, by its name; they share the images and the frozen trunk.
 
-    SGD with the paper's momentum and weight decay, and a cosine schedule to zero. Images are those
-    of the train split, crops of `size` px, in stage 2's framing.
+    The optimizer is SGD with the paper's momentum and weight decay and a cosine schedule to zero.
+    Images are crops of `size` px of the train split, in stage 2's framing.
 
     Args:
-        model: after stage 1, in eval mode; it stays as it is.
+        model: after stage 1, in eval mode; it is not changed.
 
     Raises:
         ValueError: the model is in train mode.
@@ -131,28 +132,28 @@ def adapt_tails(
     transform = transforms_for(settings, size, size)["val_train"]
     samples = SplitImages(data, "train", transform, settings.seed)
     steps = len(batches(samples, settings.batch_size))
-    work = {
+    tasks = {
         name: _TailTraining(model, variant, steps, settings, accelerator)
         for name, variant in variants.items()
     }
-    tails = nn.ModuleList(each.tail for each in work.values())
-    hooks = spare_single_values(tails)  # of several processes one may have one image
+    tails = nn.ModuleList(task.tail for task in tasks.values())
+    hooks = spare_single_values(tails)  # one of several processes may get a single image
     trunk = Portions(fold_batch_norms(model, size), settings.batch_size, accelerator.device)
     last = max(variant.epochs for variant in variants.values())
     processes = accelerator.process_index, accelerator.num_processes
     with without_gradients(model):
         for epoch in range(1, last + 1):
             samples.epoch = epoch
-            at_work = [each for each in work.values() if epoch <= each.variant.epochs]
+            active = [task for task in tasks.values() if epoch <= task.variant.epochs]
             title = f"adapt at {size} px, epoch {epoch}/{last}"
             parts = loaded(samples, settings.batch_size, title, *processes)
-            _adapt_for_an_epoch(at_work, trunk, parts, accelerator)
+            _adapt_for_an_epoch(active, trunk, parts, accelerator)
     for hook in hooks:
         hook.remove()
     share_buffers(tails.requires_grad_(False).eval(), accelerator)
     return AdaptedTails(
-        {name: each.tail for name, each in work.items()},
-        {name: each.seconds for name, each in work.items()},
+        {name: task.tail for name, task in tasks.items()},
+        {name: task.seconds for name, task in tasks.items()},
     )
 
 
@@ -167,8 +168,9 @@ class _TailTraining:
         settings: TrainSettings,
         accelerator: Accelerator,
     ) -> None:
-        """Make a variant's parameters trainable, in `steps` steps an epoch."""
-        self.tail, self.variant = tail_for(model, variant.adaptation), variant
+        """Make a variant's parameters trainable, for `steps` steps an epoch."""
+        self.tail = tail_for(model, variant.adaptation)
+        self.variant = variant
         self.accelerator = accelerator
         self.seconds = 0.0
         self.criterion = nn.CrossEntropyLoss(
@@ -180,16 +182,16 @@ class _TailTraining:
             rate = variant.learning_rate
             affine_rate = rate * (variant.affine_factor or 1)
             groups = [
-                {"params": [each], "lr": affine_rate if each in affine else rate}
-                for each in self.trained
+                {"params": [parameter], "lr": affine_rate if parameter in affine else rate}
+                for parameter in self.trained
             ]
             sgd = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
             cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps * variant.epochs)
             self.optimizer, self.schedule = accelerator.prepare(sgd, cosine)
 
     def step(self, maps: Maps, labels: torch.Tensor, batch: int) -> None:
-        """One step with the mean loss of a batch, of which this process has a part."""
-        if not self.trained:  # the forward pass alone re-estimates statistics
+        """One step with the mean loss of `batch` images, a part of which this process has."""
+        if not self.trained:  # a forward pass re-estimates statistics
             with torch.no_grad(), self.accelerator.autocast():
                 self.tail.pooled(*maps)
             return
@@ -205,31 +207,31 @@ class _TailTraining:
 
 
 def _adapt_for_an_epoch(
-    at_work: Sequence[_TailTraining],
+    tasks: Sequence[_TailTraining],
     trunk: Callable[[torch.Tensor], Maps],
     parts: Iterable[tuple[torch.Tensor, torch.Tensor, int]],
     accelerator: Accelerator,
 ) -> None:
-    """A step of every tail on each batch; the shared seconds of trunk and loader count for each."""
+    """One step of every tail on each batch; seconds of trunk and loader count for every tail."""
     mark = now(accelerator)
     for images, labels, batch in parts:
         with accelerator.autocast():
             maps = trunk(images)
         shared = now(accelerator) - mark
-        for each in at_work:
+        for task in tasks:
             mark = now(accelerator)
-            each.step(maps, labels, batch)
-            each.seconds += shared + now(accelerator) - mark
+            task.step(maps, labels, batch)
+            task.seconds += shared + now(accelerator) - mark
         mark = now(accelerator)
 
 
 @torch.no_grad()
 def moved(model: nn.Module, tail: Tail) -> float | None:
-    """How far an adaptation moved the affine weights: |change| / |weights|; None without any."""
-    own = last_batch_norm(model)
-    if own is None or tail.norm is None:
+    """Relative change of the last batch norm's affine weights; None if it is not known."""
+    original = last_batch_norm(model)
+    if original is None or tail.norm is None:
         return None
-    before, after = (parameters_to_vector(norm.parameters()) for norm in (own, tail.norm))
+    before, after = (parameters_to_vector(norm.parameters()) for norm in (original, tail.norm))
     return float((after - before).norm() / before.norm())
 
 
@@ -241,35 +243,36 @@ def adapt_best(
     names: Iterable[Adaptation],
     accelerator: Accelerator,
 ) -> AdaptedTails:
-    """Adapt a tail in each named way, with the rate, epochs and factor that validation prefers.
+    """Adapt one tail per adaptation, with the rate, epochs and factor that are best on validation.
 
     All combinations of the settings' lists are adapted in one pass, and compared, at `size` px. Of
-    equals the first of `MethodSettings.grid` is taken.
+    equally good ones the first of `MethodSettings.grid` wins.
 
     Returns:
         One tail per name. A row of `tried` is a variant with val_top1, moved (see `moved`) and, if
-        `head_bn_stats` is adapted too, differs: on how many validation images the same rate and
-        epochs of that predict another class.
+        `head_bn_stats` is adapted too, differs: the number of validation images for which
+        `head_bn_stats` with the same rate and epochs predicts another class.
     """
-    names, start = tuple(names), time.perf_counter()
+    start = time.perf_counter()
+    names = tuple(names)
     if not names:
         return AdaptedTails()
-    every = [Variant(name, **way) for name in names for way in settings.grid(name)]
-    variants = {str(each): each for each in every}
+    grid = [Variant(name, **values) for name in names for values in settings.grid(name)]
+    variants = {str(variant): variant for variant in grid}
     done = adapt_tails(model, data, settings, size, variants, accelerator)
     table = predict(model, done.tails, data, "val", settings, size, accelerator).table
-    answers = table.pivot(index="image", columns="adaptation", values="top1")
-    right = answers.eq(table.groupby("image")["target"].first(), axis=0).mean()
+    predicted = table.pivot(index="image", columns="adaptation", values="top1")
+    top1 = predicted.eq(table.groupby("image")["target"].first(), axis=0).mean()
     best = AdaptedTails()
-    for key, each in variants.items():
-        row = asdict(each) | {"val_top1": right[key], "moved": moved(model, done.tails[key])}
-        plain = str(Variant("head_bn_stats", each.learning_rate, each.epochs))
+    for key, variant in variants.items():
+        row = asdict(variant) | {"val_top1": top1[key], "moved": moved(model, done.tails[key])}
+        plain = str(Variant("head_bn_stats", variant.learning_rate, variant.epochs))
         if plain in variants:
-            row["differs"] = int((answers[key] != answers[plain]).sum())
+            row["differs"] = int((predicted[key] != predicted[plain]).sum())
         best.tried.append(row)
     for name in names:
-        own = [key for key, each in variants.items() if each.adaptation == name]
-        chosen = str(right[own].idxmax())  # the first of equals
+        keys = [key for key, variant in variants.items() if variant.adaptation == name]
+        chosen = str(top1[keys].idxmax())  # the first of equally good ones
         best.choices[name] = variants[chosen]
         best.tails[name], best.seconds[name] = done.tails[chosen], done.seconds[chosen]
     best.tuning_s = time.perf_counter() - start - max(best.seconds.values())

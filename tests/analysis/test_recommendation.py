@@ -94,4 +94,4 @@ def test_an_arm_that_lacks_a_seed_still_competes() -> None:
 def test_a_larger_second_part_does_not_hide_the_probe() -> None:
     results = grid(accuracies(0.7, 0.8, 0.9), photos=1)
     results.table.loc[results.table["test_part"] == "photos", "n_test"] = 5000
-    assert results.knows_all("probe")
+    assert results.untrained == ["probe"]
