@@ -155,7 +155,7 @@ def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path) -> None:
 def test_text_in_tables_is_what_was_written(tmp_path: Path) -> None:
     names = ["NA", "nan", "None", "null", "1e5", "007", "TRUE", "a, b", ""]
     table = pd.DataFrame(dict.fromkeys(["image", "split", "test_part"], names))
-    table = table.assign(top1=[0.5, *[None] * 8], label=3)
+    table = table.assign(top1=[0.5, *[float("nan")] * 8], label=3)
     table.to_csv(tmp_path / "own.csv", index=False)
     found = cells.read_table(tmp_path / "own.csv")
     assert [found[name].tolist() for name in ("image", "split", "test_part")] == [names] * 3

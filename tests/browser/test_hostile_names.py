@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -56,7 +57,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             file, colour = folder / name / f"{name}{number}.png", (30 * index, 99, 200)
             save_image(file, colour, seed=9 * index + number)
     (folder / NAMES[0] / UNREADABLE).write_bytes(b"")
-    keys = {"name": "evil", "dataset": str(folder), "pairs": [[64, 64], [64, 96]]}
+    keys: dict[str, Any] = {"name": "evil", "dataset": str(folder), "pairs": [[64, 64], [64, 96]]}
     keys |= {"skip_unreadable": True, "adaptations": ["none", "head"]}
     sweep = validate(SweepSettings, keys, "test")
     execution.lay_out(sweep, execution.prepare_data(sweep))

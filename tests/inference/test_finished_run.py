@@ -31,7 +31,7 @@ def pair() -> Path:
 def answered(folder: Path) -> dict[tuple[str, float], list[float]]:
     """Probabilities of a run's first guesses on test, held against what it has stored."""
     run, stored = finished_run.load(folder), pd.read_parquet(folder / "predictions.parquet")
-    probabilities = {}
+    probabilities: dict[tuple[str, float], list[float]] = {}
     own: Any = stored[stored["split"] == "test"].astype({"adaptation": str, "crop_pct": float})
     for (name, crop_pct), rows in own.groupby(["adaptation", "crop_pct"]):
         files = [Path(run.settings.dataset) / image for image in rows["image"]]
@@ -40,7 +40,7 @@ def answered(folder: Path) -> dict[tuple[str, float], list[float]]:
         labels, best = zip(*firsts, strict=True)
         assert [run.classes.index(label) for label in labels] == rows["top1"].tolist()
         np.testing.assert_allclose(best, rows["probability"], atol=1e-4)
-        probabilities[name, crop_pct] = best
+        probabilities[name, crop_pct] = list(best)
     return probabilities
 
 
