@@ -182,8 +182,11 @@ def _exporter() -> HTMLExporter:
 
 
 def _marked(cells: Sequence[Any]) -> list[Any]:
-    """Copies of cells with smaller PNGs and no tracebacks."""
+    """Copies of cells: smaller PNGs, no tracebacks, of the parameters the first group alone."""
     copies = copy.deepcopy(list(cells))
+    for cell in copies:
+        if "parameters" in _tags(cell):  # the cell that papermill adds holds what a run was given
+            cell.source = cell.source.partition("\n# ")[0]
     for output in [output for cell in copies for output in cell.get("outputs", [])]:
         if output.output_type == "error":  # the traceback stays in the run's folder
             output.traceback = [f"{output.ename}: {output.evalue}"]

@@ -147,9 +147,11 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
         verdict = gain.told("a gain", "a loss", "no difference that these images can show")
         lines.append(f"Against `{other}`: {gain.points()}, {verdict}.")
     if len(against) > 1:
+        smaller = against.iloc[0]
         lines.append(
-            f"The smaller, over `{against['against'].iloc[0]}`, is the gain of FixRes in this "
-            "one training."
+            f"The smaller, over `{smaller['against']}`, is the gain of FixRes in this one training."
+            if smaller["low"] > 0
+            else "No gain of FixRes is shown in this one training."
         )
     return _bullets(*lines)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import answered, apart, inside, xs
+from matplotlib.text import Text
 
 from fixres_poc.analysis.cells import cell_of
 from fixres_poc.report.plots import answers, style
@@ -76,6 +77,9 @@ def test_curves_have_a_panel_a_train_size_with_marks_and_labels_apart() -> None:
     assert {text.get_text() for text in axis.texts} == names
     arrows = [line for line in axis.lines if line.get_marker() == "v" and xs(line)]
     assert {tuple(xs(line)) for line in arrows} == {(160.0,)}
+    below = figure.findobj(lambda each: isinstance(each, Text) and "crop_pct 0.875" in str(each))
+    assert len(below) == 1
+    assert inside(figure, below)
     rings = [line for line in axis.lines if line.get_markersize() == 11]
     assert [xs(ring) for ring in rings] == [[96]]
     for each in figure.axes:

@@ -61,3 +61,20 @@ def test_the_first_screen_is_one_block_with_the_title_of_its_own() -> None:
     assert after is not None
     assert after["class"] == ["contents"]
     assert len(html.select("#show-code")) == 1
+
+
+def test_of_the_parameters_a_page_shows_the_first_group_and_what_the_run_was_given() -> None:
+    defaults = (
+        "# Choose\na = 1  # a count\nb = 2\n# Training\nepochs = 30\n# Set by sweeps: leave\nc = 3"
+    )
+    given = "# Parameters\nepochs = 70\nc = 4"
+    cells = [
+        new_code_cell(source, metadata={"tags": [tag]})  # type: ignore[no-untyped-call]
+        for source, tag in ((defaults, "parameters"), (given, "injected-parameters"))
+    ]
+    notebook = new_notebook(cells=cells)  # type: ignore[no-untyped-call]
+    html = BeautifulSoup(pages.render_content(notebook, {}), "html.parser")
+    first, second = (code.get_text().strip() for code in html.select("div.code"))
+    assert first == "# Choose\na = 1  # a count\nb = 2"
+    assert second == given
+    assert notebook.cells[0].source == defaults

@@ -192,7 +192,8 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
         axis.set_xlim(ticks[0] - 0.06 * room, ticks[-1] + room)
         label_ends(axis, ends)
     marks = "ring: train resolution; tick: equal apparent size; arrow: below the axis"
-    figure.supxlabel(f"test resolution (px). {marks}", fontsize=9)
+    crop = f"crop_pct {results.usual_crop:g}"
+    figure.supxlabel(f"test resolution (px) at {crop}. {marks}", fontsize=9)
     axes[0, 0].set_ylabel(f"top-1 on {results.part} (%)")
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.set_label(_told_curves(cells))
