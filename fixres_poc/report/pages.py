@@ -50,7 +50,7 @@ LEFT_OUT = {"navigation", "check", "record"}  # tags: for a notebook's reader, n
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
-def write_index(folder: Path, notebook: Path, message: str, made_from: str = "") -> Path:
+def write_index(folder: Path, notebook: Path, message: str, made_from: str) -> Path:
     """Write a report's index.html from the executed notebook 05, with links to the runs' pages.
 
     Args:

@@ -2,16 +2,20 @@
 
 import math
 
-from matplotlib.ticker import EngFormatter
-
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Row
 from fixres_poc.analysis.recommendation import Recommendation
 from fixres_poc.analysis.results import Results
 from fixres_poc.analysis.statistics import Difference
 
-flops = EngFormatter("FLOP", places=2)
-"""A number of FLOPs in words, such as '2.98 TFLOP'."""
+UNITS = {"EFLOP": 1e18, "PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9}
+"""Units of FLOPs, the largest first."""
+
+
+def flops(count: float) -> str:
+    """A number of FLOPs, such as '2.98 TFLOP'."""
+    unit = next((name for name, size in UNITS.items() if count >= size), "GFLOP")
+    return f"{count / UNITS[unit]:.2f} {unit}"
 
 
 def as_sentence(text: str, seeds: int | None) -> str:

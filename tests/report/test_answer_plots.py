@@ -77,7 +77,7 @@ def test_curves_have_a_panel_a_train_size_with_marks_and_labels_apart() -> None:
     assert {text.get_text() for text in axis.texts} == names
     arrows = [line for line in axis.lines if line.get_marker() == "v" and xs(line)]
     assert {tuple(xs(line)) for line in arrows} == {(160.0,)}
-    below = figure.findobj(lambda each: isinstance(each, Text) and "crop_pct 0.875" in str(each))
+    below = [text for text in figure.findobj(Text) if "crop_pct 0.875" in text.get_text()]
     assert len(below) == 1
     assert inside(figure, below)
     rings = [line for line in axis.lines if line.get_markersize() == 11]

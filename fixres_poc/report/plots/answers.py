@@ -53,28 +53,24 @@ LINES: dict[str, dict[str, Any]] = {
 }
 
 
-def comparison_rows(answers: Mapping[str, Any]) -> Rows:
-    """The rows of questions 1 to 4, without the reference at equal FLOPs."""
-    rows: dict[tuple[int, str], dict[str, Row]] = {}
-    for row in rows_of(answers):
-        if not row["adaptation"].startswith(EQUAL_FLOPS):
-            rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
-    return rows
-
-
 def forest(answers: Mapping[str, Any]) -> Figure:
     """Differences of questions 1 to 4 in points, with intervals and verdicts in words.
 
     The leading test part is filled, another one hollow. The band is delta about 0, the largest
-    difference that does not matter. Of many rows the primary ones stay, then those on FixRes.
+    difference that does not matter. Of many rows the primary ones stay, then those on FixRes; the
+    reference at equal FLOPs is left out.
 
     Args:
         answers: the content of answers.json.
     """
-    rows, leading = comparison_rows(answers), answers["leading_part"]
+    leading = answers["leading_part"]
+    rows: dict[tuple[int, str], dict[str, Row]] = {}
+    for row in rows_of(answers):
+        if not row["adaptation"].startswith(EQUAL_FLOPS):
+            rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
     ranked = sorted(rows, key=lambda key: (not rows[key][leading]["primary"], key[0] == 1))
     kept = set(ranked[:MOST_ROWS])
-    return forest_of({key: row for key, row in rows.items() if key in kept}, leading, TOPICS)
+    return forest_of({key: rows[key] for key in rows if key in kept}, leading, TOPICS)
 
 
 def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
@@ -175,10 +171,10 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
         axis.axis("off")
     for axis, size in zip(axes.flat, sizes, strict=False):
         axis.set(title=f"trained at {size} px", ylim=(bottom, top))
-        if size in matched:
-            axis.plot(matched[size], bottom, "|", color="black", markersize=16)
         panel = cells[(cells["train_size"] == size) | cells["train_size"].isna()]
         _draw_panel(axis, panel, bottom, 0.52 if columns < 3 else 0.8)
+        if size in matched:
+            axis.plot(matched[size], bottom, "|", color="black", markersize=16)
     marks = "ring: train resolution; tick: equal apparent size; arrow: below the axis"
     crop = f"crop_pct {results.usual_crop:g}"
     figure.supxlabel(f"test resolution (px) at {crop}. {marks}", fontsize=9)
