@@ -24,8 +24,8 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "adaptations",
     "analysis": "statistics cells record collection results comparisons questions recommendation "
     "answers",
-    "report": "published sentences text run_text tables plots.style plots.datasets plots.networks "
-    "plots.results plots.answers explorer pages overview",
+    "report": "published phrases sentences text run_text tables plots.style plots.datasets "
+    "plots.networks plots.results plots.answers explorer pages overview",
     "sweep": "kernel_state kernel notebook_run progress snakemake reporting plan execution",
     "inference": "finished_run export own_network",
     "cli": "application runs sweeps",

@@ -1,7 +1,7 @@
 """One image as training and test see it, at sizes that a reader picks.
 
-The figure is an output of its own, which the drop-downs replace. So what a notebook stores is a
-PNG, and the drop-downs leave nothing in it that a page without a kernel would miss.
+The figure is an output of its own, which the drop-downs replace. So a notebook stores a PNG, and
+its page needs no kernel.
 """
 
 import functools
@@ -29,7 +29,7 @@ DRAWS = 500
 def explore(
     root: Path, table: pd.DataFrame, train_size: int, test_size: int, **framing: Any
 ) -> None:
-    """Show the first image at the given sizes; let a person who watches choose others.
+    """Show the first image at the given sizes; in a watched notebook also let a person choose.
 
     Args:
         table: columns image, width and height, px, and left, top, right and bottom where objects'
@@ -63,32 +63,29 @@ def framed(
         row: the image's row of the table that `explore` takes; the whole image stands for a box
             that is not known.
     """
-    name = "its object" if "left" in row else "the whole image"
-    box = (
-        row
-        if "left" in row
-        else row.assign(left=0, top=0, right=row["width"], bottom=row["height"])
+    name, box = "its object", row
+    if "left" not in row:
+        name = "the whole image"
+        box = row.assign(left=0, top=0, right=row["width"], bottom=row["height"])
+    sizes = predicted_object_sizes(
+        box.reset_index(drop=True), train_size, test_size, draws=DRAWS, **framing
     )
-    own = {"draws": DRAWS, **framing}
-    sizes = predicted_object_sizes(box.reset_index(drop=True), train_size, test_size, **own)
     low, middle, high = sizes["train_px"].quantile([0.25, 0.5, 0.75])
-    through = plain_transforms(train_size, test_size, **framing)
+    transforms = plain_transforms(train_size, test_size, **framing)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        crops = [as_array(through[each](image)) for each in ("train", "train", "val_test")]
+        crops = [as_array(transforms[stage](image)) for stage in ("train", "train", "val_test")]
     figure, axes = plt.subplots(1, 4, figsize=(5.6, 2.0))
     plt.close(figure)  # it is displayed as an output of its own
-    largest = max(train_size, test_size)
     titles = ["image", f"train, {train_size} px", "another crop", f"test, {test_size} px"]
-    sides = [max(image.shape), largest, largest, largest]
-    shown = [as_array(image / 255), *crops]
-    for axis, pixels, side, title in zip(axes, shown, sides, titles, strict=True):
+    sides = [max(image.shape), *[max(train_size, test_size)] * 3]
+    drawn = [as_array(image / 255), *crops]
+    for axis, pixels, side, title in zip(axes, drawn, sides, titles, strict=True):
         centred(axis, pixels, side)
         axis.set_title(title, fontsize=8, loc="center")
     left, top, right, bottom = box[["left", "top", "right", "bottom"]].iloc[0]
-    frame = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=1.5)
-    frame.set_edgecolor("#d95f02")
-    axes[0].add_patch(frame)
+    look: dict[str, Any] = {"fill": False, "edgecolor": "#d95f02", "linewidth": 1.5}
+    axes[0].add_patch(Rectangle((left, top), right - left, bottom - top, **look))
     looks = f"{name} looks {middle:.0f} px large in training (middle half {low:.0f} to {high:.0f})"
     figure.suptitle(f"{looks},\n{sizes['test_px'].iloc[0]:.0f} px in the test", fontsize=9)
     return figure

@@ -1,6 +1,6 @@
 """Pages over several sweeps: reports/index.html, one row per sweep, and comparisons.
 
-Both say what the sweeps' own answers.json say.
+Both repeat the sweeps' own answers.json.
 """
 
 import html
@@ -18,7 +18,7 @@ from nbformat import v4
 from fixres_poc.analysis.cells import cell_of
 from fixres_poc.analysis.comparisons import Bounds, verdict_of
 from fixres_poc.analysis.results import Results, load_results, paired
-from fixres_poc.analysis.statistics import Difference, paired_gain
+from fixres_poc.analysis.statistics import paired_gain
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import home, write_atomically
 from fixres_poc.report import pages, plots, sentences, tables
@@ -39,7 +39,7 @@ PAIRED = """## Differences on the same images
 
 What each sweep recommends, on the test parts whose images and classes are the same in both.
 """
-EACH = """## The answers of {name}
+ONE_SWEEP = """## The answers of {name}
 
 {title}
 """
@@ -55,30 +55,31 @@ def write() -> Path:
 
 
 def _line_of(file: Path) -> dict[str, str] | None:
-    """The row of a report; None, with a warning, where this version cannot show it."""
+    """The row of a report; None, with a warning, if this version cannot show it."""
     try:
         sweep = json.loads(file.with_name("sweep.json").read_text(encoding="utf-8"))
         return line(sentences.read(str(file.parent)), sweep) | {"sweep": file.parent.name}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        said = f"{file}: left out of reports/index.html ({type(error).__name__}: {error})"
-        log.warning(printable(said))
+        message = f"{file}: left out of reports/index.html ({type(error).__name__}: {error})"
+        log.warning(printable(message))
         return None
 
 
 def line(answers: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, str]:
-    """What the page says of one sweep, by column.
+    """The row of one sweep, by column.
 
     Args:
         answers: the content of answers.json.
-        sweep: that of sweep.json.
+        sweep: the content of sweep.json.
     """
-    settings, part, five = sweep["settings"], answers["leading_part"], answers["answers"]
-    use = five[4]["use"]
+    settings, part = sweep["settings"], answers["leading_part"]
+    _, claim, adaptation, _, budget = answers["answers"]
+    use = budget["use"]
     return {
         "sweep": answers["sweep"],
         "answer": answers["title"],
-        "claim": five[1]["verdict"],
-        "adapting": five[2]["verdict"],
+        "claim": claim["verdict"],
+        "adapting": adaptation["verdict"],
         "use": cell_of(use).named() if use else tables.NONE,
         "top-1": tables.points_on(answers, 5, part),
         "on": f"{sweep['images'][part]:,} {part} images",
@@ -88,14 +89,14 @@ def line(answers: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, str]
     }
 
 
-def _linked(lines: pd.DataFrame) -> str:
-    """Rows of sweeps as a table, in which each name leads to the sweep's report."""
-    shown = str(tables.show(lines, classes="sortable words").data)
-    for name in lines.get("sweep", ()):
-        cell = f"<td>{html.escape(name)}</td>"
-        link = f'<a href="{quote(name)}/index.html">{html.escape(name)}</a>'
-        shown = shown.replace(cell, f"<td>{link}</td>")
-    return shown
+def _linked(rows: pd.DataFrame) -> str:
+    """Rows of sweeps as a table, in which each name links to the sweep's report."""
+    table = str(tables.show(rows, classes="sortable words").data)
+    for name in rows.get("sweep", ()):
+        text = html.escape(name)
+        link = f'<a href="{quote(name)}/index.html">{text}</a>'
+        table = table.replace(f"<td>{text}</td>", f"<td>{link}</td>")
+    return table
 
 
 def _page(name: str, *parts: Any) -> Path:
@@ -105,9 +106,9 @@ def _page(name: str, *parts: Any) -> Path:
         if isinstance(part, str) and part.startswith("#"):
             cells.append(v4.new_markdown_cell(part))  # type: ignore[no-untyped-call]
             continue
-        data, about = ({"text/html": part}, {}) if isinstance(part, str) else packed(part)
-        shown = v4.new_output("display_data", data, metadata=about)  # type: ignore[no-untyped-call]
-        cells.append(v4.new_code_cell(outputs=[shown]))  # type: ignore[no-untyped-call]
+        data, metadata = ({"text/html": part}, {}) if isinstance(part, str) else packed(part)
+        output = v4.new_output("display_data", data, metadata=metadata)  # type: ignore[no-untyped-call]
+        cells.append(v4.new_code_cell(outputs=[output]))  # type: ignore[no-untyped-call]
     page = home() / "reports" / f"{name}.html"
     write_atomically(page, pages.render_content(v4.new_notebook(cells=cells), {}))  # type: ignore[no-untyped-call]
     return page
@@ -124,60 +125,56 @@ def compare(names: Sequence[str]) -> Path:
     """
     if len(set(names)) < 2:
         raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
-    every = {name: load_results(name) for name in names}
+    sweeps = {name: load_results(name) for name in names}
     answers = {name: sentences.read(name) for name in names}
-    rows = differences(every, answers)
-    lines = [line(answers[name], every[name].sweep) | {"sweep": name} for name in names]
+    rows = differences(sweeps, answers)
+    lines = [line(answers[name], sweeps[name].sweep) | {"sweep": name} for name in names]
     parts: list[Any] = [f"# {_title(rows, answers)}\n", _linked(pd.DataFrame(lines))]
     plots.use_style()
     if rows:
         parts += [PAIRED, plots.forest_of(rows, "both", {0: "What is recommended"})]
-    for name, own in answers.items():
-        parts += [EACH.format(name=name, title=own["title"]), plots.forest(own)]
-        if arms := own["answers"][4]["arms"]:
-            parts.append(plots.front(pd.DataFrame(arms), own["leading_part"]))
+    for name, content in answers.items():
+        parts += [ONE_SWEEP.format(name=name, title=content["title"]), plots.forest(content)]
+        if arms := content["answers"][4]["arms"]:
+            parts.append(plots.front(pd.DataFrame(arms), content["leading_part"]))
     return _page(f"compare-{'-'.join(names)}", *parts)
 
 
 def _title(rows: Mapping[Any, Mapping[str, Any]], answers: Mapping[str, Mapping[str, Any]]) -> str:
     """The comparison's answer: the difference of the first two, or how often FixRes pays."""
     if not rows:
-        pays = sum("? Yes" in each["title"] for each in answers.values())
+        pays = sum("? Yes" in content["title"] for content in answers.values())
         return f"FixRes pays in {pays} of {len(answers)} sweeps"
     (_, label), by_part = next(iter(rows.items()))
-    told = sentences.TOLD[by_part["both"]["verdict"]]
-    return f"{label.replace(' against ', f' {told} ')}: {tables.points(by_part['both'])} points"
+    row = by_part["both"]
+    verdict = sentences.TOLD[row["verdict"]]
+    return f"{label.replace(' against ', f' {verdict} ')}: {tables.points(row)} points"
 
 
 def differences(
-    every: Mapping[str, Results], answers: Mapping[str, Mapping[str, Any]]
+    sweeps: Mapping[str, Results], answers: Mapping[str, Mapping[str, Any]]
 ) -> dict[tuple[int, str], dict[str, Any]]:
-    """Paired differences in top-1 of what is recommended, as rows of a forest plot.
+    """Paired differences in top-1 of the recommended arms, as rows of a forest plot.
 
     For each pair of sweeps, on the largest test part that both share.
     """
     rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for first, second in combinations(every, 2):
-        cells = [answers[name]["answers"][4]["use"] for name in (second, first)]
-        shared = _shared(every[first], every[second])
-        if not shared or not all(cells):
+    for reference, challenger in combinations(sweeps, 2):
+        arms = {name: answers[name]["answers"][4]["use"] for name in (challenger, reference)}
+        parts = _shared_parts(sweeps[reference], sweeps[challenger])
+        if not parts or not all(arms.values()):
             continue
-        part = max(shared, key=lambda name: every[first].sweep["images"][name])
-        sides = zip((second, first), cells, strict=True)
-        hits = paired(*(every[name].on(part).hits(cell_of(cell)) for name, cell in sides))
+        part = max(parts, key=lambda name: sweeps[reference].sweep["images"][name])
+        hits = paired(*(sweeps[name].on(part).hits(cell_of(arm)) for name, arm in arms.items()))
         if hits is not None:
-            label = f"{second} against {first} ({part})"
-            rows[0, label] = {"both": _as_row(paired_gain(*hits))}
+            gain = paired_gain(*hits)
+            verdict = verdict_of([Bounds(gain.low, gain.high, DELTA)])
+            row = {**gain._asdict(), "delta": DELTA, "primary": True, "verdict": verdict}
+            rows[0, f"{challenger} against {reference} ({part})"] = {"both": row}
     return rows
 
 
-def _as_row(gain: Difference) -> dict[str, Any]:
-    """A difference as a row of answers.json has it."""
-    verdict = verdict_of([Bounds(gain.low, gain.high, DELTA)])
-    return {**gain._asdict(), "delta": DELTA, "primary": True, "verdict": verdict}
-
-
-def _shared(first: Results, second: Results) -> list[str]:
-    """Test parts with the same images and classes by name, by the digests in both reports."""
-    one, other = (each.sweep.get("parts") or {} for each in (first, second))
-    return [part for part in first.parts if part in one and one[part] == other.get(part)]
+def _shared_parts(first: Results, second: Results) -> list[str]:
+    """Names of test parts with the same images and classes, by the digests in both reports."""
+    digests, others = (results.sweep.get("parts") or {} for results in (first, second))
+    return [part for part in first.parts if part in digests and digests[part] == others.get(part)]

@@ -2,8 +2,8 @@
 
 reports/<sweep>/index.html is notebook 05 with a list of the runs,
 reports/<sweep>/notebooks/<run>.html are theirs. The look and the one script lie in
-templates/fixres, an nbconvert template. Whatever came from data is escaped, also where a notebook
-shows it as HTML or Markdown.
+templates/fixres, an nbconvert template. Text from data is escaped, even if a notebook shows it as
+HTML or Markdown.
 """
 
 import base64
@@ -35,7 +35,7 @@ from fixres_poc.config.run_state import Outcome
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = (TEMPLATES / "fixres" / "report.js").read_text(encoding="utf-8")
 SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-HEAD = 1000  # characters of a page in which it says what it was made from
+HEAD = 1000  # characters at the start of a page that hold its digest
 TABLES = ("answers.json", "results.csv", "predictions.parquet", "images.csv", "sweep.json")
 TAGS = (
     "a abbr b blockquote br caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i "
@@ -50,13 +50,13 @@ LEFT_OUT = {"navigation", "check", "record"}  # tags: for a notebook's reader, n
 STYLES = ["color", "background-color", "font-weight", "text-align"]
 
 
-def write_index(folder: Path, notebook: Path, message: str, made_from: str = "") -> Path:
+def write_index(folder: Path, notebook: Path, message: str, made_from: str) -> Path:
     """Write a report's index.html from the executed notebook 05, with links to the runs' pages.
 
     Args:
         folder: of the report; its sweep.json lists the runs.
-        message: why notebook 05 failed, empty where it did not; the page is written nevertheless,
-            as far as it came.
+        message: why notebook 05 failed, "" if it did not; the page shows the notebook as far as it
+            ran.
         made_from: digest of all that the page was made from (`is_made_from`).
 
     Returns:
@@ -75,8 +75,8 @@ def write_index(folder: Path, notebook: Path, message: str, made_from: str = "")
     return folder / "index.html"
 
 
-def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
-    """Write the page of one run, unless it is there already.
+def write_run_page(sweep: str, outcome: Outcome, made_by: str) -> bool:
+    """Write the page of one run, unless it is up to date.
 
     Args:
         made_by: `library_hash` of everything.
@@ -84,46 +84,47 @@ def write_run_page(sweep: str, each: Outcome, made_by: str) -> bool:
     Returns:
         Whether the run has a page: one that never started has no notebook to show.
     """
-    notebook = run_folder(sweep, each.run.name) / "notebook.ipynb"
+    name, parameters = outcome.run.name, outcome.run.parameters
+    notebook = run_folder(sweep, name) / "notebook.ipynb"
     if not notebook.exists():
         return False
-    given = each.run.parameters
-    facts = [given.get("backbone", "").removeprefix("timm:"), Path(given.get("dataset", "")).name]
-    took = f"took {_duration(each.wall_seconds())}" if each.status == "done" else ""
+    network = parameters.get("backbone", "").removeprefix("timm:")
+    dataset = Path(parameters.get("dataset", "")).name
+    took = f"took {_duration(outcome.wall_seconds())}" if outcome.status == "done" else ""
     page = {
-        "name": each.run.name,
+        "name": name,
         "back": f"report of {sweep}",
-        "status": each.status,
-        "error": each.error,
-        "facts": ", ".join(filter(None, [*facts, took])),
+        "status": outcome.status,
+        "error": outcome.error,
+        "facts": ", ".join(filter(None, [network, dataset, took])),
     }
-    page["made_from"] = hashlib.sha256(
-        (made_by + json.dumps(page)).encode() + notebook.read_bytes()
-    ).hexdigest()
-    file = report_folder(sweep) / "notebooks" / f"{each.run.name}.html"
+    content = (made_by + json.dumps(page)).encode() + notebook.read_bytes()
+    page["made_from"] = hashlib.sha256(content).hexdigest()
+    file = report_folder(sweep) / "notebooks" / f"{name}.html"
     if not is_made_from(file, page["made_from"]):
         write_atomically(file, render(notebook, page))
     return True
 
 
 def is_made_from(page: Path, digest: str) -> bool:
-    """Whether a page is there, and its head names this digest of all that it was made from."""
+    """Whether the page exists and its head has this digest of all that it was made from."""
     return page.exists() and f'content="{digest}"' in page.read_text(encoding="utf-8")[:HEAD]
 
 
 def _runs(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
-    """Runs for the template: a row a training, a column a test resolution; and all others."""
-    rows, others = dict[str, dict[int, Any]](), list[dict[str, Any]]()
+    """Runs for the template: a row per training, a column per test resolution; all others."""
+    rows = dict[str, dict[int, Any]]()
+    others = list[dict[str, Any]]()
     for run in runs:
         link = f"notebooks/{run['name']}.html"
         text = _duration(run["wall_seconds"]) if run["status"] == "done" else run["status"]
-        own = {**run, "text": text, "link": link if (folder / link).exists() else ""}
+        cell = {**run, "text": text, "link": link if (folder / link).exists() else ""}
         if run["train_size"] is None:
-            others.append(own | {"text": f"{run['name']} ({text})"})
+            others.append(cell | {"text": f"{run['name']} ({text})"})
             continue
         short = ", equal FLOPs" if run["equal_flops"] else ""
         training = f"{run['train_size']} px, seed {run['seed']}{short}"
-        rows.setdefault(training, {})[run["test_size"] or 0] = own
+        rows.setdefault(training, {})[run["test_size"] or 0] = cell
     sizes = sorted({size for row in rows.values() for size in row})
     columns = {size: f"{size} px" if size else "training" for size in sizes}
     failed = [run for run in runs if run["status"] != "done"]
@@ -138,10 +139,11 @@ def _duration(seconds: float) -> str:
 def render(notebook: Path, page: dict[str, Any]) -> str:
     """A notebook's file as a page, without the folders that its run's settings name."""
     settings = notebook.with_name("settings.json")
-    given = (
-        json.loads(settings.read_text(encoding="utf-8"))["parameters"] if settings.is_file() else {}
-    )
-    content, page = impersonal([nbformat.read(notebook, as_version=4), page], *named_paths(given))  # type: ignore[no-untyped-call]
+    parameters = {}
+    if settings.is_file():
+        parameters = json.loads(settings.read_text(encoding="utf-8"))["parameters"]
+    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    content, page = impersonal([content, page], *named_paths(parameters))
     return render_content(nbformat.from_dict(content), page)  # type: ignore[no-untyped-call]
 
 
@@ -157,16 +159,19 @@ def render_content(content: Any, page: dict[str, Any]) -> str:
     Returns:
         The HTML; its title is the notebook's first heading, followed by `name` where there is one.
     """
-    cells = _marked(_applicable(content.cells))
+    cells = _shown(_applicable(content.cells))
     headings = _headings(cells)
     title = next((text for level, _, text in headings if level == "h1"), "FixRes")
-    contents = [(anchor, text) for level, anchor, text in headings if level == "h2"]
     name = page.get("name")
-    made: dict[str, Any] = {"title": f"{title} ({name})" if name else title, "contents": contents}
-    made |= {"script": SCRIPT, "script_hash": SCRIPT_HASH}
-    made |= {"has_first": any("first" in _tags(cell) for cell in cells)}
-    shown = nbformat.from_dict({**content, "cells": cells})  # type: ignore[no-untyped-call]
-    html, _ = _exporter().from_notebook_node(shown, resources={"page": page | made})
+    page = page | {
+        "title": f"{title} ({name})" if name else title,
+        "contents": [(anchor, text) for level, anchor, text in headings if level == "h2"],
+        "script": SCRIPT,
+        "script_hash": SCRIPT_HASH,
+        "has_first": any("first" in _tags(cell) for cell in cells),
+    }
+    notebook = nbformat.from_dict({**content, "cells": cells})  # type: ignore[no-untyped-call]
+    html, _ = _exporter().from_notebook_node(notebook, resources={"page": page})
     return str(html)
 
 
@@ -181,9 +186,12 @@ def _exporter() -> HTMLExporter:
     )
 
 
-def _marked(cells: Sequence[Any]) -> list[Any]:
-    """Copies of cells with smaller PNGs and no tracebacks."""
+def _shown(cells: Sequence[Any]) -> list[Any]:
+    """Copies of cells: smaller PNGs, no tracebacks, of the parameters the first group alone."""
     copies = copy.deepcopy(list(cells))
+    for cell in copies:
+        if "parameters" in _tags(cell):  # the cell that papermill adds holds what a run was given
+            cell.source = cell.source.partition("\n# ")[0]
     for output in [output for cell in copies for output in cell.get("outputs", [])]:
         if output.output_type == "error":  # the traceback stays in the run's folder
             output.traceback = [f"{output.ename}: {output.evalue}"]
@@ -203,7 +211,7 @@ def _webp(png: str) -> str:
 
 
 def _applicable(cells: Sequence[Any]) -> list[Any]:
-    """All cells but those of `LEFT_OUT`, and `optional` code that shows nothing, with its text."""
+    """Cells without those of `LEFT_OUT`, and without idle `optional` code and its text."""
     kept = [cell for cell in cells if not LEFT_OUT & _tags(cell)]
     optional = {place for place, cell in enumerate(kept) if "optional" in _tags(cell)}
     idle = {place for place in optional if kept[place].get("outputs") == []}
@@ -216,21 +224,23 @@ def _tags(cell: Any) -> set[str]:
 
 
 def _headings(cells: Collection[Any]) -> list[tuple[str, str, str]]:
-    """(h1 or h2, anchor, text) of the headings in Markdown cells, and in HTML of the first ones."""
+    """(h1 or h2, anchor, text) of the headings in Markdown cells, and in HTML of `first` cells."""
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    shown = [
-        out.get("data", {}) for cell in cells if "first" in _tags(cell) for out in cell.outputs
-    ]
-    first = "".join(data.get("text/html", "") for data in shown)
-    found = BeautifulSoup(first + markdown2html_mistune(text), "html.parser")(["h1", "h2"])
+    first = "".join(
+        output.get("data", {}).get("text/html", "")
+        for cell in cells
+        if "first" in _tags(cell)
+        for output in cell.outputs
+    )
+    headings = BeautifulSoup(first + markdown2html_mistune(text), "html.parser")(["h1", "h2"])
     return [
-        (each.name, str(each.get("id", "")), each.get_text().removesuffix("¶").strip())
-        for each in found
+        (heading.name, str(heading.get("id", "")), heading.get_text().removesuffix("¶").strip())
+        for heading in headings
     ]
 
 
 def clean(html: str) -> str:
-    """Harmless HTML that loads nothing: other tags are shown as text, tables scroll sideways."""
+    """Harmless HTML that loads nothing: tags outside `TAGS` become text, tables scroll sideways."""
     soup = BeautifulSoup(html, "html.parser")
     for style in soup("style"):
         style.decompose()

@@ -1,8 +1,8 @@
 """Published figures that notebooks compare with, and a sweep beside the table of 2020.
 
-That table is of the proof of concept on Stanford Dogs that this project started from. What it
-leaves out (its split, epochs and rates, how the last layers were tuned) can't be matched, so a
-difference is one between two experiments. Accuracies are fractions.
+That table is from the proof of concept on Stanford Dogs that this project started from. It does
+not give split, epochs, rates or the tuning of the last layers, so a difference is one between two
+experiments. Accuracies are fractions.
 """
 
 from importlib import resources
@@ -51,10 +51,10 @@ def networks() -> pd.DataFrame:
 
 
 def undominated(models: pd.DataFrame, cost: str) -> pd.Series:
-    """Which rows no other row beats: none is as accurate at less cost, or more accurate at no more.
+    """The Pareto front: no other row is as accurate at less cost, or more accurate at no more.
 
     Args:
-        models: columns top1 and `cost`; a row without a cost is not on it.
+        models: columns top1 and `cost`; a row without a cost is not on the front.
         cost: such as parameters_millions or gmacs.
 
     Returns:
@@ -85,20 +85,19 @@ def gains() -> pd.DataFrame:
     at_train = models[models["train_size"] == models["test_size"]]
     same = at_train.drop_duplicates("model").set_index("model")["top1"]
     gain = (models["top1"] - models["model"].map(same)) * 100
-    shown = (
-        gain.map("{:+.1f}".format).mask(gain == 0, "reference").mask(gain.isna(), "no reference")
-    )
+    texts = gain.map("{:+.1f}".format).mask(gain == 0, "reference")
+    texts = texts.mask(gain.isna(), "no reference")
     names = {"model": "network", "train_size": "train px", "test_size": "test px"}
     table = models.rename(columns=names)[[*names.values(), "adapted"]]
-    return table.assign(**{"top-1 %": (models["top1"] * 100).round(1), "gain in points": shown})
+    return table.assign(**{"top-1 %": (models["top1"] * 100).round(1), "gain in points": texts})
 
 
 def stanford_dogs() -> pd.DataFrame:
-    """Published accuracies on Stanford Dogs (fraction), oldest first; only what was read.
+    """Published accuracies on Stanford Dogs (fraction), oldest first.
 
     Returns:
-        Columns model, year, top1, pretraining ("not read" where the text that was read does not
-        say), note, source.
+        Columns model, year, top1, pretraining ("not read" if the source, as far as it was read,
+        does not name it), note, source.
     """
     return _read("stanford_dogs.csv").fillna({"pretraining": "none", "note": ""})
 
@@ -140,9 +139,12 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
     """
     plain = results.usual.query("adaptation == 'none'")
     hits = [results.hits(cell) for cell in keys(plain)]
-    found = [of_one_training(same_images(*each.values())) if each else Accuracy() for each in hits]
-    own = plain[PAIR].join(pd.DataFrame(found, index=plain.index))
-    rows = stanford_dogs_2020().merge(own, on=PAIR)
+    expected = [
+        of_one_training(same_images(*seeds.values())) if seeds else Accuracy() for seeds in hits
+    ]
+    rows = stanford_dogs_2020().merge(
+        plain[PAIR].join(pd.DataFrame(expected, index=plain.index)), on=PAIR
+    )
     if results.settings["dataset"] != DATASET or rows.empty:
         return None
     inside = rows["top1"].between(rows["low"], rows["high"]).map({True: "yes", False: "no"})
@@ -150,17 +152,18 @@ def compared_with_2020(results: Results) -> pd.DataFrame | None:
 
 
 def beside_2020(results: Results, compared: pd.DataFrame) -> str:
-    """What the comparison shows: 2020's figures, and its 320/224 above 320/320."""
-    judged = compared[compared["inside"] != ""]
+    """The comparison in words: the figures of 2020, and its 320/224 against 320/320."""
+    counts = compared["inside"].value_counts()
+    inside = counts.get("yes", 0)
+    judged = inside + counts.get("no", 0)
     probes = results.usual.query("adaptation == 'probe'")
     probe = probes.loc[probes["test_size"] == BASELINE_SIZE, "top1"].dropna()
-    ours = f"{probe.iloc[0] * 100:.1f} %" if len(probe) else "not run"
-    inside = (judged["inside"] == "yes").sum()
-    first, second = (Cell(320, size, "none", crop_pct=results.usual_crop) for size in (224, 320))
-    within = results.difference(first, second)
+    here = f"{probe.iloc[0] * 100:.1f} %" if len(probe) else "not run"
+    smaller, same = (Cell(320, size, "none", crop_pct=results.usual_crop) for size in (224, 320))
+    within = results.difference(smaller, same)
     return (
-        f"{inside} of {len(judged)} accuracies of 2020 lie where one training of this sweep is "
-        f"expected. Linear probe: {STANFORD_DOGS_2020_BASELINE * 100:.1f} % in 2020, {ours} here. "
+        f"{inside} of {judged} accuracies of 2020 lie where one training of this sweep is "
+        f"expected. Linear probe: {STANFORD_DOGS_2020_BASELINE * 100:.1f} % in 2020, {here} here. "
         f"Network: resnext101_32x48d_wsl in 2020, {results.settings['backbone']} here, "
         f"on {results.sweep['images']['test']:,} test images. "
         f"Within one training, 320/224 against 320/320: +0.3 points in 2020, "

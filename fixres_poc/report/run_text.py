@@ -1,4 +1,4 @@
-"""What a run's notebook says of its own numbers, in Markdown."""
+"""The findings of a run's notebook in words, as Markdown."""
 
 from collections.abc import Sequence
 
@@ -59,15 +59,14 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
     """
     val = choices[choices["chosen"]].set_index("test_size")["val_top1"]
     row = summary[(summary["test_size"] == val.idxmax()) & (summary["test_part"] == "test")].iloc[0]
-    told = Accuracy(*row[["top1", "top1_low", "top1_high"]]).percent()
+    accuracy = Accuracy(*row[["top1", "top1_low", "top1_high"]]).percent()
     spread = (
         f"Over all test resolutions, validation accuracy ranges from {val.min() * 100:.1f} % "
         f"to {val.max() * 100:.1f} %."
     )
     return _bullets(
         f"The linear probe is best on validation at {val.idxmax()} px. There it classifies "
-        f"**{told}** of "
-        f"{row['n_test']:,} test images correctly.",
+        f"**{accuracy}** of {row['n_test']:,} test images correctly.",
         spread if len(val) > 1 else "",
         zero_shot,
     )
@@ -76,34 +75,26 @@ def probe_summary(choices: pd.DataFrame, summary: pd.DataFrame, zero_shot: str) 
 def training_summary(
     settings: TrainSettings, trained: Trained, val_images: int, classes: int
 ) -> str:
-    """What stage 1 gives on validation, in how many steps, and whether it chose a recipe.
+    """Accuracy of stage 1 on validation, its steps, its loss, and the recipes that were tried.
 
-    Of a network that was trained elsewhere (`head_start: file`) that is its accuracy at its own
-    resolution.
+    Of a network that was trained elsewhere (`head_start: file`) its accuracy at its own resolution.
     """
-    history, size, tried = (
-        trained.history,
-        settings.train_size,
-        pd.DataFrame(trained.tried["stage1"]),
-    )
-    reached, loss = (
-        f"**{trained.val_top1 * 100:.1f} %** on validation at {size} px",
-        history["loss"],
-    )
+    reached = f"**{trained.val_top1 * 100:.1f} %** on validation at {settings.train_size} px"
     if settings.head_start == "file":
         low, _ = wilson_interval(round(trained.val_top1 * val_images), val_images)
-        own = f"The network of the weights file reaches {reached}, its own resolution."
-        return _bullets(own, NEAR_CHANCE if low <= 1 / classes else "")
+        line = f"The network of the weights file reaches {reached}, its own resolution."
+        return _bullets(line, NEAR_CHANCE if low <= 1 / classes else "")
+    loss, tried = trained.history["loss"], pd.DataFrame(trained.tried["stage1"])
     lines = [f"The last epoch reaches {reached}, after {trained.steps:,} steps."]
     if len(loss) > 1:
         lines.append(
             f"The loss went from {loss.iloc[0]:.3f} to {loss.iloc[-1]:.3f} in {len(loss)} epochs."
         )
     if len(tried) > 1:
-        first, second = tried["val_top1"].nlargest(2)
+        best, second = tried["val_top1"].nlargest(2)
         lines.append(
             f"{len(tried)} recipes were tried; the second best is "
-            f"{(first - second) * 100:.1f} points below."
+            f"{(best - second) * 100:.1f} points below."
         )
     return _bullets(*lines)
 
@@ -121,66 +112,64 @@ def gains(predictions: pd.DataFrame, adaptations: Sequence[str], view: str) -> p
     test = test.assign(correct=test["top1"] == test["target"])
     correct = test.pivot(index="image", columns="adaptation", values="correct")
     rows = [
-        [name, other, *paired_gain(correct[name], correct[other])[:3]]
+        [name, reference, *paired_gain(correct[name], correct[reference])[:3]]
         for name in adaptations
-        for other in ("none", CONTROL + name)
-        if other in correct and name != "none"
+        for reference in ("none", CONTROL + name)
+        if reference in correct and name != "none"
     ]
     return pd.DataFrame(rows, columns=["adaptation", "against", "gain", "low", "high"])
 
 
 def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSettings) -> str:
-    """What validation prefers, its accuracy on test, and the smaller gain, which is FixRes's."""
-    own = summary[
-        (summary["view"] == settings.views[0]) & (summary["test_part"] == "test")
-    ].set_index("adaptation")
-    wanted: list[str] = [name for name in settings.adaptations if name != "full"] or ["full"]
-    best = str(own.loc[wanted, "val_top1"].idxmax())
-    row, against = own.loc[best], gains[gains["adaptation"] == best].sort_values("gain")
+    """The adaptation that validation prefers, its accuracy on test, and the smaller of its gains.
+
+    The smaller gain, over `none` or over the control, is FixRes's.
+    """
+    on_test = (summary["view"] == settings.views[0]) & (summary["test_part"] == "test")
+    rows = summary[on_test].set_index("adaptation")
+    candidates: list[str] = [name for name in settings.adaptations if name != "full"] or ["full"]
+    best = str(rows.loc[candidates, "val_top1"].idxmax())
+    row = rows.loc[best]
     lines = [
         f"Validation prefers **{best}** at {settings.test_size} px. It classifies "
-        f"{row['top1'] * 100:.1f} % of "
-        f"{row['n_test']:,} test images correctly."
+        f"{row['top1'] * 100:.1f} % of {row['n_test']:,} test images correctly."
     ]
-    for _, _, other, *values in against.itertuples():
+    against = gains[gains["adaptation"] == best].sort_values("gain")
+    for _, _, reference, *values in against.itertuples():
         gain = Difference(*values)
         verdict = gain.told("a gain", "a loss", "no difference that these images can show")
-        lines.append(f"Against `{other}`: {gain.points()}, {verdict}.")
+        lines.append(f"Against `{reference}`: {gain.points()}, {verdict}.")
     if len(against) > 1:
+        smaller = against.iloc[0]
         lines.append(
-            f"The smaller, over `{against['against'].iloc[0]}`, is the gain of FixRes in this "
-            "one training."
+            f"The smaller, over `{smaller['against']}`, is the gain of FixRes in this one training."
+            if smaller["low"] > 0
+            else "No gain of FixRes is shown in this one training."
         )
     return _bullets(*lines)
 
 
 def zero_shot_verdict(known: ZeroShot, probes: pd.DataFrame) -> str:
-    """The linear probe against the pre-trained classifier, "" where there is nothing to ask."""
+    """The linear probe against zero-shot on the same images; "" if zero-shot was not possible."""
     if known.obstacle:
         return ""
-    mapped, every = len(known.mapped), known.classes
-    # of a size the usual framing comes first
-    size, crop_pct = max(known.predictions["test_size"]), known.predictions["crop_pct"].iloc[0]
-    linear, own = same_images(
-        *(
-            _correct(each[(each["test_size"] == size) & (each["crop_pct"] == crop_pct)])
-            for each in (probes, known.predictions)
-        )
-    )
-    gain = paired_gain(linear, own)
-    told = gain.told("more", "less", "no difference shown")
+    size = max(known.predictions["test_size"])
+    crop_pct = known.predictions["crop_pct"].iloc[0]  # the usual one
+    hits = []
+    for table in (probes, known.predictions):
+        framed = (table["test_size"] == size) & (table["crop_pct"] == crop_pct)
+        test = table[framed & (table["split"] == "test")].astype({"image": str}).set_index("image")
+        hits.append(test["target"] == test["top1"])
+    linear, zero_shot = same_images(*hits)
+    gain = paired_gain(linear, zero_shot)
+    verdict = gain.told("more", "less", "no difference shown")
     return (
-        f"Zero-shot, the network's ImageNet classifier is right on **{own.mean() * 100:.1f} %** of "
-        f"{len(own):,} test images at "
-        f"{size} px, among the {mapped} of {every} classes that it knows by name. The linear "
-        f"probe, which chooses among all {every} classes, is right on {linear.mean() * 100:.1f} % "
-        f"of the same images: {told}, {gain.points()}."
+        f"Zero-shot, the network's ImageNet classifier is right on "
+        f"**{zero_shot.mean() * 100:.1f} %** of {len(zero_shot):,} test images at {size} px, among "
+        f"the {len(known.mapped)} of {known.classes} classes that it knows by name. The linear "
+        f"probe, which chooses among all {known.classes} classes, is right on "
+        f"{linear.mean() * 100:.1f} % of the same images: {verdict}, {gain.points()}."
     )
-
-
-def _correct(predictions: pd.DataFrame) -> "pd.Series[bool]":
-    test = predictions[predictions["split"] == "test"].astype({"image": str}).set_index("image")
-    return test["target"] == test["top1"]
 
 
 def _bullets(*lines: str) -> str:

@@ -1,6 +1,6 @@
 """Title, sentences and advice of a report, written into answers.json beside the decision.
 
-Everything that the report says of its answers is read from that file. A sentence has at most 25
+The report reads everything that it says of its answers from that file. A sentence has at most 25
 words and one number with its interval; differences are in points of top-1.
 """
 
@@ -12,13 +12,21 @@ from typing import Any
 
 from fixres_poc.analysis.answers import Decision, decide
 from fixres_poc.analysis.cells import Cell
-from fixres_poc.analysis.comparisons import Comparison, Row
+from fixres_poc.analysis.comparisons import Comparison
 from fixres_poc.analysis.questions import UNCHECKED, Answer
 from fixres_poc.analysis.results import load_results, training_cost
-from fixres_poc.analysis.statistics import Difference
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import read_record, report_folder, write_atomically
 from fixres_poc.config.settings import ENOUGH_STEPS
+from fixres_poc.report.phrases import (
+    arm_name,
+    as_sentence,
+    flops,
+    pair_name,
+    points,
+    price,
+    reference_name,
+)
 
 ANSWERS = "answers.json"
 TOLD = {
@@ -34,7 +42,7 @@ REASONS = {
     "cheaper only at equal epochs": "but for as many FLOPs, train = test is better",
     UNCHECKED: "that is at equal epochs, unchecked at equal FLOPs",
 }
-"""Why a pair costs what it does, by the verdict on its cost."""
+"""Reason for the cost of a pair, by the verdict on it."""
 
 
 def write(report: str) -> None:
@@ -44,7 +52,7 @@ def write(report: str) -> None:
         report: a sweep's name, or a report's folder.
 
     Raises:
-        InputError: it has no tables, or damaged ones.
+        InputError: its tables are missing or damaged.
     """
     content = told(decide(load_results(report)))
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
@@ -58,20 +66,21 @@ def read(report: str) -> dict[str, Any]:
         InputError: there is none of this version.
     """
     file = report_folder(report) / ANSWERS
-    found = read_record(file, title=str, sentences=list, answers=list, did_nothing=list)
-    if not found:
+    answers = read_record(file, title=str, sentences=list, answers=list, did_nothing=list)
+    if not answers:
         raise InputError(f"{file}: no answers of this version; run `make report` first")
-    return found
+    return answers
 
 
 def told(decision: Decision) -> dict[str, Any]:
     """The content of answers.json: the decision, in numbers and in words."""
-    content, words = decision.as_json(), _Words(decision)
+    content = decision.as_json()
+    words = _Words(decision)
     for answer in content["answers"]:
-        said = f"Not asked: {answer['asked']}.", ""
+        sentence, advice = f"Not asked: {answer['asked']}.", ""
         if answer["asked"] is True:
-            said = getattr(words, f"answer_{answer['id']}")()
-        answer["sentence"], answer["means"] = said
+            sentence, advice = getattr(words, f"answer_{answer['id']}")()
+        answer.update(sentence=sentence, means=advice)
     dataset = Path(decision.results.settings["dataset"]).name
     images = "synthetic images" if dataset == "synthetic" else dataset
     title = f"Does FixRes pay on {images}? {words.pays()}"
@@ -79,41 +88,44 @@ def told(decision: Decision) -> dict[str, Any]:
 
 
 class _Words:
-    """What is said of a decision."""
+    """The words for a decision."""
 
     def __init__(self, decision: Decision) -> None:
-        self.decision, self.results = decision, decision.results
+        self.results = decision.results
         self.best = decision.recommendation
         self.training, self.claim, self.adaptation, self.remedy = decision.answers
-        self.delta = f"{self.results.settings['delta'] * 100:g} point"
-        self.delta += "" if self.delta == "1 point" else "s"
+        self.delta = f"{self.results.settings['delta'] * 100:g} points"
+        if self.delta == "1 points":
+            self.delta = "1 point"
 
     def headline(self) -> list[str]:
         """Four sentences: what to use, FixRes's claim, where adapting pays, and its cost.
 
-        That no training is needed, or that it was too brief, comes first, in place of where.
+        If training is not needed or was too brief, that is the first sentence, and where adapting
+        pays is left out.
         """
-        first = self.training.verdict in ("gains less than delta", "trained too briefly")
-        use, claim, where, cost = self._use(), self._claim(), self._where(), self._cost()
-        return [self._training(), use, claim, cost] if first else [use, claim, where, cost]
+        if self.training.verdict in ("gains less than delta", "trained too briefly"):
+            return [self._training(), self._use(), self._claim(), self._cost()]
+        return [self._use(), self._claim(), self._where(), self._cost()]
 
     def _training(self) -> str:
         primary = self.training.primary
         if self.training.verdict == "trained too briefly" or primary is None:
             return self.answer_1()[0]
         row, use = primary.deciding, self.best.use
-        needless = "No training is needed: " * (use is not None and use.train_size is None)
-        size = f"; at {primary.cell.test_size} px: {_points(row)}"
-        text = f"{needless}fine-tuning gains less than {self.delta} here{size}"
-        return _said(text[0].upper() + text[1:], row.difference.seeds)
+        untrained = use is not None and use.train_size is None
+        start = "No training is needed: fine-tuning" if untrained else "Fine-tuning"
+        size = f"at {primary.cell.test_size} px: {points(row)}"
+        text = f"{start} gains less than {self.delta} here; {size}"
+        return as_sentence(text, row.difference.seeds)
 
     def _use(self) -> str:
         use = self.best.use
         if use is None:
             return f"Use: no arm is recommended: {self.best.why_not}."
         top1 = self.results.accuracy(use).percent()
-        seeds = len(self.results.hits(use)) if use.train_size else 2
-        return _said(f"Use {_arm(use)}: {top1} of {self.results.part} images are right", seeds)
+        text = f"Use {arm_name(use)}: {top1} of {self.results.part} images are right"
+        return as_sentence(text, len(self.results.hits(use)) if use.train_size else None)
 
     def _claim(self) -> str:
         primary = self.claim.primary
@@ -121,10 +133,10 @@ class _Words:
             return f"FixRes's claim is not asked: {self.claim.why_not}."
         if primary is None:
             return "FixRes's claim is open: its runs have not finished."
-        row = primary.deciding
-        told = f"{TOLD[primary.verdict]} {_there(row)}"
-        text = f"FixRes, {_pair(primary.cell)}, {told}: {_points(row)}{self._among(primary.cell)}"
-        return _said(text, row.difference.seeds)
+        row, cell = primary.deciding, primary.cell
+        verdict = f"{TOLD[primary.verdict]} {reference_name(row)}"
+        text = f"FixRes, {pair_name(cell)}, {verdict}: {points(row)}{self._among(cell)}"
+        return as_sentence(text, row.difference.seeds)
 
     def _where(self) -> str:
         if self.adaptation.why_not:
@@ -132,99 +144,101 @@ class _Words:
         primary = self.adaptation.primary
         if primary is None:
             return "Where adapting pays is open: the primary pair's runs have not finished."
-        row, here = primary.rows[0], _pair(primary.cell)
-        every = self.adaptation.comparisons
-        pays = primary.verdict == "better"
+        row, pair = primary.rows[0], pair_name(primary.cell)
         others = [
-            _pair(each.cell) for each in every if each.verdict == "better" and each is not primary
+            pair_name(comparison.cell)
+            for comparison in self.adaptation.comparisons
+            if comparison.verdict == "better" and comparison is not primary
         ]
-        named = others[0] if len(others) == 1 else f"{len(others)} other pairs"
-        if pays:
-            also = f", and at {named}" if others else " over unadapted"
-            text = f"Adapting pays at {here}, by {_points(row)}{also}"
+        elsewhere = others[0] if len(others) == 1 else f"{len(others)} other pairs"
+        if primary.verdict == "better":
+            also = f", and at {elsewhere}" if others else " over unadapted"
+            text = f"Adapting pays at {pair}, by {points(row)}{also}"
         elif others:
-            text = f"Adapting pays at {named}, not shown at {here}: {_points(row)}"
+            text = f"Adapting pays at {elsewhere}, not shown at {pair}: {points(row)}"
         else:
-            text = f"Adapting is not shown to pay at {here}: {_points(row)} over unadapted"
-        return _said(text + self._among(primary.cell), row.difference.seeds)
+            text = f"Adapting is not shown to pay at {pair}: {points(row)} over unadapted"
+        return as_sentence(text + self._among(primary.cell), row.difference.seeds)
 
     def _cost(self) -> str:
         primary, use = self.claim.primary, self.best.use
         if primary is not None and not math.isnan(ratio := self.claim.flops_ratio):
             size, reason = primary.cell.test_size, REASONS[self.claim.cost]
             times = f"{ratio:.2f} of the training FLOPs of {size} px"
-            return f"{_pair(primary.cell)} takes {times}: {reason}."
+            return f"{pair_name(primary.cell)} takes {times}: {reason}."
         if use is None or use.train_size is None or use.adaptation == "none":
-            return "Cost: what is recommended needs no stage 2; its training FLOPs stand below."
-        plain = use._replace(adaptation="none")
-        adapted, without = (training_cost(self.results, cell)[0] for cell in (use, plain))
-        if not without:
-            flops = f"{adapted / 1e12:.3g} TFLOP"
-            return f"Adapting {_pair(use)} takes {flops}; its own training is not counted."
-        ratio = adapted / without
-        reason = "stage 2 trains the last layers alone"
-        return f"Adapting {_pair(use)} takes {ratio:.2f} of the training FLOPs without: {reason}."
+            return "Cost: the recommended arm needs no stage 2; question 5 gives its FLOPs."
+        adapted, _ = training_cost(self.results, use)
+        plain, _ = training_cost(self.results, use._replace(adaptation="none"))
+        if not plain:
+            cost = f"{flops(adapted)}; its own training is not counted"
+            return f"Adapting {pair_name(use)} takes {cost}."
+        times = f"{adapted / plain:.2f} of the training FLOPs without"
+        return f"Adapting {pair_name(use)} takes {times}: stage 2 trains the last layers alone."
 
     def _among(self, cell: Cell) -> str:
-        """What qualifies a row at a test resolution where training was not shown to pay."""
+        """The restriction of a row at a test resolution where training is not shown to pay."""
         rows = self.training.comparisons
-        pays = {each.cell.test_size for each in rows if each.verdict == "better"}
-        shown = self.training.why_not or cell.test_size in pays
-        return "" if shown else ", among fine-tuned networks"
+        sizes = {row.cell.test_size for row in rows if row.verdict == "better"}
+        pays = self.training.why_not or cell.test_size in sizes
+        return "" if pays else ", among fine-tuned networks"
 
     def answer_1(self) -> tuple[str, str]:
         """Does training pay here? The answer, and what it means."""
         verdict, steps = self.training.verdict, self.training.steps
-        rows = [each for each in self.training.comparisons if each.verdict != "not run"]
+        rows = [row for row in self.training.comparisons if row.verdict != "not run"]
         if verdict == "trained too briefly":
-            said = f"Not decided: trained too briefly ({steps} steps, below {ENOUGH_STEPS})."
-            return said, "Train longer before concluding anything."
+            sentence = f"Not decided: trained too briefly ({steps} steps, below {ENOUGH_STEPS})."
+            return sentence, "Train longer before concluding anything."
         if verdict == "gains less than delta":
-            means = "Spare the training: fit a linear classifier."
-            return f"Fine-tuning gains less than {self.delta} here.", means
+            advice = "Spare the training: fit a linear classifier."
+            return f"Fine-tuning gains less than {self.delta} here.", advice
         if verdict == "not decided":
-            missed = max(each.detectable for each in rows) * 100
-            said = f"Not decided: a gain below {missed:.1f} points would be missed."
-            return said, "More test images or seeds would decide."
+            missed = max(row.detectable for row in rows) * 100
+            sentence = f"Not decided: a gain below {missed:.1f} points would be missed."
+            return sentence, "More test images or seeds would decide."
         return (self._sizes(rows), "Fine-tune at these.") if verdict == "pays" else OPEN
 
     def _sizes(self, rows: Sequence[Comparison]) -> str:
-        """At which test resolutions training pays, and what it does at the others."""
-        told: dict[str, list[str]] = {"pays": []}
-        for size in sorted({each.cell.test_size for each in rows}):
-            own = [each for each in rows if each.cell.test_size == size]
-            verdicts, word = {each.verdict for each in own}, "is not decided"
+        """The test resolutions at which training pays, and what it does at the others."""
+        sizes_of: dict[str, list[str]] = {"pays": []}
+        for size in sorted({row.cell.test_size for row in rows}):
+            same_size = [row for row in rows if row.cell.test_size == size]
+            verdicts = {row.verdict for row in same_size}
+            effect = "is not decided"
             if "better" in verdicts:
-                word = "pays"
-            elif all(each.below_delta for each in own):
-                word = "loses" if verdicts == {"worse"} else f"gains less than {self.delta}"
-            told.setdefault(word, []).append(str(size))
-        rest = [f"at {', '.join(sizes)} px it {word}" for word, sizes in told.items()]
-        return "; ".join([f"Fine-tuning pays at {', '.join(told['pays'])} px", *rest[1:]]) + "."
+                effect = "pays"
+            elif all(row.below_delta for row in same_size):
+                effect = "loses" if verdicts == {"worse"} else f"gains less than {self.delta}"
+            sizes_of.setdefault(effect, []).append(str(size))
+        start = f"Fine-tuning pays at {', '.join(sizes_of.pop('pays'))} px"
+        others = [f"at {', '.join(sizes)} px it {effect}" for effect, sizes in sizes_of.items()]
+        return "; ".join([start, *others]) + "."
 
     def answer_2(self) -> tuple[str, str]:
         """FixRes's claim: is a smaller train resolution, adapted, as good, for less training?"""
         primary, cost = self.claim.primary, self.claim.cost
         if primary is None:
             return OPEN
-        own, other = primary.cell.train_size, primary.cell.test_size
-        means = f"A difference below {primary.detectable * 100:.1f} points would be missed."
+        train, test = primary.cell.train_size, primary.cell.test_size
+        advice = f"A difference below {primary.detectable * 100:.1f} points would be missed."
         if primary.verdict == "worse":
-            means = f"Train at {other} px."
+            advice = f"Train at {test} px."
         if self.claim.not_worse:
-            means = {
-                "cheaper": f"Train at {own} px, adapt at {other} px: less training, no loss.",
-                UNCHECKED: f"Train at {other} px for as few FLOPs before you save any.",
-            }.get(cost, f"Nothing is saved by training at {own} px.")
-        return self._compared(self.claim, primary), means
+            advice = {
+                "cheaper": f"Train at {train} px, adapt at {test} px: less training, no loss.",
+                UNCHECKED: f"Train at {test} px for as few FLOPs before you save any.",
+            }.get(cost, f"Nothing is saved by training at {train} px.")
+        return self._compared(self.claim, primary), advice
 
     def _compared(self, answer: Answer, primary: Comparison) -> str:
-        own = "Each at its own crop_pct, " * (answer.number == 4)
-        told = f"{TOLD[primary.verdict]} {_there(primary.deciding)}"
-        # references that were trained at another resolution cost something else
+        framing = "Each at its own crop_pct, " if answer.number == 4 else ""
+        verdict = f"{TOLD[primary.verdict]} {reference_name(primary.deciding)}"
+        # the cost differs only from references that were trained at another resolution
         priced = primary.rows[0].reference.train_size != primary.cell.train_size
         cost = f", and {answer.cost}" if answer.not_worse and priced else ""
-        return f"{own}{_pair(primary.cell)}, adapted, {told}{self._among(primary.cell)}{cost}."
+        among = self._among(primary.cell)
+        return f"{framing}{pair_name(primary.cell)}, adapted, {verdict}{among}{cost}."
 
     def answer_3(self) -> tuple[str, str]:
         """What does adaptation add, over unadapted and over its control?"""
@@ -232,43 +246,55 @@ class _Words:
         if primary is None:
             return OPEN
         plain, control = (TOLD[row.verdict] for row in primary.rows)
-        second, gains = "" if plain == control else f"{control} ", primary.verdict == "better"
-        why = ", because of the resolution" if gains else ""
-        start = f"{_pair(primary.cell)}, adapted, {plain} unadapted and {second}its control"
+        over_control = "its control" if plain == control else f"{control} its control"
         missed = primary.rows[0].difference.detectable() * 100
-        means = {
+        reason = ""
+        advice = {
             "better": "Adapt; that the resolution is the reason is not shown.",
             "as good": "Adapting does no harm; a gain is not shown.",
             "worse": "Leave stage 2 out.",
             "can't tell": f"Not shown to help; a gain below {missed:.1f} points would be missed.",
         }[primary.rows[0].verdict]
-        means = "Adapt the last layers at the test resolution." if gains else means
-        return f"{start}{why}{self._among(primary.cell)}.", means
+        if primary.verdict == "better":
+            reason = ", because of the resolution"
+            advice = "Adapt the last layers at the test resolution."
+        start = f"{pair_name(primary.cell)}, adapted, {plain} unadapted and {over_control}"
+        return f"{start}{reason}{self._among(primary.cell)}.", advice
 
     def answer_4(self) -> tuple[str, str]:
         """Would a cheaper remedy do? Question 2 with each arm at its own `crop_pct`."""
         primary = self.remedy.primary
         if primary is None:
             return OPEN
-        means = "Try both: neither is shown to be better."
+        advice = "Try both: neither is shown to be better."
         if primary.verdict == "worse":
-            means = f"Set crop_pct to {self._best_crop()}: it costs no training."
+            advice = f"Set crop_pct to {self._best_crop()}: it costs no training."
             if all(row.reference.crop_pct == self.results.usual_crop for row in primary.rows):
-                means = "No other crop_pct helps the smaller train resolution."
+                advice = "No other crop_pct helps the smaller train resolution."
         if self.remedy.not_worse:
-            means = "A better crop_pct does not take its place."
-        return self._compared(self.remedy, primary), means
+            advice = "A better crop_pct does not take its place."
+        return self._compared(self.remedy, primary), advice
 
     def answer_5(self) -> tuple[str, str]:
-        """What should I use at my budget?"""
+        """What should I use at my budget? The answer, and cost, gain and stability of the arm."""
         use, best = self.best.use, self.best.best
         if use is None or best is None:
             return OPEN
-        other = "it is also validation's best"
+        top = "it is also validation's best"
         if best != use:
-            other = f"validation's best, {_arm(best)}, is within its error"
+            top = f"validation's best, {arm_name(best)}, is within its error"
         share = f"It wins {self.best.share * 100:.0f} % of resampled validations"
-        return f"Use {_arm(use)}.", f"{share}; {other}."
+        return (
+            f"Use {arm_name(use)}.",
+            f"{price(self.results, self.best)} {self._unshown_gain(use)}{share}; {top}.",
+        )
+
+    def _unshown_gain(self, use: Cell) -> str:
+        """That an adapted arm is not shown to gain on the leading part; "" where it is."""
+        if use.train_size is None or use.adaptation == "none":
+            return ""
+        gain = self.results.difference(use, use._replace(adaptation="none"))
+        return "" if gain and gain.low > 0 else "A gain over unadapted is not shown there. "
 
     def pays(self) -> str:
         """Does FixRes pay? From questions 1, 2 and 4; where 2 is not asked from 3."""
@@ -281,29 +307,27 @@ class _Words:
             return f"Not asked, {self._adapting()}"
         if claim.primary is None:
             return "Not decided: its runs have not finished"
-        usual, own, cell = claim.holds, remedy.holds, claim.primary.cell
-        return self._usual(cell, own) if usual else self._not_usual(claim, own, cell.test_size)
+        size = claim.primary.cell.test_size
+        if not claim.holds:
+            return self._not_usual(claim, size)
+        crop = self._best_crop()
+        answer = {
+            None: f"Yes, at {size} px; other crops were not tried",
+            True: f"Yes, at {size} px",
+            False: f"Against the usual crop yes; against crop_pct {crop} not decided",
+        }[remedy.holds]
+        if remedy.primary_verdict == "worse":
+            answer = f"Only against the usual crop; crop_pct {crop} is better"
+        return answer + self._among(claim.primary.cell)
 
-    def _usual(self, cell: Cell, own: bool | None) -> str:
-        """Where the claim holds in the usual crop."""
-        at, tried = f"at {cell.test_size} px", self._best_crop()
-        told = {
-            None: f"Yes, {at}; other crops were not tried",
-            True: f"Yes, {at}",
-            False: f"Against the usual crop yes; against crop_pct {tried} not decided",
-        }[own]
-        if self.remedy.primary_verdict == "worse":
-            told = f"Only against the usual crop; crop_pct {tried} is better"
-        return told + self._among(cell)
-
-    def _not_usual(self, claim: Answer, own: bool | None, size: int) -> str:
-        """Where the claim does not hold in the usual crop."""
+    def _not_usual(self, claim: Answer, size: int) -> str:
+        """The title where the claim does not hold in the usual crop."""
         if claim.not_worse and claim.cost == UNCHECKED:
             return f"Not decided: {UNCHECKED}"
-        open_ = claim.primary_verdict == "can't tell"
-        if open_ and self.remedy.primary_verdict == "worse":
+        undecided = claim.primary_verdict == "can't tell"
+        if undecided and self.remedy.primary_verdict == "worse":
             return f"Not decided against the usual crop; crop_pct {self._best_crop()} is better"
-        if own or open_:
+        if self.remedy.holds or undecided:
             return "Not decided"
         if claim.primary_verdict == "worse":
             return f"No, at {size} px the smaller train resolution is worse"
@@ -320,31 +344,5 @@ class _Words:
 
     def _best_crop(self) -> str:
         rows = self.remedy.primary.rows if self.remedy.primary else ()
-        return " or ".join(f"{each:g}" for each in sorted({row.reference.crop_pct for row in rows}))
-
-
-def _said(text: str, seeds: int) -> str:
-    """The sentence; where it rests on one training it says that it is about this one."""
-    return f"{text}{' (of this training)' * (seeds == 1)}."
-
-
-def _arm(cell: Cell) -> str:
-    return f"the {cell.named()}" if cell.adaptation == "probe" else cell.named()
-
-
-def _pair(cell: Cell) -> str:
-    return f"{cell.train_size} \N{RIGHTWARDS ARROW} {cell.test_size} px"
-
-
-def _there(row: Row) -> str:
-    """A reference, as a place where one trains, or as what was left out."""
-    there, plain = row.reference, row.reference.adaptation == "none"
-    if there.train_size == row.cell.train_size:
-        return "unadapted"
-    return f"training at {there.test_size} px" + ("" if plain else ", adapted")
-
-
-def _points(row: Row) -> str:
-    low, high, _ = row.bounds
-    told = Difference(row.difference.estimate, low, high).points(brief=True)
-    return told.replace(" ", " points ", 1)
+        crops = sorted({row.reference.crop_pct for row in rows})
+        return " or ".join(f"{crop:g}" for crop in crops)

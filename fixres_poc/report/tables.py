@@ -1,4 +1,4 @@
-"""The tables of notebook 05: percent, intervals, n/a where something was not run."""
+"""The tables of notebook 05, in percent and with intervals; n/a: not run."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -50,35 +50,30 @@ def show(table: pd.DataFrame, classes: str | None = None, note: str = "", **form
     """A table as a notebook shows it: every row, plain headings, no index, text escaped.
 
     Args:
-        classes: what the report makes of it: "sortable" (by each column, and filtered), "frontier"
-            (a limit chooses), "words" (lines wrap).
-        note: a text below it.
+        classes: CSS classes that the report's page knows: "sortable" (by each column, and
+            filtered), "frontier" (a reader's limit chooses a row), "words" (lines wrap).
+        note: a text below the table.
         formats: column name to format string, such as top1="{:.1%}"; missing values become n/a.
     """
-    columns = {
-        name: table[name].map(text.format, na_action="ignore") for name, text in formats.items()
-    }
-    table = table.assign(**columns)
+    table = table.assign(**{name: _text(table[name], form) for name, form in formats.items()})
     names = [HEADINGS.get(name, name.replace("_", " ")) for name in map(str, table)]
-    text = table.set_axis(names, axis=1).to_html(
+    content = table.set_axis(names, axis=1).to_html(
         index=False, na_rep=NOT_RUN, border=0, classes=classes
     )
-    text += f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return HTML(text)  # type: ignore[no-untyped-call]
+    if note:
+        content += f'<p class="note">{html.escape(note)}</p>'
+    return HTML(content)  # type: ignore[no-untyped-call]
 
 
 def titled(shown: Mapping[str, HTML], fold: bool = False) -> HTML:
-    """Tables below each other under their titles, in one output; each folded away if wished."""
-    start, end = ("<details><summary>", "</summary>") if fold else ("<h4>", "</h4>")
-    parts = [
-        f"{start}{html.escape(title)}{end}{each.data}{'</details>' * fold}"
-        for title, each in shown.items()
-    ]
+    """Tables below each other in one output, each under its title or folded into it."""
+    form = "<details><summary>{}</summary>{}</details>" if fold else "<h4>{}</h4>{}"
+    parts = [form.format(html.escape(title), table.data) for title, table in shown.items()]
     return HTML("\n".join(parts))  # type: ignore[no-untyped-call]
 
 
 UNITS = {"bytes": ("GiB", 2**30), "flops": ("GFLOP", 1e9), "s": ("min", 60)}
-"""Unit for people, and its size, of columns with these last parts of their names."""
+"""By the last part of a column's name: the unit that people read, and its size."""
 PERCENTS = {
     "val_top1": "val top-1 %",
     "top5": "top-5 %",
@@ -93,30 +88,32 @@ def _text(values: "pd.Series[Any]", form: str, missing: str = NOT_RUN) -> "pd.Se
 
 def _percents(table: pd.DataFrame) -> dict[str, "pd.Series[str]"]:
     """Test accuracy and its interval, and those of `PERCENTS` that the table has."""
-    top1, low, high = (_text(table[f"top1{end}"] * 100, "{:.1f}") for end in ("", "_low", "_high"))
-    between = (low + " to " + high).mask(table["top1_low"].isna(), NOT_RUN)
+    top1, low, high = (
+        _text(table[name] * 100, "{:.1f}") for name in ("top1", "top1_low", "top1_high")
+    )
+    interval = (low + " to " + high).mask(table["top1_low"].isna(), NOT_RUN)
     others = {PERCENTS[key]: _text(table[key] * 100, "{:.1f}") for key in PERCENTS if key in table}
-    return {"test top-1 %": top1, "95 % interval": between, **others}
+    return {"test top-1 %": top1, "95 % interval": interval, **others}
 
 
 def questions(answers: Mapping[str, Any]) -> pd.DataFrame:
     """The five questions: answer in words, points on each test part, and what it means."""
     others = sorted(row["part"] for row in rows_of(answers))
     parts = dict.fromkeys([answers["leading_part"], *others])
-    asked = [
+    rows = [
         {
-            "question": f"{each['id']}  {ASKED[each['id']]}",
-            "answer": each["sentence"],
-            **{f"points on {part}": points_on(answers, each["id"], part) for part in parts},
-            "what it means for you": each["means"],
+            "question": f"{answer['id']}  {ASKED[answer['id']]}",
+            "answer": answer["sentence"],
+            **{f"points on {part}": points_on(answers, answer["id"], part) for part in parts},
+            "what it means for you": answer["means"],
         }
-        for each in answers["answers"]
+        for answer in answers["answers"]
     ]
-    return pd.DataFrame(asked)
+    return pd.DataFrame(rows)
 
 
 def points_on(answers: Mapping[str, Any], question: int, part: str) -> str:
-    """What decides an answer on a part: a difference; of question 5 the accuracy."""
+    """The difference that decides an answer on a test part; of question 5 the accuracy."""
     if question == 5:
         accuracy = answers["answers"][4]["accuracy"].get(part)
         return Accuracy(*accuracy).percent(brief=True) if accuracy else NONE
@@ -135,7 +132,7 @@ def comparisons(answers: Mapping[str, Any], asked: Sequence[int] = (1, 2, 3, 4))
     """Every row of these questions on each part, at its level; * marks the primary ones."""
     shown = [
         {
-            "question": f"{row['question']}{' *' * row['primary']}",
+            "question": f"{row['question']} *" if row["primary"] else str(row["question"]),
             "comparison": row["label"],
             "on": row["part"],
             "points": points(row),
@@ -150,18 +147,18 @@ def comparisons(answers: Mapping[str, Any], asked: Sequence[int] = (1, 2, 3, 4))
 
 
 def cells(results: Results, use: Cell | None) -> pd.DataFrame:
-    """Every cell of the grid, the recommended one first: accuracies with interval, cost.
+    """Every cell of the grid, the recommended one first: accuracies with intervals.
 
-    With several seeds numbers are means over them, and `seeds` says over how many.
+    With several seeds numbers are means over them, and the column `seeds` has their number.
     """
     table = results.cells
-    mine = pd.Series([each == use for each in keys(table)])
-    table = table.assign(mine=mine).sort_values("mine", ascending=False, kind="stable")
+    table = table.assign(choice=["use" if cell == use else "" for cell in keys(table)])
+    table = table.sort_values("choice", ascending=False, kind="stable")
     seeds = "seeds" if len(results.settings["seeds"]) > 1 else "seed"
     several = [name for name in ("view", "crop_pct") if table[name].nunique() > 1]
     shown = pd.DataFrame(
         {
-            "choice": table["mine"].map({True: "use", False: ""}),
+            "choice": table["choice"],
             "train": _text(table["train_size"], "{:d}", NONE),
             "test": table["test_size"],
             **table[["adaptation", *several]],
@@ -171,21 +168,22 @@ def cells(results: Results, use: Cell | None) -> pd.DataFrame:
             "status": table["status"],
         }
     )
-    if table["n_test"].nunique() > 1:  # zero_shot is asked for the classes that it knows only
+    if table["n_test"].nunique() > 1:  # zero-shot has images of the mapped classes alone
         shown.insert(5, "of images", table["n_test"])
     return shown
 
 
 def arms(answers: Mapping[str, Any]) -> pd.DataFrame:
-    """The arms of question 5, cheapest first, and what the one-standard-error rule says of each."""
-    table = pd.DataFrame(answers["answers"][4]["arms"])
+    """The arms of question 5, cheapest first, and how the one-standard-error rule judges each."""
+    rows = answers["answers"][4]["arms"]
+    table = pd.DataFrame(rows)
     if table.empty:
         return table
     units = {"flops": ("GFLOP/image", 1e9), "training_flops": ("training PFLOP", 1e15)}
     shown = pd.DataFrame(
         {
             "pick": table["pick"],
-            "arm": [cell_of(row).named() for row in answers["answers"][4]["arms"]],
+            "arm": [cell_of(row).named() for row in rows],
             "images/s": _text(table["images_per_second"].astype(float), "{:.0f}"),
             **{name: _text(table[key] / unit, "{:.3g}") for key, (name, unit) in units.items()},
             "points below the best": _text(table["gap"] * 100, "{:.1f}"),
@@ -204,14 +202,15 @@ def ablations(results: Results, matched: Mapping[int, int], adapted: str | None)
         matched: train to test resolution.
         adapted: the primary adaptation, which is left out.
     """
-    names, rows = [name for name in CANDIDATES[1:] if name != adapted], []
+    names = [name for name in CANDIDATES[1:] if name != adapted]
+    rows = []
     for (train, test), name in product(matched.items(), names):
         cell = Cell(train, test, name, crop_pct=results.usual_crop)
         if results.hits(cell):
-            others = (cell._replace(adaptation=other) for other in ("none", CONTROL + name))
-            gains = (results.difference(cell, other) for other in others)
-            told = [each.points(brief=True) if each else NONE for each in gains]
-            rows.append([train, test, name, *told])
+            references = (cell._replace(adaptation=base) for base in ("none", CONTROL + name))
+            gains = (results.difference(cell, reference) for reference in references)
+            texts = [gain.points(brief=True) if gain else NONE for gain in gains]
+            rows.append([train, test, name, *texts])
     columns = ["train", "test", "adaptation", "points over unadapted", "points over its control"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -231,32 +230,34 @@ def facts(results: Results) -> dict[str, HTML]:
 
 
 def activations(results: Results) -> pd.DataFrame:
-    """What enters the classifier (`equalise.summary`), each framing once, of the first seed.
+    """Statistics of the classifier's input (`equalise.summary`), of the first seed.
 
     Returns:
-        Columns trained (px), images, mean, std, near_zero and large; none where nothing was
-        measured.
+        A row per framing. Columns trained (px), images, mean, std, near_zero and large; none if
+        nothing was measured.
     """
-    runs = [
+    tables = [
         pd.DataFrame(run["activations"]).assign(trained=run["train_size"], test=run["test_size"])
         for run in results.sweep["runs"]
         if run.get("activations")
     ]
-    if not runs:
+    if not tables:
         return pd.DataFrame()
-    table = pd.concat(runs).rename_axis("order").reset_index()
+    table = pd.concat(tables).rename_axis("order").reset_index()
     table = table.drop_duplicates(["trained", "images"]).sort_values(["trained", "order", "test"])
     columns = ["trained", *table.columns.drop(["order", "trained", "test"])]
     return table[columns].reset_index(drop=True)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `sweep.plan` for people: GiB, GFLOP, minutes, unknown."""
+    """A table of `sweep.plan` in GiB, GFLOP and minutes; missing values are "unknown"."""
     shown: dict[str, pd.Series[Any]] = {}
-    for name, values in table.items():
-        stem, _, end = str(name).rpartition("_")
+    for column, values in table.items():
+        name = str(column)
+        stem, _, end = name.rpartition("_")
         if end in UNITS:
-            name, divisor = UNITS[end]
-            name, values = f"{stem}_{name}", _text(values / divisor, "{:.2f}", "unknown")
-        shown[str(name).replace("_", " ")] = values
+            unit, divisor = UNITS[end]
+            name = f"{stem}_{unit}"
+            values = _text(values / divisor, "{:.2f}", "unknown")
+        shown[name.replace("_", " ")] = values
     return pd.DataFrame(shown)

@@ -151,6 +151,16 @@ def test_the_first_screen_prints_on_one_page(page: Page) -> None:
     assert bottom(page, ".first") < 1032
 
 
+def test_print_names_what_is_folded_away(browser: Browser, pages: dict[str, str]) -> None:
+    with opened(browser, pages["index"]) as (page, _, _):
+        page.emulate_media(media="print")
+        summary = page.locator("summary", has_text="Every cell on test")
+        assert summary.is_visible()
+        assert "folded" in summary.evaluate("each => getComputedStyle(each, '::after').content")
+        assert not page.locator(f"{MAIN} tbody tr").first.is_visible()
+        assert not page.locator("summary", has_text="Contents").is_visible()
+
+
 def test_no_other_script_runs(page: Page) -> None:
     with pytest.raises(Error, match="Content Security Policy"):
         page.add_script_tag(content="document.title = 'taken over'")

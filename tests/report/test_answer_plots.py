@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from drawn import answered, readable, words, xs, ys
+from drawn import answered, inside, readable, words, xs, ys
+from matplotlib.text import Text
 
 from fixres_poc.analysis.cells import cell_of
 from fixres_poc.report.plots import answers, style
@@ -72,6 +73,9 @@ def test_curves_have_a_panel_a_train_size_with_marks_and_labels_apart() -> None:
     assert {*words(axis.texts)} == names
     arrows = [line for line in axis.lines if line.get_marker() == "v" and xs(line)]
     assert {tuple(xs(line)) for line in arrows} == {(160.0,)}
+    below = [text for text in figure.findobj(Text) if "crop_pct 0.875" in text.get_text()]
+    assert len(below) == 1
+    assert inside(figure, below)
     rings = [line for line in axis.lines if line.get_markersize() == 11]
     assert [xs(ring) for ring in rings] == [[96]]
     assert all(readable(figure, panel.texts) for panel in figure.axes)

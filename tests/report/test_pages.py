@@ -277,3 +277,14 @@ def test_the_first_screen_is_one_block_with_the_title_of_its_own() -> None:
     assert [shown.text for shown in first.select("div.output")] == ["Does it? Yes", "1"]
     assert first.find_next_sibling() == html.select("div.first + .contents")[0]
     assert len(html.select("#show-code")) == 1
+
+
+def test_of_the_parameters_a_page_shows_the_first_group_and_what_the_run_was_given() -> None:
+    first = "# Choose\na = 1  # a count\nb = 2"
+    given = "# Parameters\nepochs = 70\nc = 4"
+    defaults = code(
+        f"{first}\n# Training\nepochs = 30\n# Set by sweeps: leave\nc = 3", "parameters"
+    )
+    html = page(defaults, code(given, "injected-parameters"))
+    shown = [block.get_text().strip() for block in html.select("div.code")]
+    assert shown == [first, given]

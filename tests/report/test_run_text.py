@@ -60,7 +60,16 @@ def test_gains_are_those_of_paired_statistics_over_none_and_over_the_control() -
     assert found.loc["none", ["low", "high"]].tolist() == [expected.low, expected.high]
 
 
-def test_a_pair_is_credited_with_the_smaller_of_its_gains() -> None:
+def test_a_pair_is_credited_with_the_smaller_of_its_gains_if_that_is_shown() -> None:
+    gains = pd.DataFrame({"adaptation": "head", "against": ["none", "control_head"]})
+    gains = gains.assign(gain=[0.3, 0.2], low=[0.2, 0.1], high=[0.4, 0.3])
+    words = run_text.pair_summary(summarise(CONTROLLED), gains, SETTINGS)
+    assert words.endswith(
+        "The smaller, over `control_head`, is the gain of FixRes in this one training."
+    )
+
+
+def test_of_a_pair_whose_smaller_gain_may_be_nothing_no_gain_is_shown() -> None:
     words = run_text.pair_summary(
         summarise(CONTROLLED), run_text.gains(CONTROLLED, ("head",), "center"), SETTINGS
     )
@@ -69,9 +78,8 @@ def test_a_pair_is_credited_with_the_smaller_of_its_gains() -> None:
         in words
     )
     assert "Against `none`: +10.0 points" in words
-    assert words.endswith(
-        "The smaller, over `control_head`, is the gain of FixRes in this one training."
-    )
+    assert words.endswith("\n- No gain of FixRes is shown in this one training.")
+    assert "The smaller" not in words
     alone = run_text.pair_summary(
         summarise(PAIR[0]),
         run_text.gains(PAIR[0], ("none",), "center"),

@@ -186,3 +186,39 @@ def test_one_seed_is_about_this_training_in_every_sentence() -> None:
     one, two = told(decide(grid(CLAIM))), told(decide(grid(CLAIM, CLAIM)))
     assert all("of this training" in text for text in one["sentences"][:3])
     assert not any("of this training" in text for text in two["sentences"])
+
+
+def advice(top1: dict[tuple[int, int], Any], **values: Any) -> tuple[str, float]:
+    """What question 5 means, and the training FLOPs of the arm to use in TFLOP."""
+    settings = {"head_start": values.pop("head_start", "probe")}
+    found = grid(top1, top1, **values)
+    facts = {"settings": found.sweep["settings"] | settings}
+    facts["leakage"] = {"flagged": {"test": "photos" in values}}
+    found = replace(found, sweep=found.sweep | facts)
+    use = told(decide(found))["answers"][4]
+    (arm,) = [each for each in use["arms"] if each["pick"] == "use"]
+    assert f"An image takes {arm['flops'] / 1e9:.3g} GFLOP, " in use["means"]
+    return use["means"], arm["training_flops"] / 1e12
+
+
+def test_advice_begins_with_the_cost_of_the_arm() -> None:
+    means, training = advice(CLAIM, epochs=9)
+    assert f" GFLOP, training {training:.2f} TFLOP. " in means
+    means, _ = advice({(96, 96): same(0.6)}, once={"probe": 0.5, "zero_shot": 0.9})
+    assert means.startswith("An image takes")
+    assert " GFLOP, nothing is trained here. " in means
+
+
+def test_of_a_network_trained_elsewhere_only_adapting_costs() -> None:
+    means, adapting = advice(CLAIM, head_start="file")
+    assert f" GFLOP, adapting {adapting * 1e3:.2f} GFLOP. " in means
+    _, training = advice(CLAIM)
+    assert adapting < training
+
+
+def test_advice_to_adapt_says_where_its_gain_is_not_shown() -> None:
+    """On the leading part: validation chose the arm by three images more."""
+    small = CLAIM | {(96, 112): same(0.6874) | {"head_bn": 0.70}}
+    unshown = "A gain over unadapted is not shown there."
+    assert unshown not in advice(small)[0]  # five images of test
+    assert unshown in advice(small, photos=0.5)[0]  # one of these

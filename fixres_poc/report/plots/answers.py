@@ -1,10 +1,11 @@
 """Figures of a report's answers: forest plot, curves, Pareto front, differences to train = test.
 
-Accuracies are fractions and are drawn in percent, differences in points. A figure's label says what
-it shows, and becomes its alternative text.
+Accuracies are fractions and are drawn in percent, differences in points. A figure's label describes
+it, and becomes its alternative text.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -52,79 +53,75 @@ LINES: dict[str, dict[str, Any]] = {
 }
 
 
-def comparison_rows(answers: Mapping[str, Any]) -> Rows:
-    """The rows of questions 1 to 4, without the reference at equal FLOPs."""
-    rows: dict[tuple[int, str], dict[str, Row]] = {}
-    for row in rows_of(answers):
-        if not row["adaptation"].startswith(EQUAL_FLOPS):
-            rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
-    return rows
-
-
 def forest(answers: Mapping[str, Any]) -> Figure:
     """Differences of questions 1 to 4 in points, with intervals and verdicts in words.
 
     The leading test part is filled, another one hollow. The band is delta about 0, the largest
-    difference that does not matter. Of many rows the primary ones stay, then those on FixRes.
+    difference that does not matter. Of many rows the primary ones stay, then those on FixRes; the
+    reference at equal FLOPs is left out.
 
     Args:
         answers: the content of answers.json.
     """
-    every, leading = comparison_rows(answers), answers["leading_part"]
-    ordered = sorted(every, key=lambda key: (not every[key][leading]["primary"], key[0] == 1))
-    return forest_of(
-        {key: every[key] for key in sorted(ordered[:MOST_ROWS], key=list(every).index)},
-        leading,
-        TOPICS,
-    )
+    leading = answers["leading_part"]
+    rows: dict[tuple[int, str], dict[str, Row]] = {}
+    for row in rows_of(answers):
+        if not row["adaptation"].startswith(EQUAL_FLOPS):
+            rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
+    ranked = sorted(rows, key=lambda key: (not rows[key][leading]["primary"], key[0] == 1))
+    kept = set(ranked[:MOST_ROWS])
+    return forest_of({key: rows[key] for key in rows if key in kept}, leading, TOPICS)
 
 
 def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     """A forest plot of these rows, under a heading for each topic."""
-    places, headings, place = dict[tuple[int, str], float](), dict[float, str](), 0.0
+    heights, headings = dict[tuple[int, str], float](), dict[str, float]()
+    height = 0.0
     for key in rows:
-        if topics[key[0]] not in headings.values():
-            headings[place + 0.15] = topics[key[0]]
-            place += 1
-        places[key] = place
-        place += 1
-    figure, axis = plt.subplots(figsize=(7, 0.75 + 0.205 * max(place, 2)), layout="none")
-    limit = _span(rows)
+        topic = topics[key[0]]
+        if topic not in headings:
+            headings[topic] = height + 0.15
+            height += 1
+        heights[key] = height
+        height += 1
+    inches = 0.75 + 0.205 * max(height, 2)
+    figure, axis = plt.subplots(figsize=(7, inches), layout="none")
+    every = [row for by_part in rows.values() for row in by_part.values()]
+    limit = _span(every)
     for key, by_part in rows.items():
         for part, row in by_part.items():
-            _draw_row(axis, places[key] + 0.3 * (part != leading), row, part == leading, limit)
+            offset = 0.0 if part == leading else 0.3
+            _draw_row(axis, heights[key] + offset, row, part == leading, limit)
     axis.axvline(0, color="black", linewidth=0.8)
-    delta = max([row["delta"] for each in rows.values() for row in each.values()], default=0.01)
-    axis.axvspan(-delta * 100, delta * 100, color="#dddddd", zorder=0)
-    axis.set_yticks([*places.values()], [label for _, label in places])
+    delta = max([row["delta"] for row in every], default=0.01) * 100
+    axis.axvspan(-delta, delta, color="#dddddd", zorder=0)
+    labels = [label for _, label in rows]
+    axis.set_yticks([*heights.values()], labels)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.spines["left"].set_visible(False)
-    longest = max([len(label) for _, label in rows], default=20)
-    left = min(0.0098 * longest + 0.03, 0.55)
-    for height, text in headings.items():
-        _write(axis, 0, height, text, weight="bold")
-    axis.set(xlim=(-limit, limit), ylim=(place - 0.4, -0.6))
+    for topic, place in headings.items():
+        _write(axis, 0, place, topic, weight="bold")
+    axis.set(xlim=(-limit, limit), ylim=(height - 0.4, -0.6))
     axis.set_xlabel("difference in top-1 (points); grey: too small to matter", fontsize=9)
-    inches = figure.get_size_inches()[1]
+    left = min(0.0098 * max(map(len, labels), default=20) + 0.03, 0.55)
     figure.subplots_adjust(left, 0.45 / inches, NUMBERS - 0.01, 1 - 0.05 / inches)
-    figure.set_label(
-        "Forest plot. " + "; ".join(_spoken(key[1], rows[key][leading]) for key in rows)
-    )
+    texts = [
+        f"{label}: {points(by_part[leading])} points, {by_part[leading]['verdict']}"
+        for (_, label), by_part in rows.items()
+    ]
+    figure.set_label(f"Forest plot. {'; '.join(texts)}")
     return figure
 
 
-def _span(rows: Rows) -> float:
-    """Half of the width of the axis, in points: for primary rows, and most others."""
-    ends = [
-        (row["primary"], abs(end) * 100)
-        for by_part in rows.values()
-        for row in by_part.values()
-        for end in (row["low"], row["high"])
-        if end is not None
-    ]
-    usual = float(np.quantile([end for _, end in ends], 0.9)) if ends else 1.0
-    return float(1.1 * max([usual, *(end for primary, end in ends if primary)]))
+def _span(rows: Sequence[Row]) -> float:
+    """Half of the axis in points: holds the intervals of primary rows, and most of the others."""
+    run = [row for row in rows if row["low"] is not None]
+    ends = [max(-row["low"], row["high"]) for row in run if row["primary"]]
+    if run:
+        bounds = [row[name] for row in run for name in ("low", "high")]
+        ends.append(np.quantile(np.abs(bounds), 0.9))
+    return float(110 * max(ends, default=0.01))
 
 
 def _draw_row(axis: Axes, height: float, row: Row, leading: bool, limit: float) -> None:
@@ -132,13 +129,12 @@ def _draw_row(axis: Axes, height: float, row: Row, leading: bool, limit: float) 
     colour, shape = MARKS[row["verdict"]]
     if row["estimate"] is not None:
         gain, low, high = (row[name] * 100 for name in ("estimate", "low", "high"))
-        axis.plot([low, high], [height] * 2, color=colour, linewidth=1.4 if leading else 0.8)
-        fill = colour if leading else "white"
-        shown = float(np.clip(gain, -limit, limit))
-        outside = "<" if gain < -limit else ">" if gain > limit else shape
-        size = 6 if leading else 4.5
-        (mark,) = axis.plot(shown, height, outside, color=colour, markersize=size)
-        mark.set(markerfacecolor=fill, clip_on=False, zorder=3)
+        if abs(gain) > limit:
+            shape = "<" if gain < 0 else ">"
+        width, size, fill = (1.4, 6, colour) if leading else (0.8, 4.5, "white")
+        axis.plot([low, high], [height] * 2, color=colour, linewidth=width)
+        look: dict[str, Any] = {"color": colour, "markersize": size, "markerfacecolor": fill}
+        axis.plot(np.clip(gain, -limit, limit), height, shape, clip_on=False, zorder=3, **look)
     if leading:
         _write(axis, NUMBERS, height, points(row), color=colour)
         _write(axis, NUMBERS + 0.225, height, row["verdict"], color=colour)
@@ -148,10 +144,6 @@ def _write(axis: Axes, x: float, y: float, text: str, **look: Any) -> None:
     """Write a text at a row of a forest plot; x is a share of the figure's width."""
     place = ("figure fraction", "data")
     axis.annotate(text, (x, y), xycoords=place, va="center", fontsize=9, **look)
-
-
-def _spoken(label: str, row: Row) -> str:
-    return f"{label}: {points(row)} points, {row['verdict']}"
 
 
 def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) -> Figure:
@@ -164,47 +156,59 @@ def curves(results: Results, answers: Mapping[str, Any], adapted: str | None) ->
         adapted: the primary adaptation.
     """
     cells = results.usual[results.usual["seeds"] > 0]
-    names = {"none": "none", "probe": "probe", "zero_shot": "zero_shot"}
-    names |= {adapted: "adapted", f"{CONTROL}{adapted}": "control"} if adapted else {}
+    names = {name: name for name in ("none", "probe", "zero_shot")}
+    if adapted:
+        names |= {adapted: "adapted", CONTROL + adapted: "control"}
     cells = cells.assign(line=cells["adaptation"].map(names)).dropna(subset="line")
     sizes = sorted(cells["train_size"].dropna().unique())
-    wide = 2 if len(sizes) == 4 else max(min(len(sizes), 3), 1)
-    rows = max(-(-len(sizes) // wide), 1)
-    figure, axes = plt.subplots(
-        rows, wide, figsize=(7, 3.3 if rows == 1 else 2.4 * rows), sharey=True, squeeze=False
-    )
+    columns = 2 if len(sizes) == 4 else max(min(len(sizes), 3), 1)
+    rows = max(math.ceil(len(sizes) / columns), 1)
+    height = 3.3 if rows == 1 else 2.4 * rows
+    figure, axes = plt.subplots(rows, columns, figsize=(7, height), sharey=True, squeeze=False)
     bottom, top = _useful(cells)
     matched = {row["train_size"]: row["test_size"] for row in answers["answers"][2]["rows"]}
     for axis in axes.flat[len(sizes) :]:
         axis.axis("off")
     for axis, size in zip(axes.flat, sizes, strict=False):
-        own = cells[(cells["train_size"] == size) | cells["train_size"].isna()]
-        ends = [_curve(axis, str(name), line, bottom) for name, line in own.groupby("line")]
-        ring = own[(own["train_size"] == own["test_size"]) & (own["line"] == "none")]
-        at_home = ring["test_size"], ring["top1"] * 100
-        axis.plot(*at_home, "o", color="C0", markerfacecolor="none", markersize=11)
-        ticks = sorted(own["test_size"].unique())
-        axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 5 else 0)
         axis.set(title=f"trained at {size} px", ylim=(bottom, top))
+        panel = cells[(cells["train_size"] == size) | cells["train_size"].isna()]
+        _draw_panel(axis, panel, bottom, 0.52 if columns < 3 else 0.8)
         if size in matched:
             axis.plot(matched[size], bottom, "|", color="black", markersize=16)
-        room = (ticks[-1] - ticks[0] or 1) * (0.52 if wide < 3 else 0.8)
-        axis.set_xlim(ticks[0] - 0.06 * room, ticks[-1] + room)
-        label_ends(axis, ends)
     marks = "ring: train resolution; tick: equal apparent size; arrow: below the axis"
-    figure.supxlabel(f"test resolution (px). {marks}", fontsize=9)
+    crop = f"crop_pct {results.usual_crop:g}"
+    figure.supxlabel(f"test resolution (px) at {crop}. {marks}", fontsize=9)
     axes[0, 0].set_ylabel(f"top-1 on {results.part} (%)")
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.set_label(_told_curves(cells))
+    best = cells.sort_values("top1").groupby(["train_size", "line"]).last().reset_index()
+    texts = [
+        f"trained at {row['train_size']} px, {LINES[row['line']]['label']}: best "
+        f"{row['top1'] * 100:.1f} % at {row['test_size']} px"
+        for row in best.to_dict("records")
+    ]
+    figure.set_label(f"Top-1 against test resolution. {'; '.join(texts)}")
     return figure
+
+
+def _draw_panel(axis: Axes, panel: pd.DataFrame, bottom: float, room: float) -> None:
+    """The curves of one train resolution, with room for their labels as a share of the sizes."""
+    ends = [_curve(axis, str(name), line, bottom) for name, line in panel.groupby("line")]
+    same = panel[(panel["train_size"] == panel["test_size"]) & (panel["line"] == "none")]
+    ring: dict[str, Any] = {"color": "C0", "markerfacecolor": "none", "markersize": 11}
+    axis.plot(same["test_size"], same["top1"] * 100, "o", **ring)
+    ticks = sorted(panel["test_size"].unique())
+    axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 5 else 0)
+    width = (ticks[-1] - ticks[0] or 1) * room
+    axis.set_xlim(ticks[0] - 0.06 * width, ticks[-1] + width)
+    label_ends(axis, ends)
 
 
 def _useful(cells: pd.DataFrame) -> tuple[float, float]:
     """The range of accuracies (%) where decisions are made: from train = test upwards."""
-    at_home = cells["train_size"] == cells["test_size"]
-    low = cells.loc[at_home | cells["train_size"].isna(), "top1_low"].min() * 100
+    same = (cells["train_size"] == cells["test_size"]) | cells["train_size"].isna()
     high = cells["top1_high"].max() * 100
-    low = max(low if low == low else 0.0, high - 40)
+    lowest = cells.loc[same, "top1_low"].min() * 100
+    low = max(0.0 if np.isnan(lowest) else lowest, high - 40)
     return low - 0.08 * (high - low), high + 0.04 * (high - low)
 
 
@@ -213,32 +217,16 @@ def _curve(
 ) -> tuple[str, float, float, str]:
     """Draw a line with its band; returns its label, end and colour."""
     line, look = line.sort_values("test_size"), LINES[name]
-    x, top1 = line["test_size"].astype(float), line["top1"] * 100
+    colour = look["color"]
+    x = line["test_size"].astype(float)
+    top1, low, high = (line[column] * 100 for column in ("top1", "top1_low", "top1_high"))
     axis.plot(x, top1, marker="o", markersize=3, **look)
     if name in ("none", "adapted"):
-        axis.fill_between(
-            x,
-            line["top1_low"] * 100,
-            line["top1_high"] * 100,
-            color=look["color"],
-            alpha=0.12,
-            linewidth=0,
-        )
+        axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     below = x[top1 < bottom]
-    arrow = axis.plot(below, [bottom] * len(below), "v", color=look["color"], markersize=6)[0]
+    arrow = axis.plot(below, [bottom] * len(below), "v", color=colour, markersize=6)[0]
     arrow.set(clip_on=False, in_layout=False)
-    return look["label"], float(x.iloc[-1]), max(float(top1.iloc[-1]), bottom), look["color"]
-
-
-def _told_curves(cells: pd.DataFrame) -> str:
-    """Each line's best test resolution."""
-    best = cells.sort_values("top1").groupby(["train_size", "line"]).last().reset_index()
-    said = [
-        f"trained at {row['train_size']} px, {LINES[row['line']]['label']}: best "
-        f"{row['top1'] * 100:.1f} % at {row['test_size']} px"
-        for row in best.to_dict("records")
-    ]
-    return "Top-1 against test resolution. " + "; ".join(said)
+    return look["label"], float(x.iloc[-1]), max(float(top1.iloc[-1]), bottom), colour
 
 
 def front(arms: pd.DataFrame, part: str) -> Figure:
@@ -252,30 +240,28 @@ def front(arms: pd.DataFrame, part: str) -> Figure:
         part: the test part that top1 is about.
     """
     arms = arms.assign(cost=arms["flops"] / 1e9, percent=arms["top1"] * 100)
-    on_it = arms[undominated(arms.assign(top1=arms["val_top1"]), "flops")]
+    optimal = arms[undominated(arms.assign(top1=arms["val_top1"]), "flops")]
     use = arms[arms["pick"] == "use"]
-    shown = on_it[on_it["val_top1"] > arms["val_top1"].max() - 0.15]
+    near = optimal[optimal["val_top1"] > arms["val_top1"].max() - 0.15]
     figure, axis = plt.subplots(figsize=(7, 3.4))
     axis.plot(arms["cost"], arms["percent"], "o", color="#bbbbbb", markersize=4)
-    axis.plot(on_it["cost"], on_it["percent"], "-", color="C0", linewidth=1)
-    low, high = ((on_it["top1"] - on_it[end]).abs() * 100 for end in ("top1_low", "top1_high"))
-    axis.errorbar(
-        on_it["cost"], on_it["percent"], np.stack([low, high]), fmt="o", color="C0", elinewidth=1
-    )
+    axis.plot(optimal["cost"], optimal["percent"], "-", color="C0", linewidth=1)
+    errors = [(optimal["top1"] - optimal[end]).abs() * 100 for end in ("top1_low", "top1_high")]
+    look: dict[str, Any] = {"fmt": "o", "color": "C0", "elinewidth": 1}
+    axis.errorbar(optimal["cost"], optimal["percent"], errors, **look)
     axis.plot(use["cost"], use["percent"], "*", color="C1", markersize=15, zorder=3)
-    bottom, top = shown["top1_low"].min() * 100, shown["top1_high"].max() * 100
     logarithmic(axis, 1, 2, 5)
     axis.set(xlabel="cost of an image (GFLOP)", ylabel=f"top-1 on {part} (%)")
-    if len(shown):
-        axis.set_ylim(bottom - 1, top + 1)
+    if len(near):
+        axis.set_ylim(near["top1_low"].min() * 100 - 1, near["top1_high"].max() * 100 + 1)
         axis.set_xlim(arms["cost"].min() / 1.15, arms["cost"].max() * 1.5)
-    named = pd.concat([use, shown[~shown.index.isin(use.index)]])
-    names = [cell_of(row).named().replace(" px", "") for row in named.to_dict("records")]
-    below_first = [(8, -10), (8, 10), *BESIDE]  # the front rises
-    label_points(axis, list(zip(names, named["cost"], named["percent"], strict=True)), below_first)
-    said = f"Recommended: {names[0]}, {named['percent'].iloc[0]:.1f} %. " if len(use) else ""
+    labelled = pd.concat([use, near[~near.index.isin(use.index)]])
+    names = [cell_of(row).named().replace(" px", "") for row in labelled.to_dict("records")]
+    labels = list(zip(names, labelled["cost"], labelled["percent"], strict=True))
+    label_points(axis, labels, [(8, -10), (8, 10), *BESIDE])  # below first, as the front rises
+    choice = f"Recommended: {names[0]}, {labels[0][2]:.1f} %. " if len(use) else ""
     figure.set_label(
-        f"Pareto front of accuracy against FLOPs. {said}On the front: {'; '.join(names)}"
+        f"Pareto front of accuracy against FLOPs. {choice}On the front: {'; '.join(names)}"
     )
     return figure
 
@@ -290,30 +276,32 @@ def differences(results: Results, adapted: str | None) -> Figure:
     cells = cells[cells["adaptation"].isin(names) & cells["train_size"].notna()]
     height = 0.8 + 0.36 * cells["train_size"].nunique()
     figure, axes = plt.subplots(len(names), figsize=(7, height * len(names)), squeeze=False)
-    told = []
+    findings = []
     for axis, name in zip(axes.flat, names, strict=True):
-        found: dict[tuple[Any, Any], Difference] = {}
+        gain_of: dict[tuple[Any, Any], Difference] = {}
         title = "adapted" if name == adapted else "unadapted"
         for cell in keys(cells[cells["adaptation"] == name]):
-            same = Difference(0.0, 0.0, 0.0) if cell == cell.same_size() else Difference()
-            found[cell[:2]] = results.difference(cell, cell.same_size()) or same
-        gains = pd.Series({key: each.estimate * 100 for key, each in found.items()}, dtype=float)
+            missing = Difference(0.0, 0.0, 0.0) if cell == cell.same_size() else Difference()
+            gain_of[cell[:2]] = results.difference(cell, cell.same_size()) or missing
+        gains = pd.Series(
+            {sizes: gain.estimate * 100 for sizes, gain in gain_of.items()}, dtype=float
+        )
         grid = gains.unstack()
         look: dict[str, Any] = {"cmap": "RdBu", "vmin": -10, "vmax": 10, "cbar": False}
         sns.heatmap(grid, ax=axis, annot=grid.map(_signed), fmt="", linewidths=1, **look)
-        sure = {key for key, each in found.items() if each.low > 0 or each.high < 0}
         for text in axis.texts:
             column, row = (int(value) for value in text.get_position())
-            text.set_weight("bold" if (grid.index[row], grid.columns[column]) in sure else "normal")
+            gain = gain_of.get((grid.index[row], grid.columns[column]), Difference())
+            text.set_weight("bold" if gain.low > 0 or gain.high < 0 else "normal")
         axis.grid(visible=False)
         axis.set(title=title, xlabel="", ylabel="train (px)")
         axis.tick_params(axis="y", rotation=0)
         if gains.notna().any():
             best: Any = gains.fillna(-100).idxmax()
-            told.append(f"{title}: largest {_signed(gains[best])} at {best[0]} to {best[1]} px")
+            findings.append(f"{title}: largest {_signed(gains[best])} at {best[0]} to {best[1]} px")
     axes[-1, 0].set_xlabel("test resolution (px)")
-    said = "; ".join(told)
-    figure.set_label(f"Differences in points to test = train resolution, unadapted. {said}")
+    start = "Differences in points to test = train resolution, unadapted."
+    figure.set_label(f"{start} {'; '.join(findings)}")
     return figure
 
 

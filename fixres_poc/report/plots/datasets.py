@@ -28,12 +28,7 @@ def class_distribution(images: pd.DataFrame) -> Figure:
         images: one row per image with the columns label and split.
     """
     sums = images["label"].value_counts()
-    counts = (
-        images.groupby(["label", "split"], observed=True)
-        .size()
-        .unstack(fill_value=0)
-        .loc[sums.index]
-    )
+    counts = pd.crosstab(images["label"], images["split"]).loc[sums.index]
     counts = counts[sorted(counts, key=lambda split: (*SPLITS, split).index(split))]
     named = len(counts) <= MOST_NAMED_CLASSES
     figure, axis = plt.subplots(figsize=(7, 1 + 0.22 * len(counts)) if named else None)
@@ -44,14 +39,9 @@ def class_distribution(images: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axis.set(xlabel="images", ylabel="")
     else:
-        for split in counts:
-            axis.step(
-                range(1, len(counts) + 1),
-                counts[split],
-                where="mid",
-                linewidth=1.2,
-                label=str(split),
-            )
+        ranks = range(1, len(counts) + 1)
+        for split, numbers in counts.items():
+            axis.step(ranks, numbers, where="mid", linewidth=1.2, label=str(split))
         axis.set(xlabel="class, largest first", ylabel="images", yscale="symlog", ylim=(0, None))
         axis.yaxis.set_major_formatter("{x:g}")
     axis.set_title(f"{len(counts)} classes, {sums.min()} to {sums.max()} images each")
@@ -60,7 +50,7 @@ def class_distribution(images: pd.DataFrame) -> Figure:
 
 
 def short_sides(images: pd.DataFrame, test_sizes: Sequence[int]) -> Figure:
-    """Histogram of short sides; lines at what each test resolution resizes them to.
+    """Histogram of short sides, with a line at the short side that each test resolution needs.
 
     Args:
         images: one row per image with the columns width and height, px.
@@ -87,13 +77,13 @@ def apparent_sizes(predicted: pd.DataFrame) -> Figure:
         predicted: columns train_px and test_px, as `predicted_object_sizes` gives them.
     """
     figure, axis = plt.subplots(figsize=(5.6, 2.8))
-    middles = predicted[["train_px", "test_px"]].median().sort_values()
+    medians = predicted[["train_px", "test_px"]].median().sort_values()
     places = (0.55, -6, "right"), (0.45, 6, "left")  # beside the left curve, beside the right one
-    for (name, middle), (share, across, align) in zip(middles.items(), places, strict=True):
+    for (name, median), (share, across, align) in zip(medians.items(), places, strict=True):
         values = predicted[name]
         colour = "C0" if name == "train_px" else "C1"
         axis.ecdf(values, color=colour)
-        text = f"{str(name).removesuffix('_px')}: median {middle:.0f} px"
+        text = f"{str(name).removesuffix('_px')}: median {median:.0f} px"
         note(axis, text, float(values.quantile(share)), share, (across, 0), ha=align, color=colour)
     axis.set(xlabel="apparent size of an object, side (px)", ylabel="share that is smaller (%)")
     axis.set_xlim(0, float(predicted.max(axis=1).quantile(0.99)))
@@ -106,8 +96,7 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
 
     Args:
         images: PIL images or uint8 arrays (H, W, 3).
-        titles: one an image.
-        columns: images in a row.
+        titles: one per image.
 
     Raises:
         ValueError: there are not as many titles as images.
@@ -118,8 +107,8 @@ def sample_sheet(images: Sequence[ArrayLike], titles: Sequence[str], columns: in
     for axis in axes.flat:
         axis.axis("off")
     side = max(max(np.asarray(image).shape[:2]) for image in images)
-    shown = zip(images, titles, strict=True)
-    for axis, (image, title) in zip(axes.flat, shown, strict=False):
+    titled = zip(images, titles, strict=True)
+    for axis, (image, title) in zip(axes.flat, titled, strict=False):
         centred(axis, image, side)
         axis.set_title(wrapped(short_label(title), 76 // columns), fontsize=8, loc="center")
     return figure
@@ -130,8 +119,8 @@ def centred(axis: Axes, image: Any, side: float) -> None:
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
     axis.imshow(pixels, extent=(0, width, height, 0))
-    axis.set(xlim=((width - side) / 2, (width + side) / 2))
-    axis.set(ylim=((height + side) / 2, (height - side) / 2))
+    axis.set_xlim((width - side) / 2, (width + side) / 2)
+    axis.set_ylim((height + side) / 2, (height - side) / 2)
     axis.axis("off")
 
 

@@ -1,4 +1,4 @@
-"""Figures of published networks: accuracy against cost, and what the test resolution does."""
+"""Figures of published networks: accuracy against cost, and gains by the test resolution."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -60,16 +60,14 @@ def size_gains(gains: pd.DataFrame) -> Figure:
     for adapted, (mark, label) in zip(("no", "yes"), kinds.items(), strict=True):
         rows = gains[gains["adapted"] == adapted]
         axis.plot(rows["gain"] * 100, rows["model"].map(names.index), mark, label=label)
-    most = gains.groupby("model")["gain"].transform("max")
-    for (_, row), largest in zip(gains.iterrows(), most, strict=True):
-        side, align = (7, "left") if row["gain"] == largest else (-7, "right")
+    largest = gains.groupby("model")["gain"].transform("max")
+    for row in gains.assign(largest=largest).to_dict("records"):
+        across, align = (7, "left") if row["gain"] == row["largest"] else (-7, "right")
         text = f"{row['train_size']}/{row['test_size']}, ×{row['ratio']:.2f}"
         place = names.index(row["model"])
-        note(axis, text, row["gain"] * 100, place, (side, 0), ha=align, fontsize=7.5)
+        note(axis, text, row["gain"] * 100, place, (across, 0), ha=align, fontsize=7.5)
     axis.set_yticks(range(len(names)), names)
-    axis.set(
-        xlabel="gain in ImageNet top-1 over test = train resolution (points)",
-        xlim=(0, gains["gain"].max() * 140),
-    )
+    axis.set_xlabel("gain in ImageNet top-1 over test = train resolution (points)")
+    axis.set_xlim(0, gains["gain"].max() * 140)
     legend(figure)
     return figure

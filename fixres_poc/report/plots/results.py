@@ -25,34 +25,33 @@ def reliability(cells: Mapping[str, pd.DataFrame]) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(7, 3.6))
     axis.plot([0, 100], [0, 100], ":", color="#555555", linewidth=1.2)
+    findings = []
     for number, (name, table) in enumerate(cells.items()):
         colour, mark = f"C{number}", "os^D"[number]
         confidence, accuracy, images = (table[key] for key in ("confidence", "accuracy", "images"))
-        right = (accuracy * images).round().astype(int)
-        bounds = np.array([wilson_interval(*pair) for pair in zip(right, images, strict=True)]).T
+        correct = (accuracy * images).round().astype(int)
+        bounds = np.transpose([*map(wilson_interval, correct, images)])
         axis.plot(confidence * 100, accuracy * 100, f"{mark}-", color=colour, label=name)
         axis.vlines(confidence * 100, *(bounds * 100), color=colour, linewidth=0.8)
+        gap = ((confidence - accuracy) * images / images.sum()).sum()
+        findings.append(f"{name}: confidence is {gap * 100:+.1f} points off")
     lowest = min((table["confidence"].min() * 100 for table in cells.values()), default=0.0)
     axis.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(lowest - 4, 102), ylim=(0, 102))
     legend(figure)
-    said = []
-    for name, table in cells.items():
-        gap = (table["confidence"] - table["accuracy"]) * table["images"] / table["images"].sum()
-        said.append(f"{name}: confidence is {gap.sum() * 100:+.1f} points off")
-    told = f"Accuracy against confidence. On average, {'; '.join(said)}"
-    figure.set_label(told.replace("-", "\N{MINUS SIGN}"))
+    description = f"Accuracy against confidence. On average, {'; '.join(findings)}"
+    figure.set_label(description.replace("-", "\N{MINUS SIGN}"))
     return figure
 
 
-def activations(found: Mapping[str, ArrayLike]) -> Figure:
+def activations(features: Mapping[str, ArrayLike]) -> Figure:
     """Share of pooled features above each value, a line per framing, on a logarithmic axis.
 
     Args:
-        found: name to features of any shape, see `equalise.distributions`.
+        features: by framing, of any shape; see `equalise.distributions`.
     """
     figure, axis = plt.subplots()
     shares = np.geomspace(0.001, 0.5, 201)
-    for name, values in found.items():
+    for name, values in features.items():
         axis.plot(np.quantile(np.asarray(values), 1 - shares), shares * 100, label=name)
     axis.set(xlabel="value after global pooling", ylabel="share of values above (%)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
@@ -63,31 +62,31 @@ def activations(found: Mapping[str, ArrayLike]) -> Figure:
 def gain_path(path: pd.DataFrame) -> Figure:
     """Waterfall of `gain_path`: accuracy after each step, gains with paired 95 % intervals."""
     figure, axis = plt.subplots(figsize=(7, 0.7 + 0.42 * len(path)))
-    start = dict(zip(path["step"], path["top1"] * 100, strict=True))
-    said = list[str]()
-    for place, (_, step) in enumerate(path.iterrows()):
-        top1, before = start[step["step"]], start.get(step["against"])
+    top1_after = dict(zip(path["step"], path["top1"] * 100, strict=True))
+    findings = list[str]()
+    for place, step in enumerate(path.to_dict("records")):
+        top1, before = top1_after[step["step"]], top1_after.get(step["against"])
         if np.isnan(top1):
             note(axis, "not run", path["top1"].min() * 100, place, color="#777777")
         elif before is None:
             axis.plot(top1, place, "D", color="black")
             note(axis, f"{top1:.1f} %", top1, place)
         else:
-            gain = Difference(*step[["gain", "gain_low", "gain_high"]])
+            gain = Difference(step["gain"], step["gain_low"], step["gain_high"])
             low, high = before + gain.low * 100, before + gain.high * 100
             colour, hatch = ("C2", "") if gain.estimate > 0 else ("C1", "////")
             look: dict[str, Any] = {"color": colour, "height": 0.5, "alpha": 0.75}
             axis.barh(place, gain.estimate * 100, left=before, hatch=hatch, **look)
             axis.plot([low, high], [place, place], color="black", linewidth=1)
             note(axis, gain.points(brief=True), max(before, high), place)
-            said.append(f"{step['step']}: {gain.points(brief=True)}")
+            findings.append(f"{step['step']}: {gain.points(brief=True)}")
     axis.set_yticks(range(len(path)), [wrapped(step, 32) for step in path["step"]])
     axis.invert_yaxis()
     axis.use_sticky_edges = False
     axis.margins(x=0.35)
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= 100])
     axis.set_xlabel("top-1 (%) after each step; gain in points (95 %)")
-    figure.set_label("Steps of the gain in points. " + "; ".join(said))
+    figure.set_label(f"Steps of the gain in points. {'; '.join(findings)}")
     return figure
 
 
@@ -100,24 +99,21 @@ def confusions(targets: ArrayLike, predicted: ArrayLike, classes: Sequence[str])
     """
     pairs = confused_pairs(targets, predicted, classes).head(12)
     figure, axis = plt.subplots(figsize=(7, 0.8 + 0.33 * max(len(pairs), 1)))
-    drawn = axis.barh(range(len(pairs)), pairs["share"] * 100, color="C1")
-    axis.bar_label(drawn, [str(count) for count in pairs["images"]], padding=3, fontsize=9)
-    names = zip(pairs["target"], pairs["predicted"], strict=True)
-    axis.set_yticks(
-        range(len(pairs)),
-        [
-            f"{short_label(true)}\n\N{RIGHTWARDS ARROW} {short_label(taken)}"
-            for true, taken in names
-        ],
-    )
+    places = range(len(pairs))
+    bars = axis.barh(places, pairs["share"] * 100, color="C1")
+    axis.bar_label(bars, [str(count) for count in pairs["images"]], padding=3, fontsize=9)
+    true, taken = pairs["target"].map(short_label), pairs["predicted"].map(short_label)
+    axis.set_yticks(places, list(true + "\n\N{RIGHTWARDS ARROW} " + taken))
     axis.invert_yaxis()
     axis.set(
         xlabel="share of the true class's images (%);\nat the bar: number of them",
         title="taken for another class" if len(pairs) else "none was taken for another class",
     )
-    told = pairs.head(3).to_dict("records")
-    said = [f"{each['target']} taken for {each['predicted']}: {each['images']}" for each in told]
-    figure.set_label("Most frequent confusions. " + ("; ".join(said) or "None"))
+    texts = [
+        f"{pair['target']} taken for {pair['predicted']}: {pair['images']}"
+        for pair in pairs.head(3).to_dict("records")
+    ]
+    figure.set_label(f"Most frequent confusions. {'; '.join(texts) or 'None'}")
     return figure
 
 
@@ -150,11 +146,11 @@ def accuracy_by_size(lines: Mapping[str, pd.DataFrame]) -> Figure:
     """
     figure, axis = plt.subplots()
     ends = []
-    for (name, table), mark in zip(lines.items(), "os", strict=False):
+    for (name, table), mark, colour in zip(lines.items(), "os", ("C0", "C1"), strict=False):
         top1, low, high = (table[key] * 100 for key in ("top1", "top1_low", "top1_high"))
         sizes, errors = list(table["test_size"]), [top1 - low, high - top1]
-        (drawn, *_) = axis.errorbar(sizes, top1, errors, marker=mark, capsize=3)
-        ends.append((name, sizes[-1], top1.iloc[-1], str(drawn.get_color())))
+        axis.errorbar(sizes, top1, errors, marker=mark, color=colour, capsize=3)
+        ends.append((name, sizes[-1], top1.iloc[-1], colour))
     axis.set_xticks(sizes, sizes)
     axis.set(xlabel="test resolution (px)", ylabel="top-1 on test (%)")
     axis.set_xlim(right=sizes[-1] + 0.35 * (sizes[-1] - sizes[0] or 1))

@@ -1,4 +1,4 @@
-"""The look that all figures share (fixres.mplstyle), what is written on them, and their format."""
+"""The look that all figures share (fixres.mplstyle), labels on them, and their file format."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ LOOK = Path(__file__).with_name("fixres.mplstyle")
 PNG, SVG = "image/png", "image/svg+xml"
 BESIDE = [(6, 0), (-6, 0), (0, 10), (0, -10), (6, 10), (6, -10), (-6, 10), (-6, -10)]
 BESIDE += [(6 * side, step) for step in (20, -20, 30, -30, 40, -40) for side in (1, -1)]
-"""Offsets in points at which a label is tried, the first ones first."""
+"""Offsets in points from a point to its label, in the order in which they are tried."""
 
 
 def use_style(svg: bool = False) -> None:
@@ -45,35 +45,38 @@ def use_style(svg: bool = False) -> None:
 
 def packed(figure: Figure) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """A figure as SVG, or as PNG if it shows images, and its description: data and metadata."""
-    kind = PNG if any(axis.images for axis in figure.axes) else SVG
     content = io.BytesIO()
-    drawing = {"format": "svg", "metadata": {"Date": None}}  # the same at every run
-    figure.savefig(content, **(drawing if kind == SVG else {"format": "png"}))
-    data = content.getvalue()
-    text = data.decode() if kind == SVG else base64.b64encode(data).decode()
-    return {kind: text}, {kind: {"alt": described(figure)}}
+    if any(axis.images for axis in figure.axes):
+        kind = PNG
+        figure.savefig(content, format="png")
+        data = base64.b64encode(content.getvalue())
+    else:
+        kind = SVG
+        figure.savefig(content, format="svg", metadata={"Date": None})  # the same at every run
+        data = content.getvalue()
+    return {kind: data.decode()}, {kind: {"alt": described(figure)}}
 
 
 def described(figure: Figure) -> str:
-    """What a figure's label says that it shows, else its titles and all words in it, shortened."""
-    said = str(figure.get_label())
-    if not said:
+    """A figure's label, else its titles and all words in it, in at most 600 characters."""
+    description = str(figure.get_label())
+    if not description:
         figure.draw_without_rendering()  # ticks have no text before
         texts = [axis.get_title(loc="left") for axis in figure.axes]
         texts += [text.get_text() for text in figure.findobj(Text)]
         words = [" ".join(text.split()) for text in texts if re.search(r"[^\W\d_]", text)]
-        said = "figure: " + "; ".join(dict.fromkeys(words))
-    return textwrap.shorten(said, 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
+        description = "figure: " + "; ".join(dict.fromkeys(words))
+    return textwrap.shorten(description, 600, placeholder=" \N{HORIZONTAL ELLIPSIS}")
 
 
 def legend(figure: Figure, columns: int = 2) -> None:
     """One legend below all axes, with each label once."""
-    shown = {
+    handles = {
         label: handle
         for axis in figure.axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 def logarithmic(axis: Axes, *subs: int) -> None:
@@ -98,29 +101,30 @@ def label_points(
     offsets: Sequence[tuple[int, int]] = BESIDE,
     **look: Any,
 ) -> None:
-    """Write texts beside points (x, y), the first ones first; none touches another.
+    """Write texts beside points (x, y) so that no text touches an earlier one.
 
-    The axes' limits must stand. A text that finds no place at any offset is left out.
+    Set the axes' limits before. A text that fits at no offset is left out.
     """
-    figure, taken = axis.get_figure(root=True), list[Bbox]()
+    figure = axis.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
+    occupied = list[Bbox]()
     for text, x, y in labels:
         for across, up in offsets:
             align = "left" if across > 0 else "right" if across < 0 else "center"
-            written = note(axis, text, x, y, (across, up), ha=align, **look)
-            box = written.get_window_extent()
+            label = note(axis, text, x, y, (across, up), ha=align, **look)
+            box = label.get_window_extent()
             inside = figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
+            if inside and not any(map(box.overlaps, occupied)):
+                occupied.append(box)
                 break
-            written.remove()
+            label.remove()
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
     """Write texts (text, x, y, colour) at the right of lines' ends, as near to them as they fit.
 
-    The axes' limits must stand.
+    Set the axes' limits before.
     """
     axis.figure.draw_without_rendering()  # type: ignore[union-attr]
     ends = sorted(ends, key=lambda end: end[2])
