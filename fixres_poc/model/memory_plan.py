@@ -230,7 +230,7 @@ def budget_bytes() -> int:
     """
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory * CARD_SHARE)
-    return min(int(psutil.virtual_memory().total), *group_limits()) // 2
+    return min([int(psutil.virtual_memory().total), *group_limits()]) // 2
 
 
 def group_limits(

@@ -16,8 +16,8 @@ from fixres_poc.config.files import REPOSITORY
 
 NOTEBOOKS = ("02_baseline", "03_train", "04_fixres")
 FRAMING = 'transforms_for(settings, test_size, test_size, view)["{}"]'
-LABELS = 'own.table["label"].to_numpy()'
-SHIFTED = '((own.table["label"] + 1) % len(data.classes)).to_numpy()'
+LABELS = 'self.table["label"].to_numpy()'
+SHIFTED = '((self.table["label"] + 1) % len(data.classes)).to_numpy()'
 STEP = "state.optimizer.step()\n"
 SABOTAGES = {  # file in fixres_poc, code, what stands there instead
     "nothing": ("method/epochs.py", STEP, STEP),
