@@ -20,6 +20,7 @@ IMAGES = 1200
 NAMES: tuple[Adaptation, ...] = ("none", "bn_stats", "head", "head_bn_stats", "head_bn")
 # what the usual loop does
 RECIPE: dict[str, Any] = {
+    "epochs": 8,
     "head_start": "random",
     "optimizer": "sgd",
     "learning_rate": 0.01,

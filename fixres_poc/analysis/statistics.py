@@ -77,7 +77,8 @@ class Difference(NamedTuple):
         gain, low, high = (round(value * 100, 1) + 0.0 for value in self[:3])
         interval = f"{low:.1f} to {high:.1f}"
         text = f"({interval})" if brief else f"points (95 % interval {interval})"
-        return f"{gain:+.1f} {text}".replace("-", "\N{MINUS SIGN}")
+        sign = "+" if gain > 0 else ""
+        return f"{sign}{gain:.1f} {text}".replace("-", "\N{MINUS SIGN}")
 
     def told(self, gain: str, loss: str, neither: str) -> str:
         """The text for an interval above 0, below 0, or that includes 0."""

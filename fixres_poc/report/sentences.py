@@ -6,7 +6,6 @@ words and one number with its interval; differences are in points of top-1.
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,15 @@ from fixres_poc.report.phrases import (
     arm_name,
     as_sentence,
     flops,
+    gap_on_validation,
+    left_out,
+    loss,
     pair_name,
     points,
     price,
     reference_name,
+    unshown_gain,
+    where_training_pays,
 )
 
 ANSWERS = "answers.json"
@@ -123,8 +127,10 @@ class _Words:
         use = self.best.use
         if use is None:
             return f"Use: no arm is recommended: {self.best.why_not}."
-        top1 = self.results.accuracy(use).percent()
+        top1 = self.results.accuracy(use).percent(brief=True)
         text = f"Use {arm_name(use)}: {top1} of {self.results.part} images are right"
+        if pair := left_out(self.claim, self.best):
+            text += f"; validation prefers it to {pair_name(pair)}"
         return as_sentence(text, len(self.results.hits(use)) if use.train_size else None)
 
     def _claim(self) -> str:
@@ -152,8 +158,8 @@ class _Words:
         ]
         elsewhere = others[0] if len(others) == 1 else f"{len(others)} other pairs"
         if primary.verdict == "better":
-            also = f", and at {elsewhere}" if others else " over unadapted"
-            text = f"Adapting pays at {pair}, by {points(row)}{also}"
+            also = f", and at {elsewhere}" if others else ""
+            text = f"Adapting pays at {pair}, by {points(row)} over unadapted{also}"
         elif others:
             text = f"Adapting pays at {elsewhere}, not shown at {pair}: {points(row)}"
         else:
@@ -197,23 +203,9 @@ class _Words:
             missed = max(row.detectable for row in rows) * 100
             sentence = f"Not decided: a gain below {missed:.1f} points would be missed."
             return sentence, "More test images or seeds would decide."
-        return (self._sizes(rows), "Fine-tune at these.") if verdict == "pays" else OPEN
-
-    def _sizes(self, rows: Sequence[Comparison]) -> str:
-        """The test resolutions at which training pays, and what it does at the others."""
-        sizes_of: dict[str, list[str]] = {"pays": []}
-        for size in sorted({row.cell.test_size for row in rows}):
-            same_size = [row for row in rows if row.cell.test_size == size]
-            verdicts = {row.verdict for row in same_size}
-            effect = "is not decided"
-            if "better" in verdicts:
-                effect = "pays"
-            elif all(row.below_delta for row in same_size):
-                effect = "loses" if verdicts == {"worse"} else f"gains less than {self.delta}"
-            sizes_of.setdefault(effect, []).append(str(size))
-        start = f"Fine-tuning pays at {', '.join(sizes_of.pop('pays'))} px"
-        others = [f"at {', '.join(sizes)} px it {effect}" for effect, sizes in sizes_of.items()]
-        return "; ".join([start, *others]) + "."
+        if verdict == "pays":
+            return where_training_pays(rows, self.delta), "Fine-tune for these test resolutions."
+        return OPEN
 
     def answer_2(self) -> tuple[str, str]:
         """FixRes's claim: is a smaller train resolution, adapted, as good, for less training?"""
@@ -225,8 +217,9 @@ class _Words:
         if primary.verdict == "worse":
             advice = f"Train at {test} px."
         if self.claim.not_worse:
+            cheap = f"less training, {loss(primary.deciding)}"
             advice = {
-                "cheaper": f"Train at {train} px, adapt at {test} px: less training, no loss.",
+                "cheaper": f"Train at {train} px, adapt at {test} px: {cheap}.",
                 UNCHECKED: f"Train at {test} px for as few FLOPs before you save any.",
             }.get(cost, f"Nothing is saved by training at {train} px.")
         return self._compared(self.claim, primary), advice
@@ -257,7 +250,8 @@ class _Words:
         }[primary.rows[0].verdict]
         if primary.verdict == "better":
             reason = ", because of the resolution"
-            advice = "Adapt the last layers at the test resolution."
+            gain, due = (row.difference.estimate * 100 for row in primary.rows)
+            advice = f"Adapt there: {due:.1f} of the {gain:.1f} points are due to the resolution."
         start = f"{pair_name(primary.cell)}, adapted, {plain} unadapted and {over_control}"
         return f"{start}{reason}{self._among(primary.cell)}.", advice
 
@@ -268,11 +262,15 @@ class _Words:
             return OPEN
         advice = "Try both: neither is shown to be better."
         if primary.verdict == "worse":
-            advice = f"Set crop_pct to {self._best_crop()}: it costs no training."
+            size = primary.cell.test_size
+            advice = f"Yes: train at {size} px and set crop_pct to {self._best_crop()}."
             if all(row.reference.crop_pct == self.results.usual_crop for row in primary.rows):
                 advice = "No other crop_pct helps the smaller train resolution."
         if self.remedy.not_worse:
             advice = "A better crop_pct does not take its place."
+            framings = {each.crop_pct for row in primary.rows for each in (row.cell, row.reference)}
+            if framings == {self.results.usual_crop}:
+                advice = "No other crop_pct that was tried is better on validation."
         return self._compared(self.remedy, primary), advice
 
     def answer_5(self) -> tuple[str, str]:
@@ -283,18 +281,11 @@ class _Words:
         top = "it is also validation's best"
         if best != use:
             top = f"validation's best, {arm_name(best)}, is within its error"
-        share = f"It wins {self.best.share * 100:.0f} % of resampled validations"
-        return (
-            f"Use {arm_name(use)}.",
-            f"{price(self.results, self.best)} {self._unshown_gain(use)}{share}; {top}.",
-        )
-
-    def _unshown_gain(self, use: Cell) -> str:
-        """That an adapted arm is not shown to gain on the leading part; "" where it is."""
-        if use.train_size is None or use.adaptation == "none":
-            return ""
-        gain = self.results.difference(use, use._replace(adaptation="none"))
-        return "" if gain and gain.low > 0 else "A gain over unadapted is not shown there. "
+        share = f"It wins {self.best.share * 100:.0f} % of resampled validations; {top}."
+        means = [price(self.results, self.best), unshown_gain(self.results, use), share]
+        if pair := left_out(self.claim, self.best):
+            means.append(gap_on_validation(pair, self.best))
+        return f"Use {arm_name(use)}.", " ".join(filter(None, means))
 
     def pays(self) -> str:
         """Does FixRes pay? From questions 1, 2 and 4; where 2 is not asked from 3."""
@@ -310,14 +301,14 @@ class _Words:
         size = claim.primary.cell.test_size
         if not claim.holds:
             return self._not_usual(claim, size)
-        crop = self._best_crop()
+        yes = f"Yes, at {pair_name(claim.primary.cell)}: {claim.verdict}"
         answer = {
-            None: f"Yes, at {size} px; other crops were not tried",
-            True: f"Yes, at {size} px",
-            False: f"Against the usual crop yes; against crop_pct {crop} not decided",
+            None: f"{yes}; other crops were not tried",
+            True: yes,
+            False: f"Against the usual crop yes; against crop_pct {self._best_crop()} not decided",
         }[remedy.holds]
         if remedy.primary_verdict == "worse":
-            answer = f"Only against the usual crop; crop_pct {crop} is better"
+            answer = f"Only in the usual crop; {self._remedied(size)}"
         return answer + self._among(claim.primary.cell)
 
     def _not_usual(self, claim: Answer, size: int) -> str:
@@ -326,7 +317,7 @@ class _Words:
             return f"Not decided: {UNCHECKED}"
         undecided = claim.primary_verdict == "can't tell"
         if undecided and self.remedy.primary_verdict == "worse":
-            return f"Not decided against the usual crop; crop_pct {self._best_crop()} is better"
+            return f"Not decided in the usual crop; {self._remedied(size)}"
         if self.remedy.holds or undecided:
             return "Not decided"
         if claim.primary_verdict == "worse":
@@ -341,6 +332,9 @@ class _Words:
         if primary is None or primary.verdict != "better":
             return "and a gain of adapting is not shown"
         return f"but adapting gains at {primary.cell.test_size} px"
+
+    def _remedied(self, size: int) -> str:
+        return f"at crop_pct {self._best_crop()} training at {size} px is better"
 
     def _best_crop(self) -> str:
         rows = self.remedy.primary.rows if self.remedy.primary else ()

@@ -35,7 +35,8 @@ HEADINGS = {
 LEGEND = (
     "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers "
     "are fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
-    "with 95 % intervals (over images; with several seeds over trainings too)."
+    "with 95 % intervals (over images; with several seeds over trainings too). crop_pct: side of "
+    "the test crop over that of the resized image. Linear probe: a classifier on frozen features."
 )
 ASKED = {
     1: "Does training pay here?",

@@ -73,12 +73,16 @@ def chips(results: Results, answers: Answers) -> dict[str, str]:
     flagged = (results.sweep.get("leakage") or {}).get("flagged") or {}
     words = {True: "flagged", False: "none found", None: "not checked"}
     on_part, on_validation = (words[flagged.get(name)] for name in (results.part, "val"))
+    leaks = f"{results.part} {on_part}, validation {on_validation}"
+    if on_part == on_validation:
+        leaks = "not checked against ImageNet" if on_part == words[None] else on_part
     use = answers["answers"][4]
     share = f"choice wins {use['share_of_draws'] * 100:.0f} % of resampled validations"
-    detectable = power(answers).values()
-    least = f"{min(detectable) * 100:.1f} points" if detectable else "not known"
+    detectable = power(answers)
+    decisive = detectable.get(2, max(detectable.values(), default=None))
+    least = "not known" if decisive is None else f"{decisive * 100:.1f} points"
     return {
-        "Leakage": f"leakage: {results.part} {on_part}, validation {on_validation}",
+        "Leakage": f"leakage: {leaks}",
         "Seeds": _seeds(results),
         "Selection": share if use["use"] else "no arm recommended",
         "Power": f"smallest detectable difference: {least}",

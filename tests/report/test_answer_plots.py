@@ -4,10 +4,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from drawn import answered, inside, readable, words, xs, ys
+from drawn import answered, apart, inside, readable, words, xs, ys
 from matplotlib.text import Text
 
 from fixres_poc.analysis.cells import cell_of
+from fixres_poc.analysis.results import load_results
+from fixres_poc.report import sentences
 from fixres_poc.report.plots import answers, style
 
 pytestmark = pytest.mark.usefixtures("own_look")
@@ -78,8 +80,16 @@ def test_curves_have_a_panel_a_train_size_with_marks_and_labels_apart() -> None:
     assert inside(figure, below)
     rings = [line for line in axis.lines if line.get_markersize() == 11]
     assert [xs(ring) for ring in rings] == [[96]]
-    assert all(readable(figure, panel.texts) for panel in figure.axes)
+    for panel in figure.axes:
+        assert readable(figure, panel.texts)
+        assert apart(panel.get_xticklabels())
     assert "adapted: best 70.0 % at 112 px" in style.described(figure)
+
+
+def test_names_of_near_resolutions_do_not_touch() -> None:
+    report = "docs/reports/flowers102"
+    figure = answers.curves(load_results(report), sentences.read(report), "head_bn")
+    assert all(apart(panel.get_xticklabels()) for panel in figure.axes)
 
 
 def test_the_front_names_what_nothing_beats_on_validation() -> None:

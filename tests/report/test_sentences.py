@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 from made_up import CLAIM, KNOWN, grid, row, same
 
@@ -14,8 +15,9 @@ from fixres_poc.analysis.answers import Decision, decide
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.comparisons import Comparison
 from fixres_poc.analysis.questions import Answer
-from fixres_poc.analysis.recommendation import recommend
+from fixres_poc.analysis.recommendation import Recommendation, recommend
 from fixres_poc.analysis.statistics import Difference
+from fixres_poc.report.phrases import gap_on_validation, left_out
 from fixres_poc.report.sentences import told
 
 
@@ -25,6 +27,7 @@ def answer(number: int, *verdicts: str, flops: float = 0.5) -> Answer:
     return Answer(number, (Comparison(rows, primary=True),), equal_flops=(short, short))
 
 
+YES = "Yes, at 96 \N{RIGHTWARDS ARROW} 112 px: "
 USUAL = answer(1, "better"), answer(2, "better"), answer(3, "better", "better"), answer(4, "better")
 Say = Callable[..., dict[str, Any]]
 
@@ -47,9 +50,9 @@ def say(tmp_path_factory: pytest.TempPathFactory) -> Say:
 @pytest.mark.parametrize(
     ("training", "claim", "remedy", "flops", "title"),
     [
-        ("better", "better", "better", 0.5, "Yes, at 112 px"),
-        ("better", "as good", "as good", 0.5, "Yes, at 112 px"),
-        ("better", "as good", "worse", 0.5, "Only against the usual crop; crop_pct 0.75 is better"),
+        ("better", "better", "better", 0.5, f"{YES}better, cheaper"),
+        ("better", "as good", "as good", 0.5, f"{YES}as good, cheaper"),
+        ("better", "as good", "worse", 0.5, "Only in the usual crop; at crop_pct 0.75"),
         ("better", "better", "can't tell", 0.5, "Against the usual crop yes; against crop_pct"),
         ("better", "can't tell", "better", 0.5, "Not decided"),
         ("better", "worse", "better", 0.5, "Not decided"),
@@ -57,7 +60,7 @@ def say(tmp_path_factory: pytest.TempPathFactory) -> Say:
         ("better", "better", "better", 1.1, "No, at 112 px it is not worse, but dearer"),
         ("better", "not run", "better", 0.5, "Not decided: its runs have not finished"),
         ("worse", "better", "better", 0.5, "No: fine-tuning gains less than 1 point"),
-        ("can't tell", "better", "better", 0.5, "Yes, at 112 px"),
+        ("can't tell", "better", "better", 0.5, f"{YES}better"),
     ],
 )
 def test_title(say: Say, training: str, claim: str, remedy: str, flops: float, title: str) -> None:
@@ -76,14 +79,30 @@ def test_pairwise_combinations_of_verdicts_contradict_nothing(say: Say) -> None:
 
 
 @pytest.mark.parametrize(
-    ("crop", "means"),
-    [(0.75, "Set crop_pct to 0.75"), (0.875, "No other crop_pct helps the smaller")],
+    ("verdict", "crop", "means"),
+    [
+        ("worse", 0.75, "Yes: train at 112 px and set crop_pct to 0.75"),
+        ("worse", 0.875, "No other crop_pct helps the smaller"),
+        ("better", 0.75, "A better crop_pct does not take its place"),
+        ("better", 0.875, "No other crop_pct that was tried is better on validation"),
+    ],
 )
-def test_a_crop_is_advised_where_it_is_not_the_usual_one(say: Say, crop: float, means: str) -> None:
-    worse = row("worse")
-    worse = replace(worse, reference=worse.reference._replace(crop_pct=crop))
-    found = say(Answer(4, (Comparison((worse,), primary=True),)))
+def test_a_crop_is_advised_where_it_is_not_the_usual_one(
+    say: Say, verdict: str, crop: float, means: str
+) -> None:
+    compared = row(verdict)
+    compared = replace(compared, reference=compared.reference._replace(crop_pct=crop))
+    found = say(Answer(4, (Comparison((compared,), primary=True),)))
     assert found["answers"][3]["means"].startswith(means)
+
+
+@pytest.mark.parametrize(("verdict", "means"), [("better", "no loss."), ("as good", "at most ")])
+def test_what_is_lost_at_most_is_said(say: Say, verdict: str, means: str) -> None:
+    found = say(answer(2, verdict, verdict))
+    assert (
+        f"less training, {'a loss of ' * (verdict == 'as good')}{means}"
+        in (found["answers"][1]["means"])
+    )
 
 
 def sound(found: dict[str, Any], verdicts: list[str]) -> None:
@@ -120,7 +139,7 @@ def words(found: dict[str, Any]) -> list[str]:
 def test_what_was_shown_at_other_sizes_is_among_fine_tuned_networks(say: Say) -> None:
     found = say(Answer(1, (Comparison((row("better", cell=Cell(96, 96, "none")),), True),)))
     assert all("among fine-tuned networks" in text for text in words(found))
-    assert found["title"].endswith("Yes, at 112 px, among fine-tuned networks")
+    assert found["title"].endswith("112 px: better, cheaper, among fine-tuned networks")
     assert not any("among fine-tuned" in text for text in words(say()))
 
 
@@ -203,7 +222,7 @@ def advice(top1: dict[tuple[int, int], Any], **values: Any) -> tuple[str, float]
 
 def test_advice_begins_with_the_cost_of_the_arm() -> None:
     means, training = advice(CLAIM, epochs=9)
-    assert f" GFLOP, training {training:.2f} TFLOP. " in means
+    assert f" GFLOP, training {training:.3g} TFLOP. " in means
     means, _ = advice({(96, 96): same(0.6)}, once={"probe": 0.5, "zero_shot": 0.9})
     assert means.startswith("An image takes")
     assert " GFLOP, nothing is trained here. " in means
@@ -211,7 +230,7 @@ def test_advice_begins_with_the_cost_of_the_arm() -> None:
 
 def test_of_a_network_trained_elsewhere_only_adapting_costs() -> None:
     means, adapting = advice(CLAIM, head_start="file")
-    assert f" GFLOP, adapting {adapting * 1e3:.2f} GFLOP. " in means
+    assert f" GFLOP, adapting {adapting * 1e3:.3g} GFLOP. " in means
     _, training = advice(CLAIM)
     assert adapting < training
 
@@ -219,6 +238,18 @@ def test_of_a_network_trained_elsewhere_only_adapting_costs() -> None:
 def test_advice_to_adapt_says_where_its_gain_is_not_shown() -> None:
     """On the leading part: validation chose the arm by three images more."""
     small = CLAIM | {(96, 112): same(0.6874) | {"head_bn": 0.70}}
-    unshown = "A gain over unadapted is not shown there."
+    unshown = "Unadapted, it is not shown to be worse."
     assert unshown not in advice(small)[0]  # five images of test
     assert unshown in advice(small, photos=0.5)[0]  # one of these
+
+
+def test_of_a_pair_that_is_as_good_but_not_used_validations_gap_is_told() -> None:
+    use, pair = Cell(112, 112, "head_bn"), Cell(96, 112, "head_bn")
+    best = Recommendation(pd.DataFrame({"cell": [use, pair], "gap": [0, 0.0226]}), use, use)
+    gap = "On validation 96 \N{RIGHTWARDS ARROW} 112 px is 2.3 points below the best."
+    assert gap_on_validation(pair, best) == gap
+    as_good = answer(2, "as good", "as good")
+    assert left_out(as_good, best) == pair
+    assert left_out(answer(2, "worse", "worse"), best) is None
+    for other in (pair, Cell(112, 128, "head_bn")):
+        assert left_out(as_good, replace(best, use=other)) is None

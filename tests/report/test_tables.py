@@ -91,7 +91,7 @@ def test_adaptations_on_request_stand_apart_from_the_primary_one() -> None:
     found = grid(CLAIM)
     table = tables.ablations(found, {96: 112}, "head_bn")
     assert table["adaptation"].tolist() == ["head", "head_bn_stats"]
-    assert table["points over unadapted"].str.startswith("+0.0").all()
+    assert table["points over unadapted"].str.startswith("0.0").all()
     alone = replace(found, predictions=found.predictions.head(0))
     assert tables.ablations(alone, {96: 112}, "head_bn").empty
 

@@ -37,9 +37,10 @@ TOPICS = {
     1: "1  Does training pay?",
     2: "2  FixRes's claim",
     3: "3  What adapting adds",
-    4: "4  Each at its own crop_pct",
+    4: "4  Each at its own crop_pct (in brackets)",
 }
 MOST_ROWS = 22
+TICK_SHARE = 0.12  # of a curve's axis that the name of a resolution takes
 NUMBERS = 0.675  # where the numbers beside a forest plot begin, as a share of the figure's width
 Row = Mapping[str, Any]
 Rows = Mapping[tuple[int, str], Mapping[str, Row]]
@@ -103,7 +104,7 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     for topic, place in headings.items():
         _write(axis, 0, place, topic, weight="bold")
     axis.set(xlim=(-limit, limit), ylim=(height - 0.4, -0.6))
-    axis.set_xlabel("difference in top-1 (points); grey: too small to matter", fontsize=9)
+    axis.set_xlabel("difference in top-1 (points); grey band: too small to matter", fontsize=9)
     left = min(0.0098 * max(map(len, labels), default=20) + 0.03, 0.55)
     figure.subplots_adjust(left, 0.45 / inches, NUMBERS - 0.01, 1 - 0.05 / inches)
     texts = [
@@ -197,9 +198,10 @@ def _draw_panel(axis: Axes, panel: pd.DataFrame, bottom: float, room: float) -> 
     ring: dict[str, Any] = {"color": "C0", "markerfacecolor": "none", "markersize": 11}
     axis.plot(same["test_size"], same["top1"] * 100, "o", **ring)
     ticks = sorted(panel["test_size"].unique())
-    axis.set_xticks(ticks, ticks, rotation=90 if len(ticks) > 5 else 0)
     width = (ticks[-1] - ticks[0] or 1) * room
     axis.set_xlim(ticks[0] - 0.06 * width, ticks[-1] + width)
+    nearest = min(np.diff(ticks), default=np.inf) / np.ptp(axis.get_xlim())
+    axis.set_xticks(ticks, ticks, rotation=0 if nearest > TICK_SHARE else 90)
     label_ends(axis, ends)
 
 
