@@ -268,7 +268,7 @@ class _Words:
                 advice = "No other crop_pct helps the smaller train resolution."
         if self.remedy.not_worse:
             advice = "A better crop_pct does not take its place."
-            framings = {each.crop_pct for row in primary.rows for each in (row.cell, row.reference)}
+            framings = {arm.crop_pct for row in primary.rows for arm in (row.cell, row.reference)}
             if framings == {self.results.usual_crop}:
                 advice = "No other crop_pct that was tried is better on validation."
         return self._compared(self.remedy, primary), advice
