@@ -17,7 +17,7 @@ from fixres_poc.analysis.comparisons import Comparison
 from fixres_poc.analysis.questions import Answer
 from fixres_poc.analysis.recommendation import Recommendation, recommend
 from fixres_poc.analysis.statistics import Difference
-from fixres_poc.report.phrases import gap_on_validation, left_out
+from fixres_poc.report.phrases import gap_on_validation, left_out, unshown_gain
 from fixres_poc.report.sentences import told
 
 
@@ -253,3 +253,36 @@ def test_of_a_pair_that_is_as_good_but_not_used_validations_gap_is_told() -> Non
     assert left_out(answer(2, "worse", "worse"), best) is None
     for other in (pair, Cell(112, 128, "head_bn")):
         assert left_out(as_good, replace(best, use=other)) is None
+
+
+def test_the_first_sentence_says_that_validation_prefers_another_training(say: Say) -> None:
+    found = grid(CLAIM, CLAIM, epochs=9)
+    best = recommend(found, "head_bn")
+    use = Cell(112, 112, "head_bn")
+    picks = ["use" if cell == use else "" for cell in best.arms["cell"]]
+    best = replace(best, use=use, best=use, arms=best.arms.assign(pick=picks))
+    content = told(Decision(found, list(USUAL), {}, best))
+    prefers = "; validation prefers it to 96 \N{RIGHTWARDS ARROW} 112 px."
+    assert content["sentences"][0].endswith(prefers)
+    assert "On validation 96" in content["answers"][4]["means"]
+    assert "validation prefers" not in say()["sentences"][0]
+
+
+def test_of_a_gain_its_share_by_the_resolution_is_said(say: Say) -> None:
+    plain, control = row("better"), row("better")
+    gain = plain.difference.estimate * 100
+    control = replace(control, difference=control.difference._replace(estimate=0.004))
+    found = say(Answer(3, (Comparison((plain, control), primary=True),)))
+    due = f"0.4 of the {gain:.1f} points are due to the resolution."
+    assert found["answers"][2]["means"].endswith(due)
+
+
+def test_an_adapted_arm_is_held_against_unadapted_at_its_own_crop() -> None:
+    """Unadapted is far below at 0.875, and by one of 200 images at the crop that it prefers."""
+    use = Cell(96, 112, "head_bn")
+    crops: dict[str, Any] = {"crop_pct": [0.75, 0.875]}
+    values = same(0.5) | {"head_bn": 0.705}
+    assert unshown_gain(grid(CLAIM | {(96, 112): values}, **crops), use) == ""
+    values |= {"none@0.75": 0.7}
+    unshown = unshown_gain(grid(CLAIM | {(96, 112): values}, **crops), use)
+    assert unshown == "Unadapted, it is not shown to be worse."

@@ -126,9 +126,24 @@ def test_the_smallest_detectable_difference_is_that_of_the_rows_that_decide() ->
     found = grid(CLAIM, CLAIM)
     answers = decided(found)
     first, *_ = [row for row in answers["answers"][1]["rows"] if row["decides"]]
-    power = text.power(answers)
-    assert power[2] == first["detectable"]
-    assert f"{min(power.values()) * 100:.1f} points" in text.chips(found, answers)["Power"]
+    assert text.power(answers)[2] == first["detectable"]
+    for row in answers["answers"][2]["rows"]:
+        row["detectable"] = 0.001
+    chips = text.chips(found, answers)
+    assert chips["Power"].endswith(f": {first['detectable'] * 100:.1f} points")  # of the claim
+
+
+@pytest.mark.parametrize(
+    ("flagged", "leaks"),
+    [
+        ({}, "not checked against ImageNet"),
+        ({"test": False, "val": False}, "none found"),
+        ({"test": True, "val": False}, "test flagged, validation none found"),
+    ],
+)
+def test_the_chip_on_leakage(flagged: dict[str, bool], leaks: str) -> None:
+    found = with_facts(grid(CLAIM, CLAIM), leakage={"flagged": flagged})
+    assert text.chips(found, decided(found))["Leakage"] == f"leakage: {leaks}"
 
 
 def test_beside_the_arm_to_use_stand_the_best_and_common_practice() -> None:
