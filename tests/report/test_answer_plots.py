@@ -16,19 +16,32 @@ pytestmark = pytest.mark.usefixtures("own_look")
 
 
 def named(row: dict[str, Any]) -> str:
-    return cell_of(row).against(cell_of(row["reference"]))
+    label = cell_of(row).against(cell_of(row["reference"]))
+    probe = row["reference"]["adaptation"] in ("probe", "zero_shot")
+    return label if probe else label.replace(", adapted, against", " against")
 
 
-@pytest.mark.parametrize("values", [{}, {"photos": 0.5, "crop_pct": [0.75, 0.875]}])
-def test_a_forest_plot_shows_each_comparison_with_its_verdict(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("values", "repeated"), [({}, 0), ({"photos": 0.5, "crop_pct": [0.75, 0.875]}, 2)]
+)
+def test_a_forest_plot_shows_each_comparison_with_its_verdict(
+    values: dict[str, Any], repeated: int
+) -> None:
     _, content = answered(**values)
     figure = answers.forest(content)
     (axis,) = figure.axes
     rows = [row for each in content["answers"] for row in each["rows"]]
-    shown = [row for row in rows if not row["adaptation"].startswith("equal_flops")]
+    compared = [row for row in rows if not row["adaptation"].startswith("equal_flops")]
+    above = {named(row) for answer in content["answers"][1:3] for row in answer["rows"]}
+    others = [row for row in content["answers"][3]["rows"] if not row["primary"]]
+    again = [row for row in compared if row in others and named(row) in above]
+    assert len(again) == repeated
+    shown = [row for row in compared if row not in again]
     leading = [row for row in shown if row["part"] == "test"]
     labels = words(axis.get_yticklabels())
     assert labels == [named(row) for row in leading]
+    weights = [text.get_fontweight() for text in axis.get_yticklabels()]
+    assert weights == ["bold" if row["primary"] else "normal" for row in leading]
     verdicts = [row["verdict"] for row in leading]
     assert [text for text in words(axis.texts) if text in answers.MARKS] == verdicts
     marks = [line for line in axis.lines if line.get_marker() not in ("None", None)]

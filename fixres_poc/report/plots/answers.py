@@ -35,11 +35,11 @@ MARKS = {
 """Colour and shape of each verdict."""
 TOPICS = {
     1: "1  Does training pay?",
-    2: "2  FixRes's claim",
+    2: "2  FixRes's claim: adapted",
     3: "3  What adapting adds",
-    4: "4  Each at its own crop_pct (in brackets)",
+    4: "4  Adapted, each at its own crop_pct (in brackets)",
 }
-MOST_ROWS = 22
+MOST_ROWS = 18
 TICK_SHARE = 0.12  # of a curve's axis that the name of a resolution takes
 NUMBERS = 0.675  # where the numbers beside a forest plot begin, as a share of the figure's width
 Row = Mapping[str, Any]
@@ -58,8 +58,9 @@ def forest(answers: Mapping[str, Any]) -> Figure:
     """Differences of questions 1 to 4 in points, with intervals and verdicts in words.
 
     The leading test part is filled, another one hollow. The band is delta about 0, the largest
-    difference that does not matter. Of many rows the primary ones stay, then those on FixRes; the
-    reference at equal FLOPs is left out.
+    difference that does not matter. The primary rows are bold. Of many rows they stay, then those
+    on FixRes. The reference at equal FLOPs is left out, as are rows of question 4 at the usual
+    `crop_pct`, which questions 2 and 3 show.
 
     Args:
         answers: the content of answers.json.
@@ -67,8 +68,12 @@ def forest(answers: Mapping[str, Any]) -> Figure:
     leading = answers["leading_part"]
     rows: dict[tuple[int, str], dict[str, Row]] = {}
     for row in rows_of(answers):
-        if not row["adaptation"].startswith(EQUAL_FLOPS):
-            rows.setdefault((row["question"], row["label"]), {})[row["part"]] = row
+        question, label = row["question"], row["label"]
+        if question > 1:  # these headings say that the network is adapted
+            label = label.replace(", adapted, against", " against", 1)
+        repeated = question == 4 and not row["primary"] and {(2, label), (3, label)} & rows.keys()
+        if not repeated and not row["adaptation"].startswith(EQUAL_FLOPS):
+            rows.setdefault((question, label), {})[row["part"]] = row
     ranked = sorted(rows, key=lambda key: (not rows[key][leading]["primary"], key[0] == 1))
     kept = set(ranked[:MOST_ROWS])
     return forest_of({key: rows[key] for key in rows if key in kept}, leading, TOPICS)
@@ -98,6 +103,8 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     axis.axvspan(-delta, delta, color="#dddddd", zorder=0)
     labels = [label for _, label in rows]
     axis.set_yticks([*heights.values()], labels)
+    for text, by_part in zip(axis.get_yticklabels(), rows.values(), strict=True):
+        text.set_fontweight("bold" if by_part[leading]["primary"] else "normal")
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.spines["left"].set_visible(False)
@@ -105,7 +112,7 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
         _write(axis, 0, place, topic, weight="bold")
     axis.set(xlim=(-limit, limit), ylim=(height - 0.4, -0.6))
     axis.set_xlabel("difference in top-1 (points); grey band: too small to matter", fontsize=9)
-    left = min(0.0098 * max(map(len, labels), default=20) + 0.03, 0.55)
+    left = min(0.0102 * max(map(len, labels), default=20) + 0.02, 0.55)
     figure.subplots_adjust(left, 0.45 / inches, NUMBERS - 0.01, 1 - 0.05 / inches)
     texts = [
         f"{label}: {points(by_part[leading])} points, {by_part[leading]['verdict']}"
