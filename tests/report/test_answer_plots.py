@@ -52,7 +52,7 @@ def test_a_forest_plot_shows_each_comparison_with_its_verdict(
         assert (line.get_color(), line.get_marker()) == answers.MARKS[row["verdict"]]
         assert xs(line) == pytest.approx([row["estimate"] * 100])
     assert readable(figure, [*axis.get_yticklabels(), *axis.texts])
-    assert f"{labels[0]}: " in style.described(figure)
+    assert "96 \N{RIGHTWARDS ARROW} 112, adapted, against 112: " in style.described(figure)
 
 
 def test_a_forest_plot_of_many_rows_keeps_the_primary_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def test_a_drawing_is_svg_with_its_text_and_a_photograph_png() -> None:
     first, again = (style.packed(answers.forest(content)) for _ in range(2))
     assert first == again
     (shown, metadata), kind = first, style.SVG
-    assert "FixRes's claim</text>" in shown[kind]
+    assert "FixRes's claim: adapted</text>" in shown[kind]
     assert metadata[kind]["alt"].startswith("Forest plot. ")
     sheet = datasets.sample_sheet([np.zeros((4, 4, 3), np.uint8)], ["a"])
     assert list(style.packed(sheet)[0]) == [style.PNG]

@@ -69,8 +69,6 @@ def forest(answers: Mapping[str, Any]) -> Figure:
     rows: dict[tuple[int, str], dict[str, Row]] = {}
     for row in rows_of(answers):
         question, label = row["question"], row["label"]
-        if question > 1:  # these headings say that the network is adapted
-            label = label.replace(", adapted, against", " against", 1)
         repeated = question == 4 and not row["primary"] and {(2, label), (3, label)} & rows.keys()
         if not repeated and not row["adaptation"].startswith(EQUAL_FLOPS):
             rows.setdefault((question, label), {})[row["part"]] = row
@@ -101,7 +99,10 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     axis.axvline(0, color="black", linewidth=0.8)
     delta = max([row["delta"] for row in every], default=0.01) * 100
     axis.axvspan(-delta, delta, color="#dddddd", zorder=0)
-    labels = [label for _, label in rows]
+    labels = [  # the headings of `TOPICS` say that the network is adapted
+        label.replace(", adapted, against", " against", 1) if question > 1 else label
+        for question, label in rows
+    ]
     axis.set_yticks([*heights.values()], labels)
     for text, by_part in zip(axis.get_yticklabels(), rows.values(), strict=True):
         text.set_fontweight("bold" if by_part[leading]["primary"] else "normal")
