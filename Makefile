@@ -33,6 +33,15 @@ $(COMMANDS): export FIXRES_SWEEP := $(if $(value SWEEP),$(value SWEEP),$(FILE))
 export FIXRES_VENV := $(value VENV)
 export FIXRES_PYTHON3 := $(value PYTHON3)
 
+ifneq ($(filter %.yml %.yaml,$(MAKECMDGOALS)),)
+$(error $(filter %.yml %.yaml,$(MAKECMDGOALS)) is no target; name a sweep file by SWEEP=)
+endif
+ifneq ($(value SWEEPS),)
+ifneq ($(filter-out compare,$(MAKECMDGOALS)),)
+$(error SWEEPS= is for compare; name a sweep file by SWEEP=)
+endif
+endif
+
 ifeq ($(value VENV),)
 export FIXRES_VENV := .venv
 READY := .venv/.installed
@@ -70,8 +79,9 @@ setup: $(READY)  ## make .venv with the tested versions (not with VENV=)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'error: no Python 3.11 or newer there; VENV= names an environment, PYTHON3= a python' >&2; exit 2; }
 
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 lab: setup  ## open the notebooks in JupyterLab, for this machine only
-	$(PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/notebooks
+	$(PYTHON) -m jupyterlab $(ROOT) --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: setup  ## run the committed notebooks again, in place
 	@rm -rf runs/notebooks
@@ -148,5 +158,6 @@ clean:  ## remove runs/ and reports/; data/ and docs/reports/ stay
 	@$(PYTHON3_GIVEN) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'error: that is not Python 3.11 or newer; name one with PYTHON3=' >&2; exit 2; }
 	$(PYTHON3_GIVEN) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@echo 'installing PyTorch and other packages into .venv: 7 GB, some minutes, once' >&2
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	touch $@

@@ -19,6 +19,7 @@ from fixres_poc.config.files import home
 from fixres_poc.config.notebooks import NOTEBOOKS
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
+from fixres_poc.report.pages import TABLES
 from fixres_poc.sweep import execution, plan, reporting
 from fixres_poc.sweep.progress import Forecast
 from fixres_poc.sweep.snakemake import LOCAL_PROFILE, Shares
@@ -101,7 +102,9 @@ def render(sweep: SweepSettings) -> Path:
     """Stands in for the report: a page that says what it was made from, and a line in a list."""
     page = home() / "reports" / sweep.name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f'content="{reporting.made_from(sweep)}"')
+    page.write_text(f'content="{reporting.made_from(sweep)}"</html>')
+    for name in TABLES:
+        (page.parent / name).touch()
     with open(home() / "rendered.txt", "a", encoding="utf-8") as file:
         print(sweep.name, file=file)
     return page

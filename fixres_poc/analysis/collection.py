@@ -7,7 +7,8 @@ val.
 
 import csv
 import json
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import PurePath
@@ -18,10 +19,11 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import COLUMNS, COUNTS, KEY, MEASURED, PAIR, guarded, read_table
 from fixres_poc.analysis.record import TYPES, parquet, summarise
-from fixres_poc.config.errors import InputError
+from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import (
     impersonal,
     named_paths,
+    read_lines,
     report_folder,
     resolve,
     run_folder,
@@ -33,6 +35,8 @@ from fixres_poc.config.run_state import Outcome, images_record
 from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, SPLITS, several
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
+
+log = logging.getLogger(__name__)
 
 
 def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
@@ -49,7 +53,8 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     """
     if all(outcome.status in ("missing", "waiting") for outcome in done):
         raise InputError(
-            f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report"
+            f"sweep {sweep.name}: none of its runs has finished yet, so there is nothing to report;"
+            " run it with `make sweep`"
         )
     outcomes = {outcome.run.name: outcome for outcome in done}
     shown = [outcome for outcome in done if outcome.run.notebook in ("02_baseline", "04_fixres")]
@@ -66,8 +71,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     folder = report_folder(sweep.name)
     if (images := run_folder(sweep.name, "images.csv")).exists():
         listed = read_table(images)
-        seen = looked_at(sweep)
-        listed["looked_at"] = [PurePath(image).name in seen for image in listed["image"]]
+        listed["looked_at"] = looked_at(sweep, listed["image"])
         table = _with_ratios(table, listed, sweep)
         listed["image"] = listed["image"].map(guarded)
         # pandas leaves a lone \r unquoted
@@ -82,18 +86,26 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
     return table
 
 
-def looked_at(sweep: SweepSettings) -> set[str]:
-    """File names of the test images that were looked at before the sweep was laid out.
+def looked_at(sweep: SweepSettings, images: Iterable[str]) -> list[bool]:
+    """Whether each image was looked at before the sweep was laid out, by its file name.
 
     Raises:
-        InputError: the list that the sweep names cannot be read.
+        InputError: the list that the sweep names cannot be read, or names no image of these.
     """
+    names = [PurePath(image).name for image in images]
     if sweep.looked_at is None:
-        return set()
-    try:
-        return set(resolve(sweep.looked_at).read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"looked_at = {sweep.looked_at!r}: cannot be read ({error})") from None
+        return [False] * len(names)
+    lines = read_lines(resolve(sweep.looked_at), "looked_at")
+    seen = {PurePath(line).name for line in lines}
+    if unknown := sorted(seen.difference(names)):
+        message = (
+            f"looked_at = {sweep.looked_at!r}: {len(unknown)} of its {len(seen)} names are no "
+            f"images of the dataset, such as {unknown[0]}"
+        )
+        if len(unknown) == len(seen):
+            raise InputError(message)
+        log.warning(printable(message))
+    return [name in seen for name in names]
 
 
 def _planned(parameters: Mapping[str, Any]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import numpy as np
 from fixres_poc.analysis.cells import PAIR, Cell
 from fixres_poc.analysis.comparisons import ENOUGH_CHEAPER, Comparison, Verdict, compared
 from fixres_poc.analysis.results import Results
+from fixres_poc.config.geometry import neutral_test_size
 from fixres_poc.config.settings import CONTROL, ENOUGH_STEPS, EQUAL_FLOPS
 
 Asked = Sequence[tuple[Cell, Sequence[Cell]]]
@@ -126,7 +127,11 @@ class Plan:
         if question == 2 and not self.claims:
             return "no pair has both a smaller train resolution and train = test beside it"
         if question == 3 and not self.matched:
-            return "no test resolution of the grid matches the apparent size of training"
+            train = max(train for train, _ in self.pairs)
+            scale = tuple(settings["crop_scale"])
+            size = round(neutral_test_size(train, scale, self.results.usual_crop))
+            where = f"trained at {train} px, objects look as large at about {size} px"
+            return f"no larger test resolution of the grid matches: {where}"
         if question == 4 and not isinstance(settings["crop_pct"], list):
             return "one crop_pct"
         if question == 4 and not (self.claims or self.matched):

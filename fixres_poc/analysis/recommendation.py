@@ -16,9 +16,8 @@ from fixres_poc.analysis.cells import Cell, keys
 from fixres_poc.analysis.comparisons import largest_unimportant
 from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gain
-from fixres_poc.config.settings import CROPS
+from fixres_poc.config.settings import CROPS, FEWEST_VAL
 
-FEWEST_IMAGES = 200
 """With fewer validation images no arm is recommended."""
 DRAWS = 1000
 MOST_SCATTER = 1.5
@@ -76,8 +75,8 @@ def recommend(results: Results, adapted: str) -> Recommendation:
     arms["allowed"] = rule.allowed(best)
     arms["share"] = rule.shares()
     used, top = arms["cell"][[use, best]]
-    if arms["n_val"].max() < FEWEST_IMAGES:
-        why = f"fewer than {FEWEST_IMAGES} validation images"
+    if arms["n_val"].max() < FEWEST_VAL:
+        why = f"fewer than {FEWEST_VAL} validation images: {arms['n_val'].max()}"
         return Recommendation(arms.assign(pick=""), best=top, why_not=why)
     price = results.difference(top, used)
     common = _over_common_practice(results, used)

@@ -24,7 +24,7 @@ from fixres_poc.analysis.statistics import (
     macro_accuracy,
     wilson_interval,
 )
-from fixres_poc.config.files import run_folder, write_atomically
+from fixres_poc.config.files import file_digest, resolve, run_folder, write_atomically
 from fixres_poc.config.notebooks import METRICS, PREDICTIONS
 from fixres_poc.config.provenance import LIBRARY, environment
 from fixres_poc.config.settings import EQUAL_FLOPS, RunSettings, Settings
@@ -147,6 +147,8 @@ def write_run(
 def _used(settings: Settings) -> dict[str, str]:
     """Digests of library and weights; the caller of the notebook adds that of its code."""
     used = {"library": LIBRARY}
+    if path := getattr(settings, "imagenet_list", None):
+        used["imagenet_list"] = str(file_digest(resolve(path)))
     if path := getattr(settings, "weights", None):
         from fixres_poc.model.weights import fingerprint  # imports torch
 

@@ -1,6 +1,5 @@
 """Commands that use a finished run, or adapt a network that was trained elsewhere."""
 
-import codecs
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from fixres_poc.cli.application import (
     say,
 )
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import check_output
+from fixres_poc.config.files import check_output, read_lines
 from fixres_poc.config.geometry import CROP_PCT
 from fixres_poc.config.settings import View
 
@@ -187,7 +186,7 @@ def adapt(
     trained: dict[str, Any] = {"path": str(weights), "train_size": train_size}
     trained["architecture"] = f"timm:{architecture.removeprefix('timm:')}"
     trained["weights_key"] = weights_key
-    trained["classes"] = read_classes(classes) if classes else None
+    trained["classes"] = read_lines(classes, "classes") if classes else None
     framings = crop_pct or [CROP_PCT]
     adapted = own_network.adapt_file(
         trained,
@@ -202,15 +201,3 @@ def adapt(
         adapted.save(output)
     say(*map(_accuracy, records(adapted.accuracies.rename(columns={"n_test": "images"}))))
     say(*adapted.summary.replace("**", "").replace("`", "").splitlines())
-
-
-def read_classes(file: Path) -> list[str]:
-    """The non-empty lines of a text file in UTF-8, or in UTF-16 with a byte order mark."""
-    try:
-        content = file.read_bytes()
-        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if marked else "utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        what = f"cannot be read as text in UTF-8 ({type(error).__name__})"
-        raise InputError(f"classes = {str(file)!r}: {what}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -35,7 +35,7 @@ def memory_bytes(text: str | None) -> int | None:
     if not text:
         return None
     match = re.fullmatch(r"(?i)\s*(\d+(?:\.\d+)?)\s*(Gi?B?)?\s*", text)
-    if not match:
+    if not match or not float(match[1]):
         raise InputError(f"memory = {text!r}: allowed is a number of GiB, such as 16GiB")
     return int(float(match[1]) * 2**30)
 

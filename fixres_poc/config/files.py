@@ -3,6 +3,7 @@
 Nothing large is imported here, so that simple commands start at once.
 """
 
+import codecs
 import contextlib
 import hashlib
 import html
@@ -121,6 +122,27 @@ def file_digest(file: Path, algorithm: str = "sha256") -> str | None:
         return None
     with open(file, "rb") as content:
         return hashlib.file_digest(content, algorithm).hexdigest()
+
+
+def read_lines(file: Path, setting: str) -> list[str]:
+    """Non-empty lines of a text file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Args:
+        setting: that names the file, for errors.
+
+    Raises:
+        InputError: it is no regular file, or no such text.
+    """
+    try:
+        if not file.is_file():
+            raise OSError("no such file, or no regular one")
+        content = file.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        what = f"cannot be read as text in UTF-8 ({error})"
+        raise InputError(f"{setting} = {str(file)!r}: {what}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_record(file: Path, **types: Any) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def checked(run: Run) -> Outcome:
         "notebook": f"code of {run.notebook}",
         "library": "library code",
         "weights": f"weights {run.parameters.get('weights')}",
+        "imagenet_list": "list of ImageNet's images",
         "data": "images",
     }
     others = [

@@ -1,7 +1,4 @@
-"""Validated, frozen settings of notebook runs. Sizes are in pixels.
-
-`validation` reads them. The text under a field describes it.
-"""
+"""Frozen settings of notebook runs, sizes in pixels. The text under a field describes it."""
 
 import itertools
 from collections.abc import Mapping
@@ -39,6 +36,8 @@ NAMED_DATASETS = {
 BASELINE_SIZE = 224
 ENOUGH_STEPS = 640
 """Steps of stage 1 with `epochs: auto`; after fewer, no gain is no finding (design/method.md)."""
+FEWEST_VAL = 200
+"""Validation images that question 5 needs to recommend an arm."""
 T = TypeVar("T")
 
 
@@ -92,7 +91,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 CropScale = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 BatchNorm = Literal["frozen", "train"]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
-Triple = tuple[float, float, float]
+Mean = Annotated[float, Field(ge=0, le=1)]
+MeanStd = tuple[tuple[Mean, Mean, Mean], tuple[Share, Share, Share]]
 Names = Annotated[Several[Text], Field(min_length=2)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -202,8 +202,8 @@ class ModelSettings(DataSettings):
     """File to load instead of the backbone's own weights."""
     weights_key: Text | None = None
     """Entry of that file; None: the plain weights."""
-    mean_std: tuple[Triple, Triple] | None = None
-    """Per channel, in [0, 1]; None: the backbone's."""
+    mean_std: MeanStd | None = None
+    """Per channel, of images in [0, 1]; None: the backbone's."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["auto", "channels_last", "nchw"] = "auto"

@@ -16,12 +16,14 @@ from typing import Any
 import pandas as pd
 
 from fixres_poc.config.errors import InputError, printable
-from fixres_poc.config.files import read_record, resolve, write_atomically
+from fixres_poc.config.files import file_digest, read_record, resolve, write_atomically
 from fixres_poc.config.run_state import bar, images_record
 from fixres_poc.config.settings import SPLITS, DataSettings, ExtraTest
 from fixres_poc.data import decoding, image_folder, named_datasets, synthetic
 
 log = logging.getLogger(__name__)
+MOST_NAMED = 4
+"""Unreadable images that an error names beside the first one."""
 BOX = ["image", "left", "top", "right", "bottom", "width", "height"]
 
 
@@ -229,7 +231,11 @@ def _measured(
     if unreadable and not skip:
         reason = next(iter(unreadable.values()))
         file = data.paths[measured.index(reason)]
-        more = f", and {len(unreadable) - 1} more like it" if len(unreadable) > 1 else ""
+        others = [*unreadable][1:]
+        rest = ", ..." if len(others) > MOST_NAMED else ""
+        more = (
+            f", and {len(others)} more ({', '.join(others[:MOST_NAMED])}{rest})" if others else ""
+        )
         raise InputError(
             f"{file}: {reason}{more};"
             " repair or remove it, or let the sweep file say skip_unreadable: true"
@@ -284,10 +290,9 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
     """
     listed = load_dataset(settings)
     file = folder / "images.json"
-    record = read_record(file, listed=str, fingerprint=str, unreadable=dict)
-    if record.get("listed") != listed.fingerprint() or (
-        record["unreadable"] and not skip_unreadable
-    ):
+    record = read_record(file, listed=str, fingerprint=str, unreadable=dict, table=str)
+    wanted = {"listed": listed.fingerprint(), "table": file_digest(folder / "images.csv")}
+    if not wanted.items() <= record.items() or (record["unreadable"] and not skip_unreadable):
         record = _checked(listed, folder, skip_unreadable)
         write_atomically(file, json.dumps(record, indent=1))
     notes = list(listed.notes)
@@ -306,6 +311,7 @@ def _checked(listed: ImageDataset, folder: Path, skip_unreadable: bool) -> dict[
     write_atomically(folder / "images.csv", text)
     return {
         "listed": listed.fingerprint(),
+        "table": file_digest(folder / "images.csv"),
         "fingerprint": data.fingerprint(),
         "classes": data.classes,
         "unreadable": unreadable,

@@ -7,6 +7,7 @@ of parts. Both may be one level deeper.
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ SUFFIXES = (
     ".pgm",
 )
 ALLOWED = ", ".join(SUFFIXES)
+OF_CAMERAS = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 AFFIX = "(?:set|split|data|dataset|images?|imgs?)?"
 PART = re.compile(
     f"{AFFIX}(?:(?P<train>train|training)"
@@ -83,15 +85,15 @@ def stratify(
         The split of each row.
 
     Raises:
-        InputError: a class has too few different images.
+        InputError: a class has too few different images that no class before it has.
     """
-    different = images.groupby("label")["digest"].nunique()
-    for label, count in different[different <= len(shares)].items():
+    unique = images.sort_values("label", kind="stable").drop_duplicates("digest")
+    counts = unique["label"].value_counts().reindex(sorted(set(images["label"])), fill_value=0)
+    for label, count in counts[counts <= len(shares)].items():
         raise InputError(
             f"class {label!r} of {str(root)!r} has too few different images to be split:"
-            f" {count}, at least {len(shares) + 1} are needed"
+            f" {count} that no class before it has, at least {len(shares) + 1} are needed"
         )
-    unique = images.sort_values("label", kind="stable").drop_duplicates("digest")
     unique = unique.set_index("digest")
     unique["rank"] = [_rank(seed, digest) for digest in unique.index]
     ranks = unique.sort_values("rank").groupby("label")["rank"]
@@ -201,7 +203,8 @@ def outer_folders(folder: Path) -> tuple[Path, dict[str, list[str]], Counter[str
     by_folder = _by_folder(images)
     if not by_folder:
         raise InputError(
-            f"dataset {str(folder)!r}: no images found; it needs class folders with {ALLOWED} files"
+            f"dataset {str(folder)!r}: {len(images) or 'no'} images found, none in a class folder; "
+            f"it needs a folder for each class, with {ALLOWED} files"
         )
     skipped["outside class folders"] = len(images) - sum(map(len, by_folder.values()))
     return top, by_folder, skipped
@@ -271,16 +274,21 @@ def _kind(entry: os.DirEntry[str]) -> str:
     if not os.path.isfile(entry):  # this includes circular links and unreadable targets
         return "broken links" if entry.is_symlink() else "no regular files"
     suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in OF_CAMERAS:
+        return f"{suffix} (not read: convert to JPEG)"
     return IMAGE if suffix in SUFFIXES else f"{suffix or 'without suffix'} (no image)"
 
 
 def _by_folder(names: Iterable[str], depth: int = 0) -> dict[str, list[str]]:
-    """Images by the folder at a depth of their path, without those in higher folders."""
+    """Images by the folder at a depth of their path, without those in higher folders.
+
+    Names of folders are normalised: file systems write an accented letter as one character or two.
+    """
     by_folder = defaultdict(list)
     for name in names:
         folders = name.split("/")[:-1]
         if len(folders) > depth:
-            by_folder[folders[depth]].append(name)
+            by_folder[unicodedata.normalize("NFC", folders[depth])].append(name)
     return dict(by_folder)
 
 

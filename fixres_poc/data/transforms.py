@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from fixres_poc.config.geometry import CROP_PCT, CROP_SCALE, resized_side
-from fixres_poc.config.settings import Triple, View
+from fixres_poc.config.settings import MeanStd, View
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave values in [0, 1]
@@ -37,7 +37,7 @@ def get_transforms(
     *,
     resize: Resize = "short_side",
     view: View = "center",
-    mean_std: tuple[Triple, Triple] | None = None,
+    mean_std: MeanStd | None = None,
     interpolation: str = "bilinear",
     crop_pct: float = CROP_PCT,
     crop_scale: tuple[float, float] = CROP_SCALE,

@@ -19,7 +19,7 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output, impersonal, named_paths, read_record
 from fixres_poc.config.geometry import resized_side, usual_crop_pct
-from fixres_poc.config.settings import Triple
+from fixres_poc.config.settings import MeanStd
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.transforms import PLAIN
@@ -37,7 +37,7 @@ SAME_RUN = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}
 class Network(nn.Module):
     """Images (N, 3, K, K), RGB in [0, 1], to probabilities (N, C)."""
 
-    def __init__(self, model: nn.Module, tail: Tail, mean_std: tuple[Triple, Triple]) -> None:
+    def __init__(self, model: nn.Module, tail: Tail, mean_std: MeanStd) -> None:
         """Copy a network with an adapted tail, and put the normalisation in front of it."""
         super().__init__()
         self.model = merge_tail(model, tail)
@@ -97,7 +97,7 @@ def export(run: FinishedRun, adaptation: str, output: Path) -> Exported:
     return Exported(output, len(images), from_network, from_run)
 
 
-def _mean_std(run: FinishedRun) -> tuple[Triple, Triple]:
+def _mean_std(run: FinishedRun) -> MeanStd:
     return run.settings.mean_std or mean_std(run.settings.backbone)
 
 

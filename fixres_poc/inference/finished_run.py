@@ -128,10 +128,10 @@ class FinishedRun:
         tails, trunk = {adaptation: self.tail(adaptation)}, Trunk(self.model)
         answers = list[dict[str, Any]]()
         for path in paths:
-            names = image_folder.walk(path)[0] if path.is_dir() else []
-            # a folder without images stands for itself, and cannot be read
-            answers += [{"image": str(path / name)} for name in names or [""]]
+            answers += _images_of(path)
         for answer in answers:
+            if "error" in answer:
+                continue
             try:
                 image = frame(read_image(Path(answer["image"])))
             except InputError as error:
@@ -205,7 +205,7 @@ def load(run: str | Path) -> FinishedRun:
         "settings": lasting(train),  # without the library, so that any version is accepted
     }
     file = folder.parent / train.run_name / CHECKPOINT
-    trained = stage1.restore(file, record, train, accelerator)
+    trained = stage1.restore(_present(file, file.parent), record, train, accelerator)
     if "test_size" in stored:
         tails = _tails(folder, trained.model, classes, crop_pct)
     else:  # a training: its controls are adapted at its own size
@@ -213,9 +213,31 @@ def load(run: str | Path) -> FinishedRun:
     return FinishedRun(folder, settings, tuple(classes), metrics, trained.model, tails, accelerator)
 
 
+def _images_of(path: Path) -> list[dict[str, Any]]:
+    """`image` of each image in a folder, or of the file; `error` of a folder without images."""
+    if not path.is_dir():
+        return [{"image": str(path)}]
+    error = f"{path}: a folder without images"
+    try:
+        names, _ = image_folder.walk(path)
+    except InputError as problem:
+        names, error = [], str(problem)
+    if not names:
+        return [{"image": str(path), "error": error}]
+    return [{"image": str(path / name)} for name in names]
+
+
+def _present(file: Path, run: Path) -> Path:
+    """The file of a run; an error that says how to get it back if it is missing."""
+    if not file.is_file():
+        raise InputError(f"{file}: missing; delete {run}, and start its sweep again")
+    return file
+
+
 def _tails(folder: Path, model: nn.Module, classes: list[str], crop_pct: float) -> dict[str, Tail]:
     record = {"classes": classes, "stage1": checkpoint.digest(model.state_dict())}
-    tensors, stored = checkpoint.load(folder / TAILS.format(crop_pct), record)
+    file = _present(folder / TAILS.format(crop_pct), folder)
+    tensors, stored = checkpoint.load(file, record)
     tails = {name: tail_for(model, name) for name in stored["tails"]}
     for name, tail in tails.items():
         if name == "equalised":

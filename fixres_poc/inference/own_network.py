@@ -18,7 +18,7 @@ from fixres_poc.config.files import check_output
 from fixres_poc.config.settings import PairSettings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.data.dataset import load_dataset
+from fixres_poc.data.dataset import load_dataset, prepare_dataset
 from fixres_poc.data.transforms import Transform
 from fixres_poc.inference.finished_run import preferred
 from fixres_poc.method.adaptations import adapt_framings, predict_pair
@@ -137,6 +137,8 @@ def adapt_file(
     values = {"dataset": str(folder), "trained": trained, "test_sizes": [test_size], **settings}
     sweep = validate(SweepSettings, {"name": "adapt", **values}, "adapt")
     pair = PairSettings(**sweep.runs()[-1].parameters)
+    with TemporaryDirectory() as scratch:  # an unreadable image is told before any training
+        prepare_dataset(pair, Path(scratch))
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
     network, names = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:

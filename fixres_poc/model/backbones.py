@@ -14,7 +14,7 @@ from torch import nn
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import file_digest, home
-from fixres_poc.config.settings import BASELINE_SIZE, SMALL_BACKBONE, Triple
+from fixres_poc.config.settings import BASELINE_SIZE, SMALL_BACKBONE, MeanStd
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.data.named_datasets import fetch
 from fixres_poc.data.transforms import HALF, IMAGENET_MEAN, IMAGENET_STD
@@ -224,8 +224,8 @@ def licence(name: str, weights: str | None = None) -> str | None:
     """One line about terms that restrict the use of the weights; None if there are none."""
     if weights is not None:
         return (
-            f"weights {weights}: the terms of that file hold; "
-            f"those of FixRes and WSL are {NON_COMMERCIAL}"
+            f"weights {weights}: the terms of that file hold (if it is one of FixRes or WSL, "
+            f"{NON_COMMERCIAL})"
         )
     return f"weights of {name}: {NON_COMMERCIAL}" if name in WSL else None
 
@@ -318,7 +318,7 @@ def _lite(name: str, pretrained: bool) -> Any:
     return model
 
 
-def mean_std(name: str) -> tuple[Triple, Triple]:
+def mean_std(name: str) -> MeanStd:
     """Mean and std per RGB channel of the network's normalisation, for images in [0, 1]."""
     if name in LITE_SHA256:
         return HALF, HALF

@@ -99,6 +99,10 @@ def load_strictly(model: nn.Module, state: State, source: str) -> None:
     except RuntimeError as error:
         lines = [textwrap.shorten(line, LONGEST) for line in str(error).split("\n\t")[1:]]
         raise InputError(f"weights {source}: not of this backbone: {_first(lines)}") from None
+    for name, tensor in model.state_dict().items():
+        loaded = state.get(name, tensor)
+        if tensor.is_floating_point() and not loaded.is_floating_point():
+            raise InputError(f"weights {source}: {name} is of type {loaded.dtype}, not real")
 
 
 def _first(names: Sequence[str]) -> str:
@@ -118,7 +122,7 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
 
     Raises:
         InputError: as `contents`; the file changed since `fingerprint` read it; it has no tensors,
-            no set of that name, or several such sets.
+            no set of that name, or several such sets; a tensor has impossible values.
     """
     source = f"weights {path.name}"
     tensors = _flat(contents(path))
@@ -141,6 +145,10 @@ def read(path: Path, key: str | None = None, model: nn.Module | None = None) -> 
     for name, tensor in state.items():
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
             raise InputError(f"{source}: {name} {list(tensor.shape)} is larger than the file")
+        if not tensor.isfinite().all():
+            raise InputError(f"{source}: {name} holds NaN or infinite values")
+        if name.endswith("running_var") and tensor.min() < 0:
+            raise InputError(f"{source}: {name} holds negative variances")
     return state
 
 

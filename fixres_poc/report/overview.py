@@ -6,7 +6,7 @@ Both repeat the sweeps' own answers.json.
 import html
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,14 @@ ONE_SWEEP = """## The answers of {name}
 
 def write() -> Path:
     """Write reports/index.html, a row for each sweep that has a report; returns the page."""
-    files = sorted((home() / "reports").glob(f"*/{sentences.ANSWERS}"))
-    table = pd.DataFrame(filter(None, map(_line_of, files)))
+    table = pd.DataFrame(filter(None, map(_line_of, sorted(_answers()))))
     if len(table):
         table = table.sort_values("date", ascending=False, kind="stable")
     return _page("index", INTRODUCTION, _linked(table))
+
+
+def _answers() -> Iterator[Path]:
+    return (home() / "reports").glob(f"*/{sentences.ANSWERS}")
 
 
 def _line_of(file: Path) -> dict[str, str] | None:
@@ -124,7 +127,13 @@ def compare(names: Sequence[str]) -> Path:
         InputError: fewer than two sweeps, or one without a report of this version.
     """
     if len(set(names)) < 2:
-        raise InputError(f"sweeps = {', '.join(names)!r}: a comparison needs two or more")
+        reports = ", ".join(sorted(file.parent.name for file in _answers())) or "none yet"
+        raise InputError(
+            f"sweeps = {', '.join(names)!r}: a comparison needs two or more, such as "
+            f'make compare SWEEPS="a b"; sweeps with a report: {reports}'
+        )
+    if folders := [name for name in names if "/" in name]:
+        raise InputError(f"sweeps = {folders[0]!r}: allowed is a sweep's name, not a folder")
     sweeps = {name: load_results(name) for name in names}
     answers = {name: sentences.read(name) for name in names}
     rows = differences(sweeps, answers)
@@ -143,8 +152,11 @@ def compare(names: Sequence[str]) -> Path:
 def _title(rows: Mapping[Any, Mapping[str, Any]], answers: Mapping[str, Mapping[str, Any]]) -> str:
     """The comparison's answer: the difference of the first two, or how often FixRes pays."""
     if not rows:
-        pays = sum("? Yes" in content["title"] for content in answers.values())
-        return f"FixRes pays in {pays} of {len(answers)} sweeps"
+        titles = [content["title"] for content in answers.values()]
+        pays = sum("? Yes" in title for title in titles)
+        unasked = sum("? Not asked" in title for title in titles)
+        others = f"; {unasked} did not ask" if unasked else ""
+        return f"FixRes pays in {pays} of {len(titles) - unasked} sweeps{others}"
     (_, label), by_part = next(iter(rows.items()))
     row = by_part["both"]
     verdict = sentences.TOLD[row["verdict"]]

@@ -107,8 +107,9 @@ def write_run_page(sweep: str, outcome: Outcome, made_by: str) -> bool:
 
 
 def is_made_from(page: Path, digest: str) -> bool:
-    """Whether the page exists and its head has this digest of all that it was made from."""
-    return page.exists() and f'content="{digest}"' in page.read_text(encoding="utf-8")[:HEAD]
+    """Whether the page is whole, and its head has this digest of all that it was made from."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return f'content="{digest}"' in text[:HEAD] and text.rstrip().endswith("</html>")
 
 
 def _runs(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:

@@ -172,7 +172,9 @@ class _Words:
             size, reason = primary.cell.test_size, REASONS[self.claim.cost]
             times = f"{ratio:.2f} of the training FLOPs of {size} px"
             return f"{pair_name(primary.cell)} takes {times}: {reason}."
-        if use is None or use.train_size is None or use.adaptation == "none":
+        if use is None:
+            return "Cost: no arm is recommended; the table of all arms has their FLOPs."
+        if use.train_size is None or use.adaptation == "none":
             return "Cost: the recommended arm needs no stage 2; question 5 gives its FLOPs."
         adapted, _ = training_cost(self.results, use)
         plain, _ = training_cost(self.results, use._replace(adaptation="none"))
@@ -328,7 +330,7 @@ class _Words:
         """Question 3 for the title."""
         primary = self.adaptation.primary
         if self.adaptation.why_not:
-            return "nothing of it was tried"
+            return "and adapting was not judged"
         if primary is None or primary.verdict != "better":
             return "and a gain of adapting is not shown"
         return f"but adapting gains at {primary.cell.test_size} px"

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ from fixres_poc.sweep.snakemake import (
 )
 
 FEWEST_FILES, MANY_FILES = 256, 4096
+MOST_REASONS = 3
 
 
 @contextlib.contextmanager
@@ -84,7 +86,8 @@ def refuse_loss(sweep: SweepSettings) -> None:
     Raises:
         InputError: there are such runs; the message names them and the settings that differ.
     """
-    lost = [outcome for outcome in outcomes(sweep) if set(outcome.changed) - {"test_sizes"}]
+    kept = {"test_sizes", "crop_pct_sizes"}
+    lost = [outcome for outcome in outcomes(sweep) if set(outcome.changed) - kept]
     if lost:
         names = "; ".join(f"{outcome.run.name} ({', '.join(outcome.changed)})" for outcome in lost)
         raise InputError(
@@ -106,6 +109,9 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     write_atomically(sweep_folder(sweep.name) / "sweep.json", sweep.model_dump_json(indent=1))
     _write_settings(sweep, fingerprint)
     by_name = {outcome.run.name: outcome for outcome in outcomes(sweep)}
+    reasons = Counter(run.error for run in by_name.values() if run.status == "outdated")
+    for reason, count in reasons.most_common(MOST_REASONS):
+        print(f"{count} finished runs are done again: {reason}", file=sys.stderr)
     unfinished: set[str] = set()
     for job, runs in sweep.jobs().items():
         names = {run.name for run in runs}
@@ -130,11 +136,11 @@ def _write_settings(sweep: SweepSettings, fingerprint: str) -> None:
     notebooks = {run.notebook for run in sweep.runs()}
     codes = {notebook: code_hash(notebook_path(notebook)) for notebook in notebooks}
     # detects another file at the same path
-    weights = file_digest(resolve(sweep.weights)) if sweep.weights else None
+    files = {name: getattr(sweep, name) for name in ("weights", "imagenet_list")}
+    digests = {name: file_digest(resolve(path)) for name, path in files.items() if path}
     for run in sweep.runs():
         wanted = {"notebook": codes[run.notebook], **shared}
-        if weights and "weights" in run.parameters:
-            wanted["weights"] = weights
+        wanted |= {name: str(digests[name]) for name in digests.keys() & run.parameters.keys()}
         content = {"notebook": run.notebook, "wanted": wanted, "parameters": run.parameters}
         file = run.folder / SETTINGS
         text = json.dumps(content, indent=1)
@@ -304,9 +310,10 @@ def _check_files(sweep: SweepSettings) -> None:
 
         linear_probe.from_file(sweep, images_record(sweep.name)["classes"])
     if sweep.looked_at is not None:
+        from fixres_poc.analysis.cells import read_table
         from fixres_poc.analysis.collection import looked_at
 
-        looked_at(sweep)
+        looked_at(sweep, read_table(run_folder(sweep.name, "images.csv"))["image"])
 
 
 def prepare_data(sweep: SweepSettings) -> str:

@@ -17,6 +17,7 @@ from fixres_poc.config.files import REPOSITORY, read_record, sweep_folder
 from fixres_poc.config.settings import (
     BASELINE_SIZE,
     CROPS,
+    FEWEST_VAL,
     SPLITS,
     BaselineSettings,
     ModelSettings,
@@ -290,6 +291,9 @@ def text(sweep: SweepSettings, tables: dict[str, pd.DataFrame], details: bool) -
     (facts,) = tables["sweep"].to_dict("records")
     pairs = tables["pairs"]
     lines = [_time(sweep, facts), *_memory(sweep, facts, pairs)]
+    if facts["val"] < FEWEST_VAL:
+        few = f"validation: {facts['val']} images; below {FEWEST_VAL} the report recommends no"
+        lines.append(f"{few} arm (question 5)")
     if details:
         lines += readable(pairs).to_string(index=False).splitlines()
     return lines

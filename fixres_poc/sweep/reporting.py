@@ -7,6 +7,7 @@ import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fixres_poc import __version__
 from fixres_poc.config.errors import InputError, printable
@@ -14,6 +15,7 @@ from fixres_poc.config.files import (
     REPOSITORY,
     file_digest,
     report_folder,
+    resolve,
     sweep_folder,
     write_atomically,
 )
@@ -104,10 +106,10 @@ def rebuild(folder: Path) -> Path:
     from fixres_poc.report import sentences
 
     sentences.write(str(folder))
-    work = sweep_folder(f"rebuilt-{folder.name}")
     # relative: the page would show the path of the clone
     report = str(folder).removeprefix(f"{REPOSITORY}/")
-    return _write_index(folder, work, _execute_results(work, report))
+    with TemporaryDirectory() as work:  # reports of one name may be rebuilt at the same time
+        return _write_index(folder, Path(work), _execute_results(Path(work), report))
 
 
 def publish(sweep: str) -> Path:
@@ -133,7 +135,8 @@ def render_if_changed(sweep: SweepSettings) -> Path:
     from fixres_poc.report import pages
 
     page = report_folder(sweep.name) / "index.html"
-    return page if pages.is_made_from(page, made_from(sweep)) else render(sweep)
+    complete = all((page.parent / name).exists() for name in pages.TABLES)
+    return page if complete and pages.is_made_from(page, made_from(sweep)) else render(sweep)
 
 
 def made_from(sweep: SweepSettings) -> str:
@@ -144,6 +147,7 @@ def made_from(sweep: SweepSettings) -> str:
         library_hash(everything=True),
         file_digest(notebook_path(NOTEBOOK)),
         sweep.model_dump(mode="json"),
+        sweep.looked_at and file_digest(resolve(sweep.looked_at)),
         [file.exists() and file.stat().st_mtime_ns for file in metrics],
         failures(sweep),
     ]

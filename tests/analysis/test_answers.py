@@ -112,12 +112,15 @@ def test_intervals_over_groups_are_those_of_as_many_images(claim: Results) -> No
 
 def test_the_list_of_a_sweep_marks_images(tmp_path: Path) -> None:
     listed = tmp_path / "seen.txt"
-    listed.write_text("1.jpg\n", encoding="utf-8")
+    listed.write_text("\ufeffold/1.jpg \n9.jpg\n", encoding="utf-8")
     images = grid(CLAIM, looked_at=str(listed)).images
     assert images.set_index("split")["looked_at"].to_dict() == {
         "train": False,
         "val": True,
         "test": False,
     }
+    listed.write_text("9.jpg\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 of its 1 names are no images .* such as 9\.jpg"):
+        grid(CLAIM, looked_at=str(listed))
     with pytest.raises(InputError, match=r"looked_at = '.*none.txt': cannot be read"):
         grid(CLAIM, looked_at=str(tmp_path / "none.txt"))

@@ -65,7 +65,7 @@ def test_each_test_resolution_has_its_pick() -> None:
 
 
 def test_few_validation_images_recommend_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fixres_poc.analysis.recommendation.FEWEST_IMAGES", 201)
+    monkeypatch.setattr("fixres_poc.analysis.recommendation.FEWEST_VAL", 201)
     found = recommended(0.7, 0.8, 0.9)
     assert found.use is None
     assert "fewer than 201" in found.why_not

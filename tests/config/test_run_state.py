@@ -81,7 +81,12 @@ def test_other_settings_make_a_run_outdated_and_are_named_before_anything_else()
 
 @pytest.mark.parametrize(
     ("used", "named"),
-    [("notebook", "code of 02_"), ("library", "library"), ("weights", "weights w.pth")],
+    [
+        ("notebook", "code of 02_"),
+        ("library", "library"),
+        ("weights", "weights w.pth"),
+        ("imagenet_list", "list of ImageNet"),
+    ],
 )
 def test_a_run_that_used_something_else_than_wanted_is_outdated(used: str, named: str) -> None:
     run = replace(RUN, parameters=RUN.parameters | {"weights": "w.pth"})

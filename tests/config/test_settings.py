@@ -42,6 +42,10 @@ def error(values: dict[str, Any]) -> str:
             {"extra_test": {"name": "x", "folder": "y", "validation": 1}},
             "extra_test.validation = 1: should be less than or equal to 0.9",
         ),
+        (
+            {"mean_std": [[124.0, 116.0, 104.0], [58.0, 57.0, 57.0]]},
+            "mean_std = 124.0: should be less than or equal to 1",
+        ),
         ({"adapt_epochs": [1, 1]}, "adapt_epochs = (1, 1): each value may stand once"),
         ({"full_pairs": [[64, 64]]}, "full_pairs: [[64, 64]] are no pairs of this sweep"),
         ({"extra_test": {"name": "x"}}, "key 'extra_test.folder' is missing"),

@@ -62,6 +62,8 @@ def test_unreadable_images_are_left_out_on_demand(
     stamp = table.stat().st_mtime_ns
     assert prepare_dataset(settings, run) == restored != first
     assert table.stat().st_mtime_ns == stamp, "it is written once"
+    table.write_text("image\nblue/05.png\n", encoding="utf-8")
+    assert prepare_dataset(settings, run) == restored
     assert set(pd.read_csv(table)["width"]) == {72}
 
 

@@ -1,6 +1,7 @@
 """Folders of images: their layouts, their split, what is skipped, and what is refused."""
 
 import shutil
+import unicodedata
 from itertools import product
 from pathlib import Path
 
@@ -90,10 +91,10 @@ def test_a_folder_that_can_be_read_in_two_ways_is_refused(
 
 def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no images found"):
+    with pytest.raises(InputError, match="no images found, none in a class folder"):
         load(tmp_path / "empty")
     save_image(colour_folder / "lone" / "0.png", (1, 2, 3), seed=1)
-    with pytest.raises(InputError, match=r"class 'lone' .* to be split: 1, at least 3"):
+    with pytest.raises(InputError, match=r"class 'lone' .* to be split: 1 that .*, at least 3"):
         load(colour_folder)
     save_split(tmp_path / "parts", ["train"], images=3)
     save_image(tmp_path / "parts" / "test" / "0.png", (1, 2, 3), seed=99)
@@ -144,6 +145,25 @@ def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(
         shutil.copy(colour_folder / label / name, colour_folder / "red" / f"copy{name}")
     split = load(colour_folder).table.set_index("image")["split"]
     assert all(split[f"{label}/{name}"] == split[f"red/copy{name}"] for name in names)
+
+
+def test_a_class_needs_images_of_its_own_in_each_part(colour_folder: Path) -> None:
+    for index in range(4):
+        shutil.copy(colour_folder / f"blue/0{index}.png", colour_folder / "red")
+    shutil.copytree(colour_folder / "blue", colour_folder / "blueish")
+    with pytest.raises(InputError, match=r"class 'blueish' .* too few different images .* 0 that"):
+        load(colour_folder)
+
+
+def test_an_accented_letter_may_be_one_character_or_two(tmp_path: Path) -> None:
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        for label in ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "tea"):
+            folder = tmp_path / part / unicodedata.normalize(form, label)
+            for index in range(4):
+                save_image(
+                    folder / f"{index}.png", (len(label), 30, 20), seed=len(part) * 99 + index
+                )
+    assert load(tmp_path).classes == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "tea")
 
 
 def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Finished runs: what is read back answers as the run did."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,24 @@ def test_what_has_no_image_in_it_is_told(pair: Path, tmp_path: Path) -> None:
     answers = finished_run.load(pair).classify([tmp_path / "empty", tmp_path / "none.png"], "none")
     assert len(answers) == 2
     assert all(answer["error"].startswith(f"{answer['image']}: ") for answer in answers)
+    assert "a folder without images" in answers[0]["error"]
+
+
+def test_one_folder_that_cannot_be_listed_stops_no_other_image(pair: Path, tmp_path: Path) -> None:
+    save_image(tmp_path / "good.png", (200, 40, 30), seed=1)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / os.fsdecode(b"bad/\xff.png")).touch()
+    bad, good = finished_run.load(pair).classify([tmp_path / "bad", tmp_path / "good.png"], "none")
+    assert "not UTF-8" in bad["error"]
+    assert good["classes"]
+
+
+def test_a_missing_file_of_a_run_is_told_with_what_to_do(pair: Path) -> None:
+    for file in [*pair.glob("adapted_*"), *pair.parent.glob("*/checkpoint.safetensors")]:
+        file.unlink()
+        message = f"{file.name}: missing; delete {file.parent}, and start"
+        with pytest.raises(InputError, match=message):
+            finished_run.load(pair)
 
 
 def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:

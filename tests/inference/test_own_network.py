@@ -1,6 +1,7 @@
 """A network from a plain torch loop outside the project, adapted here, and used by timm alone."""
 
 import functools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from typer.testing import CliRunner
 
 from fixres_poc import cli
 from fixres_poc.analysis.record import summarise
-from fixres_poc.cli.runs import read_classes
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.files import REPOSITORY
+from fixres_poc.config.files import REPOSITORY, read_lines
 from fixres_poc.config.settings import TrainSettings
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.inference import own_network
@@ -189,7 +189,13 @@ def test_wrong_options_are_told_apart(
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_class_file_of_any_editor_is_read(tmp_path: Path, codec: str) -> None:
     (tmp_path / "names.txt").write_bytes("Ñandú \r\n\r\nkiwi\r\n".encode(codec))
-    assert read_classes(tmp_path / "names.txt") == ["Ñandú", "kiwi"]
+    assert read_lines(tmp_path / "names.txt", "classes") == ["Ñandú", "kiwi"]
+
+
+def test_a_list_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "names.txt")  # reading it would wait for a writer
+    with pytest.raises(InputError, match=r"classes = .*names\.txt': cannot be read .* no regular"):
+        read_lines(tmp_path / "names.txt", "classes")
 
 
 def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:

@@ -5,6 +5,7 @@ import os
 import re
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,25 @@ def error(file: str | Path) -> str:
         read(str(file))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt", "message"),
+    [
+        ("conv1.weight", lambda tensor: tensor * float("nan"), "holds NaN or infinite values"),
+        ("bn1.running_var", lambda tensor: -tensor, "holds negative variances"),
+        ("conv1.weight", torch.Tensor.char, "is of type torch.int8, not real"),
+    ],
+)
+def test_impossible_values_are_refused(
+    state: State,
+    tmp_path: Path,
+    name: str,
+    spoilt: Callable[[torch.Tensor], torch.Tensor],
+    message: str,
+) -> None:
+    file = save(tmp_path, state | {name: spoilt(state[name])})
+    assert f"{name} {message}" in error(file)
 
 
 @pytest.mark.parametrize("width", [8, 16, 32, 48])

@@ -118,6 +118,7 @@ def test_shared_test_parts_alone_are_compared_seed_by_seed() -> None:
 
 
 def test_a_comparison_needs_two_reports() -> None:
-    for names, message in ((["a", "a"], "needs two or more"), (["a", "b"], "no results in")):
+    messages = {"aa": "needs two or more", "ab": "no results in", "a/": "not a folder"}
+    for names, message in messages.items():
         with pytest.raises(InputError, match=message):
             overview.compare(names)

@@ -207,7 +207,7 @@ def test_terms_are_said_where_the_weights_are_chosen(
     terms = "CC BY-NC 4.0: non-commercial use only"
     assert capsys.readouterr().err.splitlines() == [
         f"weights of resnext101_32x48d_wsl: {terms}",
-        f"weights {own}: the terms of that file hold; those of FixRes and WSL are {terms}",
+        f"weights {own}: the terms of that file hold (if it is one of FixRes or WSL, {terms})",
     ]
 
 

@@ -26,6 +26,21 @@ def test_failed_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
             reporting.render_if_changed(throwaway.tiny())
     reporting.render_if_changed(throwaway.tiny())
     assert page.read_text() != "half"
+    (table := page.with_name("results.csv")).unlink()
+    reporting.render_if_changed(throwaway.tiny())
+    assert table.exists()
+
+
+def test_reports_of_one_name_may_be_made_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = []
+    monkeypatch.setattr("fixres_poc.report.sentences.write", Mock())
+    monkeypatch.setattr(reporting, "_execute_results", lambda work, _: works.append(work))
+    monkeypatch.setattr(reporting, "_write_index", Mock())
+    for parent in ("a", "b"):
+        reporting.rebuild(tmp_path / parent / "demo")
+    assert works[0] != works[1]
 
 
 def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Path) -> None:

@@ -136,8 +136,9 @@ def test_finished_runs_of_other_settings_are_not_lost_unasked(
 def test_another_test_resolution_of_the_probe_is_no_loss(home: Path) -> None:
     lay_out(home)
     metrics = home / "runs/tiny/baseline/metrics.json"
-    metrics.write_text(json.dumps({"settings": {"test_sizes": [64]}}))
-    assert run_state.outcomes(throwaway.tiny())[2].error == "made with other settings: test_sizes"
+    metrics.write_text(json.dumps({"settings": {"test_sizes": [64], "crop_pct_sizes": [64]}}))
+    changed = "made with other settings: test_sizes, crop_pct_sizes"
+    assert run_state.outcomes(throwaway.tiny())[2].error == changed
     with pytest.raises(InputError, match="finished runs") as refused:
         execution.refuse_loss(throwaway.tiny(batch_size=8))
     assert "baseline" not in str(refused.value)

@@ -55,6 +55,8 @@ function addFilter(table) {
 function addLimits(table) {
   const column = (name) => [...table.tHead.rows[0].cells].findIndex((header) => header.textContent.trim() === name);
   const [speed, flops, accuracy, allowed] = ["images/s", "GFLOP/image", "val top-1 %", "allowed"].map(column);
+  const recommended = rows(table).some((row) => text(row, 0) === "use");
+  const verb = recommended ? "Use" : "Cheapest within its error, not recommended:";
   const cheapestFirst = rows(table); // as the report orders them, however a reader sorts
   const box = () => make("input", { type: "number", min: "0", step: "any" });
   const [fastest, cheapest, answer] = [box(), box(), make("output", { className: "answer" })];
@@ -67,7 +69,7 @@ function addLimits(table) {
     for (const row of rows(table)) row.classList.toggle("picked", row === best);
     const said = (name) => text(best, column(name));
     answer.value = best
-      ? `Use ${said("arm")}: ${said("test top-1 %")} % right on test (${said("95 % interval")}), `
+      ? `${verb} ${said("arm")}: ${said("test top-1 %")} % right on test (${said("95 % interval")}), `
         + `${said("GFLOP/image")} GFLOP per image.`
       : "No pair of this sweep is as cheap as that; a smaller test resolution may be.";
   };
