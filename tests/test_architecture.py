@@ -1,7 +1,6 @@
 """The house: its packages and modules, that imports run one way, and how large anything may be."""
 
 import ast
-import json
 import shutil
 import subprocess
 import sys
@@ -31,7 +30,7 @@ HOUSE = {  # bottom first; a module imports only what stands before it
     "cli": "application runs sweeps",
 }
 ORDER = [f"{package}.{module}" for package, modules in HOUSE.items() for module in modules.split()]
-MODULES, LINES, FUNCTION_LINES, NOTEBOOK_MODULES = 9, 350, 45, 40
+MODULES, LINES, FUNCTION_LINES = 9, 350, 45
 
 
 @cache
@@ -72,7 +71,6 @@ def test_imports_run_one_way(module: str) -> None:
 @pytest.mark.parametrize("package", sorted({module.rpartition(".")[0] for module in ORDER}))
 def test_a_package_is_small(package: str) -> None:
     assert len([module for module in ORDER if module.rpartition(".")[0] == package]) <= MODULES
-    assert ast.get_docstring(tree(PACKAGE / package.replace(".", "/") / "__init__.py"))
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -84,16 +82,6 @@ def test_modules_and_functions_are_short(module: str) -> None:
             assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, node.name
 
 
-def test_notebooks_meet_a_small_library() -> None:
-    met = set[str]()
-    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code":
-                met |= imported(ast.parse("".join(cell["source"])))
-    assert len(met) <= NOTEBOOK_MODULES
-    assert {"data", "model", "method"} <= {module.split(".")[0] for module in met}
-
-
 HEAVY = ("torch", "pandas")
 NUMBERS = ("scipy.stats", "sklearn", "matplotlib")
 LIGHT = {  # in the order in which they are imported, and what they do not bring in
@@ -103,7 +91,7 @@ LIGHT = {  # in the order in which they are imported, and what they do not bring
     "analysis": HEAVY,
     "sweep.notebook_run": (*HEAVY, "numpy", "matplotlib", "papermill"),
     "sweep.execution": HEAVY,
-    "cli": HEAVY,
+    "cli": (*HEAVY, "snakemake", "papermill"),
     "inference.finished_run": (*NUMBERS, "IPython", "papermill"),
     "method.adaptations": NUMBERS,
     "analysis.questions": NUMBERS,

@@ -55,27 +55,15 @@ def test_leading_part(flagged: dict[str, Any], photos: int, leading: str) -> Non
     assert leading_part(found) == leading
 
 
-def test_answers_json_has_the_agreed_shape() -> None:
-    content = json.loads(json.dumps(decide(grid(CLAIM, epochs=9)).as_json(), allow_nan=False))
-    given = content["answers"]
-    assert (content["schema"], content["leading_part"]) == (1, "test")
-    assert [answer["id"] for answer in given] == [1, 2, 3, 4, 5]
-    assert (given[1]["asked"], given[3]["asked"]) == (True, "one crop_pct")
-    first = given[1]["rows"][0]
-    assert first["reference"]["adaptation"] == "none"
-    expected = {"primary": True, "k": 1, "level": 0.95, "estimate": pytest.approx(0.04)}
-    assert first | expected == first
-    assert first["low"] < 0.04 < first["high"]
-    assert [arm["pick"] for arm in given[4]["arms"]].count("use") == 1
-
-
 def test_rows_on_other_parts_stand_beside_those_on_the_leading_one() -> None:
-    content = decide(grid(CLAIM, photos=0.5, epochs=9)).as_json()
+    given = decide(grid(CLAIM, photos=0.5, epochs=9)).as_json()
+    content = json.loads(json.dumps(given, allow_nan=False))
+    assert (content["schema"], content["leading_part"]) == (1, "test")
     claim = content["answers"][1]
     assert claim["elsewhere"] == {"photos": "as good, cheaper"}
     decides = [(row["part"], row["estimate"]) for row in claim["rows"] if row["decides"]]
     assert decides == [("test", pytest.approx(0.04)), ("photos", pytest.approx(0.02))]
-    assert set(content["answers"][4]["accuracy"]) == {"test", "photos"}
+    assert {(row["k"], row["level"]) for row in claim["rows"] if row["primary"]} == {(1, 0.95)}
 
 
 @pytest.fixture

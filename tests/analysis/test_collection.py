@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_up import loaded, predictions, write, write_error
+from made_up import grid, loaded, predictions, write, write_error
 
 from fixres_poc.analysis import cells
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.analysis.collection import collect
 from fixres_poc.analysis.record import Metrics
-from fixres_poc.analysis.results import Results, load_results
+from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import run_folder, write_atomically
 from fixres_poc.config.run_state import outcomes
@@ -49,40 +49,27 @@ def write_images(**columns: Any) -> pd.DataFrame:
 PROBES = [guesses("probe", 10, right, size) for size, right in ((96, 30), (128, 35))]
 
 
-@pytest.fixture
-def sweep() -> Results:
-    speeds = {"96": 9, "128": 5}
-    facts = Metrics(classes=["a", "b"], images={"val": VAL}, eval_images_per_second=speeds)
-    write(SWEEP, "baseline", facts, *PROBES)
-    seconds = {"probe": 1, "train": 9, "adapt": {"head": 2}}
-    write(SWEEP, "train96_seed0", Metrics(seconds=seconds, steps=7))
-    write_pair(none=(12, 38), head=(12, 39))
-    hits = {"none": 40, "head": 41, "control_head": 42}
-    larger = [guesses(name, 13, right, 128) for name, right in hits.items()]
-    facts = Metrics(seconds={"adapt": {"head": 4}}, peak_memory_bytes=5)
-    write(SWEEP, "train96_test128_seed0", facts, *larger)
-    write_error("tiny", FAILED, "OutOfMemoryError: <b>full</b>\nmore\n")
-    return loaded(SWEEP)
-
-
-def test_table_has_a_row_for_every_cell(sweep: Results) -> None:
-    table, pair = sweep.table, ["none", "head"]
+def test_table_has_a_row_for_every_cell() -> None:
+    pair, larger = {"none": 0.60, "head": 0.65}, {"none": 0.66, "head": 0.70, "control_head": 0.71}
+    top1 = {(96, 96): pair, (96, 128): larger, (96, 160): None}
+    found = grid(top1, adaptations=["none", "head"])
+    table = found.table
     assert list(table) == cells.COLUMNS
-    assert table["status"].tolist() == ["done"] * 7 + ["failed"] * 3
-    assert set(table["error"][7:]) == {"OutOfMemoryError: <b>full</b>"}
-    assert table["adaptation"].tolist() == ["probe"] * 2 + pair + [*pair, "control_head"] * 2
-    assert table["eval_images_per_second"].tolist()[:2] == [9, 5]
-    runs = {run["name"]: run for run in sweep.sweep["runs"]}
+    assert table["status"].tolist() == ["done"] * 9 + ["failed"] * 3
+    assert set(table["error"][9:]) == {"OutOfMemoryError: <b>full</b>"}
+    assert table["adaptation"].tolist() == ["probe"] * 4 + [*pair] + [*larger] * 2
+    speeds = [3e6 / size**2 for size in (96, 128, 160)]
+    assert table["eval_images_per_second"].tolist()[:3] == pytest.approx(speeds, rel=1e-5)
+    runs = {run["name"]: run for run in found.sweep["runs"]}
     expected = {"status": "failed", "train_size": 96, "test_size": 160}
     assert runs[FAILED] | expected == runs[FAILED]
     training = runs["train96_seed0"]
-    assert (training["steps"], training["test_size"]) == (7, None)
-    row = sweep.row(Cell(96, 128, "head"))
-    expected = {"n_val": VAL, "n_test": TEST, "peak_memory_bytes": 5, "top5": 1}
-    expected |= {"top1": 41 / TEST, "ece": 41 / TEST - 0.1235}
-    expected |= {"train_seconds": 10, "adapt_seconds": 4}
+    assert (training["steps"], training["test_size"]) == (1000, None)
+    row = found.row(Cell(96, 128, "head"))
+    expected = {"n_val": 200, "n_test": 400, "top5": 1, "train_seconds": 34, "adapt_seconds": 5}
+    expected |= {"top1": 0.70, "ece": 0.70 - 0.1235, "peak_memory_bytes": 5}
     assert row[[*expected]].to_dict() == pytest.approx(expected, abs=1e-5)
-    assert sweep.row(Cell(96, 128, "control_head"))["adapt_seconds"] == 2
+    assert found.row(Cell(96, 128, "control_head"))["adapt_seconds"] == 2
 
 
 def test_zero_shot_is_compared_on_its_own_images_and_joins_the_warning() -> None:
@@ -101,12 +88,14 @@ def test_zero_shot_is_compared_on_its_own_images_and_joins_the_warning() -> None
 def test_size_ratios_are_those_of_the_sweeps_own_images() -> None:
     sizes = {"width": [500, 500, 375, 90], "height": [375, 333, 500, 900]}
     table = write_images(image=list("abcd"), split=["train", "val", "test", "photos"], **sizes)
-    tall = SWEEP.model_copy(update={"resize": "height"})
+    framed = {"resize": "height", "crop_scale": (0.5, 1.0), "crop_pct": 0.71}
+    tall = SWEEP.model_copy(update=framed)
     write(tall, "baseline", Metrics(), *PROBES)
     found = loaded(tall).table.drop_duplicates(cells.PAIR).set_index("test_size")
     probes, pairs = found["train_size"].isna(), [(96, 96), (96, 128), (96, 160)]
     assert set(found.loc[probes, "size_ratio"]) == {1}
-    expected = pair_ratios(sample_crops(table[:3]), pairs, "height")["mean_of_ratios"]
+    crops = sample_crops(table[:3], crop_scale=(0.5, 1.0))
+    expected = pair_ratios(crops, pairs, "height", 0.71)["mean_of_ratios"]
     assert found.loc[~probes, "size_ratio"].tolist() == pytest.approx(list(expected), rel=1e-5)
 
 
@@ -132,10 +121,10 @@ def test_nothing_to_report() -> None:
         load_results("tiny")
 
 
-@pytest.mark.usefixtures("sweep")
 def test_shared_tables_hold_no_formulas_and_no_paths(own_home: Path) -> None:
     names = ["=1+1.jpg", "'x.jpg", "a.jpg"]
     write_images(image=names, split="test", width=9, height=9)
+    write(SWEEP, "baseline", Metrics(), *PROBES)
     write_error("tiny", FAILED, f"@{own_home}/x: /mnt/birds: bad\n")
     extra = ExtraTest(name="new", folder="/mnt/new")
     update = {"dataset": "/mnt/birds", "imagenet_list": "/mnt/list.txt", "extra_test": extra}
@@ -163,42 +152,25 @@ def test_text_in_tables_is_what_was_written(tmp_path: Path) -> None:
 
 
 def test_each_arm_has_the_framing_that_is_best_on_validation_over_seeds() -> None:
-    crops = 0.875, 0.71, 1.0
-    keys = {"crop_pct": list(crops), "seeds": [0, 1], "crop_scale": [0.5, 1.0]}
-    sweep = validate(SweepSettings, KEYS | keys | {"pairs": [[96, 128], [96, 96]]}, "test")
-    right: dict[str, list[Any]] = {  # of validation in each framing, with seed 0 and with seed 1
-        "none": [(10, 12), (13, 8), (11, 11)],  # 0.71 is the best with one seed; 1.0 is as good
-        "head": [(10, 10), (12, 12), (9, 9)],
-        "control_head": [(9, 9), (9, 9), (15, 15)],  # its arm chooses, not it
-    }
-    probe: dict[str, list[Any]] = {"probe": [(9,), (9,), (8,)]}
-    for run, seed, hits in (
-        ("baseline", 0, probe),
-        ("train96_test128_seed0", 0, right),
-        ("train96_test128_seed1", 1, right),
-    ):
-        found = [
-            guesses(name, own[seed], 30, 128, crop)
-            for name, framed in hits.items()
-            for own, crop in zip(framed, crops, strict=True)
-        ]
-        write(sweep, run, Metrics(), *found)
-    sizes = write_images(image=["a"], split="val", width=90, height=80)
-    results = loaded(sweep)
-    chosen = results.table[results.table["crop_pct_chosen"] & (results.table["status"] == "done")]
+    first = {"none": 0.50, "none@0.71": 0.65, "none@1.0": 0.55}
+    first |= {"head": 0.50, "head@0.71": 0.60, "head@1.0": 0.45}
+    first |= {"control_head": 0.45, "control_head@1.0": 0.75}  # its arm chooses, not it
+    second = first | {"none": 0.60, "none@0.71": 0.40}  # 1.0 is as good as 0.875
+    seeds = ({(96, 128): own, (128, 128): None} for own in (first, second))
+    keys: dict[str, Any] = {"adaptations": ["none", "head"], "crop_pct": [0.875, 0.71, 1.0]}
+    results = grid(*seeds, once={"probe": 0.45, "probe@1.0": 0.40}, **keys)
+    done = results.table.query("status == 'done' and test_size == 128")
+    chosen = done[done["crop_pct_chosen"]]
     value = chosen.drop_duplicates("adaptation").set_index("adaptation")["crop_pct"].to_dict()
     assert value == {"probe": 0.875, "none": 0.875, "head": 0.71, "control_head": 0.71}
     assert len(chosen) == 1 + 3 * 2
-    missing = results.table[results.table["status"] == "missing"]
-    assert set(missing["crop_pct"]) == {0.875}
-    assert missing["crop_pct_chosen"].all()
+    failed = results.table[results.table["status"] == "failed"]
+    assert set(failed.loc[failed["crop_pct_chosen"], "crop_pct"]) == {0.875}
     parts = results.predictions.groupby(["adaptation", "split"], observed=True)["crop_pct"].unique()
-    assert set(parts["head", "test"]) == set(crops)
+    assert set(parts["head", "test"]) == {0.875, 0.71, 1.0}
     assert set(parts["head", "val"]) == set(parts["control_head", "val"]) == {0.875, 0.71}
     assert set(parts["none", "val"]) == set(parts["probe", "val"]) == {0.875}
     best = results.choose()
     assert best == Cell(96, 128, "head", crop_pct=0.71)
     row = results.row(best)
-    assert (row["seeds"], row["val_top1"]) == (2, 12 / VAL)
-    expected = pair_ratios(sample_crops(sizes, crop_scale=(0.5, 1.0)), [(96, 128)], crop_pct=0.71)
-    assert row["size_ratio"] == pytest.approx(expected["mean_of_ratios"].item(), rel=1e-5)
+    assert (row["seeds"], row["val_top1"]) == (2, pytest.approx(0.60))

@@ -38,29 +38,11 @@ def test_verdicts_follow_the_bounds(intervals: list[tuple[float, float]], verdic
         assert verdict_of([Bounds(*ends, 0.01) for ends in given]) == verdict
 
 
-def test_the_primary_row_has_95_percent_and_others_share_5_unfinished_ones_counted() -> None:
-    results = grid({(96, 96): same(0.60), (96, 128): same(0.65), (96, 160): None})
-    missing = Cell(96, 160, "none")
-    found = compared(results, [(each, [OWN]) for each in (LARGER, missing, OWN)], LARGER, 3)
-    assert [comparison.primary for comparison in found] == [True, False, False]
-    levels = [comparison.rows[0].level for comparison in found]
-    assert levels == pytest.approx([0.95, 1 - 0.05 / 3, 1 - 0.05 / 3])
-    assert found[1].verdict == "not run"
-    low, high, _ = found[0].rows[0].bounds
-    assert (low, high) == found[0].rows[0].difference[1:3]
-
-
 def test_delta_is_the_smaller_of_the_setting_and_a_quarter_of_the_validation_errors() -> None:
     for top1, delta in ((0.60, 0.01), (0.98, 0.005)):
         results = grid({(96, 96): same(top1), (96, 128): same(0.65)})
         (found,) = compared(results, [(LARGER, [OWN])], LARGER, 1)
         assert found.rows[0].delta == pytest.approx(delta)
-
-
-def test_cost_is_a_ratio_of_both_trainings() -> None:
-    results = grid({(64, 96): same(0.6), (96, 96): same(0.6)}, epochs=2)
-    (found,) = compared(results, [(Cell(64, 96, "none"), [OWN])], None, 1, with_cost=True)
-    assert found.rows[0].cost_ratio == pytest.approx(((64 / 96) ** 2, 1), rel=0.02)
 
 
 def test_the_spread_between_trainings_is_pooled_over_rows_that_are_not_far_above_it() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from fixres_poc.analysis.statistics import (
-    Accuracy,
     Difference,
     confused_pairs,
     expected_calibration_error,
@@ -131,15 +130,6 @@ def test_confused_pairs_are_counted_by_direction() -> None:
     assert pairs.iloc[0].tolist() == ["a", "b", 2, 0.5]
     assert len(pairs) == 3
     assert confused_pairs([0, 1], [0, 1], ["a", "b"]).empty
-
-
-def test_intervals_are_told_in_points_and_percent() -> None:
-    intervals = (0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), (0.012, -0.003, 0.027)
-    told = [Difference(*ends).told("gain", "loss", "neither") for ends in intervals]
-    assert told == ["gain", "loss", "neither"]
-    said = Difference(*intervals[2]).points()
-    assert said == "+1.2 points (95 % interval \N{MINUS SIGN}0.3 to 2.7)"
-    assert Accuracy(0.812, 0.779, 0.841).percent() == "81.2 % (95 % interval 77.9 to 84.1)"
 
 
 def test_bins_of_equal_counts_hold_equally_many_images_ties_or_not() -> None:

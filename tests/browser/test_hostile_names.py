@@ -37,14 +37,14 @@ UNREADABLE = "<img src=x onerror=window.hacked=5>.png"
 ERROR = "ValueError: <script>window.hacked=6</script><img src=x onerror=window.hacked=6>"
 
 
-def predictions(data: ImageDataset, adaptation: str, wrong: int, size: int = 64) -> pd.DataFrame:
+def predictions(data: ImageDataset, adaptation: str, wrong: int) -> pd.DataFrame:
     """Every image is right, but for number `wrong` of each class, taken for the next class."""
     table = data.table[data.table["split"] != "train"]
     missed = table.groupby(["label", "split"]).cumcount() == wrong
     made = table[["image", "split"]].assign(target=table["label"], probability=0.75, view="center")
     for place in range(5):
         made[f"top{place + 1}"] = (table["label"] + place + missed) % len(data.classes)
-    return made.assign(adaptation=adaptation, test_size=size, crop_pct=0.875)
+    return made.assign(adaptation=adaptation, test_size=64, crop_pct=0.875)
 
 
 @pytest.fixture
@@ -63,21 +63,11 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     execution.lay_out(sweep, execution.prepare_data(sweep))
     assert run_job([run_folder("evil", "dataset") / "settings.json"]) == {}
     data = load_dataset(sweep.data_settings()).without([f"{NAMES[0]}/{UNREADABLE}"])
-    metrics = Metrics(
-        classes=data.classes,
-        images=data.counts(),
-        data=data.fingerprint(),
-        eval_images_per_second={"center": 9.0},
-    )
-    probes = [predictions(data, "probe", 0, size) for size in (64, 96, 224)]
-    adapted = [predictions(data, name, wrong) for wrong, name in enumerate(sweep.adaptations)]
-    for name, stem, tables in (
-        ("baseline", "02_baseline", probes),
-        ("train64_test64_seed0", "04_fixres", adapted),
-    ):
-        write(sweep, name, metrics, *tables)
-        notebook = json.loads(notebook_path(stem).read_text())
-        run_state.record_notebook(run_folder("evil", name), notebook)
+    metrics = Metrics(classes=data.classes, images=data.counts(), data=data.fingerprint())
+    tables = [predictions(data, name, wrong) for wrong, name in enumerate(sweep.adaptations)]
+    write(sweep, "train64_test64_seed0", metrics, *tables)
+    notebook = json.loads(notebook_path("04_fixres").read_text())
+    run_state.record_notebook(run_folder("evil", "train64_test64_seed0"), notebook)
     run_state.end(run_folder("evil", "train64_test96_seed0"), Failure("error", ERROR))
     return reporting.render(sweep)
 

@@ -34,14 +34,14 @@ TRAINING = "train64_seed0"
 NOTE = """
 import json
 with open(home() / "jobs.txt", "a") as jobs:
-    names = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    names = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     note = {"run": folder.name} | {name: os.environ.get(name) for name in names}
     print(json.dumps(note), file=jobs)
 """
 TIMES = ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[one_machine.Cluster]:
     with one_machine.cluster() as started:
         yield started
@@ -62,8 +62,8 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Story:
     """One sweep folder in which steps follow each other; the tests look at what each did."""
 
-    def __init__(self, home: Path, profile: Path, cluster: one_machine.Cluster) -> None:
-        self.home, self.profile, self.cluster = home, profile, cluster
+    def __init__(self, home: Path, profile: Path) -> None:
+        self.home, self.profile = home, profile
         self.folder = home / "runs/tiny"
         self.jobs: dict[str, list[dict[str, Any]]] = {}
         self.codes: dict[str, int] = {}
@@ -107,14 +107,6 @@ class Story:
         until(lambda: len(self.trainings()) == 2, 120)
         self.end("job cancelled", process)
 
-    def kill_a_node(self) -> None:
-        process = self.start()
-        node = next(job["SLURMD_NODENAME"] for job in self.noted() if job["run"] == TRAINING)
-        self.cluster.kill(node)
-        until(lambda: len(self.trainings()) == 2, 240)
-        self.end("node killed", process)
-        self.cluster.start(node)
-
     def kill_the_sweep(self) -> None:
         process = self.start()
         for each in [*psutil.Process(process.pid).children(recursive=True), process]:
@@ -131,16 +123,13 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(
-    profile: Path, cluster: one_machine.Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> Story:
+def story(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = tmp_path_factory.mktemp("home")
         monkeypatch.setattr(throwaway, "START", throwaway.START + NOTE)
         throwaway.use(monkeypatch, home)
-        story = Story(home, profile, cluster)
+        story = Story(home, profile)
         story.cancel_a_job()
-        story.kill_a_node()
         story.kill_the_sweep()
         story.stop_the_sweep()
     return story
@@ -166,12 +155,6 @@ def test_jobs_ask_for_a_gpu_each_and_see_their_own(story: Story) -> None:
     assert set(asked) == {job["SLURM_JOB_ID"] for job in story.first}
     assert {job["CUDA_VISIBLE_DEVICES"] for job in story.first} <= {"0", "1"}
     assert {job["OMP_NUM_THREADS"] for job in story.first} == {"1"}
-
-
-def test_the_training_of_a_dead_node_is_done_on_the_other(story: Story) -> None:
-    tried = [job["SLURMD_NODENAME"] for job in story.jobs["node killed"] if job["run"] == TRAINING]
-    assert sorted(tried) == sorted(one_machine.NODES)
-    assert (story.codes["node killed"], story.left["node killed"]) == (0, [])
 
 
 def test_jobs_of_a_killed_sweep_are_ended_by_the_next_one(story: Story) -> None:

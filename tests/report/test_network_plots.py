@@ -23,19 +23,15 @@ def test_every_network_with_a_cost_is_drawn_once_and_the_choice_is_ringed() -> N
     ring = drawn.pop(CHOICE)
     assert ring[:, 1] == pytest.approx([85.4, 86.4])
     assert list(drawn) == list(networks.EXTRA_DATA)
+    alone = len(drawn["ImageNet-1k alone"]), len(drawn["and ImageNet-21k"])
+    extra = models["extra_data"]
+    assert alone == (extra.eq("none").sum(), extra.eq("ImageNet-21k").sum())
     points = np.concatenate(list(drawn.values()))
     wanted = models[["gmacs", "top1"]].to_numpy() * [1, 100]
     assert sorted(points.tolist()) == [pytest.approx(point) for point in sorted(wanted.tolist())]
     figure.draw_without_rendering()
     assert {"EfficientNet-B0", "EVA-02-L"} <= {*words(axis.texts)}
     assert apart(axis.texts)
-
-
-def test_extra_data_has_a_kind_each() -> None:
-    models = published.networks()
-    kinds = networks.extra_data(models).groupby(models["extra_data"]).unique()
-    assert kinds["none"].tolist() == ["ImageNet-1k alone"]
-    assert kinds.filter(like="940 M Instagram").iloc[0].tolist() == ["and other images"]
 
 
 def test_gains_are_in_points_beside_their_sizes() -> None:

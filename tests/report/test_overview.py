@@ -43,9 +43,7 @@ def test_every_report_has_its_line_and_link(own_home: Path) -> None:
     assert str(own_home) not in text
 
 
-@pytest.mark.parametrize(
-    "content", [b"{}", b"[]", b"null", b"3", b"{bad", b"\xff", b"[" * 100_000, None]
-)
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"{bad", b"\xff", b"[" * 100_000, None])
 def test_a_line_of_another_version_is_left_out(
     own_home: Path, caplog: pytest.LogCaptureFixture, content: Any
 ) -> None:
@@ -72,12 +70,6 @@ def reported(name: str, home: Path, found: Results) -> None:
     folder = shutil.copytree(home / "reports/told", home / "reports" / name)
     (folder / "sweep.json").write_text(json.dumps(found.sweep))
     sentences.write(name)
-
-
-def both(*found: Results) -> dict[tuple[int, str], dict[str, Any]]:
-    """Rows of the paired difference of two sweeps, b against a."""
-    every = dict(zip("ab", found, strict=True))
-    return overview.differences(every, {name: decided(own) for name, own in every.items()})
 
 
 SEVENTY, EIGHTY = ({(64, 64): same(0.6), (64, 96): same(top1)} for top1 in (0.7, 0.8))
@@ -112,7 +104,9 @@ def test_shared_test_parts_alone_are_compared_seed_by_seed() -> None:
         with_facts(grid(top1, top1, photos=0.5), parts={"test": test, "photos": "y"})
         for top1, test in ((SEVENTY, "x"), (EIGHTY, "z"))
     )
-    (((place, label), parts),) = both(one, other).items()
+    answers = {"a": decided(one), "b": decided(other)}
+    found = overview.differences({"a": one, "b": other}, answers)
+    (((place, label), parts),) = found.items()
     assert (place, label, parts["both"]["seeds"]) == (0, "b against a (photos)", 2)
     assert parts["both"]["estimate"] == pytest.approx(0.05)
 

@@ -29,12 +29,9 @@ def test_figures_of_the_fixres_papers() -> None:
     assert rows["top1"][[*expected]].to_dict() == expected
 
 
-def test_networks_are_in_range_and_have_a_source() -> None:
+def test_networks_have_a_source_and_stand_there_once() -> None:
     needed = NETWORKS.drop(columns=["gmacs", "licence", "weights", "paper"])
     assert not needed.isna().any(axis=None)
-    ranges = {"top1": (0.7, 0.95), "parameters_millions": (1, 1100), "gmacs": (0.1, 2000)}
-    ranges |= dict.fromkeys(["train_size", "test_size"], (128, 800))
-    assert all(NETWORKS[name].dropna().between(*ends).all() for name, ends in ranges.items())
     assert set(NETWORKS["adapted"]) == set(NETWORKS["batch_norm"]) == {"yes", "no"}
     keys = ["model", "train_size", "test_size", "adapted", "extra_data"]
     assert not NETWORKS.duplicated(keys).any()
@@ -57,7 +54,6 @@ def test_sizes_and_licence_are_those_of_timm(weights: str) -> None:
         ("ResNet-50", "timm:resnet50", 288),
         ("EfficientNet-B0 (Fix)", "timm:tf_efficientnet_b0", 320),
         ("ResNeXt-101 32x48d WSL", "resnext101_32x48d_wsl", 224),
-        ("ResNet-50 (2021 recipe)", "timm:resnet50", 288),
         ("EVA-02-S", "timm:eva02_small_patch14_336", 336),
         ("MobileNetV4-L", "timm:mobilenetv4_conv_large", 448),
     ],
@@ -94,8 +90,6 @@ def test_gains_are_those_over_the_train_size() -> None:
 def test_stanford_dogs_is_sourced_and_holds_the_known_figures() -> None:
     dogs = published.stanford_dogs()
     assert dogs["source"].str.contains("arXiv|doi|OpenReview|2020 proof of concept").all()
-    assert dogs["year"].is_monotonic_increasing
-    assert dogs["top1"].between(0.5, 0.97).all()
     top1 = dogs.set_index("model")["top1"]
     assert top1[["API-Net", "ResNeXt-101 32x48d WSL, 320/224"]].tolist() == [0.903, 0.9473]
     assert published.stanford_dogs_2020()["top1"].max() == 0.9473
@@ -113,13 +107,6 @@ def found(*seeds: dict[tuple[int, int], dict[str, float] | None], **values: Any)
     """A made-up sweep, as if on Stanford Dogs."""
     results = grid(*seeds, adaptations=["none", "head_bn"], **values)
     return with_facts(results, {"dataset": "stanford_dogs"})
-
-
-def test_the_table_of_2020_holds_its_eight_rows_and_its_baseline() -> None:
-    table = published.stanford_dogs_2020().set_index(["train_size", "test_size"])
-    assert (len(table), table["top1"].count()) == (8, 5)
-    assert table.loc[table["top1"].isna(), "note"].tolist().count("left blank") == 2
-    assert abs(table["top1"].max() - 0.037 - published.STANFORD_DOGS_2020_BASELINE) < 0.0005
 
 
 def test_shared_pairs_are_compared_without_adaptation_as_single_trainings() -> None:

@@ -1,7 +1,7 @@
 """The committed notebooks turn red when the method is broken: sabotage in a copy, then nbval.
 
-Each sabotage replaces one piece of code that occurs once. The copy of the library alone, unbroken,
-must stay green.
+Each sabotage replaces a piece of code; if that is not there, nothing turns red, and the test fails.
+The copy of the library alone, unbroken, must stay green.
 """
 
 import os
@@ -35,12 +35,6 @@ SABOTAGES = {  # file in fixres_poc, code, what stands there instead
         FRAMING.format("train"),
     ),
 }
-
-
-@pytest.mark.parametrize("name", SABOTAGES)
-def test_what_is_broken_is_there_once(name: str) -> None:
-    place, code, _ = SABOTAGES[name]
-    assert (REPOSITORY / "fixres_poc" / place).read_text(encoding="utf-8").count(code) == 1
 
 
 @pytest.mark.sabotage
