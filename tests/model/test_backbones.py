@@ -84,6 +84,11 @@ def test_a_network_without_published_weights_serves_from_scratch_or_with_a_file(
     backbones.check(sweep(name, adaptations=["none"], weights=str(own)))
 
 
+def test_networks_that_serve_pass() -> None:
+    backbones.check(sweep("efficientnet_lite0", adaptations=["none", "conv_head_bn"]), traced=True)
+    backbones.check(sweep("timm:resnet10t", adaptations=["none", "head_bn"]), traced=True)
+
+
 SIZES = r"cannot be used at 96, 130, 224 px \(.*\);"
 LAYERS = "more than a linear layer; set head_start: random"
 
