@@ -33,21 +33,24 @@ def prepared(image: Path, described: dict[str, str]) -> np.ndarray:
     return values.transpose(2, 0, 1)[None]
 
 
-def test_onnx_from_its_own_words(tmp_path: Path) -> None:
-    run = finished_run.load(small_run.make())
+@pytest.mark.parametrize(("crop_pct", "size"), [(0.875, 64), (1.0, 48)])
+def test_onnx_from_its_own_words(tmp_path: Path, crop_pct: float, size: int) -> None:
+    run = finished_run.load(small_run.make(framed=crop_pct == 1)).framed(crop_pct)
     done = export.export(run, "head_bn", tmp_path / "net.onnx")
     assert done.from_network < 1e-5
     assert done.from_run < 2e-4
     for path in (REPOSITORY, Path(torch.__file__).parents[1], Path.home(), tempfile.gettempdir()):
         assert f"{path}/".encode() not in done.file.read_bytes(), "of this machine"
     session = onnxruntime.InferenceSession(done.file)
-    assert session.get_inputs()[0].shape == ["batch", 3, 64, 64]
+    assert session.get_inputs()[0].shape == ["batch", 3, size, size]
     described = session.get_modelmeta().custom_metadata_map
     assert json.loads(described["classes"]) == ["blue", "green", "red"]
-    assert json.loads(described["provenance"])["run"] == "tiny/train48_test64_seed0"
+    assert json.loads(described["provenance"])["run"] == f"tiny/{run.folder.name}"
+    assert json.loads(described["accuracy"])["crop_pct"] == crop_pct
     assert described["leakage"] == "not checked"
     table = pd.read_parquet(run.folder / "predictions.parquet")
-    rows = table[(table["split"] == "test") & (table["adaptation"] == "head_bn")]
+    own = (table["adaptation"] == "head_bn") & (table["crop_pct"] == crop_pct)
+    rows = table[(table["split"] == "test") & own]
     files = [Path(run.settings.dataset) / name for name in rows["image"]]
     images = np.concatenate([prepared(file, described) for file in files])
     answers = session.run(None, {"images": images})[0]
@@ -88,14 +91,3 @@ def test_wrong_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(export, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs onnx; install fixres_poc\[export\]"):
         export.export(run, "head", tmp_path / "net.onnx")
-
-
-def test_the_file_says_how_it_was_framed(tmp_path: Path) -> None:
-    run = finished_run.load(small_run.make(framed=True)).framed(1.0)
-    done = export.export(run, "head_bn", tmp_path / "net.onnx")
-    assert done.from_run < 2e-4  # checked on images framed alike
-    session = onnxruntime.InferenceSession(done.file)
-    described = session.get_modelmeta().custom_metadata_map
-    how, accuracy = (json.loads(described[name]) for name in ("preprocessing", "accuracy"))
-    assert (how["resize"]["short side"], how["crop"]["center"]) == (48, [48, 48])
-    assert how["crop_pct"] == accuracy["crop_pct"] == 1

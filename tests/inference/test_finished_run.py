@@ -45,16 +45,6 @@ def answered(folder: Path) -> dict[tuple[str, float], list[float]]:
     return probabilities
 
 
-def test_every_adaptation_answers_as_the_run_did(pair: Path) -> None:
-    run = finished_run.load(pair)
-    assert list(run.tails) == ["none", "equalised", *ADAPTED, *(CONTROL + name for name in ADAPTED)]
-    assert {name for name, _ in answered(pair)} == {*run.tails}
-    image = Path(run.settings.dataset) / "red" / "00.png"
-    several, one = (run.classify([image], "none", view)[0]["classes"] for view in VIEWS)
-    assert sum(several.values()) == pytest.approx(1, abs=1e-5)
-    assert several != pytest.approx(one, abs=1e-4)
-
-
 def test_accuracies_are_those_that_the_run_stored_on_its_own_images_and_sizes(pair: Path) -> None:
     run = finished_run.load(pair)
     stored = {each["adaptation"]: each for each in run.metrics["accuracies"]}
@@ -105,31 +95,22 @@ def test_a_missing_file_of_a_run_is_told_with_what_to_do(pair: Path) -> None:
             finished_run.load(pair)
 
 
-def test_the_sweeps_choice_and_the_newest(pair: Path) -> None:
-    shutil.copytree(
-        pair.parent, pair.parents[1] / "newer_without_report", copy_function=shutil.copyfile
-    )
-    for sweep in ("tiny", "sweeps/tiny.yml", None):
-        run, adaptation, view = finished_run.load_best(None, sweep)
-        assert (run.folder, view) == (pair, "center")
-        assert adaptation in run.tails
-    with pytest.raises(InputError, match="no results in"):
-        finished_run.load_best(None, "none")
-
-
 def test_the_arm_that_the_report_recommends_is_used(pair: Path) -> None:
+    newer = pair.parents[1] / "newer_without_report"
+    shutil.copytree(pair.parent, newer, copy_function=shutil.copyfile)
     file = report_folder("tiny") / "answers.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     settings = finished_run.load(pair).settings
-    for adaptation in ("head", "none"):
+    for adaptation, sweep in (("head", "tiny"), ("none", "sweeps/tiny.yml"), ("head", None)):
         use = Cell(settings.train_size, settings.test_size, adaptation)._asdict()
         content["answers"][4]["use"] = use
         file.write_text(json.dumps(content), encoding="utf-8")
-        run, used, view = finished_run.load_best(None, "tiny")
+        run, used, view = finished_run.load_best(None, sweep)
         assert (run.folder, used, view) == (pair, adaptation, "center")
     shutil.rmtree(file.parent)
-    with pytest.raises(InputError, match=r"no sweep in .* has a report"):
-        finished_run.load_best(None, None)
+    for sweep, message in ((None, r"no sweep in .* has a report"), ("none", "no results in")):
+        with pytest.raises(InputError, match=message):
+            finished_run.load_best(None, sweep)
 
 
 def test_other_folders_classes_are_matched_by_name(pair: Path, tmp_path: Path) -> None:
@@ -174,12 +155,19 @@ def test_what_does_not_belong_together_is_refused(pair: Path) -> None:
             finished_run.load(folder)
 
 
-def test_each_framing_answers_as_the_run_did_with_tails_of_its_own() -> None:
+def test_every_adaptation_answers_as_the_run_did_in_each_framing() -> None:
     pair = small_run.make(framed=True)
-    assert finished_run.load(pair).settings.crop_pct == 0.875
-    probabilities = answered(pair)
+    run, probabilities = finished_run.load(pair), answered(pair)
+    assert run.settings.crop_pct == 0.875
+    names = ["none", "equalised", *ADAPTED, *(CONTROL + name for name in ADAPTED)]
+    assert list(run.tails) == names
+    assert set(probabilities) == {(name, value) for name in names for value in (0.875, 1.0)}
     usual, whole = (probabilities["head_bn", crop_pct] for crop_pct in (0.875, 1.0))
     assert not np.allclose(usual, whole, atol=1e-3)
+    image = Path(run.settings.dataset) / "red" / "00.png"
+    several, one = (run.classify([image], "none", view)[0]["classes"] for view in VIEWS)
+    assert sum(several.values()) == pytest.approx(1, abs=1e-5)
+    assert several != pytest.approx(one, abs=1e-4)
 
 
 def test_what_is_used_is_framed_as_validation_prefers() -> None:

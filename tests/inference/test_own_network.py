@@ -130,7 +130,6 @@ def test_what_cannot_be_adapted_is_one_line(colours: Path) -> None:
         (two, {}, r"network.* 2 classes, the dataset has 3"),
         (three, {"classes": ["blue", "green", "violet"]}, "class 'violet' is in its list"),
         (three, {"classes": ["blue", "green", "red", "red"]}, "each value may stand once"),
-        (three, {"speed": 1}, "unknown key 'speed'"),
         (nn.Linear(1, 3), {}, "Linear: not made by timm"),
         (fixed, {}, "48, 64 px"),
         (changed, {}, "its layers were changed"),
@@ -159,8 +158,6 @@ def test_the_command_says_what_it_gains_and_leaves_the_network(
     code, said = command(weights, "test_efficientnet", colours, *mean, *std, *files)
     assert (code, "Validation prefers" in said, "near chance" in said) == (0, True, False), said
     given.load_state_dict(load_file(output))
-    code, said = command(weights, "test_resnet", colours, *mean, *std)
-    assert (code, "not of this backbone" in said) == (2, True)
     code, said = command(weights, "test_efficientnet", colours, *mean)
     assert (code, "give both, or neither" in said) == (2, True)
 
@@ -217,12 +214,14 @@ def read_as_stage_1(folder: Path, weights: Path, **more: Any) -> stage1.Trained:
 def test_stage_1_is_read_in_whatever_order_its_classes_are(colours: Path, tmp_path: Path) -> None:
     state, file = trained(colours, "test_resnet", ORDER).state_dict(), tmp_path / "own.pt"
     torch.save(state, file)
-    read = read_as_stage_1(colours, file, class_order=ORDER)
-    assert read.val_top1 > 0.8
-    assert read.history["epoch"].tolist() == [0]
-    assert set(read.controls) == {"head_bn"}
     expected = state | {key: state[key][[1, 2, 0]] for key in ("fc.weight", "fc.bias")}
-    torch.testing.assert_close(dict(read.model.state_dict()), dict(expected), rtol=0, atol=0)
+    for _ in ("from the file", "from the checkpoint"):
+        read = read_as_stage_1(colours, file, class_order=ORDER)
+        assert read.val_top1 > 0.8
+        assert (read.history["epoch"].tolist(), read.steps) == ([0], 0)
+        assert (read.choices.learning_rate, read.memory["note"]) == (0, "nothing was trained")
+        assert set(read.controls) == {"head_bn"}
+        torch.testing.assert_close(dict(read.model.state_dict()), dict(expected), rtol=0, atol=0)
     indices = {name: ORDER.index(name) for name in NAMES}
     torch.save({"model": state, "class_to_idx": indices}, file)
     assert read_as_stage_1(colours, file).val_top1 > 0.8, "the file says so itself"

@@ -41,13 +41,6 @@ class Pair(NamedTuple):
     trained: stage1.Trained
     adapted: adaptations.AdaptedPair
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """Its predictions."""
-        _, data, accelerator, trained, adapted = self
-        model, settings = trained.model, self.settings
-        return adaptations.predict_pair(model, adapted, data, settings, accelerator).table
-
     def alone(self, settings: PairSettings, size: int, *names: str) -> dict[str, Tail]:
         """Tails adapted apart from all others, as validation chose at the train size."""
         variants = {name: self.trained.choices.adapt[name] for name in names}
@@ -80,11 +73,8 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
     assert all(cells[key] == cells["none", "center", key[2]] for key in cells.index)
     assert set(done.images_per_second) == set(views)
     assert adapted.seconds.keys() == {*ADAPTED, "equalised", "full"}
-    assert all(seconds > 0 for seconds in adapted.seconds.values())
     names = ["train crops, 48 px", "test framing, 48 px", "test framing, 64 px"]
     assert list(adapted.activations) == names
-    assert list(adapted.choices) == list(ADAPTED)
-    assert len(adapted.tried) == 3 + 2 * 2 * 2  # two factors, two modes
     costs = adaptations.adaptation_costs(trained.model, adapted).set_index("adaptation")
     assert list(costs.index) == list(EVERY)
     assert costs["seconds"]["none"] == 0 < costs["seconds"]["head"]
@@ -98,18 +88,20 @@ def test_every_adaptation_and_control_in_every_view_on_the_same_images(
 
 
 def test_full_fine_tuning_starts_from_stage_1_and_changes_all_of_it(colour_folder: Path) -> None:
-    pair = adapt(colour_folder, adaptations=("full",), batch_norm="train")
-    full = pair.adapted.full
+    settings, data, accelerator, trained, adapted = adapt(
+        colour_folder, adaptations=("full",), batch_norm="train"
+    )
+    full = adapted.full
     assert full is not None
-    first, second = pair.trained.model.state_dict(), full.state_dict()
+    first, second = trained.model.state_dict(), full.state_dict()
     floats = [key for key in first if first[key].is_floating_point()]
     assert not any(torch.equal(first[key], second[key]) for key in floats)
     key = "conv_head.weight"
     # near where it started
     assert torch.cosine_similarity(first[key].flatten(), second[key].flatten(), dim=0) > 0.8
-    common = (pair.data, "test", pair.settings, 64, pair.accelerator)
-    plain = predict(full, {"full": Tail(full)}, *common).table
-    test = pair.table.query("split == 'test'").reset_index(drop=True)
+    done = adaptations.predict_pair(trained.model, adapted, data, settings, accelerator).table
+    plain = predict(full, {"full": Tail(full)}, data, "test", settings, 64, accelerator).table
+    test = done.query("split == 'test'").reset_index(drop=True)
     pd.testing.assert_frame_equal(test, plain)
 
 
@@ -137,7 +129,7 @@ def test_an_adaptation_that_the_network_cannot_have_is_refused(colour_folder: Pa
     settings = PairSettings(dataset=str(colour_folder), **TINY)
     model = create("timm:test_convnext", 3, pretrained=False).eval()
     common = (load_dataset(settings), settings, 64, ("head", "head_bn"), accelerator_for("fp32"))
-    with pytest.raises(InputError, match="adaptation 'head_bn': the last batch norm is not known"):
+    with pytest.raises(InputError, match=r"'head_bn': the last batch norm .*; use 'none' or"):
         stage2.adapt_best(model, *common)  # type: ignore[arg-type]
 
 
@@ -146,20 +138,17 @@ def test_each_tail_and_its_control_is_adapted_in_the_framing_it_is_tested_in(
 ) -> None:
     own = {"adaptations": ("none", "head"), "train_size": 32, "test_size": 48}
     pair = adapt(colour_folder, **own, crop_pct=(1.0, 0.875))
-    settings, data, accelerator, trained, usual = pair
+    settings, data, accelerator, trained, _ = pair
     found, left_out = adaptations.adapt_framings(trained, data, settings, accelerator)
     assert (list(found), left_out) == ([0.875, 1.0], "")
-    for value, name, size in [(1.0, "head", 48), (1.0, "control_head", 32), (0.875, "head", 48)]:
-        alone = pair.alone(settings.framed(value), size, "head")["head"]
-        assert same(found[value].tails[name].state_dict(), alone.state_dict())
-    for name in ("head", "control_head"):
-        states = [each.tails[name].state_dict() for each in (usual, *found.values())]
-        assert same(*states[:2])
-        assert not same(*states[1:])
+    for name, size in (("head", 48), ("control_head", 32)):
+        states = {value: each.tails[name].state_dict() for value, each in found.items()}
+        for value, state in states.items():
+            alone = pair.alone(settings.framed(value), size, "head")["head"]
+            assert same(state, alone.state_dict())
+        assert not same(*states.values())
     # where the two resolutions are one, the tail is its own control
     at_train = settings.model_copy(update={"test_size": 32})
     alike, _ = adaptations.adapt_framings(trained, data, at_train, accelerator)
     control = found[1.0].tails["control_head"]
     assert same(alike[1.0].tails["head"].state_dict(), control.state_dict())
-    framed = pair._replace(settings=settings.framed(1.0), adapted=found[1.0])
-    assert set(framed.table["crop_pct"]) == {1.0}

@@ -39,7 +39,6 @@ def test_ratios_of_known_image_sizes(
     row = pair_ratios(sample_crops(images(size)), [(224, 224)]).iloc[0]
     assert row["mean_of_ratios"] == pytest.approx(mean_of_ratios, abs=0.008)
     assert row["ratio_of_means"] == pytest.approx(ratio_of_means, abs=0.008)
-    assert row["q25"] < row["q50"] < row["q75"]
 
 
 def test_crops_are_the_same_each_time_and_take_images_equally_often(
@@ -55,8 +54,6 @@ def test_crops_are_the_same_each_time_and_take_images_equally_often(
     torch.manual_seed(2)
     assert crops.equals(sample_crops(sizes, 100))
     assert sorted(crops["row"].value_counts()) == [33, 33, 34]
-    share = crops["crop_side"] ** 2 / (crops["width"] * crops["height"])
-    assert share.between(0.07, 1).all()
 
 
 @pytest.mark.parametrize(("resize", "portrait"), [("short_side", 256 / 375), ("height", 256 / 500)])
@@ -81,14 +78,6 @@ def test_the_interval_is_wider_where_few_images_tell_the_sizes() -> None:
         return float(row["high"] - row["low"])
 
     assert width(2) > 2 * width(200)
-
-
-def test_sizes_computed_by_hand() -> None:
-    box = images((400, 400)).assign(left=150, top=150, right=250, bottom=250)
-    predicted = predicted_object_sizes(box, 224, 224, draws=200)
-    assert predicted["test_px"].unique() == pytest.approx([100 * 256 / 400])
-    assert predicted["train_px"].min() >= 100 * 224 / 400
-    assert predicted["train_px"].max() <= 100 * 224 / (400 * 0.08**0.5) * 1.02
 
 
 def measured_enlargement(transform: Transform, width: int, height: int) -> float:

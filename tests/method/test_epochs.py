@@ -27,18 +27,12 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(colour_folder: Path) ->
     )
 
 
-def test_training_learns_colours_and_ends_with_the_last_epoch(colour_folder: Path) -> None:
-    settings, data, accelerator = given = tiny(colour_folder, epochs=8)
+def test_a_training_ends_with_the_last_epoch(colour_folder: Path) -> None:
+    settings, data, accelerator = given = tiny(colour_folder)
     trained = train(given)
-    number, losses, top1 = (
-        trained.history[name].tolist() for name in ("epoch", "loss", "val_top1")
-    )
-    assert number == list(range(1, 9))
-    assert losses[-1] < losses[0]
-    assert max(top1) > 0.6
     again = epochs.val_top1(trained.model, settings, 48, data, accelerator)
-    assert top1[-1] == trained.val_top1 == again
-    assert trained.steps == 8 * 3  # 18 images in batches of 6
+    assert trained.history["val_top1"].iloc[-1] == trained.val_top1 == again
+    assert trained.steps == 3 * 3  # 18 images in batches of 6
 
 
 def test_auto_gives_enough_steps_however_many_images_there_are() -> None:
@@ -74,18 +68,13 @@ def test_the_trunk_has_a_part_of_the_classifier_rate(
     assert type(state.optimizer.optimizer).__name__.lower() == name
 
 
-@pytest.mark.parametrize(("at_once", "odd", "sizes"), [(1, False, {1}), (2, True, {2, 3})])
-def test_few_images_may_pass_at_once_where_maps_are_one_pixel_wide(
-    colour_folder: Path, at_once: int, odd: bool, sizes: set[int]
-) -> None:
-    settings, data, accelerator = tiny(colour_folder, train_size=32, batch_size=4 - 2 * odd)
-    data = replace(data, table=data.table.drop(index=data.split("train").index[: int(odd)]))
-    state, seen = begun((settings, data, accelerator), at_once, recompute=True), list[int]()
+def test_images_may_pass_one_by_one_where_maps_are_one_pixel_wide(colour_folder: Path) -> None:
+    settings, data, accelerator = given = tiny(colour_folder, train_size=32, epochs=1)
+    state, seen = begun(given, at_once=1, recompute=True), list[int]()
     state.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     samples = SplitImages(data, "train", transforms_for(settings, 32, 32)["train"], seed=0)
     assert epochs.run_epoch(state, samples, settings, accelerator) > 0
-    assert (sum(seen), set(seen)) == (len(samples), sizes)
-    assert len(samples) % 2 == odd
+    assert seen == [1] * len(samples)
     assert all(module.training for module in state.model.modules())
     assert int(state.model.get_buffer("bn1.num_batches_tracked")) == len(seen)
 
@@ -94,9 +83,8 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
 def test_a_killed_training_ends_the_same(
-    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, data, _ = given = tiny(colour_folder)
     undisturbed = train(given)
@@ -104,7 +92,7 @@ def test_a_killed_training_ends_the_same(
 
     def run(state: epochs.State, samples: SplitImages, *arguments: Any) -> float:
         started.append(samples.epoch)
-        if started == list(range(1, epoch + 2)):
+        if started == [1, 2]:
             raise KilledError
         return original(state, samples, *arguments)
 
@@ -112,7 +100,7 @@ def test_a_killed_training_ends_the_same(
     with pytest.raises(KilledError):
         stage1.train_or_load(settings, data)
     resumed = stage1.train_or_load(settings, data)
-    assert started == [*range(1, epoch + 2), *range(epoch + 1, 4)]
+    assert started == [1, 2, 2, 3]
     assert same(state_of(undisturbed.model), state_of(resumed.model))
     first, second = (each.history.drop(columns="seconds") for each in (resumed, undisturbed))
     pd.testing.assert_frame_equal(first, second)

@@ -17,10 +17,9 @@ def frechet_values(location: float, scale: float, seed: int = 0) -> np.ndarray:
     return np.asarray(drawn, dtype="float32")
 
 
-@pytest.mark.parametrize("zeros", [0, 80_000])
-def test_the_fit_finds_what_the_values_but_for_0_were_drawn_from(zeros: int) -> None:
-    values = np.concatenate([frechet_values(0.5, 0.2).ravel(), np.zeros(zeros, dtype="float32")])
-    assert equalise.frechet(values) == pytest.approx((0.5, 0.2), abs=0.01)
+def test_the_fit_finds_what_the_values_but_for_0_were_drawn_from() -> None:
+    values = [frechet_values(0.5, 0.2).ravel(), np.zeros(80_000, dtype="float32")]
+    assert equalise.frechet(np.concatenate(values)) == pytest.approx((0.5, 0.2), abs=0.01)
 
 
 def test_equalising_undoes_a_change_of_scale_and_place() -> None:

@@ -30,8 +30,6 @@ def test_the_linear_baseline_learns_colours_at_every_size_and_is_tested_on_every
     assert cells["mean"].min() > 0.9
     best = done.choices[done.choices["chosen"]].set_index("test_size")["val_top1"]
     assert best.to_dict() == {size: cells["mean"][size, "val"] for size in (96, 224)}
-    assert len(done.choices) == 2 * len(linear_probe.PENALTIES)
-    assert done.images_per_second.keys() == {"96", "224"}
 
 
 def test_one_more_size_leaves_the_others_as_they_are(
@@ -75,10 +73,8 @@ def test_a_probe_is_fitted_in_each_framing_that_it_is_tested_in(colour_folder: P
     done = linear_probe.train_probes(some, data)
     cells = done.predictions.groupby(["test_size", "crop_pct"])["image"].nunique()
     assert cells.to_dict() == {(32, 0.875): 18, (40, 0.875): 18, (40, 1.0): 18}
-    assert set(done.choices["crop_pct"]) == {0.875, 1.0}
     alone = linear_probe.train_probes(
         settings.model_copy(update={"test_sizes": (40,), "crop_pct": 1.0, "sweep": "other"}), data
     )
     rows = done.predictions.query("test_size == 40 and crop_pct == 1.0")
     pd.testing.assert_frame_equal(rows.reset_index(drop=True), alone.predictions)
-    assert done.images_per_second.keys() == {"32", "40"}

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
-from tiny_training import State, begun, recipe_for, same, state_of, tiny, train
+from tiny_training import begun, recipe_for, same, state_of, tiny, train
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, run_folder
@@ -68,8 +68,6 @@ def test_a_batch_is_done_in_parts_and_what_did_not_fit_leaves_nothing_in_memory(
     assert kept == trained.memory
     recomputed = [f"{images} images at once, activations recomputed" for images in (8, 4)]
     expected = {
-        "batch_size": 8,
-        "micro_batch_size": 2,
         "gradient_checkpointing": True,
         "predicted_peak_bytes": memory_plan.training_bytes(settings, 48, 3, 2, True),
         "note": "batch norm saw 2 images at a time",
@@ -92,23 +90,16 @@ def test_memory_that_runs_out_later_costs_one_epoch(
     assert trained.memory["gradient_checkpointing"] is False
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [
-        (RuntimeError("shapes differ"), RuntimeError, "shapes differ"),
-        (MemoryError(), InputError, "1 images at once, .*not even one image fits into memory"),
-    ],
-)
 def test_what_does_not_fit_at_all_is_one_line_and_other_errors_pass(
-    colour_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    kind: type[Exception],
-    message: str,
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_out(monkeypatch, error, most=0)
-    with pytest.raises(kind, match=message):
-        train(tiny(colour_folder))
+    given = tiny(colour_folder)
+    run_out(monkeypatch, RuntimeError("shapes differ"), most=0)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train(given)
+    run_out(monkeypatch, MemoryError(), most=0)
+    with pytest.raises(InputError, match=r"1 images at once, .*: not even one image fits"):
+        train(given)
 
 
 def test_several_processes_that_run_out_get_advice(
@@ -155,7 +146,7 @@ def test_a_checkpoint_that_does_not_fit_is_trained_anew(
 ) -> None:
     file, moved = tmp_path / "own.pth", tmp_path / "moved.pth"
     torch.save(create("efficientnet_lite0").state_dict(), file)
-    settings, data, accelerator = tiny(colour_folder, epochs=1, weights=str(file))
+    settings, data, _ = tiny(colour_folder, epochs=1, weights=str(file))
     path = run_folder(settings.sweep, settings.run_name) / CHECKPOINT
     first = state_of(stage1.train_or_load(settings, data).model)
     file.rename(moved)  # the same weights at another place
@@ -172,13 +163,10 @@ def test_a_checkpoint_that_does_not_fit_is_trained_anew(
     else:
         path.write_bytes(path.read_bytes()[:-100])
     data = load_dataset(settings)
-    with pytest.raises(InputError, match="training train48_seed0: checkpoint"):
-        stage1.load_training(settings, data, accelerator)
     again = state_of(stage1.train_or_load(settings, data).model)
     assert (f"made with {change} = " if change != "damage" else "cannot be read") in caplog.text
     assert "training again" in caplog.text
     assert change == "images" or same(first, again) == (change != "weights")
-    assert [each.name for each in path.parent.iterdir()] == [CHECKPOINT]
 
 
 def told(monkeypatch: pytest.MonkeyPatch, tops: dict[float, float]) -> list[float]:
@@ -221,50 +209,30 @@ def test_the_recipe_that_validation_prefers_is_kept_and_later_seeds_take_it_over
         stage1.train_or_load(later.model_copy(update={"tuned_by": 7, "seed": 8}), data)
 
 
-def test_without_stage_1_the_network_of_the_file_is_used_as_it_is(
-    colour_folder: Path, tmp_path: Path
-) -> None:
-    state, file = create("efficientnet_lite0", 3).state_dict(), tmp_path / "own.pt"
-    torch.save(state, file)
-    settings, data, accelerator = tiny(colour_folder, head_start="file", weights=str(file))
-    trained = stage1.train_or_load(settings, data)
-    assert same(state, state_of(trained.model))
-    assert (trained.steps, trained.memory["note"]) == (0, "nothing was trained")
-    assert trained.history["epoch"].tolist() == [0]
-    top1 = epochs.val_top1(trained.model, settings, 48, data, accelerator)
-    again = stage1.train_or_load(settings, data)
-    assert (again.choices.learning_rate, again.val_top1) == (0, top1)
-    assert list(again.controls) == ["head_bn"]
-
-
-@pytest.mark.parametrize(("kept", "at_once"), [("frozen", 3), ("train", 8)])
 def test_frozen_batch_norms_keep_their_statistics_and_learn_their_weights(
-    colour_folder: Path, monkeypatch: pytest.MonkeyPatch, kept: str, at_once: int
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_out(monkeypatch, MemoryError(), most=at_once)
-    settings, data, _ = tiny(colour_folder, batch_norm=kept, head_start="probe", epochs=2)
+    run_out(monkeypatch, MemoryError(), most=3)
+    settings, data, _ = tiny(colour_folder, batch_norm="frozen", head_start="probe", epochs=2)
     trained = stage1.train_or_load(settings, data)
     after = state_of(trained.model)
     before = state_of(create("efficientnet_lite0", 3))
     changed = {key.rpartition(".")[2] for key in after if not torch.equal(before[key], after[key])}
-    statistics = {"running_mean", "running_var", "num_batches_tracked"}
-    assert changed == {"weight", "bias"} | (statistics if kept == "train" else set())
+    assert changed == {"weight", "bias"}
     assert trained.memory["note"] is None
 
 
 def test_random_weights_are_those_of_the_seed_and_not_the_pretrained_ones(
     colour_folder: Path,
 ) -> None:
-    def start(backbone: str, seed: int) -> State:
-        own = {"pretrained": False, "backbone": backbone, "seed": seed}
-        return state_of(begun(tiny(colour_folder, **own)).model)
-
-    first, again, other = (start("resnext_small", seed) for seed in (0, 0, 1))
+    first, again, other, pretrained = (
+        state_of(begun(tiny(colour_folder, pretrained=own, seed=seed)).model)
+        for own, seed in [(False, 0), (False, 0), (False, 1), (True, 0)]
+    )
     assert same(first, again)
-    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
-    assert not torch.equal(first["fc.weight"], other["fc.weight"])
-    own = create("efficientnet_lite0", 3).state_dict()["conv_stem.weight"]
-    assert not torch.equal(start("efficientnet_lite0", 0)["conv_stem.weight"], own)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+    for state in (other, pretrained):
+        assert not torch.equal(first["conv_stem.weight"], state["conv_stem.weight"])
 
 
 def test_stage_1_starts_from_the_probe_unless_from_a_random_head(colour_folder: Path) -> None:

@@ -84,10 +84,9 @@ def test_a_network_without_published_weights_serves_from_scratch_or_with_a_file(
     backbones.check(sweep(name, adaptations=["none"], weights=str(own)))
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnext101_32x48d_wsl", "timm:resnet10t"])
-def test_networks_that_serve_pass(name: str) -> None:
-    more = ["conv_head_bn"] if "lite" in name else []
-    backbones.check(sweep(name, adaptations=["none", "head_bn", "bn_stats", *more]), traced=True)
+def test_networks_that_serve_pass() -> None:
+    backbones.check(sweep("efficientnet_lite0", adaptations=["none", "conv_head_bn"]), traced=True)
+    backbones.check(sweep("timm:resnet10t", adaptations=["none", "head_bn"]), traced=True)
 
 
 SIZES = r"cannot be used at 96, 130, 224 px \(.*\);"
@@ -144,11 +143,3 @@ def test_recomputing_changes_no_bit_of_what_is_learned(name: str) -> None:
 
     plain, recomputed = learned(False), learned(True)
     assert all(torch.equal(value, recomputed[key]) for key, value in plain.items())
-    counts = [value for key, value in plain.items() if key.endswith("num_batches_tracked")]
-    assert set(map(int, counts)) == {3}
-
-
-def test_networks_that_cannot_recompute_are_refused() -> None:
-    message = r"^gradient_checkpointing = True: timm cannot do it for VGG; allowed .* auto$"
-    with pytest.raises(InputError, match=message):
-        device.recompute(backbones.create("timm:vgg11", classes=5, pretrained=False))

@@ -67,6 +67,8 @@ def measured_bytes(
         (RESNEXT, 96, 1, True, "train", "sgd"),
         (RESNEXT, 96, 2, False, "frozen", "sgd"),
         (RESNEXT, 96, 2, True, "train", "adamw"),
+        ("timm:convnext_atto", 96, 1, False, "train", "adamw"),
+        ("timm:vit_tiny_patch16_224", 224, 2, True, "train", "adamw"),
     ],
 )
 def test_prediction_is_within_15_percent_of_a_real_step(
@@ -106,13 +108,6 @@ def test_recorder_agrees_with_the_tracker_of_torch() -> None:
     assert training_bytes(settings(batch=4, optimizer="sgd"), 64, 10, 4, False) == pytest.approx(
         expected, rel=1e-4
     )
-
-
-@pytest.mark.parametrize("backbone", ["timm:convnext_atto", "timm:vit_tiny_patch16_224"])
-def test_networks_without_batch_norm_are_predicted(backbone: str) -> None:
-    chosen = settings(backbone, 224)
-    plain, recomputed = (training_bytes(chosen, 224, 10, 8, each) for each in (False, True))
-    assert memory_plan.parameters_and_flops(backbone, 10, 224)[0] * 12 < recomputed < plain
 
 
 def test_flops_are_those_published() -> None:

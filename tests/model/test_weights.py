@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -92,15 +91,6 @@ def test_names_and_shapes_are_torchvisions(width: int) -> None:
     assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
 
 
-def test_logits_are_torchvisions(state: State, tmp_path: Path) -> None:
-    ours = backbones.create(NAME, weights=save(tmp_path, state)).eval()
-    theirs = small().eval()
-    theirs.load_state_dict(state)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(ours(images), theirs(images), atol=1e-5)
-
-
 def named(prefix: str, state: State) -> State:
     return {prefix + name: value for name, value in state.items()}
 
@@ -120,6 +110,13 @@ BESIDE = {
 }
 
 
+def entangled(state: State) -> dict[str, Any]:
+    inner: dict[str, Any] = {"model": state}
+    for _ in range(15):
+        inner = {str(key): inner for key in range(1000)}
+    return inner | {"itself": inner}
+
+
 def layouts(state: State) -> dict[str, Any]:
     """One state dict as it is saved by many programs, beside others."""
     averaged = {**named("module.", other(state)), "n_averaged": torch.ones(1)}
@@ -134,6 +131,7 @@ def layouts(state: State) -> dict[str, Any]:
         "averaged alone": {"ema": {"module": named("module.", state)}},
         "Parameters": {"net": defaultdict(dict, parameters)},
         "without counters": {name: value for name, value in state.items() if "num_b" not in name},
+        "dictionaries that refer to each other": entangled(state),
     }
 
 
@@ -238,14 +236,6 @@ def test_files_without_a_state_dict_or_with_a_tensor_larger_than_they_are_refuse
     assert f"weights = 'none.pth': no such file, looked for at {REPOSITORY}" in error("none.pth")
 
 
-def test_dictionaries_that_refer_to_each_other_are_read_once(state: State, tmp_path: Path) -> None:
-    inner: dict[str, Any] = {"model": state}
-    for _ in range(15):
-        inner = {str(key): inner for key in range(1000)}
-    inner["itself"] = inner
-    assert same(read(save(tmp_path, inner)), state)
-
-
 # what a file says, and how it is read; None: it is refused
 CLASSES: dict[str, tuple[Any, list[str] | None]] = {
     "a list": (["b", "a"], ["b", "a"]),
@@ -275,25 +265,6 @@ def test_what_a_file_says_of_its_classes(
             weights.class_names(file)
     else:
         assert weights.class_names(file) == expected
-
-
-def test_metadata_of_safetensors_says_the_classes(tmp_path: Path) -> None:
-    for metadata, classes in (({"classes": "b,a"}, ["b", "a"]), (None, None)):
-        save_file({"a": torch.ones(1)}, tmp_path / "a.pt", metadata)
-        assert weights.class_names(tmp_path / "a.pt") == classes
-
-
-def test_outputs_are_found_by_name() -> None:
-    def outputs(names: list[str] | None, number: int = 2) -> list[int]:
-        return list(weights.outputs_of(["a", "b"], names, number, "weights x"))
-
-    assert (outputs(None), outputs(["b", "a"])) == ([0, 1], [1, 0])
-    with pytest.raises(
-        InputError, match="weights x: its classifier has 3 classes, the dataset has 2"
-    ):
-        outputs(None, 3)
-    with pytest.raises(InputError, match="weights x: class 'c' is in its list of classes alone"):
-        outputs(["a", "c"])
 
 
 def test_a_file_that_changes_while_it_is_used_is_refused(state: State, tmp_path: Path) -> None:
