@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
-from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import (
     DecodedImages,
     SplitImages,
     batches,
     decoded_images,
-    loader,
     parts_of,
     read_image,
 )
@@ -23,7 +22,7 @@ from fixres_poc.data.transforms import get_transforms
 
 @pytest.fixture
 def data(colour_folder: Path) -> ImageDataset:
-    return load_dataset(DataSettings(dataset=str(colour_folder)))
+    return load(colour_folder)
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_image(data: ImageDataset) -> None:
@@ -57,17 +56,6 @@ def test_an_epoch_has_batches_of_one_size_and_every_image(data: ImageDataset) ->
 )
 def test_no_part_has_one_image_alone(images: int, most: int, parts: int) -> None:
     assert parts_of(images, most) == parts
-
-
-@pytest.mark.parametrize(("workers", "processes"), [(2, 1), (0, 3)])
-def test_workers_and_processes_share_every_batch(
-    data: ImageDataset, workers: int, processes: int
-) -> None:
-    samples = SplitImages(data, "train", get_transforms(48, 48)["train"], seed=0)
-    rows = batches(samples, 5)
-    loaders = [loader(samples, rows, workers, rank, processes) for rank in range(processes)]
-    parts = [[batch[2].tolist() for batch in each] for each in loaders]
-    assert [list(itertools.chain(*each)) for each in zip(*parts, strict=True)] == rows
 
 
 @pytest.mark.parametrize(("name", "seed"), [("train", 3), ("val_train", 3), ("val_test", None)])
