@@ -120,7 +120,7 @@ audit-deps: setup  ## known vulnerabilities of the pinned versions, where their 
 	*) echo 'not audited: no database of vulnerabilities can be reached' ;; \
 	esac
 
-test-faults: setup  ## kills, full disks, two at once and the like, in sweeps that train
+test-faults: setup  ## kills, full disks and the like, in sweeps that train
 	$(PYTHON) -m pytest -m faults tests/faults
 
 test-simulations: setup  ## intervals held against thousands of simulated sweeps

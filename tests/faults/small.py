@@ -88,11 +88,11 @@ RUNS = ("baseline", "dataset", "state_of_the_art", "train32_seed0", "train32_tes
 MEASURED = ["train_seconds", "adapt_seconds", "eval_images_per_second", "peak_memory_bytes"]
 
 
-def lay(home: Path, dataset: str = "synthetic", name: str = "small") -> Path:
+def lay(home: Path, dataset: str = "synthetic") -> Path:
     """Notebooks and sweep file in a home."""
     for stem, sources in SOURCES.items():
         throwaway.write_notebook(home / "notebooks" / f"{stem}.ipynb", "pass", RAN, *sources)
-    (home / f"{name}.yml").write_text(SWEEP.format(dataset), encoding="utf-8")
+    (home / "small.yml").write_text(SWEEP.format(dataset), encoding="utf-8")
     (home / "runs").mkdir(exist_ok=True)
     return home
 
@@ -111,13 +111,13 @@ def environment(home: Path, **values: str) -> dict[str, str]:
 
 
 def start(
-    home: Path, name: str = "small", at: str = "", before: Sequence[str] = (), **values: str
+    home: Path, at: str = "", before: Sequence[str] = (), **values: str
 ) -> "subprocess.Popen[str]":
     """A sweep at work, to be held `at` a call (see sitecustomize)."""
     for file in ("held", "go"):
         (home / file).unlink(missing_ok=True)
     held = {"FAULT_AT": at} if at else {}
-    command = ["-m", "fixres_poc", "sweep", str(home / f"{name}.yml"), "--cores", "2"]
+    command = ["-m", "fixres_poc", "sweep", str(home / "small.yml"), "--cores", "2"]
     return subprocess.Popen(
         [*before, sys.executable, *command],
         env=environment(home, **held, **values),
@@ -131,14 +131,10 @@ def start(
 
 
 def finish(
-    home: Path,
-    name: str = "small",
-    code: int = 0,
-    before: Sequence[str] = (),
-    variables: dict[str, str] | None = None,
+    home: Path, code: int = 0, before: Sequence[str] = (), variables: dict[str, str] | None = None
 ) -> str:
     """Run a sweep to its end; returns what it said."""
-    process = start(home, name, before=before, **(variables or {}))
+    process = start(home, before=before, **(variables or {}))
     said = process.communicate(timeout=300)[0]
     assert process.returncode == code, said
     return said
@@ -150,15 +146,15 @@ def held(home: Path) -> int:
     return int((home / "held").read_text())
 
 
-def assert_same_results(home: Path, other: Path, name: str = "small") -> None:
+def assert_same_results(home: Path, other: Path) -> None:
     """All but times, speeds and memory is equal to the bit; nothing half-written lies about."""
-    reports = home / "reports" / name, other / "reports/small"
+    reports = home / "reports/small", other / "reports/small"
     ours, theirs = (pd.read_csv(each / "results.csv").drop(columns=MEASURED) for each in reports)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     assert (ours["status"] == "done").all()
     ours, theirs = (pd.read_parquet(each / "predictions.parquet") for each in reports)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
-    assert not [file for run in RUNS for file in (home / "runs" / name / run).glob(".*")]
+    assert not [file for run in RUNS for file in (home / "runs/small" / run).glob(".*")]
 
 
 @pytest.fixture(scope="session")

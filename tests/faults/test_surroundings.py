@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import small
-import throwaway
 from PIL import Image
 
 from fixres_poc.config.files import REPOSITORY
@@ -117,34 +115,3 @@ def test_spaces_and_letters_that_the_locale_does_not_know(
     assert "5 of 5 runs of small are done" in said
     table = pd.read_csv(house / "reports/small/results.csv")
     assert (table["status"] == "done").all()
-
-
-def test_three_sweeps_at_once_on_images_that_are_still_to_be_drawn(
-    home: Path, undisturbed: Path
-) -> None:
-    small.lay(home, name="other")
-    sweeps = [small.start(home), small.start(home), small.start(home, "other")]
-    said = [process.communicate(timeout=400)[0] for process in sweeps]
-    assert [process.returncode for process in sweeps] == [0, 0, 0], said
-    small.assert_same_results(home, undisturbed)
-    small.assert_same_results(home, undisturbed, "other")
-    assert throwaway.ran(home) == sorted([*small.RUNS, "results"] * 2)
-    assert not list((home / "data").rglob(".*"))
-
-
-def test_one_and_two_threads_agree(home: Path) -> None:
-    """Evaluation of one checkpoint on at least 99.5 % of images, training within a band."""
-    script = Path(__file__).with_name("threads.py")
-    for threads in ("1", "2"):
-        subprocess.run(
-            [sys.executable, str(script), threads, str(home)],
-            env=small.environment(home),
-            check=True,
-        )
-    one, two = (pd.read_parquet(home / f"evaluated{threads}.parquet") for threads in (1, 2))
-    assert (one["top1"] == two["top1"]).mean() >= 0.995
-    assert np.abs(one["probability"] - two["probability"]).max() < 1e-3
-    one, two = (pd.read_parquet(home / f"trained{threads}.parquet") for threads in (1, 2))
-    accuracies = [(each["top1"] == each["target"]).mean() for each in (one, two)]
-    assert abs(accuracies[0] - accuracies[1]) <= 0.1, accuracies
-    assert min(accuracies) > 0.2, accuracies
