@@ -7,8 +7,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import PairSettings
-from fixres_poc.config.validation import load_sweep, read_parameters
+from fixres_poc.config.validation import load_sweep
 
 PAIR = "dataset: synthetic\npairs: [[64, 96]]\n"
 
@@ -91,28 +90,14 @@ def run_cells(*cells: str) -> Any:
     return shell.user_ns
 
 
-def test_parameters_come_from_the_cell_and_papermill_overrides_it() -> None:
-    assert run_cells(PARAMETERS_CELL, READ)["given"].test_size == 96
-    injected = "# Parameters\ntest_size = 128\nadaptations = ['none', 'head']\n"
-    given = run_cells(PARAMETERS_CELL, injected, READ)["given"]
-    assert (given.train_size, given.test_size, given.adaptations) == (64, 128, ("none", "head"))
-
-
-@pytest.mark.parametrize("between", ["", "# Parameters\n"], ids=["in the cell", "by papermill"])
-def test_parameter_that_is_misspelt_is_refused(between: str) -> None:
+def test_parameter_that_is_misspelt_is_refused_in_the_cell_and_from_papermill() -> None:
     wrong = "test_siz = 128\n"
-    cells = [PARAMETERS_CELL, between + wrong] if between else [PARAMETERS_CELL + wrong]
-    with pytest.raises(
-        InputError, match=r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"
-    ):
-        run_cells(*cells, READ)
+    message = r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"
+    for cells in ([PARAMETERS_CELL + wrong], [PARAMETERS_CELL, f"# Parameters\n{wrong}"]):
+        with pytest.raises(InputError, match=message):
+            run_cells(*cells, READ)
 
 
 def test_names_of_other_cells_are_no_parameters() -> None:
     others = "unrelated = 1\nprint(unrelated)"
     assert run_cells(others, PARAMETERS_CELL, READ)["given"].train_size == 64
-
-
-def test_missing_and_impossible_parameters_are_named() -> None:
-    with pytest.raises(InputError, match="parameters: key 'test_size' is missing"):
-        read_parameters(PairSettings, {"train_size": 64})
