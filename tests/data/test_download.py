@@ -221,13 +221,10 @@ def test_official_splits_and_labels_are_kept(
     assert not (named_datasets.folder(name).with_name(f"{name}_archives") / "unpacked").exists()
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.95])
-def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(
-    archives: Path, kept: float
-) -> None:
+def test_a_cut_archive_is_named_and_nothing_half_unpacked_stays(archives: Path) -> None:
     archive = archives / "fgvc-aircraft-2013b.tar.gz"
     whole = archive.read_bytes()
-    archive.write_bytes(whole[: int(len(whole) * kept)])
+    archive.write_bytes(whole[: int(len(whole) * 0.95)])
     for _ in range(2):
         with pytest.raises(InputError, match=r"2013b\.tar\.gz: .*delete it"):
             load_dataset(DataSettings(dataset="fgvc_aircraft"))
