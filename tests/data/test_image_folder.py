@@ -90,10 +90,12 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Pa
         load(tmp_path / "parts")
 
 
-def test_class_folders_may_hold_folders_and_be_named_as_parts(tmp_path: Path) -> None:
+def test_class_folders_may_lie_one_level_down_hold_folders_and_be_named_as_parts(
+    tmp_path: Path,
+) -> None:
     names = product(("cat", "train", "dog/x", "dog/y"), "123")
     for seed, (label, index) in enumerate(names):
-        save_image(tmp_path / label / f"{index}.png", (9, 9, 9), seed)
+        save_image(tmp_path / "outer" / label / f"{index}.png", (9, 9, 9), seed)
     assert load(tmp_path).classes == ("cat", "dog", "train")
 
 
