@@ -14,6 +14,7 @@ from fixres_poc.data.loading import (
     SplitImages,
     batches,
     decoded_images,
+    loader,
     parts_of,
     read_image,
 )
@@ -56,6 +57,17 @@ def test_an_epoch_has_batches_of_one_size_and_every_image(data: ImageDataset) ->
 )
 def test_no_part_has_one_image_alone(images: int, most: int, parts: int) -> None:
     assert parts_of(images, most) == parts
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(2, 1), (0, 3)])
+def test_workers_and_processes_share_every_batch(
+    data: ImageDataset, workers: int, processes: int
+) -> None:
+    samples = SplitImages(data, "train", get_transforms(48, 48)["train"], seed=0)
+    rows = batches(samples, 5)
+    loaders = [loader(samples, rows, workers, rank, processes) for rank in range(processes)]
+    parts = [[batch[2].tolist() for batch in each] for each in loaders]
+    assert [list(itertools.chain(*each)) for each in zip(*parts, strict=True)] == rows
 
 
 @pytest.mark.parametrize(("name", "seed"), [("train", 3), ("val_train", 3), ("val_test", None)])
