@@ -3,12 +3,16 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+from fixres_poc.config.settings import DataSettings
+from fixres_poc.data.dataset import ImageDataset, load_dataset
 
 torch.set_num_threads(1)
 # The same examples at every run; a slow machine is no fault, and one folder serves all examples of
@@ -36,6 +40,11 @@ def save_colours(folder: Path) -> Path:
         for index in range(12):
             save_image(folder / name / f"{index:02d}.png", colour, seed=len(name) * 100 + index)
     return folder
+
+
+def load(folder: Path, **more: Any) -> ImageDataset:
+    """The images of a folder, with these other settings."""
+    return load_dataset(DataSettings(dataset=str(folder), **more))
 
 
 @pytest.fixture(autouse=True)

@@ -46,9 +46,9 @@ def make(backbone: str = "efficientnet_lite0", framed: bool = False) -> Path:
     return run_folder("tiny", f"train{'32_test48' if framed else '48_test64'}_seed0")
 
 
-def images(backbone: str = "efficientnet_lite0") -> Path:
+def images() -> Path:
     """Folder of the sweep's images: 12 of each class."""
-    return _made(backbone, False) / "images"
+    return _made("efficientnet_lite0", False) / "images"
 
 
 @functools.cache

@@ -1,11 +1,11 @@
-from collections import Counter
 from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import pytest
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import BaselineSettings, DataSettings, PairSettings, TrainSettings
+from fixres_poc.config.settings import DataSettings, PairSettings, TrainSettings
 from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.config.validation import validate
 
@@ -31,8 +31,6 @@ def error(values: dict[str, Any]) -> str:
     [
         ({"pairs": [[64]]}, "pairs = (64,): a value is missing in it"),
         ({"pairs": [64, 96]}, "pairs = 64: should be a valid list"),
-        ({"pairs": [[20, 96]]}, "pairs = 20: should be greater than or equal to 32"),
-        ({"learning_rate": [0.1, 20]}, "learning_rate = 20: should be less than or equal to 10"),
         (
             {"learning_rate": ["1e-3"]},
             "learning_rate = '1e-3': should be a valid number; YAML wants a point in it, such as "
@@ -70,7 +68,6 @@ def error(values: dict[str, Any]) -> str:
             {"pairs": None, "train_sizes": [64]},
             "give either pairs, or both train_sizes and test_sizes",
         ),
-        ({"dataset": None}, "dataset = None: should be a valid string"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -118,25 +115,16 @@ def test_images_are_shown_as_wished_else_by_their_licence(
     assert DataSettings(dataset=dataset, show_images=wish).images_shown == shown
 
 
-def test_missing_and_misspelt_keys_are_named() -> None:
-    assert error({"name": "x", "pairs": [[64, 96]]}) == "key 'dataset' is missing"
-    message = error(BASE | {"learning_rat": 0.1})
-    assert message.startswith(
-        "unknown key 'learning_rat'; did you mean 'learning_rate'? allowed: adapt_batch_norm, "
-    )
-    assert "name" not in message.split("allowed: ")[1].split(", ")
-    assert "did you mean" not in error(BASE | {"zzz": 0.1})
+def test_unknown_keys_are_named_with_those_allowed() -> None:
+    start, _, allowed = error(BASE | {"zzz": 0.1}).partition("allowed: ")
+    assert start == "unknown key 'zzz'; "
+    keys = allowed.split(", ")
+    assert keys[0] == "adapt_batch_norm"
+    assert "name" not in keys
 
 
 def runs(**values: Any) -> dict[str, Run]:
     return {run.name: run for run in sweep(**values).runs()}
-
-
-def test_grid_trains_once_a_train_size_and_seed() -> None:
-    count = Counter(run.notebook for run in runs(seeds=[0, 1]).values())
-    once = {"00_state_of_the_art": 1, "01_dataset_eda": 1, "02_baseline": 1}
-    # and one training of each seed that is cut to equal FLOPs, with its pair
-    assert count == once | {"03_train": 2 * 2 + 2, "04_fixres": 2 * 3 * 2 + 2}
 
 
 def test_without_pre_trained_weights_nothing_waits_for_a_probe() -> None:
@@ -145,7 +133,6 @@ def test_without_pre_trained_weights_nothing_waits_for_a_probe() -> None:
     training, pair = found["train64_seed0"], found["train64_test96_seed0"]
     assert (training.needs, pair.needs) == ((), ("train64_seed0",))
     assert pair.parameters.items() >= {"pretrained": False, "head_start": "random"}.items()
-    assert training.parameters == PairSettings(**pair.parameters).train_settings().model_dump()
 
 
 @pytest.mark.parametrize(
@@ -154,16 +141,6 @@ def test_without_pre_trained_weights_nothing_waits_for_a_probe() -> None:
 def test_random_weights_go_with_no_others_and_no_probe(more: dict[str, Any]) -> None:
     message = "pretrained = False: training starts from random weights; allowed with head_start:"
     assert error(GRID | {"pretrained": False} | more).startswith(message)
-
-
-def test_runs_get_the_sweeps_values_and_its_name() -> None:
-    small = sweep(BASE, epochs=7, image_limit=90, adaptations=["head"])
-    given = {run.name: run.parameters for run in small.runs()}
-    own = {"sweep": "x", "epochs": 7, "image_limit": 90, "adaptations": ("head",)}
-    assert given["train64_test96_seed0"].items() >= own.items()
-    assert given["baseline"].keys() == BaselineSettings.model_fields.keys()
-    assert given["train64_seed0"].keys() == TrainSettings.model_fields.keys()
-    assert given["dataset"].items() >= small.data_settings().model_dump().items()
 
 
 @pytest.mark.parametrize(
@@ -189,14 +166,11 @@ def test_with_a_list_of_recipes_later_seeds_wait_for_what_the_first_one_chooses(
 def test_the_grid_of_stage_2_begins_with_few_epochs_a_small_rate_and_a_small_factor() -> None:
     lists: dict[str, Any] = {"adapt_epochs": (2, 1), "adapt_learning_rate": (0.1, 0.01)}
     settings = TrainSettings(train_size=64, **lists, affine_factor=(10.0, 1.0))
-    names = ["epochs", "learning_rate", "affine_factor", "batch_norm"]
-    grid: dict[str, list[tuple[Any, ...]]] = {
-        "head_bn": [*product((1, 2), (0.01, 0.1), (1, 10), ("frozen", "train"))],
-        "head_bn_stats": [*product((1, 2), (0.01, 0.1), [None], [None])],
-    }
-    for adaptation, ways in grid.items():
-        expected = [dict(zip(names, way, strict=True)) for way in ways]
-        assert settings.grid(adaptation) == expected  # type: ignore[arg-type]
+    keys = itemgetter("epochs", "learning_rate", "affine_factor", "batch_norm")
+    ways = [*product((1, 2), (0.01, 0.1), (1, 10), ("frozen", "train"))]
+    assert [keys(way) for way in settings.grid("head_bn")] == ways
+    without_affine = [*product((1, 2), (0.01, 0.1), [None], [None])]
+    assert [keys(way) for way in settings.grid("head_bn_stats")] == without_affine
     assert [way["epochs"] for way in settings.grid("bn_stats")] == [1, 2], "it has no rate"
 
 
@@ -216,32 +190,33 @@ def test_the_primary_pair_has_a_reference_at_equal_flops() -> None:
     assert not any("equal_flops" in name for name in runs(train_sizes=[96]))
 
 
-def test_the_baseline_is_tested_at_every_test_size_and_full_runs_where_it_is_asked_for() -> None:
-    found = runs(full_pairs=[[64, 96]])
-    assert found["baseline"].parameters["test_sizes"] == (64, 96, 128, 224)
-    full = [name for name, run in found.items() if "full" in run.parameters.get("adaptations", ())]
-    assert full == ["train64_test96_seed0"]
+CROPS = (0.875, 0.71, 1.0)
+
+
+def trying(**values: Any) -> set[str]:
+    """Names of the runs that try a list of crop_pct."""
+    found = runs(**values, crop_pct=list(CROPS))
+    tried = {name for name, run in found.items() if run.parameters.get("crop_pct") == CROPS}
+    others = {run.parameters.get("crop_pct") for name, run in found.items() if name not in tried}
+    assert others - {None} == {0.875}
+    return tried
 
 
 def test_a_list_of_crop_pct_is_tried_where_it_is_asked_about_and_nowhere_else() -> None:
-    values = (0.875, 0.71, 1.0)
-    found = runs(train_sizes=[64, 96, 128], test_sizes=[64, 80, 96, 128], crop_pct=list(values))
-    tried = {name for name, run in found.items() if run.parameters.get("crop_pct") == values}
+    sizes = {"train_sizes": [64, 96, 128], "test_sizes": [64, 80, 96, 128]}
     # 64 -> 96, 64 -> 128 and 96 -> 128 with their 96 -> 96 and 128 -> 128; 64 -> 80 is matched
     pairs = [(64, 96), (64, 128), (96, 128), (96, 96), (128, 128), (64, 80)]
     short = "train128_equal_flops_test128_seed0"
-    assert tried == {"baseline", short, *(f"train{r}_test{test}_seed0" for r, test in pairs)}
+    names = {f"train{train}_test{test}_seed0" for train, test in pairs}
+    assert trying(**sizes) == {"baseline", short, *names}
+    found = runs(**sizes, crop_pct=list(CROPS))
     assert found["baseline"].parameters["crop_pct_sizes"] == (80, 96, 128)
-    others = {run.parameters.get("crop_pct") for name, run in found.items() if name not in tried}
-    assert others - {None} == {0.875}
-    assert found["train64_seed0"].parameters["crop_pct"] == 0.875
     pair = PairSettings(**found["train64_test96_seed0"].parameters)
     assert pair.train_settings().model_dump() == found["train64_seed0"].parameters
 
 
 def test_the_crop_scale_moves_the_matched_resolution() -> None:
-    whole = {"train_sizes": [96], "test_sizes": [96, 104, 120, 160], "crop_pct": [0.875, 1.0]}
+    sizes = {"train_sizes": [96], "test_sizes": [104, 120, 160]}
     for scale, near in (([0.08, 1.0], [104, 120]), ([1.0, 1.0], [104])):
-        found = [run.parameters for run in runs(**whole, crop_scale=scale).values()]
-        tried = [each for each in found if "test_size" in each and each["crop_pct"] != 0.875]
-        assert [each["test_size"] for each in tried] == near
+        names = {f"train96_test{size}_seed0" for size in near}
+        assert trying(**sizes, crop_scale=scale) == {"baseline", *names}

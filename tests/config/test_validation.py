@@ -7,36 +7,15 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import PairSettings
-from fixres_poc.config.validation import load_sweep, read_parameters
+from fixres_poc.config.validation import load_sweep
 
 PAIR = "dataset: synthetic\npairs: [[64, 96]]\n"
 
 
-def sweep_file(tmp_path: Path, text: str = PAIR) -> Path:
+def sweep_file(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "small.yml"
-    file.write_text(text)
+    file.write_text(text, encoding="latin-1")
     return file
-
-
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        ({"dataset": "synthetic", "backbone": None}, "small"),
-        ({"dataset": "/my/Vögel & Co."}, "small-V-gel-Co."),
-        (
-            {"dataset": "/birds/", "backbone": "timm:resnet18", "weights": "/my/w.pth"},
-            "small-birds-resnet18-w.pth",
-        ),
-    ],
-)
-def test_sweep_is_named_after_its_file_and_what_is_given_beside_it(
-    tmp_path: Path, overrides: dict[str, str | None], name: str
-) -> None:
-    sweep = load_sweep(sweep_file(tmp_path), overrides)
-    assert sweep.name == name
-    given = {key: value for key, value in overrides.items() if value}
-    assert given.items() <= sweep.model_dump().items()
 
 
 def test_a_table_holds_lists_and_its_key_reaches_every_run_that_reads_the_file(
@@ -68,8 +47,7 @@ LINES = "a sweep file holds 'key: value' lines, dataset and sizes at least"
     ],
 )
 def test_wrong_content_of_a_sweep_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
-    file = sweep_file(tmp_path)
-    file.write_text(text, encoding="latin-1")
+    file = sweep_file(tmp_path, text)
     with pytest.raises(InputError) as caught:
         load_sweep(file)
     assert str(caught.value).startswith(f"{file}{message}")
@@ -91,28 +69,14 @@ def run_cells(*cells: str) -> Any:
     return shell.user_ns
 
 
-def test_parameters_come_from_the_cell_and_papermill_overrides_it() -> None:
-    assert run_cells(PARAMETERS_CELL, READ)["given"].test_size == 96
-    injected = "# Parameters\ntest_size = 128\nadaptations = ['none', 'head']\n"
-    given = run_cells(PARAMETERS_CELL, injected, READ)["given"]
-    assert (given.train_size, given.test_size, given.adaptations) == (64, 128, ("none", "head"))
-
-
-@pytest.mark.parametrize("between", ["", "# Parameters\n"], ids=["in the cell", "by papermill"])
-def test_parameter_that_is_misspelt_is_refused(between: str) -> None:
+def test_parameter_that_is_misspelt_is_refused_in_the_cell_and_from_papermill() -> None:
     wrong = "test_siz = 128\n"
-    cells = [PARAMETERS_CELL, between + wrong] if between else [PARAMETERS_CELL + wrong]
-    with pytest.raises(
-        InputError, match=r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"
-    ):
-        run_cells(*cells, READ)
+    message = r"parameters: unknown key 'test_siz'; did you mean 'test_size'\?"
+    for cells in ([PARAMETERS_CELL + wrong], [PARAMETERS_CELL, f"# Parameters\n{wrong}"]):
+        with pytest.raises(InputError, match=message):
+            run_cells(*cells, READ)
 
 
 def test_names_of_other_cells_are_no_parameters() -> None:
     others = "unrelated = 1\nprint(unrelated)"
     assert run_cells(others, PARAMETERS_CELL, READ)["given"].train_size == 64
-
-
-def test_missing_and_impossible_parameters_are_named() -> None:
-    with pytest.raises(InputError, match="parameters: key 'test_size' is missing"):
-        read_parameters(PairSettings, {"train_size": 64})

@@ -2,18 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import save_image
+from conftest import load, save_image
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DataSettings, ExtraTest
-from fixres_poc.data.dataset import ImageDataset, load_dataset, object_boxes, prepare_dataset
-
-
-def load(folder: Path) -> ImageDataset:
-    return load_dataset(DataSettings(dataset=str(folder)))
+from fixres_poc.data.dataset import load_dataset, object_boxes, prepare_dataset
 
 
 def test_the_fingerprint_notices_any_change(colour_folder: Path) -> None:
@@ -88,6 +85,13 @@ def extra(colour_folder: Path, tmp_path: Path) -> DataSettings:
     )
 
 
+def changed(settings: DataSettings, **values: object) -> DataSettings:
+    """With another extra part."""
+    assert settings.extra_test is not None
+    other = settings.extra_test.model_copy(update=values)
+    return settings.model_copy(update={"extra_test": other})
+
+
 def test_an_extra_test_part_is_a_split_of_the_known_classes(
     extra: DataSettings, colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,31 +111,28 @@ def test_an_extra_test_part_is_a_split_of_the_known_classes(
 def test_an_extra_part_is_prepared_and_has_a_digest_of_its_own(
     extra: DataSettings, tmp_path: Path
 ) -> None:
-    def parts() -> dict[str, str]:
-        prepare_dataset(extra, tmp_path / "run", skip_unreadable=True)
-        return dict(json.loads((tmp_path / "run" / "images.json").read_text())["parts"])
+    def record() -> dict[str, Any]:
+        prepare_dataset(extra, tmp_path / "run")
+        return dict(json.loads((tmp_path / "run" / "images.json").read_text()))
 
-    whole, before = load_dataset(extra).fingerprint(), parts()
-    assert load(Path(extra.dataset)).fingerprint() != whole
-    file = tmp_path / "more" / "red" / "a.png"
+    before, file = record(), tmp_path / "more" / "red" / "a.png"
     save_image(file, (99, 99, 99), seed=7)
-    after = parts()
-    assert load_dataset(extra).fingerprint() != whole
-    assert before["test"] == after["test"]
-    assert before["unseen"] != after["unseen"]
+    after = record()
+    assert before["fingerprint"] != after["fingerprint"]
+    assert before["parts"]["test"] == after["parts"]["test"]
+    assert before["parts"]["unseen"] != after["parts"]["unseen"]
     file.write_bytes(b"")
     with pytest.raises(InputError, match=r"more/red/a\.png: not a readable image"):
         prepare_dataset(extra, tmp_path / "run")
 
 
-def test_a_share_of_the_extra_part_may_be_the_validation_part(extra: DataSettings) -> None:
-    given = extra.extra_test
-    assert given is not None
-    save_image(Path(given.folder) / "blue" / "01.png", (99, 99, 99), seed=9)
-    red = Path(given.folder) / "red"  # equal bytes stay on one side
+def test_a_share_of_the_extra_part_may_be_the_validation_part(
+    extra: DataSettings, tmp_path: Path
+) -> None:
+    save_image(tmp_path / "more" / "blue" / "01.png", (99, 99, 99), seed=9)
+    red = tmp_path / "more" / "red"  # equal bytes stay on one side
     (red / "c.png").write_bytes((red / "a.png").read_bytes())
-    shared = extra.model_copy(update={"extra_test": given.model_copy(update={"validation": 0.5})})
-    before, data = load_dataset(extra), load_dataset(shared)
+    before, data = load_dataset(extra), load_dataset(changed(extra, validation=0.5))
     for part in ("train", "test"):
         assert data.split(part).equals(before.split(part))
     assert not set(data.split("val")["image"]) & set(before.split("val")["image"])
@@ -145,19 +146,17 @@ def test_a_share_of_the_extra_part_may_be_the_validation_part(extra: DataSetting
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("values", "message"),
     [
         ({"name": "red"}, r"extra_test.name = 'red': the dataset has a folder"),
         ({"folder": "/none"}, r"extra_test.folder = '/none': no such folder"),
     ],
 )
 def test_an_extra_part_that_cannot_be_used_is_refused(
-    extra: DataSettings, changed: dict[str, str], message: str
+    extra: DataSettings, values: dict[str, str], message: str
 ) -> None:
-    assert extra.extra_test is not None
-    wrong = extra.extra_test.model_copy(update=changed)
     with pytest.raises(InputError, match=message):
-        load_dataset(extra.model_copy(update={"extra_test": wrong}))
+        load_dataset(changed(extra, **values))
 
 
 def test_boxes_come_from_where_they_are_known(colour_folder: Path) -> None:

@@ -6,16 +6,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import save_image
+from conftest import load, save_image
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import image_folder
-from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
-
-
-def load(folder: Path, **more: int) -> ImageDataset:
-    return load_dataset(DataSettings(dataset=str(folder), **more))  # type: ignore[arg-type]
 
 
 def save_split(folder: Path, parts: list[str], images: int) -> None:
@@ -26,6 +20,7 @@ def save_split(folder: Path, parts: list[str], images: int) -> None:
 
 LAYOUTS = [
     (["Training", "valid", "Testing"], (10, 10, 10)),
+    (["train"], (6, 2, 2)),
     (["train", "test"], (8, 2, 10)),
     (["train", "dev"], (8, 2, 10)),
     (["training_set/training_set", "test_set/test_set"], (8, 2, 10)),
@@ -37,21 +32,15 @@ def test_a_split_folder_keeps_its_parts_and_the_others_are_cut_from_train(
     tmp_path: Path, parts: list[str], counts: tuple[int, ...]
 ) -> None:
     save_split(tmp_path / "data", parts, images=5)
+    (tmp_path / "data" / "empty").mkdir()
     data = load(tmp_path / "data")
     assert data.classes == ("a", "b")
     assert tuple(data.counts().values()) == counts
     if len(parts) == 2:
         tested = data.split("test")["image"]
         assert tested.str.startswith(parts[1].split("/")[0]).all()
-    assert [" cut from " in note for note in data.notes] == [True] * (len(parts) < 3)
-
-
-def test_a_lone_train_is_split_and_told(tmp_path: Path) -> None:
-    save_split(tmp_path, ["train"], images=10)
-    (tmp_path / "val").mkdir()
-    data = load(tmp_path)
-    assert data.counts() == {"train": 10, "val": 4, "test": 6}
-    assert "val and test cut from train/" in data.notes[0]
+    cut = [True] * (len(parts) < 3)
+    assert [" cut from " in note for note in data.notes] == [*cut, False]  # of the empty folder
 
 
 NAMES = {
@@ -102,10 +91,12 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path, colour_folder: Pa
         load(tmp_path / "parts")
 
 
-def test_class_folders_may_hold_folders_and_be_named_as_parts(tmp_path: Path) -> None:
+def test_class_folders_may_lie_one_level_down_hold_folders_and_be_named_as_parts(
+    tmp_path: Path,
+) -> None:
     names = product(("cat", "train", "dog/x", "dog/y"), "123")
     for seed, (label, index) in enumerate(names):
-        save_image(tmp_path / label / f"{index}.png", (9, 9, 9), seed)
+        save_image(tmp_path / "outer" / label / f"{index}.png", (9, 9, 9), seed)
     assert load(tmp_path).classes == ("cat", "dog", "train")
 
 
@@ -118,15 +109,6 @@ def test_what_is_beside_the_parts_is_told(tmp_path: Path) -> None:
     assert all(told in notes for told in ("8 in extra/", "1 outside", "val cut from train/"))
 
 
-def test_a_plain_folder_one_level_down_is_split_per_class(colour_folder: Path) -> None:
-    (outer := colour_folder.parent / "outer").mkdir()
-    colour_folder.rename(outer / "Images")
-    data = load(outer)
-    assert data.classes == ("blue", "green", "red")
-    counts = data.table.groupby(["label", "split"]).size().unstack()
-    assert counts.to_dict("list") == {"test": [3] * 3, "train": [6] * 3, "val": [3] * 3}
-
-
 def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: Path) -> None:
     before = load(colour_folder).table.set_index("image")["split"]
     assert not before.equals(load(colour_folder, split_seed=1).table.set_index("image")["split"])
@@ -136,15 +118,12 @@ def test_the_split_depends_on_its_seed_and_not_on_other_classes(colour_folder: P
     assert after[before.index].equals(before)
 
 
-@pytest.mark.parametrize("label", ["red", "blue"])
-def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(
-    colour_folder: Path, label: str
-) -> None:
+def test_images_with_equal_bytes_stay_on_one_side_also_in_two_classes(colour_folder: Path) -> None:
     names = [f"{index:02d}.png" for index in range(12)]
     for name in names:
-        shutil.copy(colour_folder / label / name, colour_folder / "red" / f"copy{name}")
+        shutil.copy(colour_folder / "blue" / name, colour_folder / "red" / f"copy{name}")
     split = load(colour_folder).table.set_index("image")["split"]
-    assert all(split[f"{label}/{name}"] == split[f"red/copy{name}"] for name in names)
+    assert all(split[f"blue/{name}"] == split[f"red/copy{name}"] for name in names)
 
 
 def test_a_class_needs_images_of_its_own_in_each_part(colour_folder: Path) -> None:
@@ -170,14 +149,3 @@ def test_image_limit_keeps_the_shares(colour_folder: Path) -> None:
     limited = load(colour_folder, image_limit=30)
     assert 20 <= len(limited.table) <= 30
     assert limited.table.groupby("label").size().nunique() == 1
-
-
-def test_what_is_passed_over_is_told(
-    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
-    for name in ("a.txt", "b.TXT", "c", ".hidden"):
-        (colour_folder / "red" / name).touch()
-    prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
-    (note,) = caplog.messages
-    assert all(told in note for told in ("2 .txt", "1 without suffix", "1 hidden"))

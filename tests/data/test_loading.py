@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
-from fixres_poc.data.dataset import ImageDataset, load_dataset
+from fixres_poc.data.dataset import ImageDataset
 from fixres_poc.data.loading import (
     DecodedImages,
     SplitImages,
@@ -23,7 +23,7 @@ from fixres_poc.data.transforms import get_transforms
 
 @pytest.fixture
 def data(colour_folder: Path) -> ImageDataset:
-    return load_dataset(DataSettings(dataset=str(colour_folder)))
+    return load(colour_folder)
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_image(data: ImageDataset) -> None:

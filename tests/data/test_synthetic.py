@@ -27,13 +27,6 @@ def stored(home: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    "other", [(1, "test", 4, 7), (0, "val", 4, 7), (0, "test", 5, 7), (0, "test", 4, 8)]
-)
-def test_any_other_argument_draws_another_image(other: tuple[int, str, int, int]) -> None:
-    assert not np.array_equal(draw(*other).image, draw(0, "test", 4, 7).image)
-
-
 def test_drawing_is_the_one_of_this_version() -> None:
     """Means of 16 blocks of 16 x 16 px; another drawing needs another VERSION and new means."""
     image = draw(0, "test", 4, 2).image

@@ -7,14 +7,13 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-from conftest import save_image
+from conftest import load, save_image
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.settings import DatasetSettings, DataSettings
-from fixres_poc.data import image_folder
-from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
+from fixres_poc.data.dataset import load_dataset, prepare_dataset
 
 NAMES = (
     "<script>alert(1)<\u2215scri|\"quoted\" 'twice'|two\nlines\r|a..b|lone\rreturn|\N{DOG FACE}"
@@ -25,13 +24,9 @@ FILE_NAMES = st.text(
 ).filter(lambda name: name[0] != ".")
 
 
-def load(folder: Path) -> ImageDataset:
-    return load_dataset(DataSettings(dataset=str(folder)))
-
-
-def refused(folder: str | Path) -> str:
+def refused(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
-        load_dataset(DataSettings(dataset=str(folder)))
+        load(folder)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -64,7 +59,7 @@ def test_names_come_back_from_a_sweeps_tables_as_they_are(
     "name", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, "x/" * 3000, "/dev/null", "..\x1b"]
 )
 def test_path_that_is_no_folder_is_refused(name: str) -> None:
-    message = refused(name)
+    message = refused(Path(name))
     assert "path " in message or "no such folder" in message
 
 
@@ -88,15 +83,24 @@ def test_hidden_files_and_links_in_a_circle_are_passed_over_at_every_level(
     assert "one" in refused(colour_folder / "one")
 
 
-def test_what_is_passed_over_is_counted(colour_folder: Path) -> None:
-    (colour_folder / "red" / "Thumbs.db").touch()
+def test_what_is_passed_over_is_told(
+    colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
+    for name in ("a.txt", "b.TXT", "c", ".hidden", "Thumbs.db"):
+        (colour_folder / "red" / name).touch()
     (colour_folder / "red" / "gone.png").symlink_to("nowhere.png")
     (colour_folder / "unmounted").symlink_to(colour_folder / "nowhere")
     (colour_folder / "empty").mkdir()
     os.mkfifo(colour_folder / "red" / "pipe.png")
-    reasons = {"left by other systems": 1, "broken links": 2, "no regular files": 1}
-    assert +image_folder.walk(colour_folder)[1] == reasons | {"empty folders": 1}
-    assert load(colour_folder).classes == ("blue", "green", "red")
+    prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
+    (note,) = caplog.messages
+    start, _, reasons = note.partition(" files and folders: ")
+    assert start == f"{colour_folder}: skipped 9"
+    assert sorted(reasons.split(", ")) == [
+        *("1 empty folders", "1 hidden", "1 left by other systems", "1 no regular files"),
+        *("1 without suffix (no image)", "2 .txt (no image)", "2 broken links"),
+    ]
 
 
 LEFT = ("__MACOSX", "@eaDir", "#recycle", "$Recycle.Bin", "System Volume Information", "lost+found")

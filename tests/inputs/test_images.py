@@ -9,17 +9,16 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from conftest import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 from PIL.ImageFile import ImageFile
 
 from fixres_poc.config.errors import InputError
-from fixres_poc.config.settings import DataSettings
 from fixres_poc.data import decoding
-from fixres_poc.data.dataset import image_sizes, load_dataset
+from fixres_poc.data.dataset import image_sizes
 from fixres_poc.data.loading import read_image
 
 BLOCKS = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
@@ -79,7 +78,7 @@ for suffix, value in product(("jpg", "png", "webp", "tif"), range(1, 9)):
 for mode, quality in product(("L", "CMYK", "RGB"), (20, 100)):
     FINE[f"{mode}, quality {quality}.jpg"] = saved("jpg", PHOTO.convert(mode), quality=quality)
 FRAMES = [ImageOps.invert(PHOTO)] * 3
-for suffix in ("gif", "webp", "png", "tif"):
+for suffix in ("gif", "webp", "png", "tif", "mpo"):
     content = saved(suffix, append_images=FRAMES, save_all=True, duration=9)
     FINE[f"animated.{suffix}"] = content
 for suffix in ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm"):
@@ -119,25 +118,6 @@ def test_damaged_and_cut_images(tmp_path: Path, suffix: str, data: st.DataObject
     else:
         assert tuple(read_image(files[0]).shape) == (3, size[1], size[0])
     assert str(reason).startswith("not a readable image (")
-    with pytest.raises(InputError, match="not a readable image"):
-        read_image(files[1])
-
-
-SIDE = 20_000
-BOMBS = {}  # files of a few kB
-for suffix, pack in {"jpg": ">HH", "gif": "<HH", "bmp": "<ii"}.items():
-    size = PHOTO.size[::-1] if suffix == "jpg" else PHOTO.size
-    BOMBS[suffix] = saved(suffix).replace(struct.pack(pack, *size), struct.pack(pack, SIDE, SIDE))
-
-
-@pytest.mark.parametrize("suffix", BOMBS)
-def test_bomb_is_refused_before_it_is_decoded(tmp_path: Path, suffix: str) -> None:
-    file = tmp_path / f"bomb.{suffix}"
-    file.write_bytes(BOMBS[suffix])
-    before = psutil.Process().memory_info().rss
-    with pytest.raises(InputError, match=r"bomb.*Image size \(400000000 pixels\) exceeds"):
-        read_image(file)
-    assert psutil.Process().memory_info().rss - before < 100e6
 
 
 GRADIENT = np.linspace(0, 1, 64)[None].repeat(48, 0)
@@ -247,7 +227,7 @@ def test_a_sparse_file_is_not_read_whole(colour_folder: Path) -> None:
         file.write(WHOLE["png"])
         file.truncate(20 * 2**30)
     start = time.process_time()
-    data = load_dataset(DataSettings(dataset=str(colour_folder)))
+    data = load(colour_folder)
     data.fingerprint()
     with pytest.raises(InputError, match=r"red/x\.png"):
         image_sizes(data)

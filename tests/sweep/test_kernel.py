@@ -17,7 +17,8 @@ from fixres_poc.config.files import REPOSITORY
 from fixres_poc.sweep import kernel
 
 IMPORTS = """import json, os, sys, warnings
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch"""
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+from tqdm.std import tqdm"""
 LOOK = """
 state = {"names": sorted(globals()), "counts": [len(In), len(Out)], "folder": os.getcwd()}
 state |= {"path": sys.path}
@@ -81,10 +82,8 @@ def run(shared: kernel.Kernel, notebook: Path, **variables: str) -> list[dict[st
 def test_a_notebook_finds_what_it_would_in_a_kernel_of_its_own_and_leaves_nothing(
     notebooks: Path,
 ) -> None:
-    look = write(
-        notebooks, "look", f"{IMPORTS}\nfrom tqdm.std import tqdm", "line = plt.plot([1, 2])", LOOK
-    )
-    pollute = write(notebooks, "pollute", f"{IMPORTS}\nfrom tqdm.std import tqdm", "", POLLUTE)
+    look = write(notebooks, "look", IMPORTS, "line = plt.plot([1, 2])", LOOK)
+    pollute = write(notebooks, "pollute", IMPORTS, "", POLLUTE)
     with closing(kernel.Kernel([look, pollute])) as shared:
         cold = run(shared, look, OWN="1")
     assert [cell["execution_count"] for cell in cold] == [1, 2, 3, 4, 5]

@@ -57,18 +57,8 @@ def lay_out(
     return {run.name for run in lacking}
 
 
-def test_settings_file_says_what_decides_a_run_and_is_not_touched_again(home: Path) -> None:
-    assert lay_out(home) == EVERY
-    file = home / "runs/tiny/train64_test96_seed0/settings.json"
-    written, content = file.stat().st_mtime_ns, json.loads(file.read_text())
-    assert sorted(content["wanted"]) == ["data", "library", "notebook", "weights"]
-    assert (content["notebook"], content["parameters"]["test_size"]) == ("04_fixres", 96)
-    assert lay_out(home) == set()
-    assert file.stat().st_mtime_ns == written
-
-
 def test_a_change_makes_outdated_what_used_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out(home)
+    assert lay_out(home) == EVERY
     notebook = home / "notebooks/03_train.ipynb"
     notebook.write_text(notebook.read_text().replace("slow", "quick"))
     assert lay_out(home) == TRAINED  # with its pairs, which used what it had left
@@ -78,7 +68,10 @@ def test_a_change_makes_outdated_what_used_it(home: Path, monkeypatch: pytest.Mo
     assert lay_out(home) == EVERY
     assert lay_out(home, "b") == EVERY
     assert lay_out(home, "b", adapt_epochs=3) == TRAINED
+    settings = home / "runs/tiny/baseline/settings.json"
+    written = settings.stat().st_mtime_ns
     assert lay_out(home, "b", adapt_epochs=3) == set()
+    assert settings.stat().st_mtime_ns == written
 
 
 def test_half_done_and_damaged_runs_go_with_what_killed_writers_left(home: Path) -> None:
@@ -105,14 +98,6 @@ def test_a_training_without_its_checkpoint_is_done_again_if_a_pair_is_to_be_done
     assert lay_out(home) == {"baseline"}
     (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
     assert lay_out(home) == TRAINED
-
-
-def test_a_job_is_to_be_done_again_if_one_of_its_runs_is(home: Path) -> None:
-    lay_out(home)
-    (home / "runs/tiny/train64_test96_seed0/metrics.json").unlink()
-    laid_out(home)  # its jobs: the light runs, and the training with its pairs
-    done = [file.parent.name for file in (home / "runs/tiny").glob("*/job.done")]
-    assert done == ["dataset"]
 
 
 @pytest.mark.parametrize(
