@@ -154,9 +154,9 @@ def _title(rows: Mapping[Any, Mapping[str, Any]], answers: Mapping[str, Mapping[
     if not rows:
         titles = [content["title"] for content in answers.values()]
         pays = sum("? Yes" in title for title in titles)
-        unasked = sum("? Not asked" in title for title in titles)
-        others = f"; {unasked} did not ask" if unasked else ""
-        return f"FixRes pays in {pays} of {len(titles) - unasked} sweeps{others}"
+        asked = sum("? Not asked" not in title for title in titles)
+        unasked = f"; {len(titles) - asked} did not ask" if asked < len(titles) else ""
+        return f"FixRes pays in {pays} of {asked} sweeps that asked{unasked}"
     (_, label), by_part = next(iter(rows.items()))
     row = by_part["both"]
     verdict = sentences.TOLD[row["verdict"]]

@@ -153,9 +153,10 @@ def test_command_prints_three_lines_and_on_request_pairs_or_json(tmp_path: Path)
         return CliRunner().invoke(app, command).stdout
 
     short = said().splitlines()
-    assert [line.partition(":")[0] for line in short] == ["time", "memory", "fits"]
+    assert [line.partition(":")[0] for line in short] == ["time", "memory", "fits", "validation"]
+    assert "191 images; below 200" in short[3]
     assert "1 training, 1 pair; 1e+03 GFLOP/s, --tflops" in short[0]
-    assert said("--details").splitlines()[:3] == short
+    assert said("--details").splitlines()[:4] == short
     assert "train GiB" in said("--details")
     tables = json.loads(said("--json"))
     assert (set(tables), tables["pairs"][0]["fits"]) == ({"sweep", "pairs"}, True)
@@ -174,5 +175,5 @@ def test_what_does_not_fit_says_what_to_change(share: float, words: str) -> None
     sweep = tiny(batch_size=8, pairs=[[96, 64]], batch_norm="train")
     whole = memory_plan.training_bytes(TrainSettings(train_size=96, batch_size=8), 96, 10, 8, False)
     card = int(whole * share / memory_plan.CARD_SHARE) + 1
-    *_, last = plan.text(sweep, plan.plan(sweep, card, 0.1), False)
-    assert last.startswith(words)
+    fits = plan.text(sweep, plan.plan(sweep, card, 0.1), False)[2]
+    assert fits.startswith(words)
