@@ -183,6 +183,10 @@ def test_where_adapting_pays_names_the_primary_pair_and_counts_the_others() -> N
     top1 |= {second: same(0.6)}
     nowhere = decided(grid(top1, top1))["sentences"][2]
     assert "pays at 2 other pairs, not shown at 112" in nowhere
+    top1 |= {second: gains | {"control_head_bn": 0.75}}
+    further = decided(grid(top1, top1))["sentences"][2]
+    assert "gains +15.0 points" in further
+    assert further.endswith("that the resolution is the reason is not shown.")
 
 
 def test_nothing_finished_is_said_and_does_not_fail() -> None:
