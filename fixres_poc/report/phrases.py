@@ -92,7 +92,7 @@ def unshown_gain(results: Results, use: Cell) -> str:
     if use.train_size is None or use.adaptation == "none":
         return ""
     gain = results.difference(use, results.at_chosen_crop(use._replace(adaptation="none")))
-    return "" if gain and gain.low > 0 else "Unadapted, it is not shown to be worse."
+    return "" if gain and gain.low > 0 else "A gain over unadapted is not shown."
 
 
 def left_out(claim: Answer, best: Recommendation) -> Cell | None:

@@ -33,8 +33,9 @@ HEADINGS = {
 }
 """Plain headings of columns; others lose their underscores."""
 LEGEND = (
-    "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers "
-    "are fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
+    "FixRes trains at a low resolution, adapts the last layers and tests at a higher one. "
+    "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers are "
+    "fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
     "with 95 % intervals (over images; with several seeds over trainings too). crop_pct: side of "
     "the test crop over that of the resized image. Linear probe: a classifier on frozen features."
 )
@@ -119,7 +120,10 @@ def points_on(answers: Mapping[str, Any], question: int, part: str) -> str:
         accuracy = answers["answers"][4]["accuracy"].get(part)
         return Accuracy(*accuracy).percent(brief=True) if accuracy else NONE
     row = deciding(answers, part).get(question)
-    return points(row) if row else NONE
+    if not row:
+        return NONE
+    _, _, reference = row["label"].partition("against ")
+    return f"{points(row)} against {reference}"
 
 
 def points(row: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ def chips(results: Results, answers: Answers) -> dict[str, str]:
     if on_part == on_validation:
         leaks = "not checked against ImageNet" if on_part == words[None] else on_part
     use = answers["answers"][4]
-    share = f"choice wins {use['share_of_draws'] * 100:.0f} % of resampled validations"
+    share = f"recommended by {use['share_of_draws'] * 100:.0f} % of resampled validations"
     detectable = power(answers)
     decisive = detectable.get(2, max(detectable.values(), default=None))
     least = "not known" if decisive is None else f"{decisive * 100:.1f} points"
@@ -91,11 +91,12 @@ def chips(results: Results, answers: Answers) -> dict[str, str]:
 
 def power(answers: Answers) -> dict[int, float]:
     """By question the smallest true difference that its primary row detects with 80 % power."""
-    return {
-        number: row["detectable"]
-        for number, row in deciding(answers, answers["leading_part"]).items()
-        if row["detectable"] is not None
-    }
+    detectable: dict[int, float] = {}
+    for row in rows_of(answers):
+        if row["primary"] and row["part"] == answers["leading_part"] and row["detectable"]:
+            number = row["question"]  # with two references both must be detected
+            detectable[number] = max(row["detectable"], detectable.get(number, 0.0))
+    return detectable
 
 
 def budget(answers: Answers) -> str:

@@ -100,12 +100,18 @@ def rebuild(folder: Path) -> Path:
     """Render index.html of a report again from the report's tables; pages of runs stay.
 
     Raises:
-        InputError: the folder has no tables of a report.
+        InputError: the folder has no tables of a report, or damaged ones.
         RuntimeError: notebook 05 failed; the page is written, with the cells before the error.
     """
     from fixres_poc.report import sentences
 
-    sentences.write(str(folder))
+    try:
+        sentences.write(str(folder))
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:  # tables that do not belong together
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder}: its tables are damaged ({what})") from error
     # relative: the page would show the path of the clone
     report = str(folder).removeprefix(f"{REPOSITORY}/")
     with TemporaryDirectory() as work:  # reports of one name may be rebuilt at the same time

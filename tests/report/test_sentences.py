@@ -233,7 +233,7 @@ def test_of_a_network_trained_elsewhere_only_adapting_costs() -> None:
 def test_advice_to_adapt_says_where_its_gain_is_not_shown() -> None:
     """On the leading part: validation chose the arm by three images more."""
     small = CLAIM | {(96, 112): same(0.6874) | {"head_bn": 0.70}}
-    unshown = "Unadapted, it is not shown to be worse."
+    unshown = "A gain over unadapted is not shown."
     assert unshown not in advice(small)[0]  # five images of test
     assert unshown in advice(small, photos=0.5)[0]  # one of these
 
@@ -280,4 +280,4 @@ def test_an_adapted_arm_is_held_against_unadapted_at_its_own_crop() -> None:
     assert unshown_gain(grid(CLAIM | {(96, 112): values}, **crops), use) == ""
     values |= {"none@0.75": 0.7}
     unshown = unshown_gain(grid(CLAIM | {(96, 112): values}, **crops), use)
-    assert unshown == "Unadapted, it is not shown to be worse."
+    assert unshown == "A gain over unadapted is not shown."

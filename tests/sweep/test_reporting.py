@@ -56,6 +56,10 @@ def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Pa
     assert len(tables) > 2
     with pytest.raises(InputError, match="no results"):
         reporting.rebuild(tmp_path)
+    header, *_ = (report / "results.csv").read_text(encoding="utf-8").splitlines()
+    (report / "results.csv").write_text(header, encoding="utf-8")
+    with pytest.raises(InputError, match="demo: its tables are damaged"):
+        reporting.rebuild(report)
 
 
 def test_a_report_is_published_if_it_is_small(

@@ -112,7 +112,8 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     for topic, place in headings.items():
         _write(axis, 0, place, topic, weight="bold")
     axis.set(xlim=(-limit, limit), ylim=(height - 0.4, -0.6))
-    axis.set_xlabel("difference in top-1 (points); grey band: too small to matter", fontsize=9)
+    band = f"within \N{PLUS-MINUS SIGN}{delta:.1g} (grey) it does not matter"
+    axis.set_xlabel(f"difference in top-1 (points); {band}", fontsize=9)
     left = min(0.0102 * max(map(len, labels), default=20) + 0.02, 0.55)
     figure.subplots_adjust(left, 0.45 / inches, NUMBERS - 0.01, 1 - 0.05 / inches)
     texts = [
@@ -129,7 +130,7 @@ def _span(rows: Sequence[Row]) -> float:
     ends = [max(-row["low"], row["high"]) for row in run if row["primary"]]
     if run:
         bounds = [row[name] for row in run for name in ("low", "high")]
-        ends.append(np.quantile(np.abs(bounds), 0.9))
+        ends.append(np.quantile(np.abs(bounds), 0.75))
     return float(110 * max(ends, default=0.01))
 
 
@@ -144,6 +145,10 @@ def _draw_row(axis: Axes, height: float, row: Row, leading: bool, limit: float) 
         axis.plot([low, high], [height] * 2, color=colour, linewidth=width)
         look: dict[str, Any] = {"color": colour, "markersize": size, "markerfacecolor": fill}
         axis.plot(np.clip(gain, -limit, limit), height, shape, clip_on=False, zorder=3, **look)
+        for end in (low, high):
+            if abs(gain) <= limit < abs(end):  # the interval goes on beyond the axis
+                arrow: dict[str, Any] = {"marker": "<" if end < 0 else ">", "markersize": 4}
+                axis.plot(np.copysign(limit, end), height, color=colour, clip_on=False, **arrow)
     if leading:
         _write(axis, NUMBERS, height, points(row), color=colour)
         _write(axis, NUMBERS + 0.225, height, row["verdict"], color=colour)
