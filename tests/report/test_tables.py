@@ -117,15 +117,15 @@ def test_trust_names_seeds_stability_leaks_and_what_is_missing() -> None:
     assert "Question 2: a true difference of" in two
 
 
-def test_the_smallest_detectable_difference_is_that_of_the_rows_that_decide() -> None:
+def test_the_smallest_detectable_difference_is_the_larger_of_both_references() -> None:
     found = grid(CLAIM, CLAIM)
     answers = decided(found)
-    first, *_ = [row for row in answers["answers"][1]["rows"] if row["decides"]]
-    assert text.power(answers)[2] == first["detectable"]
+    first, second, *_ = [row for row in answers["answers"][1]["rows"] if row["primary"]]
+    first["detectable"], second["detectable"] = 0.02, 0.03
+    assert text.power(answers)[2] == 0.03
     for row in answers["answers"][2]["rows"]:
         row["detectable"] = 0.001
-    chips = text.chips(found, answers)
-    assert chips["Power"].endswith(f": {first['detectable'] * 100:.1f} points")  # of the claim
+    assert text.chips(found, answers)["Power"].endswith(": 3.0 points")  # of the claim
 
 
 @pytest.mark.parametrize(
