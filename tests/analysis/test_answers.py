@@ -107,6 +107,8 @@ def test_the_list_of_a_sweep_marks_images(tmp_path: Path) -> None:
         "val": True,
         "test": False,
     }
+    listed.write_text("1.jpg\n", encoding="utf-8")
+    assert grid(CLAIM, looked_at=str(listed)).images["looked_at"].sum() == 1
     listed.write_text("9.jpg\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"1 of its 1 names are no images .* such as 9\.jpg"):
         grid(CLAIM, looked_at=str(listed))

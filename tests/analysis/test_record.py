@@ -7,7 +7,7 @@ import pytest
 from made_up import predictions
 
 from fixres_poc.analysis.record import TYPES, Metrics, record_run, write_run
-from fixres_poc.config.files import run_folder
+from fixres_poc.config.files import file_digest, run_folder
 from fixres_poc.config.provenance import LIBRARY
 from fixres_poc.config.settings import DatasetSettings, PairSettings
 from fixres_poc.data.dataset import load_dataset
@@ -35,12 +35,14 @@ def test_metrics_hold_settings_environment_and_accuracies(
 
 
 def test_a_notebook_leaves_its_numbers_with_data_and_tables_by_column(colours: Path) -> None:
-    settings = DatasetSettings(dataset=str(colours))
+    (listed := colours.parent / "listed.txt").write_text("n02088364_1\n", encoding="utf-8")
+    settings = DatasetSettings(dataset=str(colours), imagenet_list=str(listed))
     data = load_dataset(settings)
     record_run(settings, data, history=pd.DataFrame({"epoch": [1, 2]}), steps=2)
     metrics = json.loads((run_folder("notebooks", "dataset") / "metrics.json").read_text())
     expected = {"history": {"epoch": [1, 2]}, "steps": 2, "images": data.counts()}
-    expected |= {"used": {"library": LIBRARY, "data": data.fingerprint()}}
+    used = {"library": LIBRARY, "imagenet_list": file_digest(listed), "data": data.fingerprint()}
+    expected |= {"used": used}
     assert metrics | expected | {"classes": ["blue", "green", "red"]} == metrics
     assert metrics["peak_memory_bytes"] > 0
 

@@ -87,7 +87,7 @@ def test_what_is_passed_over_is_told(
     colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_image(colour_folder / "red" / "12.TIF", (200, 40, 30), seed=1)
-    for name in ("a.txt", "b.TXT", "c", ".hidden", "Thumbs.db"):
+    for name in ("a.txt", "b.TXT", "c", "d.HEIC", ".hidden", "Thumbs.db"):
         (colour_folder / "red" / name).touch()
     (colour_folder / "red" / "gone.png").symlink_to("nowhere.png")
     (colour_folder / "unmounted").symlink_to(colour_folder / "nowhere")
@@ -96,8 +96,9 @@ def test_what_is_passed_over_is_told(
     prepare_dataset(DataSettings(dataset=str(colour_folder)), tmp_path / "run")
     (note,) = caplog.messages
     start, _, reasons = note.partition(" files and folders: ")
-    assert start == f"{colour_folder}: skipped 9"
+    assert start == f"{colour_folder}: skipped 10"
     assert sorted(reasons.split(", ")) == [
+        "1 .heic (not read: convert to JPEG)",
         *("1 empty folders", "1 hidden", "1 left by other systems", "1 no regular files"),
         *("1 without suffix (no image)", "2 .txt (no image)", "2 broken links"),
     ]

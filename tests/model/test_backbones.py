@@ -120,6 +120,13 @@ def test_networks_that_do_not_serve_are_refused_in_one_line(
         backbones.check(sweep(f"timm:{name}", **usual | settings))
 
 
+def test_a_file_without_its_classifier_is_no_network_of_ones_own(tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    torch.save({name: value for name, value in state.items() if "fc." not in name}, tmp_path / "x")
+    with pytest.raises(InputError, match=r"weights x: not of this backbone: .*fc\.weight"):
+        backbones.trained_elsewhere("timm:resnet10t", str(tmp_path / "x"))
+
+
 def test_mean_and_interpolation_come_from_the_backbone() -> None:
     assert backbones.mean_std("timm:resnet50")[0] == timm.data.IMAGENET_DEFAULT_MEAN
     assert backbones.interpolation("efficientnet_lite0") == "bilinear"

@@ -145,27 +145,39 @@ def test_kernel_that_hears_nothing_is_killed_with_its_run(run_folder: Path) -> N
     kernel.wait(timeout=5)
 
 
-def job(home: Path) -> tuple[list[str], list[str], bool]:
-    """Do what a training and its pairs lack: what failed, what ran, and whether all is done."""
-    execution.lay_out(sweep := throwaway.tiny(), "a")
-    files = [home / "runs/tiny" / run.name / "settings.json" for run in sweep.runs()[3:]]
+def job(home: Path, **values: object) -> tuple[list[str], list[str], Path]:
+    """Do what a training of four pairs lacks: what failed, what ran, and the mark of its end."""
+    sweep = throwaway.tiny(**{"pairs": [[64, size] for size in (64, 80, 96, 112)]} | values)
+    execution.lay_out(sweep, "a")
+    runs = sweep.jobs()["train64_seed0"]
+    files = [home / "runs/tiny" / run.name / "settings.json" for run in runs]
     done = files[0].with_name("job.done")
-    failed = notebook_run.run_job(files, done=done)
-    return [*failed], throwaway.ran(home), done.exists()
+    return [*notebook_run.run_job(files, done=done)], throwaway.ran(home), done
 
 
-def test_without_its_training_no_pair_is_begun_and_the_job_is_not_done(
+def test_a_pair_that_fails_stops_no_other_and_what_is_done_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     throwaway.use(monkeypatch, tmp_path)
-    training, *pairs = throwaway.RUNS[3:]
-    notebook = tmp_path / "notebooks/03_train.ipynb"
-    whole = notebook.read_text()
-    throwaway.write_notebook(notebook, "pass", throwaway.START, "1 / 0")
-    assert job(tmp_path) == ([training], [training], False)
-    notebook.write_text(whole)
-    assert job(tmp_path) == ([], [training, *pairs], True)
-    assert job(tmp_path) == ([], [], True)
+    every = ["train64_seed0", *(f"train64_test{size}_seed0" for size in (112, 64, 80, 96))]
+    (tmp_path / "broken").touch()
+    failed, ran, done = job(tmp_path)
+    assert (failed, ran, done.exists()) == (["train64_test96_seed0"], every, False)
+    (tmp_path / "broken").unlink()
+    assert job(tmp_path) == ([], ["train64_test96_seed0"], done)
+    assert done.exists()
+    added = job(tmp_path, pairs=[[64, size] for size in (64, 96, 128)])
+    assert added[:2] == ([], ["train64_test128_seed0"])
+
+
+def test_without_its_training_no_pair_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throwaway.use(monkeypatch, tmp_path)
+    throwaway.write_notebook(
+        tmp_path / "notebooks/03_train.ipynb", "pass", throwaway.START, "1 / 0"
+    )
+    assert job(tmp_path)[:2] == (["train64_seed0"], ["train64_seed0"])
 
 
 def test_gpus_are_those_made_visible_else_those_of_the_driver(

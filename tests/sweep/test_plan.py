@@ -155,6 +155,9 @@ def test_command_prints_three_lines_and_on_request_pairs_or_json(tmp_path: Path)
     short = said().splitlines()
     assert [line.partition(":")[0] for line in short] == ["time", "memory", "fits", "validation"]
     assert "191 images; below 200" in short[3]
+    tables = plan.plan(tiny(), tflops=1.0)
+    tables["sweep"]["val"] = 200
+    assert len(plan.text(tiny(), tables, False)) == 3
     assert "1 training, 1 pair; 1e+03 GFLOP/s, --tflops" in short[0]
     assert said("--details").splitlines()[:4] == short
     assert "train GiB" in said("--details")
