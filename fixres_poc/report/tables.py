@@ -33,11 +33,10 @@ HEADINGS = {
 }
 """Plain headings of columns; others lose their underscores."""
 LEGEND = (
-    "FixRes trains at a low resolution, adapts the last layers and tests at a higher one. "
-    "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px. Adapted: its last layers are "
-    "fine-tuned at the test resolution; its control: at the train resolution. Points of top-1, "
-    "with 95 % intervals (over images; with several seeds over trainings too). crop_pct: side of "
-    "the test crop over that of the resized image. Linear probe: a classifier on frozen features."
+    "r \N{RIGHTWARDS ARROW} R px: trained at r px, tested at R px, as FixRes does with R above r. "
+    "Adapted: the last layers are fine-tuned at R; its control: at r. Points of top-1, with 95 % "
+    "intervals (over images; with several seeds over trainings too). crop_pct: side of the test "
+    "crop over that of the resized image. Linear probe: a classifier on frozen features."
 )
 ASKED = {
     1: "Does training pay here?",
