@@ -36,8 +36,8 @@ export FIXRES_PYTHON3 := $(value PYTHON3)
 ifneq ($(filter %.yml %.yaml,$(MAKECMDGOALS)),)
 $(error $(filter %.yml %.yaml,$(MAKECMDGOALS)) is no target; name a sweep file by SWEEP=)
 endif
-ifneq ($(value SWEEPS),)
-ifneq ($(filter-out compare,$(MAKECMDGOALS)),)
+ifeq ($(origin SWEEPS),command line)
+ifneq ($(filter sweep plan data report publish,$(MAKECMDGOALS)),)
 $(error SWEEPS= is for compare; name a sweep file by SWEEP=)
 endif
 endif

@@ -18,7 +18,6 @@ from fixres_poc.analysis.results import Results, training_cost
 from fixres_poc.analysis.statistics import Difference, paired_gain
 from fixres_poc.config.settings import CROPS, FEWEST_VAL
 
-"""With fewer validation images no arm is recommended."""
 DRAWS = 1000
 MOST_SCATTER = 1.5
 """Largest ratio of single timings of one size at which a speed is given."""

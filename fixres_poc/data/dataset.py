@@ -218,19 +218,27 @@ def image_sizes(data: ImageDataset) -> pd.DataFrame:
     Raises:
         InputError: a header is unreadable.
     """
-    return _measured(data, decode=False)[0].table
+    return measured(data, decode=False)[0].table
 
 
-def _measured(
+def measured(
     data: ImageDataset, skip: bool = False, decode: bool = True
 ) -> tuple[ImageDataset, dict[str, str]]:
-    """Readable images, with width and height in their table, and reasons of unreadable ones."""
-    measured = [*bar(decoding.measure(data.paths, decode), "checking images", len(data.table))]
-    named = zip(data.table["image"], measured, strict=True)
+    """Readable images, with width and height in px in their table, and reasons of unreadable ones.
+
+    Args:
+        skip: leave out unreadable images, instead of refusing them.
+        decode: decode each image, instead of reading headers.
+
+    Raises:
+        InputError: an image is unreadable, or a class has no readable image in a split.
+    """
+    checked = [*bar(decoding.measure(data.paths, decode), "checking images", len(data.table))]
+    named = zip(data.table["image"], checked, strict=True)
     unreadable = {name: size for name, size in named if isinstance(size, str)}
     if unreadable and not skip:
         reason = next(iter(unreadable.values()))
-        file = data.paths[measured.index(reason)]
+        file = data.paths[checked.index(reason)]
         others = [*unreadable][1:]
         rest = ", ..." if len(others) > MOST_NAMED else ""
         more = (
@@ -241,7 +249,7 @@ def _measured(
             " repair or remove it, or let the sweep file say skip_unreadable: true"
         )
     readable = data.without(unreadable)
-    sizes = [size for size in measured if not isinstance(size, str)]
+    sizes = [size for size in checked if not isinstance(size, str)]
     widths, heights = zip(*sizes, strict=True)
     table = readable.table.assign(width=widths, height=heights)
     return replace(readable, table=table), unreadable
@@ -305,7 +313,7 @@ def prepare_dataset(settings: DataSettings, folder: Path, skip_unreadable: bool 
 
 def _checked(listed: ImageDataset, folder: Path, skip_unreadable: bool) -> dict[str, Any]:
     """Decode every image, write images.csv, and return the entries of images.json."""
-    data, unreadable = _measured(listed, skip_unreadable)
+    data, unreadable = measured(listed, skip_unreadable)
     # QUOTE_NONNUMERIC, because pandas leaves a lone \r unquoted otherwise
     text = data.table.drop(columns="digest").to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     write_atomically(folder / "images.csv", text)

@@ -15,10 +15,10 @@ from torch import nn
 from fixres_poc.analysis.record import summarise
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output
-from fixres_poc.config.settings import DataSettings, PairSettings
+from fixres_poc.config.settings import PairSettings
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
-from fixres_poc.data.dataset import ImageDataset, load_dataset, prepare_dataset
+from fixres_poc.data.dataset import load_dataset, measured
 from fixres_poc.data.transforms import Transform
 from fixres_poc.inference.finished_run import preferred
 from fixres_poc.method.adaptations import adapt_framings, predict_pair
@@ -123,9 +123,7 @@ def adapt_file(
     original: nn.Module | None = None,
     **settings: Any,
 ) -> Adapted:
-    """Adapt a network as `adapt` does, from its weights file.
-
-    Validation chooses between the network and `head_bn` (`head` without a known last batch norm).
+    """Adapt a network as `adapt` does, from its weights file, unless validation prefers it as it is.
 
     Args:
         trained: the table `trained` of a sweep file.
@@ -137,7 +135,8 @@ def adapt_file(
     values = {"dataset": str(folder), "trained": trained, "test_sizes": [test_size], **settings}
     sweep = validate(SweepSettings, {"name": "adapt", **values}, "adapt")
     pair = PairSettings(**sweep.runs()[-1].parameters)
-    data, accelerator = _readable(pair), accelerator_for(pair.precision)
+    data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
+    measured(data)  # an unreadable image is an error here, before any training
     network, names = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:
         log.warning("%s: no last batch norm is known, so head is adapted alone", pair.backbone)
@@ -161,13 +160,6 @@ def adapt_file(
     model = _ordered(merge_tail(start.model, adapted[crop_pct].tails[best]), data.classes, classes)
     transform = transforms_for(pair, test_size, test_size)["val_test"]
     return Adapted(model, transform, classes, best, accuracies, gains, summary, pair)
-
-
-def _readable(settings: DataSettings) -> ImageDataset:
-    """The images; one that cannot be read is an error here, before any training."""
-    with TemporaryDirectory() as scratch:
-        prepare_dataset(settings, Path(scratch))
-    return load_dataset(settings)
 
 
 def _checked(

@@ -157,12 +157,12 @@ class _Words:
             if comparison.verdict == "better" and comparison is not primary
         ]
         elsewhere = others[0] if len(others) == 1 else f"{len(others)} other pairs"
-        if primary.verdict != "better" and primary.rows[0].verdict == "better":
-            text = f"Adapting at {pair} gains {points(row)}; that the resolution is the reason"
-            text += " is not shown"
-        elif primary.verdict == "better":
+        if primary.verdict == "better":
             also = f", and at {elsewhere}" if others else ""
             text = f"Adapting pays at {pair}, by {points(row)} over unadapted{also}"
+        elif row.verdict == "better":  # but not against its control
+            unshown = "that the resolution is the reason is not shown"
+            text = f"Adapting at {pair} gains {points(row)}; {unshown}"
         elif others:
             text = f"Adapting pays at {elsewhere}, not shown at {pair}: {points(row)}"
         else:

@@ -101,6 +101,7 @@ def test_primary_pair_is_the_named_one(values: dict[str, Any], size: int) -> Non
         (GRID, {"adaptations": ["none"]}, 2, "no adaptation"),
         (GRID, {"pretrained": False}, 1, "no pre-trained weights"),
         (GRID, {}, 4, "one crop_pct"),
+        ({(96, 96): same(0.6)}, {}, 3, "trained at 96 px, objects look as large at about 119 px"),
         ({(96, 96): same(0.6), (96, 112): same(0.7)}, {}, 2, "smaller train resolution"),
     ],
 )

@@ -35,7 +35,9 @@ def test_unreadable_images_are_left_out_on_demand(
     contents = {colour_folder / name: (colour_folder / name).read_bytes() for name in broken}
     for file, content in contents.items():
         file.write_bytes(content[:200])
-    message = r"05\.png: not a readable image .*, and 1 more .* say skip_unreadable: true"
+    message = (
+        r"05\.png: not a readable image .*, and 1 more \(red/03\.png\).* say skip_unreadable: true"
+    )
     with pytest.raises(InputError, match=message):
         prepare_dataset(settings, run)
     assert not run.exists()

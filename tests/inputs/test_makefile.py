@@ -50,6 +50,15 @@ def test_hostile_values_are_passed_on_and_not_run(
 
 
 @pytest.mark.parametrize(
+    "words", [["plan", "sweeps/demo.yml"], ["sweep", "SWEEPS=sweeps/demo.yml"]]
+)
+def test_a_sweep_file_that_is_not_given_by_its_name_stops(words: list[str]) -> None:
+    made = subprocess.run(["make", "-n", *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert "name a sweep file by SWEEP=" in made.stderr
+
+
+@pytest.mark.parametrize(
     ("target", "expected"), [("data", ["sweeps/images.yml", "/my/birds"]), ("unit", ["", ""])]
 )
 def test_a_data_set_alone_takes_the_sweep_file_for_folders_and_reaches_no_test(

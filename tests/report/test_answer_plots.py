@@ -63,6 +63,10 @@ def test_what_lies_off_a_forest_plot_is_an_arrow_at_its_edge() -> None:
     (axis,) = answers.forest_of(rows, "test", {2: "x"}).axes
     (arrow,) = [line for line in axis.lines if line.get_marker() == "<"]
     assert xs(arrow) == [axis.get_xlim()[0]]
+    rows[2, "wide"] = {"test": row | {"low": -0.6, "high": 0.6, "primary": False}}
+    (axis,) = answers.forest_of(rows, "test", {2: "x"}).axes
+    arrows = [line for line in axis.lines if line.get_marker() in ("<", ">")]
+    assert sorted(xs(line)[0] for line in arrows[1:]) == list(axis.get_xlim())
 
 
 def test_curves_have_a_panel_a_train_size_with_marks_and_labels_apart() -> None:

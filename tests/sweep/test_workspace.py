@@ -57,11 +57,15 @@ def lay_out(
     return {run.name for run in lacking}
 
 
-def test_a_change_makes_outdated_what_used_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_makes_outdated_what_used_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert lay_out(home) == EVERY
     notebook = home / "notebooks/03_train.ipynb"
     notebook.write_text(notebook.read_text().replace("slow", "quick"))
     assert lay_out(home) == TRAINED  # with its pairs, which used what it had left
+    reason = "1 finished runs are done again: made with other code of 03_train"
+    assert reason in capsys.readouterr().err
     (home / "weights.pth").write_text("b")
     assert lay_out(home) == EVERY - {"state_of_the_art", "dataset"}
     monkeypatch.setattr(execution, "library_hash", lambda: "0" * 16)

@@ -112,7 +112,7 @@ def forest_of(rows: Rows, leading: str, topics: Mapping[int, str]) -> Figure:
     for topic, place in headings.items():
         _write(axis, 0, place, topic, weight="bold")
     axis.set(xlim=(-limit, limit), ylim=(height - 0.4, -0.6))
-    band = f"within \N{PLUS-MINUS SIGN}{delta:.1g} (grey) it does not matter"
+    band = f"within \N{PLUS-MINUS SIGN}{delta:.2g} (grey) it does not matter"
     axis.set_xlabel(f"difference in top-1 (points); {band}", fontsize=9)
     left = min(0.0102 * max(map(len, labels), default=20) + 0.02, 0.55)
     figure.subplots_adjust(left, 0.45 / inches, NUMBERS - 0.01, 1 - 0.05 / inches)
