@@ -123,7 +123,7 @@ def adapt_file(
     original: nn.Module | None = None,
     **settings: Any,
 ) -> Adapted:
-    """Adapt a network as `adapt` does, from its weights file, unless validation prefers it as it is.
+    """Adapt a network as `adapt` does, from its file, unless validation prefers it as it is.
 
     Args:
         trained: the table `trained` of a sweep file.

@@ -51,6 +51,7 @@ def test_questions_have_answer_points_on_each_part_and_advice() -> None:
     claim, own = table.iloc[1], answers["answers"][1]
     assert (claim["answer"], claim["what it means for you"]) == (own["sentence"], own["means"])
     assert claim["points on test"].startswith("+4.0 (")
+    assert claim["points on test"].endswith(") against 112")
     assert claim["points on photos"].startswith("+2.0 (")
     assert table.iloc[3]["answer"] == "Not asked: one crop_pct."
     assert table.iloc[4]["points on photos"].startswith("35.0 % (")
