@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -106,6 +107,16 @@ def test_a_limit_chooses_what_validation_prefers_within_it(page: Page) -> None:
     page.get_by_label("At most").fill("0.0001")
     assert "No pair of this sweep" in page.locator(".answer").inner_text()
     assert page.locator("tr.picked").count() == 0
+
+
+def test_where_no_arm_is_recommended_none_is_told_to_use(
+    browser: Browser, pages: dict[str, str], tmp_path: Path
+) -> None:
+    html = Path(pages["index"].removeprefix("file://")).read_text(encoding="utf-8")
+    assert html.count("<td>use</td>") == 1
+    (file := tmp_path / "index.html").write_text(html.replace("<td>use</td>", "<td></td>"))
+    with opened(browser, file.as_uri()) as (page, _, _):
+        assert "not recommended" in (page.locator(".answer").text_content() or "")
 
 
 def bottom(page: Page, name: str) -> float:

@@ -3,8 +3,10 @@
 import functools
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -137,6 +139,16 @@ def test_what_cannot_be_adapted_is_one_line(colours: Path) -> None:
     for network, more, message in cases:
         with pytest.raises(InputError, match=message):
             adapt(network, colours, 48, 64, **more)
+
+
+def test_an_unreadable_image_is_told_before_any_training(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(colours, tmp_path / "colours"))
+    next(folder.rglob("*.png")).write_bytes(b"no image")
+    monkeypatch.setattr(own_network, "_checked", Mock(side_effect=AssertionError("too late")))
+    with pytest.raises(InputError, match=r"cannot be read|unreadable"):
+        adapted_by(trained(colours, "test_resnet"), folder)
 
 
 def command(*given: object) -> tuple[int, str]:

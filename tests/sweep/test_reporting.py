@@ -46,6 +46,17 @@ def test_reports_of_one_name_may_be_made_at_the_same_time(
     assert works[0] != works[1]
 
 
+def test_images_that_were_looked_at_are_an_input_of_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIXRES_HOME", str(tmp_path))
+    (listed := tmp_path / "looked_at.txt").write_text("a.jpg\n")
+    sweep = throwaway.tiny().model_copy(update={"looked_at": str(listed)})
+    before = reporting.made_from(sweep)
+    listed.write_text("b.jpg\n")
+    assert reporting.made_from(sweep) != before
+
+
 def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Path) -> None:
     report = Path(shutil.copytree(REPOSITORY / "docs/reports/demo", tmp_path / "demo"))
     tables = {file: file.read_bytes() for file in report.glob("*.[cp][sa]*")}
