@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from fixres_poc.analysis.cells import COLUMNS, COUNTS, KEY, MEASURED, PAIR, guarded, read_table
-from fixres_poc.analysis.record import TYPES, parquet, summarise
+from fixres_poc.analysis.record import REPORTED, TYPES, parquet, summarise
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import (
     impersonal,
@@ -77,7 +77,7 @@ def collect(sweep: SweepSettings, done: Sequence[Outcome]) -> pd.DataFrame:
         # pandas leaves a lone \r unquoted
         text = listed.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
         write_atomically(folder / "images.csv", text)
-    write_atomically(folder / PREDICTIONS, parquet(predicted))
+    write_atomically(folder / PREDICTIONS, parquet(predicted[REPORTED]))
     private = named_paths(sweep.model_dump())  # a report may be published
     summary = impersonal(_summary(sweep, done, table), *private)
     write_atomically(folder / "sweep.json", json.dumps(summary, indent=1, ensure_ascii=False))

@@ -42,6 +42,8 @@ TYPES = {
     "seed": "int32",
 }
 TYPES |= dict.fromkeys(["target", *TOP], "int16") | {"probability": "float32"}
+REPORTED = [name for name in TYPES if name not in TOP[1:]]
+"""Columns of a report's predictions.parquet; the further classes would treble its size."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from fixres_poc.analysis.cells import (
     same_images,
     unguarded,
 )
-from fixres_poc.analysis.record import TYPES
+from fixres_poc.analysis.record import REPORTED
 from fixres_poc.analysis.statistics import (
     Accuracy,
     Difference,
@@ -253,7 +253,7 @@ def load_results(report: str) -> Results:
             raise LookupError(f"sweep.json lacks {', '.join(sorted(absent))}")
         return Results(
             table=table[COLUMNS].assign(error=table["error"].map(unguarded)),
-            predictions=pd.read_parquet(folder / PREDICTIONS, columns=[*TYPES]),
+            predictions=pd.read_parquet(folder / PREDICTIONS, columns=REPORTED),
             images=listed.assign(image=listed[IMAGE_COLUMNS]["image"].map(unguarded)),
             sweep=sweep,
         )

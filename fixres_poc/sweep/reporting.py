@@ -14,6 +14,7 @@ from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import (
     REPOSITORY,
     file_digest,
+    read_record,
     report_folder,
     resolve,
     sweep_folder,
@@ -121,19 +122,31 @@ def rebuild(folder: Path) -> Path:
 def publish(sweep: str) -> Path:
     """Copy a sweep's report to docs/reports, where reports are committed; replaces an earlier one.
 
+    Of the pages of trainings and pairs, those of the first seed are copied.
+
     Raises:
-        InputError: the sweep has no report, or the report is larger than 15 MB.
+        InputError: the sweep has no report, or these files are larger than 15 MB.
+        RuntimeError: as `rebuild`.
     """
     report, target = report_folder(sweep), PUBLISHED / sweep
     if not (report / "index.html").is_file():
         raise InputError(f"sweep {sweep}: no report in {report}; run `make sweep` first")
-    size = sum(file.stat().st_size for file in report.rglob("*") if file.is_file())
+    (first, *_) = read_record(report / "sweep.json")["settings"]["seeds"]
+    left_out = {
+        page for page in report.glob("*/*_seed*") if not page.stem.endswith(f"_seed{first}")
+    }
+    files = [file for file in report.rglob("*") if file.is_file() and file not in left_out]
+    size = sum(file.stat().st_size for file in files)
     if size > MOST_BYTES:
         raise InputError(
             f"{report}: {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are published"
         )
     shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(report, target))
+    for file in files:
+        copy = target / file.relative_to(report)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    return rebuild(target)  # its table of runs links the pages that are there
 
 
 def render_if_changed(sweep: SweepSettings) -> Path:

@@ -76,18 +76,27 @@ def test_a_published_report_is_rendered_again_from_its_tables_alone(tmp_path: Pa
         reporting.rebuild(report)
 
 
-def test_a_report_is_published_if_it_is_small(
+def test_a_report_is_published_with_the_first_seeds_pages_if_it_is_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporting, "PUBLISHED", tmp_path / "published")
     with pytest.raises(InputError, match="tiny"):
         reporting.publish("tiny")
-    published = tmp_path / "published/tiny"
-    for file in (report_folder("tiny") / "index.html", published / "old.html"):
-        file.parent.mkdir(parents=True)
-        file.write_text("content of a page")
-    reporting.publish("tiny")
-    assert [file.name for file in published.iterdir()] == ["index.html"]
+    report, published = report_folder("tiny"), tmp_path / "published/tiny"
+    shutil.copytree(REPOSITORY / "docs/reports/from_scratch", report)
+    published.mkdir(parents=True)
+    (published / "old.html").touch()
+    page = BeautifulSoup(reporting.publish("tiny").read_text(encoding="utf-8"), "html.parser")
+    copied = {str(file.relative_to(published)) for file in published.rglob("*") if file.is_file()}
+    left_out = {str(file.relative_to(report)) for file in report.rglob("*_seed[1-7].html")}
+    assert (
+        copied
+        == {str(file.relative_to(report)) for file in report.rglob("*") if file.is_file()}
+        - left_out
+    )
+    assert left_out
+    links = {str(link["href"]) for link in page.select("#every-run a")}
+    assert links == {name for name in copied if name.startswith("notebooks/")}
     monkeypatch.setattr(reporting, "MOST_BYTES", 10)
     with pytest.raises(InputError, match="MB"):
         reporting.publish("tiny")
