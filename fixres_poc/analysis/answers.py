@@ -98,10 +98,11 @@ def _interval(gain: Difference | None) -> dict[str, float] | None:
 
 
 def variants(results: Results) -> Mapping[str, Results]:
-    """The same results without images that were looked at before, and by near-duplicate groups.
+    """The same results with other sets of images, or another spread between trainings.
 
     Returns:
-        Results by the name of the variant; empty where the part has no such images.
+        Results by the name of the variant: without images that were looked at before, by groups of
+        near duplicates, and, of several seeds, without pooling; where they differ.
     """
     kinds = {}
     images = results.images[results.images["split"] == results.part]
@@ -116,18 +117,20 @@ def variants(results: Results) -> Mapping[str, Results]:
     if grouped.duplicated().any():
         name = f"{len(images) - len(grouped) + grouped.nunique():,} groups of near duplicates"
         kinds[name] = replace(results, groups=group_of)
+    if len(results.settings["seeds"]) > 1:
+        kinds["by its own spread between trainings"] = replace(results, pooled=False)
     return kinds
 
 
 def primary_rows(results: Results, content: Mapping[str, Any]) -> pd.DataFrame:
-    """The primary rows on all images of the part and on its `variants`.
+    """The primary rows as the answers have them, and by `variants`.
 
     Args:
         content: of answers.json, which has the rows on all images.
 
     Returns:
-        A row per comparison and a column per set of images, with difference, interval and verdict
-        in words; empty without variants.
+        A row per comparison and a column per variant, with difference, interval and verdict in
+        words; empty without variants.
     """
     kinds = variants(results)
     if not kinds:
@@ -138,7 +141,7 @@ def primary_rows(results: Results, content: Mapping[str, Any]) -> pd.DataFrame:
             if row["primary"] and row["part"] == results.part and row["estimate"] is not None:
                 question = f"{answer['id']}: {cell_of(row).against(cell_of(row['reference']))}"
                 gain = Difference(row["estimate"], row["low"], row["high"])
-                table[question] = {"all": f"{gain.points(brief=True)}, {row['verdict']}"}
+                table[question] = {"as answered": f"{gain.points(brief=True)}, {row['verdict']}"}
     for name, variant in kinds.items():
         for answer in answers(Plan(variant)):
             for row in answer.primary.rows if answer.primary else ():

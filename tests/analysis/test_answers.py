@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import CLAIM, grid, row, with_facts
+from made_up import ADAPTATIONS, CLAIM, grid, row, with_facts
 
 from fixres_poc.analysis.answers import decide, primary_rows, variants
 from fixres_poc.analysis.comparisons import Comparison
@@ -80,7 +80,7 @@ def test_images_that_were_looked_at_are_left_out(claim: Results) -> None:
     assert primary_rows(claim, decide(claim).as_json()).empty
     claim = replace(claim, images=claim.images.assign(looked_at=seen))
     shown = primary_rows(claim, decide(claim).as_json())
-    assert list(shown)[1:] == ["all", "the 300 not looked at before"]
+    assert list(shown)[1:] == ["as answered", "the 300 not looked at before"]
     _, every, unseen = shown[shown["question"].str.startswith("2")].iloc[0]
     assert every.startswith("+4.0 (")
     assert unseen.startswith("+5.3 (")
@@ -96,6 +96,17 @@ def test_intervals_over_groups_are_those_of_as_many_images(claim: Results) -> No
     for plain, wide in zip(one.rows, two.rows, strict=True):
         assert wide.difference.estimate == pytest.approx(plain.difference.estimate)
         assert wide.difference.error / plain.difference.error == pytest.approx(2**0.5, abs=0.1)
+
+
+def test_primary_rows_are_shown_by_their_own_spread_between_trainings() -> None:
+    """Two trainings that agree here and differ at 112 px, which widens the pooled interval."""
+    differing = CLAIM | {(112, 112): dict.fromkeys(ADAPTATIONS, 0.72)}
+    results = with_facts(grid(CLAIM, differing), leakage=None)
+    shown = primary_rows(results, decide(results).as_json()).set_index("question")
+    assert list(shown) == ["as answered", "by its own spread between trainings"]
+    pooled, own = shown.loc["1: 96 \N{RIGHTWARDS ARROW} 112, adapted, against linear probe"]
+    assert pooled.startswith("+20.0 (11.5 to ")
+    assert own == "+20.0 (16.0 to 23.8), better"  # as without the difference at 112 px
 
 
 def test_the_list_of_a_sweep_marks_images(tmp_path: Path) -> None:
