@@ -173,7 +173,7 @@ class _Words:
         primary, use = self.claim.primary, self.best.use
         if primary is not None and not math.isnan(ratio := self.claim.flops_ratio):
             size, reason = primary.cell.test_size, REASONS[self.claim.cost]
-            times = f"{ratio:.2f} of the training FLOPs of {size} px"
+            times = f"{ratio:.2f} of the training FLOPs of {size} px, unadapted"
             return f"{pair_name(primary.cell)} takes {times}: {reason}."
         if use is None:
             return "Cost: no arm is recommended; the table of all arms has their FLOPs."
