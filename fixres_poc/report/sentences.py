@@ -85,9 +85,11 @@ def told(decision: Decision) -> dict[str, Any]:
         if answer["asked"] is True:
             sentence, advice = getattr(words, f"answer_{answer['id']}")()
         answer.update(sentence=sentence, means=advice)
-    dataset = Path(decision.results.settings["dataset"]).name
+    results = decision.results
+    dataset = Path(results.settings["dataset"]).name
     images = "synthetic images" if dataset == "synthetic" else dataset
-    title = f"Does FixRes pay on {images}? {words.pays()}"
+    unfinished = 0 < results.cells["seeds"].max() < len(results.settings["seeds"])
+    title = f"Does FixRes pay on {images}? {words.pays()}{', so far' if unfinished else ''}"
     return {"title": title, "sentences": words.headline(), **content}
 
 

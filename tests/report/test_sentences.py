@@ -202,6 +202,14 @@ def test_one_seed_is_about_this_training_in_every_sentence() -> None:
     assert not any("of this training" in text for text in two["sentences"])
 
 
+def test_a_title_before_the_last_planned_seed_says_so() -> None:
+    found = grid(CLAIM, CLAIM)
+    settings = found.sweep["settings"] | {"seeds": [0, 1, 2]}
+    assert not decided(found)["title"].endswith(", so far")
+    found = replace(found, sweep=found.sweep | {"settings": settings})
+    assert decided(found)["title"].endswith(", so far")
+
+
 def advice(top1: dict[tuple[int, int], Any], **values: Any) -> tuple[str, float]:
     """What question 5 means, and the training FLOPs of the arm to use in TFLOP."""
     settings = {"head_start": values.pop("head_start", "probe")}
