@@ -198,7 +198,7 @@ def publish(
     from fixres_poc.sweep import reporting
 
     settings = load(file, dataset, backbone, weights)
-    say(f"published: {reporting.publish(settings.name)}")
+    say(f"published: {reporting.publish(settings)}")
 
 
 @app.command(epilog="Example: fixres-poc compare images-birds images-birds-timm_resnet50")

@@ -14,7 +14,6 @@ from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import (
     REPOSITORY,
     file_digest,
-    read_record,
     report_folder,
     resolve,
     sweep_folder,
@@ -119,7 +118,7 @@ def rebuild(folder: Path) -> Path:
         return _write_index(folder, Path(work), _execute_results(Path(work), report))
 
 
-def publish(sweep: str) -> Path:
+def publish(sweep: SweepSettings) -> Path:
     """Copy a sweep's report to docs/reports, where reports are committed; replaces an earlier one.
 
     Of the pages of trainings and pairs, those of the first seed are copied.
@@ -128,13 +127,11 @@ def publish(sweep: str) -> Path:
         InputError: the sweep has no report, or these files are larger than 15 MB.
         RuntimeError: as `rebuild`.
     """
-    report, target = report_folder(sweep), PUBLISHED / sweep
+    report, target = report_folder(sweep.name), PUBLISHED / sweep.name
     if not (report / "index.html").is_file():
-        raise InputError(f"sweep {sweep}: no report in {report}; run `make sweep` first")
-    (first, *_) = read_record(report / "sweep.json")["settings"]["seeds"]
-    left_out = {
-        page for page in report.glob("*/*_seed*") if not page.stem.endswith(f"_seed{first}")
-    }
+        raise InputError(f"sweep {sweep.name}: no report in {report}; run `make sweep` first")
+    kept = f"_seed{sweep.seeds[0]}"
+    left_out = {page for page in report.glob("*/*_seed*") if not page.stem.endswith(kept)}
     files = [file for file in report.rglob("*") if file.is_file() and file not in left_out]
     size = sum(file.stat().st_size for file in files)
     if size > MOST_BYTES:

@@ -105,7 +105,7 @@ def test_primary_rows_are_shown_by_their_own_spread_between_trainings() -> None:
     shown = primary_rows(results, decide(results).as_json()).set_index("question")
     assert list(shown) == ["as answered", "by its own spread between trainings"]
     pooled, own = shown.loc["1: 96 \N{RIGHTWARDS ARROW} 112, adapted, against linear probe"]
-    assert pooled.startswith("+20.0 (11.5 to ")
+    assert str(pooled).startswith("+20.0 (11.5 to ")
     assert own == "+20.0 (16.0 to 23.8), better"  # as without the difference at 112 px
 
 
