@@ -204,16 +204,16 @@ def gain_path(results: Results, chosen: Cell) -> pd.DataFrame:
     for step, cell in steps.items():
         if cell in planned:
             path.setdefault(cell, step)  # a second step to the same cell changes nothing
+    columns = ["step", "top1", "against", "gain", "gain_low", "gain_high"]
     rows = []
     last = next(iter(path))
     for cell, step in path.items():
-        row: list[Any] = [step, results.accuracy(cell).estimate]
+        row: dict[str, Any] = {"step": step, "top1": results.accuracy(cell).estimate}
         if gain := results.difference(cell, last):
-            row += [path[last], *gain[:3]]
+            row |= {"against": path[last], **dict(zip(columns[3:], gain[:3], strict=True))}
         rows.append(row)
         last = cell if results.hits(cell) else last
-    columns = ["step", "top1", "against", "gain", "gain_low", "gain_high"]
-    return pd.DataFrame(rows).reindex(columns=range(6)).set_axis(columns, axis=1)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def best_sizes(results: Results) -> list[tuple[Any, Any, Difference | None]]:
