@@ -11,11 +11,13 @@ from typing import Any
 import pandas as pd
 
 from fixres_poc.analysis.cells import cell_of
+from fixres_poc.analysis.comparisons import LEVEL, Row
 from fixres_poc.analysis.questions import Answer, Plan, answers, did_nothing
 from fixres_poc.analysis.recommendation import Recommendation, recommend
 from fixres_poc.analysis.results import Results, leading_part
 from fixres_poc.analysis.statistics import Difference
 
+OWN_SPREAD = "by its own spread between trainings"
 ARMS = [
     *("train_size", "test_size", "adaptation", "view", "crop_pct", "images_per_second", "flops"),
     *("training_flops", "val_top1", "gap", "allowed", "share", "pick", "top1", "top1_low"),
@@ -98,11 +100,10 @@ def _interval(gain: Difference | None) -> dict[str, float] | None:
 
 
 def variants(results: Results) -> Mapping[str, Results]:
-    """The same results with other sets of images, or another spread between trainings.
+    """The same results without images that were looked at before, and by near-duplicate groups.
 
     Returns:
-        Results by the name of the variant: without images that were looked at before, by groups of
-        near duplicates, and, of several seeds, without pooling; where they differ.
+        Results by the name of the variant; empty where the part has no such images.
     """
     kinds = {}
     images = results.images[results.images["split"] == results.part]
@@ -117,31 +118,34 @@ def variants(results: Results) -> Mapping[str, Results]:
     if grouped.duplicated().any():
         name = f"{len(images) - len(grouped) + grouped.nunique():,} groups of near duplicates"
         kinds[name] = replace(results, groups=group_of)
-    if len(results.settings["seeds"]) > 1:
-        kinds["by its own spread between trainings"] = replace(results, pooled=False)
     return kinds
 
 
 def primary_rows(results: Results, content: Mapping[str, Any]) -> pd.DataFrame:
-    """The primary rows as the answers have them, and by `variants`.
+    """The primary rows as the answers have them, by their own spread, and on `variants`.
 
     Args:
         content: of answers.json, which has the rows on all images.
 
     Returns:
-        A row per comparison and a column per variant, with difference, interval and verdict in
-        words; empty without variants.
+        A row per comparison with difference, interval and verdict in words: as answered, by its own
+        spread where there are several trainings, and on each variant; empty if as answered alone.
     """
-    kinds = variants(results)
-    if not kinds:
+    kinds, several = variants(results), results.cells["seeds"].max() > 1
+    if not kinds and not several:
         return pd.DataFrame()
     table: dict[str, dict[str, str]] = {}
     for answer in content["answers"]:
         for row in answer["rows"]:
             if row["primary"] and row["part"] == results.part and row["estimate"] is not None:
-                question = f"{answer['id']}: {cell_of(row).against(cell_of(row['reference']))}"
+                cell, reference = cell_of(row), cell_of(row["reference"])
                 gain = Difference(row["estimate"], row["low"], row["high"])
-                table[question] = {"as answered": f"{gain.points(brief=True)}, {row['verdict']}"}
+                shown = {"as answered": f"{gain.points(brief=True)}, {row['verdict']}"}
+                own = results.difference(cell, reference)
+                if several and own is not None:
+                    alone = Row(cell, reference, own, LEVEL, row["delta"])
+                    shown[OWN_SPREAD] = f"{own.points(brief=True)}, {alone.verdict}"
+                table[f"{answer['id']}: {cell.against(reference)}"] = shown
     for name, variant in kinds.items():
         for answer in answers(Plan(variant)):
             for row in answer.primary.rows if answer.primary else ():

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fixres_poc.analysis.cells import Cell, cell_of, keys
 from fixres_poc.analysis.results import Results, training_cost
-from fixres_poc.analysis.statistics import Difference, paired_gain, paired_gains
+from fixres_poc.analysis.statistics import Difference, paired_gains
 from fixres_poc.config.settings import CONTROL
 
 Verdict = Literal["better", "as good", "worse", "can't tell", "not run"]
@@ -139,7 +139,7 @@ def compared(
 ) -> tuple[Comparison, ...]:
     """Every cell against its references on `results.part`.
 
-    The spread between trainings is pooled over the rows with the same kind of reference, if at all.
+    The spread between trainings is pooled over the rows with the same kind of reference.
 
     Args:
         asked: the planned cells, each with its references, in the same order of kinds for all.
@@ -152,11 +152,7 @@ def compared(
         pairs = list(zip(cells, references, strict=True))
         hits = {pair: results.paired_hits(*pair) for pair in pairs}
         ran = {pair: correct for pair, correct in hits.items() if correct is not None}
-        if results.pooled:
-            differences = paired_gains(list(ran.values()))
-        else:
-            differences = [paired_gain(*row) for row in ran.values()]
-        gains = dict(zip(ran, differences, strict=True))
+        gains = dict(zip(ran, paired_gains(list(ran.values())), strict=True))
         rows = []
         for cell, reference in pairs:
             difference = gains.get((cell, reference), Difference())

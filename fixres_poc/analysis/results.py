@@ -68,7 +68,6 @@ class Results:
     Attributes:
         part: the test part that accuracies and differences are about.
         groups: group by image, for intervals over groups (`statistics.by_group`).
-        pooled: whether rows share the spread between trainings (`statistics.paired_gains`).
     """
 
     table: pd.DataFrame
@@ -77,7 +76,6 @@ class Results:
     sweep: dict[str, Any]
     part: str = "test"
     groups: Mapping[str, str] | None = None
-    pooled: bool = True
 
     @property
     def parts(self) -> list[str]:

@@ -131,18 +131,15 @@ def publish(sweep: SweepSettings) -> Path:
     if not (report / "index.html").is_file():
         raise InputError(f"sweep {sweep.name}: no report in {report}; run `make sweep` first")
     kept = f"_seed{sweep.seeds[0]}"
-    left_out = {page for page in report.glob("*/*_seed*") if not page.stem.endswith(kept)}
-    files = [file for file in report.rglob("*") if file.is_file() and file not in left_out]
+    left_out = {page.name for page in report.glob("*/*_seed*") if not page.stem.endswith(kept)}
+    files = [file for file in report.rglob("*") if file.is_file() and file.name not in left_out]
     size = sum(file.stat().st_size for file in files)
     if size > MOST_BYTES:
         raise InputError(
             f"{report}: {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are published"
         )
     shutil.rmtree(target, ignore_errors=True)
-    for file in files:
-        copy = target / file.relative_to(report)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, copy)
+    shutil.copytree(report, target, ignore=lambda *_: left_out)
     return rebuild(target)  # its table of runs links the pages that are there
 
 
