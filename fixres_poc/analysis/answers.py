@@ -110,7 +110,7 @@ def variants(results: Results) -> Mapping[str, Results]:
     if images.get("looked_at", pd.Series(dtype=bool)).any():
         seen = images.loc[images["looked_at"], "image"]
         unseen = results.predictions[~results.predictions["image"].isin(seen)]
-        name = f"the {len(images) - len(seen):,} not looked at before"
+        name = f"the {len(images) - len(seen):,} not in looked_at"
         kinds[name] = replace(results, predictions=unseen)
     groups = ((results.sweep["leakage"] or {}).get("near") or {}).get("groups") or ()
     group_of = {image: group[0] for group in groups for image in group}

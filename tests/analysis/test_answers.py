@@ -80,7 +80,7 @@ def test_images_that_were_looked_at_are_left_out(claim: Results) -> None:
     assert primary_rows(claim, decide(claim).as_json()).empty
     claim = replace(claim, images=claim.images.assign(looked_at=seen))
     shown = primary_rows(claim, decide(claim).as_json())
-    assert list(shown)[1:] == ["as answered", "the 300 not looked at before"]
+    assert list(shown)[1:] == ["as answered", "the 300 not in looked_at"]
     _, every, unseen = shown[shown["question"].str.startswith("2")].iloc[0]
     assert every.startswith("+4.0 (")
     assert unseen.startswith("+5.3 (")
