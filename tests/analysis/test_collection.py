@@ -55,6 +55,7 @@ def test_table_has_a_row_for_every_cell() -> None:
     found = grid(top1, adaptations=["none", "head"])
     table = found.table
     assert list(table) == cells.COLUMNS
+    assert {"top1", "probability"} == {"top1", "top2", "top5", "probability"} & {*found.predictions}
     assert table["status"].tolist() == ["done"] * 9 + ["failed"] * 3
     assert set(table["error"][9:]) == {"OutOfMemoryError: <b>full</b>"}
     assert table["adaptation"].tolist() == ["probe"] * 4 + [*pair] + [*larger] * 2

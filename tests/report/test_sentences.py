@@ -144,6 +144,7 @@ def test_cheaper_is_not_said_where_equal_flops_were_not_checked(
     unchecked = "unchecked at equal FLOPs"
     told = found["title"], found["answers"][1]["sentence"], found["sentences"][3]
     assert [unchecked in text for text in told] == [short != ("worse",)] * 3
+    assert "of the training FLOPs of 112 px, unadapted: " in told[2]
 
 
 def test_the_sentence_names_the_reference_that_decides(say: Say) -> None:
