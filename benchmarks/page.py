@@ -59,7 +59,7 @@ TABLE = (  # row, what, against, slow and fast (or part and whole), reach
         "one_more : one_pair",
         "≤ 0.25",
     ),
-    ("memory", "peak memory with 2,000 images", "with 200", "many : few", "≤ 1.1"),
+    ("memory", "peak memory with 2,000 images, cache off", "with 200", "many : few", "≤ 1.1"),
 )
 START_UP = {
     "pair": ("a pair beyond its images and its network, seconds of a core", "≤ 1"),

@@ -106,7 +106,10 @@ def grid() -> Result:
 
 
 # getrusage would count the memory of the process that started this one
+# and the cache of decoded images grows with them, up to its limit, which is a setting
 MEMORY = """
+import os
+os.environ["FIXRES_IMAGE_CACHE_MIB"] = "0"
 from pathlib import Path
 from benchmarks import bench
 bench.build(None, {}, 1).own_pass(224)
