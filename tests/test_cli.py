@@ -12,6 +12,7 @@ import small_run
 import typer
 from typer.testing import CliRunner, Result
 
+from fixres_poc import __version__
 from fixres_poc.cli import app, application
 from fixres_poc.cli.sweeps import memory_bytes
 from fixres_poc.config.errors import InputError
@@ -51,6 +52,10 @@ def said(*arguments: str) -> str:
 def printed(*arguments: str) -> Any:
     """What a command prints for programs."""
     return json.loads(said(*arguments, "--json"))
+
+
+def test_the_version_needs_no_command() -> None:
+    assert said("--version") == f"fixres-poc {__version__}\n"
 
 
 def test_help_lists_the_commands_on_whole_lines() -> None:

@@ -21,6 +21,7 @@ import typer
 from typer import Argument, Exit, Option
 from typer.core import TyperGroup
 
+from fixres_poc import __version__
 from fixres_poc.config.errors import InputError, printable
 from fixres_poc.config.files import REPOSITORY, home, resolve
 from fixres_poc.config.settings import NAMED_DATASETS
@@ -152,8 +153,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        say(f"fixres-poc {__version__}")
+        raise Exit
+
+
+Version = Annotated[
+    bool, Option("--version", callback=_print_version, is_eager=True, help="print the version")
+]
+
+
 @app.callback()
-def describe(ctx: typer.Context) -> None:
+def describe(ctx: typer.Context, _version: Version = False) -> None:
     """Does FixRes help on my images, at which train and test resolution, and at what cost?"""
     if ctx.invoked_subcommand in NEED_CLONE and not (REPOSITORY / "Snakefile").is_file():
         raise InputError(f"{ctx.invoked_subcommand}: needs a clone of the project's repository")
