@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output
@@ -134,10 +135,11 @@ def adapt_file(
     """
     values = {"dataset": str(folder), "trained": trained, "test_sizes": [test_size], **settings}
     sweep = validate(SweepSettings, {"name": "adapt", **values}, "adapt")
-    pair = PairSettings(**sweep.runs()[-1].parameters)
+    # a sweep tries a list of crop_pct near the matched size only
+    pair = PairSettings(**{**sweep.runs()[-1].parameters, "crop_pct": sweep.crop_pct})
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
     measured(data)  # an unreadable image is an error here, before any training
-    network, names = _checked(pair, original)
+    network, own = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:
         log.warning("%s: no last batch norm is known, so head is adapted alone", pair.backbone)
         pair = pair.model_copy(update={"adaptations": ("none", "head")})
@@ -148,7 +150,8 @@ def adapt_file(
         for value, stage2 in adapted.items()
     )
     accuracies = summarise(predictions)
-    best, crop_pct = preferred(accuracies, pair.adaptations)
+    names = [name for name in CANDIDATES if name in pair.adaptations]
+    best, crop_pct = preferred(accuracies, names)
     pair = pair.framed(crop_pct)
     chosen = predictions.query("crop_pct == @crop_pct")
     gains = run_text.gains(chosen, pair.adaptations, "center")
@@ -156,7 +159,7 @@ def adapt_file(
     after = run_text.pair_summary(summarise(chosen), gains, pair)
     framing = f"- Framed with crop_pct {crop_pct:g}, of {', '.join(f'{v:g}' for v in adapted)}."
     summary = f"{before}\n{after}\n{framing} {left_out}".strip()
-    classes = tuple(names or data.classes)
+    classes = tuple(own or data.classes)
     model = _ordered(merge_tail(start.model, adapted[crop_pct].tails[best]), data.classes, classes)
     transform = transforms_for(pair, test_size, test_size)["val_test"]
     return Adapted(model, transform, classes, best, accuracies, gains, summary, pair)

@@ -258,9 +258,10 @@ def test_the_page_shows_what_works(
     assert names["probabilities"].shape == (1, 3)
 
 
-def test_validation_chooses_its_framing(colours: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [32, 48], ids=["near the matched size", "far from it"])
+def test_validation_chooses_its_framing(colours: Path, tmp_path: Path, train: int) -> None:
     given = trained(colours, "test_resnet", ORDER)
-    adapted = adapted_by(given, colours, 32, 48, classes=ORDER, crop_pct=[0.875, 1.0])
+    adapted = adapted_by(given, colours, train, 48, classes=ORDER, crop_pct=[0.875, 1.0])
     assert set(adapted.accuracies["crop_pct"]) == {0.875, 1.0}
     own = adapted.settings.crop_pct
     rows = adapted.accuracies.query("adaptation == @adapted.adaptation and crop_pct == @own")
@@ -268,3 +269,12 @@ def test_validation_chooses_its_framing(colours: Path, tmp_path: Path) -> None:
     assert f"Framed with crop_pct {own:g}, of 0.875, 1" in adapted.summary
     adapted.save(tmp_path / "o.safetensors")
     assert checkpoint.load(tmp_path / "o.safetensors", {})[1]["crop_pct"] == own
+
+
+def test_a_network_with_all_layers_trained_is_measured_and_not_returned(colours: Path) -> None:
+    given = timm.create_model("test_resnet", num_classes=3)
+    both, longer = ["none", "full"], {"adapt_epochs": 8, "adapt_learning_rate": 0.05}
+    adapted = adapted_by(given, colours, adaptations=both, **longer)
+    accuracy = adapted.accuracies.set_index("adaptation")["val_top1"]
+    assert accuracy["full"] > accuracy["none"]
+    assert adapted.adaptation == "none"
