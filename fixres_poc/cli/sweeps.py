@@ -201,7 +201,7 @@ def publish(
     say(f"published: {reporting.publish(settings)}")
 
 
-@app.command(epilog="Example: fixres-poc compare images-birds images-birds-timm_resnet50")
+@app.command(epilog="Example: fixres-poc compare images-birds images-birds-resnet50")
 def compare(
     names: Annotated[
         list[str], Argument(envvar="FIXRES_SWEEPS", help="names of sweeps that have a report")

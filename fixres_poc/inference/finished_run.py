@@ -44,13 +44,14 @@ EXAMPLE = "runs/demo/train64_test80_seed0"
 def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> tuple[str, float]:
     """The adaptation and crop_pct that are best on validation in one centre crop.
 
-    Among equals it is the first adaptation, in the framing that comes first in the table.
+    Among equals it is the simplest, in the framing that comes first in the table; never `full`.
 
     Args:
         accuracies: of `record.summarise`.
     """
     rows = accuracies[accuracies["view"] == "center"].to_dict("records")
-    order = [row for name in adaptations for row in rows if row["adaptation"] == name]
+    names = [name for name in CANDIDATES if name in adaptations]
+    order = [row for name in names for row in rows if row["adaptation"] == name]
     best = max(order, key=operator.itemgetter("val_top1"))
     return best["adaptation"], best["crop_pct"]
 

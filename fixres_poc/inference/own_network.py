@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from fixres_poc.analysis.cells import CANDIDATES
 from fixres_poc.analysis.record import summarise
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output
@@ -150,8 +149,7 @@ def adapt_file(
         for value, stage2 in adapted.items()
     )
     accuracies = summarise(predictions)
-    names = [name for name in CANDIDATES if name in pair.adaptations]
-    best, crop_pct = preferred(accuracies, names)
+    best, crop_pct = preferred(accuracies, pair.adaptations)
     pair = pair.framed(crop_pct)
     chosen = predictions.query("crop_pct == @crop_pct")
     gains = run_text.gains(chosen, pair.adaptations, "center")
