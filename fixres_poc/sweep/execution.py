@@ -228,13 +228,13 @@ def tell(sweep: SweepSettings, failed: dict[str, str]) -> None:
 
 def _fail_the_rest(sweep: SweepSettings) -> None:
     """Record why each run stopped that is neither done nor failed."""
-    first_failed = dict[str, str]()  # run by job
+    stopped = set[str]()
     for outcome in outcomes(sweep):  # a training stands before its pairs
         run = outcome.run
         if outcome.status == "done":
             continue
-        blockers = [first_failed[name] for name in run.needs if name in first_failed]
-        first_failed.setdefault(run.job, run.name)
+        blockers = [name for name in run.needs if name in stopped]
+        stopped.add(run.name)
         if outcome.status == "failed":
             continue
         if outcome.error:

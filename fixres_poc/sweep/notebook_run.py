@@ -52,7 +52,8 @@ def run_job(
     Args:
         settings_files: of the runs, a training before its pairs.
         time_limit: of each notebook, in seconds.
-        done: file to create once every run is done; finished runs are then skipped.
+        done: file to create, unless the training fails or a run is killed; finished runs are then
+            skipped.
         turn: number of the try, from 1; later ones repeat only runs that were killed.
 
     Returns:
@@ -80,8 +81,8 @@ def run_job(
             if failure:
                 failures[run.name] = failure
                 if run.notebook in [notebook.needs for notebook in notebooks]:
-                    break
-    if done and not failures:
+                    return failures
+    if done and "killed" not in [failure.kind for failure in failures.values()]:
         done.touch()
     return failures
 

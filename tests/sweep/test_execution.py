@@ -107,6 +107,17 @@ EXPECTED = {
 }
 
 
+def test_a_pair_that_fails_stops_no_later_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throwaway.use(monkeypatch, tmp_path)
+    (tmp_path / "broken").touch()
+    sweep = throwaway.tiny(seeds=[0, 1], learning_rate=[0.01, 0.1])  # seed 1 takes seed 0's choice
+    assert not execution.run_sweep(sweep, cores=2)
+    assert throwaway.ran(tmp_path) == sorted(run.name for run in sweep.runs())
+    assert set(failures(sweep)) == {PAIRS[1], PAIRS[1].replace("seed0", "seed1")}
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     with pytest.MonkeyPatch.context() as monkeypatch:

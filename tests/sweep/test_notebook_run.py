@@ -162,7 +162,7 @@ def test_a_pair_that_fails_stops_no_other_and_what_is_done_is_not_done_again(
     every = ["train64_seed0", *(f"train64_test{size}_seed0" for size in (112, 64, 80, 96))]
     (tmp_path / "broken").touch()
     failed, ran, done = job(tmp_path)
-    assert (failed, ran, done.exists()) == (["train64_test96_seed0"], every, False)
+    assert (failed, ran, done.exists()) == (["train64_test96_seed0"], every, True)
     (tmp_path / "broken").unlink()
     assert job(tmp_path) == ([], ["train64_test96_seed0"], done)
     assert done.exists()
@@ -177,7 +177,8 @@ def test_without_its_training_no_pair_is_begun(
     throwaway.write_notebook(
         tmp_path / "notebooks/03_train.ipynb", "pass", throwaway.START, "1 / 0"
     )
-    assert job(tmp_path)[:2] == (["train64_seed0"], ["train64_seed0"])
+    failed, ran, done = job(tmp_path)
+    assert (failed, ran, done.exists()) == (["train64_seed0"], ["train64_seed0"], False)
 
 
 def test_gpus_are_those_made_visible_else_those_of_the_driver(
