@@ -58,6 +58,16 @@ def test_the_version_needs_no_command() -> None:
     assert said("--version") == f"fixres-poc {__version__}\n"
 
 
+def test_a_relative_home_is_that_of_the_first_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIXRES_HOME", "out")
+    monkeypatch.chdir(tmp_path)
+    application.shield()
+    monkeypatch.chdir("/")
+    assert home() == tmp_path / "out"
+
+
 def test_help_lists_the_commands_on_whole_lines() -> None:
     listed = said("--help").partition("Commands:")[2]
     assert all(name in listed for name in COMMANDS)
@@ -178,6 +188,17 @@ def test_names_to_compare_and_a_reports_folder_come_from_make(
     rebuild.assert_called_once_with(tmp_path)
 
 
+def test_the_audit_of_a_sweep_leaves_out_what_the_sweep_does(
+    colour_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(colour_folder.parent)
+    (colour_folder / "blue/01.png").write_bytes(b"no image")
+    lines = f"dataset: {colour_folder}\npairs: [[64, 96]]\nskip_unreadable: true\n"
+    Path("some.yml").write_text(lines)
+    said("data", "some.yml")
+    assert printed("audit", "some.yml")["across_classes"] == []
+
+
 def test_paths_of_the_command_line_are_relative_to_the_working_folder(
     colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +209,8 @@ def test_paths_of_the_command_line_are_relative_to_the_working_folder(
     assert same.startswith("birds:"), "the same folder, however it is written"
     other = said("data", "birds.yml", "--dataset", "./synthetic")
     assert str(colour_folder.parent / "synthetic") in other
+    named = said("data", "birds.yml", "--backbone", "efficientnet_lite1")
+    assert named.startswith("birds-efficientnet_lite1:")
     shutil.copy("colours/blue/00.png", "colours/green/copy.png")
     assert printed("audit", "colours")["across_classes"] == [["blue/00.png", "green/copy.png"]]
     text = said("audit", "colours")

@@ -232,7 +232,12 @@ def _summary(
     if facts["leakage"] and facts["zero_shot"]:  # the report gives both as one warning
         verdict = f"{facts['leakage']['verdict']} {facts['zero_shot']}"
         facts["leakage"] = facts["leakage"] | {"verdict": verdict}
-    facts |= {key: images_record(sweep.name).get(key) for key in ("unreadable", "parts")}
+    prepared = images_record(sweep.name)
+    facts |= {key: prepared.get(key) for key in ("unreadable", "parts")}
+    facts["classes"] = facts["classes"] or prepared.get("classes")
+    listed = run_folder(sweep.name, "images.csv")
+    if facts["images"] is None and listed.exists():
+        facts["images"] = read_table(listed)["split"].value_counts().to_dict()
     facts["image_flops"] = _flops(sweep.backbone, len(facts["classes"] or ()), table)
     facts["date"] = datetime.now(UTC).date().isoformat()
     settings = sweep.model_dump(mode="json") | {"primary": sweep.primary_pair()}

@@ -75,7 +75,7 @@ def recommend(results: Results, adapted: str) -> Recommendation:
     arms["share"] = rule.shares()
     used, top = arms["cell"][[use, best]]
     if arms["n_val"].max() < FEWEST_VAL:
-        why = f"fewer than {FEWEST_VAL} validation images: {arms['n_val'].max()}"
+        why = f"fewer than {FEWEST_VAL} validation images: {arms['n_val'].max():.0f}"
         return Recommendation(arms.assign(pick=""), best=top, why_not=why)
     price = results.difference(top, used)
     common = _over_common_practice(results, used)

@@ -192,6 +192,8 @@ def shield() -> None:
     filters = [entry for entry in warnings.filters if entry[0] != "error"]
     warnings.filters[:] = filters  # type: ignore[index]
     os.environ["MATPLOTLIBRC"] = os.devnull
+    if "FIXRES_HOME" in os.environ:  # the working folder changes while a notebook runs
+        os.environ["FIXRES_HOME"] = str(home())
     runs = home() / "runs"
     os.environ["IPYTHONDIR"] = str(runs / ".ipython")
     if os.path.expanduser("~") == "~":  # neither $HOME nor an entry in /etc/passwd

@@ -120,11 +120,13 @@ def plan(
 
 
 @app.command(epilog="Example: fixres-poc data sweeps/images.yml --dataset /my/birds")
-def data(file: SweepFile, dataset: Dataset = None) -> None:
+def data(
+    file: SweepFile, dataset: Dataset = None, backbone: Backbone = None, weights: Weights = None
+) -> None:
     """Draw or check the images of a sweep, without any training."""
     from fixres_poc.sweep.execution import prepare_data
 
-    settings = load(file, dataset)
+    settings = load(file, dataset, backbone, weights)
     fingerprint = prepare_data(settings)
     say(f"{settings.name}: the images of {settings.dataset} are ready, fingerprint {fingerprint}")
 
@@ -145,14 +147,14 @@ def audit(
     from fixres_poc.data.dataset import load_dataset
     from fixres_poc.data.leakage import check_leakage
 
-    known = str(imagenet_list) if imagenet_list else None
+    known, name = str(imagenet_list) if imagenet_list else None, None
     if images.endswith((".yml", ".yaml")):
         sweep = load(Path(images))
-        settings = sweep.data_settings()
+        settings, name = sweep.data_settings(), sweep.name
         known = known or sweep.imagenet_list
     else:
         settings = validate(DataSettings, {"dataset": images}, "audit")
-    dataset = load_dataset(settings)
+    dataset = load_dataset(settings, name)
     say(*dataset.notes, error=True)
     leakage = check_leakage(dataset, known, settings.dataset == "synthetic")
     lines = [f"{result:>13}  {check}" for check, result in leakage.summary().to_numpy()]

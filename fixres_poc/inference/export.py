@@ -19,7 +19,7 @@ from torch import nn
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import check_output, impersonal, named_paths, read_record
 from fixres_poc.config.geometry import resized_side, usual_crop_pct
-from fixres_poc.config.settings import MeanStd
+from fixres_poc.config.settings import EQUAL_FLOPS, MeanStd
 from fixres_poc.data.dataset import load_dataset
 from fixres_poc.data.loading import read_image
 from fixres_poc.data.transforms import PLAIN
@@ -111,7 +111,7 @@ def _examples(run: FinishedRun, adaptation: str) -> tuple[pd.DataFrame, torch.Te
     filters = [
         ("split", "==", "test"),
         ("view", "==", "center"),
-        ("adaptation", "==", adaptation),
+        ("adaptation", "in", [adaptation, EQUAL_FLOPS + adaptation]),
         ("crop_pct", "==", run.settings.crop_pct),
     ]
     rows = pd.read_parquet(predictions, filters=filters)

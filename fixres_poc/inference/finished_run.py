@@ -6,7 +6,7 @@ beside it.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from fixres_poc.analysis.results import load_results
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import CHECKPOINT, home, read_record, report_folder, run_folder
 from fixres_poc.config.geometry import usual_crop_pct
-from fixres_poc.config.settings import CONTROL, PairSettings, View
+from fixres_poc.config.settings import CONTROL, EQUAL_FLOPS, PairSettings, View
 from fixres_poc.config.validation import validate
 from fixres_poc.data import image_folder
 from fixres_poc.data.dataset import ImageDataset, load_dataset
@@ -41,17 +41,22 @@ from fixres_poc.report import sentences
 EXAMPLE = "runs/demo/train64_test80_seed0"
 
 
-def preferred(accuracies: pd.DataFrame, adaptations: Sequence[str]) -> tuple[str, float]:
+def preferred(accuracies: pd.DataFrame, adaptations: Collection[str]) -> tuple[str, float]:
     """The adaptation and crop_pct that are best on validation in one centre crop.
 
     Among equals it is the simplest, in the framing that comes first in the table; never `full`.
 
     Args:
         accuracies: of `record.summarise`.
+
+    Raises:
+        InputError: none of these adaptations may be chosen.
     """
     rows = accuracies[accuracies["view"] == "center"].to_dict("records")
     names = [name for name in CANDIDATES if name in adaptations]
     order = [row for name in names for row in rows if row["adaptation"] == name]
+    if not order:
+        raise InputError(f"adaptations = {sorted(adaptations)}: allowed is a list with none in it")
     best = max(order, key=operator.itemgetter("val_top1"))
     return best["adaptation"], best["crop_pct"]
 
@@ -187,6 +192,8 @@ def load(run: str | Path) -> FinishedRun:
     folder = Path(run).resolve()
     metrics = read_record(folder / "metrics.json", settings=dict, classes=list, used=dict)
     stored = metrics.get("settings", {})
+    for row in metrics.get("accuracies", ()):
+        row["adaptation"] = row["adaptation"].removeprefix(EQUAL_FLOPS)
     if "train_size" not in stored:
         raise InputError(
             f"run = {str(folder)!r}: no finished training or pair there, or its metrics.json is "
@@ -203,7 +210,8 @@ def load(run: str | Path) -> FinishedRun:
     record = {
         "classes": classes,
         "images": metrics["used"].get("data"),
-        "settings": lasting(train),  # without the library, so that any version is accepted
+        # without the library and settings that it had not yet, so that any version is accepted
+        "settings": {key: value for key, value in lasting(train).items() if key in stored},
     }
     file = folder.parent / train.run_name / CHECKPOINT
     trained = stage1.restore(_present(file, file.parent), record, train, accelerator)

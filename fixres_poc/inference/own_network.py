@@ -137,7 +137,7 @@ def adapt_file(
     # a sweep tries a list of crop_pct near the matched size only
     pair = PairSettings(**{**sweep.runs()[-1].parameters, "crop_pct": sweep.crop_pct})
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
-    measured(data)  # an unreadable image is an error here, before any training
+    data, _ = measured(data, sweep.skip_unreadable)
     network, own = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:
         log.warning("%s: no last batch norm is known, so head is adapted alone", pair.backbone)
@@ -149,7 +149,7 @@ def adapt_file(
         for value, stage2 in adapted.items()
     )
     accuracies = summarise(predictions)
-    best, crop_pct = preferred(accuracies, pair.adaptations)
+    best, crop_pct = preferred(accuracies, {*pair.adaptations} - {"equalised"})  # not timm's
     pair = pair.framed(crop_pct)
     chosen = predictions.query("crop_pct == @crop_pct")
     gains = run_text.gains(chosen, pair.adaptations, "center")

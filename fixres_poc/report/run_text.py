@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fixres_poc.analysis.cells import same_images
+from fixres_poc.analysis.cells import CANDIDATES, same_images
 from fixres_poc.analysis.statistics import Accuracy, Difference, paired_gain, wilson_interval
 from fixres_poc.config.geometry import resized_side
 from fixres_poc.config.settings import CONTROL, PairSettings, TrainSettings
@@ -127,7 +127,7 @@ def pair_summary(summary: pd.DataFrame, gains: pd.DataFrame, settings: PairSetti
     """
     on_test = (summary["view"] == settings.views[0]) & (summary["test_part"] == "test")
     rows = summary[on_test].set_index("adaptation")
-    candidates: list[str] = [name for name in settings.adaptations if name != "full"] or ["full"]
+    candidates = [name for name in CANDIDATES if name in settings.adaptations] or ["full"]
     best = str(rows.loc[candidates, "val_top1"].idxmax())
     row = rows.loc[best]
     lines = [

@@ -43,7 +43,7 @@ from fixres_poc.config.run_state import (
     state,
 )
 from fixres_poc.config.settings import EMBEDDED_BACKBONES, TrainSettings
-from fixres_poc.config.sweep_settings import ONCE, Run, SweepSettings
+from fixres_poc.config.sweep_settings import Run, SweepSettings
 from fixres_poc.sweep.progress import watch
 from fixres_poc.sweep.reporting import render_if_changed
 from fixres_poc.sweep.snakemake import (
@@ -100,8 +100,8 @@ def refuse_loss(sweep: SweepSettings) -> None:
 def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     """Write sweep.json and settings.json of all runs, and delete the outputs of unfinished runs.
 
-    A run is also unfinished if it needs an unfinished one. A finished training is repeated if one
-    of its pairs is unfinished and its checkpoint is missing or damaged.
+    A run is also unfinished if it needs an unfinished one. A finished training is repeated if an
+    unfinished run needs it and its checkpoint is missing or damaged.
 
     Args:
         fingerprint: of the images, from `prepare_dataset`.
@@ -112,12 +112,12 @@ def lay_out(sweep: SweepSettings, fingerprint: str) -> None:
     reasons = Counter(run.error for run in by_name.values() if run.status == "outdated")
     for reason, count in reasons.most_common(MOST_REASONS):
         print(f"{count} finished runs are done again: {reason}", file=sys.stderr)
+    undone = {name for name, outcome in by_name.items() if outcome.status != "done"}
+    needed = {name for run in sweep.runs() if run.name in undone for name in run.needs}
+    undone |= {name for name in needed if not checkpoint_is_intact(by_name[name])}
     unfinished: set[str] = set()
     for job, runs in sweep.jobs().items():
         names = {run.name for run in runs}
-        undone = {name for name in names if by_name[name].status != "done"}
-        if undone and job != ONCE and not checkpoint_is_intact(by_name[job]):
-            undone.add(job)
         for run in runs:
             if run.name in undone or unfinished & set(run.needs):
                 unfinished.add(run.name)
@@ -314,6 +314,10 @@ def _check_files(sweep: SweepSettings) -> None:
         from fixres_poc.analysis.collection import looked_at
 
         looked_at(sweep, read_table(run_folder(sweep.name, "images.csv"))["image"])
+    if sweep.imagenet_list is not None:
+        from fixres_poc.data.leakage import training_images
+
+        training_images(sweep.imagenet_list)
 
 
 def prepare_data(sweep: SweepSettings) -> str:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,7 @@ def run_job(
     Args:
         settings_files: of the runs, a training before its pairs.
         time_limit: of each notebook, in seconds.
-        done: file to create, unless the training fails or a run is killed; finished runs are then
-            skipped.
+        done: created unless the training fails or a run is killed; finished runs are skipped.
         turn: number of the try, from 1; later ones repeat only runs that were killed.
 
     Returns:
@@ -133,7 +133,8 @@ def gpus() -> list[str]:
     """Names of the usable GPUs: those of $CUDA_VISIBLE_DEVICES, else all that the driver lists."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
+        names = filter(None, map(str.strip, visible.split(",")))
+        return [*takewhile(lambda name: not name.startswith("-"), names)]  # as CUDA does
     try:
         output = subprocess.check_output(["nvidia-smi", "-L"], text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -114,6 +114,7 @@ def rebuild(folder: Path) -> Path:
         raise InputError(f"{folder}: its tables are damaged ({what})") from error
     # relative: the page would show the path of the clone
     report = str(folder).removeprefix(f"{REPOSITORY}/")
+    report = report if report_folder(report) == folder else str(folder)
     with TemporaryDirectory() as work:  # reports of one name may be rebuilt at the same time
         return _write_index(folder, Path(work), _execute_results(Path(work), report))
 

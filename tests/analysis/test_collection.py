@@ -1,5 +1,6 @@
 """Run folders made by hand, through collect and load."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from fixres_poc.config.settings import ExtraTest
 from fixres_poc.config.sweep_settings import SweepSettings
 from fixres_poc.config.validation import validate
 from fixres_poc.method.apparent_size import pair_ratios, sample_crops
-from fixres_poc.report import tables
+from fixres_poc.report import sentences, tables
 
 KEYS = {"name": "tiny", "dataset": "synthetic", "adaptations": ["none", "head"]}
 SWEEP = validate(SweepSettings, KEYS | {"train_sizes": [96], "test_sizes": [96, 128, 160]}, "test")
@@ -112,6 +113,18 @@ def test_runs_that_are_not_done_are_told_with_their_reason() -> None:
     assert "batch_size" in table["error"][0]
     assert table["error"][4] == "predictions.parquet is not what the run has written"
     assert table["error"][6] == "train96_seed0 failed: ValueError: no"
+
+
+def test_what_no_run_has_told_is_taken_from_the_prepared_images() -> None:
+    write(SWEEP, "state_of_the_art", Metrics())
+    sizes = {"width": 9, "height": 9}
+    write_images(image=["a", "b", "c"], split=["train", "test", "test"], **sizes)
+    record = {"fingerprint": "a", "unreadable": {}, "classes": ["cat", "dog"]}
+    write_atomically(run_folder("tiny", "images.json"), json.dumps(record))
+    collect(SWEEP, outcomes(SWEEP))
+    sentences.write("tiny")
+    assert sentences.read("tiny")["title"]
+    assert load_results("tiny").sweep["images"] == {"test": 2, "train": 1}
 
 
 def test_nothing_to_report() -> None:

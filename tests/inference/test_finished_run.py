@@ -16,9 +16,9 @@ from conftest import COLOURS, save_image
 from fixres_poc.analysis.cells import Cell
 from fixres_poc.config.errors import InputError
 from fixres_poc.config.files import report_folder
-from fixres_poc.config.settings import ADAPTED, CONTROL, View
+from fixres_poc.config.settings import ADAPTED, CONTROL, EQUAL_FLOPS, View
 from fixres_poc.data.dataset import class_folders
-from fixres_poc.inference import finished_run
+from fixres_poc.inference import export, finished_run
 from fixres_poc.model import checkpoint
 
 VIEWS: tuple[View, ...] = ("five_crop", "center")
@@ -68,6 +68,31 @@ def test_a_training_is_a_run_at_its_own_size(pair: Path) -> None:
     assert list(run.tails) == ["none", *ADAPTED]  # adapted at its own size
     assert run.settings.test_size == 48
     assert run.best() == (run, "none")
+
+
+def test_a_pair_of_equal_flops_answers_to_the_plain_names(pair: Path, tmp_path: Path) -> None:
+    metrics = json.loads((pair / "metrics.json").read_text())
+    for row in metrics["accuracies"]:
+        row["adaptation"] = EQUAL_FLOPS + row["adaptation"]
+    (pair / "metrics.json").write_text(json.dumps(metrics))
+    stored = pd.read_parquet(pair / "predictions.parquet").astype({"adaptation": str})
+    stored["adaptation"] = EQUAL_FLOPS + stored["adaptation"]
+    stored.to_parquet(pair / "predictions.parquet")
+    run, name = finished_run.load(pair).best()
+    assert name in run.tails
+    assert export.export(run, name, tmp_path / "net.onnx").images > 1
+
+
+def test_a_run_from_before_a_setting_was_added_is_read(pair: Path) -> None:
+    for folder in (pair, pair.parent / "train48_seed0"):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        del metrics["settings"]["adapt_label_smoothing"]
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    file = pair.parent / "train48_seed0/checkpoint.safetensors"
+    tensors, record = checkpoint.load(file, {})
+    del record["settings"]["adapt_label_smoothing"]
+    checkpoint.save(file, tensors, record)
+    assert finished_run.load(pair).settings.adapt_label_smoothing == 0
 
 
 def test_what_has_no_image_in_it_is_told(pair: Path, tmp_path: Path) -> None:

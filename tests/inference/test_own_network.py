@@ -149,6 +149,8 @@ def test_an_unreadable_image_is_told_before_any_training(
     monkeypatch.setattr(own_network, "_checked", Mock(side_effect=AssertionError("too late")))
     with pytest.raises(InputError, match=r"cannot be read|unreadable"):
         adapted_by(trained(colours, "test_resnet"), folder)
+    with pytest.raises(AssertionError, match="too late"):
+        adapted_by(trained(colours, "test_resnet"), folder, skip_unreadable=True)
 
 
 def command(*given: object) -> tuple[int, str]:
@@ -273,8 +275,24 @@ def test_validation_chooses_its_framing(colours: Path, tmp_path: Path, train: in
 
 def test_a_network_with_all_layers_trained_is_measured_and_not_returned(colours: Path) -> None:
     given = timm.create_model("test_resnet", num_classes=3)
-    both, longer = ["none", "full"], {"adapt_epochs": 8, "adapt_learning_rate": 0.05}
-    adapted = adapted_by(given, colours, adaptations=both, **longer)
+    longer: Any = {"adapt_epochs": 8, "adapt_learning_rate": 0.05}
+    adapted = adapted_by(given, colours, adaptations=["none", "full"], **longer)
     accuracy = adapted.accuracies.set_index("adaptation")["val_top1"]
     assert accuracy["full"] > accuracy["none"]
     assert adapted.adaptation == "none"
+
+
+def test_what_is_not_timms_network_is_never_returned(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = trained(colours, "test_resnet", ORDER)
+
+    def prefers_equalised(predictions: pd.DataFrame) -> pd.DataFrame:
+        table = summarise(predictions)
+        return table.assign(val_top1=(table["adaptation"] == "equalised") * 1.0)
+
+    monkeypatch.setattr(own_network, "summarise", prefers_equalised)
+    adapted = adapted_by(given, colours, classes=ORDER, adaptations=["none", "equalised"])
+    assert adapted.adaptation == "none"
+    with pytest.raises(InputError, match=r"adaptations = \['full'\]: allowed is a list with none"):
+        adapted_by(given, colours, classes=ORDER, adaptations=["full"])

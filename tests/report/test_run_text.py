@@ -10,6 +10,7 @@ from made_up import predictions
 from fixres_poc.analysis.record import summarise
 from fixres_poc.analysis.statistics import paired_gain
 from fixres_poc.config.settings import PairSettings, TrainSettings
+from fixres_poc.inference.finished_run import preferred
 from fixres_poc.method.zero_shot import ZeroShot
 from fixres_poc.report import run_text
 from fixres_poc.report.run_text import zero_shot_verdict
@@ -86,6 +87,14 @@ def test_of_a_pair_whose_smaller_gain_may_be_nothing_no_gain_is_shown() -> None:
         SETTINGS.model_copy(update={"adaptations": ("none",)}),
     )
     assert "Against" not in alone
+
+
+def test_of_equal_adaptations_validation_prefers_the_simplest() -> None:
+    equal = pd.concat(predictions(name, (9, 9), (20, 60)) for name in ("head", "none"))
+    settings = SETTINGS.model_copy(update={"adaptations": ("head", "none")})
+    words = run_text.pair_summary(summarise(equal), run_text.gains(equal, (), "center"), settings)
+    assert "Validation prefers **none**" in words
+    assert preferred(summarise(equal), settings.adaptations)[0] == "none"
 
 
 def test_a_dataset_is_summarised_with_its_balance_and_largest_useful_resolution() -> None:

@@ -201,6 +201,12 @@ def test_what_cannot_be_used_is_refused_before_images_are_drawn(
     refused("ulimit -n = 48")
 
 
+def test_a_list_that_cannot_be_read_is_refused_before_any_run(home: Path) -> None:
+    (home / "list.txt").write_text("no name of ImageNet's\n")
+    refused("no name like n02088364_1234", imagenet_list=str(home / "list.txt"))
+    assert not throwaway.ran(home)
+
+
 def test_missing_notebook_is_named(home: Path) -> None:
     (home / "notebooks/02_baseline.ipynb").unlink()
     refused(r"02_baseline\.ipynb: cannot be read as a notebook")

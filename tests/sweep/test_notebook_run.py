@@ -184,7 +184,8 @@ def test_without_its_training_no_pair_is_begun(
 def test_gpus_are_those_made_visible_else_those_of_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for visible, names in {"": [], "0": ["0"], "1, 3": ["1", "3"]}.items():
+    lists = {"": [], "0": ["0"], "1, 3": ["1", "3"], "-1": [], "2,-1,0": ["2"]}
+    for visible, names in lists.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert notebook_run.gpus() == names
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

@@ -37,13 +37,27 @@ def test_failed_report_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_reports_of_one_name_may_be_made_at_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works = []
     monkeypatch.setattr("fixres_poc.report.sentences.write", Mock())
-    monkeypatch.setattr(reporting, "_execute_results", lambda work, _: works.append(work))
+    monkeypatch.setattr(reporting, "_execute_results", executed := Mock())
     monkeypatch.setattr(reporting, "_write_index", Mock())
     for parent in ("a", "b"):
         reporting.rebuild(tmp_path / parent / "demo")
-    assert works[0] != works[1]
+    first, second = (call.args[0] for call in executed.call_args_list)
+    assert first != second
+
+
+def test_the_tables_are_those_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIXRES_HOME", str(tmp_path))
+    (tmp_path / "reports/demo").mkdir(parents=True)
+    monkeypatch.setattr("fixres_poc.report.sentences.write", Mock())
+    monkeypatch.setattr(reporting, "_execute_results", executed := Mock())
+    monkeypatch.setattr(reporting, "_write_index", Mock())
+    for parent in (REPOSITORY, REPOSITORY / "reports", REPOSITORY / "docs/reports"):
+        reporting.rebuild(parent / "demo")
+        assert report_folder(executed.call_args.args[1]) == parent / "demo"
+    assert executed.call_args.args[1] == "docs/reports/demo"  # no path of this clone
 
 
 def test_images_that_were_looked_at_are_an_input_of_the_report(

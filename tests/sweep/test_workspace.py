@@ -104,6 +104,16 @@ def test_a_training_without_its_checkpoint_is_done_again_if_a_pair_is_to_be_done
     assert lay_out(home) == TRAINED
 
 
+def test_the_training_whose_choices_a_later_seed_takes_over_is_done_again_without_its_checkpoint(
+    home: Path,
+) -> None:
+    rates: Any = {"learning_rate": [0.01, 0.1]}
+    lay_out(home, **rates)
+    (home / "runs/tiny/train64_seed0/checkpoint.safetensors").unlink()
+    later = {name.replace("seed0", "seed1") for name in TRAINED}
+    assert lay_out(home, seeds=[0, 1], **rates) == TRAINED | later
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [
