@@ -65,7 +65,7 @@ def test_few_validation_images_recommend_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fixres_poc.analysis.recommendation.FEWEST_VAL", 201)
     found = recommended(0.7, 0.8, 0.9)
     assert found.use is None
-    assert "fewer than 201" in found.why_not
+    assert found.why_not == "fewer than 201 validation images: 200"
     assert len(found.arms) > 3
     assert not any(found.arms["pick"])
 
