@@ -105,8 +105,8 @@ def grid() -> Result:
     return {name: [sum(each.seconds for each in every)] for name, every in costs.items()}
 
 
-# getrusage would count the memory of the process that started this one
-# and the cache of decoded images grows with them, up to its limit, which is a setting
+# getrusage would count the memory of the process that started this one; the cache of decoded images
+# grows with them up to its limit, a setting
 MEMORY = """
 import os
 os.environ["FIXRES_IMAGE_CACHE_MIB"] = "0"

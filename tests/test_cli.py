@@ -54,10 +54,6 @@ def printed(*arguments: str) -> Any:
     return json.loads(said(*arguments, "--json"))
 
 
-def test_the_version_needs_no_command() -> None:
-    assert said("--version") == f"fixres-poc {__version__}\n"
-
-
 def test_a_relative_home_is_that_of_the_first_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +64,8 @@ def test_a_relative_home_is_that_of_the_first_working_folder(
     assert home() == tmp_path / "out"
 
 
-def test_help_lists_the_commands_on_whole_lines() -> None:
+def test_version_and_help_need_no_command_and_help_lists_them_on_whole_lines() -> None:
+    assert said("--version") == f"fixres-poc {__version__}\n"
     listed = said("--help").partition("Commands:")[2]
     assert all(name in listed for name in COMMANDS)
     assert "..." not in listed, "a line is cut off"

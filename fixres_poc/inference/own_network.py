@@ -138,7 +138,7 @@ def adapt_file(
     pair = PairSettings(**{**sweep.runs()[-1].parameters, "crop_pct": sweep.crop_pct})
     data, accelerator = load_dataset(pair), accelerator_for(pair.precision)
     data, _ = measured(data, sweep.skip_unreadable)
-    network, own = _checked(pair, original)
+    network, names = _checked(pair, original)
     if last_batch_norm(network) is None and "adaptations" not in settings:
         log.warning("%s: no last batch norm is known, so head is adapted alone", pair.backbone)
         pair = pair.model_copy(update={"adaptations": ("none", "head")})
@@ -157,7 +157,7 @@ def adapt_file(
     after = run_text.pair_summary(summarise(chosen), gains, pair)
     framing = f"- Framed with crop_pct {crop_pct:g}, of {', '.join(f'{v:g}' for v in adapted)}."
     summary = f"{before}\n{after}\n{framing} {left_out}".strip()
-    classes = tuple(own or data.classes)
+    classes = tuple(names or data.classes)
     model = _ordered(merge_tail(start.model, adapted[crop_pct].tails[best]), data.classes, classes)
     transform = transforms_for(pair, test_size, test_size)["val_test"]
     return Adapted(model, transform, classes, best, accuracies, gains, summary, pair)
