@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 POOLED = 1.5
 """A row keeps its own mean square between trainings above this multiple of the pooled one.
@@ -65,6 +64,8 @@ class Difference(NamedTuple):
         nan without `error`. `error` is taken for exact: with 3 to 5 trainings it is uncertain, and
         the power may be as low as 0.6.
         """
+        from scipy.special import stdtrit  # a slow import
+
         return float(np.minimum(stdtrit(self.freedom, [0.975, 0.8]).sum() * self.error, 1.0))
 
     def points(self, brief: bool = False) -> str:
@@ -89,6 +90,8 @@ def _bounds(
     centre: float, error: float, freedom: float, level: float = 0.95, least: float = -1.0
 ) -> tuple[float, float]:
     """An interval of Student's t, clipped to [least, 1]."""
+    from scipy.special import stdtrit  # a slow import
+
     margin = float(stdtrit(freedom, (1 + level) / 2)) * error
     low, high = np.clip([centre - margin, centre + margin], least, 1.0)
     return float(low), float(high)

@@ -4,6 +4,7 @@ An image is a pure function of (seed, split, label, index), see `drawing`. Image
 imbalance are those of Stanford Dogs. Labels count from 0.
 """
 
+import functools
 import heapq
 import math
 from collections import Counter
@@ -98,5 +99,10 @@ def boxes(seed: int, names: Sequence[str]) -> list[tuple[Any, ...]]:
         One tuple per image: name, left, top, right and bottom of the box, width and height of the
         image, in px.
     """
-    drawings = [(name, _drawing(seed, name)) for name in names]
-    return [(name, *drawing.box, *drawing.image.shape[1::-1]) for name, drawing in drawings]
+    return [_box(seed, name) for name in names]
+
+
+@functools.cache  # the pairs of a training ask for the same ones
+def _box(seed: int, name: str) -> tuple[Any, ...]:
+    drawing = _drawing(seed, name)
+    return (name, *drawing.box, *drawing.image.shape[1::-1])

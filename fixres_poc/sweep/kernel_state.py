@@ -34,6 +34,7 @@ def note(notebooks: Sequence[str]) -> None:
             _import(Path(name))
     gc.collect()
     gc.freeze()
+    gc.enable()
     libraries = {
         "numpy": _numpy,
         "pandas": _pandas,
@@ -176,6 +177,7 @@ def start_kernel(parent: int) -> None:
     if os.getppid() != parent:  # the parent had ended before
         sys.exit(1)
     keep_freed_memory()
+    gc.disable()  # during the imports, until `note`
     if Path(sys.path[0]) == Path.cwd():  # ipykernel adds the working folder itself
         del sys.path[0]
     from ipykernel.kernelapp import launch_new_instance

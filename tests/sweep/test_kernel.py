@@ -16,7 +16,7 @@ import throwaway
 from fixres_poc.config.files import REPOSITORY
 from fixres_poc.sweep import kernel
 
-IMPORTS = """import json, os, sys, warnings
+IMPORTS = """import gc, json, os, sys, warnings
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from tqdm.std import tqdm"""
 LOOK = """
@@ -31,7 +31,7 @@ state |= {"numpy": [repr(np.get_printoptions())]}
 state |= {"errors": np.geterr()}
 state["pandas"] = [pd.get_option(k) for k in ("display.max_rows", "display.precision")]
 state |= {"threads": torch.get_num_threads(), "dtype": str(torch.get_default_dtype())}
-state |= {"grad": torch.is_grad_enabled()}
+state |= {"grad": torch.is_grad_enabled(), "collects": gc.isenabled()}
 state |= {"flags": [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark]}
 state |= {"precision": torch.get_float32_matmul_precision(), "bars": len(tqdm._instances)}
 print(json.dumps(state, sort_keys=True))
@@ -88,7 +88,9 @@ def test_a_notebook_finds_what_it_would_in_a_kernel_of_its_own_and_leaves_nothin
         cold = run(shared, look, OWN="1")
     assert [cell["execution_count"] for cell in cold] == [1, 2, 3, 4, 5]
     assert "image/png" in cold[-2]["outputs"][0]["data"]
-    assert '"OWN": "1"' in "".join(cold[-1]["outputs"][0]["text"])
+    text = "".join(cold[-1]["outputs"][0]["text"])
+    assert '"OWN": "1"' in text
+    assert '"collects": true' in text
     with closing(kernel.Kernel([look, pollute])) as shared:
         run(shared, pollute, OWN="2", OTHER="3")
         assert run(shared, look, OWN="1") == cold
