@@ -43,6 +43,7 @@ rule job:
         f"{{job}}/{JOB_DONE}",
     wildcard_constraints:
         job="|".join(map(re.escape, JOBS)),
+    priority: lambda wildcards: -list(JOBS).index(wildcards.job)
     threads: int(config.get("threads", 1))
     resources:
         gpu=lambda wildcards: int(any(NOTEBOOKS[run.notebook].uses_gpu for run in JOBS[wildcards.job])),

@@ -206,11 +206,20 @@ class SweepSettings(MethodSettings):
         return tuple({run.name: run for run in runs}.values())
 
     def jobs(self) -> dict[str, list[Run]]:
-        """The runs of each job in their order, by the job's name."""
+        """The runs of each job in their order, by the job's name, in the order of their starts.
+
+        That is the order of the seeds, so that the first results are whole, and for each seed the
+        largest train resolution first: the longest job would otherwise be the last one at work.
+        """
         jobs: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs():
             jobs[run.job].append(run)
-        return jobs
+
+        def start(job: str) -> tuple[int, int]:
+            values = jobs[job][0].parameters
+            return self.seeds.index(values.get("seed", self.seeds[0])), -values.get("train_size", 0)
+
+        return {job: jobs[job] for job in sorted(jobs, key=start)}
 
     def jobs_at_once(self) -> int:
         """Largest number of jobs that do not wait for one another."""

@@ -107,6 +107,17 @@ EXPECTED = {
 }
 
 
+def test_jobs_start_by_seed_and_the_largest_train_resolution_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throwaway.use(monkeypatch, tmp_path)
+    sweep = throwaway.tiny(pairs=[[32, 48], [64, 80]], seeds=[1, 0])
+    assert execution.run_sweep(sweep, cores=1)
+    began = (tmp_path / "ran.txt").read_text().split()
+    jobs = ["train64_seed1", "train32_seed1", "state_of_the_art", "train64_seed0", "train32_seed0"]
+    assert [name for name in began if name in jobs] == jobs
+
+
 def test_a_pair_that_fails_stops_no_later_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
