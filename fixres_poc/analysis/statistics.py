@@ -64,9 +64,7 @@ class Difference(NamedTuple):
         nan without `error`. `error` is taken for exact: with 3 to 5 trainings it is uncertain, and
         the power may be as low as 0.6.
         """
-        from scipy.special import stdtrit  # a slow import
-
-        return float(np.minimum(stdtrit(self.freedom, [0.975, 0.8]).sum() * self.error, 1.0))
+        return float(np.minimum(_quantiles(self.freedom, 0.975, 0.8).sum() * self.error, 1.0))
 
     def points(self, brief: bool = False) -> str:
         """The difference as text, such as '+1.2 points (95 % interval −0.3 to 2.7)'.
@@ -86,13 +84,18 @@ class Difference(NamedTuple):
         return gain if self.low > 0 else loss if self.high < 0 else neither
 
 
+def _quantiles(freedom: float, *probabilities: float) -> NDArray[np.float64]:
+    """Quantiles of Student's t."""
+    from scipy.special import stdtrit  # a slow import
+
+    return np.asarray(stdtrit(freedom, probabilities))
+
+
 def _bounds(
     centre: float, error: float, freedom: float, level: float = 0.95, least: float = -1.0
 ) -> tuple[float, float]:
     """An interval of Student's t, clipped to [least, 1]."""
-    from scipy.special import stdtrit  # a slow import
-
-    margin = float(stdtrit(freedom, (1 + level) / 2)) * error
+    margin = _quantiles(freedom, (1 + level) / 2).item() * error
     low, high = np.clip([centre - margin, centre + margin], least, 1.0)
     return float(low), float(high)
 
